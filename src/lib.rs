@@ -1,0 +1,1 @@
+//! DMA memory manager for POWER.

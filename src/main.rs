@@ -1,0 +1,2 @@
+//! The command `spapr-iommu`.
+fn main() {}
