@@ -1,1 +1,7 @@
 //! DMA memory manager for POWER.
+#![deny(unsafe_code)]
+
+pub mod addr;
+pub mod host;
+pub mod permission;
+pub mod uapi;

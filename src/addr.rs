@@ -1,0 +1,294 @@
+//! Addresses, ranges and page sizes.
+//!
+//! A user address and a bus address never mix: each has its type. Ranges are never empty and never wrap, so that every
+//! function that takes one starts from a range that makes sense. Arithmetic is checked.
+
+use core::fmt;
+
+/// A kind of address: [`UserAddr`] or [`Iova`].
+pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
+    /// What messages call it.
+    const NAME: &'static str;
+    /// The address as a number.
+    fn get(self) -> u64;
+    /// The address with that number.
+    fn new(value: u64) -> Self;
+}
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident, $word:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl Address for $name {
+            const NAME: &'static str = $word;
+            fn get(self) -> u64 {
+                self.0
+            }
+            fn new(value: u64) -> Self {
+                Self(value)
+            }
+        }
+
+        impl fmt::LowerHex for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::LowerHex::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#x}", self.0)
+            }
+        }
+    };
+}
+
+address!(
+    /// An address in the user process.
+    UserAddr,
+    "user"
+);
+address!(
+    /// A bus address: what the device puts on the bus and a TCE translates.
+    Iova,
+    "IOVA"
+);
+
+/// A non-empty range of addresses that does not wrap.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range<A> {
+    start: A,
+    len: u64,
+}
+
+/// A range of user addresses.
+pub type UserRange = Range<UserAddr>;
+/// A range of bus addresses.
+pub type IovaRange = Range<Iova>;
+
+/// Why a start and a length are no range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    /// The length is 0.
+    #[error("range at {start:#x} has length 0: give it at least one page")]
+    Empty {
+        /// Where it would start.
+        start: u64,
+    },
+    /// The end would be at or past 2^64.
+    #[error("range at {start:#x} with length {len:#x} runs past the end of the address space")]
+    Wraps {
+        /// Where it would start.
+        start: u64,
+        /// Its length, bytes.
+        len: u64,
+    },
+}
+
+impl<A: Address> Range<A> {
+    /// The range of `len` bytes at `start`; an error when it is empty, or ends at 2^64 or beyond (the kernel takes
+    /// neither).
+    pub fn new(start: A, len: u64) -> Result<Self, RangeError> {
+        if len == 0 {
+            return Err(RangeError::Empty { start: start.get() });
+        }
+        match start.get().checked_add(len) {
+            Some(_) => Ok(Self { start, len }),
+            None => Err(RangeError::Wraps { start: start.get(), len }),
+        }
+    }
+
+    /// The range from `start` up to, not with, `end`; `None` when it is empty.
+    pub fn between(start: A, end: A) -> Option<Self> {
+        let len = end.get().checked_sub(start.get())?;
+        (len != 0).then_some(Self { start, len })
+    }
+
+    /// First address.
+    pub fn start(&self) -> A {
+        self.start
+    }
+
+    /// The first address behind the range.
+    pub fn end(&self) -> A {
+        A::new(self.start.get() + self.len)
+    }
+
+    /// Length in bytes, never 0.
+    #[allow(clippy::len_without_is_empty, reason = "a range is never empty")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether `other` lies wholly in this range.
+    pub fn contains_range(&self, other: &Self) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
+
+    /// Whether `address` lies in this range.
+    pub fn contains(&self, address: A) -> bool {
+        self.start <= address && address < self.end()
+    }
+
+    /// What both ranges share.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        Self::between(self.start.max(other.start), self.end().min(other.end()))
+    }
+
+    /// Whether start and length are multiples of the page.
+    pub fn is_aligned(&self, page: PageShift) -> bool {
+        (self.start.get() | self.len) & page.mask() == 0
+    }
+
+    /// Cuts into pieces of at most `most` bytes.
+    pub fn chunks(self, most: u64) -> impl Iterator<Item = Self> {
+        let most = most.max(1);
+        let mut at = self.start.get();
+        let end = self.end().get();
+        core::iter::from_fn(move || {
+            let len = most.min(end.checked_sub(at)?);
+            let piece = (len != 0).then(|| Self { start: A::new(at), len });
+            at += len;
+            piece
+        })
+    }
+}
+
+impl<A: Address> fmt::Display for Range<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:#x}-{:#x} ({})", A::NAME, self.start, self.end(), Bytes(self.len))
+    }
+}
+
+impl<A: Address> fmt::Debug for Range<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..{:#x}", self.start, self.end())
+    }
+}
+
+/// A page size as its power of two: 12 is 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageShift(u8);
+
+impl PageShift {
+    /// 4 KiB.
+    pub const P4K: Self = Self(12);
+    /// 64 KiB.
+    pub const P64K: Self = Self(16);
+    /// 2 MiB.
+    pub const P2M: Self = Self(21);
+    /// 16 MiB.
+    pub const P16M: Self = Self(24);
+    /// 256 MiB.
+    pub const P256M: Self = Self(28);
+    /// 1 GiB.
+    pub const P1G: Self = Self(30);
+
+    /// A page of `2^shift` bytes; `None` outside 12 to 34, the pages POWER's IOMMUs know.
+    pub const fn new(shift: u32) -> Option<Self> {
+        if shift >= 12 && shift <= 34 { Some(Self(shift as u8)) } else { None }
+    }
+
+    /// The page of exactly that many bytes.
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        if bytes.is_power_of_two() { Self::new(bytes.trailing_zeros()) } else { None }
+    }
+
+    /// The power of two.
+    pub const fn get(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Bytes in a page.
+    pub const fn bytes(self) -> u64 {
+        1 << self.0
+    }
+
+    /// The bits below the page.
+    pub const fn mask(self) -> u64 {
+        self.bytes() - 1
+    }
+
+    /// Rounds down to the page.
+    pub const fn floor(self, value: u64) -> u64 {
+        value & !self.mask()
+    }
+
+    /// Rounds up to the page; `None` past 2^64.
+    pub const fn ceil(self, value: u64) -> Option<u64> {
+        match value.checked_add(self.mask()) {
+            Some(sum) => Some(self.floor(sum)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Display for PageShift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Bytes(self.bytes()).fmt(f)
+    }
+}
+
+/// A number of bytes, shown exactly and short: `64K`, `2G`, `0x1001`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u32, &str); 6] = [(60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")];
+        let text = match UNITS.iter().find(|(shift, _)| self.0 != 0 && self.0.trailing_zeros() >= *shift) {
+            Some((shift, unit)) => format!("{}{unit}", self.0 >> shift),
+            None if self.0 < 1024 => format!("{}", self.0),
+            None => format!("{:#x}", self.0),
+        };
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, len: u64) -> IovaRange {
+        Range::new(Iova(start), len).unwrap()
+    }
+
+    #[test]
+    fn a_range_is_never_empty_and_never_wraps() {
+        assert_eq!(IovaRange::new(Iova(5), 0), Err(RangeError::Empty { start: 5 }));
+        assert_eq!(IovaRange::new(Iova(u64::MAX), 1), Err(RangeError::Wraps { start: u64::MAX, len: 1 }));
+        assert_eq!(range(u64::MAX - 1, 1).end(), Iova(u64::MAX));
+        assert_eq!(Range::between(Iova(3), Iova(3)), None);
+        assert_eq!(Range::between(Iova(4), Iova(3)), None);
+    }
+
+    #[test]
+    fn chunks_cover_the_range_once() {
+        let pieces: Vec<_> = range(10, 25).chunks(10).collect();
+        assert_eq!(pieces, [range(10, 10), range(20, 10), range(30, 5)]);
+    }
+
+    #[test]
+    fn intersection_is_what_both_share() {
+        assert_eq!(range(0, 10).intersection(&range(5, 10)), Some(range(5, 5)));
+        assert_eq!(range(0, 10).intersection(&range(10, 10)), None);
+    }
+
+    #[test]
+    fn bytes_are_exact() {
+        for (value, text) in [(0, "0"), (512, "512"), (4096, "4K"), (1 << 30, "1G"), (3 << 20, "3M"), (4097, "0x1001")]
+        {
+            assert_eq!(Bytes(value).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn pages_round_without_overflow() {
+        assert_eq!(PageShift::P64K.ceil(1), Some(0x10000));
+        assert_eq!(PageShift::P64K.ceil(u64::MAX), None);
+        assert_eq!(PageShift::new(11), None);
+        assert_eq!(PageShift::from_bytes(3 << 12), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! The seam between the manager and a kernel.
+//!
+//! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it. [`vfio::Vfio`] is the running
+//! kernel, [`model::Model`] is the kernel in process. What lies above the seam is written once and runs on both.
+//!
+//! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper round a host
+//! ([`recording`], …) is one function, and a test can say exactly what the kernel is told. Nobody above runs a bare
+//! call: [`calls`] builds, traces and judges them.
+
+pub mod calls;
+pub mod memory;
+pub mod model;
+pub mod vfio;
+
+mod call;
+mod facts;
+
+pub use call::{Call, Node};
+pub use facts::{Extent, GroupFacts, Memlock, Obstacle, PciDevice, Platform};
+pub use memory::Memory;
+pub use nix::errno::Errno;
+
+use crate::addr::{PageShift, UserRange};
+use core::fmt;
+
+/// An open file of a host: a number in that host's own table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fd(pub u32);
+
+impl fmt::Display for Fd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fd{}", self.0)
+    }
+}
+
+/// A kernel with VFIO and sPAPR TCE, seen from one process.
+///
+/// Implementations do what they are told and say what came of it, traps included: they neither check nor protect.
+pub trait Host: Send + Sync + fmt::Debug {
+    /// Opens a container, a group, or (by `VFIO_GROUP_GET_DEVICE_FD`) a device.
+    fn open(&self, node: Node<'_>) -> Result<Fd, Errno>;
+
+    /// Closes a file; nothing happens when it is not open.
+    fn close(&self, fd: Fd);
+
+    /// Runs an ioctl. `Ok` is the kernel's raw result, positive ones included; what the kernel writes back is in `call`.
+    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+
+    /// Opens region `index` of a device for access; index and size as `VFIO_DEVICE_GET_REGION_INFO` tells them.
+    fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
+
+    /// PowerNV or pSeries; `None` when this is no POWER machine.
+    fn platform(&self) -> Option<Platform>;
+
+    /// The page size of the host kernel.
+    fn page_shift(&self) -> PageShift;
+
+    /// Locked memory: how much there is, and how much may be.
+    fn memlock(&self) -> Result<Memlock, Errno>;
+
+    /// What backs a range of user memory, in address order; what is missing between the extents is not mapped.
+    fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno>;
+
+    /// The IOMMU groups with their devices, lowest group first.
+    fn groups(&self) -> Vec<GroupFacts>;
+
+    /// What stands in the way of opening or using `node`, once it failed.
+    fn obstacle(&self, node: Node<'_>) -> Option<Obstacle>;
+}
+
+/// Access to one region of a device.
+pub trait Region: Send + Sync {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads `data.len()` bytes at `offset`; 1, 2, 4 and 8 aligned bytes of a BAR are one access. Bytes as they lie in
+    /// the region: the caller knows their order.
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes, likewise.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno>;
+}

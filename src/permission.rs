@@ -1,0 +1,48 @@
+//! What a device may do with a mapped page.
+
+use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
+use core::fmt;
+
+/// What a device may do with a mapped page. A TCE with neither right is no mapping, so there is no such value.
+///
+/// On powernv the kernel adds READ wherever WRITE is given; on pseries write-only memory really cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Permission {
+    /// The device may read.
+    Read,
+    /// The device may write.
+    Write,
+    /// The device may read and write.
+    ReadWrite,
+}
+
+impl Permission {
+    /// The flags of `VFIO_IOMMU_MAP_DMA`, which are also the low bits of a TCE (LoPAR).
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Read => DMA_MAP_FLAG_READ,
+            Self::Write => DMA_MAP_FLAG_WRITE,
+            Self::ReadWrite => DMA_MAP_FLAG_READ | DMA_MAP_FLAG_WRITE,
+        }
+    }
+
+    /// The permission of those bits; `None` when neither is set.
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        match bits & 3 {
+            1 => Some(Self::Read),
+            2 => Some(Self::Write),
+            3 => Some(Self::ReadWrite),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Read => "r",
+            Self::Write => "w",
+            Self::ReadWrite => "rw",
+        })
+    }
+}
