@@ -3,5 +3,6 @@
 
 pub mod addr;
 pub mod host;
+pub mod map;
 pub mod permission;
 pub mod uapi;
