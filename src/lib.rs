@@ -4,5 +4,9 @@
 pub mod addr;
 pub mod host;
 pub mod map;
+pub mod memlock;
 pub mod permission;
+pub mod registry;
+pub mod space;
 pub mod uapi;
+pub mod window;

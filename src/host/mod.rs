@@ -14,9 +14,11 @@ pub mod vfio;
 
 mod call;
 mod facts;
+mod file;
 
 pub use call::{Call, Node};
 pub use facts::{Extent, GroupFacts, Memlock, Obstacle, PciDevice, Platform};
+pub use file::File;
 pub use memory::Memory;
 pub use nix::errno::Errno;
 
