@@ -131,7 +131,10 @@ pub enum Obstacle {
         known: Vec<u32>,
     },
     /// The group has no such device.
-    #[error("IOMMU group {group} has no device {device}, it has {}: give one of these, or the device's own group", devices.join(", "))]
+    #[error(
+        "IOMMU group {group} has no device {device}, it has {}: give one of these, or the device's own group",
+        devices.join(", ")
+    )]
     NoDevice {
         /// The group.
         group: u32,

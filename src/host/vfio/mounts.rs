@@ -6,8 +6,8 @@ use std::fs;
 /// Major and minor number of a file system.
 pub(super) type DeviceNumber = (u32, u32);
 
-/// File systems that live in memory alone.
-const IN_MEMORY: [&str; 4] = ["tmpfs", "hugetlbfs", "ramfs", "devtmpfs"];
+/// File systems that live in memory alone; `rootfs` is an initramfs.
+const IN_MEMORY: [&str; 5] = ["tmpfs", "hugetlbfs", "ramfs", "rootfs", "devtmpfs"];
 
 /// Whether files of that file system are written back to a disk or a server. One that is mounted nowhere is the
 /// kernel's own, of memfds and shared anonymous memory, and is not.
@@ -34,7 +34,8 @@ mod tests {
         let fixture = Fixture::new();
         fixture.write(
             "proc/self/mountinfo",
-            "22 1 254:31 / / rw,relatime shared:1 - ext4 /dev/vda31 rw\n\
+            "1 1 0:2 / / rw - rootfs rootfs rw\n\
+             22 1 254:31 / / rw,relatime shared:1 - ext4 /dev/vda31 rw\n\
              23 22 0:5 / /dev rw - devtmpfs udev rw\n\
              24 22 0:24 / /dev/shm rw shared:4 master:2 - tmpfs tmpfs rw\n\
              25 22 0:25 / /dev/hugepages rw - hugetlbfs hugetlbfs rw,pagesize=2M\n\
@@ -42,9 +43,15 @@ mod tests {
              nonsense\n",
         );
         let roots = fixture.roots();
-        for (device, expected) in
-            [((254, 31), true), ((0, 40), true), ((0, 5), false), ((0, 24), false), ((0, 25), false), ((0, 1), false)]
-        {
+        for (device, expected) in [
+            ((254, 31), true),
+            ((0, 40), true),
+            ((0, 2), false),
+            ((0, 5), false),
+            ((0, 24), false),
+            ((0, 25), false),
+            ((0, 1), false),
+        ] {
             assert_eq!(is_written_back(&roots, device), expected, "{device:?}");
         }
     }
