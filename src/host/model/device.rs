@@ -1,0 +1,127 @@
+//! A device's file: what it says of itself, and access to its regions.
+
+use super::container::Result;
+use super::edu::{BAR_SIZE, CONFIG_SIZE, Edu};
+use super::state::{File, State};
+use crate::host::{Call, Errno, Fd, Platform, Region};
+use crate::uapi::eeh::state::{RESET, STOPPED};
+use crate::uapi::vfio;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Regions and interrupt indices of a PCI device.
+const REGIONS: u32 = 9;
+const IRQS: u32 = 5;
+/// The VGA region, which only VGA devices have.
+const VGA: u32 = 8;
+/// `struct vfio_device_info` up to its capability offset.
+const INFO_SIZE: u32 = 16;
+
+impl State {
+    pub(super) fn device_call(&mut self, group: u32, index: usize, call: &mut Call) -> Result {
+        // A function alone on its bus is reset with it; on pseries the bus is the root bus, which cannot be.
+        let resets = self.kernel.preset.platform() == Platform::Powernv;
+        match call {
+            Call::DeviceGetInfo(info) => {
+                if info.argsz < INFO_SIZE {
+                    return Err(Errno::EINVAL);
+                }
+                info.flags = vfio::DEVICE_FLAGS_PCI | if resets { vfio::DEVICE_FLAGS_RESET } else { 0 };
+                (info.num_regions, info.num_irqs) = (REGIONS, IRQS);
+                Ok(0)
+            }
+            Call::DeviceGetRegionInfo(info) => {
+                if (info.argsz as usize) < size_of::<vfio::RegionInfo>() || info.index >= VGA {
+                    return Err(Errno::EINVAL);
+                }
+                let access = vfio::REGION_INFO_FLAG_READ | vfio::REGION_INFO_FLAG_WRITE;
+                (info.size, info.flags) = match info.index {
+                    vfio::PCI_BAR0_REGION_INDEX => (BAR_SIZE, access | vfio::REGION_INFO_FLAG_MMAP),
+                    vfio::PCI_CONFIG_REGION_INDEX => (CONFIG_SIZE, access),
+                    _ => (0, 0),
+                };
+                info.offset = u64::from(info.index) << 40;
+                Ok(0)
+            }
+            Call::DeviceReset if resets => {
+                self.edu(group, index)?.reset();
+                Ok(0)
+            }
+            Call::DeviceReset => Err(Errno::EINVAL),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn edu(&mut self, group: u32, index: usize) -> Result<&mut Edu> {
+        let group = self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?;
+        group.devices.get_mut(index).map(|device| &mut device.edu).ok_or(Errno::ENODEV)
+    }
+
+    fn device(&self, fd: Fd) -> Result<(u32, usize)> {
+        match self.file(fd)? {
+            File::Device { group, index } => Ok((group, index)),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// Whether loads from the device fail, as in a PE that is frozen or in reset.
+    fn stopped(&self, group: u32) -> bool {
+        self.kernel.groups.get(&group).is_some_and(|group| matches!(group.eeh_state, STOPPED | RESET))
+    }
+}
+
+/// One region of an open device.
+pub(super) struct DeviceRegion {
+    state: Arc<Mutex<State>>,
+    device: Fd,
+    index: u32,
+    size: u64,
+}
+
+impl DeviceRegion {
+    pub(super) fn open(shared: &Arc<Mutex<State>>, device: Fd, index: u32) -> Result<Self> {
+        shared.lock().unwrap_or_else(PoisonError::into_inner).device(device)?;
+        let size = match index {
+            vfio::PCI_BAR0_REGION_INDEX => BAR_SIZE,
+            vfio::PCI_CONFIG_REGION_INDEX => CONFIG_SIZE,
+            _ => return Err(Errno::EINVAL),
+        };
+        Ok(Self { state: Arc::clone(shared), device, index, size })
+    }
+}
+
+impl Region for DeviceRegion {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (group, index) = state.device(self.device)?;
+        let stopped = state.stopped(group);
+        let edu = state.edu(group, index)?;
+        match self.index {
+            vfio::PCI_CONFIG_REGION_INDEX => edu.read_config(offset, data)?,
+            _ => edu.read_bar(offset, data)?,
+        }
+        if stopped {
+            data.fill(0xff);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (group, index) = state.device(self.device)?;
+        if state.stopped(group) {
+            return Ok(());
+        }
+        let edu = state.edu(group, index)?;
+        if self.index == vfio::PCI_CONFIG_REGION_INDEX {
+            return edu.write_config(offset, data);
+        }
+        if let Some(transfer) = edu.write_bar(offset, data)? {
+            state.transfer(group, index, transfer);
+        }
+        Ok(())
+    }
+}

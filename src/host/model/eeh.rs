@@ -1,0 +1,49 @@
+//! EEH_PE_OP, and what a freeze does.
+
+use super::container::{Driver, Kernel, Result, check_args};
+use crate::host::{Errno, Platform};
+use crate::uapi::eeh::{PeOp, op, state};
+
+/// Bytes up to and with `op`, all that most operations need.
+const SHORT: usize = 12;
+/// The last of `EEH_ERR_FUNC_*`.
+const LAST_FUNC: u32 = 19;
+
+impl Driver {
+    /// Each group, newest first, until one answers something else than 0.
+    pub(super) fn eeh(&mut self, kernel: &mut Kernel, args: &PeOp) -> Result {
+        for group in &self.groups {
+            // Emulated pseries devices have no EEH PE.
+            if kernel.preset.platform() == Platform::Pseries {
+                return Err(Errno::ENODEV);
+            }
+            check_args(args.argsz, SHORT, args.flags)?;
+            let Some(group) = kernel.groups.get_mut(group) else { continue };
+            match operate(&mut group.eeh_state, args)? {
+                0 => {}
+                state => return Ok(state),
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn operate(pe: &mut i32, args: &PeOp) -> Result {
+    *pe = match args.op {
+        op::DISABLE | op::CONFIGURE => *pe,
+        op::GET_STATE => return Ok(*pe),
+        op::ENABLE if matches!(*pe, state::STOPPED | state::STOPPED_DMA) => state::NORMAL,
+        op::ENABLE => *pe,
+        op::UNFREEZE_IO if *pe == state::STOPPED => state::STOPPED_DMA,
+        op::UNFREEZE_DMA if *pe == state::STOPPED_DMA => state::NORMAL,
+        op::UNFREEZE_IO | op::UNFREEZE_DMA => *pe,
+        op::RESET_HOT | op::RESET_FUNDAMENTAL => state::RESET,
+        op::RESET_DEACTIVATE => state::NORMAL,
+        op::INJECT_ERR if (args.argsz as usize) < size_of::<PeOp>() || args.err.func > LAST_FUNC => {
+            return Err(Errno::EINVAL);
+        }
+        op::INJECT_ERR => return Err(Errno::EIO),
+        _ => return Err(Errno::EINVAL),
+    };
+    Ok(0)
+}

@@ -1,0 +1,84 @@
+//! An IOMMU group and its devices.
+
+use super::edu::{self, Edu};
+use super::platform::Pe;
+use crate::host::{GroupFacts, PciDevice};
+use crate::uapi::eeh::state;
+
+/// The driver VFIO needs on a device.
+const VFIO_PCI: &str = "vfio-pci";
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) number: u32,
+    pub(super) devices: Vec<Device>,
+    pub(super) pe: Pe,
+    pub(super) eeh_state: i32,
+    /// The container it is in.
+    pub(super) container: Option<u32>,
+    /// Files that hold the group open: its own and those of its devices.
+    pub(super) files: u32,
+    /// Files of its devices.
+    pub(super) device_files: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) address: String,
+    driver: String,
+    /// Files of this device.
+    pub(super) files: u32,
+    pub(super) edu: Edu,
+}
+
+impl Group {
+    /// A group with one device, alone behind its PHB.
+    pub(super) fn new(number: u32) -> Self {
+        let mut group = Self {
+            number,
+            devices: Vec::new(),
+            pe: Pe::new(number),
+            eeh_state: state::NORMAL,
+            container: None,
+            files: 0,
+            device_files: 0,
+        };
+        group.add_device(VFIO_PCI);
+        group
+    }
+
+    pub(super) fn set_devices(&mut self, count: u32) {
+        self.devices.clear();
+        (0..count.max(1)).for_each(|_| self.add_device(VFIO_PCI));
+    }
+
+    /// Adds a device that a driver of the host holds.
+    pub(super) fn add_host_device(&mut self, driver: &str) {
+        self.add_device(driver);
+    }
+
+    fn add_device(&mut self, driver: &str) {
+        let address = format!("{:04x}:00:{:02x}.0", self.number, self.devices.len());
+        self.devices.push(Device { address, driver: driver.into(), files: 0, edu: Edu::default() });
+    }
+
+    /// The device a host driver holds, and that driver: then the group cannot be owned.
+    pub(super) fn host_driver(&self) -> Option<(&str, &str)> {
+        let device = self.devices.iter().find(|device| device.driver != VFIO_PCI)?;
+        Some((&device.address, &device.driver))
+    }
+
+    /// A device VFIO knows, by its name.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.devices.iter().position(|device| device.address == name && device.driver == VFIO_PCI)
+    }
+
+    pub(super) fn facts(&self) -> GroupFacts {
+        let devices = self.devices.iter().map(|device| PciDevice {
+            address: device.address.clone(),
+            id: (edu::VENDOR, edu::DEVICE),
+            driver: Some(device.driver.clone()),
+        });
+        GroupFacts { number: self.number, devices: devices.collect() }
+    }
+}

@@ -1,0 +1,92 @@
+//! Physical memory: addresses are given out once and never again, contents are kept where they are not zero.
+
+use std::collections::BTreeMap;
+
+/// Contents are kept in blocks of 4 KiB, the smallest page of any kind.
+const BLOCK: u64 = 4096;
+/// Given-out memory starts behind every user address, so that open memory can lie at its own user address.
+const FIRST: u64 = super::process::TASK_SIZE;
+
+#[derive(Debug)]
+pub(super) struct Physical {
+    blocks: BTreeMap<u64, Box<[u8]>>,
+    next: u64,
+}
+
+impl Default for Physical {
+    fn default() -> Self {
+        Self { blocks: BTreeMap::new(), next: FIRST }
+    }
+}
+
+impl Physical {
+    /// Memory of `size` bytes at a multiple of `align`, a power of two.
+    pub(super) fn allocate(&mut self, size: u64, align: u64) -> Option<u64> {
+        let start = self.next.checked_next_multiple_of(align)?;
+        self.next = start.checked_add(size)?;
+        Some(start)
+    }
+
+    pub(super) fn read(&self, at: u64, data: &mut [u8]) {
+        for (block, offset, span) in pieces(at, data.len()) {
+            let target = &mut data[span];
+            match self.blocks.get(&block) {
+                Some(bytes) => target.copy_from_slice(&bytes[offset..offset + target.len()]),
+                None => target.fill(0),
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, at: u64, data: &[u8]) {
+        for (block, offset, span) in pieces(at, data.len()) {
+            let source = &data[span];
+            if source.iter().all(|byte| *byte == 0) && !self.blocks.contains_key(&block) {
+                continue;
+            }
+            let bytes = self.blocks.entry(block).or_insert_with(|| vec![0; BLOCK as usize].into());
+            bytes[offset..offset + source.len()].copy_from_slice(source);
+        }
+    }
+
+    /// Forgets the contents of whole pages.
+    pub(super) fn discard(&mut self, at: u64, len: u64) {
+        let (first, end) = (at / BLOCK, at.saturating_add(len) / BLOCK);
+        let gone: Vec<u64> = self.blocks.range(first..end).map(|(block, _)| *block).collect();
+        for block in gone {
+            self.blocks.remove(&block);
+        }
+    }
+}
+
+/// Cuts an access at block borders: block number, offset in it, and which bytes of the access.
+fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, usize, core::ops::Range<usize>)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let address = at.wrapping_add(done as u64);
+        let offset = (address % BLOCK) as usize;
+        let take = (len - done).min(BLOCK as usize - offset);
+        let piece = (take != 0).then(|| (address / BLOCK, offset, done..done + take));
+        done += take;
+        piece
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_cross_blocks_and_zeros_cost_nothing() {
+        let mut memory = Physical::default();
+        let at = memory.allocate(0x4000, 0x10000).unwrap();
+        memory.write(at, &[0; 0x4000]);
+        assert!(memory.blocks.is_empty());
+        memory.write(at + 4094, b"abcd");
+        let mut back = [0xff; 6];
+        memory.read(at + 4093, &mut back);
+        assert_eq!(&back, b"\0abcd\0");
+        memory.discard(at, 0x1000);
+        memory.read(at + 4093, &mut back);
+        assert_eq!(&back, b"\0\0\0cd\0");
+    }
+}

@@ -1,0 +1,284 @@
+//! The process: its memory map, and the pages behind it.
+
+use super::memlock::Locked;
+use super::physical::Physical;
+use crate::addr::{PageShift, UserAddr, UserRange};
+use crate::host::memory::Protection;
+use crate::host::{Errno, Extent};
+use core::ops::Range;
+use rangemap::{RangeMap, RangeSet};
+use std::collections::BTreeMap;
+
+/// User addresses end here, as on 64-bit POWER.
+pub(super) const TASK_SIZE: u64 = 1 << 52;
+/// Where memory that may lie anywhere is looked for.
+const MMAP_BASE: u64 = 1 << 44;
+
+/// What lies at an address, for [`Model::declare`](super::Model::declare).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// Anonymous memory in host pages.
+    Ordinary,
+    /// Anonymous memory in transparent huge pages of 2 MiB. They do not count for a region's page size.
+    TransparentHuge,
+    /// hugetlb pages of that size.
+    Huge(PageShift),
+    /// A device's memory, mapped into the process: cannot be pinned.
+    Device,
+    /// Nothing.
+    Hole,
+}
+
+/// Memory that is mapped; neighbours that continue each other are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vma {
+    pages: Pages,
+    protection: Protection,
+    device: bool,
+}
+
+/// Physical pages behind user addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pages {
+    /// Physical address less user address, wrapping.
+    pub(super) delta: u64,
+    /// Page size of hugetlb, else the host's.
+    pub(super) page: PageShift,
+    /// Size of the compound page: also that of a transparent huge page.
+    pub(super) compound: PageShift,
+}
+
+/// A stretch of user addresses and what lies behind it.
+pub(super) type Stretch = (Range<u64>, Pages);
+
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) page: PageShift,
+    pub(super) locked: Locked,
+    pub(super) physical: Physical,
+    /// Addresses that nobody declared are ordinary memory.
+    pub(super) open_memory: bool,
+    /// Pages are pinned one by one somewhere: none is reclaimed any more.
+    pub(super) pinned_singly: bool,
+    /// Free hugetlb pages by size.
+    huge: BTreeMap<PageShift, u64>,
+    vmas: RangeMap<u64, Vma>,
+}
+
+impl Process {
+    pub(super) fn new(page: PageShift, huge: &[PageShift]) -> Self {
+        Self {
+            page,
+            locked: Locked::new(page),
+            physical: Physical::default(),
+            open_memory: false,
+            pinned_singly: false,
+            huge: huge.iter().map(|size| (*size, u64::from(u32::MAX))).collect(),
+            vmas: RangeMap::new(),
+        }
+    }
+
+    pub(super) fn set_free_huge_pages(&mut self, count: u64) {
+        self.huge.values_mut().for_each(|free| *free = count);
+    }
+
+    /// New memory anywhere.
+    pub(super) fn allocate(&mut self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
+        let len = page.max(self.page).ceil(size).filter(|len| *len != 0).ok_or(Errno::EINVAL)?;
+        let align = page.max(PageShift::P64K).bytes();
+        let outer = MMAP_BASE..TASK_SIZE;
+        let start = self
+            .vmas
+            .gaps(&outer)
+            .find_map(|gap| {
+                let start = gap.start.checked_next_multiple_of(align)?;
+                (start.checked_add(len)? <= gap.end).then_some(start)
+            })
+            .ok_or(Errno::ENOMEM)?;
+        let kind = if page == self.page { MemoryKind::Ordinary } else { MemoryKind::Huge(page) };
+        self.place(start..start + len, kind)?;
+        UserRange::new(UserAddr(start), len).map_err(|_| Errno::EINVAL)
+    }
+
+    /// Puts new memory, or nothing, at an address.
+    pub(super) fn place(&mut self, range: Range<u64>, kind: MemoryKind) -> Result<(), Errno> {
+        let page = match kind {
+            MemoryKind::Huge(page) => page,
+            _ => self.page,
+        };
+        if (range.start | range.end) & page.mask() != 0 || range.end > TASK_SIZE {
+            return Err(Errno::EINVAL);
+        }
+        if let MemoryKind::Huge(page) = kind {
+            let free = self.huge.get_mut(&page).ok_or(Errno::EINVAL)?;
+            *free = free.checked_sub((range.end - range.start) >> page.get()).ok_or(Errno::ENOMEM)?;
+        }
+        if kind == MemoryKind::Hole {
+            self.vmas.remove(range);
+            return Ok(());
+        }
+        let compound = if kind == MemoryKind::TransparentHuge { PageShift::P2M.max(page) } else { page };
+        // Huge pages of either kind are whole physically too: what is aligned in one space is in the other.
+        let align = compound.max(PageShift::P64K).bytes();
+        let offset = range.start & (align - 1);
+        let size = (range.end - range.start).checked_add(offset).ok_or(Errno::ENOMEM)?;
+        let start = self.physical.allocate(size, align).ok_or(Errno::ENOMEM)? + offset;
+        let pages = Pages { delta: start.wrapping_sub(range.start), page, compound };
+        let device = kind == MemoryKind::Device;
+        self.vmas.insert(range, Vma { pages, protection: Protection::ReadWrite, device });
+        Ok(())
+    }
+
+    /// What lies in a range, in address order; `None` for holes.
+    pub(super) fn look(&self, range: Range<u64>) -> Vec<(Range<u64>, Option<Vma>)> {
+        let mut found: Vec<_> = self
+            .vmas
+            .overlapping(&range)
+            .map(|(at, vma)| (at.start.max(range.start)..at.end.min(range.end), Some(*vma)))
+            .collect();
+        for gap in self.vmas.gaps(&range) {
+            let border = if self.open_memory { TASK_SIZE.clamp(gap.start, gap.end) } else { gap.start };
+            let pages = Pages { delta: 0, page: self.page, compound: self.page };
+            let open = Vma { pages, protection: Protection::ReadWrite, device: false };
+            found.push((gap.start..border, Some(open)));
+            found.push((border..gap.end, None));
+        }
+        found.retain(|(at, _)| !at.is_empty());
+        found.sort_by_key(|(at, _)| at.start);
+        found
+    }
+
+    /// The pages behind a range as a pin for DMA finds them, up to the first that cannot be pinned.
+    pub(super) fn pin(&self, range: Range<u64>) -> (Vec<Stretch>, Option<u64>) {
+        let mut pinned = Vec::new();
+        for (at, vma) in self.look(range) {
+            match vma {
+                Some(vma) if vma.pinnable() => pinned.push((at, vma.pages)),
+                _ => return (pinned, Some(at.start)),
+            }
+        }
+        (pinned, None)
+    }
+
+    pub(super) fn backing(&self, range: Range<u64>) -> Vec<Extent> {
+        let mut extents: Vec<Extent> = Vec::new();
+        for (at, vma) in self.look(range) {
+            let Some(vma) = vma else { continue };
+            let Some(here) = UserRange::between(UserAddr(at.start), UserAddr(at.end)) else { continue };
+            let new = Extent { range: here, page: vma.pages.page, pinnable: vma.pinnable() };
+            match extents.last_mut() {
+                Some(last)
+                    if last.range.end() == here.start() && (last.page, last.pinnable) == (new.page, new.pinnable) =>
+                {
+                    last.range = UserRange::between(last.range.start(), here.end()).unwrap_or(here);
+                }
+                _ => extents.push(new),
+            }
+        }
+        extents
+    }
+
+    /// Unmaps; `held` are the stretches whose pages somebody has pinned.
+    pub(super) fn free(&mut self, range: Range<u64>, held: &[Stretch]) -> Result<(), Errno> {
+        self.check(&range)?;
+        let gone: Vec<_> =
+            self.look(range.clone()).into_iter().filter_map(|(at, vma)| Some((at, vma?.pages))).collect();
+        self.vmas.remove(range);
+        self.reclaim(&gone, held);
+        Ok(())
+    }
+
+    pub(super) fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno> {
+        self.check(&range)?;
+        let found = self.look(range);
+        if found.iter().any(|(_, vma)| vma.is_none()) {
+            return Err(Errno::ENOMEM);
+        }
+        for (at, vma) in found {
+            if let Some(vma) = vma {
+                self.vmas.insert(at, Vma { protection, ..vma });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole pages only, whatever their size.
+    fn check(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let cut = self.look(range.clone()).into_iter().any(|(at, vma)| {
+            let mask = vma.map_or(self.page, |vma| vma.pages.page).mask();
+            (at.start | at.end) & mask != 0
+        });
+        if cut { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Gives pages of a region back that lost their last pin, where the process has unmapped them as well.
+    pub(super) fn unpin(&mut self, pages: &[Stretch]) {
+        let held: Vec<_> = pages
+            .iter()
+            .flat_map(|(at, _)| self.look(at.clone()))
+            .filter_map(|(at, vma)| Some((at, vma?.pages)))
+            .collect();
+        self.reclaim(pages, &held);
+    }
+
+    fn reclaim(&mut self, gone: &[Stretch], held: &[Stretch]) {
+        if self.pinned_singly {
+            return;
+        }
+        for (at, pages) in gone {
+            let mut rest = RangeSet::new();
+            rest.insert(at.clone());
+            for (kept, _) in held.iter().filter(|(_, other)| other.delta == pages.delta) {
+                rest.remove(kept.clone());
+            }
+            for part in rest.iter() {
+                let len = part.end - part.start;
+                self.physical.discard(part.start.wrapping_add(pages.delta), len);
+                if let Some(free) = self.huge.get_mut(&pages.page) {
+                    *free = free.saturating_add(len >> pages.page.get());
+                }
+            }
+        }
+    }
+
+    pub(super) fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno> {
+        let range = span(at, data.len())?;
+        let found = self.look(range.clone());
+        if found.iter().any(|(_, vma)| vma.is_none_or(|vma| vma.protection == Protection::None)) {
+            return Err(Errno::EFAULT);
+        }
+        for (part, vma) in found {
+            let (Some(vma), target) = (vma, offsets(&range, &part)) else { continue };
+            self.physical.read(part.start.wrapping_add(vma.pages.delta), &mut data[target]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, at: UserAddr, data: &[u8]) -> Result<(), Errno> {
+        let range = span(at, data.len())?;
+        let found = self.look(range.clone());
+        if found.iter().any(|(_, vma)| vma.is_none_or(|vma| vma.protection != Protection::ReadWrite)) {
+            return Err(Errno::EFAULT);
+        }
+        for (part, vma) in found {
+            let (Some(vma), source) = (vma, offsets(&range, &part)) else { continue };
+            self.physical.write(part.start.wrapping_add(vma.pages.delta), &data[source]);
+        }
+        Ok(())
+    }
+}
+
+impl Vma {
+    fn pinnable(&self) -> bool {
+        !self.device && self.protection == Protection::ReadWrite
+    }
+}
+
+fn span(at: UserAddr, len: usize) -> Result<Range<u64>, Errno> {
+    let end = at.0.checked_add(len as u64).ok_or(Errno::EFAULT)?;
+    Ok(at.0..end)
+}
+
+fn offsets(whole: &Range<u64>, part: &Range<u64>) -> Range<usize> {
+    (part.start - whole.start) as usize..(part.end - whole.start) as usize
+}

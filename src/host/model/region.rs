@@ -1,0 +1,236 @@
+//! The process-wide list of registered regions (`arch/powerpc/mm/book3s64/iommu_api.c`).
+
+use super::process::{Process, Stretch};
+use super::violation::Violation;
+use crate::addr::{UserAddr, UserRange};
+use crate::host::Errno;
+use core::ops::Range;
+use std::collections::BTreeMap;
+
+/// Pages are pinned in chunks of this many: `(PAGE_SIZE << MAX_PAGE_ORDER) / 8` comes to the same with both page sizes.
+const PIN_CHUNK: u64 = 2 << 20;
+/// Regions of more pages than this fail to get their array of 8 bytes a page (here: 512 GiB of it).
+const MOST_PAGES: u64 = 1 << 36;
+
+#[derive(Debug)]
+pub(super) struct Region {
+    pub(super) range: Range<u64>,
+    /// The largest IOMMU page it can serve.
+    pub(super) page_shift: u32,
+    /// The pages that were there at REGISTER, whatever the process has mapped since.
+    pub(super) pages: Vec<Stretch>,
+    /// Containers, and orphans' one.
+    pub(super) used: u64,
+    /// TCEs that point here, and 1.
+    pub(super) mapped: u64,
+    /// Counts registrations up: the list is newest first.
+    pub(super) serial: u64,
+}
+
+impl Region {
+    pub(super) fn user_range(&self) -> UserRange {
+        let (start, end) = (UserAddr(self.range.start), UserAddr(self.range.end));
+        // A region is never empty: REGISTER of no bytes fails.
+        UserRange::between(start, end).unwrap_or_else(|| unreachable!("empty region"))
+    }
+
+    /// Where in `pages` an address lies; the address must be in the region.
+    fn at(&self, address: u64) -> Option<&Stretch> {
+        let after = self.pages.partition_point(|(at, _)| at.start <= address);
+        self.pages.get(after.checked_sub(1)?)
+    }
+}
+
+/// A stretch of IOMMU pages that one region backs contiguously.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// First page, counted from the call's first.
+    pub(super) index: u64,
+    /// Pages.
+    pub(super) count: u64,
+    /// User address of the first.
+    pub(super) user: u64,
+    /// Physical less user address.
+    pub(super) delta: u64,
+}
+
+/// How one drop of a region ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drop {
+    /// Others use it, or it is gone.
+    Done,
+    /// The last user, but TCEs point there: it stays.
+    Busy,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Regions {
+    list: BTreeMap<u64, Region>,
+    serial: u64,
+}
+
+impl Regions {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Region> {
+        self.list.values()
+    }
+
+    /// The region of exactly that range (`mm_iommu_get`).
+    pub(super) fn exact(&mut self, range: &Range<u64>) -> Option<&mut Region> {
+        self.list.get_mut(&range.start).filter(|region| region.range == *range)
+    }
+
+    pub(super) fn get(&self, start: u64) -> Option<&Region> {
+        self.list.get(&start)
+    }
+
+    /// The region that wholly contains `len` bytes at `address` (`mm_iommu_lookup`).
+    fn containing(&self, address: u64, len: u64) -> Option<&Region> {
+        let (_, region) = self.list.range(..=address).next_back()?;
+        (address.checked_add(len)? <= region.range.end).then_some(region)
+    }
+
+    /// Pins and adds a region (`mm_iommu_new`). A positive result is the page count of a chunk that was pinned in part.
+    pub(super) fn add(
+        &mut self,
+        process: &mut Process,
+        range: Range<u64>,
+        violations: &mut Vec<Violation>,
+    ) -> Result<i32, Errno> {
+        let shift = process.page.get();
+        let count = (range.end - range.start) >> shift;
+        process.locked.charge(count)?;
+        let pinned = self.pin(process, &range, count, violations);
+        match pinned {
+            Ok(pages) => {
+                let page_shift = page_shift(&range, &pages, shift);
+                self.serial += 1;
+                let serial = self.serial;
+                let region = Region { range: range.clone(), page_shift, pages, used: 1, mapped: 1, serial };
+                self.list.insert(range.start, region);
+                Ok(0)
+            }
+            Err(failed) => {
+                process.locked.uncharge(count);
+                failed
+            }
+        }
+    }
+
+    fn pin(
+        &self,
+        process: &Process,
+        range: &Range<u64>,
+        count: u64,
+        violations: &mut Vec<Violation>,
+    ) -> Result<Vec<Stretch>, Result<i32, Errno>> {
+        if count == 0 {
+            violations.push(Violation::EmptyRegister);
+        }
+        if count == 0 || count > MOST_PAGES {
+            return Err(Err(Errno::ENOMEM));
+        }
+        let (pages, bad) = process.pin(range.clone());
+        if let Some(bad) = bad {
+            let in_chunk = ((bad - range.start) >> process.page.get()) % PIN_CHUNK;
+            return Err(if in_chunk == 0 { Err(Errno::EFAULT) } else { Ok(in_chunk as i32) });
+        }
+        // Only now, as in the kernel: a hole is noticed before an overlap.
+        let before = self.list.range(..range.end).next_back();
+        if before.is_some_and(|(_, region)| region.range.end > range.start) {
+            return Err(Err(Errno::EINVAL));
+        }
+        Ok(pages)
+    }
+
+    /// Drops one use (`mm_iommu_put`): the last one frees the region unless TCEs point there.
+    pub(super) fn put(&mut self, process: &mut Process, start: u64) -> Drop {
+        let Some(region) = self.list.get_mut(&start) else { return Drop::Done };
+        region.used = region.used.saturating_sub(1);
+        if region.used != 0 {
+            return Drop::Done;
+        }
+        if region.mapped != 1 {
+            region.used = 1;
+            return Drop::Busy;
+        }
+        if let Some(region) = self.list.remove(&start) {
+            process.locked.uncharge((region.range.end - region.range.start) >> process.page.get());
+            process.unpin(&region.pages);
+        }
+        Drop::Done
+    }
+
+    /// Which pages of a stretch of user memory regions back, and at which page of the call that ends with which error.
+    pub(super) fn resolve(&self, user: u64, count: u64, shift: u32) -> (Vec<Segment>, Option<(u64, Errno)>) {
+        let page = 1u64 << shift;
+        let mut segments = Vec::new();
+        let mut index = 0;
+        while index < count {
+            // Neither product nor sum overflows while the address lies in a region; behind it there is none.
+            let found = index.checked_mul(page).and_then(|offset| user.checked_add(offset));
+            let Some((at, region)) = found.and_then(|at| Some((at, self.containing(at, page)?))) else {
+                return (segments, Some((index, Errno::EINVAL)));
+            };
+            let Some((run, pages)) = region.at(at).filter(|_| region.page_shift >= shift) else {
+                return (segments, Some((index, Errno::EINVAL)));
+            };
+            if pages.compound.get() < shift {
+                return (segments, Some((index, Errno::EPERM)));
+            }
+            let in_region = (region.range.end - at) >> shift;
+            let in_run = (run.end - at).div_ceil(page);
+            let take = in_region.min(in_run).min(count - index);
+            segments.push(Segment { index, count: take, user: at, delta: pages.delta });
+            index += take;
+        }
+        (segments, None)
+    }
+
+    /// Counts TCEs that came to point to `count` pages at `user`.
+    pub(super) fn map(&mut self, user: u64, count: u64, shift: u32) {
+        self.each(user, count, shift, |region, pages| region.mapped = region.mapped.saturating_add(pages));
+    }
+
+    /// Counts TCEs that no longer point there; never below 1 (`mm_iommu_mapped_dec`).
+    pub(super) fn unmap(&mut self, user: u64, count: u64, shift: u32) {
+        self.each(user, count, shift, |region, pages| region.mapped = region.mapped.saturating_sub(pages).max(1));
+    }
+
+    fn each(&mut self, user: u64, count: u64, shift: u32, mut what: impl FnMut(&mut Region, u64)) {
+        let page = 1u64 << shift;
+        let end = user.saturating_add(count.saturating_mul(page));
+        let mut at = user;
+        while at < end {
+            let Some(start) = self.containing(at, page).map(|region| region.range.start) else {
+                // Not in a region (any more): on to the next one, in whole pages.
+                let Some((next, _)) = self.list.range(at.saturating_add(1)..end).next() else { return };
+                at += (next - at).div_ceil(page) * page;
+                continue;
+            };
+            let Some(region) = self.list.get_mut(&start) else { return };
+            let pages = ((region.range.end - at) >> shift).min((end - at) >> shift);
+            what(region, pages);
+            at += pages * page;
+        }
+    }
+
+    /// Pages in a range of user memory that regions hold.
+    pub(super) fn held(&self, range: &Range<u64>) -> Vec<Stretch> {
+        let overlapping = self.list.values().filter(|r| r.range.start < range.end && range.start < r.range.end);
+        overlapping.flat_map(|region| region.pages.iter().cloned()).collect()
+    }
+}
+
+/// The largest IOMMU page for a region (`mm_iommu_do_alloc`). Once a huge page was seen, the small pages behind it do not
+/// bring the value down: that is how the kernel does it.
+fn page_shift(range: &Range<u64>, pages: &[Stretch], host: u32) -> u32 {
+    let mut shift = (range.start | (range.end - range.start)).trailing_zeros();
+    let mut seen = host;
+    for (_, pages) in pages {
+        if shift > host && pages.page.get() > host {
+            seen = pages.page.get();
+        }
+        shift = shift.min(seen);
+    }
+    shift
+}

@@ -1,0 +1,79 @@
+//! Looking into the kernel, for tests.
+
+use super::state::State;
+use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::permission::Permission;
+
+/// A window's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableView {
+    /// Its bus addresses; may be more than was asked for.
+    pub range: IovaRange,
+    /// IOMMU page.
+    pub page: PageShift,
+    /// What is mapped, in address order; entries that continue each other are one run.
+    pub entries: Vec<EntryView>,
+}
+
+/// A run of TCEs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryView {
+    /// Where the device sees it.
+    pub iova: IovaRange,
+    /// What was mapped there.
+    pub user: UserAddr,
+    /// What the TCE's bits allow; on powernv WRITE has become READ and WRITE.
+    pub permission: Permission,
+}
+
+/// A registered region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionView {
+    /// Where it was when it was registered.
+    pub range: UserRange,
+    /// Containers that registered it; an orphan counts one as well.
+    pub used: u64,
+    /// TCEs that point into it (the kernel's counter less 1).
+    pub mapped: u64,
+    /// The largest IOMMU page it serves, as a power of two.
+    pub page_shift: u32,
+    /// No container holds it: it is never freed again.
+    pub orphan: bool,
+}
+
+/// The tables of a container, slot 0 first.
+pub(super) fn tables(state: &State, container: u32) -> Vec<TableView> {
+    let driver = state.containers.get(&container).and_then(|container| container.driver.as_ref());
+    let tables = driver.iter().flat_map(|driver| driver.tables.iter().flatten());
+    tables
+        .filter_map(|table| {
+            let entries = table.runs.iter().filter_map(|(at, tce)| {
+                let start = at.start << table.shift;
+                Some(EntryView {
+                    iova: IovaRange::new(Iova(start), (at.end - at.start) << table.shift).ok()?,
+                    user: UserAddr(start.wrapping_add(tce.user)),
+                    permission: Permission::from_bits(tce.bits)?,
+                })
+            });
+            Some(TableView { range: table.range()?, page: PageShift::new(table.shift)?, entries: entries.collect() })
+        })
+        .collect()
+}
+
+/// The regions, newest first.
+pub(super) fn regions(state: &State) -> Vec<RegionView> {
+    let mut regions: Vec<_> = state.kernel.regions.iter().collect();
+    regions.sort_by_key(|region| core::cmp::Reverse(region.serial));
+    let held = |start: u64| {
+        let mut drivers = state.containers.values().filter_map(|container| container.driver.as_ref());
+        drivers.any(|driver| driver.registered.contains(&start))
+    };
+    let views = regions.into_iter().map(|region| RegionView {
+        range: region.user_range(),
+        used: region.used,
+        mapped: region.mapped - 1,
+        page_shift: region.page_shift,
+        orphan: !held(region.range.start),
+    });
+    views.collect()
+}

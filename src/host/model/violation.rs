@@ -1,0 +1,129 @@
+//! What a caller did that a real kernel would have paid for.
+
+use crate::addr::{Iova, IovaRange, UserRange};
+use core::fmt;
+
+/// A call that crashes or corrupts a real kernel, or loses memory or a device until reboot. The model records it instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// MAP ran past its window: the kernel checks no bounds. powernv overwrites kernel memory and returns 0, pseries
+    /// dies in `tce_iommu_unuse_page_v2` or returns EINTR and leaks a count. The model applies nothing on powernv.
+    MapPastWindow {
+        /// What was to be mapped: first address and bytes, which may wrap.
+        start: Iova,
+        /// Bytes.
+        size: u64,
+        /// The window.
+        window: IovaRange,
+        /// Whether a pseries kernel would have died (else: EINTR and a count that never comes back).
+        fatal: bool,
+    },
+    /// UNMAP ran past its window on powernv before 7.2.8: zeros are written behind the table. The model clears what
+    /// lies inside.
+    UnmapPastWindow {
+        /// First address.
+        start: Iova,
+        /// Bytes.
+        size: u64,
+        /// The window.
+        window: IovaRange,
+    },
+    /// MAP of no bytes: on POWER8 the TCE kill loop never ends.
+    EmptyMap {
+        /// Where.
+        start: Iova,
+    },
+    /// UNMAP of no bytes: on POWER8 the TCE kill loop never ends.
+    EmptyUnmap {
+        /// Where.
+        start: Iova,
+    },
+    /// REGISTER of no bytes: the kernel warns about an empty allocation.
+    EmptyRegister,
+    /// UNREGISTER while TCEs point into the region: returns 0, and the memory is pinned until reboot.
+    UnregisterWhileMapped {
+        /// The region.
+        range: UserRange,
+        /// TCEs that point into it.
+        mapped: u64,
+    },
+    /// A container went away whose region another container still maps, or whose count is wrong: the region is lost.
+    ReleasedWhileMapped {
+        /// The region.
+        range: UserRange,
+        /// TCEs that point into it.
+        mapped: u64,
+    },
+    /// A failed exchange left the region's count too high: it can never be freed.
+    LeakedCount {
+        /// The region.
+        range: UserRange,
+    },
+    /// Creating a window failed after its table was charged: the locked memory does not come back.
+    LeakedCharge {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The PE is on the kernel's list of failed PEs: no window can be created on it until reboot.
+    Poisoned {
+        /// Its group.
+        group: u32,
+    },
+    /// A second dynamic window on a pseries PE: the firmware refuses, which poisons the PE.
+    SecondDdw {
+        /// Its group.
+        group: u32,
+    },
+    /// A second group in a pseries container: windows can no longer be made there.
+    SecondGroup {
+        /// The groups, newest first.
+        groups: Vec<u32>,
+    },
+    /// The process ended and left memory locked or regions behind.
+    LeftBehind {
+        /// Locked bytes.
+        locked: u64,
+        /// Regions that are pinned for ever.
+        regions: Vec<UserRange>,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MapPastWindow { start, size, window, fatal } => {
+                let end = if *fatal { "the kernel dies" } else { "kernel memory or a count is damaged" };
+                write!(f, "MAP of {size:#x} bytes at {start} runs past {window}: {end}")
+            }
+            Self::UnmapPastWindow { start, size, window } => {
+                write!(f, "UNMAP of {size:#x} bytes at {start} runs past {window}: kernel memory is overwritten")
+            }
+            Self::EmptyMap { start } => write!(f, "MAP of no bytes at {start}: hangs POWER8"),
+            Self::EmptyUnmap { start } => write!(f, "UNMAP of no bytes at {start}: hangs POWER8"),
+            Self::EmptyRegister => f.write_str("REGISTER of no bytes: the kernel warns"),
+            Self::UnregisterWhileMapped { range, mapped } => {
+                write!(f, "UNREGISTER of {range} while {mapped} TCEs point there: pinned until reboot")
+            }
+            Self::ReleasedWhileMapped { range, mapped } => {
+                write!(f, "container released while {mapped} TCEs point into its {range}: pinned until reboot")
+            }
+            Self::LeakedCount { range } => write!(f, "a failed exchange left a count on {range}: never freed"),
+            Self::LeakedCharge { bytes } => write!(f, "a failed window creation left {bytes:#x} bytes locked"),
+            Self::Poisoned { group } => write!(f, "no more windows for group {group} until reboot"),
+            Self::SecondDdw { group } => write!(f, "a second dynamic window was asked for group {group}"),
+            Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),
+            Self::LeftBehind { locked, regions } => {
+                write!(f, "process ended with {locked:#x} bytes locked and regions {regions:?}")
+            }
+        }
+    }
+}
+
+/// What is still there after everything was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leak {
+    /// A region no container holds.
+    Region(UserRange),
+    /// Locked bytes beyond those of open containers.
+    Locked(u64),
+}
