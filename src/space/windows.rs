@@ -4,7 +4,7 @@ use super::checks::Missing;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
 use crate::host::calls::{self, CallError, Failure};
-use crate::host::{Errno, Fd, Host, Platform};
+use crate::host::{Errno, Fd, Platform};
 use crate::memlock::MemlockError;
 use crate::window::{
     DEFAULT_PAGE, DefaultWindow, Origin, Plan, Refusal, Situation, Standing, Step, Window, WindowRequest, plan,
