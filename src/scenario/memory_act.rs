@@ -5,7 +5,7 @@ use super::action::{Check, Dma, Fill, Name, Part, Protect};
 use super::pattern;
 use super::value::{Offset, Size};
 use super::world::{StepError, World};
-use crate::addr::{Bytes, UserAddr, UserRange};
+use crate::addr::{UserAddr, UserRange};
 
 /// A part of a memory. The file was checked: it lies inside.
 pub(super) fn part(world: &World<'_>, name: &Name, offset: Offset, size: Option<Size>) -> Result<UserRange, StepError> {
@@ -16,7 +16,7 @@ pub(super) fn part(world: &World<'_>, name: &Name, offset: Offset, size: Option<
 pub(super) fn fill(world: &World<'_>, fill: &Fill, progress: Progress<'_>) -> Outcome {
     let range = part(world, &fill.memory, fill.offset, fill.size)?;
     pattern::fill(world.machine.memory(), range, fill.pattern, |done| progress(done, range.len()))?;
-    Ok(format!("{} filled", Bytes(range.len())).into())
+    Ok(Default::default())
 }
 
 pub(super) fn check(world: &World<'_>, check: &Check, progress: Progress<'_>) -> Outcome {
@@ -25,9 +25,8 @@ pub(super) fn check(world: &World<'_>, check: &Check, progress: Progress<'_>) ->
     let memory = world.machine.memory();
     let different = pattern::first_difference(memory, range, wanted, |done| progress(done, range.len()))?;
     match (different, check.not_pattern) {
-        (None, None) => Ok(format!("{} are", Bytes(range.len())).into()),
-        (Some(_), Some(_)) => Ok("it is not".to_owned().into()),
-        (None, Some(_)) => Err(StepError::mismatch("it is".into())),
+        (None, None) | (Some(_), Some(_)) => Ok(Default::default()),
+        (None, Some(_)) => Err(StepError::mismatch("it is that pattern".into())),
         (Some(at), None) => {
             let place = world.places.show(UserAddr(range.start().0 + at));
             Err(StepError::mismatch(format!("the first other byte is at {place}")))
@@ -40,7 +39,7 @@ pub(super) fn dma(world: &mut World<'_>, dma: &Dma, progress: Progress<'_>) -> O
     let from = world.range(space, &dma.from, dma.size)?;
     let to = world.range(space, &dma.to, dma.size)?;
     world.device(&dma.space, dma.device)?.copy(from, to, |done| progress(done, from.len()))?;
-    Ok(format!("{} read and written", Bytes(from.len())).into())
+    Ok(Default::default())
 }
 
 pub(super) fn punch(world: &World<'_>, punch: &Part) -> Outcome {

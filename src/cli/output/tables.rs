@@ -39,8 +39,8 @@ pub(super) fn draw(tables: &Tables) -> String {
                     row.start.clone(),
                     Bytes(row.size).to_string(),
                     Bytes(row.page).to_string(),
-                    row.levels.map_or("pending".into(), |levels| levels.to_string()),
-                    row.origin.clone(),
+                    row.levels.map_or("-".into(), |levels| levels.to_string()),
+                    if row.levels.is_none() { format!("{}, pending", row.origin) } else { row.origin.clone() },
                     Bytes(row.mapped).to_string(),
                 ]
             }),

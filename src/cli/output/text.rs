@@ -4,10 +4,14 @@ use super::{Output, print, tables};
 use crate::addr::Bytes;
 use crate::scenario::{Machine, Observer, PlanReport, Report, Scenario, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(120);
+
+/// As wide as the longest action.
+const ACTION_WIDTH: usize = 13;
 
 pub(in crate::cli) struct Text {
     /// Hidden unless stderr is a terminal.
@@ -18,6 +22,9 @@ pub(in crate::cli) struct Text {
 
 impl Text {
     pub(in crate::cli) fn new() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { bar: ProgressBar::hidden(), width: 1 };
+        }
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(TICK);
         Self { bar, width: 1 }
@@ -95,21 +102,24 @@ impl Output for Text {
 /// A step in one line, under its note.
 fn line(step: &StepReport, width: usize) -> String {
     let mark = if step.surprise { '✗' } else { '✓' };
-    let indent = " ".repeat(width + 4);
-    let note = step
-        .note
-        .as_ref()
-        .map(|note| format!("\n{indent}# {}\n", note.trim_end().replace('\n', &format!("\n{indent}# "))));
-    let name = step.name.as_ref().map(|name| format!(" [{name}]"));
+    let mut text = String::new();
+    for note in step.note.iter().flat_map(|note| note.lines()) {
+        text += &format!("{:1$}# {note}\n", "", width + 4);
+    }
+    text += &format!("{mark} {:>width$}  {:<ACTION_WIDTH$} {}", step.number, step.action, step.arguments);
+    if let Some(name) = &step.name {
+        text += &format!(" [{name}]");
+    }
     let outcome = match (step.surprise, step.outcome == "ok") {
-        (true, _) => format!(": expected {}, got {}: {}", step.expected, step.outcome, step.message),
-        (false, false) => format!(": refused as it should be, {}: {}", step.outcome, step.message),
-        (false, true) if step.message.is_empty() => String::new(),
-        (false, true) => format!(": {}", step.message),
+        (true, _) => format!("expected {}, got {}: {}", step.expected, step.outcome, step.message),
+        (false, false) => format!("refused as expected, {}: {}", step.outcome, step.message),
+        (false, true) => step.message.clone(),
     };
-    let (note, name) = (note.unwrap_or_default(), name.unwrap_or_default());
-    let text = format!("{note}{mark} {:>width$}  {} {}{name}{outcome}", step.number, step.action, step.arguments);
-    text.replace(" :", ":").trim_end().to_owned()
+    if !outcome.is_empty() {
+        text += if step.arguments.is_empty() { "" } else { ": " };
+        text += &outcome;
+    }
+    text.trim_end().to_owned()
 }
 
 fn reasons(plan: &PlanReport) -> Vec<String> {
@@ -117,7 +127,7 @@ fn reasons(plan: &PlanReport) -> Vec<String> {
     let levels = if plan.levels == 1 { "1 level".to_owned() } else { format!("{} levels", plan.levels) };
     let window = format!("window: {} {start}, {} pages, {levels}", Bytes(plan.size), Bytes(plan.page));
     let cost = format!(
-        "cost: {} locked, {} calls; removing visits {} entries with {} hypercalls",
+        "cost: {} locked, {} kernel calls; removing visits {} entries with {} hypercalls",
         Bytes(plan.locked),
         plan.ioctls,
         plan.teardown_entries,
