@@ -78,7 +78,7 @@ fn judge(path: &str, report: &Report) -> Exit {
             eprintln!("{place}: {}", step.message);
             return Exit::Obstacle;
         }
-        eprintln!("{place}: expected {}, got {}: {}", step.expected, step.outcome, step.message);
+        eprintln!("{place}: {}", step.difference());
     }
     if report.end.locked != 0 {
         eprintln!("{path}: after everything was given back {} bytes are still locked", report.end.locked);

@@ -67,8 +67,8 @@ impl World<'_> {
     }
 
     fn attach(&mut self, attach: &Attach) -> Outcome {
-        let group = self.group(attach.group)?;
-        let other = attach.beside.map(|other| self.group(other)).transpose()?;
+        let group = self.group(attach.group.0)?;
+        let other = attach.beside.map(|other| self.group(other.0)).transpose()?;
         let space = &self.space_or_new(&attach.space).space;
         match other {
             None => space.attach(group)?,
@@ -78,8 +78,8 @@ impl World<'_> {
     }
 
     fn detach(&mut self, detach: &Detach) -> Outcome {
-        let group = self.group(detach.group)?;
-        self.close_devices(&detach.space, detach.group);
+        let group = self.group(detach.group.0)?;
+        self.close_devices(&detach.space, detach.group.0);
         self.space(&detach.space)?.detach(group)?;
         Ok(Done::default())
     }

@@ -1,6 +1,6 @@
 //! What a step can do, as it is written.
 
-use super::value::{Access, Offset, OneOrMany, Page, Place, Size, Target};
+use super::value::{Access, Index, Offset, OneOrMany, Page, Place, Size, Target};
 use core::fmt;
 use serde::Deserialize;
 use serde::de::MapAccess;
@@ -66,15 +66,15 @@ actions! {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Attach {
-    pub group: usize,
-    pub beside: Option<usize>,
+    pub group: Index,
+    pub beside: Option<Index>,
     pub space: Option<Name>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Detach {
-    pub group: usize,
+    pub group: Index,
     pub space: Option<Name>,
 }
 
@@ -207,7 +207,7 @@ pub(super) struct Check {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Dma {
-    pub device: usize,
+    pub device: Index,
     pub from: Spanned<Place>,
     pub to: Spanned<Place>,
     pub size: Size,

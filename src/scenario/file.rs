@@ -1,6 +1,6 @@
 //! The file: text in, scenario out, or the place of the first mistake.
 
-use super::action::{Action, Name, Protection};
+use super::action::{Action, Name, Nothing, Protection};
 use super::expect::Expect;
 use super::names;
 use super::value::{Offset, Page, Size};
@@ -72,8 +72,8 @@ pub(super) struct Step {
     /// Where the action's key stands.
     pub span: Range<usize>,
     pub line: usize,
-    /// A second action, which may not be.
-    second: Option<(String, Range<usize>)>,
+    /// A key that may not be there.
+    mistake: Option<Mistake>,
 }
 
 /// Keys of a step that are no actions.
@@ -90,35 +90,50 @@ impl<'de> Deserialize<'de> for Step {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Step, M::Error> {
-                let (mut name, mut note, mut expect, mut found, mut second) = (None, None, None, None, None);
+                let (mut name, mut note, mut expect, mut found, mut mistake) = (None, None, None, None, None);
                 while let Some(key) = map.next_key::<Name>()? {
                     let span = key.span();
-                    match key.into_inner().as_str() {
+                    match key.get_ref().as_str() {
                         "name" => name = Some(map.next_value()?),
                         "note" => note = Some(map.next_value()?),
                         "expect" => expect = Some(map.next_value()?),
-                        key => match Action::read(key, &mut map)? {
-                            Some(_) if found.is_some() => {
-                                second.get_or_insert_with(|| (key.to_owned(), span));
+                        key => match (Action::read(key, &mut map)?, &found) {
+                            (Some(action), None) => found = Some((action, span)),
+                            (Some(_), Some((first, _))) => {
+                                mistake.get_or_insert_with(|| (span, one_action(first.key(), key)));
                             }
-                            Some(action) => found = Some((action, span)),
-                            None => {
-                                let keys = [Action::KEYS, &STEP_KEYS].concat().join("`, `");
-                                let text = format_args!("unknown field `{key}`, expected one of `{keys}`").to_string();
-                                return Err(de::Error::custom(text));
+                            (None, _) => {
+                                map.next_value::<de::IgnoredAny>()?;
+                                mistake.get_or_insert_with(|| (span, unknown_key(key)));
                             }
                         },
                     }
                 }
-                let Some((action, span)) = found else {
-                    let keys = Action::KEYS.join("`, `");
-                    return Err(de::Error::custom(format_args!("this step does nothing, expected one of `{keys}`")));
+                let (action, span) = match (found, &mistake) {
+                    (Some(found), _) => found,
+                    // The unknown key may have been meant for the action.
+                    (None, Some((span, _))) => (Action::Show(Nothing {}), span.clone()),
+                    (None, None) => {
+                        return Err(de::Error::custom(format_args!("this step does nothing, {}", one_of(&[]))));
+                    }
                 };
-                Ok(Step { name, note, expect: expect.unwrap_or_default(), action, span, line: 0, second })
+                Ok(Step { name, note, expect: expect.unwrap_or_default(), action, span, line: 0, mistake })
             }
         }
         deserializer.deserialize_map(Keys)
     }
+}
+
+fn one_of(more: &[&str]) -> String {
+    format!("expected one of `{}`", [Action::KEYS, more].concat().join("`, `"))
+}
+
+fn unknown_key(key: &str) -> String {
+    format!("unknown field `{key}`, {}", one_of(&STEP_KEYS))
+}
+
+fn one_action(first: &str, key: &str) -> String {
+    format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`")
 }
 
 /// What is wrong with a scenario's text, and where.
@@ -163,12 +178,8 @@ impl Scenario {
         let wrong = |(span, message): Mistake| FileError::new(text, span.start, message);
         for step in &mut scenario.steps {
             step.line = FileError::new(text, step.span.start, String::new()).line;
-            if let Some((key, span)) = step.second.take() {
-                let first = step.action.key();
-                return Err(wrong((
-                    span,
-                    format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`"),
-                )));
+            if let Some(mistake) = step.mistake.take() {
+                return Err(wrong(mistake));
             }
         }
         names::check(&scenario).map_err(wrong)?;
@@ -203,7 +214,7 @@ impl Scenario {
     /// How many groups it needs.
     pub fn groups(&self) -> usize {
         let groups = self.steps.iter().filter_map(|step| match &step.action {
-            Action::Attach(attach) => Some(1 + attach.group.max(attach.beside.unwrap_or(0))),
+            Action::Attach(attach) => Some(1 + attach.group.0.max(attach.beside.map_or(0, |other| other.0))),
             _ => None,
         });
         groups.max().unwrap_or(0)

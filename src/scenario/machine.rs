@@ -2,7 +2,7 @@
 
 use super::edu::is_vfio;
 use super::report::HostNote;
-use crate::host::model::{KernelVersion, Model, Preset};
+use crate::host::model::{KernelVersion, Leak, Model, Preset};
 use crate::host::vfio::Vfio;
 use crate::host::{GroupFacts, Host, Memory, Node, Obstacle};
 use std::sync::Arc;
@@ -87,7 +87,11 @@ impl Machine {
     pub(super) fn damage(&self) -> Vec<String> {
         let Self::Model(model, _) = self else { return Vec::new() };
         let violations = model.violations().into_iter().map(|violation| format!("violation: {violation}"));
-        violations.chain(model.leaks().into_iter().map(|leak| format!("leak: {leak:?}"))).collect()
+        let leaks = model.leaks().into_iter().map(|leak| match leak {
+            Leak::Region(range) => format!("leak: {range} stays pinned"),
+            Leak::Locked(bytes) => format!("leak: {bytes} bytes stay locked"),
+        });
+        violations.chain(leaks).collect()
     }
 
     pub(super) fn note(&self, groups: &[GroupFacts]) -> HostNote {

@@ -38,7 +38,7 @@ pub(super) fn dma(world: &mut World<'_>, dma: &Dma, progress: Progress<'_>) -> O
     let space = world.space(&dma.space)?;
     let from = world.range(space, &dma.from, dma.size)?;
     let to = world.range(space, &dma.to, dma.size)?;
-    world.device(&dma.space, dma.device)?.copy(from, to, |done| progress(done, from.len()))?;
+    world.device(&dma.space, dma.device.0)?.copy(from, to, |done| progress(done, from.len()))?;
     Ok(Default::default())
 }
 

@@ -8,9 +8,6 @@ use core::ops::Range;
 use std::collections::BTreeMap;
 use toml::Spanned;
 
-/// The most groups a step can count.
-const MOST_GROUPS: usize = 256;
-
 /// The window every space has a name for.
 pub(super) const DEFAULT: &str = "default";
 
@@ -148,9 +145,6 @@ impl<'a> Known<'a> {
         let span = &step.span;
         match &step.action {
             Action::Attach(attach) => {
-                if attach.group.max(attach.beside.unwrap_or(0)) >= MOST_GROUPS {
-                    return wrong(span.clone(), format!("groups are counted from 0 to {}", MOST_GROUPS - 1));
-                }
                 let name = match &attach.space {
                     Some(space) => new_name(space, &[], "a space")?,
                     None => MAIN,

@@ -87,9 +87,11 @@ impl Places {
         self.containing(at).map_or_else(|| at.to_string(), |named| named.show(at.0))
     }
 
-    /// A message, with every address of this memory shown by name. Bus addresses are never taken for one: they are
-    /// below 4 GiB or from 2^59 on, memory is neither.
+    /// A message, with every address of this memory shown by name.
+    ///
+    /// A number is taken for a user address only where errors say that it is one: a bus address may be the same number.
     pub(super) fn rewrite(&self, message: &str) -> String {
+        const SAYS_SO: [&str; 4] = ["user ", "user address ", "vaddr=", "page around "];
         let mut out = String::with_capacity(message.len());
         let mut rest = message;
         let mut last: Option<&Named> = None;
@@ -98,8 +100,9 @@ impl Places {
             let digits = number[2..].find(|c: char| !c.is_ascii_hexdigit()).map_or(number.len(), |end| end + 2);
             let value = u64::from_str_radix(&number[2..digits], 16).ok();
             // The end of a range is shown by the memory it starts in, though another may begin there.
-            let ending = last.filter(|named| before == "-" && value.is_some_and(|v| named.contains_end(v)));
-            last = ending.or_else(|| value.and_then(|value| self.containing(UserAddr(value))));
+            let ending = last.filter(|named| before == "-" && value.is_some_and(|value| named.reaches(value)));
+            let is_user = SAYS_SO.iter().any(|words| before.ends_with(words));
+            last = ending.or_else(|| value.filter(|_| is_user).and_then(|value| self.containing(UserAddr(value))));
             out.push_str(before);
             match (last, value) {
                 (Some(named), Some(value)) => out.push_str(&named.show(value)),
@@ -112,7 +115,7 @@ impl Places {
 }
 
 impl Named {
-    fn contains_end(&self, value: u64) -> bool {
+    fn reaches(&self, value: u64) -> bool {
         self.range.start().0 <= value && value <= self.range.end().0
     }
 
@@ -150,6 +153,9 @@ mod tests {
             "user a+0x0-a+0x10000 (64K) and user b+0x0-b+0x10000 (64K): 0x10!"
         );
         assert_eq!(places.rewrite("vaddr=0x700000010010 size=0x"), "vaddr=b+0x10 size=0x");
-        assert_eq!(places.rewrite("0x99999999999999999999 ü"), "0x99999999999999999999 ü");
+        for bus in ["IOVA 0x700000000000-0x700000000010", "user 0x99999999999999999999 ü", "start_addr=0x700000000000"]
+        {
+            assert_eq!(places.rewrite(bus), bus);
+        }
     }
 }

@@ -223,3 +223,11 @@ impl Report {
         self.steps.iter().find(|step| step.surprise)
     }
 }
+
+impl StepReport {
+    /// What was expected, and what it came to.
+    pub fn difference(&self) -> String {
+        let message = if self.message.is_empty() { String::new() } else { format!(": {}", self.message) };
+        format!("expected {}, got {}{message}", self.expected, self.outcome)
+    }
+}

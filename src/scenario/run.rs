@@ -4,7 +4,7 @@ use super::action::Action;
 use super::expect::Verdict;
 use super::file::{Scenario, Step};
 use super::machine::Machine;
-use super::report::{End, Report, StepReport};
+use super::report::{Report, StepReport};
 use super::tables::tables;
 use super::world::{StartError, World};
 use crate::addr::PageShift;
@@ -50,7 +50,7 @@ impl Scenario {
         }
         let tables = tables(&world);
         let host = machine.note(&world.groups);
-        let end = End { locked: world.end(), damage: machine.damage() };
+        let end = world.end();
         let passed = end.is_clean() && !steps.iter().any(|step| step.surprise);
         let platform = platform.map(|platform| platform.to_string());
         Ok(Report { title: self.title.clone(), platform, page: page.bytes(), steps, tables, end, passed, host })

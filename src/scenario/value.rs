@@ -7,6 +7,9 @@ use core::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use std::marker::PhantomData;
 
+/// Groups a scenario can count.
+const MOST_GROUPS: usize = 256;
+
 /// Reads a number of bytes: `4096`, `64K`, `1G`, `0x10000`.
 fn number(text: &str) -> Option<u64> {
     let digits = |text: &str, radix: u32| {
@@ -112,6 +115,25 @@ impl FromStr for Page {
 }
 
 from_text!(Page, "a page size: a power of two from \"4K\" to \"16G\"");
+
+/// A group, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Index(pub usize);
+
+impl FromStr for Index {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        text.parse().ok().filter(|index| *index < MOST_GROUPS).map(Self).ok_or(())
+    }
+}
+
+from_text!(Index, "a group, counted from 0 to 255 among those with vfio-pci");
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A bus address: from the start of a window on, or absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use super::file::Scenario;
 use super::machine::{Machine, NotHere};
 use super::names::DEFAULT;
 use super::places::{NoMemory, Places};
+use super::report::End;
 use super::value::{Place, Size};
 use crate::addr::{Iova, IovaRange};
 use crate::host::{GroupFacts, Host};
@@ -92,11 +93,12 @@ impl<'a> World<'a> {
         locked(self.registry.host().as_ref()).saturating_sub(self.locked)
     }
 
-    /// Gives everything back; the locked bytes that stay.
-    pub(super) fn end(mut self) -> u64 {
+    /// Gives everything back, and looks at what is left.
+    pub(super) fn end(mut self) -> End {
         self.spaces.clear();
         self.leases.clear();
-        self.locked()
+        let damage = self.machine.damage().iter().map(|damage| self.places.rewrite(damage)).collect();
+        End { locked: self.locked(), damage }
     }
 
     /// The space of that name, which is made when it is first attached to.

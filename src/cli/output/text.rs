@@ -18,16 +18,18 @@ pub(in crate::cli) struct Text {
     bar: ProgressBar,
     /// Digits of the last step's number.
     width: usize,
+    /// Printed once it is clear that the scenario can run here.
+    heading: Option<String>,
 }
 
 impl Text {
     pub(in crate::cli) fn new() -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden(), width: 1 };
+            return Self { bar: ProgressBar::hidden(), width: 1, heading: None };
         }
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(TICK);
-        Self { bar, width: 1 }
+        Self { bar, width: 1, heading: None }
     }
 
     fn print(&self, text: &str) {
@@ -38,6 +40,9 @@ impl Text {
 impl Observer for Text {
     fn begins(&mut self, number: usize, count: usize, action: &str) {
         self.width = count.to_string().len();
+        if let Some(heading) = self.heading.take() {
+            self.print(&heading);
+        }
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             self.bar.set_style(style);
         }
@@ -70,11 +75,8 @@ impl Observer for Text {
 
 impl Output for Text {
     fn begin(&mut self, scenario: &Scenario, machine: &Machine) {
-        self.print(&format!("{} ({})", scenario.title(), machine.describe()));
-        if let Some(about) = scenario.about() {
-            self.print(about.trim_end());
-        }
-        self.print("");
+        let about = scenario.about().map(|about| format!("\n{}", about.trim_end())).unwrap_or_default();
+        self.heading = Some(format!("{} ({}){about}\n", scenario.title(), machine.describe()));
     }
 
     fn observer(&mut self) -> &mut dyn Observer {
@@ -83,6 +85,7 @@ impl Output for Text {
 
     fn end(&mut self, report: &Report) {
         self.bar.finish_and_clear();
+        self.heading.take().iter().for_each(|heading| print(heading));
         let last = report.steps.last();
         if last.is_none_or(|step| step.tables.is_none()) {
             print(&tables::draw(&report.tables));
@@ -111,7 +114,7 @@ fn line(step: &StepReport, width: usize) -> String {
         text += &format!(" [{name}]");
     }
     let outcome = match (step.surprise, step.outcome == "ok") {
-        (true, _) => format!("expected {}, got {}: {}", step.expected, step.outcome, step.message),
+        (true, _) => step.difference(),
         (false, false) => format!("refused as expected, {}: {}", step.outcome, step.message),
         (false, true) => step.message.clone(),
     };
