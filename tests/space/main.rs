@@ -1,0 +1,10 @@
+//! Address spaces on the model: what users meet, and what the kernel is told.
+
+mod bench;
+mod groups;
+mod leases;
+mod locked;
+mod maps;
+mod stress;
+mod twin;
+mod windows;
