@@ -1,6 +1,7 @@
 //! Address spaces on the model: what users meet, and what the kernel is told.
 
 mod bench;
+mod faults;
 mod groups;
 mod leases;
 mod locked;
