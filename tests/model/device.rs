@@ -193,6 +193,9 @@ fn a_closed_device_answers_no_more() {
     let edu = Edu::open(&b, 0, DEVICE);
     b.model.close(edu.fd);
     assert_eq!(edu.bar.read(0, &mut [0; 4]), Err(Errno::EBADF));
+    let fd = b.model.open(Node::Device { group: b.groups[0], name: DEVICE }).unwrap();
+    let bar = b.model.region(fd, vfio::PCI_BAR0_REGION_INDEX).unwrap();
+    assert_eq!(bar.read(0, &mut [0; 4]), Err(Errno::EIO), "opened anew it is disabled again");
     let again = Edu::open(&b, 0, DEVICE);
     assert_eq!(b.on_fd(again.fd, Call::DeviceReset), OK);
     assert_eq!(bench_reset("pseries"), Err(Errno::EINVAL));

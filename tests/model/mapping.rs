@@ -85,6 +85,20 @@ fn small_pages_behind_huge_ones_are_eperm_and_transparent_huge_ones_are_fine() {
 }
 
 #[test]
+fn a_page_belongs_to_the_memory_it_starts_in() {
+    let b = bench("pseries-4k");
+    let base = 1 << 40;
+    b.model.declare(user(base, 2 << 20), MemoryKind::Huge(PageShift::P2M)).unwrap();
+    b.model.declare(user(base + (2 << 20), 0x5000), MemoryKind::TransparentHuge).unwrap();
+    b.model.declare(user(base + (2 << 20) + 0x5000, 0xb000), MemoryKind::TransparentHuge).unwrap();
+    let memory = user(base, (2 << 20) + 0x10000);
+    assert_eq!(b.register(memory), OK);
+    assert_eq!(b.create(16, 1 << 30, 1), Ok(HIGH));
+    assert_eq!(b.map(memory.start(), HIGH, memory.len()), OK);
+    assert_eq!(b.mapped(memory), 33);
+}
+
+#[test]
 fn overwriting_is_silent() {
     let b = bench("powernv9");
     let (one, two) = (b.registered(0x10000), b.registered(0x10000));
