@@ -182,7 +182,6 @@ impl State {
         if let Some(driver) = &mut container.driver
             && let Err(errno) = driver.attach(&mut self.kernel, number)
         {
-            self.release_ownership(number);
             return Err(errno);
         }
         container.groups.insert(0, number);
@@ -204,14 +203,7 @@ impl State {
         {
             driver.release(&mut self.kernel);
         }
-        self.release_ownership(number);
         self.drop_unused(id);
-    }
-
-    fn release_ownership(&mut self, number: u32) {
-        if let Some(group) = self.kernel.groups.get_mut(&number) {
-            group.pe.release_ownership();
-        }
     }
 
     /// Every file is closed, last opened first, as at the end of the process.
