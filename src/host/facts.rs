@@ -49,7 +49,8 @@ pub struct Extent {
     pub range: UserRange,
     /// Its page size: the host's, or a huge page's with hugetlb. Transparent huge pages do not count.
     pub page: PageShift,
-    /// Whether it can be pinned for DMA: readable, writable memory of the process, not a device's.
+    /// Whether it can be pinned for DMA: readable, writable memory of the process; not a device's, and
+    /// not a shared mapping of a file that is written back to its file system.
     pub pinnable: bool,
 }
 
@@ -116,6 +117,49 @@ pub enum Obstacle {
     Permission {
         /// The file.
         path: String,
+    },
+    /// There is no such group at all.
+    #[error(
+        "IOMMU group {group} does not exist (groups of this machine: {}): take the group of your device from \
+         `/sys/bus/pci/devices/ADDRESS/iommu_group`",
+        List(known)
+    )]
+    UnknownGroup {
+        /// The group that was asked for.
+        group: u32,
+        /// The groups that exist.
+        known: Vec<u32>,
+    },
+    /// The group has no such device.
+    #[error(
+        "IOMMU group {group} has no device {device}, it has {}: give one of these, or the device's own group",
+        devices.join(", ")
+    )]
+    NoDevice {
+        /// The group.
+        group: u32,
+        /// The address that was asked for.
+        device: String,
+        /// The addresses of the group's devices.
+        devices: Vec<String>,
+    },
+    /// The device has no driver.
+    #[error("{device} is bound to no driver: bind it to vfio-pci")]
+    NotBound {
+        /// Address of the device.
+        device: String,
+    },
+    /// A process has the group open.
+    #[error(
+        "/dev/vfio/{group} is open in {process} (process {pid}): a group has one opener at a time; end that process"
+    )]
+    HeldBy {
+        /// The group.
+        group: u32,
+        /// The process's number.
+        pid: u32,
+        /// Its name.
+        process: String,
     },
     /// Somebody has the group open.
     #[error("/dev/vfio/{group} is open elsewhere: a group has one opener at a time; end the other process")]

@@ -1,0 +1,84 @@
+//! The open files of a host.
+
+use crate::host::{Errno, Fd};
+use slab::Slab;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What an open file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Container,
+    Group(u32),
+    Device,
+}
+
+/// An open file; closed when the table and every call and region that uses it have let go of it.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) file: OwnedFd,
+    pub(super) kind: Kind,
+}
+
+/// The table. An [`Fd`] is an index into it and is given out again once closed, as the kernel's own are.
+#[derive(Debug, Default)]
+pub(super) struct Files(RwLock<Slab<Arc<OpenFile>>>);
+
+impl Files {
+    pub(super) fn insert(&self, file: OwnedFd, kind: Kind) -> Result<Fd, Errno> {
+        let mut files = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let fd = u32::try_from(files.vacant_key()).map_err(|_| Errno::EMFILE)?;
+        files.insert(Arc::new(OpenFile { file, kind }));
+        Ok(Fd(fd))
+    }
+
+    /// The file; a call that holds it is not disturbed by a `remove` meanwhile.
+    pub(super) fn get(&self, fd: Fd) -> Result<Arc<OpenFile>, Errno> {
+        let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        files.get(fd.0 as usize).cloned().ok_or(Errno::EBADF)
+    }
+
+    pub(super) fn remove(&self, fd: Fd) {
+        // The last close of a group clears its windows, which takes long: not under the lock.
+        let file = self.0.write().unwrap_or_else(PoisonError::into_inner).try_remove(fd.0 as usize);
+        drop(file);
+    }
+
+    /// Whether that group is open here.
+    pub(super) fn has_group(&self, number: u32) -> bool {
+        let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        files.iter().any(|(_, open)| open.kind == Kind::Group(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> OwnedFd {
+        tempfile::tempfile().unwrap().into()
+    }
+
+    #[test]
+    fn a_number_is_unknown_before_insert_and_after_remove() {
+        let files = Files::default();
+        assert_eq!(files.get(Fd(0)).unwrap_err(), Errno::EBADF);
+        let fd = files.insert(file(), Kind::Group(3)).unwrap();
+        assert_eq!(files.get(fd).unwrap().kind, Kind::Group(3));
+        assert!(files.has_group(3) && !files.has_group(4));
+        files.remove(fd);
+        files.remove(fd);
+        files.remove(Fd(u32::MAX));
+        assert_eq!(files.get(fd).unwrap_err(), Errno::EBADF);
+        assert!(!files.has_group(3));
+    }
+
+    #[test]
+    fn a_removed_file_lives_while_it_is_held() {
+        let files = Files::default();
+        let fd = files.insert(file(), Kind::Device).unwrap();
+        let held = files.get(fd).unwrap();
+        files.remove(fd);
+        assert!(nix::sys::stat::fstat(&held.file).is_ok());
+    }
+}

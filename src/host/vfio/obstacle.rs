@@ -1,0 +1,263 @@
+//! What stands in the way after an open or an attach failed.
+//!
+//! Each finding is looked for where the kernel shows it, in the order in which a user has to remove them.
+
+use super::roots::Roots;
+use super::{facts, sysfs};
+use crate::host::{Errno, GroupFacts, Obstacle};
+use std::fs;
+use std::path::Path;
+
+/// What was asked for.
+pub(super) enum Asked<'a> {
+    Container,
+    Group {
+        number: u32,
+        /// This host has it open itself.
+        ours: bool,
+    },
+    Device {
+        group: u32,
+        name: &'a str,
+    },
+}
+
+/// The first obstacle on the way to `asked`; `probe` tries to open a node.
+pub(super) fn find(roots: &Roots, asked: &Asked<'_>, probe: impl Fn(&Path) -> Result<(), Errno>) -> Option<Obstacle> {
+    if facts::platform(roots).is_none() {
+        return Some(Obstacle::NotPower { arch: std::env::consts::ARCH.to_owned() });
+    }
+    match *asked {
+        Asked::Container => container(roots, probe(&roots.container()).err()),
+        Asked::Group { number, ours } => {
+            let failed = if ours { None } else { probe(&roots.group(number)).err() };
+            group(roots, number, failed)
+        }
+        Asked::Device { group: number, name } => group(roots, number, None).or_else(|| device(roots, number, name)),
+    }
+}
+
+fn container(roots: &Roots, failed: Option<Errno>) -> Option<Obstacle> {
+    match failed {
+        Some(Errno::ENOENT) => Some(Obstacle::NoVfio),
+        Some(Errno::EACCES | Errno::EPERM) => Some(Obstacle::Permission { path: "/dev/vfio/vfio".to_owned() }),
+        // The node can be there before its driver is.
+        Some(Errno::ENODEV | Errno::ENXIO) => Some(Obstacle::NoModule { module: "vfio" }),
+        _ => module(roots),
+    }
+}
+
+fn group(roots: &Roots, number: u32, failed: Option<Errno>) -> Option<Obstacle> {
+    let groups = sysfs::groups(roots);
+    let Some(facts) = groups.iter().find(|group| group.number == number) else {
+        return Some(Obstacle::UnknownGroup {
+            group: number,
+            known: groups.iter().map(|group| group.number).collect(),
+        });
+    };
+    match failed {
+        Some(Errno::ENOENT) => Some(no_group(roots, number)),
+        Some(Errno::EACCES | Errno::EPERM) => Some(Obstacle::Permission { path: format!("/dev/vfio/{number}") }),
+        Some(Errno::EBUSY) => Some(holder(roots, number).unwrap_or(Obstacle::Busy { group: number })),
+        _ => not_viable(facts).or_else(|| module(roots)),
+    }
+}
+
+fn no_group(roots: &Roots, number: u32) -> Obstacle {
+    if !roots.container().exists() {
+        return Obstacle::NoVfio;
+    }
+    let release = fs::read_to_string(roots.proc.join("sys/kernel/osrelease")).unwrap_or_default();
+    let release = release.trim();
+    if cannot_bind(release) {
+        return Obstacle::KernelTooOld { release: release.to_owned() };
+    }
+    Obstacle::NoGroup { group: number, present: sysfs::numbers(&roots.dev.join("vfio")) }
+}
+
+fn device(roots: &Roots, number: u32, name: &str) -> Option<Obstacle> {
+    let group = sysfs::groups(roots).into_iter().find(|group| group.number == number)?;
+    match group.devices.iter().find(|device| device.address == name) {
+        Some(device) if device.driver.is_none() => Some(Obstacle::NotBound { device: name.to_owned() }),
+        Some(_) => None,
+        None => Some(Obstacle::NoDevice {
+            group: number,
+            device: name.to_owned(),
+            devices: group.devices.into_iter().map(|device| device.address).collect(),
+        }),
+    }
+}
+
+fn module(roots: &Roots) -> Option<Obstacle> {
+    let module = "vfio_iommu_spapr_tce";
+    (!roots.sys.join("module").join(module).exists()).then_some(Obstacle::NoModule { module })
+}
+
+fn not_viable(group: &GroupFacts) -> Option<Obstacle> {
+    group.devices.iter().find_map(|device| {
+        let driver = device.driver.as_deref().filter(|driver| !leaves_dma_to_the_user(driver))?;
+        Some(Obstacle::NotViable { group: group.number, device: device.address.clone(), driver: driver.to_owned() })
+    })
+}
+
+/// Drivers the kernel tolerates in a group that a user owns (`driver_managed_dma`): VFIO's own and its variants
+/// (`mlx5_vfio_pci`), the stub, and bridges.
+fn leaves_dma_to_the_user(driver: &str) -> bool {
+    driver.contains("vfio") || driver == "pci-stub" || driver == "pcieport"
+}
+
+/// Linux 5.19 to 6.3: VFIO asks powerpc's IOMMU for cache coherency, which it first learned to answer in 6.4.
+fn cannot_bind(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => ((5, 19)..=(6, 3)).contains(&(major, minor)),
+        _ => false,
+    }
+}
+
+/// The process that has the group open, if this one may look.
+fn holder(roots: &Roots, number: u32) -> Option<Obstacle> {
+    let node = Path::new("/dev/vfio").join(number.to_string());
+    let pid = sysfs::numbers(&roots.proc).into_iter().find(|pid| {
+        let files = fs::read_dir(roots.proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten();
+        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target == node))
+    })?;
+    let name = fs::read_to_string(roots.proc.join(format!("{pid}/comm"))).unwrap_or_default();
+    Some(Obstacle::HeldBy { group: number, pid, process: name.trim_end().to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    const EDU: (u16, u16) = (0x1234, 0x11e8);
+    const RELEASE: &str = "6.12.107-powerpc64le-64k";
+
+    /// A machine where group 7 can be used.
+    fn ready() -> Fixture {
+        let fixture = Fixture::power(RELEASE);
+        fixture.device(7, "0000:00:01.0", EDU, Some("vfio-pci"));
+        fixture.write("dev/vfio/7", "");
+        fixture
+    }
+
+    /// What is found when the node opens as the tree has it.
+    fn found(fixture: &Fixture, asked: &Asked<'_>) -> Option<Obstacle> {
+        find(&fixture.roots(), asked, |path| fs::File::open(path).map(drop).map_err(facts::errno))
+    }
+
+    fn found_after(fixture: &Fixture, asked: &Asked<'_>, errno: Errno) -> Option<Obstacle> {
+        find(&fixture.roots(), asked, |_| Err(errno))
+    }
+
+    fn group(number: u32) -> Asked<'static> {
+        Asked::Group { number, ours: false }
+    }
+
+    #[test]
+    fn a_ready_machine_has_no_obstacle() {
+        let fixture = ready();
+        fixture.device(7, "0000:00:02.0", EDU, None);
+        fixture.device(7, "0000:00:03.0", EDU, Some("pcieport"));
+        fixture.device(7, "0000:00:04.0", EDU, Some("mlx5_vfio_pci"));
+        for asked in [Asked::Container, group(7), Asked::Device { group: 7, name: "0000:00:01.0" }] {
+            assert_eq!(found(&fixture, &asked), None);
+        }
+    }
+
+    #[test]
+    fn another_architecture_comes_before_everything() {
+        let fixture = Fixture::new();
+        for asked in [Asked::Container, group(1), Asked::Device { group: 1, name: "x" }] {
+            assert!(matches!(found(&fixture, &asked), Some(Obstacle::NotPower { .. })));
+        }
+    }
+
+    #[test]
+    fn missing_drivers_are_named() {
+        let bare = Fixture::new();
+        bare.write("proc/cpuinfo", "platform : PowerNV\n");
+        assert_eq!(found(&bare, &Asked::Container), Some(Obstacle::NoVfio));
+        bare.device(7, "0000:00:01.0", EDU, None);
+        assert_eq!(found(&bare, &group(7)), Some(Obstacle::NoVfio));
+        bare.write("dev/vfio/vfio", "");
+        let module = "vfio_iommu_spapr_tce";
+        assert_eq!(found(&bare, &Asked::Container), Some(Obstacle::NoModule { module }));
+        bare.write("dev/vfio/7", "");
+        assert_eq!(found(&bare, &group(7)), Some(Obstacle::NoModule { module }));
+        let module = "vfio";
+        assert_eq!(found_after(&bare, &Asked::Container, Errno::ENODEV), Some(Obstacle::NoModule { module }));
+    }
+
+    #[test]
+    fn a_missing_group_node_is_told_from_a_missing_group() {
+        let fixture = ready();
+        fixture.device(12, "0001:00:00.0", EDU, None);
+        fixture.write("dev/vfio/30", "");
+        assert_eq!(found(&fixture, &group(12)), Some(Obstacle::NoGroup { group: 12, present: vec![7, 30] }));
+        assert_eq!(found(&fixture, &group(9)), Some(Obstacle::UnknownGroup { group: 9, known: vec![7, 12] }));
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_bind_is_why_the_node_is_missing() {
+        let fixture = Fixture::power("6.1.0-44-powerpc64le");
+        fixture.device(7, "0000:00:01.0", EDU, None);
+        let release = "6.1.0-44-powerpc64le".to_owned();
+        assert_eq!(found(&fixture, &group(7)), Some(Obstacle::KernelTooOld { release }));
+        fixture.write("dev/vfio/7", "");
+        assert_eq!(found(&fixture, &group(7)), None, "backported: the node is what counts");
+    }
+
+    #[test]
+    fn kernels_that_cannot_bind() {
+        for release in ["5.19.0", "6.0.1", "6.1.176-powerpc64le", "6.3.13"] {
+            assert!(cannot_bind(release), "{release}");
+        }
+        for release in ["5.18.19", "6.4.0", "6.12.107", "7.2.13-1", "7.0", "6", "", "x", "6.99999999999999999999"] {
+            assert!(!cannot_bind(release), "{release}");
+        }
+    }
+
+    #[test]
+    fn no_right_names_the_node() {
+        let path = |path: &str| Some(Obstacle::Permission { path: path.to_owned() });
+        assert_eq!(found_after(&ready(), &Asked::Container, Errno::EACCES), path("/dev/vfio/vfio"));
+        assert_eq!(found_after(&ready(), &group(7), Errno::EACCES), path("/dev/vfio/7"));
+    }
+
+    #[test]
+    fn a_busy_group_names_its_holder_where_it_can_be_seen() {
+        let fixture = ready();
+        fixture.link("proc/41/fd/3", "/dev/vfio/77");
+        assert_eq!(found_after(&fixture, &group(7), Errno::EBUSY), Some(Obstacle::Busy { group: 7 }));
+        fixture.link("proc/42/fd/9", "/dev/vfio/7");
+        fixture.write("proc/42/comm", "qemu-system-ppc\n");
+        let obstacle = found_after(&fixture, &group(7), Errno::EBUSY).unwrap();
+        assert_eq!(obstacle, Obstacle::HeldBy { group: 7, pid: 42, process: "qemu-system-ppc".to_owned() });
+        assert!(obstacle.to_string().contains("qemu-system-ppc (process 42)"), "{obstacle}");
+        assert_eq!(found_after(&fixture, &Asked::Group { number: 7, ours: true }, Errno::EBUSY), None);
+    }
+
+    #[test]
+    fn a_host_driver_in_the_group_is_named_with_its_device() {
+        let fixture = ready();
+        fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
+        let (device, driver) = ("0000:00:02.0".to_owned(), "nvme".to_owned());
+        let expected = Some(Obstacle::NotViable { group: 7, device, driver });
+        assert_eq!(found(&fixture, &group(7)), expected);
+        assert_eq!(found(&fixture, &Asked::Device { group: 7, name: "0000:00:01.0" }), expected);
+    }
+
+    #[test]
+    fn a_device_is_of_the_group_and_bound() {
+        let fixture = ready();
+        fixture.device(7, "0000:00:02.0", EDU, None);
+        let device = |name| found(&fixture, &Asked::Device { group: 7, name });
+        assert_eq!(device("0000:00:02.0"), Some(Obstacle::NotBound { device: "0000:00:02.0".to_owned() }));
+        let obstacle = device("0000:00:09.0").unwrap();
+        let devices = vec!["0000:00:01.0".to_owned(), "0000:00:02.0".to_owned()];
+        assert_eq!(obstacle, Obstacle::NoDevice { group: 7, device: "0000:00:09.0".to_owned(), devices });
+        assert!(obstacle.to_string().contains("it has 0000:00:01.0, 0000:00:02.0"), "{obstacle}");
+    }
+}

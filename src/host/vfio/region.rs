@@ -1,0 +1,294 @@
+//! Access to device regions: BARs through a mapping, the rest through the device's file.
+//!
+//! Both kinds cut an access in the same way: into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes. So 1, 2, 4
+//! and 8 aligned bytes of a mapped BAR are exactly one access, as long as the caller asks for them in one go; through
+//! the file the kernel does the cutting, and may turn 8 bytes into twice 4.
+//!
+//! A mapped BAR answers only while memory space is enabled in the device's command register: touched while it is not,
+//! the process gets SIGBUS from the kernel.
+#![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
+
+use super::files::OpenFile;
+use crate::host::{Errno, Region};
+use crate::uapi::vfio::{REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_READ, REGION_INFO_FLAG_WRITE, RegionInfo};
+use core::ffi::c_void;
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, fence};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::uio::{pread, pwrite};
+use std::sync::Arc;
+
+/// The region that the kernel describes with `info`.
+pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo) -> Result<Box<dyn Region>, Errno> {
+    if info.size == 0 {
+        return Err(Errno::ENXIO);
+    }
+    // Every byte's place in the file must be a file offset.
+    let end = info.offset.checked_add(info.size).ok_or(Errno::EOVERFLOW)?;
+    i64::try_from(end).map_err(|_| Errno::EOVERFLOW)?;
+    let window = Window { offset: info.offset, size: info.size, flags: info.flags };
+    if info.flags & REGION_INFO_FLAG_MMAP == 0 {
+        return Ok(Box::new(FileRegion { device, window }));
+    }
+    Ok(Box::new(MappedRegion::new(device, window)?))
+}
+
+/// Where a region lies in the device's file, and what may be done with it.
+struct Window {
+    offset: u64,
+    size: u64,
+    flags: u32,
+}
+
+impl Window {
+    /// `EINVAL` for an access that leaves the region, `EACCES` for one the region does not allow.
+    fn check(&self, offset: u64, len: usize, flag: u32) -> Result<(), Errno> {
+        let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
+        match end {
+            Some(end) if end <= self.size => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        if self.flags & flag == 0 { Err(Errno::EACCES) } else { Ok(()) }
+    }
+}
+
+/// A region without mapping: the configuration space, and what the device's driver emulates.
+struct FileRegion {
+    device: Arc<OpenFile>,
+    window: Window,
+}
+
+impl FileRegion {
+    /// Where `offset` and `done` bytes more are in the file; in bounds, as `open` and `check` saw.
+    fn place(&self, offset: u64, done: usize) -> i64 {
+        (self.window.offset + offset) as i64 + done as i64
+    }
+}
+
+impl Region for FileRegion {
+    fn size(&self) -> u64 {
+        self.window.size
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        self.window.check(offset, data.len(), REGION_INFO_FLAG_READ)?;
+        let mut done = 0;
+        while done < data.len() {
+            match pread(&self.device.file, &mut data[done..], self.place(offset, done))? {
+                0 => return Err(Errno::EIO),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.window.check(offset, data.len(), REGION_INFO_FLAG_WRITE)?;
+        let mut done = 0;
+        while done < data.len() {
+            match pwrite(&self.device.file, &data[done..], self.place(offset, done))? {
+                0 => return Err(Errno::EIO),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A mapped BAR.
+struct MappedRegion {
+    base: NonNull<c_void>,
+    len: NonZeroUsize,
+    window: Window,
+    _device: Arc<OpenFile>,
+}
+
+// SAFETY: the mapping belongs to this object alone and is no memory of any Rust value. It is only accessed volatile, as
+// a device's registers are; what accesses from several threads mean is the device's affair.
+unsafe impl Send for MappedRegion {}
+// SAFETY: as above.
+unsafe impl Sync for MappedRegion {}
+
+impl MappedRegion {
+    fn new(device: Arc<OpenFile>, window: Window) -> Result<Self, Errno> {
+        let len = usize::try_from(window.size).ok().and_then(NonZeroUsize::new).ok_or(Errno::EOVERFLOW)?;
+        let mut protection = ProtFlags::PROT_NONE;
+        protection.set(ProtFlags::PROT_READ, window.flags & REGION_INFO_FLAG_READ != 0);
+        protection.set(ProtFlags::PROT_WRITE, window.flags & REGION_INFO_FLAG_WRITE != 0);
+        // SAFETY: a new mapping where the kernel finds room replaces none.
+        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &device.file, window.offset as i64) }?;
+        Ok(Self { base, len, window, _device: device })
+    }
+
+    /// The address of a checked offset.
+    fn at(&self, offset: u64) -> *mut c_void {
+        self.base.as_ptr().wrapping_byte_add(offset as usize)
+    }
+}
+
+impl Drop for MappedRegion {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made; nothing refers to it any more.
+        let _ = unsafe { munmap(self.base, self.len.get()) };
+    }
+}
+
+impl Region for MappedRegion {
+    fn size(&self) -> u64 {
+        self.window.size
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        self.window.check(offset, data.len(), REGION_INFO_FLAG_READ)?;
+        // POWER orders accesses to memory and to device registers only across a full `sync`, which this fence is: what
+        // was written before must be seen by the device, and what is read afterwards must be younger than the register.
+        fence(Ordering::SeqCst);
+        for (at, piece) in pieces(offset, data.len()) {
+            let address = self.at(at);
+            let target = &mut data[piece];
+            // SAFETY: `check` saw that the piece lies in the mapping, which is readable; `pieces` aligns it to its
+            // width, and the mapping starts on a page.
+            unsafe {
+                match target.len() {
+                    8 => target.copy_from_slice(&address.cast::<u64>().read_volatile().to_ne_bytes()),
+                    4 => target.copy_from_slice(&address.cast::<u32>().read_volatile().to_ne_bytes()),
+                    2 => target.copy_from_slice(&address.cast::<u16>().read_volatile().to_ne_bytes()),
+                    _ => target.copy_from_slice(&[address.cast::<u8>().read_volatile()]),
+                }
+            }
+        }
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.window.check(offset, data.len(), REGION_INFO_FLAG_WRITE)?;
+        // As in `read`: a doorbell must not overtake the memory it announces.
+        fence(Ordering::SeqCst);
+        for (at, piece) in pieces(offset, data.len()) {
+            let address = self.at(at);
+            // SAFETY: as in `read`; the mapping is writable.
+            unsafe {
+                match data[piece] {
+                    [a, b, c, d, e, f, g, h] => {
+                        address.cast::<u64>().write_volatile(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+                    }
+                    [a, b, c, d] => address.cast::<u32>().write_volatile(u32::from_ne_bytes([a, b, c, d])),
+                    [a, b] => address.cast::<u16>().write_volatile(u16::from_ne_bytes([a, b])),
+                    [a] => address.cast::<u8>().write_volatile(a),
+                    _ => {}
+                }
+            }
+        }
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest first possible: where
+/// each lies in the region, and which of the caller's bytes it is. The range must not wrap.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let width = [8, 4, 2, 1].into_iter().find(|width| *width <= len - done && at.is_multiple_of(*width as u64))?;
+        let piece = done..done + width;
+        done += width;
+        Some((at, piece))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::Kind;
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    const RW: u32 = REGION_INFO_FLAG_READ | REGION_INFO_FLAG_WRITE;
+    const SIZE: u64 = 0x2000;
+    /// A whole number of pages on any host.
+    const OFFSET: u64 = 0x2_0000;
+
+    /// A file that stands in for a device, and a region of it.
+    fn region(flags: u32) -> (File, Box<dyn Region>) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(OFFSET + 0x1_0000).unwrap();
+        let device = Arc::new(OpenFile { file: file.try_clone().unwrap().into(), kind: Kind::Device });
+        let info = RegionInfo { flags, size: SIZE, offset: OFFSET, ..Default::default() };
+        (file, open(device, &info).unwrap())
+    }
+
+    #[test]
+    fn both_kinds_read_and_write_the_bytes_at_their_offset() {
+        for flags in [RW, RW | REGION_INFO_FLAG_MMAP] {
+            let (file, region) = region(flags);
+            assert_eq!(region.size(), SIZE);
+            let bytes: Vec<u8> = (1..=37).collect();
+            for (offset, len) in [(0, 1), (2, 2), (4, 4), (8, 8), (3, 37), (SIZE - 37, 37), (SIZE, 0)] {
+                region.write(offset, &bytes[..len]).unwrap();
+                let mut in_file = vec![0; len];
+                file.read_exact_at(&mut in_file, OFFSET + offset).unwrap();
+                assert_eq!(in_file, bytes[..len], "write of {len} at {offset:#x}, flags {flags}");
+                let mut back = vec![0; len];
+                region.read(offset, &mut back).unwrap();
+                assert_eq!(back, bytes[..len], "read of {len} at {offset:#x}, flags {flags}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_outside_the_region_is_reached() {
+        for flags in [RW, RW | REGION_INFO_FLAG_MMAP] {
+            let (_file, region) = region(flags);
+            for (offset, len) in [(SIZE, 1), (SIZE - 3, 4), (u64::MAX, 1), (u64::MAX - 3, 4), (0, SIZE as usize + 1)] {
+                let mut data = vec![0; len];
+                assert_eq!(region.read(offset, &mut data), Err(Errno::EINVAL), "{len} at {offset:#x}");
+                assert_eq!(region.write(offset, &data), Err(Errno::EINVAL), "{len} at {offset:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_region_allows_what_its_flags_say() {
+        for mapped in [0, REGION_INFO_FLAG_MMAP] {
+            let (_file, read_only) = region(mapped | REGION_INFO_FLAG_READ);
+            assert_eq!(read_only.read(0, &mut [0; 4]), Ok(()));
+            assert_eq!(read_only.write(0, &[0; 4]), Err(Errno::EACCES));
+            let (_file, neither) = region(mapped);
+            assert_eq!(neither.read(0, &mut [0; 4]), Err(Errno::EACCES));
+        }
+    }
+
+    #[test]
+    fn a_region_that_is_not_there_or_not_in_a_file_is_refused() {
+        let open_with = |size, offset, flags| {
+            let device = Arc::new(OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Device });
+            open(device, &RegionInfo { flags, size, offset, ..Default::default() }).err()
+        };
+        assert_eq!(open_with(0, 0, RW), Some(Errno::ENXIO));
+        assert_eq!(open_with(u64::MAX, 1, RW), Some(Errno::EOVERFLOW));
+        assert_eq!(open_with(1, i64::MAX as u64, RW), Some(Errno::EOVERFLOW));
+        assert_eq!(open_with(SIZE, 1, RW | REGION_INFO_FLAG_MMAP), Some(Errno::EINVAL), "not on a page");
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_an_error_and_no_endless_loop() {
+        let device = Arc::new(OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Device });
+        let region = open(device, &RegionInfo { flags: RW, size: SIZE, ..Default::default() }).unwrap();
+        assert_eq!(region.read(0, &mut [0; 4]), Err(Errno::EIO));
+    }
+
+    #[test]
+    fn aligned_widths_are_one_piece_and_the_rest_is_cut_widest_first() {
+        let widths = |offset, len| pieces(offset, len).map(|(_, piece)| piece.len()).collect::<Vec<_>>();
+        for width in [1, 2, 4, 8] {
+            assert_eq!(widths(8, width), [width]);
+        }
+        assert_eq!(widths(1, 16), [1, 2, 4, 8, 1]);
+        assert_eq!(widths(4, 8), [4, 4]);
+        assert_eq!(widths(2, 4), [2, 2]);
+        assert_eq!(widths(6, 0), [0; 0]);
+    }
+}

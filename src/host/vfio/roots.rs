@@ -1,0 +1,29 @@
+//! Where the kernel's own file systems are mounted.
+
+use std::path::PathBuf;
+
+/// The folders this host reads; another tree stands in for them in tests.
+#[derive(Clone, Debug)]
+pub(super) struct Roots {
+    pub(super) sys: PathBuf,
+    pub(super) proc: PathBuf,
+    pub(super) dev: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self { sys: "/sys".into(), proc: "/proc".into(), dev: "/dev".into() }
+    }
+}
+
+impl Roots {
+    /// The container node.
+    pub(super) fn container(&self) -> PathBuf {
+        self.dev.join("vfio/vfio")
+    }
+
+    /// The node of a group.
+    pub(super) fn group(&self, number: u32) -> PathBuf {
+        self.dev.join(format!("vfio/{number}"))
+    }
+}

@@ -1,0 +1,279 @@
+//! The interval map: what is mapped, over all windows of an address space.
+//!
+//! One entry is one run: a stretch of bus addresses that continues in user memory with one permission and one region.
+//! What it keeps is the difference between user address and bus address, so neighbours that continue each other merge by
+//! themselves, a run costs the same whatever its length, and a lookup is one search.
+
+use crate::addr::{Iova, IovaRange, UserAddr, UserRange};
+use crate::permission::Permission;
+use core::fmt::Debug;
+use std::collections::BTreeMap;
+
+#[cfg(test)]
+mod twin;
+
+/// A stretch of bus addresses that points to a stretch of user memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<T> {
+    /// Bus addresses.
+    pub iova: IovaRange,
+    /// The user address the first of them points to.
+    pub user: UserAddr,
+    /// What the device may do.
+    pub permission: Permission,
+    /// What the memory belongs to: the registry's region.
+    pub region: T,
+}
+
+impl<T: Copy> Mapping<T> {
+    /// The user memory it points to; `None` only when that would wrap, which no registered memory does.
+    pub fn user_range(&self) -> Option<UserRange> {
+        UserRange::new(self.user, self.iova.len()).ok()
+    }
+
+    /// The part of it in `range`.
+    pub fn clip(&self, range: IovaRange) -> Option<Self> {
+        let iova = self.iova.intersection(&range)?;
+        let user = UserAddr(self.user.0.wrapping_add(iova.start().0 - self.iova.start().0));
+        Some(Self { iova, user, ..*self })
+    }
+}
+
+/// Where a bus address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The user address.
+    pub user: UserAddr,
+    /// What the device may do there.
+    pub permission: Permission,
+    /// Bytes from here on that continue in user memory with the same permission.
+    pub len: u64,
+}
+
+/// The value behind a run's first bus address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run<T> {
+    /// First bus address behind the run.
+    end: u64,
+    /// User address less bus address, wrapping.
+    delta: u64,
+    permission: Permission,
+    region: T,
+}
+
+impl<T: Copy> Run<T> {
+    fn mapping(&self, start: u64) -> Option<Mapping<T>> {
+        let iova = IovaRange::between(Iova(start), Iova(self.end))?;
+        let user = UserAddr(start.wrapping_add(self.delta));
+        Some(Mapping { iova, user, permission: self.permission, region: self.region })
+    }
+}
+
+impl<T: Copy + Eq> Run<T> {
+    /// Whether `other`, which starts where this run ends, continues it.
+    fn continues(&self, other: &Self) -> bool {
+        self.delta == other.delta && self.permission == other.permission && self.region == other.region
+    }
+}
+
+/// Runs by their first bus address; none overlap, no two that continue each other stand apart.
+#[derive(Clone, Debug)]
+pub struct IntervalMap<T> {
+    runs: BTreeMap<u64, Run<T>>,
+    bytes: u64,
+}
+
+impl<T> Default for IntervalMap<T> {
+    fn default() -> Self {
+        Self { runs: BTreeMap::new(), bytes: 0 }
+    }
+}
+
+impl<T: Copy + Eq + Debug> IntervalMap<T> {
+    /// An empty map.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of runs.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Bytes mapped.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// All runs in order of bus address.
+    pub fn iter(&self) -> impl Iterator<Item = Mapping<T>> + '_ {
+        self.runs.iter().filter_map(|(&start, run)| run.mapping(start))
+    }
+
+    /// The runs in `range`, in order, cut to it.
+    pub fn overlapping(&self, range: IovaRange) -> impl Iterator<Item = Mapping<T>> + '_ {
+        let (start, end) = (range.start().0, range.end().0);
+        let before = self.runs.range(..start).next_back().filter(|(_, run)| run.end > start);
+        before
+            .into_iter()
+            .chain(self.runs.range(start..end))
+            .filter_map(move |(&start, run)| run.mapping(start)?.clip(range))
+    }
+
+    /// The first run in `range`, cut to it.
+    pub fn first_overlap(&self, range: IovaRange) -> Option<Mapping<T>> {
+        // One search tells in the common case that there is none: the last run that starts below the end.
+        let (_, last) = self.runs.range(..range.end().0).next_back()?;
+        if last.end <= range.start().0 { None } else { self.overlapping(range).next() }
+    }
+
+    /// The stretches of `range` in which nothing is mapped.
+    pub fn gaps(&self, range: IovaRange) -> impl Iterator<Item = IovaRange> + '_ {
+        let mut at = range.start();
+        self.overlapping(range).map(|mapping| mapping.iova).map(Some).chain([None]).filter_map(move |mapped| {
+            let until = mapped.map_or(range.end(), |mapped| mapped.start());
+            let gap = IovaRange::between(at, until);
+            at = mapped.map_or(range.end(), |mapped| mapped.end());
+            gap
+        })
+    }
+
+    /// Where `iova` leads.
+    pub fn translate(&self, iova: Iova) -> Option<Translation> {
+        let (_, run) = self.runs.range(..=iova.0).next_back()?;
+        (iova.0 < run.end).then(|| Translation {
+            user: UserAddr(iova.0.wrapping_add(run.delta)),
+            permission: run.permission,
+            len: run.end - iova.0,
+        })
+    }
+
+    /// Adds a mapping. Nothing may be mapped there: a mapping in the way stays, and is returned, and nothing is added.
+    pub fn insert(&mut self, mapping: Mapping<T>) -> Result<(), Mapping<T>> {
+        let (mut start, end) = (mapping.iova.start().0, mapping.iova.end().0);
+        let delta = mapping.user.0.wrapping_sub(start);
+        let mut run = Run { end, delta, permission: mapping.permission, region: mapping.region };
+        // Backwards from the end: at most the right neighbour, then the left one or what is in the way.
+        let mut merges_right = None;
+        for (&at, there) in self.runs.range(..=end).rev().take(2) {
+            if at == end {
+                merges_right = run.continues(there).then_some(there.end);
+                continue;
+            }
+            if there.end > start {
+                return Err(self.overlapping(mapping.iova).next().unwrap_or(mapping));
+            }
+            if there.end == start && there.continues(&run) {
+                start = at;
+            }
+            break;
+        }
+        if let Some(right_end) = merges_right {
+            self.runs.remove(&end);
+            run.end = right_end;
+        }
+        self.bytes += mapping.iova.len();
+        self.runs.insert(start, run);
+        Ok(())
+    }
+
+    /// Takes out what is mapped in `range`, cutting runs that reach over its ends, and hands each piece to `taken`.
+    pub fn remove(&mut self, range: IovaRange, mut taken: impl FnMut(Mapping<T>)) {
+        let (start, end) = (range.start().0, range.end().0);
+        loop {
+            // From the back, so that the run that reaches over the end is met first and its tail goes in once.
+            let Some((&at, &run)) = self.runs.range(..end).next_back().filter(|(_, run)| run.end > start) else {
+                return;
+            };
+            if at < start {
+                if let Some(head) = self.runs.get_mut(&at) {
+                    head.end = start;
+                }
+            } else {
+                self.runs.remove(&at);
+            }
+            if run.end > end {
+                self.runs.insert(end, run);
+            }
+            if let Some(piece) = run.mapping(at).and_then(|whole| whole.clip(range)) {
+                self.bytes -= piece.iova.len();
+                taken(piece);
+            }
+            if at <= start {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(iova: u64, len: u64, user: u64) -> Mapping<u32> {
+        let iova = IovaRange::new(Iova(iova), len).unwrap();
+        Mapping { iova, user: UserAddr(user), permission: Permission::ReadWrite, region: 0 }
+    }
+
+    fn range(start: u64, len: u64) -> IovaRange {
+        IovaRange::new(Iova(start), len).unwrap()
+    }
+
+    #[test]
+    fn neighbours_that_continue_each_other_become_one_run() {
+        let mut map = IntervalMap::new();
+        map.insert(mapping(0x1000, 0x1000, 0xa000)).unwrap();
+        map.insert(mapping(0x3000, 0x1000, 0xc000)).unwrap();
+        assert_eq!(map.len(), 2);
+        map.insert(mapping(0x2000, 0x1000, 0xb000)).unwrap();
+        assert_eq!(map.iter().collect::<Vec<_>>(), [mapping(0x1000, 0x3000, 0xa000)]);
+        assert_eq!(map.bytes(), 0x3000);
+    }
+
+    #[test]
+    fn another_region_permission_or_delta_stays_apart() {
+        let mut map = IntervalMap::new();
+        map.insert(mapping(0x1000, 0x1000, 0xa000)).unwrap();
+        map.insert(Mapping { region: 1, ..mapping(0x2000, 0x1000, 0xb000) }).unwrap();
+        map.insert(Mapping { permission: Permission::Read, region: 1, ..mapping(0x3000, 0x1000, 0xc000) }).unwrap();
+        map.insert(mapping(0x0, 0x1000, 0xa000)).unwrap();
+        assert_eq!(map.len(), 4);
+    }
+
+    #[test]
+    fn an_overlap_is_refused_and_named() {
+        let mut map = IntervalMap::new();
+        map.insert(mapping(0x1000, 0x4000, 0xa000)).unwrap();
+        let error = map.insert(mapping(0x2000, 0x1000, 0x0)).unwrap_err();
+        assert_eq!(error, mapping(0x2000, 0x1000, 0xb000));
+        assert_eq!(map.insert(mapping(0x0, 0x1001, 0x0)).unwrap_err(), mapping(0x1000, 1, 0xa000));
+        assert_eq!(map.bytes(), 0x4000);
+    }
+
+    #[test]
+    fn a_hole_splits_a_run() {
+        let mut map = IntervalMap::new();
+        map.insert(mapping(0x0, 0x5000, 0x10000)).unwrap();
+        let mut taken = Vec::new();
+        map.remove(range(0x1000, 0x2000), |piece| taken.push(piece));
+        assert_eq!(taken, [mapping(0x1000, 0x2000, 0x11000)]);
+        let left: Vec<_> = map.iter().collect();
+        assert_eq!(left, [mapping(0x0, 0x1000, 0x10000), mapping(0x3000, 0x2000, 0x13000)]);
+        assert_eq!(map.gaps(range(0, 0x6000)).collect::<Vec<_>>(), [range(0x1000, 0x2000), range(0x5000, 0x1000)]);
+    }
+
+    #[test]
+    fn translation_says_how_far_it_holds() {
+        let mut map = IntervalMap::new();
+        map.insert(mapping(1 << 59, 0x2000, 0xa000)).unwrap();
+        let found = map.translate(Iova((1 << 59) + 0x1004)).unwrap();
+        assert_eq!(found, Translation { user: UserAddr(0xb004), permission: Permission::ReadWrite, len: 0xffc });
+        assert_eq!(map.translate(Iova((1 << 59) + 0x2000)), None);
+        assert_eq!(map.translate(Iova(0)), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! Why memory cannot be registered, mapped or given back.
+
+use super::Lease;
+use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::host::Errno;
+use crate::host::calls::CallError;
+use crate::memlock::MemlockError;
+use core::fmt;
+
+/// Why memory cannot be registered. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// Not whole pages of the host.
+    #[error("{asked} is not aligned to the host page of {page}: register whole pages")]
+    Misaligned {
+        /// What was asked.
+        asked: UserRange,
+        /// The host's page.
+        page: PageShift,
+    },
+    /// Part of it is not mapped.
+    #[error("{asked} has a hole at {hole}: map memory there first, or register around it")]
+    Hole {
+        /// What was asked.
+        asked: UserRange,
+        /// The first hole.
+        hole: UserRange,
+    },
+    /// Part of it cannot be pinned.
+    #[error(
+        "{asked} has memory at {part} that cannot be pinned (read-only, PROT_NONE or a device's): make it writable"
+    )]
+    NotPinnable {
+        /// What was asked.
+        asked: UserRange,
+        /// The first such part.
+        part: UserRange,
+    },
+    /// The kernel could not pin a page that looked ordinary.
+    #[error(
+        "the kernel could not pin a page of {asked}, about {page} host pages into it: is it ordinary writable memory?"
+    )]
+    PageRefused {
+        /// What was asked.
+        asked: UserRange,
+        /// How many pages the kernel pinned before it gave up, within its chunk.
+        page: u32,
+    },
+    /// The process registered an overlapping range past this registry.
+    #[error("{asked} overlaps memory that this process registered elsewhere: one registry must own all registrations")]
+    Foreign {
+        /// What was asked.
+        asked: UserRange,
+    },
+    /// Too much locked memory.
+    #[error(transparent)]
+    Memlock(#[from] MemlockError),
+    /// The host does not tell what backs the memory.
+    #[error("cannot read what backs the memory: {0}")]
+    Backing(Errno),
+    /// The kernel refused.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Why memory cannot be mapped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PinError {
+    /// No lease covers it.
+    #[error("{asked} is not registered at {missing}: register it and keep the lease while it is mapped")]
+    NotRegistered {
+        /// What was asked.
+        asked: UserRange,
+        /// The first stretch without a lease.
+        missing: UserRange,
+    },
+    /// The window's page is larger than the memory can carry.
+    #[error(
+        "{asked} lies in registered {region}, which carries IOMMU pages up to {carries}, but the window has {page} pages: \
+         use a window with smaller pages, or hugetlb memory aligned to and sized in {page}"
+    )]
+    PageTooLarge {
+        /// What was asked.
+        asked: UserRange,
+        /// The region.
+        region: UserRange,
+        /// The largest page it carries.
+        carries: PageShift,
+        /// The window's page.
+        page: PageShift,
+    },
+    /// An IOMMU page would lie in two regions.
+    #[error("{asked}: the {page} IOMMU page around {at} lies in two registrations: register the memory in one call")]
+    Straddles {
+        /// What was asked.
+        asked: UserRange,
+        /// Where the second region begins.
+        at: UserAddr,
+        /// The window's page.
+        page: PageShift,
+    },
+    /// It had to be registered in one more container, and could not be.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+/// Memory that devices can still reach was asked back. The lease is still good.
+#[derive(Debug)]
+pub struct ReleaseError {
+    /// The lease, unchanged.
+    pub lease: Lease,
+    /// Where devices see it, over all address spaces.
+    pub mapped: Vec<IovaRange>,
+}
+
+impl std::error::Error for ReleaseError {}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 4;
+        write!(f, "{} is still mapped at ", self.lease.range())?;
+        for (i, range) in self.mapped.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{range}", if i == 0 { "" } else { ", " })?;
+        }
+        if let Some(more) = self.mapped.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            write!(f, " and {more} more ranges")?;
+        }
+        write!(f, ": unmap it first")
+    }
+}

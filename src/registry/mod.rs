@@ -1,0 +1,373 @@
+//! The process-wide memory registry.
+//!
+//! The kernel keeps registered regions for the whole process, frees them by exact match only, and loses one for good when
+//! it is unregistered while a TCE points into it. So there is one [`Registry`] per process. Users hold [`Lease`]s on any
+//! page-aligned range, overlapping, adjacent or repeated; under them the registry keeps kernel regions, registers only
+//! what no region covers yet, and gives a region back when its last lease and its last TCE are gone.
+//!
+//! # Locking
+//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for bookkeeping only, never
+//! across a kernel call, so that maps of memory that is already registered never wait for a registration. Order: an
+//! address space's lock, `kernel`, `books`. Giving idle regions back never waits for `kernel`: who holds it does that
+//! before letting go.
+
+mod backing;
+mod books;
+mod error;
+mod lease;
+
+pub use books::RegionId;
+pub use error::{PinError, RegisterError, ReleaseError};
+pub use lease::Lease;
+
+pub(crate) use books::Part;
+
+use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::host::calls::{self, Failure};
+use crate::host::{Errno, Fd, Host};
+use crate::memlock;
+use backing::{Stretch, survey};
+use books::Books;
+use parking_lot::Mutex;
+use rangemap::RangeSet;
+use std::sync::{Arc, Weak};
+
+/// An address space, as the registry sees it.
+pub(crate) trait Pointing: Send + Sync {
+    /// Adds the bus addresses that point into `user`.
+    fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>);
+}
+
+/// A kernel region, for people and programs to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionStatus {
+    /// User memory.
+    pub range: UserRange,
+    /// The largest IOMMU page it can carry.
+    pub carries: PageShift,
+    /// Leases that touch it.
+    pub leases: u32,
+    /// Bytes of bus addresses that point into it.
+    pub mapped: u64,
+    /// Containers it is registered in.
+    pub containers: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<dyn Host>,
+    /// Containers that are open. Held across REGISTER and UNREGISTER.
+    kernel: Mutex<Vec<Fd>>,
+    books: Mutex<Books>,
+    spaces: Mutex<Spaces>,
+}
+
+#[derive(Default)]
+struct Spaces(Vec<Weak<dyn Pointing>>);
+
+impl core::fmt::Debug for Spaces {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} spaces", self.0.len())
+    }
+}
+
+/// The memory registry of a process. Clones are the same registry.
+#[derive(Clone, Debug)]
+pub struct Registry(Arc<Inner>);
+
+impl Registry {
+    /// The registry of this process on `host`. Make one and share it: two would fight over the kernel's regions.
+    pub fn new(host: Arc<dyn Host>) -> Self {
+        Self(Arc::new(Inner { host, kernel: Mutex::default(), books: Mutex::default(), spaces: Mutex::default() }))
+    }
+
+    /// The host it registers on.
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.0.host
+    }
+
+    /// Registers `range` and leases it. With no container open yet it is registered when the first one is.
+    ///
+    /// Errors leave everything as it was.
+    pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
+        self.register_ranges(&[range])?;
+        Ok(Lease::new(self.clone(), range))
+    }
+
+    /// Registers several ranges, all or none: neighbours of one kind become one kernel region. A lease each.
+    pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
+        self.register_ranges(ranges)?;
+        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
+    }
+
+    fn register_ranges(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
+        let page = self.0.host.page_shift();
+        if let Some(&asked) = ranges.iter().find(|range| !range.is_aligned(page)) {
+            return Err(RegisterError::Misaligned { asked, page });
+        }
+        let union: RangeSet<u64> = ranges.iter().map(|range| range.start().0..range.end().0).collect();
+        self.with_kernel(|containers| {
+            let mut gaps = Vec::new();
+            {
+                let books = self.0.books.lock();
+                for range in union.iter() {
+                    if let Some(range) = UserRange::between(UserAddr(range.start), UserAddr(range.end)) {
+                        gaps.extend(books.gaps(range));
+                    }
+                }
+            }
+            let mut stretches = Vec::new();
+            for gap in gaps {
+                stretches.extend(survey(self.host().as_ref(), gap)?);
+            }
+            // Others join in when they first map the region.
+            let home = containers.first().copied();
+            self.register_stretches(home, &stretches)?;
+            let mut books = self.0.books.lock();
+            for stretch in &stretches {
+                books.insert(stretch.range, stretch.carries, home.into_iter().collect());
+            }
+            for &range in ranges {
+                books.add_lease(range);
+            }
+            Ok(())
+        })
+    }
+
+    /// REGISTERs all stretches in `container`, or none.
+    fn register_stretches(&self, container: Option<Fd>, stretches: &[Stretch]) -> Result<(), RegisterError> {
+        let host = self.host().as_ref();
+        let bytes = stretches.iter().map(|stretch| stretch.range.len()).fold(0, u64::saturating_add);
+        if bytes > 0 {
+            memlock::preflight(host, "registering memory", bytes)?;
+        }
+        let Some(container) = container else { return Ok(()) };
+        for (done, stretch) in stretches.iter().enumerate() {
+            if let Err(error) = register(host, container, stretch.range) {
+                for stretch in &stretches[..done] {
+                    unregister(host, container, stretch.range);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `f` with the containers, and gives back what nothing needs any more before and after.
+    fn with_kernel<R>(&self, f: impl FnOnce(&mut Vec<Fd>) -> R) -> R {
+        let result = {
+            let mut containers = self.0.kernel.lock();
+            self.give_back_idle();
+            f(&mut containers)
+        };
+        self.reap();
+        result
+    }
+
+    /// Gives back what nothing needs any more, unless somebody holds `kernel`, who then will.
+    fn reap(&self) {
+        while self.0.books.lock().has_idle() {
+            let Some(_containers) = self.0.kernel.try_lock() else { return };
+            self.give_back_idle();
+        }
+    }
+
+    /// With `kernel` held: UNREGISTERs regions without lease and TCE.
+    fn give_back_idle(&self) {
+        loop {
+            let Some(region) = self.0.books.lock().take_idle() else { return };
+            for container in region.containers {
+                unregister(self.host().as_ref(), container, region.range);
+            }
+        }
+    }
+
+    fn release(&self, range: UserRange) -> Result<(), Vec<IovaRange>> {
+        let exposed = self.0.books.lock().uncover(range);
+        let mut mapped = Vec::new();
+        if !exposed.is_empty() {
+            // Not with `books` held: an address space asks for it with its own lock held.
+            for space in self.spaces() {
+                for &user in &exposed {
+                    space.pointing(user, &mut mapped);
+                }
+            }
+        }
+        if !mapped.is_empty() {
+            self.0.books.lock().cover(range);
+            mapped.sort();
+            return Err(mapped);
+        }
+        self.0.books.lock().drop_lease(range);
+        self.reap();
+        Ok(())
+    }
+
+    fn drop_lease(&self, range: UserRange) {
+        {
+            let mut books = self.0.books.lock();
+            books.uncover(range);
+            books.drop_lease(range);
+        }
+        self.reap();
+    }
+
+    fn spaces(&self) -> Vec<Arc<dyn Pointing>> {
+        let mut spaces = self.0.spaces.lock();
+        spaces.0.retain(|space| space.strong_count() > 0);
+        spaces.0.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// An address space that maps from this registry.
+    pub(crate) fn add_space(&self, space: Weak<dyn Pointing>) {
+        self.0.spaces.lock().0.push(space);
+    }
+
+    /// A container that is open and has its driver: registers what waits for one.
+    pub(crate) fn join(&self, container: Fd) -> Result<(), RegisterError> {
+        self.with_kernel(|containers| {
+            let (ids, waiting): (Vec<_>, Vec<_>) = {
+                let books = self.0.books.lock();
+                let waiting = |id: &RegionId| {
+                    let region = books.get(*id).filter(|region| region.containers.is_empty())?;
+                    Some((*id, Stretch { range: region.range, carries: region.carries }))
+                };
+                books.ids().iter().filter_map(waiting).unzip()
+            };
+            self.register_stretches(Some(container), &waiting)?;
+            let mut books = self.0.books.lock();
+            for id in ids {
+                if let Some(region) = books.get_mut(id) {
+                    region.containers.push(container);
+                }
+            }
+            containers.push(container);
+            Ok(())
+        })
+    }
+
+    /// A container that is about to close and maps nothing any more. Regions it alone holds move to another container,
+    /// or wait for one. Where it may still map something (`clean` is false) the kernel is told nothing: closing drops
+    /// the registrations after the tables, UNREGISTER would lose them.
+    pub(crate) fn leave(&self, container: Fd, clean: bool) {
+        self.with_kernel(|containers| {
+            containers.retain(|&other| other != container);
+            let heir = containers.first().copied();
+            let ids = self.0.books.lock().ids();
+            for id in ids {
+                let held = {
+                    let books = self.0.books.lock();
+                    books
+                        .get(id)
+                        .filter(|region| region.containers.contains(&container))
+                        .map(|region| (region.range, region.containers.len() == 1 && region.leases > 0))
+                };
+                let Some((range, alone)) = held else { continue };
+                let host = self.host().as_ref();
+                let heir = heir.filter(|&heir| alone && register(host, heir, range).is_ok());
+                if clean {
+                    unregister(host, container, range);
+                }
+                if let Some(region) = self.0.books.lock().get_mut(id) {
+                    region.containers.retain(|&other| other != container);
+                    region.containers.extend(heir);
+                }
+            }
+        });
+    }
+
+    /// Counts a map of `user` with IOMMU pages of `page` in `containers`: from now on its regions stay. The regions are
+    /// added to `parts`, in address order.
+    pub(crate) fn pin(
+        &self,
+        user: UserRange,
+        page: PageShift,
+        containers: &[Fd],
+        parts: &mut Vec<Part>,
+    ) -> Result<(), PinError> {
+        let first = parts.len();
+        loop {
+            let absent = {
+                let mut books = self.0.books.lock();
+                parts.truncate(first);
+                if let Err(error) = books.parts(user, page, parts) {
+                    parts.truncate(first);
+                    return Err(error);
+                }
+                let absent = parts[first..].iter().find_map(|part| {
+                    let region = books.get(part.region)?;
+                    let container = containers.iter().find(|container| !region.containers.contains(container))?;
+                    Some((part.region, *container))
+                });
+                if absent.is_none() {
+                    for part in &parts[first..] {
+                        books.pin(part.region, part.user.len());
+                    }
+                }
+                absent
+            };
+            match absent {
+                None => return Ok(()),
+                Some((region, container)) => self.enrol(region, container)?,
+            }
+        }
+    }
+
+    /// The largest IOMMU page the memory at `user` carries; `None` where it is not registered throughout.
+    pub fn carries(&self, user: UserRange) -> Option<PageShift> {
+        let books = self.0.books.lock();
+        let mut parts = Vec::new();
+        books.parts(user, PageShift::P4K, &mut parts).ok()?;
+        parts.iter().filter_map(|part| Some(books.get(part.region)?.carries)).min()
+    }
+
+    /// Registers a region in one more container. No charge: the kernel counts it once per process.
+    pub(crate) fn enrol(&self, id: RegionId, container: Fd) -> Result<(), RegisterError> {
+        self.with_kernel(|_| {
+            let range = {
+                let books = self.0.books.lock();
+                books.get(id).filter(|region| !region.containers.contains(&container)).map(|region| region.range)
+            };
+            let Some(range) = range else { return Ok(()) };
+            register(self.host().as_ref(), container, range)?;
+            if let Some(region) = self.0.books.lock().get_mut(id) {
+                region.containers.push(container);
+            }
+            Ok(())
+        })
+    }
+
+    /// Counts maps out; gives back regions that nothing needs any more. To be called after the TCEs are gone.
+    pub(crate) fn unpin(&self, parts: impl Iterator<Item = (RegionId, u64)>) {
+        let idle = {
+            let mut books = self.0.books.lock();
+            for (region, bytes) in parts {
+                books.unpin(region, bytes);
+            }
+            books.has_idle()
+        };
+        if idle {
+            self.reap();
+        }
+    }
+
+    /// The kernel regions, by address.
+    pub fn regions(&self) -> Vec<RegionStatus> {
+        self.0.books.lock().status()
+    }
+}
+
+fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
+    calls::register_memory(host, container, asked).map_err(|error| match error.failure {
+        Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
+        // Arguments are sound by now, so it is the overlap test.
+        Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },
+        Failure::Errno(_) => RegisterError::Call(error),
+    })
+}
+
+fn unregister(host: &dyn Host, container: Fd, range: UserRange) {
+    if let Err(error) = calls::unregister_memory(host, container, range) {
+        tracing::error!(%error, "memory stays registered until the process ends");
+    }
+}

@@ -1,0 +1,213 @@
+//! The one path of maps to the kernel, with the way back.
+//!
+//! Nothing else calls MAP or UNMAP. What arrives here was checked: it lies in a live window, is aligned, registered, and
+//! pinned in the registry.
+
+use super::NotRestored;
+use crate::addr::{IovaRange, PageShift, UserAddr};
+use crate::host::calls::{self, CallError};
+use crate::host::{Fd, Host};
+use crate::map::Mapping;
+use crate::permission::Permission;
+use crate::registry::RegionId;
+
+/// Most TCEs of one MAP or UNMAP: the kernel does not reschedule within a MAP.
+const MOST_ENTRIES: u64 = 256 << 10;
+/// An UNMAP reaches over holes of so many TCEs rather than being cut in two.
+const BRIDGED_ENTRIES: u64 = 512;
+
+/// A stretch of bus addresses that continues in user memory: what one MAP does, but for its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub iova: IovaRange,
+    pub user: UserAddr,
+    pub permission: Permission,
+    pub page: PageShift,
+}
+
+impl Run {
+    /// The run that is this one and, behind it, `next`, if that continues it.
+    pub(super) fn joined(&self, next: &Self) -> Option<Self> {
+        let continues = self.iova.end() == next.iova.start()
+            && self.user.0.checked_add(self.iova.len()) == Some(next.user.0)
+            && self.permission == next.permission
+            && self.page == next.page;
+        let iova = IovaRange::between(self.iova.start(), next.iova.end())?;
+        continues.then_some(Self { iova, ..*self })
+    }
+
+    fn of(mapping: &Mapping<RegionId>, page: PageShift) -> Self {
+        Self { iova: mapping.iova, user: mapping.user, permission: mapping.permission, page }
+    }
+}
+
+/// How a change failed.
+pub(super) enum ApplyError {
+    /// The kernel refused; all is as before.
+    Refused(CallError),
+    /// The kernel refused, and refused to undo.
+    NotRestored(NotRestored),
+}
+
+fn map_run(host: &dyn Host, container: Fd, run: &Run) -> Result<(), CallError> {
+    for piece in run.iova.chunks(MOST_ENTRIES << run.page.get()) {
+        // In range: the run's user memory is registered, so it does not wrap.
+        let user = UserAddr(run.user.0.wrapping_add(piece.start().0 - run.iova.start().0));
+        calls::map_dma(host, container, user, piece, run.permission)?;
+    }
+    Ok(())
+}
+
+fn unmap_range(host: &dyn Host, container: Fd, range: IovaRange, page: PageShift) -> Result<(), CallError> {
+    range.chunks(MOST_ENTRIES << page.get()).try_for_each(|piece| calls::unmap_dma(host, container, piece))
+}
+
+/// Maps `runs` in all `containers`. `displaced` is what is mapped there now, which the kernel overwrites silently, and
+/// on failure clears: then it is put back.
+pub(super) fn map(
+    host: &dyn Host,
+    containers: &[Fd],
+    runs: &[Run],
+    displaced: &[Mapping<RegionId>],
+) -> Result<(), ApplyError> {
+    for (reached, &container) in containers.iter().enumerate() {
+        for (done, run) in runs.iter().enumerate() {
+            let Err(cause) = map_run(host, container, run) else { continue };
+            let mut undo = Undo::new(host, displaced);
+            for &container in &containers[..reached] {
+                runs.iter().for_each(|run| undo.run(container, run));
+            }
+            runs[..=done].iter().for_each(|run| undo.run(container, run));
+            return Err(undo.finish(cause));
+        }
+    }
+    Ok(())
+}
+
+/// Takes `mapped`, which is in order and of windows with `page`, out of all `containers`.
+pub(super) fn unmap(
+    host: &dyn Host,
+    containers: &[Fd],
+    mapped: &[Mapping<RegionId>],
+    page: PageShift,
+) -> Result<(), ApplyError> {
+    for (reached, &container) in containers.iter().enumerate() {
+        let Err(cause) = clear(host, container, mapped, page) else { continue };
+        let mut undo = Undo::new(host, mapped);
+        for &container in &containers[..=reached] {
+            mapped.iter().for_each(|mapping| undo.run(container, &Run::of(mapping, page)));
+        }
+        return Err(undo.finish(cause));
+    }
+    Ok(())
+}
+
+/// UNMAPs in one container, few calls: small holes are reached over, which costs less than a call.
+pub(super) fn clear(
+    host: &dyn Host,
+    container: Fd,
+    mapped: &[Mapping<RegionId>],
+    page: PageShift,
+) -> Result<(), CallError> {
+    let mut pending: Option<IovaRange> = None;
+    for mapping in mapped {
+        let bridged = pending.and_then(|range| {
+            let hole = mapping.iova.start().0 - range.end().0;
+            (hole <= BRIDGED_ENTRIES << page.get()).then(|| IovaRange::between(range.start(), mapping.iova.end()))?
+        });
+        if bridged.is_none()
+            && let Some(range) = pending
+        {
+            unmap_range(host, container, range, page)?;
+        }
+        pending = bridged.or(Some(mapping.iova));
+    }
+    pending.map_or(Ok(()), |range| unmap_range(host, container, range, page))
+}
+
+/// Maps all of `mapped` in one container that has nothing of it: one that joins, or whose tables the kernel wiped.
+/// Neighbours go out as one call. On failure the rest is tried all the same: what could not be mapped is returned.
+pub(super) fn replay(
+    host: &dyn Host,
+    container: Fd,
+    mapped: impl Iterator<Item = (Mapping<RegionId>, PageShift)>,
+) -> Result<(), NotRestored> {
+    let mut failed: Option<NotRestored> = None;
+    let mut send = |run: Run| {
+        if let Err(cause) = map_run(host, container, &run) {
+            failed.get_or_insert_with(|| NotRestored::new(cause)).lost.push(run.iova);
+        }
+    };
+    let mut pending: Option<Run> = None;
+    for (mapping, page) in mapped {
+        let next = Run::of(&mapping, page);
+        pending = match pending.take() {
+            Some(run) => run.joined(&next).or_else(|| {
+                send(run);
+                Some(next)
+            }),
+            None => Some(next),
+        };
+    }
+    if let Some(run) = pending {
+        send(run);
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Puts back what was mapped before.
+struct Undo<'a> {
+    host: &'a dyn Host,
+    before: &'a [Mapping<RegionId>],
+    lost: Vec<IovaRange>,
+    left: Vec<IovaRange>,
+}
+
+impl<'a> Undo<'a> {
+    fn new(host: &'a dyn Host, before: &'a [Mapping<RegionId>]) -> Self {
+        Self { host, before, lost: Vec::new(), left: Vec::new() }
+    }
+
+    /// In one container, where `run` may be mapped in full, in part or not at all, and the kernel does not say which.
+    fn run(&mut self, container: Fd, run: &Run) {
+        if unmap_range(self.host, container, run.iova, run.page).is_err() {
+            self.left.push(run.iova);
+        }
+        for mapping in self.before.iter().filter_map(|mapping| mapping.clip(run.iova)) {
+            if map_run(self.host, container, &Run::of(&mapping, run.page)).is_err() {
+                self.lost.push(mapping.iova);
+            }
+        }
+    }
+
+    fn finish(mut self, cause: CallError) -> ApplyError {
+        if self.lost.is_empty() && self.left.is_empty() {
+            return ApplyError::Refused(cause);
+        }
+        for ranges in [&mut self.lost, &mut self.left] {
+            ranges.sort();
+            ranges.dedup();
+        }
+        ApplyError::NotRestored(NotRestored { cause, lost: self.lost, left: self.left })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Iova;
+
+    fn run(iova: u64, len: u64, user: u64) -> Run {
+        let iova = IovaRange::new(Iova(iova), len).unwrap();
+        Run { iova, user: UserAddr(user), permission: Permission::ReadWrite, page: PageShift::P4K }
+    }
+
+    #[test]
+    fn only_what_continues_is_joined() {
+        let first = run(0, 0x1000, 0x10000);
+        assert_eq!(first.joined(&run(0x1000, 0x1000, 0x11000)), Some(run(0, 0x2000, 0x10000)));
+        assert_eq!(first.joined(&run(0x2000, 0x1000, 0x11000)), None);
+        assert_eq!(first.joined(&run(0x1000, 0x1000, 0x12000)), None);
+        assert_eq!(first.joined(&Run { permission: Permission::Read, ..run(0x1000, 0x1000, 0x11000) }), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! Groups that come and go, and the order in which everything is taken down.
+//!
+//! A container's end must find its tables empty and its regions given back: unmap, count out, UNREGISTER, close the
+//! groups, close the container. A group that leaves a container with others takes all mappings of that container along
+//! (the kernel clears the tables they share), so these are mapped again.
+
+use super::apply;
+use super::member::Member;
+use super::{AddressSpace, AttachError, State};
+use crate::host::{Host, Platform, calls};
+use crate::map::{IntervalMap, Mapping};
+use crate::registry::{RegionId, Registry};
+use crate::window::{WindowFacts, Windows};
+use std::sync::Arc;
+
+impl AddressSpace {
+    /// Attaches a group with a container of its own: its devices see all that is mapped, and when it leaves the others
+    /// notice nothing.
+    pub fn attach(&self, group: u32) -> Result<(), AttachError> {
+        let mut state = self.0.state.lock();
+        refuse_attached(&state, group)?;
+        let member = Member::open(self.0.registry.host(), group)?;
+        let facts = member.facts()?;
+        if state.facts.is_some_and(|ours| !alike(&ours, &facts)) {
+            return Err(AttachError::OtherFacts { group });
+        }
+        self.0.registry.join(member.fd())?;
+        let first = state.members.is_empty();
+        if first {
+            state.facts = Some(facts);
+        }
+        if !first && let Err(error) = self.bring_up(&state, &member, group) {
+            // Whatever was mapped is unmapped by the tables' end; nothing was counted for it.
+            self.0.registry.leave(member.fd(), false);
+            return Err(error);
+        }
+        state.containers.push(member.fd());
+        state.members.push(member);
+        Ok(())
+    }
+
+    /// Attaches a group in the container of another one: one set of ioctls serves both. Only on powernv; and when one of
+    /// them is detached, the other's mappings are gone for the moment until they are mapped again.
+    pub fn attach_beside(&self, group: u32, other: u32) -> Result<(), AttachError> {
+        let mut state = self.0.state.lock();
+        refuse_attached(&state, group)?;
+        if state.facts.is_some_and(|facts| facts.platform == Platform::Pseries) {
+            return Err(AttachError::OneGroup { platform: Platform::Pseries, group });
+        }
+        let member = state.members.iter_mut().find(|member| member.group(other).is_some());
+        member.ok_or(AttachError::NotAttached { group: other })?.add(group)
+    }
+
+    /// Detaches a group. The devices of the others see their mappings as before. With the last group all mappings and
+    /// windows go, and leases stay.
+    pub fn detach(&self, group: u32) -> Result<(), AttachError> {
+        let mut state = self.0.state.lock();
+        let found = state.members.iter().position(|member| member.group(group).is_some());
+        let Some(at) = found else { return Err(AttachError::NotAttached { group }) };
+        let count = state.members[at].group(group).map_or(0, |group| Arc::strong_count(&group.devices) - 1);
+        if count > 0 {
+            return Err(AttachError::DevicesOpen { group, count });
+        }
+        if state.members[at].groups.len() > 1 {
+            return self.detach_shared(&mut state, at, group);
+        }
+        if state.members.len() == 1 {
+            let books = std::mem::take(&mut *self.0.books.write());
+            close_all(&self.0.registry, self.host(), &mut state, &books);
+            return Ok(());
+        }
+        let fd = state.members[at].fd();
+        let clean = self.clear(&state, at);
+        self.0.registry.leave(fd, clean);
+        state.containers.remove(at);
+        state.members.remove(at);
+        Ok(())
+    }
+
+    /// Takes a group out of a container that others use, and maps again what the kernel wiped.
+    fn detach_shared(&self, state: &mut State, at: usize, group: u32) -> Result<(), AttachError> {
+        let member = &mut state.members[at];
+        let fd = member.fd();
+        if let Some(leaving) = member.group(group) {
+            calls::group_unset_container(self.host(), leaving.file.fd())?;
+        }
+        member.groups.retain(|other| other.number != group);
+        let books = self.0.books.read();
+        Ok(apply::replay(self.host(), fd, with_pages(&books, &state.windows))?)
+    }
+
+    /// Gives a container that joins others their windows, regions and mappings.
+    fn bring_up(&self, state: &State, member: &Member, group: u32) -> Result<(), AttachError> {
+        let books = self.0.books.read();
+        let mut regions: Vec<RegionId> = books.iter().map(|mapping| mapping.region).collect();
+        regions.sort_unstable();
+        regions.dedup();
+        for region in regions {
+            self.0.registry.enrol(region, member.fd())?;
+        }
+        self.make_alike(state, member.fd()).map_err(|why| AttachError::Windows { group, why })?;
+        Ok(apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?)
+    }
+
+    /// Unmaps everything in one container; whether that worked.
+    fn clear(&self, state: &State, at: usize) -> bool {
+        clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
+    }
+}
+
+fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
+    match state.members.iter().any(|member| member.group(group).is_some()) {
+        true => Err(AttachError::AttachedAlready { group }),
+        false => Ok(()),
+    }
+}
+
+/// Whether two groups can have the same windows.
+fn alike(ours: &WindowFacts, theirs: &WindowFacts) -> bool {
+    (ours.platform, ours.default, ours.pages) == (theirs.platform, theirs.default, theirs.pages)
+}
+
+fn with_pages<'a>(
+    books: &'a IntervalMap<RegionId>,
+    windows: &'a Windows,
+) -> impl Iterator<Item = (Mapping<RegionId>, crate::addr::PageShift)> + 'a {
+    books.iter().filter_map(|mapping| Some((mapping, windows.containing(mapping.iova)?.page)))
+}
+
+fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMap<RegionId>) -> bool {
+    windows.iter().all(|window| {
+        let mapped: Vec<_> = books.overlapping(window.range).collect();
+        apply::clear(host, member.fd(), &mapped, window.page).is_ok()
+    })
+}
+
+/// Takes down all of a space. `books` is what was mapped.
+pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
+    let clean = state.members.iter().all(|member| clear(host, member, &state.windows, books));
+    let counts = || books.iter().map(|mapping| (mapping.region, mapping.iova.len()));
+    if clean {
+        registry.unpin(counts());
+    }
+    for member in state.members.drain(..) {
+        registry.leave(member.fd(), clean);
+    }
+    if !clean {
+        registry.unpin(counts());
+    }
+    *state = State { scratch: std::mem::take(&mut state.scratch), ..State::default() };
+}

@@ -1,0 +1,122 @@
+//! What is checked of a map request before the kernel hears of it. The kernel checks no bounds itself.
+
+use super::maps::Scratch;
+use super::windows::with_asked;
+use super::{AddressSpace, MapError, MapRequest, Overlap, State, WindowError};
+use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::registry::PinError;
+use crate::window::{Plan, Planned, WindowRequest};
+
+/// A window made because something is mapped there has at least so many TCEs: room for more, cheap to tear down.
+const DEMAND_ENTRIES: u64 = 16 << 10;
+
+/// The user memory of a request.
+pub(super) fn user_range(request: &MapRequest) -> Result<UserRange, MapError> {
+    UserRange::new(request.user, request.iova.len()).map_err(|_| {
+        // It would wrap, so its last byte is certainly not registered.
+        let last = UserRange::new(UserAddr(u64::MAX - 1), 1).ok();
+        match (UserRange::between(request.user, UserAddr(u64::MAX)), last) {
+            (Some(asked), Some(missing)) => PinError::NotRegistered { asked, missing }.into(),
+            _ => MapError::UserMisaligned { asked: request.iova, user: request.user, page: PageShift::P4K },
+        }
+    })
+}
+
+/// Whether a request fits a window with `page`.
+fn aligned(request: &MapRequest, page: PageShift) -> Result<(), MapError> {
+    if !request.iova.is_aligned(page) {
+        return Err(MapError::Misaligned { asked: request.iova, page });
+    }
+    if request.user.0 & page.mask() != 0 {
+        return Err(MapError::UserMisaligned { asked: request.iova, user: request.user, page });
+    }
+    Ok(())
+}
+
+/// Bus addresses that need a window made, and the plan for it.
+pub(super) struct Missing {
+    pub range: IovaRange,
+    pub plan: Plan,
+}
+
+impl AddressSpace {
+    /// Checks requests against windows and map. Leaves them in `scratch.requests`, in order of bus address, with their
+    /// window's page (that of no window yet is found by [`Self::plan_missing`]), and what they displace in
+    /// `scratch.displaced`.
+    pub(super) fn check(
+        &self,
+        state: &State,
+        requests: &[MapRequest],
+        overlap: Overlap,
+        scratch: &mut Scratch,
+    ) -> Result<(), MapError> {
+        let Scratch { requests: sorted, displaced, .. } = scratch;
+        sorted.clear();
+        displaced.clear();
+        for request in requests {
+            if state.members.is_empty() {
+                return Err(MapError::NoGroup { asked: request.iova });
+            }
+            let page = match state.windows.containing(request.iova) {
+                Some(window) => window.page,
+                None => PageShift::P4K,
+            };
+            aligned(request, page)?;
+            sorted.push((*request, page));
+        }
+        if !sorted.is_sorted_by_key(|(request, _)| request.iova) {
+            sorted.sort_unstable_by_key(|(request, _)| request.iova);
+        }
+        for pair in sorted.windows(2) {
+            let (first, second) = (pair[0].0.iova, pair[1].0.iova);
+            if first.end() > second.start() {
+                return Err(MapError::Twice { first, second });
+            }
+        }
+        let books = self.0.books.read();
+        for (request, _) in sorted.iter() {
+            match overlap {
+                Overlap::Replace => displaced.extend(books.overlapping(request.iova)),
+                Overlap::Refuse => {
+                    if let Some(present) = books.first_overlap(request.iova) {
+                        return Err(MapError::Overlap {
+                            asked: request.iova,
+                            present: present.iova,
+                            user: present.user,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the window for requests that no window holds, and sets their page.
+    pub(super) fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Option<Missing>, MapError> {
+        let homeless = |(request, _): &&mut (MapRequest, PageShift)| state.windows.containing(request.iova).is_none();
+        let mut hull: Option<IovaRange> = None;
+        let mut carries = self.host().page_shift();
+        for (request, _) in scratch.requests.iter_mut().filter(homeless) {
+            let user = user_range(request)?;
+            let start = hull.map_or(request.iova.start(), |hull| hull.start());
+            hull = IovaRange::between(start, request.iova.end());
+            let aligned = (request.iova.start().0 | request.iova.len() | request.user.0).trailing_zeros();
+            carries = carries
+                .min(self.0.registry.carries(user).unwrap_or(carries))
+                .min(PageShift::new(aligned.min(34)).unwrap_or(PageShift::P4K));
+        }
+        let Some(range) = hull else { return Ok(None) };
+        let all = with_asked(state, range);
+        let request = WindowRequest::cover(all).carries(carries).entries(DEMAND_ENTRIES);
+        let plan = self.plan_in(state, &request, Some(all)).map_err(|error| match error {
+            WindowError::Refused(why) => MapError::NoWindow { asked: range, why },
+            other => other.into(),
+        })?;
+        let Planned { page, .. } = plan.window;
+        for (request, its) in scratch.requests.iter_mut().filter(homeless) {
+            *its = page;
+            aligned(request, page)?;
+        }
+        Ok(Some(Missing { range, plan }))
+    }
+}

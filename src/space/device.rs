@@ -1,0 +1,78 @@
+//! Devices of an attached group.
+
+use super::{AddressSpace, AttachError, Inner};
+use crate::host::calls::{self, CallError};
+use crate::host::{Errno, File, Node, Region};
+use crate::uapi::vfio::{DeviceInfo, RegionInfo};
+use std::sync::Arc;
+
+/// A device of an attached group. The space, and the group in it, stay while it is open.
+#[derive(Debug)]
+pub struct Device {
+    file: File,
+    keep: Keep,
+}
+
+/// What a device's handles keep alive.
+#[derive(Clone, Debug)]
+struct Keep {
+    /// Counted by the group, which cannot leave before.
+    _group: Arc<()>,
+    _space: Arc<Inner>,
+}
+
+/// A region of a device: a BAR, or its configuration space.
+pub struct DeviceRegion {
+    region: Box<dyn Region>,
+    _keep: Keep,
+}
+
+impl core::fmt::Debug for DeviceRegion {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "DeviceRegion({:#x} bytes)", self.region.size())
+    }
+}
+
+impl core::ops::Deref for DeviceRegion {
+    type Target = dyn Region;
+
+    fn deref(&self) -> &Self::Target {
+        self.region.as_ref()
+    }
+}
+
+impl AddressSpace {
+    /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
+    pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
+        let state = self.0.state.lock();
+        let found = state.members.iter().find_map(|member| member.group(group));
+        let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
+        let node = Node::Device { group: member.file.fd(), name: address };
+        let file = File::open(self.0.registry.host(), node)
+            .map_err(|errno| AttachError::Open { what: format!("device {address} of group {group}"), errno })?;
+        Ok(Device { file, keep: Keep { _group: Arc::clone(&member.devices), _space: Arc::clone(&self.0) } })
+    }
+}
+
+impl Device {
+    /// `VFIO_DEVICE_GET_INFO`.
+    pub fn info(&self) -> Result<DeviceInfo, CallError> {
+        calls::device_info(self.file.host().as_ref(), self.file.fd())
+    }
+
+    /// `VFIO_DEVICE_GET_REGION_INFO`.
+    pub fn region_info(&self, index: u32) -> Result<RegionInfo, CallError> {
+        calls::device_region_info(self.file.host().as_ref(), self.file.fd(), index)
+    }
+
+    /// `VFIO_DEVICE_RESET`.
+    pub fn reset(&self) -> Result<(), CallError> {
+        calls::device_reset(self.file.host().as_ref(), self.file.fd())
+    }
+
+    /// Opens region `index` for access.
+    pub fn region(&self, index: u32) -> Result<DeviceRegion, Errno> {
+        let region = self.file.host().region(self.file.fd(), index)?;
+        Ok(DeviceRegion { region, _keep: self.keep.clone() })
+    }
+}

@@ -1,0 +1,90 @@
+//! A container of an address space with its groups.
+
+use super::AttachError;
+use crate::host::calls;
+use crate::host::{Fd, File, Host, Node};
+use crate::uapi::{spapr, vfio};
+use crate::window::WindowFacts;
+use std::sync::Arc;
+
+/// A group that is attached. Its file closes before the container's.
+#[derive(Debug)]
+pub(super) struct MemberGroup {
+    pub number: u32,
+    pub file: File,
+    /// Counts the handles of its devices.
+    pub devices: Arc<()>,
+}
+
+/// A container with its groups; closing it leaves no trace in the kernel once nothing is mapped and registered.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub groups: Vec<MemberGroup>,
+    container: File,
+}
+
+fn open(host: &Arc<dyn Host>, node: Node<'_>, what: String) -> Result<File, AttachError> {
+    File::open(host, node).map_err(|errno| match host.obstacle(node) {
+        Some(obstacle) => obstacle.into(),
+        None => AttachError::Open { what, errno },
+    })
+}
+
+impl MemberGroup {
+    /// Opens a group and puts it in a container.
+    fn open_in(host: &Arc<dyn Host>, number: u32, container: Fd) -> Result<Self, AttachError> {
+        let node = Node::Group(number);
+        let file = open(host, node, format!("IOMMU group {number}"))?;
+        let status = calls::group_status(host.as_ref(), file.fd())?;
+        if status.flags & vfio::GROUP_FLAGS_VIABLE == 0
+            && let Some(obstacle) = host.obstacle(node)
+        {
+            return Err(obstacle.into());
+        }
+        calls::group_set_container(host.as_ref(), file.fd(), container)?;
+        Ok(Self { number, file, devices: Arc::new(()) })
+    }
+}
+
+impl Member {
+    /// Opens a container of its own for the group and gives it the v2 driver.
+    pub(super) fn open(host: &Arc<dyn Host>, number: u32) -> Result<Self, AttachError> {
+        let container = open(host, Node::Container, "a VFIO container".into())?;
+        let fd = container.fd();
+        let version = calls::api_version(host.as_ref(), fd)?;
+        if version != vfio::API_VERSION {
+            return Err(AttachError::Version { version });
+        }
+        if calls::check_extension(host.as_ref(), fd, spapr::TCE_V2_IOMMU)? == 0 {
+            return Err(AttachError::NoV2);
+        }
+        let group = MemberGroup::open_in(host, number, fd)?;
+        let member = Self { groups: vec![group], container };
+        calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
+        Ok(member)
+    }
+
+    /// Puts one more group in this container.
+    pub(super) fn add(&mut self, number: u32) -> Result<(), AttachError> {
+        let group = MemberGroup::open_in(self.container.host(), number, self.fd())?;
+        self.groups.push(group);
+        Ok(())
+    }
+
+    /// The container's file.
+    pub(super) fn fd(&self) -> Fd {
+        self.container.fd()
+    }
+
+    pub(super) fn group(&self, number: u32) -> Option<&MemberGroup> {
+        self.groups.iter().find(|group| group.number == number)
+    }
+
+    /// What the kernel says of the container's windows.
+    pub(super) fn facts(&self) -> Result<WindowFacts, AttachError> {
+        let host = self.container.host();
+        let platform = host.platform().ok_or(AttachError::NoPlatform)?;
+        let info = calls::tce_info(host.as_ref(), self.fd())?;
+        Ok(WindowFacts::new(platform, host.page_shift(), &info))
+    }
+}

@@ -1,0 +1,187 @@
+//! An address space: what the devices of one or more containers see.
+//!
+//! The heart of the crate. It plans and makes windows, maps and unmaps, attaches and detaches groups, and keeps every
+//! container of it alike, so that all their devices see the same memory at the same bus addresses.
+//!
+//! # The path of a map
+//! [`AddressSpace::map`] checks the request against windows and map, pins its memory in the registry, and hands runs to
+//! `apply`, the one path to the kernel. On failure `apply` puts back what was there; on success map and region counts
+//! change together.
+//!
+//! # Locking
+//! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not meet a change of windows
+//! or groups. `books` is written only for the moment in which the map changes, so that [`AddressSpace::translate`] never
+//! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces do not wait for each other.
+
+mod apply;
+mod attach;
+mod checks;
+mod device;
+mod error;
+mod maps;
+mod member;
+mod windows;
+
+pub use device::{Device, DeviceRegion};
+pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
+pub use maps::{MapRequest, Overlap};
+
+use crate::addr::{Iova, IovaRange, PageShift, UserRange};
+use crate::host::{Fd, Host};
+use crate::map::{IntervalMap, Mapping, Translation};
+use crate::registry::{Pointing, RegionId, Registry};
+use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
+use maps::Scratch;
+use member::Member;
+use parking_lot::{Mutex, RwLock};
+use rangemap::RangeSet;
+use std::sync::{Arc, Weak};
+
+/// One DMA address space over one or more containers.
+///
+/// `Send` and `Sync`. Dropping it (and the devices taken from it) takes everything down in the order that leaks nothing,
+/// also while a panic unwinds; when the process is killed, the kernel does the same, since every region is registered in
+/// each container that maps it.
+#[derive(Clone, Debug)]
+pub struct AddressSpace(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    state: Mutex<State>,
+    books: RwLock<IntervalMap<RegionId>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: Vec<Member>,
+    /// The members' containers.
+    containers: Vec<Fd>,
+    facts: Option<WindowFacts>,
+    windows: Windows,
+    /// Bus addresses that shall be mappable.
+    asked: RangeSet<u64>,
+    /// What the kernel refused to create: page, and the smallest size.
+    refused: Vec<(PageShift, u64)>,
+    /// The firmware failed a window: it creates none any more until reboot.
+    poisoned: bool,
+    scratch: Scratch,
+}
+
+/// An attached group and the container it is in, for people and programs to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group's number.
+    pub group: u32,
+    /// Counts the containers of the space from 0.
+    pub container: usize,
+}
+
+/// What a space looks like, for people and programs to see.
+#[derive(Clone, Debug)]
+pub struct SpaceStatus {
+    /// What the host says of windows; `None` while no group is attached.
+    pub facts: Option<WindowFacts>,
+    /// The groups.
+    pub groups: Vec<GroupStatus>,
+    /// The default window's life.
+    pub default: DefaultWindow,
+    /// The windows, and the bytes mapped in each.
+    pub windows: Vec<(Window, u64)>,
+}
+
+impl AddressSpace {
+    /// An address space without groups that maps what `registry` has registered.
+    pub fn new(registry: &Registry) -> Self {
+        let inner = Arc::new(Inner { registry: registry.clone(), state: Mutex::default(), books: RwLock::default() });
+        let weak: Weak<Inner> = Arc::downgrade(&inner);
+        registry.add_space(weak);
+        Self(inner)
+    }
+
+    /// The registry it maps from.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn host(&self) -> &dyn Host {
+        self.0.registry.host().as_ref()
+    }
+
+    /// Where a bus address leads; `None` where nothing is mapped. Waits for no ioctl.
+    pub fn translate(&self, iova: Iova) -> Option<Translation> {
+        self.0.books.read().translate(iova)
+    }
+
+    /// What is mapped in `range`, cut to it, in order.
+    pub fn mappings_in(&self, range: IovaRange) -> Vec<Mapping<RegionId>> {
+        self.0.books.read().overlapping(range).collect()
+    }
+
+    /// All that is mapped, in order.
+    pub fn mappings(&self) -> Vec<Mapping<RegionId>> {
+        self.0.books.read().iter().collect()
+    }
+
+    /// The stretches of `range` in which nothing is mapped.
+    pub fn gaps(&self, range: IovaRange) -> Vec<IovaRange> {
+        self.0.books.read().gaps(range).collect()
+    }
+
+    /// Runs that are mapped, and bytes.
+    pub fn mapped(&self) -> (usize, u64) {
+        let books = self.0.books.read();
+        (books.len(), books.bytes())
+    }
+
+    /// Groups and windows.
+    pub fn status(&self) -> SpaceStatus {
+        let state = self.0.state.lock();
+        let books = self.0.books.read();
+        let in_container = |(container, member): (usize, &Member)| {
+            member.groups.iter().map(move |group| GroupStatus { group: group.number, container }).collect::<Vec<_>>()
+        };
+        let bytes = |window: &Window| books.overlapping(window.range).map(|mapping| mapping.iova.len()).sum();
+        SpaceStatus {
+            facts: state.facts,
+            groups: state.members.iter().enumerate().flat_map(in_container).collect(),
+            default: if state.members.is_empty() { DefaultWindow::Gone } else { state.windows.default },
+            windows: state.windows.iter().map(|window| (*window, bytes(window))).collect(),
+        }
+    }
+}
+
+impl Pointing for Inner {
+    fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>) {
+        // What another thread is mapping right now counts: wait for it.
+        let _state = self.state.lock();
+        for mapping in self.books.read().iter() {
+            let Some(part) = mapping.user_range().and_then(|there| there.intersection(&user)) else { continue };
+            let start = Iova(mapping.iova.start().0 + (part.start().0 - mapping.user.0));
+            found.extend(IovaRange::new(start, part.len()));
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut state = std::mem::take(self.state.get_mut());
+        let host = Arc::clone(self.registry.host());
+        let books = std::mem::take(self.books.get_mut());
+        attach::close_all(&self.registry, host.as_ref(), &mut state, &books);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_space_may_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<AddressSpace>();
+        shared::<Device>();
+        shared::<Registry>();
+        shared::<crate::registry::Lease>();
+    }
+}

@@ -1,0 +1,434 @@
+//! The plan of a window, before the kernel is asked for anything.
+//!
+//! A failed creation leaks locked memory, and on pseries it makes the device unusable until reboot, so nothing is ever
+//! found out by trial. A plan is a pure function of what the host reports, what there is, and what is asked.
+
+use super::table::{self, Teardown};
+use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
+use crate::addr::{Iova, IovaRange, PageShift};
+use crate::host::{Memlock, Platform};
+use crate::memlock;
+
+/// Where powernv puts the window of slot 1 (`arch/powerpc/platforms/powernv/pci-ioda-tce.c`).
+const POWERNV_SECOND: Iova = Iova(1 << 59);
+/// powernv decodes 32-bit MMIO up to here.
+const MMIO_END: u64 = 4 << 30;
+
+/// What a window is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A window of at least that many bytes, wherever it starts.
+    Bytes(u64),
+    /// A window that holds these bus addresses.
+    Cover(IovaRange),
+}
+
+/// What is asked of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowRequest {
+    /// What for.
+    pub want: Want,
+    /// Just this IOMMU page; `None` for the largest that fits.
+    pub page: Option<PageShift>,
+    /// The largest IOMMU page the memory carries; `None` for ordinary memory, which carries the host's page.
+    pub carries: Option<PageShift>,
+    /// The last bus address the device can put out; `None` for 64 bits.
+    pub reach: Option<u64>,
+    /// Fewest TCEs, to leave room for more than what is asked now.
+    pub entries: u64,
+}
+
+impl WindowRequest {
+    fn new(want: Want) -> Self {
+        Self { want, page: None, carries: None, reach: None, entries: 0 }
+    }
+
+    /// A window of at least `bytes`.
+    pub fn bytes(bytes: u64) -> Self {
+        Self::new(Want::Bytes(bytes))
+    }
+
+    /// A window that holds `range`.
+    pub fn cover(range: IovaRange) -> Self {
+        Self::new(Want::Cover(range))
+    }
+
+    /// With just this IOMMU page.
+    pub fn page(self, page: PageShift) -> Self {
+        Self { page: Some(page), ..self }
+    }
+
+    /// For memory that carries IOMMU pages up to `page`.
+    pub fn carries(self, page: PageShift) -> Self {
+        Self { carries: Some(page), ..self }
+    }
+
+    /// With at least that many TCEs.
+    pub fn entries(self, entries: u64) -> Self {
+        Self { entries, ..self }
+    }
+
+    /// For a device that reaches bus addresses up to `reach`.
+    pub fn reach(self, reach: u64) -> Self {
+        Self { reach: Some(reach), ..self }
+    }
+}
+
+/// A window that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The window.
+    pub window: Window,
+    /// Something is mapped in it, or asked to be mappable.
+    pub in_use: bool,
+}
+
+/// What a plan starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// What the host says.
+    pub facts: WindowFacts,
+    /// The default window's life.
+    pub default: DefaultWindow,
+    /// Something is asked of the waiting default window.
+    pub default_asked: bool,
+    /// The windows there are.
+    pub standing: Vec<Standing>,
+    /// Containers that each get the window.
+    pub containers: u32,
+    /// Locked memory of the process.
+    pub memlock: Memlock,
+}
+
+/// One call of a plan, in each container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`: of a window, or of the waiting default window.
+    Remove(Iova),
+    /// `VFIO_IOMMU_SPAPR_TCE_CREATE`.
+    Create {
+        /// The page.
+        page: PageShift,
+        /// Bytes, a power of two.
+        size: u64,
+        /// Levels.
+        levels: u32,
+    },
+}
+
+/// The window a plan leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Where it starts; `None` where the firmware chooses.
+    pub start: Option<Iova>,
+    /// Bytes.
+    pub size: u64,
+    /// The page.
+    pub page: PageShift,
+    /// Levels.
+    pub levels: u32,
+}
+
+/// What will be done, what it costs, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The calls, in order, for each container; none when a window that is there serves.
+    pub steps: Vec<Step>,
+    /// What will hold what was asked.
+    pub window: Planned,
+    /// Bytes of locked memory the steps are charged with, over all containers.
+    pub locked_bytes: u64,
+    /// What removing the window costs, in each container.
+    pub teardown: Teardown,
+    /// Ioctls, over all containers.
+    pub ioctls: u32,
+    /// Why.
+    pub reasons: Vec<Reason>,
+}
+
+impl Situation {
+    fn default_range(&self) -> Option<IovaRange> {
+        self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
+    }
+
+    fn default_locked(&self) -> u64 {
+        self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1))
+    }
+
+    /// What there is already for `range`.
+    fn serving(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
+        let standing = self.standing.iter().map(|standing| standing.window);
+        standing
+            .map(|window| (window.range, window.page, window.levels, Reason::Serves(window.range)))
+            .chain(self.default_range().map(|range| (range, DEFAULT_PAGE, 1, Reason::DefaultServes)))
+            .find(|(window, ..)| window.contains_range(&range))
+    }
+
+    /// A window that holds a part of `range` and cannot be made larger.
+    fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
+        let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
+        fixed
+            .map(|standing| standing.window.range)
+            .chain(self.default_range())
+            .find(|window| window.intersection(&range).is_some())
+    }
+
+    fn plan(&self, window: Planned, steps: Vec<Step>, locked: u64, reasons: Vec<Reason>) -> Plan {
+        let locked_bytes = locked.saturating_mul(u64::from(self.containers));
+        let ioctls = self.containers.saturating_mul(steps.len() as u32);
+        let teardown = table::teardown(&self.facts, window.page, window.size, window.levels);
+        Plan { steps, window, locked_bytes, teardown, ioctls, reasons }
+    }
+}
+
+/// Plans a window.
+pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refusal> {
+    let facts = &situation.facts;
+    let Some(granted) = facts.windows else { return Err(Refusal::NoDdw) };
+    if let Want::Cover(range) = request.want
+        && let Some((window, page, levels, reason)) = situation.serving(range)
+    {
+        let locked = if reason == Reason::DefaultServes { situation.default_locked() } else { 0 };
+        memlock::check(situation.memlock, "the default window", locked * u64::from(situation.containers))?;
+        let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
+        return Ok(situation.plan(planned, Vec::new(), locked, vec![reason]));
+    }
+    if let Want::Cover(asked) = request.want
+        && let Some(window) = situation.cut_by(asked)
+    {
+        return Err(Refusal::PastEnd { asked, window });
+    }
+    let mut reasons = Vec::new();
+    let mut steps = Vec::new();
+    let room = make_room(situation, request, granted, &mut steps, &mut reasons)?;
+    let page = choose_page(situation, request, &mut reasons)?;
+    let start = room.start(facts, page, request);
+    let size = choose_size(facts, request, page, start, &mut reasons)?;
+    let levels = table::levels(facts, page, size).ok_or(Refusal::TooLarge { size, page })?;
+    reasons.push(match (facts.platform, levels) {
+        (Platform::Pseries, _) => Reason::OnlyLevel,
+        (Platform::Powernv, 1) => Reason::OneLevel,
+        (Platform::Powernv, levels) => Reason::Levels(levels),
+    });
+    reasons.push(match start {
+        Some(start) if facts.platform == Platform::Powernv => Reason::SlotStart(start),
+        _ => Reason::FirmwareStart,
+    });
+    if facts.platform == Platform::Powernv
+        && start == Some(Iova(0))
+        && facts.default.is_some_and(|default| size > default.len())
+        && facts.default.is_some_and(|default| default.end().0 < MMIO_END)
+    {
+        reasons.push(Reason::OverlapsMmio);
+    }
+    let expected = start.unwrap_or(POWERNV_SECOND);
+    if let Some(reach) = request.reach.filter(|&reach| expected.0 > reach) {
+        return Err(Refusal::BeyondDevice { start: expected, reach });
+    }
+    let mut locked = table::locked_bytes(facts, page, size, levels);
+    if room.default_comes_too {
+        reasons.push(Reason::DefaultComesToo);
+        locked = locked.saturating_add(situation.default_locked());
+    }
+    memlock::check(situation.memlock, "the window's TCE table", locked.saturating_mul(situation.containers.into()))?;
+    steps.push(Step::Create { page, size, levels });
+    Ok(situation.plan(Planned { start, size, page, levels }, steps, locked, reasons))
+}
+
+/// Plans the removal of the window that starts at `start`. The kernel would take any address inside it.
+pub fn plan_removal(situation: &Situation, start: Iova) -> Result<Plan, Refusal> {
+    if let Some(range) = situation.default_range().filter(|range| range.start() == start) {
+        if situation.default_asked {
+            return Err(Refusal::InUse { window: range });
+        }
+        let planned = Planned { start: Some(start), size: range.len(), page: DEFAULT_PAGE, levels: 1 };
+        return Ok(situation.plan(planned, vec![Step::Remove(start)], 0, Vec::new()));
+    }
+    let Some(standing) = situation.standing.iter().find(|standing| standing.window.range.start() == start) else {
+        let windows = situation.standing.iter().map(|standing| standing.window).collect();
+        return Err(Refusal::NoSuchWindow { start, windows });
+    };
+    let Window { range, page, levels, .. } = standing.window;
+    if standing.in_use {
+        return Err(Refusal::InUse { window: range });
+    }
+    let planned = Planned { start: Some(start), size: range.len(), page, levels };
+    Ok(situation.plan(planned, vec![Step::Remove(start)], 0, Vec::new()))
+}
+
+/// The slot a new window will get.
+struct Room {
+    slot: u32,
+    default_comes_too: bool,
+}
+
+impl Room {
+    /// Where the window will start, if that is known before.
+    fn start(&self, facts: &WindowFacts, page: PageShift, request: &WindowRequest) -> Option<Iova> {
+        match (facts.platform, self.slot) {
+            (Platform::Powernv, 0) => Some(Iova(0)),
+            (Platform::Powernv, _) => Some(POWERNV_SECOND),
+            // A small 4K window in slot 0 is the default window again, at the firmware's address.
+            (Platform::Pseries, 0) if page == DEFAULT_PAGE => {
+                let default = facts.default?;
+                let fits = match request.want {
+                    Want::Bytes(bytes) => bytes <= default.len(),
+                    Want::Cover(range) => default.contains_range(&range),
+                };
+                fits.then(|| default.start())
+            }
+            (Platform::Pseries, _) => None,
+        }
+    }
+}
+
+/// Whether the request lies where pseries had its default window, which a small 4K window in slot 0 brings back.
+fn restores_default(situation: &Situation, request: &WindowRequest) -> bool {
+    let Want::Cover(asked) = request.want else { return false };
+    situation.facts.platform == Platform::Pseries
+        && situation.default == DefaultWindow::Gone
+        && situation.facts.default.is_some_and(|default| default.contains_range(&asked))
+}
+
+/// Finds the slot, and removes what may go where there is none.
+fn make_room(
+    situation: &Situation,
+    request: &WindowRequest,
+    granted: u32,
+    steps: &mut Vec<Step>,
+    reasons: &mut Vec<Reason>,
+) -> Result<Room, Refusal> {
+    let platform = situation.facts.platform;
+    let mut default = situation.default;
+    let mut standing = situation.standing.clone();
+    // A window that starts below the asked range, but ends too early, can only be made anew.
+    let grown = standing.iter().position(|standing| match request.want {
+        Want::Cover(asked) => grows(platform, &standing.window, asked),
+        Want::Bytes(_) => false,
+    });
+    let removable = grown.or_else(|| {
+        let full = standing.len() + usize::from(default == DefaultWindow::Pending) >= 2;
+        let idle = |standing: &Standing| standing.window.origin == Origin::Demand && !standing.in_use;
+        standing.iter().position(idle).filter(|_| full)
+    });
+    if let Some(at) = removable {
+        let Standing { window, in_use } = standing.remove(at);
+        if in_use {
+            let Want::Cover(asked) = request.want else { return Err(Refusal::InUse { window: window.range }) };
+            return Err(Refusal::TooSmall { asked, window: window.range });
+        }
+        steps.push(Step::Remove(window.range.start()));
+        reasons.push(Reason::MakesRoom(window.range));
+    }
+    let has_default =
+        |standing: &[Standing]| standing.iter().position(|standing| standing.window.origin == Origin::Default);
+    // Firmware that grants one window: the default window goes first.
+    if platform == Platform::Pseries && granted < 2 && default != DefaultWindow::Gone {
+        let at = has_default(&standing);
+        if situation.default_asked || at.is_some_and(|at| standing[at].in_use) {
+            return Err(Refusal::OnlyWindowInUse);
+        }
+        if let Some(at) = at {
+            standing.remove(at);
+        }
+        if let Some(range) = situation.facts.default {
+            steps.insert(0, Step::Remove(range.start()));
+        }
+        reasons.push(Reason::DefaultMakesRoom);
+        default = DefaultWindow::Gone;
+    }
+    if let [first, second] = standing.as_slice() {
+        return Err(Refusal::NoFreeWindow { first: first.window.range, second: second.window.range });
+    }
+    if let [only] = standing.as_slice() {
+        let dynamic = only.window.origin != Origin::Default;
+        // With the default window dropped, the one dynamic window is all this firmware gives.
+        if platform == Platform::Pseries && dynamic {
+            return Err(Refusal::SecondDdw { present: only.window.range });
+        }
+        if default == DefaultWindow::Pending && dynamic {
+            return Err(Refusal::NoFreeWindow {
+                first: only.window.range,
+                second: situation.facts.default.unwrap_or(only.window.range),
+            });
+        }
+        // powernv: the lowest slot that is free.
+        let slot = u32::from(platform == Platform::Pseries || only.window.range.start().0 == 0);
+        return Ok(Room { slot, default_comes_too: false });
+    }
+    let pending = default == DefaultWindow::Pending;
+    Ok(Room { slot: u32::from(pending), default_comes_too: pending })
+}
+
+/// Whether only a larger `window` could hold `asked`: no other window would start nearer below it.
+fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
+    let start = window.range.start();
+    let nearest = match platform {
+        Platform::Powernv => (asked.start() >= POWERNV_SECOND) == (start >= POWERNV_SECOND),
+        Platform::Pseries => true,
+    };
+    window.origin == Origin::Demand && start <= asked.start() && nearest
+}
+
+fn choose_page(
+    situation: &Situation,
+    request: &WindowRequest,
+    reasons: &mut Vec<Reason>,
+) -> Result<PageShift, Refusal> {
+    let facts = &situation.facts;
+    if request.page.is_none() && restores_default(situation, request) {
+        reasons.push(Reason::DefaultAgain);
+        return Ok(DEFAULT_PAGE);
+    }
+    let carries = request.carries.unwrap_or(facts.host_page);
+    if let Some(page) = request.page {
+        if !facts.page_sizes().any(|there| there == page) {
+            return Err(Refusal::PageUnsupported { page, supported: facts.page_sizes().collect() });
+        }
+        if page > carries {
+            return Err(Refusal::PageTooLarge { page, carries });
+        }
+        reasons.push(Reason::PageAsked(page));
+        return Ok(page);
+    }
+    let aligned = match request.want {
+        Want::Bytes(_) => u64::MAX,
+        Want::Cover(range) => range.start().0 | range.len(),
+    };
+    let fits = |page: &PageShift| *page <= carries && (aligned == u64::MAX || aligned & page.mask() == 0);
+    let page = facts
+        .page_sizes()
+        .rev()
+        .find(fits)
+        .ok_or_else(|| Refusal::PageTooLarge { page: facts.page_sizes().next().unwrap_or(DEFAULT_PAGE), carries })?;
+    reasons.push(Reason::LargestPage { page, carries });
+    Ok(page)
+}
+
+fn choose_size(
+    facts: &WindowFacts,
+    request: &WindowRequest,
+    page: PageShift,
+    start: Option<Iova>,
+    reasons: &mut Vec<Reason>,
+) -> Result<u64, Refusal> {
+    // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked once it is known.
+    let expected = start.unwrap_or(POWERNV_SECOND);
+    let asked = match request.want {
+        Want::Bytes(bytes) => bytes,
+        Want::Cover(range) => match range.end().0.checked_sub(expected.0) {
+            Some(bytes) if range.start() >= expected => bytes,
+            _ => return Err(Refusal::OutOfReach { asked: range, start: expected }),
+        },
+    };
+    let fewest = table::smallest(facts, page).max(request.entries.saturating_mul(page.bytes()));
+    let size = asked.max(fewest).checked_next_power_of_two();
+    let size = size.ok_or(Refusal::TooLarge { size: asked, page })?;
+    if expected.0.checked_add(size).is_none() {
+        return Err(Refusal::TooLarge { size, page });
+    }
+    if size != asked {
+        reasons.push(Reason::Rounded { asked, size });
+    }
+    Ok(size)
+}

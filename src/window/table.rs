@@ -1,0 +1,127 @@
+//! What a TCE table costs, before it is made.
+
+use super::WindowFacts;
+use crate::addr::PageShift;
+use crate::host::Platform;
+
+/// The largest allocation for one level, as a power of two (`MAX_PAGE_ORDER` of the kernel's allocator).
+const LARGEST_LEVEL_SHIFT: u32 = 24;
+/// One level up to this size: the allocation is atomic, and larger ones fail once memory is fragmented.
+const SINGLE_LEVEL_SHIFT: u32 = 23;
+/// `pnv_pci_ioda2_table_alloc_pages` refuses tables that reach this many bits.
+const TABLE_BITS: u32 = 55;
+/// Most TCEs of a pseries window, as a power of two. The firmware's own limit is told to the kernel alone, and a creation
+/// over it leaks; this stays below what QEMU grants, takes the kernel 2 GiB of memory and minutes to remove.
+const PSERIES_ENTRIES_SHIFT: u32 = 28;
+/// `POWERNV_IOMMU_MAX_LEVELS`.
+const MOST_LEVELS: u32 = 5;
+
+/// What removing a window costs, however empty it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Teardown {
+    /// Entries that are visited one by one.
+    pub entries: u64,
+    /// Hypercalls made.
+    pub hypercalls: u64,
+}
+
+/// The smallest window: one host page of TCEs. powernv rounds up to it, and below it the kernel's bookkeeping of
+/// user addresses has no guard page.
+pub(super) fn smallest(facts: &WindowFacts, page: PageShift) -> u64 {
+    page.bytes() * (facts.host_page.bytes() / 8)
+}
+
+/// Levels for a table of `size` (a power of two) bytes; `None` when no number of levels works.
+pub(super) fn levels(facts: &WindowFacts, page: PageShift, size: u64) -> Option<u32> {
+    match facts.platform {
+        Platform::Pseries => (entries_shift(page, size) <= PSERIES_ENTRIES_SHIFT).then_some(1),
+        Platform::Powernv => (1..=MOST_LEVELS).find(|&levels| {
+            let shift = level_shift(facts, page, size, levels);
+            let most = if levels == 1 { SINGLE_LEVEL_SHIFT } else { LARGEST_LEVEL_SHIFT };
+            shift <= most && (shift - 3) * levels + page.get() < TABLE_BITS
+        }),
+    }
+}
+
+/// Size of one level's tables as a power of two.
+fn level_shift(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> u32 {
+    (entries_shift(page, size).div_ceil(levels) + 3).max(facts.host_page.get())
+}
+
+fn entries_shift(page: PageShift, size: u64) -> u32 {
+    size.ilog2().saturating_sub(page.get())
+}
+
+/// Bytes of locked memory a table is charged with: on powernv hardware table and user addresses, all levels, though
+/// leaves come later (`get_table_size`); on pseries the user addresses alone.
+pub fn locked_bytes(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> u64 {
+    if size == 0 {
+        return 0;
+    }
+    let host_page = facts.host_page;
+    let bytes = match facts.platform {
+        Platform::Pseries => size >> (page.get() - 3),
+        Platform::Powernv => {
+            let entries_shift = entries_shift(page, size);
+            let level = 1_u64 << (entries_shift.div_ceil(levels.max(1)) + 3).max(host_page.get()).min(62);
+            let mut table = (8_u64 << entries_shift.min(60)).max(4096);
+            let mut bytes = 0_u64;
+            for _ in 0..levels {
+                bytes = bytes.saturating_add(table.div_ceil(level).saturating_mul(level));
+                table = (8 * (table / level)).max(level);
+            }
+            bytes.saturating_mul(2)
+        }
+    };
+    host_page.floor(bytes)
+}
+
+/// What removing costs.
+pub fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> Teardown {
+    let entries = size >> page.get();
+    match facts.platform {
+        Platform::Pseries => Teardown { entries, hypercalls: entries.saturating_mul(2) },
+        Platform::Powernv if levels <= 1 => Teardown { entries, hypercalls: 0 },
+        // Leaves that were never touched are passed over.
+        Platform::Powernv => Teardown::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(platform: Platform, host_page: PageShift) -> WindowFacts {
+        WindowFacts { platform, host_page, default: None, pages: 0, windows: Some(2) }
+    }
+
+    #[test]
+    fn charges_are_those_seen_on_kernels() {
+        let powernv = facts(Platform::Powernv, PageShift::P64K);
+        assert_eq!(locked_bytes(&powernv, PageShift::P4K, 1 << 36, 2), 262_272 << 10);
+        assert_eq!(locked_bytes(&powernv, PageShift::P4K, 2 << 30, 1), 8 << 20);
+        let pseries = facts(Platform::Pseries, PageShift::P4K);
+        assert_eq!(locked_bytes(&pseries, PageShift::P4K, 1 << 30, 1), 2 << 20);
+    }
+
+    #[test]
+    fn levels_stay_within_what_the_allocator_gives() {
+        let large = facts(Platform::Powernv, PageShift::P64K);
+        assert_eq!(levels(&large, PageShift::P4K, 1 << 32), Some(1));
+        assert_eq!(levels(&large, PageShift::P4K, 1 << 33), Some(2));
+        assert_eq!(levels(&large, PageShift::P64K, 1 << 44), Some(2));
+        let small = facts(Platform::Powernv, PageShift::P4K);
+        assert_eq!(levels(&small, PageShift::P64K, 1 << 44), Some(2));
+        // 64 KiB levels and 64 KiB pages: three levels would count 3 * 13 + 16 = 55 bits.
+        assert_eq!(levels(&large, PageShift::P64K, 1 << 59), None);
+    }
+
+    #[test]
+    fn a_pseries_window_costs_two_hypercalls_an_entry_to_remove() {
+        let pseries = facts(Platform::Pseries, PageShift::P64K);
+        let cost = teardown(&pseries, PageShift::P64K, 1 << 30, 1);
+        assert_eq!(cost, Teardown { entries: 16384, hypercalls: 32768 });
+        let powernv = facts(Platform::Powernv, PageShift::P64K);
+        assert_eq!(teardown(&powernv, PageShift::P64K, 1 << 40, 2), Teardown::default());
+    }
+}
