@@ -72,7 +72,7 @@ fn a_device_tells_its_regions() {
     };
     assert_eq!([0, 1, 7, 8].map(size), [Ok(1 << 20), Ok(0), Ok(256), Err(Errno::EINVAL)]);
     assert_eq!((edu.bar.size(), edu.config.size()), (1 << 20, 256));
-    assert_eq!(b.model.region(edu.fd, 1).err(), Some(Errno::EINVAL));
+    assert_eq!(b.model.region(edu.fd, 1).err(), Some(Errno::ENXIO));
 }
 
 #[test]
@@ -188,21 +188,39 @@ fn a_frozen_pe_reads_ones_and_does_no_dma() {
 }
 
 #[test]
-fn a_closed_device_answers_no_more() {
+fn a_region_holds_the_device_and_its_group() {
     let b = bench("powernv9");
+    let memory = mapped(&b, b"held");
     let edu = Edu::open(&b, 0, DEVICE);
     b.model.close(edu.fd);
-    assert_eq!(edu.bar.read(0, &mut [0; 4]), Err(Errno::EBADF));
+    assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), Err(Errno::EBUSY));
+    edu.copy(0, 0x1000, 4);
+    assert_eq!(text(&b, at(memory, 0x1000), 4), b"held");
+    drop(edu);
     let fd = b.model.open(Node::Device { group: b.groups[0], name: DEVICE }).unwrap();
     let bar = b.model.region(fd, vfio::PCI_BAR0_REGION_INDEX).unwrap();
     assert_eq!(bar.read(0, &mut [0; 4]), Err(Errno::EIO), "opened anew it is disabled again");
-    let again = Edu::open(&b, 0, DEVICE);
-    assert_eq!(b.on_fd(again.fd, Call::DeviceReset), OK);
-    assert_eq!(bench_reset("pseries"), Err(Errno::EINVAL));
+    b.model.exit();
+    assert_eq!(bar.read(0, &mut [0; 4]), Err(Errno::EBADF));
 }
 
-fn bench_reset(preset: &str) -> Outcome {
-    let b = bench(preset);
+#[test]
+fn a_reset_clears_registers_where_the_machine_can_reset() {
+    for (preset, expected) in [("powernv9", OK), ("pseries", Err(Errno::EINVAL))] {
+        let b = bench(preset);
+        let edu = Edu::open(&b, 0, DEVICE);
+        edu.set(0x80, 7);
+        assert_eq!(b.on_fd(edu.fd, Call::DeviceReset), expected);
+        let mut source = [0; 8];
+        edu.bar.read(0x80, &mut source).unwrap();
+        assert_eq!(u64::from_be_bytes(source), if expected == OK { 0 } else { 7 });
+    }
+}
+
+#[test]
+fn access_ends_with_the_region() {
+    let b = bench("powernv9");
     let edu = Edu::open(&b, 0, DEVICE);
-    b.on_fd(edu.fd, Call::DeviceReset)
+    assert_eq!(edu.bar.read((1 << 20) - 2, &mut [0; 4]), Err(Errno::EINVAL));
+    assert_eq!(edu.config.write(u64::MAX, &[0]), Err(Errno::EINVAL));
 }

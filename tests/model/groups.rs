@@ -65,6 +65,9 @@ fn a_device_opens_only_behind_a_bound_container() {
     let node = Node::Device { group, name: "0000:00:00.0" };
     assert_eq!(model.open(Node::Device { group, name: "0000:00:07.0" }), Err(Errno::ENODEV));
     assert_eq!(model.open(node), Err(Errno::EINVAL));
+    let (device, devices) = ("0000:00:07.0".to_owned(), vec!["0000:00:00.0".to_owned()]);
+    let missing = model.obstacle(Node::Device { group, name: "0000:00:07.0" });
+    assert_eq!((missing, model.obstacle(node)), (Some(Obstacle::NoDevice { group: 0, device, devices }), None));
     model.call(group, &mut Call::GroupSetContainer(container)).unwrap();
     assert_eq!(model.open(node), Err(Errno::EINVAL));
     model.call(container, &mut Call::SetIommu(spapr::TCE_V2_IOMMU)).unwrap();

@@ -69,10 +69,19 @@ impl State {
         if container.is_none_or(|container| container.driver.is_none()) {
             return Err(Errno::EINVAL);
         }
-        group.files += 1;
-        group.device_files += 1;
-        group.devices[index].files += 1;
+        group.hold_device(index);
         Ok(File::Device { group: number, index })
+    }
+
+    /// One more file of an open device.
+    pub(super) fn duplicate(&mut self, device: Fd) -> Result<Fd> {
+        let file = self.file(device)?;
+        if let File::Device { group, index } = file {
+            self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?.hold_device(index);
+        }
+        let fd = Fd(self.number());
+        self.files.insert(fd.0, file);
+        Ok(fd)
     }
 
     pub(super) fn close(&mut self, fd: Fd) {
