@@ -152,8 +152,8 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
 
     /// Where `iova` leads.
     pub fn translate(&self, iova: Iova) -> Option<Translation> {
-        let (start, run) = self.runs.get(self.first_behind(iova.0))?;
-        (start <= iova.0).then(|| Translation {
+        let (_, run) = self.runs.last_from(iova.0)?;
+        (iova.0 < run.end).then(|| Translation {
             user: UserAddr(iova.0.wrapping_add(run.delta)),
             permission: run.permission,
             len: run.end - iova.0,

@@ -7,7 +7,7 @@ use super::Run;
 use arrayvec::ArrayVec;
 
 /// Runs in a chunk at most.
-const FULL: usize = 128;
+const FULL: usize = 64;
 /// A chunk with fewer looks for a neighbour to join.
 const SPARSE: usize = FULL / 4;
 
@@ -60,6 +60,13 @@ impl<T: Copy> Runs<T> {
         } else {
             Place { chunk, index }
         }
+    }
+
+    /// The last run that starts at `at` or before.
+    pub(super) fn last_from(&self, at: u64) -> Option<(u64, &Run<T>)> {
+        let chunk = &self.chunks[self.firsts.partition_point(|&first| first <= at).checked_sub(1)?];
+        let index = chunk.starts.partition_point(|&start| start <= at).checked_sub(1)?;
+        Some((chunk.starts[index], &chunk.runs[index]))
     }
 
     /// The run at a place, with its start.
