@@ -17,7 +17,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::reboot::{RebootMode, reboot};
-use nix::unistd::{SysconfVar, sysconf};
 use ppc64_init::manifest::{self, Manifest};
 use ppc64_init::protocol::Report;
 
@@ -91,7 +90,7 @@ fn work(console: &Console) -> Result<()> {
 /// Kernel, page size and memory in one line.
 fn machine() -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
-    let page = sysconf(SysconfVar::PAGE_SIZE)?.context("page size is unknown")?;
+    let page = memory::page_size()?;
     let total = memory::meminfo_kib("MemTotal")?;
     Ok(format!(
         "Linux {}, {} KiB pages, {} MiB memory",

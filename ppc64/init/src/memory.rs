@@ -5,6 +5,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Bytes of a page.
+pub(crate) fn page_size() -> Result<u64> {
+    let size = sysconf(SysconfVar::PAGE_SIZE)?.context("page size is unknown")?;
+    Ok(size.try_into()?)
+}
 
 /// A field of /proc/meminfo.
 pub(crate) fn meminfo_kib(field: &str) -> Result<u64> {
@@ -18,17 +25,18 @@ pub(crate) fn meminfo_kib(field: &str) -> Result<u64> {
 
 /// Free memory once nothing more comes back by itself.
 ///
-/// Freed pages arrive late: from RCU callbacks, and through per-CPU lists that do not count as free
-/// until compaction drains them.
+/// Freed pages arrive late, for instance from RCU callbacks, and the per-CPU lists of free pages, some of
+/// which stay there for good, are not part of MemFree.
 pub(crate) fn settled_free_kib() -> Result<u64> {
+    let page_kib = page_size()? / 1024;
     let mut best = 0;
     let mut unchanged = 0;
     for _ in 0..30 {
         nix::unistd::sync();
         fs::write("/proc/sys/vm/drop_caches", "3").context("drop caches")?;
-        fs::write("/proc/sys/vm/compact_memory", "1").context("drain the per-CPU page lists")?;
         sleep(Duration::from_millis(100));
-        let free = meminfo_kib("MemFree")?;
+        let zones = fs::read_to_string("/proc/zoneinfo").context("read /proc/zoneinfo")?;
+        let free = meminfo_kib("MemFree")? + per_cpu_pages(&zones) * page_kib;
         if free > best {
             best = free;
             unchanged = 0;
@@ -40,6 +48,15 @@ pub(crate) fn settled_free_kib() -> Result<u64> {
         }
     }
     Ok(best)
+}
+
+/// Pages on the per-CPU lists of all zones.
+fn per_cpu_pages(zones: &str) -> u64 {
+    zones
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("count:"))
+        .filter_map(|count| count.trim().parse::<u64>().ok())
+        .sum()
 }
 
 /// Sets aside huge pages of the default size.
@@ -54,4 +71,16 @@ pub(crate) fn reserve_huge_pages(pages: u64) -> Result<()> {
         got.trim()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::per_cpu_pages;
+
+    #[test]
+    fn per_cpu_lists_are_added_up() {
+        let zones = "Node 0, zone   Normal\n  pages free     31000\n  pagesets\n    cpu: 0\n              \
+            count:    12\n              high:     40\n    cpu: 1\n              count:    3\n";
+        assert_eq!(per_cpu_pages(zones), 15);
+    }
 }

@@ -42,7 +42,8 @@ pub fn extract(package: &Path, into: &Path) -> Result<()> {
             continue;
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("vmlinux") {
+        // Some packages call it vmlinuz; on POWER it is the same ELF image.
+        if name.starts_with("vmlinux") || name.starts_with("vmlinuz") {
             io::copy(&mut entry, &mut File::create(into.join("vmlinux"))?)?;
         } else if let Some(module) = module_name(&name) {
             let file = into.join("modules").join(format!("{module}.ko"));

@@ -13,7 +13,11 @@ pub const FAILED: u8 = 125;
 pub const TIMED_OUT: u8 = 124;
 
 /// Memory that may be missing after the commands.
-pub const LEAK_TOLERANCE_KIB: u64 = 4096;
+///
+/// Measured on pseries and powernv8 to 10 with kernels 6.12 and 7.2: a command that does nothing costs up to 92 KiB
+/// with 4 KiB pages and 384 KiB with 64 KiB pages, one that registers, maps and gives back 256 MiB through
+/// two containers up to 208 and 448 KiB, and running it four times costs the same. Twice that is 1 MiB.
+pub const LEAK_TOLERANCE_KIB: u64 = 1024;
 
 /// What a run came to.
 #[derive(Debug, PartialEq, Eq)]
