@@ -6,7 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use ppc64_init::protocol::Channel;
 
 use crate::builtin;
@@ -18,6 +20,36 @@ pub(crate) fn run(
     words: &[String],
     environment: &BTreeMap<String, String>,
 ) -> Result<u8> {
+    run_with(words, environment, |channel, bytes| {
+        console.send(channel, bytes)
+    })
+}
+
+/// Runs a program on every processor, so that what kernel and first process keep from the first time on is not
+/// taken for a leak.
+pub(crate) fn warm_up(environment: &BTreeMap<String, String>) -> Result<()> {
+    let this = Pid::from_raw(0);
+    let all = sched_getaffinity(this).context("list the processors")?;
+    for processor in 0..CpuSet::count() {
+        if !all.is_set(processor)? {
+            continue;
+        }
+        let mut one = CpuSet::new();
+        one.set(processor)?;
+        sched_setaffinity(this, &one).with_context(|| format!("go to processor {processor}"))?;
+        for _ in 0..2 {
+            let status = run_with(&["report".to_owned()], environment, |_, _| {})?;
+            ensure!(status == 0, "the warm-up failed with status {status}");
+        }
+    }
+    sched_setaffinity(this, &all).context("go back to all processors")
+}
+
+fn run_with(
+    words: &[String],
+    environment: &BTreeMap<String, String>,
+    send: impl Fn(Channel, &[u8]) + Sync,
+) -> Result<u8> {
     let mut child = prepare(words, environment)?
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -26,27 +58,13 @@ pub(crate) fn run(
     let output = child.stdout.take().context("no standard output")?;
     let error = child.stderr.take().context("no standard error")?;
     thread::scope(|scope| {
-        scope.spawn(|| pass_on(output, console, Channel::Output));
-        scope.spawn(|| pass_on(error, console, Channel::Error));
+        scope.spawn(|| pass_on(output, |bytes| send(Channel::Output, bytes)));
+        scope.spawn(|| pass_on(error, |bytes| send(Channel::Error, bytes)));
     });
     let status = child
         .wait()
         .with_context(|| format!("wait for {words:?}"))?;
     Ok(code(status))
-}
-
-/// Starts and ends a program, so that what the kernel allocates the first time is not taken for a leak.
-pub(crate) fn warm_up(environment: &BTreeMap<String, String>) -> Result<()> {
-    let words = ["report".to_owned()];
-    let output = prepare(&words, environment)?
-        .output()
-        .context("start the warm-up")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "warm-up failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
 
 fn prepare(words: &[String], environment: &BTreeMap<String, String>) -> Result<Command> {
@@ -70,11 +88,11 @@ fn prepare(words: &[String], environment: &BTreeMap<String, String>) -> Result<C
     Ok(command)
 }
 
-fn pass_on(mut from: impl Read, console: &Console, channel: Channel) {
+fn pass_on(mut from: impl Read, send: impl Fn(&[u8])) {
     let mut buffer = [0; 4096];
     // An error here means that the writer is gone, as an end does.
     while let Ok(length @ 1..) = from.read(&mut buffer) {
-        console.send(channel, &buffer[..length]);
+        send(&buffer[..length]);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::label::Label;
     name = "ppc64/run",
     after_help = "COMMAND is spapr-iommu, an example or an integration test of the project, or one of the words \
         report and selftest.\nThe exit status is the command's own; 125 when the machine, the kernel or this \
-        program failed, 124 on a time-out."
+        program failed, and on a time-out."
 )]
 pub struct Options {
     /// The machine to emulate
@@ -71,9 +71,9 @@ pub struct Options {
     /// Succeed if, and only if, the kernel oopses or panics
     #[arg(long)]
     pub expect_oops: bool,
-    /// Memory that may be missing after the commands
-    #[arg(long, value_name = "KIB", default_value_t = crate::verdict::LEAK_TOLERANCE_KIB)]
-    pub leak_tolerance: u64,
+    /// Memory that may be missing after the commands [default: 1024, 512 more for each further processor]
+    #[arg(long, value_name = "KIB")]
+    pub leak_tolerance: Option<u64>,
     /// The command and its arguments; --then starts a further command
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub words: Vec<String>,

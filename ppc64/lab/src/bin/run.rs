@@ -98,7 +98,11 @@ fn run(options: &Options) -> Result<u8> {
     let timeout = Duration::from_secs(options.timeout);
     let end = boot::run(machine::command(options, files)?, timeout, &mut console)?;
     let seen = console.finish();
-    let verdict = verdict::judge(&seen, end, options.expect_oops, options.leak_tolerance);
-    eprint!("{}", verdict.text);
+    let tolerance = options
+        .leak_tolerance
+        .unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp));
+    let verdict = verdict::judge(&seen, end, options.expect_oops, tolerance);
+    // Whoever read it may be gone; the status counts all the same.
+    let _ = io::stderr().write_all(verdict.text.as_bytes());
     Ok(verdict.status)
 }
