@@ -96,11 +96,11 @@ fn bind(device: &Path) -> Result<()> {
         write(&device.join("driver/unbind"), &name)?;
     }
     write(Path::new("/sys/bus/pci/drivers_probe"), &name).context(
-        "vfio-pci does not take the device; kernels before 6.12 cannot do this on POWER",
+        "vfio-pci does not take the device; on POWER kernel 6.1 cannot do this, 6.12 can",
     )?;
     ensure!(
         link(device, "driver").as_deref() == Some("vfio-pci"),
-        "vfio-pci does not take {name}; kernels before 6.12 cannot do this on POWER"
+        "vfio-pci does not take {name}; on POWER kernel 6.1 cannot do this, 6.12 can"
     );
     let group =
         link(device, "iommu_group").with_context(|| format!("{name} has no IOMMU group"))?;
