@@ -26,12 +26,7 @@ pub(crate) struct Bound {
 
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Bound {
-            address,
-            kind,
-            group,
-            driver,
-        } = self;
+        let Bound { address, kind, group, driver } = self;
         write!(f, "{address} {kind}, group {group}, driver {driver}")
     }
 }
@@ -88,22 +83,19 @@ fn hex(device: &Path, attribute: &str) -> Result<u32> {
 
 fn bind(device: &Path) -> Result<()> {
     let name = file_name(device);
-    let write = |path: &Path, text: &str| {
-        fs::write(path, text).with_context(|| format!("write {text} to {}", path.display()))
-    };
+    let write =
+        |path: &Path, text: &str| fs::write(path, text).with_context(|| format!("write {text} to {}", path.display()));
     write(&device.join("driver_override"), "vfio-pci")?;
     if device.join("driver").exists() {
         write(&device.join("driver/unbind"), &name)?;
     }
-    write(Path::new("/sys/bus/pci/drivers_probe"), &name).context(
-        "vfio-pci does not take the device; on POWER kernel 6.1 cannot do this, 6.12 can",
-    )?;
+    write(Path::new("/sys/bus/pci/drivers_probe"), &name)
+        .context("vfio-pci does not take the device; on POWER kernel 6.1 cannot do this, 6.12 can")?;
     ensure!(
         link(device, "driver").as_deref() == Some("vfio-pci"),
         "vfio-pci does not take {name}; on POWER kernel 6.1 cannot do this, 6.12 can"
     );
-    let group =
-        link(device, "iommu_group").with_context(|| format!("{name} has no IOMMU group"))?;
+    let group = link(device, "iommu_group").with_context(|| format!("{name} has no IOMMU group"))?;
     wait_for(&Path::new("/dev/vfio").join(group))
 }
 
@@ -132,7 +124,5 @@ fn link(device: &Path, name: &str) -> Option<String> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

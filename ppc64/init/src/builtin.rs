@@ -31,10 +31,7 @@ fn report() -> Result<()> {
     println!("{}", crate::machine()?);
     let cpu = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
     for field in ["cpu", "platform", "machine", "firmware", "MMU"] {
-        let line = cpu.lines().find(|line| {
-            line.split_once(':')
-                .is_some_and(|(name, _)| name.trim() == field)
-        });
+        let line = cpu.lines().find(|line| line.split_once(':').is_some_and(|(name, _)| name.trim() == field));
         if let Some((_, value)) = line.and_then(|line| line.split_once(':')) {
             println!("{field}: {}", value.trim());
         }
@@ -68,10 +65,7 @@ fn selftest(what: &[&str]) -> Result<ExitCode> {
         ["environment", name] => println!("{}", std::env::var(name)?),
         // The root file system lives in memory and is not a cache.
         ["leak", kib] => {
-            let bytes = kib
-                .parse::<usize>()?
-                .checked_mul(1024)
-                .context("too large")?;
+            let bytes = kib.parse::<usize>()?.checked_mul(1024).context("too large")?;
             fs::write("/leak", vec![1; bytes])?;
         }
         ["kill"] => nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL)?,

@@ -15,14 +15,8 @@ use crate::builtin;
 use crate::console::Console;
 
 /// Runs a command, passes its output on and returns its status.
-pub(crate) fn run(
-    console: &Console,
-    words: &[String],
-    environment: &BTreeMap<String, String>,
-) -> Result<u8> {
-    run_with(words, environment, |channel, bytes| {
-        console.send(channel, bytes)
-    })
+pub(crate) fn run(console: &Console, words: &[String], environment: &BTreeMap<String, String>) -> Result<u8> {
+    run_with(words, environment, |channel, bytes| console.send(channel, bytes))
 }
 
 /// Runs a program on every processor, so that what kernel and first process keep from the first time on is not
@@ -61,9 +55,7 @@ fn run_with(
         scope.spawn(|| pass_on(output, |bytes| send(Channel::Output, bytes)));
         scope.spawn(|| pass_on(error, |bytes| send(Channel::Error, bytes)));
     });
-    let status = child
-        .wait()
-        .with_context(|| format!("wait for {words:?}"))?;
+    let status = child.wait().with_context(|| format!("wait for {words:?}"))?;
     Ok(code(status))
 }
 
@@ -98,10 +90,7 @@ fn pass_on(mut from: impl Read, send: impl Fn(&[u8])) {
 
 /// As a shell reports it.
 fn code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or(status.signal().map(|signal| 128 + signal))
-        .unwrap_or(255);
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255);
     u8::try_from(code).unwrap_or(255)
 }
 

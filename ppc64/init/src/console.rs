@@ -13,11 +13,7 @@ pub(crate) struct Console(Mutex<File>);
 
 impl Console {
     pub(crate) fn open() -> Result<Console> {
-        let file = OpenOptions::new()
-            .write(true)
-            .read(true)
-            .open("/dev/console")
-            .context("open /dev/console")?;
+        let file = OpenOptions::new().write(true).read(true).open("/dev/console").context("open /dev/console")?;
         let mut settings = tcgetattr(&file).context("read the console's settings")?;
         cfmakeraw(&mut settings);
         tcsetattr(&file, SetArg::TCSANOW, &settings).context("make the console raw")?;

@@ -1,14 +1,7 @@
 //! Which lines of a kernel log or console speak of a fault in the kernel.
 
 /// Words that start a report of the kernel about itself.
-const FAULTS: [&str; 6] = [
-    "WARNING:",
-    "Oops",
-    "BUG:",
-    "kernel BUG at",
-    "Kernel panic",
-    "soft lockup",
-];
+const FAULTS: [&str; 6] = ["WARNING:", "Oops", "BUG:", "kernel BUG at", "Kernel panic", "soft lockup"];
 
 /// Faults from which the kernel does not go on, given `oops=panic`.
 const FATAL: [&str; 3] = ["Oops", "kernel BUG at", "Kernel panic"];
@@ -25,12 +18,7 @@ pub fn is_fatal(line: &str) -> bool {
 
 /// Finds `word` where it does not continue another word, as `BUG:` does in `DEBUG:`.
 fn has_word(line: &str, word: &str) -> bool {
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at]
-            .chars()
-            .next_back()
-            .is_some_and(char::is_alphanumeric)
-    })
+    line.match_indices(word).any(|(at, _)| !line[..at].chars().next_back().is_some_and(char::is_alphanumeric))
 }
 
 #[cfg(test)]
@@ -67,9 +55,7 @@ mod tests {
     #[test]
     fn a_warning_is_not_fatal() {
         assert!(!is_fatal("WARNING: CPU: 0 PID: 1 at kernel/x.c:1"));
-        assert!(is_fatal(
-            "Kernel panic - not syncing: sysrq triggered crash"
-        ));
+        assert!(is_fatal("Kernel panic - not syncing: sysrq triggered crash"));
         assert!(is_fatal("Oops: Exception in kernel mode, sig: 5 [#1]"));
     }
 }

@@ -49,9 +49,7 @@ pub(crate) fn faults() -> Result<Vec<String>> {
 /// `priority,number,microseconds,flags;text` and continuation lines: the text.
 fn message(record: &str) -> String {
     let line = record.lines().next().unwrap_or_default();
-    line.split_once(';')
-        .map_or(line, |(_, text)| text)
-        .to_owned()
+    line.split_once(';').map_or(line, |(_, text)| text).to_owned()
 }
 
 #[cfg(test)]

@@ -44,19 +44,13 @@ fn main() -> ExitCode {
 
 fn work(console: &Console) -> Result<()> {
     let manifest = fs::read(manifest::PATH).with_context(|| format!("read {}", manifest::PATH))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&manifest).context("understand the manifest")?;
+    let manifest: Manifest = serde_json::from_slice(&manifest).context("understand the manifest")?;
 
     // `quiet` hides warnings while booting; from here on a backtrace may be seen as it happens.
     fs::write("/proc/sys/kernel/printk", "5").context("raise the console's log level")?;
     modules::load_all(&manifest.modules)?;
     let bound = bind::bind_all(manifest.host_driver)?;
-    ensure!(
-        bound.len() >= manifest.devices,
-        "{} of {} test devices found: {bound:?}",
-        bound.len(),
-        manifest.devices
-    );
+    ensure!(bound.len() >= manifest.devices, "{} of {} test devices found: {bound:?}", bound.len(), manifest.devices);
     if let Some(pages) = manifest.huge_pages {
         memory::reserve_huge_pages(pages)?;
     }
@@ -70,10 +64,7 @@ fn work(console: &Console) -> Result<()> {
     console.report(&Report::MemoryBefore { free_kib });
     for (index, words) in manifest.commands.iter().enumerate() {
         let status = command::run(console, words, &manifest.environment)?;
-        console.report(&Report::Exited {
-            command: index,
-            status,
-        });
+        console.report(&Report::Exited { command: index, status });
         if status != 0 {
             break;
         }
@@ -92,10 +83,5 @@ fn machine() -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
     let page = memory::page_size()?;
     let total = memory::meminfo_kib("MemTotal")?;
-    Ok(format!(
-        "Linux {}, {} KiB pages, {} MiB memory",
-        release.trim(),
-        page / 1024,
-        total / 1024
-    ))
+    Ok(format!("Linux {}, {} KiB pages, {} MiB memory", release.trim(), page / 1024, total / 1024))
 }

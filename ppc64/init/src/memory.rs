@@ -53,11 +53,7 @@ pub(crate) fn settled_free_kib() -> Result<u64> {
 
 /// Has slab caches give back what each CPU keeps at hand. Not every cache allows it.
 fn shrink_slabs() {
-    for cache in fs::read_dir("/sys/kernel/slab")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten().flatten() {
         let _ = fs::write(cache.path().join("shrink"), "1");
     }
 }
@@ -74,8 +70,7 @@ fn per_cpu_pages(zones: &str) -> u64 {
 /// Sets aside huge pages of the default size.
 pub(crate) fn reserve_huge_pages(pages: u64) -> Result<()> {
     let path = "/proc/sys/vm/nr_hugepages";
-    fs::write(path, pages.to_string())
-        .context("set huge pages aside; does this machine have any?")?;
+    fs::write(path, pages.to_string()).context("set huge pages aside; does this machine have any?")?;
     let got = fs::read_to_string(path).context("read the number of huge pages")?;
     ensure!(
         got.trim().parse() == Ok(pages),

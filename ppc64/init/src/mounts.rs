@@ -20,12 +20,6 @@ pub(crate) fn empty_tmp() -> Result<()> {
 
 fn mount_one(kind: &str, target: &str) -> Result<()> {
     fs::create_dir_all(target).with_context(|| format!("create {target}"))?;
-    mount(
-        Some(kind),
-        target,
-        Some(kind),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .with_context(|| format!("mount {kind} on {target}"))
+    mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("mount {kind} on {target}"))
 }

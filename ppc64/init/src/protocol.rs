@@ -46,10 +46,7 @@ impl Channel {
 /// Encodes bytes for the console.
 pub fn encode(channel: Channel, payload: &[u8]) -> Vec<u8> {
     let lead = 0x80 | channel.bits() << 5;
-    payload
-        .iter()
-        .flat_map(|byte| [lead | byte >> 4, lead | 0x10 | byte & 0xf])
-        .collect()
+    payload.iter().flat_map(|byte| [lead | byte >> 4, lead | 0x10 | byte & 0xf]).collect()
 }
 
 /// What a console byte turned out to be.
@@ -81,10 +78,7 @@ impl Decoder {
             return None;
         }
         let high = pending.take()?;
-        Some(Decoded::Payload(
-            Channel::from_bits(bits)?,
-            high | byte & 0xf,
-        ))
+        Some(Decoded::Payload(Channel::from_bits(bits)?, high | byte & 0xf))
     }
 }
 
@@ -168,10 +162,7 @@ mod tests {
         for lost in 0..2 {
             let mut sent = encode(Channel::Output, b"abc");
             sent.remove(lost);
-            let expected = [
-                Decoded::Payload(Channel::Output, b'b'),
-                Decoded::Payload(Channel::Output, b'c'),
-            ];
+            let expected = [Decoded::Payload(Channel::Output, b'b'), Decoded::Payload(Channel::Output, b'c')];
             assert_eq!(decode(&sent), expected);
         }
     }

@@ -12,10 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 /// Names a mirror on machines whose apt has none.
 pub const MIRROR_VARIABLE: &str = "SPAPR_IOMMU_DEBIAN_MIRROR";
 
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
+const KEYRINGS: [&str; 2] =
+    ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
 /// Where packages come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,24 +25,15 @@ pub struct Mirror {
 impl Mirror {
     /// The mirror named in the environment, else the one this machine installs from.
     pub fn find() -> Result<Mirror> {
-        if let Some(main) = std::env::var(MIRROR_VARIABLE)
-            .ok()
-            .filter(|m| !m.is_empty())
-        {
-            return Ok(Mirror {
-                main,
-                security: None,
-            });
+        if let Some(main) = std::env::var(MIRROR_VARIABLE).ok().filter(|m| !m.is_empty()) {
+            return Ok(Mirror { main, security: None });
         }
         let output = Command::new("apt-get")
             .args(["indextargets", "--format", "$(LABEL) $(REPO_URI)"])
             .output()
-            .with_context(|| {
-                format!("apt-get does not run; kernels are Debian packages. {HELP}")
-            })?;
-        Mirror::from_targets(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
-            format!("this machine's apt knows no Debian mirror to take kernels from. {HELP}")
-        })
+            .with_context(|| format!("apt-get does not run; kernels are Debian packages. {HELP}"))?;
+        Mirror::from_targets(&String::from_utf8_lossy(&output.stdout))
+            .with_context(|| format!("this machine's apt knows no Debian mirror to take kernels from. {HELP}"))
     }
 
     /// Reads lines of a repository's label and address.
@@ -55,17 +44,12 @@ impl Mirror {
                 (label == wanted).then(|| address.trim_end_matches('/').to_owned())
             })
         };
-        Some(Mirror {
-            main: address("Debian")?,
-            security: address("Debian-Security"),
-        })
+        Some(Mirror { main: address("Debian")?, security: address("Debian-Security") })
     }
 
     /// A sources file for suites of the mirror and of its security archive.
     fn sources(&self, suites: &[&str], keyring: &Path) -> String {
-        let (security, main): (Vec<&str>, Vec<&str>) = suites
-            .iter()
-            .partition(|suite| suite.ends_with("-security"));
+        let (security, main): (Vec<&str>, Vec<&str>) = suites.iter().partition(|suite| suite.ends_with("-security"));
         let stanza = |address: &str, suites: &[&str]| {
             format!(
                 "Types: deb\nURIs: {address}\nSuites: {}\nComponents: main\nTargets: Packages\nSigned-By: {}\n\n",
@@ -94,9 +78,11 @@ impl Archive {
     ///
     /// A suite that cannot be read is left out: a mirror between two updates offers some and not others.
     pub fn open(mirror: &Mirror, suites: &[&str], scratch: &Path) -> Result<Archive> {
-        let keyring = KEYRINGS.iter().map(Path::new).find(|k| k.exists()).context(
-            "no keyring to check Debian packages with; install the package debian-archive-keyring",
-        )?;
+        let keyring = KEYRINGS
+            .iter()
+            .map(Path::new)
+            .find(|k| k.exists())
+            .context("no keyring to check Debian packages with; install the package debian-archive-keyring")?;
         for directory in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(scratch.join(directory))?;
         }
@@ -120,16 +106,8 @@ impl Archive {
 
     /// Names of all packages that start with `linux-`.
     pub fn kernel_packages(&self) -> Result<Vec<String>> {
-        let output = self
-            .command("apt-cache")
-            .args(["pkgnames", "linux-"])
-            .output()
-            .context("start apt-cache")?;
-        ensure!(
-            output.status.success(),
-            "apt-cache: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = self.command("apt-cache").args(["pkgnames", "linux-"]).output().context("start apt-cache")?;
+        ensure!(output.status.success(), "apt-cache: {}", String::from_utf8_lossy(&output.stderr));
         let names = String::from_utf8(output.stdout).context("read package names")?;
         Ok(names.lines().map(str::to_owned).collect())
     }
@@ -153,10 +131,7 @@ impl Archive {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command
-            .arg("-c")
-            .arg(&self.configuration)
-            .env("LC_ALL", "C");
+        command.arg("-c").arg(&self.configuration).env("LC_ALL", "C");
         command
     }
 }
@@ -207,31 +182,18 @@ mod tests {
             Debian-Security http://mirror.example/security/\n";
         let mirror = Mirror::from_targets(targets).unwrap();
         assert_eq!(mirror.main, "http://mirror.example/debian");
-        assert_eq!(
-            mirror.security.as_deref(),
-            Some("http://mirror.example/security")
-        );
-        assert_eq!(
-            Mirror::from_targets("Ubuntu http://mirror.example/u/\n"),
-            None
-        );
+        assert_eq!(mirror.security.as_deref(), Some("http://mirror.example/security"));
+        assert_eq!(Mirror::from_targets("Ubuntu http://mirror.example/u/\n"), None);
     }
 
     #[test]
     fn security_suites_come_from_the_security_archive() {
-        let mut mirror = Mirror {
-            main: "http://m.example/d".into(),
-            security: Some("http://m.example/s".into()),
-        };
+        let mut mirror = Mirror { main: "http://m.example/d".into(), security: Some("http://m.example/s".into()) };
         let suites = ["trixie", "trixie-security", "trixie-backports"];
         let text = mirror.sources(&suites, Path::new("/k"));
         assert!(text.contains("URIs: http://m.example/d\nSuites: trixie trixie-backports\n"));
         assert!(text.contains("URIs: http://m.example/s\nSuites: trixie-security\n"));
         mirror.security = None;
-        assert!(
-            !mirror
-                .sources(&suites, Path::new("/k"))
-                .contains("-security")
-        );
+        assert!(!mirror.sources(&suites, Path::new("/k")).contains("-security"));
     }
 }

@@ -10,14 +10,8 @@ use lzma_rust2::XzReader;
 
 /// Modules of VFIO, in the order they are loaded. Kernels build in, split and merge some of them: what is
 /// absent is left out.
-pub const VFIO: [&str; 6] = [
-    "vfio",
-    "vfio_virqfd",
-    "vfio_spapr_eeh",
-    "vfio_iommu_spapr_tce",
-    "vfio-pci-core",
-    "vfio-pci",
-];
+pub const VFIO: [&str; 6] =
+    ["vfio", "vfio_virqfd", "vfio_spapr_eeh", "vfio_iommu_spapr_tce", "vfio-pci-core", "vfio-pci"];
 
 /// Modules of KVM.
 pub const KVM: [&str; 2] = ["kvm", "kvm-hv"];
@@ -52,33 +46,21 @@ pub fn extract(package: &Path, into: &Path) -> Result<()> {
         }
     }
     let status = child.wait()?;
-    ensure!(
-        status.success(),
-        "dpkg-deb cannot read {}",
-        package.display()
-    );
+    ensure!(status.success(), "dpkg-deb cannot read {}", package.display());
     Ok(())
 }
 
 /// The wanted module that a file holds.
 pub fn module_name(file: &str) -> Option<&'static str> {
-    let stem = file
-        .strip_suffix(".xz")
-        .unwrap_or(file)
-        .strip_suffix(".ko")?;
-    [&VFIO[..], &KVM, &NVME]
-        .concat()
-        .into_iter()
-        .find(|module| *module == stem)
+    let stem = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko")?;
+    [&VFIO[..], &KVM, &NVME].concat().into_iter().find(|module| *module == stem)
 }
 
 /// The content of a module's file, decompressed where its name says so.
 pub fn plain(file: &str, mut content: impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if file.ends_with(".xz") {
-        XzReader::new(content, true)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("decompress {file}"))?;
+        XzReader::new(content, true).read_to_end(&mut bytes).with_context(|| format!("decompress {file}"))?;
     } else {
         content.read_to_end(&mut bytes)?;
     }

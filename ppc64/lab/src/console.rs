@@ -76,14 +76,8 @@ impl<O: Write, E: Write, L: Write> Console<O, E, L> {
             }
         }
         // A reader that went away must not end the run: the verdict is still wanted.
-        let _ = self
-            .output
-            .write_all(&output)
-            .and_then(|()| self.output.flush());
-        let _ = self
-            .error
-            .write_all(&error)
-            .and_then(|()| self.error.flush());
+        let _ = self.output.write_all(&output).and_then(|()| self.output.flush());
+        let _ = self.error.write_all(&error).and_then(|()| self.error.flush());
         let _ = self.log.write_all(&log);
     }
 

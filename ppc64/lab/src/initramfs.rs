@@ -48,9 +48,7 @@ impl Initramfs {
     ///
     /// An argument that names nothing there is just an argument.
     pub fn add_argument(&mut self, argument: &str, repository: &Path) -> Result<()> {
-        let value = argument
-            .split_once('=')
-            .map_or(argument, |(_, value)| value);
+        let value = argument.split_once('=').map_or(argument, |(_, value)| value);
         for name in [argument, value] {
             if let Some(path) = inside(name, repository) {
                 self.add_tree(&path, repository)?;
@@ -61,8 +59,8 @@ impl Initramfs {
 
     /// Adds a file or directory that has to exist.
     pub fn add_needed(&mut self, name: &str, repository: &Path) -> Result<()> {
-        let path = inside(name, repository)
-            .with_context(|| format!("the repository has no file or directory {name}"))?;
+        let path =
+            inside(name, repository).with_context(|| format!("the repository has no file or directory {name}"))?;
         self.add_tree(&path, repository)
     }
 
@@ -74,9 +72,7 @@ impl Initramfs {
             }
             return Ok(());
         }
-        let name = relative
-            .to_str()
-            .with_context(|| format!("{} is not UTF-8", relative.display()))?;
+        let name = relative.to_str().with_context(|| format!("{} is not UTF-8", relative.display()))?;
         self.add(name, FILE, read(&path)?);
         Ok(())
     }
@@ -96,8 +92,7 @@ impl Initramfs {
     pub fn write(&self, to: impl Write) -> Result<()> {
         let mut gzip = GzEncoder::new(to, Compression::fast());
         for (number, (path, (mode, content))) in (1..).zip(&self.files) {
-            let size = u32::try_from(content.len())
-                .with_context(|| format!("{path} is too large for the archive"))?;
+            let size = u32::try_from(content.len()).with_context(|| format!("{path} is too large for the archive"))?;
             let entry = newc::Builder::new(path).ino(number).mode(*mode);
             let mut entry = entry.write(&mut gzip, size);
             entry.write_all(content)?;
@@ -129,11 +124,7 @@ fn inside(name: &str, repository: &Path) -> Option<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    ensure!(
-        path.is_file(),
-        "{} is neither file nor directory",
-        path.display()
-    );
+    ensure!(path.is_file(), "{} is neither file nor directory", path.display());
     fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
@@ -147,9 +138,7 @@ mod tests {
         let mut packed = Vec::new();
         tree.write(&mut packed).unwrap();
         let mut plain = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..])
-            .read_to_end(&mut plain)
-            .unwrap();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut plain).unwrap();
         let mut rest = &plain[..];
         let mut entries = Vec::new();
         loop {
@@ -191,19 +180,8 @@ mod tests {
             tree.files.into_keys().collect()
         };
         assert_eq!(packed("examples/x.toml"), ["examples", "examples/x.toml"]);
-        assert_eq!(
-            packed("--file=./examples/x.toml"),
-            ["examples", "examples/x.toml"]
-        );
-        assert_eq!(
-            packed("examples"),
-            [
-                "examples",
-                "examples/deep",
-                "examples/deep/y",
-                "examples/x.toml"
-            ]
-        );
+        assert_eq!(packed("--file=./examples/x.toml"), ["examples", "examples/x.toml"]);
+        assert_eq!(packed("examples"), ["examples", "examples/deep", "examples/deep/y", "examples/x.toml"]);
         for argument in ["run", ".", "", "..", "../x", "/", "/etc/passwd"] {
             assert_eq!(packed(argument), Vec::<String>::new(), "{argument}");
         }

@@ -14,15 +14,7 @@ use crate::archive;
 use crate::label::{Label, Match, Release, choose};
 
 /// Suites to look for a kernel in. The second list is read only where the first has none of the series.
-const SUITES: [&[&str]; 2] = [
-    &[
-        "trixie",
-        "trixie-updates",
-        "trixie-security",
-        "trixie-backports",
-    ],
-    &["forky", "sid"],
-];
+const SUITES: [&[&str]; 2] = [&["trixie", "trixie-updates", "trixie-security", "trixie-backports"], &["forky", "sid"]];
 
 /// For how long a label's meaning is taken from the cache.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -66,16 +58,8 @@ impl Kernel {
     /// A kernel of the user's own.
     pub fn of_path(image: &Path, modules: &Path) -> Result<Kernel> {
         ensure!(image.is_file(), "there is no kernel {}", image.display());
-        ensure!(
-            modules.is_dir(),
-            "there is no directory {}",
-            modules.display()
-        );
-        Ok(Kernel {
-            name: image.display().to_string(),
-            image: image.to_owned(),
-            modules: modules.to_owned(),
-        })
+        ensure!(modules.is_dir(), "there is no directory {}", modules.display());
+        Ok(Kernel { name: image.display().to_string(), image: image.to_owned(), modules: modules.to_owned() })
     }
 
     /// The content of those of `names` that exist, in that order.
@@ -86,8 +70,7 @@ impl Kernel {
         for name in names {
             let file = files.iter().find(|(module, _)| module == name);
             if let Some((_, path)) = file {
-                let content =
-                    File::open(path).with_context(|| format!("open {}", path.display()))?;
+                let content = File::open(path).with_context(|| format!("open {}", path.display()))?;
                 let bytes = archive::plain(&path.to_string_lossy(), content)?;
                 found.push((format!("{name}.ko"), bytes));
             }
@@ -120,11 +103,7 @@ fn cached(meaning: &Path, cache: &Path) -> Option<(Kernel, bool)> {
 
 fn in_cache(name: &str, cache: &Path) -> Option<Kernel> {
     let directory = cache.join(name);
-    let kernel = Kernel {
-        name: name.to_owned(),
-        image: directory.join("vmlinux"),
-        modules: directory.join("modules"),
-    };
+    let kernel = Kernel { name: name.to_owned(), image: directory.join("vmlinux"), modules: directory.join("modules") };
     (!name.is_empty() && kernel.image.is_file()).then_some(kernel)
 }
 
@@ -165,10 +144,7 @@ fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
             }
             Some((Match::Newer, release)) => {
                 let release = release.clone();
-                if newer
-                    .as_ref()
-                    .is_none_or(|(_, _, r)| release.series() < Release::series(r))
-                {
+                if newer.as_ref().is_none_or(|(_, _, r)| release.series() < Release::series(r)) {
                     newer = Some((archive, packages, release));
                 }
             }
@@ -178,20 +154,14 @@ fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
     let Some((archive, packages, release)) = newer else {
         bail!("the archive has no kernel {label} and none newer");
     };
-    eprintln!(
-        "the archive has no {label} kernel any more, taking {}",
-        release.name()
-    );
+    eprintln!("the archive has no {label} kernel any more, taking {}", release.name());
     download(&archive, &release, &packages, scratch.path(), cache)
 }
 
 /// Kernels among packages: `linux-image-RELEASE` holds it all, or `linux-binary-RELEASE` the image and
 /// `linux-modules-RELEASE` the modules.
 fn releases(packages: &[String]) -> Vec<Release> {
-    packages
-        .iter()
-        .filter_map(|name| name.strip_prefix("linux-image-")?.parse().ok())
-        .collect()
+    packages.iter().filter_map(|name| name.strip_prefix("linux-image-")?.parse().ok()).collect()
 }
 
 fn packages_of(release: &Release, packages: &[String]) -> Vec<String> {
@@ -203,13 +173,7 @@ fn packages_of(release: &Release, packages: &[String]) -> Vec<String> {
     }
 }
 
-fn download(
-    archive: &Archive,
-    release: &Release,
-    packages: &[String],
-    scratch: &Path,
-    cache: &Path,
-) -> Result<Kernel> {
+fn download(archive: &Archive, release: &Release, packages: &[String], scratch: &Path, cache: &Path) -> Result<Kernel> {
     if let Some(kernel) = in_cache(release.name(), cache) {
         return Ok(kernel);
     }
@@ -223,11 +187,7 @@ fn download(
         archive::extract(&file, &extracted)?;
         progress.finish_and_clear();
     }
-    ensure!(
-        extracted.join("vmlinux").is_file(),
-        "the packages of {} hold no vmlinux",
-        release.name()
-    );
+    ensure!(extracted.join("vmlinux").is_file(), "the packages of {} hold no vmlinux", release.name());
     fs::rename(&extracted, cache.join(release.name())).context("move the kernel into the cache")?;
     in_cache(release.name(), cache).context("the kernel vanished from the cache")
 }

@@ -23,13 +23,8 @@ impl FromStr for Label {
         let (major, minor) = series
             .split_once('.')
             .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-            .with_context(|| {
-                format!("{text} is no kernel label; labels look like 6.12 or 7.2-64k")
-            })?;
-        Ok(Label {
-            series: (major, minor),
-            large_pages,
-        })
+            .with_context(|| format!("{text} is no kernel label; labels look like 6.12 or 7.2-64k"))?;
+        Ok(Label { series: (major, minor), large_pages })
     }
 }
 
@@ -71,9 +66,7 @@ impl FromStr for Release {
         } else {
             bail!("{name} is no kernel of 64-bit little-endian POWER");
         };
-        let digits = version
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(version.len());
+        let digits = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
         let numbers = version[..digits]
             .split('.')
             .map(str::parse)
@@ -82,11 +75,7 @@ impl FromStr for Release {
         if numbers.len() < 2 {
             bail!("{name} does not start with a version");
         }
-        Ok(Release {
-            numbers,
-            large_pages,
-            name: name.to_owned(),
-        })
+        Ok(Release { numbers, large_pages, name: name.to_owned() })
     }
 }
 
@@ -101,20 +90,11 @@ pub enum Match {
 
 /// The newest release of the label's series, else the newest of the next newer series.
 pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, &Release)> {
-    let fitting = || {
-        releases
-            .iter()
-            .filter(|r| r.large_pages == label.large_pages && r.series() >= label.series)
-    };
+    let fitting = || releases.iter().filter(|r| r.large_pages == label.large_pages && r.series() >= label.series);
     let series = fitting().map(Release::series).min()?;
-    let newest = fitting()
-        .filter(|r| r.series() == series)
-        .max_by(|a, b| (&a.numbers, &a.name).cmp(&(&b.numbers, &b.name)))?;
-    let how = if series == label.series {
-        Match::Series
-    } else {
-        Match::Newer
-    };
+    let newest =
+        fitting().filter(|r| r.series() == series).max_by(|a, b| (&a.numbers, &a.name).cmp(&(&b.numbers, &b.name)))?;
+    let how = if series == label.series { Match::Series } else { Match::Newer };
     Some((how, newest))
 }
 

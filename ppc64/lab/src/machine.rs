@@ -24,16 +24,11 @@ pub struct Files<'a> {
 
 /// Checks that QEMU is there and new enough.
 pub fn check_qemu() -> Result<()> {
-    let output = Command::new(QEMU)
-        .arg("--version")
-        .output()
-        .with_context(|| format!("{QEMU} does not run. {HELP}"))?;
+    let output =
+        Command::new(QEMU).arg("--version").output().with_context(|| format!("{QEMU} does not run. {HELP}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let major = major_version(&text).with_context(|| format!("{QEMU} has no version: {text}"))?;
-    ensure!(
-        major >= OLDEST,
-        "{QEMU} is version {major}, and {OLDEST} or newer is needed. {HELP}"
-    );
+    ensure!(major >= OLDEST, "{QEMU} is version {major}, and {OLDEST} or newer is needed. {HELP}");
     Ok(())
 }
 
@@ -48,9 +43,7 @@ fn major_version(text: &str) -> Option<u32> {
 /// The command that starts the machine. It ends with the thread that started it, however that ends.
 pub fn command(options: &Options, files: Files) -> Result<Command> {
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", QEMU])
-        .args(arguments(options, files)?);
+    command.args(["--pdeathsig", "KILL", QEMU]).args(arguments(options, files)?);
     Ok(command)
 }
 
@@ -59,11 +52,8 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
     let mut add = |words: &[&str]| line.extend(words.iter().map(ToString::to_string));
     let pseries = options.machine == Machine::Pseries;
     if !pseries {
-        let given = [
-            ("--cpu", options.cpu.is_some()),
-            ("--ddw", options.ddw.is_some()),
-            ("--pgsz", options.pgsz.is_some()),
-        ];
+        let given =
+            [("--cpu", options.cpu.is_some()), ("--ddw", options.ddw.is_some()), ("--pgsz", options.pgsz.is_some())];
         if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
             bail!("{name} belongs to --machine pseries");
         }
@@ -89,10 +79,7 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
     add(&["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     add(&["-no-reboot", "-kernel", path(files.kernel)?]);
     add(&["-initrd", path(files.initramfs)?]);
-    add(&[
-        "-append",
-        "console=hvc0 quiet panic=1 oops=panic log_buf_len=1M",
-    ]);
+    add(&["-append", "console=hvc0 quiet panic=1 oops=panic log_buf_len=1M"]);
     match options.ddw {
         Some(Switch::On) => add(&["-global", "spapr-pci-host-bridge.ddw=on"]),
         Some(Switch::Off) => add(&["-global", "spapr-pci-host-bridge.ddw=off"]),
@@ -100,8 +87,8 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
     }
     if let Some(mask) = &options.pgsz {
         let digits = mask.trim_start_matches("0x");
-        let mask = u64::from_str_radix(digits, 16)
-            .with_context(|| format!("--pgsz {mask} is no hexadecimal number"))?;
+        let mask =
+            u64::from_str_radix(digits, 16).with_context(|| format!("--pgsz {mask} is no hexadecimal number"))?;
         add(&["-global", &format!("spapr-pci-host-bridge.pgsz={mask:#x}")]);
     }
     for (index, device) in options.devices().into_iter().enumerate() {
@@ -141,10 +128,7 @@ fn bus(machine: Machine, index: usize) -> Result<String> {
         Machine::Powernv9 | Machine::Powernv10 => 6,
         Machine::Pseries => 31,
     };
-    ensure!(
-        index < most,
-        "this machine has {most} host bridges and takes no more devices than that"
-    );
+    ensure!(index < most, "this machine has {most} host bridges and takes no more devices than that");
     Ok(match machine {
         Machine::Pseries if index == 0 => "pci.0".into(),
         Machine::Pseries => format!("phb{index}.0"),
@@ -153,8 +137,7 @@ fn bus(machine: Machine, index: usize) -> Result<String> {
 }
 
 fn path(path: &Path) -> Result<&str> {
-    path.to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
 #[cfg(test)]
@@ -165,11 +148,7 @@ mod tests {
     fn line(options: &str) -> Result<String> {
         let words = format!("run {options} --kernel 6.12 -- report");
         let options = Options::try_parse_from(words.split_whitespace())?;
-        let files = Files {
-            kernel: Path::new("/k"),
-            initramfs: Path::new("/i"),
-            scratch: Path::new("/s,s"),
-        };
+        let files = Files { kernel: Path::new("/k"), initramfs: Path::new("/i"), scratch: Path::new("/s,s") };
         Ok(arguments(&options, files)?.join(" "))
     }
 

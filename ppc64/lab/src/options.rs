@@ -121,24 +121,13 @@ pub enum Switch {
 impl Options {
     /// The devices, or the default ones.
     pub fn devices(&self) -> Vec<Device> {
-        if self.devices.is_empty() {
-            vec![Device::Edu; 2]
-        } else {
-            self.devices.clone()
-        }
+        if self.devices.is_empty() { vec![Device::Edu; 2] } else { self.devices.clone() }
     }
 
     /// The commands, cut at `--then`.
     pub fn commands(&self) -> Result<Vec<Vec<String>>> {
-        let commands: Vec<Vec<String>> = self
-            .words
-            .split(|word| word == "--then")
-            .map(<[String]>::to_vec)
-            .collect();
-        ensure!(
-            commands.iter().all(|command| !command.is_empty()),
-            "--then stands between two commands"
-        );
+        let commands: Vec<Vec<String>> = self.words.split(|word| word == "--then").map(<[String]>::to_vec).collect();
+        ensure!(commands.iter().all(|command| !command.is_empty()), "--then stands between two commands");
         Ok(commands)
     }
 
@@ -179,10 +168,7 @@ mod tests {
         assert_eq!(options.machine, Machine::Powernv9);
         assert_eq!(options.devices(), [Device::Nvme, Device::Edu]);
         assert_eq!(options.environment, [("A".into(), "b=c".into())]);
-        assert_eq!(
-            options.commands().unwrap(),
-            [vec!["spapr-iommu", "run", "--machine", "x"], vec!["report"]]
-        );
+        assert_eq!(options.commands().unwrap(), [vec!["spapr-iommu", "run", "--machine", "x"], vec!["report"]]);
     }
 
     #[test]

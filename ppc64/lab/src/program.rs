@@ -47,9 +47,7 @@ impl Buildable {
             Kind::Test => (&["test", "--no-run"][..], "--test"),
         };
         let mut arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
-        arguments.extend(
-            ["--release", "--package", &self.package, option, &self.name].map(str::to_owned),
-        );
+        arguments.extend(["--release", "--package", &self.package, option, &self.name].map(str::to_owned));
         if !self.features.is_empty() {
             arguments.extend(["--features".to_owned(), self.features.join(",")]);
         }
@@ -59,12 +57,8 @@ impl Buildable {
 
 /// Builds the first process.
 pub fn build_init(repository: &Path) -> Result<Program> {
-    let init = Buildable {
-        package: "ppc64-init".into(),
-        name: "ppc64-init".into(),
-        kind: Kind::Bin,
-        features: Vec::new(),
-    };
+    let init =
+        Buildable { package: "ppc64-init".into(), name: "ppc64-init".into(), kind: Kind::Bin, features: Vec::new() };
     build(&init, repository)
 }
 
@@ -79,14 +73,8 @@ pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Vec
         return Ok(Vec::new());
     }
     let all = list(repository)?;
-    let wanted = names
-        .iter()
-        .map(|name| find(name, &all))
-        .collect::<Result<Vec<_>>>()?;
-    wanted
-        .into_iter()
-        .map(|buildable| build(buildable, repository))
-        .collect()
+    let wanted = names.iter().map(|name| find(name, &all)).collect::<Result<Vec<_>>>()?;
+    wanted.into_iter().map(|buildable| build(buildable, repository)).collect()
 }
 
 fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
@@ -94,16 +82,8 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
         return Ok(found);
     }
     let names = |kind| {
-        let names: Vec<&str> = all
-            .iter()
-            .filter(|b| b.kind == kind)
-            .map(|b| b.name.as_str())
-            .collect();
-        if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(", ")
-        }
+        let names: Vec<&str> = all.iter().filter(|b| b.kind == kind).map(|b| b.name.as_str()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     bail!(
         "there is no command {name}\ncommands: {}\nexamples: {}\nintegration tests: {}\nbuilt in: {}",
@@ -121,9 +101,7 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
         .no_deps()
         .exec()
         .context("ask cargo for the project's targets")?;
-    let package = metadata
-        .root_package()
-        .context("the repository has no package at its top")?;
+    let package = metadata.root_package().context("the repository has no package at its top")?;
     let kind = |kinds: &[TargetKind]| {
         kinds.iter().find_map(|kind| match kind {
             TargetKind::Bin => Some(Kind::Bin),
@@ -153,10 +131,7 @@ fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
         .current_dir(repository)
         .env(format!("CARGO_TARGET_{variable}_LINKER"), LINKER)
         // There is no C library inside the machine.
-        .env(
-            format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
-            "-Ctarget-feature=+crt-static",
-        )
+        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), "-Ctarget-feature=+crt-static")
         // Both would take precedence over the variable above.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -175,11 +150,7 @@ fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
         }
     }
     let status = child.wait()?;
-    ensure!(
-        status.success(),
-        "could not build {} for {TARGET}; ci/install installs what that needs",
-        buildable.name
-    );
+    ensure!(status.success(), "could not build {} for {TARGET}; ci/install installs what that needs", buildable.name);
     Ok(Program {
         name: buildable.name.clone(),
         file: file.with_context(|| format!("cargo built no executable {}", buildable.name))?,
@@ -191,28 +162,17 @@ mod tests {
     use super::*;
 
     fn buildable(name: &str, kind: Kind) -> Buildable {
-        Buildable {
-            package: "spapr-iommu".into(),
-            name: name.into(),
-            kind,
-            features: vec!["cli".into()],
-        }
+        Buildable { package: "spapr-iommu".into(), name: name.into(), kind, features: vec!["cli".into()] }
     }
 
     #[test]
     fn an_unknown_command_is_answered_with_the_known_ones() {
-        let all = [
-            buildable("spapr-iommu", Kind::Bin),
-            buildable("windows", Kind::Test),
-        ];
+        let all = [buildable("spapr-iommu", Kind::Bin), buildable("windows", Kind::Test)];
         assert_eq!(find("windows", &all).unwrap(), &all[1]);
         let error = find("window", &all).unwrap_err().to_string();
-        for part in [
-            "commands: spapr-iommu",
-            "examples: none",
-            "integration tests: windows",
-            "built in: report, selftest",
-        ] {
+        for part in
+            ["commands: spapr-iommu", "examples: none", "integration tests: windows", "built in: report, selftest"]
+        {
             assert!(error.contains(part), "{error}");
         }
     }
@@ -220,10 +180,7 @@ mod tests {
     #[test]
     fn tests_are_built_and_not_run() {
         let arguments = buildable("windows", Kind::Test).arguments().join(" ");
-        assert_eq!(
-            arguments,
-            "test --no-run --release --package spapr-iommu --test windows --features cli"
-        );
+        assert_eq!(arguments, "test --no-run --release --package spapr-iommu --test windows --features cli");
     }
 
     #[test]

@@ -58,11 +58,7 @@ fn decide(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64, text: &
         *text += "kernel fault:\n";
         // The log holds what the console showed and more, unless the machine died before it was read.
         let console = seen.faults.iter().collect();
-        let lines = if kernel_log.is_empty() {
-            console
-        } else {
-            kernel_log
-        };
+        let lines = if kernel_log.is_empty() { console } else { kernel_log };
         for line in lines {
             let _ = writeln!(text, "  {line}");
         }
@@ -109,11 +105,7 @@ fn decide(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64, text: &
     }
     match memory {
         Some((before, after)) if before.saturating_sub(after) > leak_tolerance => {
-            let _ = writeln!(
-                text,
-                "leak: {} KiB are missing, {leak_tolerance} are allowed",
-                before - after
-            );
+            let _ = writeln!(text, "leak: {} KiB are missing, {leak_tolerance} are allowed", before - after);
             FAILED
         }
         Some(_) => 0,
@@ -159,10 +151,7 @@ mod tests {
     }
 
     fn seen(reports: Vec<Report>) -> Seen {
-        Seen {
-            reports,
-            ..Seen::default()
-        }
+        Seen { reports, ..Seen::default() }
     }
 
     fn status(seen: &Seen, end: End, expect_oops: bool) -> u8 {
@@ -183,11 +172,7 @@ mod tests {
         assert_eq!(status(&seen(reports(0, after)), End::Off, false), 0);
         let leak = seen(reports(0, after - 1));
         assert_eq!(status(&leak, End::Off, false), FAILED);
-        assert!(
-            judge(&leak, End::Off, false, 1024)
-                .text
-                .contains("leak: 1025 KiB")
-        );
+        assert!(judge(&leak, End::Off, false, 1024).text.contains("leak: 1025 KiB"));
         assert_eq!(status(&seen(reports(3, after - 1)), End::Off, false), 3);
         assert_eq!(status(&seen(reports(0, 2 << 20)), End::Off, false), 0);
     }

@@ -20,11 +20,7 @@ fn command(line: &str) -> Command {
 
 /// Runs `ppc64/run` and returns status, standard output and standard error.
 fn run(line: &str) -> (i32, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command(line).output().unwrap();
+    let Output { status, stdout, stderr } = command(line).output().unwrap();
     let stdout = String::from_utf8(stdout).unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     eprintln!("{line}\n{stderr}");
@@ -54,14 +50,8 @@ fn wait_until(what: impl Fn() -> bool) -> bool {
 fn offers_two_groups(machine: &str, kernel: &str) -> String {
     let (status, output, _) = run(&format!("--machine {machine} --kernel {kernel} -- report"));
     assert_eq!(status, 0);
-    assert!(
-        output.ends_with("/dev/vfio/0 /dev/vfio/1 /dev/vfio/vfio\n"),
-        "{output}"
-    );
-    for group in [
-        "edu, group 0, driver vfio-pci",
-        "edu, group 1, driver vfio-pci",
-    ] {
+    assert!(output.ends_with("/dev/vfio/0 /dev/vfio/1 /dev/vfio/vfio\n"), "{output}");
+    for group in ["edu, group 0, driver vfio-pci", "edu, group 1, driver vfio-pci"] {
         assert!(output.contains(group), "{output}");
     }
     output
@@ -70,11 +60,7 @@ fn offers_two_groups(machine: &str, kernel: &str) -> String {
 #[test]
 #[ignore = "boots a machine"]
 fn bare_metal_of_every_generation() {
-    for (machine, cpu) in [
-        ("powernv8", "POWER8"),
-        ("powernv9", "POWER9"),
-        ("powernv10", "POWER10"),
-    ] {
+    for (machine, cpu) in [("powernv8", "POWER8"), ("powernv9", "POWER9"), ("powernv10", "POWER10")] {
         let output = offers_two_groups(machine, "6.12-64k");
         assert!(output.contains("platform: PowerNV\n"), "{output}");
         assert!(output.contains(&format!("cpu: {cpu}")), "{output}");
@@ -87,10 +73,7 @@ fn every_series_and_page_size() {
     for kernel in ["6.12", "6.12-64k", "7.2", "7.2-64k"] {
         let output = offers_two_groups("pseries", kernel);
         let pages = if kernel.ends_with("-64k") { 64 } else { 4 };
-        assert!(
-            output.contains(&format!(", {pages} KiB pages,")),
-            "{output}"
-        );
+        assert!(output.contains(&format!(", {pages} KiB pages,")), "{output}");
     }
 }
 
@@ -124,8 +107,7 @@ fn a_command_ended_by_a_signal_counts_from_128() {
 #[test]
 #[ignore = "boots a machine"]
 fn files_arguments_and_environment_are_inside() {
-    let words =
-        "selftest cat ci/install --then selftest environment A --then selftest cat src/lib.rs";
+    let words = "selftest cat ci/install --then selftest environment A --then selftest cat src/lib.rs";
     let (status, output, _) = run(&format!("{PSERIES} --env A=b=c --file src -- {words}"));
     let read = |path| fs::read_to_string(Path::new("../..").join(path)).unwrap();
     assert_eq!(status, 0);
@@ -149,10 +131,7 @@ fn a_leak_is_found_and_noise_is_not() {
 fn a_warning_of_the_kernel_fails_a_good_command() {
     let (status, _, errors) = run(&format!("{PSERIES} -- selftest warn"));
     assert_eq!(status, 125);
-    assert!(
-        errors.contains("WARNING: a warning made by the self-test"),
-        "{errors}"
-    );
+    assert!(errors.contains("WARNING: a warning made by the self-test"), "{errors}");
 }
 
 #[test]
@@ -173,8 +152,7 @@ fn an_oops_fails_unless_it_is_expected() {
 #[ignore = "boots a machine"]
 fn a_hang_ends_with_the_time() {
     let name = "spapr-iommu-test-hang";
-    let line =
-        format!("{PSERIES} --timeout 15 --qemu-arg -name --qemu-arg {name} -- selftest hang");
+    let line = format!("{PSERIES} --timeout 15 --qemu-arg -name --qemu-arg {name} -- selftest hang");
     let (status, _, errors) = run(&line);
     assert_eq!(status, 125);
     assert!(errors.contains("time-out"), "{errors}");
@@ -190,11 +168,7 @@ fn no_machine_outlives_the_run() {
         let mut child = command(&line).stderr(Stdio::piped()).spawn().unwrap();
         let errors = BufReader::new(child.stderr.take().unwrap());
         // The devices are listed once the machine is up.
-        assert!(
-            errors
-                .lines()
-                .any(|line| line.unwrap().contains("edu, group 1"))
-        );
+        assert!(errors.lines().any(|line| line.unwrap().contains("edu, group 1")));
         assert!(runs(&name));
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         let status = child.wait().unwrap();
@@ -214,10 +188,7 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
         let line = format!("--machine {machine} --kernel 6.12-64k --device edu --device nvme");
         let (status, output, _) = run(&format!("{line} -- report"));
         assert_eq!(status, 0);
-        assert!(
-            output.contains("nvme, group 1, driver vfio-pci"),
-            "{output}"
-        );
+        assert!(output.contains("nvme, group 1, driver vfio-pci"), "{output}");
         let (status, output, _) = run(&format!("{line} --host-driver -- report"));
         assert_eq!(status, 0);
         assert!(output.contains("nvme, group 1, driver nvme"), "{output}");
@@ -228,9 +199,7 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
 #[test]
 #[ignore = "boots a machine"]
 fn huge_pages_where_the_machine_has_them() {
-    let (status, output, _) = run(&format!(
-        "{PSERIES} --hugepages 16 -- selftest cat /proc/sys/vm/nr_hugepages"
-    ));
+    let (status, output, _) = run(&format!("{PSERIES} --hugepages 16 -- selftest cat /proc/sys/vm/nr_hugepages"));
     assert_eq!((status, output.as_str()), (0, "16\n"));
     let (status, _, errors) = run("--machine powernv9 --kernel 6.12 --hugepages 16 -- report");
     assert_eq!(status, 125);
@@ -249,19 +218,10 @@ fn kvm_loads_on_bare_metal() {
 #[test]
 fn what_cannot_be_run_is_refused_before_a_boot() {
     for (line, reason) in [
-        (
-            "--machine pseries --kernel 6.12 -- no-such-command",
-            "built in",
-        ),
-        (
-            "--machine pseries --kernel latest -- report",
-            "kernel label",
-        ),
+        ("--machine pseries --kernel 6.12 -- no-such-command", "built in"),
+        ("--machine pseries --kernel latest -- report", "kernel label"),
         ("--machine pseries --kernel 6.12 -- report --then", "--then"),
-        (
-            "--machine pseries --kernel /no/vmlinux --modules /no -- report",
-            "/no/vmlinux",
-        ),
+        ("--machine pseries --kernel /no/vmlinux --modules /no -- report", "/no/vmlinux"),
     ] {
         let (status, output, errors) = run(line);
         assert_eq!((status, output.as_str()), (125, ""));

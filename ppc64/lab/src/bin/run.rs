@@ -46,10 +46,8 @@ fn run(options: &Options) -> Result<u8> {
         names.extend(archive::NVME);
     }
     let modules = kernel.modules(&names)?;
-    let mut environment: std::collections::BTreeMap<String, String> = PASSED_ON
-        .iter()
-        .filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?)))
-        .collect();
+    let mut environment: std::collections::BTreeMap<String, String> =
+        PASSED_ON.iter().filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?))).collect();
     environment.extend(options.environment.iter().cloned());
     let devices = options.devices();
     let manifest = Manifest {
@@ -73,34 +71,25 @@ fn run(options: &Options) -> Result<u8> {
         tree.add_needed(file, &repository)?;
     }
     let initramfs = scratch.path().join("initramfs.gz");
-    tree.write(BufWriter::new(File::create(&initramfs)?))
-        .context("write the initial file system")?;
+    tree.write(BufWriter::new(File::create(&initramfs)?)).context("write the initial file system")?;
     for (index, device) in devices.iter().enumerate() {
         if *device == Device::Nvme {
-            File::create(machine::image(scratch.path(), index))?
-                .set_len(DISK_BYTES)
-                .context("make a disk")?;
+            File::create(machine::image(scratch.path(), index))?.set_len(DISK_BYTES).context("make a disk")?;
         }
     }
 
-    let files = machine::Files {
-        kernel: &kernel.image,
-        initramfs: &initramfs,
-        scratch: scratch.path(),
-    };
+    let files = machine::Files { kernel: &kernel.image, initramfs: &initramfs, scratch: scratch.path() };
     let log: Box<dyn Write> = match &options.log {
-        Some(path) => Box::new(BufWriter::new(
-            File::create(path).with_context(|| format!("create {}", path.display()))?,
-        )),
+        Some(path) => {
+            Box::new(BufWriter::new(File::create(path).with_context(|| format!("create {}", path.display()))?))
+        }
         None => Box::new(io::sink()),
     };
     let mut console = Console::new(io::stdout(), io::stderr(), log);
     let timeout = Duration::from_secs(options.timeout);
     let end = boot::run(machine::command(options, files)?, timeout, &mut console)?;
     let seen = console.finish();
-    let tolerance = options
-        .leak_tolerance
-        .unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp));
+    let tolerance = options.leak_tolerance.unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp));
     let verdict = verdict::judge(&seen, end, options.expect_oops, tolerance);
     // Whoever read it may be gone; the status counts all the same.
     let _ = io::stderr().write_all(verdict.text.as_bytes());
