@@ -7,8 +7,9 @@
 use crate::addr::{Iova, IovaRange, UserAddr, UserRange};
 use crate::permission::Permission;
 use core::fmt::Debug;
-use std::collections::BTreeMap;
+use runs::{Place, Runs};
 
+mod runs;
 #[cfg(test)]
 mod twin;
 
@@ -79,13 +80,13 @@ impl<T: Copy + Eq> Run<T> {
 /// Runs by their first bus address; none overlap, no two that continue each other stand apart.
 #[derive(Clone, Debug)]
 pub struct IntervalMap<T> {
-    runs: BTreeMap<u64, Run<T>>,
+    runs: Runs<T>,
     bytes: u64,
 }
 
 impl<T> Default for IntervalMap<T> {
     fn default() -> Self {
-        Self { runs: BTreeMap::new(), bytes: 0 }
+        Self { runs: Runs::default(), bytes: 0 }
     }
 }
 
@@ -102,7 +103,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
 
     /// Whether nothing is mapped.
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.runs.len() == 0
     }
 
     /// Bytes mapped.
@@ -112,24 +113,30 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
 
     /// All runs in order of bus address.
     pub fn iter(&self) -> impl Iterator<Item = Mapping<T>> + '_ {
-        self.runs.iter().filter_map(|(&start, run)| run.mapping(start))
+        self.runs.iter_from(self.runs.find(0)).filter_map(|(start, run)| run.mapping(start))
+    }
+
+    /// The place of the first run that ends behind `start`.
+    fn first_behind(&self, start: u64) -> Place {
+        let at = self.runs.find(start);
+        match self.runs.before(at) {
+            Some(before) if self.runs.get(before).is_some_and(|(_, run)| run.end > start) => before,
+            _ => at,
+        }
     }
 
     /// The runs in `range`, in order, cut to it.
     pub fn overlapping(&self, range: IovaRange) -> impl Iterator<Item = Mapping<T>> + '_ {
-        let (start, end) = (range.start().0, range.end().0);
-        let before = self.runs.range(..start).next_back().filter(|(_, run)| run.end > start);
-        before
-            .into_iter()
-            .chain(self.runs.range(start..end))
-            .filter_map(move |(&start, run)| run.mapping(start)?.clip(range))
+        let end = range.end().0;
+        self.runs
+            .iter_from(self.first_behind(range.start().0))
+            .take_while(move |&(start, _)| start < end)
+            .filter_map(move |(start, run)| run.mapping(start)?.clip(range))
     }
 
     /// The first run in `range`, cut to it.
     pub fn first_overlap(&self, range: IovaRange) -> Option<Mapping<T>> {
-        // One search tells in the common case that there is none: the last run that starts below the end.
-        let (_, last) = self.runs.range(..range.end().0).next_back()?;
-        if last.end <= range.start().0 { None } else { self.overlapping(range).next() }
+        self.overlapping(range).next()
     }
 
     /// The stretches of `range` in which nothing is mapped.
@@ -145,7 +152,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
 
     /// Where `iova` leads.
     pub fn translate(&self, iova: Iova) -> Option<Translation> {
-        let (_, run) = self.runs.range(..=iova.0).next_back()?;
+        let (_, run) = self.runs.last_from(iova.0)?;
         (iova.0 < run.end).then(|| Translation {
             user: UserAddr(iova.0.wrapping_add(run.delta)),
             permission: run.permission,
@@ -155,58 +162,55 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
 
     /// Adds a mapping. Nothing may be mapped there: a mapping in the way stays, and is returned, and nothing is added.
     pub fn insert(&mut self, mapping: Mapping<T>) -> Result<(), Mapping<T>> {
-        let (mut start, end) = (mapping.iova.start().0, mapping.iova.end().0);
+        let (start, end) = (mapping.iova.start().0, mapping.iova.end().0);
         let delta = mapping.user.0.wrapping_sub(start);
-        let mut run = Run { end, delta, permission: mapping.permission, region: mapping.region };
-        // Backwards from the end: at most the right neighbour, then the left one or what is in the way.
-        let mut merges_right = None;
-        for (&at, there) in self.runs.range(..=end).rev().take(2) {
-            if at == end {
-                merges_right = run.continues(there).then_some(there.end);
-                continue;
-            }
-            if there.end > start {
-                return Err(self.overlapping(mapping.iova).next().unwrap_or(mapping));
-            }
-            if there.end == start && there.continues(&run) {
-                start = at;
-            }
-            break;
+        let run = Run { end, delta, permission: mapping.permission, region: mapping.region };
+        let at = self.runs.find(start);
+        let right = self.runs.get(at);
+        let before = self.runs.before(at);
+        let left = before.and_then(|before| self.runs.get(before));
+        if left.is_some_and(|(_, left)| left.end > start) || right.is_some_and(|(right, _)| right < end) {
+            return Err(self.overlapping(mapping.iova).next().unwrap_or(mapping));
         }
-        if let Some(right_end) = merges_right {
-            self.runs.remove(&end);
-            run.end = right_end;
+        let joins_right = right.filter(|(right, there)| *right == end && run.continues(there));
+        let joins_left = left.filter(|(_, left)| left.end == start && left.continues(&run)).zip(before);
+        let end = joins_right.map_or(end, |(_, right)| right.end);
+        match joins_left {
+            Some(((left, there), before)) => {
+                self.runs.set(before, left, Run { end, ..there });
+                if joins_right.is_some() {
+                    self.runs.remove(at);
+                }
+            }
+            None if joins_right.is_some() => self.runs.set(at, start, Run { end, ..run }),
+            None => self.runs.insert(at, start, run),
         }
         self.bytes += mapping.iova.len();
-        self.runs.insert(start, run);
         Ok(())
     }
 
-    /// Takes out what is mapped in `range`, cutting runs that reach over its ends, and hands each piece to `taken`.
+    /// Takes out what is mapped in `range`, cutting runs that reach over its ends, and hands each piece to `taken`, in
+    /// order.
     pub fn remove(&mut self, range: IovaRange, mut taken: impl FnMut(Mapping<T>)) {
-        let (start, end) = (range.start().0, range.end().0);
-        loop {
-            // From the back, so that the run that reaches over the end is met first and its tail goes in once.
-            let Some((&at, &run)) = self.runs.range(..end).next_back().filter(|(_, run)| run.end > start) else {
-                return;
-            };
-            if at < start {
-                if let Some(head) = self.runs.get_mut(&at) {
-                    head.end = start;
-                }
-            } else {
-                self.runs.remove(&at);
-            }
-            if run.end > end {
-                self.runs.insert(end, run);
-            }
-            if let Some(piece) = run.mapping(at).and_then(|whole| whole.clip(range)) {
+        let end = range.end().0;
+        let mut from = range.start().0;
+        while let Some(rest) = IovaRange::between(Iova(from), range.end()) {
+            let at = self.first_behind(from);
+            let Some((start, run)) = self.runs.get(at).filter(|&(start, _)| start < end) else { return };
+            if let Some(piece) = run.mapping(start).and_then(|whole| whole.clip(rest)) {
                 self.bytes -= piece.iova.len();
                 taken(piece);
             }
-            if at <= start {
-                return;
+            match (start < from, run.end > end) {
+                (false, false) => self.runs.remove(at),
+                (true, false) => self.runs.set(at, start, Run { end: from, ..run }),
+                (false, true) => self.runs.set(at, end, run),
+                (true, true) => {
+                    self.runs.set(at, start, Run { end: from, ..run });
+                    self.runs.insert(self.runs.behind(at), end, run);
+                }
             }
+            from = run.end.min(end);
         }
     }
 }

@@ -17,8 +17,8 @@ impl AddressSpace {
     /// Attaches a group with a container of its own: its devices see all that is mapped, and when it leaves the others
     /// notice nothing.
     pub fn attach(&self, group: u32) -> Result<(), AttachError> {
-        let mut state = self.0.state.lock();
-        refuse_attached(&state, group)?;
+        let state = &mut self.0.state.lock().state;
+        refuse_attached(state, group)?;
         let member = Member::open(self.0.registry.host(), group)?;
         let facts = member.facts()?;
         if state.facts.is_some_and(|ours| !alike(&ours, &facts)) {
@@ -29,7 +29,7 @@ impl AddressSpace {
         if first {
             state.facts = Some(facts);
         }
-        if !first && let Err(error) = self.bring_up(&state, &member, group) {
+        if !first && let Err(error) = self.bring_up(state, &member, group) {
             // Whatever was mapped is unmapped by the tables' end; nothing was counted for it.
             self.0.registry.leave(member.fd(), false);
             return Err(error);
@@ -42,8 +42,8 @@ impl AddressSpace {
     /// Attaches a group in the container of another one: one set of ioctls serves both. Only on powernv; and when one of
     /// them is detached, the other's mappings are gone for the moment until they are mapped again.
     pub fn attach_beside(&self, group: u32, other: u32) -> Result<(), AttachError> {
-        let mut state = self.0.state.lock();
-        refuse_attached(&state, group)?;
+        let state = &mut self.0.state.lock().state;
+        refuse_attached(state, group)?;
         if state.facts.is_some_and(|facts| facts.platform == Platform::Pseries) {
             return Err(AttachError::OneGroup { platform: Platform::Pseries, group });
         }
@@ -54,7 +54,7 @@ impl AddressSpace {
     /// Detaches a group. The devices of the others see their mappings as before. With the last group all mappings and
     /// windows go, and leases stay.
     pub fn detach(&self, group: u32) -> Result<(), AttachError> {
-        let mut state = self.0.state.lock();
+        let state = &mut self.0.state.lock().state;
         let found = state.members.iter().position(|member| member.group(group).is_some());
         let Some(at) = found else { return Err(AttachError::NotAttached { group }) };
         let count = state.members[at].group(group).map_or(0, |group| Arc::strong_count(&group.devices) - 1);
@@ -62,15 +62,15 @@ impl AddressSpace {
             return Err(AttachError::DevicesOpen { group, count });
         }
         if state.members[at].groups.len() > 1 {
-            return self.detach_shared(&mut state, at, group);
+            return self.detach_shared(state, at, group);
         }
         if state.members.len() == 1 {
             let books = std::mem::take(&mut *self.0.books.write());
-            close_all(&self.0.registry, self.host(), &mut state, &books);
+            close_all(&self.0.registry, self.host(), state, &books);
             return Ok(());
         }
         let fd = state.members[at].fd();
-        let clean = self.clear(&state, at);
+        let clean = self.clear(state, at);
         self.0.registry.leave(fd, clean);
         state.containers.remove(at);
         state.members.remove(at);
@@ -147,5 +147,5 @@ pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State,
     if !clean {
         registry.unpin(counts());
     }
-    *state = State { scratch: std::mem::take(&mut state.scratch), ..State::default() };
+    *state = State::default();
 }

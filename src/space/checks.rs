@@ -94,6 +94,9 @@ impl AddressSpace {
     /// Plans the window for requests that no window holds, and sets their page.
     pub(super) fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Option<Missing>, MapError> {
         let homeless = |(request, _): &&mut (MapRequest, PageShift)| state.windows.containing(request.iova).is_none();
+        if scratch.requests.iter().all(|(request, _)| state.windows.containing(request.iova).is_some()) {
+            return Ok(None);
+        }
         let mut hull: Option<IovaRange> = None;
         let mut carries = self.host().page_shift();
         for (request, _) in scratch.requests.iter_mut().filter(homeless) {

@@ -44,7 +44,7 @@ impl core::ops::Deref for DeviceRegion {
 impl AddressSpace {
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
     pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
-        let state = self.0.state.lock();
+        let state = &self.0.state.lock().state;
         let found = state.members.iter().find_map(|member| member.group(group));
         let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
         let node = Node::Device { group: member.file.fd(), name: address };

@@ -1,7 +1,7 @@
 //! Mapping and unmapping.
 
 use super::apply::{self, ApplyError, Run};
-use super::{AddressSpace, MapError, NotRestored, State, UnmapError};
+use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError};
 use crate::addr::{IovaRange, PageShift, UserAddr};
 use crate::map::Mapping;
 use crate::permission::Permission;
@@ -49,11 +49,8 @@ impl AddressSpace {
 
     /// Maps all requests, or none. Neighbours that continue each other go out as one MAP.
     pub fn map_all(&self, requests: &[MapRequest], overlap: Overlap) -> Result<(), MapError> {
-        let mut state = self.0.state.lock();
-        let mut scratch = std::mem::take(&mut state.scratch);
-        let result = self.map_with(&mut state, &mut scratch, requests, overlap);
-        state.scratch = scratch;
-        result
+        let Locked { state, scratch } = &mut *self.0.state.lock();
+        self.map_with(state, scratch, requests, overlap)
     }
 
     fn map_with(
@@ -134,7 +131,9 @@ impl AddressSpace {
                 }
             }
         }
-        self.0.registry.unpin(scratch.displaced.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        if !scratch.displaced.is_empty() {
+            self.0.registry.unpin(scratch.displaced.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        }
     }
 
     /// Books what could not be put back as not mapped.
@@ -153,7 +152,7 @@ impl AddressSpace {
     /// Unmaps whatever is mapped in `range`, which is whole IOMMU pages of one window but otherwise free: a part of a
     /// mapping, or several. Returns the bytes that were mapped.
     pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
-        let mut state = self.0.state.lock();
+        let Locked { state, scratch } = &mut *self.0.state.lock();
         let Some(window) = state.windows.containing(range) else {
             return Err(UnmapError::NoWindow { asked: range });
         };
@@ -161,11 +160,10 @@ impl AddressSpace {
         if !range.is_aligned(page) {
             return Err(UnmapError::Misaligned { asked: range, page });
         }
-        let mut scratch = std::mem::take(&mut state.scratch);
         let gone = &mut scratch.displaced;
         gone.clear();
         gone.extend(self.0.books.read().overlapping(range));
-        let result = match apply::unmap(self.host(), &state.containers, gone, page) {
+        match apply::unmap(self.host(), &state.containers, gone, page) {
             Ok(()) => {
                 self.0.books.write().remove(range, |_| {});
                 self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
@@ -173,12 +171,10 @@ impl AddressSpace {
             }
             Err(ApplyError::Refused(error)) => Err(UnmapError::Refused(error)),
             Err(ApplyError::NotRestored(error)) => {
-                self.forget(&state, &error);
+                self.forget(state, &error);
                 Err(error.into())
             }
-        };
-        state.scratch = scratch;
-        result
+        }
     }
 }
 

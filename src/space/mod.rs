@@ -48,7 +48,7 @@ pub struct AddressSpace(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    state: Mutex<State>,
+    state: Mutex<Locked>,
     books: RwLock<IntervalMap<RegionId>>,
 }
 
@@ -65,6 +65,12 @@ struct State {
     refused: Vec<(PageShift, u64)>,
     /// The firmware failed a window: it creates none any more until reboot.
     poisoned: bool,
+}
+
+/// What the lock guards: the state, and buffers that are used again by every call.
+#[derive(Debug, Default)]
+struct Locked {
+    state: State,
     scratch: Scratch,
 }
 
@@ -136,7 +142,7 @@ impl AddressSpace {
 
     /// Groups and windows.
     pub fn status(&self) -> SpaceStatus {
-        let state = self.0.state.lock();
+        let state = &self.0.state.lock().state;
         let books = self.0.books.read();
         let in_container = |(container, member): (usize, &Member)| {
             member.groups.iter().map(move |group| GroupStatus { group: group.number, container }).collect::<Vec<_>>()
@@ -165,7 +171,7 @@ impl Pointing for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let mut state = std::mem::take(self.state.get_mut());
+        let mut state = std::mem::take(&mut self.state.get_mut().state);
         let host = Arc::clone(self.registry.host());
         let books = std::mem::take(self.books.get_mut());
         attach::close_all(&self.registry, host.as_ref(), &mut state, &books);

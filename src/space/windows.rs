@@ -14,30 +14,30 @@ use crate::window::{
 impl AddressSpace {
     /// What would be done to get a window, and why; or why it cannot be had. Asks nothing of the kernel.
     pub fn plan(&self, request: &WindowRequest) -> Result<Plan, WindowError> {
-        self.plan_in(&self.0.state.lock(), request, None)
+        self.plan_in(&self.0.state.lock().state, request, None)
     }
 
     /// Makes a window, unless one is there that serves, and returns it. It stays until it is removed.
     pub fn create_window(&self, request: &WindowRequest) -> Result<Window, WindowError> {
-        let mut state = self.0.state.lock();
-        let plan = self.plan_in(&state, request, None)?;
-        let window = self.carry_out(&mut state, &plan, Origin::Asked)?;
-        window.or_else(|| default_window(&state)).ok_or(WindowError::NoGroup)
+        let state = &mut self.0.state.lock().state;
+        let plan = self.plan_in(state, request, None)?;
+        let window = self.carry_out(state, &plan, Origin::Asked)?;
+        window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
     }
 
     /// Removes the window that starts at `start`. Refused while something is mapped in it, or asked to be.
     pub fn remove_window(&self, start: Iova) -> Result<(), WindowError> {
-        let mut state = self.0.state.lock();
-        let situation = self.situation(&state, None)?;
+        let state = &mut self.0.state.lock().state;
+        let situation = self.situation(state, None)?;
         plan_removal(&situation, start)?;
-        self.remove_in(&mut state, start)
+        self.remove_in(state, start)
     }
 
     /// Gives up the default window, so that its TCE table is never made or its place is free. It does not come back by
     /// itself. On powernv the next window starts at bus address 0 then.
     pub fn drop_default_window(&self) -> Result<(), WindowError> {
         let start = {
-            let state = self.0.state.lock();
+            let state = &self.0.state.lock().state;
             let facts = state.facts.ok_or(WindowError::NoGroup)?;
             if state.windows.default == DefaultWindow::Gone {
                 return Ok(());
@@ -50,30 +50,30 @@ impl AddressSpace {
     /// Asks that `range` be mappable from now on: the window it needs is made, large enough for all that is asked, and
     /// stays until [`Self::unask`].
     pub fn ask(&self, range: IovaRange) -> Result<Window, WindowError> {
-        let mut state = self.0.state.lock();
-        let all = with_asked(&state, range);
-        let plan = self.plan_in(&state, &WindowRequest::cover(all), Some(all))?;
-        let window = self.carry_out(&mut state, &plan, Origin::Demand)?;
+        let state = &mut self.0.state.lock().state;
+        let all = with_asked(state, range);
+        let plan = self.plan_in(state, &WindowRequest::cover(all), Some(all))?;
+        let window = self.carry_out(state, &plan, Origin::Demand)?;
         state.asked.insert(range.start().0..range.end().0);
-        window.or_else(|| default_window(&state)).ok_or(WindowError::NoGroup)
+        window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
     }
 
     /// Takes back what was asked, and removes windows that are needed no more.
     pub fn unask(&self, range: IovaRange) -> Result<(), WindowError> {
-        self.0.state.lock().asked.remove(range.start().0..range.end().0);
+        self.0.state.lock().state.asked.remove(range.start().0..range.end().0);
         self.trim()
     }
 
     /// Removes windows that were made on demand and in which nothing is mapped nor asked any more.
     pub fn trim(&self) -> Result<(), WindowError> {
-        let mut state = self.0.state.lock();
+        let state = &mut self.0.state.lock().state;
         if state.members.is_empty() {
             return Ok(());
         }
-        let situation = self.situation(&state, None)?;
+        let situation = self.situation(state, None)?;
         let idle = |standing: &&Standing| standing.window.origin == Origin::Demand && !standing.in_use;
         for standing in situation.standing.iter().filter(idle) {
-            self.remove_in(&mut state, standing.window.range.start())?;
+            self.remove_in(state, standing.window.range.start())?;
         }
         Ok(())
     }

@@ -10,6 +10,9 @@ const LARGEST_LEVEL_SHIFT: u32 = 24;
 const SINGLE_LEVEL_SHIFT: u32 = 23;
 /// `pnv_pci_ioda2_table_alloc_pages` refuses tables that reach this many bits.
 const TABLE_BITS: u32 = 55;
+/// Most TCEs of a pseries window, as a power of two. The firmware's own limit is told to the kernel alone, and a creation
+/// over it leaks; this stays below what QEMU grants, takes the kernel 2 GiB of memory and minutes to remove.
+const PSERIES_ENTRIES_SHIFT: u32 = 28;
 /// `POWERNV_IOMMU_MAX_LEVELS`.
 const MOST_LEVELS: u32 = 5;
 
@@ -31,7 +34,7 @@ pub(super) fn smallest(facts: &WindowFacts, page: PageShift) -> u64 {
 /// Levels for a table of `size` (a power of two) bytes; `None` when no number of levels works.
 pub(super) fn levels(facts: &WindowFacts, page: PageShift, size: u64) -> Option<u32> {
     match facts.platform {
-        Platform::Pseries => Some(1),
+        Platform::Pseries => (entries_shift(page, size) <= PSERIES_ENTRIES_SHIFT).then_some(1),
         Platform::Powernv => (1..=MOST_LEVELS).find(|&levels| {
             let shift = level_shift(facts, page, size, levels);
             let most = if levels == 1 { SINGLE_LEVEL_SHIFT } else { LARGEST_LEVEL_SHIFT };

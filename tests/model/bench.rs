@@ -1,6 +1,6 @@
 //! A machine with a container on it, and short words for its calls.
 
-use spapr_iommu::addr::{Iova, PageShift, UserAddr, UserRange};
+use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::model::{Model, Violation};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::uapi::{spapr, vfio};
@@ -119,10 +119,6 @@ pub(crate) fn at(range: UserRange, offset: u64) -> UserAddr {
 
 pub(crate) fn user(start: u64, len: u64) -> UserRange {
     UserRange::new(UserAddr(start), len).unwrap()
-}
-
-pub(crate) fn iova(start: u64) -> Iova {
-    Iova(start)
 }
 
 pub(crate) fn page(shift: u32) -> PageShift {

@@ -1,6 +1,9 @@
 //! TCE_CREATE, TCE_REMOVE and the default window.
 
 use super::bench::*;
+use spapr_iommu::addr::{Iova, IovaRange, UserAddr};
+use spapr_iommu::host::model::{Leak, Violation};
+use spapr_iommu::host::{Call, Errno, Host, Node};
 
 #[test]
 fn a_whole_path_leaves_nothing_behind() {
@@ -9,7 +12,7 @@ fn a_whole_path_leaves_nothing_behind() {
         let memory = b.registered(1 << 20);
         let start = b.create(16, 1 << 30, 1).unwrap();
         assert_eq!(start, HIGH, "{preset}");
-        let expected = if preset.ends_with("4k") { Err(spapr_iommu::host::Errno::EINVAL) } else { OK };
+        let expected = if preset.ends_with("4k") { Err(Errno::EINVAL) } else { OK };
         assert_eq!(b.map(memory.start(), start, 1 << 20), expected, "{preset}");
         assert_eq!(b.map(memory.start(), 0, 1 << 20), OK);
         assert_eq!(b.entries(0), [(0, 1 << 20, memory.start().0)]);
@@ -21,4 +24,131 @@ fn a_whole_path_leaves_nothing_behind() {
         b.model.exit();
         assert_eq!((b.model.locked(), b.model.leaks(), b.violations()), (0, vec![], vec![]));
     }
+}
+
+#[test]
+fn map_unmap_and_create_bring_the_default_window() {
+    for preset in ["powernv9", "pseries"] {
+        let size = if preset == "pseries" { 1 << 30 } else { 2 << 30 };
+        let charge = size >> 9 << u32::from(preset != "pseries");
+        let b = bench(preset);
+        assert_eq!(b.map(UserAddr(0), 0, 0x1000), Err(Errno::EPERM), "no REGISTER has succeeded yet");
+        assert_eq!(b.model.tables(b.container), []);
+        b.registered(0x10000);
+        // A MAP that fails later has made the window all the same.
+        assert_eq!(b.map(UserAddr(0), 0, 0x1000), Err(Errno::EINVAL));
+        assert_eq!(b.model.tables(b.container)[0].range, IovaRange::new(Iova(0), size).unwrap());
+        assert_eq!(b.model.locked(), 0x10000 + charge);
+
+        let b = bench(preset);
+        b.registered(0x10000);
+        assert_eq!(b.unmap(0, 0x1000), OK);
+        assert_eq!(b.model.tables(b.container).len(), 1);
+
+        let b = bench(preset);
+        assert_eq!(b.create(5, 1 << 30, 1), Err(Errno::EINVAL));
+        assert_eq!(b.model.tables(b.container).len(), 1);
+    }
+}
+
+#[test]
+fn a_cancelled_default_window_never_comes_back() {
+    let b = bench("powernv9");
+    b.registered(0x10000);
+    assert_eq!(b.remove(0), OK);
+    assert_eq!(b.remove(0), Err(Errno::EINVAL));
+    assert_eq!(b.unmap(0, 0x1000), Err(Errno::ENXIO));
+    assert_eq!(b.create(16, 1 << 36, 1), Ok(0), "the first window lies at 0, whatever its size");
+}
+
+#[test]
+fn remove_takes_any_address_inside() {
+    let b = bench("powernv9");
+    let start = b.create(16, 1 << 30, 1).unwrap();
+    let locked = b.model.locked();
+    assert_eq!(b.remove(start + (1 << 30)), Err(Errno::EINVAL));
+    assert_eq!(b.remove(start + (1 << 30) - 1), OK);
+    assert_eq!(locked - b.model.locked(), 2 * (8 << 14));
+    assert_eq!(b.remove(start), Err(Errno::EINVAL));
+    assert_eq!(b.create(16, 1 << 30, 1), Ok(start));
+}
+
+#[test]
+fn removing_a_window_lets_its_regions_go() {
+    let b = bench("pseries");
+    let memory = b.registered(0x10000);
+    let start = b.create(16, 1 << 30, 1).unwrap();
+    assert_eq!(b.map(memory.start(), start, 0x10000), OK);
+    assert_eq!(b.remove(start), OK);
+    assert_eq!(b.unregister(memory), OK);
+    assert_eq!((b.model.regions(), b.violations()), (vec![], vec![]));
+}
+
+#[test]
+fn two_windows_are_the_most_and_that_is_checked_first() {
+    let b = bench("powernv9");
+    b.create(16, 1 << 30, 1).unwrap();
+    let locked = b.model.locked();
+    assert_eq!(b.create(99, 3, 77), Err(Errno::ENOSPC));
+    assert_eq!((b.model.locked(), b.violations()), (locked, vec![]));
+}
+
+#[test]
+fn a_page_size_the_machine_lacks_is_refused_without_a_charge() {
+    let b = bench("powernv9");
+    b.registered(0x10000);
+    b.unmap(0, 0x1000).unwrap();
+    let locked = b.model.locked();
+    for (shift, size, levels) in [
+        (24, 1 << 30, 1),
+        (64, 1 << 30, 1),
+        (0, 1 << 30, 1),
+        (16, 3 << 30, 1),
+        (16, 0, 1),
+        (16, 1 << 30, 0),
+        (16, 1 << 30, 6),
+    ] {
+        assert_eq!(b.create(shift, size, levels), Err(Errno::EINVAL), "{shift} {size:#x} {levels}");
+    }
+    assert_eq!((b.model.locked(), b.violations()), (locked, vec![]));
+}
+
+#[test]
+fn a_failed_create_leaks_its_charge() {
+    let b = bench("powernv9");
+    assert_eq!(b.remove(0), OK);
+    // One level would need 128 MiB in one piece.
+    assert_eq!(b.create(16, 1 << 40, 1), Err(Errno::ENOMEM));
+    let bytes = 2 * (8 << 24);
+    assert_eq!(b.violations(), [Violation::LeakedCharge { bytes }]);
+    assert_eq!((b.model.locked(), b.model.leaks()), (bytes, vec![Leak::Locked(bytes)]));
+    b.model.exit();
+    assert_eq!(b.violations()[1], Violation::LeftBehind { locked: bytes, regions: vec![] });
+}
+
+#[test]
+fn the_limit_itself_leaks_nothing() {
+    let b = Bench::on(model("powernv9").with_memlock(Some(8 << 20)), &[0], 7);
+    assert_eq!(b.create(16, 1 << 36, 1), Err(Errno::ENOMEM));
+    assert_eq!(b.model.locked(), 8 << 20, "that is the default window");
+    assert_eq!(b.violations(), []);
+}
+
+#[test]
+fn a_small_powernv_window_is_larger_than_asked_for() {
+    let b = bench("powernv9");
+    let start = b.create(16, 1 << 20, 1).unwrap();
+    let memory = b.registered(0x10000);
+    assert_eq!(b.map(memory.start(), start + (512 << 20) - 0x10000, 0x10000), OK);
+    assert_eq!(b.violations(), []);
+}
+
+#[test]
+fn a_new_group_gets_the_windows_that_are_there() {
+    let b = bench("powernv9");
+    b.create(16, 1 << 30, 1).unwrap();
+    let other = b.model.open(Node::Group(1)).unwrap();
+    assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), OK);
+    assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
+    assert_eq!(b.model.tables(b.container).len(), 2);
 }

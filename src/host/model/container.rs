@@ -157,7 +157,7 @@ impl Driver {
             kernel.process.locked.uncharge(table.charged);
         }
         for start in core::mem::take(&mut self.registered) {
-            let found = kernel.regions.get(start).map(|region| (region.user_range(), region.mapped - 1));
+            let found = kernel.regions.get(start).map(|region| (region.user, region.mapped - 1));
             if let (Some((range, mapped)), Drop::Busy) = (found, kernel.regions.put(&mut kernel.process, start)) {
                 kernel.violations.push(Violation::ReleasedWhileMapped { range, mapped });
             }

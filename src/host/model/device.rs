@@ -6,7 +6,8 @@ use super::state::{File, State};
 use crate::host::{Call, Errno, Fd, Platform, Region};
 use crate::uapi::eeh::state::{RESET, STOPPED};
 use crate::uapi::vfio;
-use std::sync::{Arc, Mutex, PoisonError};
+use core::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Regions and interrupt indices of a PCI device.
 const REGIONS: u32 = 9;
@@ -69,7 +70,7 @@ impl State {
     }
 }
 
-/// One region of an open device.
+/// One region of a device. It holds the device's file, as a mapping does: the group cannot leave its container meanwhile.
 pub(super) struct DeviceRegion {
     state: Arc<Mutex<State>>,
     device: Fd,
@@ -79,13 +80,27 @@ pub(super) struct DeviceRegion {
 
 impl DeviceRegion {
     pub(super) fn open(shared: &Arc<Mutex<State>>, device: Fd, index: u32) -> Result<Self> {
-        shared.lock().unwrap_or_else(PoisonError::into_inner).device(device)?;
+        let mut state = lock(shared);
+        state.device(device)?;
         let size = match index {
             vfio::PCI_BAR0_REGION_INDEX => BAR_SIZE,
             vfio::PCI_CONFIG_REGION_INDEX => CONFIG_SIZE,
+            index if index < VGA => return Err(Errno::ENXIO),
             _ => return Err(Errno::EINVAL),
         };
+        let device = state.duplicate(device)?;
         Ok(Self { state: Arc::clone(shared), device, index, size })
+    }
+
+    fn check(&self, offset: u64, len: usize) -> Result<()> {
+        let end = offset.checked_add(len as u64);
+        if end.is_some_and(|end| end <= self.size) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+}
+
+impl Drop for DeviceRegion {
+    fn drop(&mut self) {
+        lock(&self.state).close(self.device);
     }
 }
 
@@ -95,13 +110,17 @@ impl Region for DeviceRegion {
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check(offset, data.len())?;
+        let mut state = lock(&self.state);
         let (group, index) = state.device(self.device)?;
         let stopped = state.stopped(group);
         let edu = state.edu(group, index)?;
-        match self.index {
-            vfio::PCI_CONFIG_REGION_INDEX => edu.read_config(offset, data)?,
-            _ => edu.read_bar(offset, data)?,
+        if self.index == vfio::PCI_CONFIG_REGION_INDEX {
+            edu.read_config(offset, data)?;
+        } else {
+            for piece in pieces(offset, data.len()) {
+                edu.read_bar(offset + piece.start as u64, &mut data[piece])?;
+            }
         }
         if stopped {
             data.fill(0xff);
@@ -110,18 +129,48 @@ impl Region for DeviceRegion {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check(offset, data.len())?;
+        let mut state = lock(&self.state);
         let (group, index) = state.device(self.device)?;
         if state.stopped(group) {
             return Ok(());
         }
-        let edu = state.edu(group, index)?;
         if self.index == vfio::PCI_CONFIG_REGION_INDEX {
-            return edu.write_config(offset, data);
+            return state.edu(group, index)?.write_config(offset, data);
         }
-        if let Some(transfer) = edu.write_bar(offset, data)? {
-            state.transfer(group, index, transfer);
+        for piece in pieces(offset, data.len()) {
+            let at = offset + piece.start as u64;
+            if let Some(transfer) = state.edu(group, index)?.write_bar(at, &data[piece])? {
+                state.transfer(group, index, transfer);
+            }
         }
         Ok(())
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cuts an access into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let width = [8, 4, 2, 1].into_iter().find(|width| at.is_multiple_of(*width as u64) && *width <= len - done)?;
+        done += width;
+        Some(done - width..done)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_is_cut_where_it_is_aligned() {
+        assert_eq!(pieces(0x80, 16).collect::<Vec<_>>(), [0..8, 8..16]);
+        assert_eq!(pieces(3, 14).collect::<Vec<_>>(), [0..1, 1..5, 5..13, 13..14]);
+        assert_eq!(pieces(0, 0).count(), 0);
     }
 }

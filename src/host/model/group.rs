@@ -62,6 +62,13 @@ impl Group {
         self.devices.push(Device { address, driver: driver.into(), files: 0, edu: Edu::default() });
     }
 
+    /// One more file of a device, which holds the group as well.
+    pub(super) fn hold_device(&mut self, index: usize) {
+        self.files += 1;
+        self.device_files += 1;
+        self.devices[index].files += 1;
+    }
+
     /// The device a host driver holds, and that driver: then the group cannot be owned.
     pub(super) fn host_driver(&self) -> Option<(&str, &str)> {
         let device = self.devices.iter().find(|device| device.driver != VFIO_PCI)?;

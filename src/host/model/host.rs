@@ -2,6 +2,8 @@
 
 use super::Model;
 use super::device::DeviceRegion;
+use super::group::Group;
+use super::state::File;
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::memory::Protection;
 use crate::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region};
@@ -44,17 +46,30 @@ impl Host for Model {
     }
 
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
-        let Node::Group(number) = node else { return None };
         let state = self.lock();
         let groups = &state.kernel.groups;
-        let Some(group) = groups.get(&number) else {
-            return Some(Obstacle::NoGroup { group: number, present: groups.keys().copied().collect() });
-        };
-        if let Some((device, driver)) = group.host_driver() {
-            return Some(Obstacle::NotViable { group: number, device: device.into(), driver: driver.into() });
+        match node {
+            Node::Container => None,
+            Node::Group(number) => match groups.get(&number) {
+                None => Some(Obstacle::NoGroup { group: number, present: groups.keys().copied().collect() }),
+                Some(group) => {
+                    not_viable(group).or_else(|| (group.files != 0).then_some(Obstacle::Busy { group: number }))
+                }
+            },
+            Node::Device { group, name } => {
+                let File::Group(number) = state.file(group).ok()? else { return None };
+                let group = groups.get(&number)?;
+                let devices: Vec<_> = group.facts().devices.into_iter().map(|device| device.address).collect();
+                let missing = || Obstacle::NoDevice { group: number, device: name.into(), devices: devices.clone() };
+                not_viable(group).or_else(|| (!devices.iter().any(|device| device == name)).then(missing))
+            }
         }
-        (group.files != 0).then_some(Obstacle::Busy { group: number })
     }
+}
+
+fn not_viable(group: &Group) -> Option<Obstacle> {
+    let (device, driver) = group.host_driver()?;
+    Some(Obstacle::NotViable { group: group.number, device: device.into(), driver: driver.into() })
 }
 
 impl Memory for Model {

@@ -118,5 +118,5 @@ fn leak_count(kernel: &mut Kernel, segments: &[Segment], index: u64, shift: u32)
     let user = segment.user + ((index - segment.index) << shift);
     kernel.regions.map(user, 1, shift);
     let holder = kernel.regions.iter().find(|region| region.range.contains(&user));
-    kernel.violations.extend(holder.map(|region| Violation::LeakedCount { range: region.user_range() }));
+    kernel.violations.extend(holder.map(|region| Violation::LeakedCount { range: region.user }));
 }

@@ -159,6 +159,12 @@ impl Model {
         self.lock().kernel.violations.clone()
     }
 
+    /// The containers that are open, in the order they were opened.
+    pub fn containers(&self) -> Vec<Fd> {
+        let state = self.lock();
+        state.files.iter().filter(|(_, file)| matches!(file, File::Container(_))).map(|(&fd, _)| Fd(fd)).collect()
+    }
+
     /// The windows of an open container with what is mapped, slot 0 first.
     pub fn tables(&self, container: Fd) -> Vec<TableView> {
         let state = self.lock();
@@ -201,7 +207,7 @@ impl Model {
         let mut state = self.lock();
         let before = state.kernel.violations.len();
         let result = what(&mut state);
-        let first = state.kernel.violations.get(before).filter(|_| state.strict).cloned();
+        let first = state.kernel.violations.get(before).filter(|_| state.strict && !std::thread::panicking()).cloned();
         drop(state);
         if let Some(violation) = first {
             panic!("{violation}");

@@ -131,6 +131,9 @@ impl Process {
 
     /// What lies in a range, in address order; `None` for holes.
     pub(super) fn look(&self, range: Range<u64>) -> Vec<(Range<u64>, Option<Vma>)> {
+        if range.is_empty() {
+            return Vec::new();
+        }
         let mut found: Vec<_> = self
             .vmas
             .overlapping(&range)

@@ -14,6 +14,8 @@ const MOST_PAGES: u64 = 1 << 36;
 
 #[derive(Debug)]
 pub(super) struct Region {
+    pub(super) user: UserRange,
+    /// The same as numbers.
     pub(super) range: Range<u64>,
     /// The largest IOMMU page it can serve.
     pub(super) page_shift: u32,
@@ -28,12 +30,6 @@ pub(super) struct Region {
 }
 
 impl Region {
-    pub(super) fn user_range(&self) -> UserRange {
-        let (start, end) = (UserAddr(self.range.start), UserAddr(self.range.end));
-        // A region is never empty: REGISTER of no bytes fails.
-        UserRange::between(start, end).unwrap_or_else(|| unreachable!("empty region"))
-    }
-
     /// Where in `pages` an address lies; the address must be in the region.
     fn at(&self, address: u64) -> Option<&Stretch> {
         let after = self.pages.partition_point(|(at, _)| at.start <= address);
@@ -99,13 +95,12 @@ impl Regions {
         let shift = process.page.get();
         let count = (range.end - range.start) >> shift;
         process.locked.charge(count)?;
-        let pinned = self.pin(process, &range, count, violations);
-        match pinned {
-            Ok(pages) => {
+        match self.pin(process, &range, count, violations) {
+            Ok((user, pages)) => {
                 let page_shift = page_shift(&range, &pages, shift);
                 self.serial += 1;
                 let serial = self.serial;
-                let region = Region { range: range.clone(), page_shift, pages, used: 1, mapped: 1, serial };
+                let region = Region { user, range: range.clone(), page_shift, pages, used: 1, mapped: 1, serial };
                 self.list.insert(range.start, region);
                 Ok(0)
             }
@@ -122,13 +117,12 @@ impl Regions {
         range: &Range<u64>,
         count: u64,
         violations: &mut Vec<Violation>,
-    ) -> Result<Vec<Stretch>, Result<i32, Errno>> {
+    ) -> Result<(UserRange, Vec<Stretch>), Result<i32, Errno>> {
         if count == 0 {
             violations.push(Violation::EmptyRegister);
         }
-        if count == 0 || count > MOST_PAGES {
-            return Err(Err(Errno::ENOMEM));
-        }
+        let user = UserRange::new(UserAddr(range.start), range.end - range.start);
+        let Some(user) = user.ok().filter(|_| count <= MOST_PAGES) else { return Err(Err(Errno::ENOMEM)) };
         let (pages, bad) = process.pin(range.clone());
         if let Some(bad) = bad {
             let in_chunk = ((bad - range.start) >> process.page.get()) % PIN_CHUNK;
@@ -139,7 +133,7 @@ impl Regions {
         if before.is_some_and(|(_, region)| region.range.end > range.start) {
             return Err(Err(Errno::EINVAL));
         }
-        Ok(pages)
+        Ok((user, pages))
     }
 
     /// Drops one use (`mm_iommu_put`): the last one frees the region unless TCEs point there.

@@ -39,7 +39,7 @@ impl Driver {
         let region = kernel.regions.exact(&range).ok_or(Errno::ENOENT)?;
         let at = self.registered.iter().position(|start| *start == range.start).ok_or(Errno::ENOENT)?;
         if region.used == 1 && region.mapped != 1 {
-            let (range, mapped) = (region.user_range(), region.mapped - 1);
+            let (range, mapped) = (region.user, region.mapped - 1);
             kernel.violations.push(Violation::UnregisterWhileMapped { range, mapped });
         }
         self.registered.remove(at);

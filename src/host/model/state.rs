@@ -69,10 +69,19 @@ impl State {
         if container.is_none_or(|container| container.driver.is_none()) {
             return Err(Errno::EINVAL);
         }
-        group.files += 1;
-        group.device_files += 1;
-        group.devices[index].files += 1;
+        group.hold_device(index);
         Ok(File::Device { group: number, index })
+    }
+
+    /// One more file of an open device.
+    pub(super) fn duplicate(&mut self, device: Fd) -> Result<Fd> {
+        let file = self.file(device)?;
+        if let File::Device { group, index } = file {
+            self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?.hold_device(index);
+        }
+        let fd = Fd(self.number());
+        self.files.insert(fd.0, file);
+        Ok(fd)
     }
 
     pub(super) fn close(&mut self, fd: Fd) {
@@ -182,7 +191,6 @@ impl State {
         if let Some(driver) = &mut container.driver
             && let Err(errno) = driver.attach(&mut self.kernel, number)
         {
-            self.release_ownership(number);
             return Err(errno);
         }
         container.groups.insert(0, number);
@@ -204,14 +212,7 @@ impl State {
         {
             driver.release(&mut self.kernel);
         }
-        self.release_ownership(number);
         self.drop_unused(id);
-    }
-
-    fn release_ownership(&mut self, number: u32) {
-        if let Some(group) = self.kernel.groups.get_mut(&number) {
-            group.pe.release_ownership();
-        }
     }
 
     /// Every file is closed, last opened first, as at the end of the process.

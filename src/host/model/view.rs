@@ -69,7 +69,7 @@ pub(super) fn regions(state: &State) -> Vec<RegionView> {
         drivers.any(|driver| driver.registered.contains(&start))
     };
     let views = regions.into_iter().map(|region| RegionView {
-        range: region.user_range(),
+        range: region.user,
         used: region.used,
         mapped: region.mapped - 1,
         page_shift: region.page_shift,

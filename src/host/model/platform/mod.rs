@@ -52,14 +52,9 @@ impl Pe {
         Self { group, failed: false, dynamic: false, default: true }
     }
 
-    /// The host's own windows go.
+    /// The host's own windows go. What the firmware rebuilds once VFIO lets go is the host's again, and goes likewise.
     pub(super) fn take_ownership(&mut self) {
         (self.dynamic, self.default) = (false, false);
-    }
-
-    /// The firmware resets the PE to its default window.
-    pub(super) fn release_ownership(&mut self) {
-        (self.dynamic, self.default) = (false, true);
     }
 }
 

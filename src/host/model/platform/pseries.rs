@@ -12,12 +12,12 @@ const DEFAULT_WINDOW: u32 = 0x4000_0000;
 const DYNAMIC_WINDOW: u64 = 1 << 59;
 /// The largest block the firmware's query reports, TCEs.
 const LARGEST_BLOCK: u64 = 0x20_0000_0000;
-/// The kernel drops 16 GiB pages.
-const P16G: u64 = 1 << 34;
+/// Page sizes a query can tell of; the kernel drops 16 GiB.
+const QUERY_SIZES: u64 = (1 << 34) - (1 << 12);
 
 pub(super) fn limits(firmware: Firmware) -> Limits {
     let (pgsizes, windows, levels) = match firmware.ddw {
-        true => (0x1000 | firmware.page_sizes & !P16G, firmware.windows, 1),
+        true => (0x1000 | firmware.page_sizes & QUERY_SIZES, firmware.windows, 1),
         false => (0x1000, u32::MAX, 0),
     };
     Limits { start: 0, size: DEFAULT_WINDOW, pgsizes, windows, levels }

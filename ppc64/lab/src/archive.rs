@@ -1,0 +1,91 @@
+//! Takes the kernel and a few modules out of Debian packages.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use lzma_rust2::XzReader;
+
+/// Modules of VFIO, in the order they are loaded. Kernels build in, split and merge some of them: what is
+/// absent is left out.
+pub const VFIO: [&str; 6] =
+    ["vfio", "vfio_virqfd", "vfio_spapr_eeh", "vfio_iommu_spapr_tce", "vfio-pci-core", "vfio-pci"];
+
+/// Modules of KVM.
+pub const KVM: [&str; 2] = ["kvm", "kvm-hv"];
+
+/// Modules of the host's own NVMe driver.
+pub const NVME: [&str; 4] = ["nvme-auth", "nvme-keyring", "nvme-core", "nvme"];
+
+/// Extracts `vmlinux` and the modules of a package into a directory.
+pub fn extract(package: &Path, into: &Path) -> Result<()> {
+    let mut child = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start dpkg-deb")?;
+    let stream = child.stdout.take().context("no output of dpkg-deb")?;
+    fs::create_dir_all(into.join("modules"))?;
+    for entry in tar::Archive::new(stream).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Some packages call it vmlinuz; on POWER it is the same ELF image.
+        if name.starts_with("vmlinux") || name.starts_with("vmlinuz") {
+            io::copy(&mut entry, &mut File::create(into.join("vmlinux"))?)?;
+        } else if let Some(module) = module_name(&name) {
+            let file = into.join("modules").join(format!("{module}.ko"));
+            let bytes = plain(&name, &mut entry)?;
+            fs::write(file, bytes)?;
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "dpkg-deb cannot read {}", package.display());
+    Ok(())
+}
+
+/// The wanted module that a file holds.
+pub fn module_name(file: &str) -> Option<&'static str> {
+    let stem = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko")?;
+    [&VFIO[..], &KVM, &NVME].concat().into_iter().find(|module| *module == stem)
+}
+
+/// The content of a module's file, decompressed where its name says so.
+pub fn plain(file: &str, mut content: impl Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if file.ends_with(".xz") {
+        XzReader::new(content, true).read_to_end(&mut bytes).with_context(|| format!("decompress {file}"))?;
+    } else {
+        content.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wanted_modules_are_known_by_file_name() {
+        assert_eq!(module_name("vfio-pci.ko.xz"), Some("vfio-pci"));
+        assert_eq!(module_name("kvm-hv.ko"), Some("kvm-hv"));
+        assert_eq!(module_name("kvm-pr.ko.xz"), None);
+        assert_eq!(module_name("vfio"), None);
+    }
+
+    #[test]
+    fn modules_come_after_what_they_need() {
+        let at = |name| VFIO.iter().position(|module| *module == name).unwrap();
+        assert!(at("vfio") < at("vfio_iommu_spapr_tce"));
+        assert!(at("vfio") < at("vfio-pci-core"));
+        assert!(at("vfio-pci-core") < at("vfio-pci"));
+        assert_eq!(NVME[3], "nvme");
+        assert_eq!(KVM, ["kvm", "kvm-hv"]);
+    }
+}

@@ -1,0 +1,227 @@
+//! Finds kernels: in the cache, else in Debian's archive.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::ProgressBar;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::apt::{Archive, Mirror};
+use crate::archive;
+use crate::label::{Label, Match, Release, choose};
+
+/// Suites to look for a kernel in. The second list is read only where the first has none of the series.
+const SUITES: [&[&str]; 2] = [&["trixie", "trixie-updates", "trixie-security", "trixie-backports"], &["forky", "sid"]];
+
+/// For how long a label's meaning is taken from the cache.
+const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A kernel on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// What to call it.
+    pub name: String,
+    /// The ELF image.
+    pub image: PathBuf,
+    /// A directory with its modules.
+    pub modules: PathBuf,
+}
+
+impl Kernel {
+    /// The kernel a label stands for; fetched unless it is in the cache.
+    pub fn of_label(label: Label, cache: &Path) -> Result<Kernel> {
+        fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
+        let _lock = lock(&cache.join("lock"))?;
+        let meaning = cache.join(format!("{label}.label"));
+        let cached = cached(&meaning, cache);
+        if let Some((kernel, true)) = cached {
+            return Ok(kernel);
+        }
+        match fetch(label, cache) {
+            Ok(kernel) => {
+                fs::write(&meaning, &kernel.name)?;
+                Ok(kernel)
+            }
+            Err(error) => {
+                let Some((kernel, _)) = cached else {
+                    return Err(error);
+                };
+                eprintln!("cannot look for a newer kernel, the cached one will do: {error:#}");
+                Ok(kernel)
+            }
+        }
+    }
+
+    /// A kernel of the user's own.
+    pub fn of_path(image: &Path, modules: &Path) -> Result<Kernel> {
+        ensure!(image.is_file(), "there is no kernel {}", image.display());
+        ensure!(modules.is_dir(), "there is no directory {}", modules.display());
+        Ok(Kernel { name: image.display().to_string(), image: image.to_owned(), modules: modules.to_owned() })
+    }
+
+    /// The content of those of `names` that exist, in that order.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = Vec::new();
+        collect(&self.modules, &mut files)?;
+        let mut found = Vec::new();
+        for name in names {
+            let file = files.iter().find(|(module, _)| module == name);
+            if let Some((_, path)) = file {
+                let content = File::open(path).with_context(|| format!("open {}", path.display()))?;
+                let bytes = archive::plain(&path.to_string_lossy(), content)?;
+                found.push((format!("{name}.ko"), bytes));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// All wanted modules below a directory.
+fn collect(directory: &Path, into: &mut Vec<(&'static str, PathBuf)>) -> Result<()> {
+    let list = fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
+    for entry in list {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), into)?;
+        } else if let Some(module) = archive::module_name(&entry.file_name().to_string_lossy()) {
+            into.push((module, entry.path()));
+        }
+    }
+    Ok(())
+}
+
+/// What a label meant last, and whether that is recent.
+fn cached(meaning: &Path, cache: &Path) -> Option<(Kernel, bool)> {
+    let kernel = in_cache(fs::read_to_string(meaning).ok()?.trim(), cache)?;
+    let written = fs::metadata(meaning).and_then(|m| m.modified()).ok()?;
+    let age = SystemTime::now().duration_since(written);
+    Some((kernel, age.is_ok_and(|age| age < FRESH)))
+}
+
+fn in_cache(name: &str, cache: &Path) -> Option<Kernel> {
+    let directory = cache.join(name);
+    let kernel = Kernel { name: name.to_owned(), image: directory.join("vmlinux"), modules: directory.join("modules") };
+    (!name.is_empty() && kernel.image.is_file()).then_some(kernel)
+}
+
+/// One run fetches, others wait for it.
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let open = || File::create(path).with_context(|| format!("open {}", path.display()));
+    match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(lock),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            eprintln!("waiting for another run that looks for a kernel")
+        }
+        Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+    Flock::lock(open()?, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("lock {}", path.display()))
+}
+
+fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
+    const SCRATCH: &str = "fetching-";
+    // Under the lock nobody else fetches: what is there was left by a run that was killed.
+    for entry in fs::read_dir(cache)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let mirror = Mirror::find()?;
+    let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(cache)?;
+    let mut newer = None;
+    for (index, suites) in SUITES.iter().enumerate() {
+        let directory = scratch.path().join(index.to_string());
+        let archive = Archive::open(&mirror, suites, &directory)?;
+        let packages = archive.kernel_packages()?;
+        match choose(label, &releases(&packages)) {
+            Some((Match::Series, release)) => {
+                return download(&archive, release, &packages, scratch.path(), cache);
+            }
+            Some((Match::Newer, release)) => {
+                let release = release.clone();
+                if newer.as_ref().is_none_or(|(_, _, r)| release.series() < Release::series(r)) {
+                    newer = Some((archive, packages, release));
+                }
+            }
+            None => {}
+        }
+    }
+    let Some((archive, packages, release)) = newer else {
+        bail!("the archive has no kernel {label} and none newer");
+    };
+    eprintln!("the archive has no {label} kernel any more, taking {}", release.name());
+    download(&archive, &release, &packages, scratch.path(), cache)
+}
+
+/// Kernels among packages: `linux-image-RELEASE` holds it all, or `linux-binary-RELEASE` the image and
+/// `linux-modules-RELEASE` the modules.
+fn releases(packages: &[String]) -> Vec<Release> {
+    packages.iter().filter_map(|name| name.strip_prefix("linux-image-")?.parse().ok()).collect()
+}
+
+fn packages_of(release: &Release, packages: &[String]) -> Vec<String> {
+    let split = ["linux-binary", "linux-modules"].map(|kind| format!("{kind}-{}", release.name()));
+    if split.iter().all(|name| packages.contains(name)) {
+        split.to_vec()
+    } else {
+        vec![format!("linux-image-{}", release.name())]
+    }
+}
+
+fn download(archive: &Archive, release: &Release, packages: &[String], scratch: &Path, cache: &Path) -> Result<Kernel> {
+    if let Some(kernel) = in_cache(release.name(), cache) {
+        return Ok(kernel);
+    }
+    eprintln!("fetching kernel {}", release.name());
+    let files = archive.download(&packages_of(release, packages), &scratch.join("packages"))?;
+    let extracted = scratch.join("kernel");
+    for file in files {
+        let progress = ProgressBar::new_spinner();
+        progress.enable_steady_tick(Duration::from_millis(100));
+        progress.set_message(format!("extracting {}", file.display()));
+        archive::extract(&file, &extracted)?;
+        progress.finish_and_clear();
+    }
+    ensure!(extracted.join("vmlinux").is_file(), "the packages of {} hold no vmlinux", release.name());
+    fs::rename(&extracted, cache.join(release.name())).context("move the kernel into the cache")?;
+    in_cache(release.name(), cache).context("the kernel vanished from the cache")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_one_package_or_two() {
+        let release: Release = "7.2.11+deb13-powerpc64le".parse().unwrap();
+        let mut packages = vec!["linux-image-7.2.11+deb13-powerpc64le".to_owned()];
+        assert_eq!(packages_of(&release, &packages), packages);
+        packages.push("linux-binary-7.2.11+deb13-powerpc64le".into());
+        packages.push("linux-modules-7.2.11+deb13-powerpc64le".into());
+        assert_eq!(packages_of(&release, &packages), packages[1..]);
+        assert_eq!(releases(&packages), [release]);
+    }
+
+    #[test]
+    fn the_cache_answers_only_with_what_it_holds() {
+        let cache = tempfile::tempdir().unwrap();
+        let meaning = cache.path().join("6.12.label");
+        assert_eq!(cached(&meaning, cache.path()), None);
+        fs::write(&meaning, "6.12.1-powerpc64le").unwrap();
+        assert_eq!(cached(&meaning, cache.path()), None);
+        fs::create_dir(cache.path().join("6.12.1-powerpc64le")).unwrap();
+        fs::write(cache.path().join("6.12.1-powerpc64le/vmlinux"), "").unwrap();
+        let (kernel, fresh) = cached(&meaning, cache.path()).unwrap();
+        assert_eq!(kernel.name, "6.12.1-powerpc64le");
+        assert!(fresh);
+        let old = SystemTime::now() - 2 * FRESH;
+        let file = File::options().write(true).open(&meaning).unwrap();
+        file.set_modified(old).unwrap();
+        assert!(!cached(&meaning, cache.path()).unwrap().1);
+    }
+}

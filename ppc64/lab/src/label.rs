@@ -1,0 +1,163 @@
+//! Which kernel a label such as `6.12-64k` stands for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+/// A kernel series and its page size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    series: (u32, u32),
+    large_pages: bool,
+}
+
+impl FromStr for Label {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Label> {
+        let (series, large_pages) = match text.strip_suffix("-64k") {
+            Some(series) => (series, true),
+            None => (text, false),
+        };
+        let (major, minor) = series
+            .split_once('.')
+            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+            .with_context(|| format!("{text} is no kernel label; labels look like 6.12 or 7.2-64k"))?;
+        Ok(Label { series: (major, minor), large_pages })
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pages = if self.large_pages { "-64k" } else { "" };
+        write!(f, "{}.{}{pages}", self.series.0, self.series.1)
+    }
+}
+
+/// A kernel as packages name it, `6.12.107+deb13-powerpc64le-64k`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    numbers: Vec<u32>,
+    large_pages: bool,
+    name: String,
+}
+
+impl Release {
+    /// The whole name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The first two numbers of the version.
+    pub fn series(&self) -> (u32, u32) {
+        (self.numbers[0], self.numbers[1])
+    }
+}
+
+impl FromStr for Release {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Release> {
+        let (version, large_pages) = if let Some(version) = name.strip_suffix("-powerpc64le-64k") {
+            (version, true)
+        } else if let Some(version) = name.strip_suffix("-powerpc64le") {
+            (version, false)
+        } else {
+            bail!("{name} is no kernel of 64-bit little-endian POWER");
+        };
+        let digits = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
+        let numbers = version[..digits]
+            .split('.')
+            .map(str::parse)
+            .collect::<Result<Vec<u32>, _>>()
+            .with_context(|| format!("{name} does not start with a version"))?;
+        if numbers.len() < 2 {
+            bail!("{name} does not start with a version");
+        }
+        Ok(Release { numbers, large_pages, name: name.to_owned() })
+    }
+}
+
+/// How well a release answers a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// It is of the label's series.
+    Series,
+    /// The archive has given up that series; this is the next newer one.
+    Newer,
+}
+
+/// The newest release of the label's series, else the newest of the next newer series.
+pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, &Release)> {
+    let fitting = || releases.iter().filter(|r| r.large_pages == label.large_pages && r.series() >= label.series);
+    let series = fitting().map(Release::series).min()?;
+    let newest =
+        fitting().filter(|r| r.series() == series).max_by(|a, b| (&a.numbers, &a.name).cmp(&(&b.numbers, &b.name)))?;
+    let how = if series == label.series { Match::Series } else { Match::Newer };
+    Some((how, newest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARCHIVE: [&str; 6] = [
+        "6.12.94+deb13-powerpc64le",
+        "6.12.107+deb13-powerpc64le",
+        "6.12.107+deb13-powerpc64le-64k",
+        "7.2.9+deb13-powerpc64le-64k",
+        "7.2.11+deb13-powerpc64le-64k",
+        "7.4.1+deb13-powerpc64le-64k",
+    ];
+
+    fn chosen(label: &str) -> Option<(Match, String)> {
+        let releases: Vec<Release> = ARCHIVE.iter().map(|name| name.parse().unwrap()).collect();
+        choose(label.parse().unwrap(), &releases).map(|(how, r)| (how, r.name().to_owned()))
+    }
+
+    #[test]
+    fn the_newest_of_the_series_by_number_not_by_text() {
+        let expected = Some((Match::Series, ARCHIVE[1].into()));
+        assert_eq!(chosen("6.12"), expected);
+        let expected = Some((Match::Series, ARCHIVE[4].into()));
+        assert_eq!(chosen("7.2-64k"), expected);
+    }
+
+    #[test]
+    fn the_next_newer_series_stands_in() {
+        let expected = Some((Match::Newer, ARCHIVE[4].into()));
+        assert_eq!(chosen("6.18-64k"), expected);
+        let expected = Some((Match::Newer, ARCHIVE[5].into()));
+        assert_eq!(chosen("7.3-64k"), expected);
+    }
+
+    #[test]
+    fn never_an_older_series_or_another_page_size() {
+        assert_eq!(chosen("7.5-64k"), None);
+        assert_eq!(chosen("7.2"), None);
+    }
+
+    #[test]
+    fn labels_read_as_they_print() {
+        for text in ["6.12", "6.12-64k", "7.2", "7.2-64k"] {
+            assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
+        }
+        for text in ["", "6", "6.x", "6.12-4k", "-64k", "6.12.107"] {
+            assert!(text.parse::<Label>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_kernels_to_boot_are_releases() {
+        for name in [
+            "powerpc64le",
+            "6.12.107+deb13-powerpc64le-dbg",
+            "6.12.107+deb13-powerpc64le-64k-dbg",
+            "6-powerpc64le",
+            "6.12.107+deb13-amd64",
+        ] {
+            assert!(name.parse::<Release>().is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Builds the programs that run inside the machine.
+
+use std::collections::BTreeSet;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::{Message, MetadataCommand, TargetKind};
+
+const TARGET: &str = "powerpc64le-unknown-linux-gnu";
+const LINKER: &str = "powerpc64le-linux-gnu-gcc";
+
+/// Commands the first process knows itself.
+pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
+
+/// A program and where it was built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The name it has inside the machine.
+    pub name: String,
+    /// The executable.
+    pub file: PathBuf,
+}
+
+/// What cargo can build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Buildable {
+    package: String,
+    name: String,
+    kind: Kind,
+    features: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Bin,
+    Example,
+    Test,
+}
+
+impl Buildable {
+    fn arguments(&self) -> Vec<String> {
+        let (command, option) = match self.kind {
+            Kind::Bin => (&["build"][..], "--bin"),
+            Kind::Example => (&["build"][..], "--example"),
+            Kind::Test => (&["test", "--no-run"][..], "--test"),
+        };
+        let mut arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
+        arguments.extend(["--release", "--package", &self.package, option, &self.name].map(str::to_owned));
+        if !self.features.is_empty() {
+            arguments.extend(["--features".to_owned(), self.features.join(",")]);
+        }
+        arguments
+    }
+}
+
+/// Builds the first process.
+pub fn build_init(repository: &Path) -> Result<Program> {
+    let init =
+        Buildable { package: "ppc64-init".into(), name: "ppc64-init".into(), kind: Kind::Bin, features: Vec::new() };
+    build(&init, repository)
+}
+
+/// Builds what the commands name, each once.
+pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Vec<Program>> {
+    let names: BTreeSet<&str> = commands
+        .iter()
+        .filter_map(|words| words.first().map(String::as_str))
+        .filter(|name| !BUILT_IN.contains(name))
+        .collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = list(repository)?;
+    let wanted = names.iter().map(|name| find(name, &all)).collect::<Result<Vec<_>>>()?;
+    wanted.into_iter().map(|buildable| build(buildable, repository)).collect()
+}
+
+fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
+    if let Some(found) = all.iter().find(|buildable| buildable.name == name) {
+        return Ok(found);
+    }
+    let names = |kind| {
+        let names: Vec<&str> = all.iter().filter(|b| b.kind == kind).map(|b| b.name.as_str()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    bail!(
+        "there is no command {name}\ncommands: {}\nexamples: {}\nintegration tests: {}\nbuilt in: {}",
+        names(Kind::Bin),
+        names(Kind::Example),
+        names(Kind::Test),
+        BUILT_IN.join(", ")
+    )
+}
+
+/// Commands, examples and integration tests of the package at the top of the repository.
+fn list(repository: &Path) -> Result<Vec<Buildable>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(repository.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("ask cargo for the project's targets")?;
+    let package = metadata.root_package().context("the repository has no package at its top")?;
+    let kind = |kinds: &[TargetKind]| {
+        kinds.iter().find_map(|kind| match kind {
+            TargetKind::Bin => Some(Kind::Bin),
+            TargetKind::Example => Some(Kind::Example),
+            TargetKind::Test => Some(Kind::Test),
+            _ => None,
+        })
+    };
+    let buildables = package.targets.iter().filter_map(|target| {
+        Some(Buildable {
+            package: package.name.to_string(),
+            name: target.name.clone(),
+            kind: kind(&target.kind)?,
+            features: target.required_features.clone(),
+        })
+    });
+    Ok(buildables.collect())
+}
+
+fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
+    let variable = TARGET.to_uppercase().replace('-', "_");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut child = Command::new(cargo)
+        .args(buildable.arguments())
+        .args(["--quiet", "--target", TARGET])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(repository)
+        .env(format!("CARGO_TARGET_{variable}_LINKER"), LINKER)
+        // There is no C library inside the machine.
+        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), "-Ctarget-feature=+crt-static")
+        // Both would take precedence over the variable above.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo")?;
+    let messages = child.stdout.take().context("no output of cargo")?;
+    let mut file = None;
+    for message in Message::parse_stream(BufReader::new(messages)) {
+        if let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")?
+            && artifact.target.name == buildable.name
+            && let Some(executable) = artifact.executable
+        {
+            file = Some(executable.into_std_path_buf());
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "could not build {} for {TARGET}; ci/install installs what that needs", buildable.name);
+    Ok(Program {
+        name: buildable.name.clone(),
+        file: file.with_context(|| format!("cargo built no executable {}", buildable.name))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buildable(name: &str, kind: Kind) -> Buildable {
+        Buildable { package: "spapr-iommu".into(), name: name.into(), kind, features: vec!["cli".into()] }
+    }
+
+    #[test]
+    fn an_unknown_command_is_answered_with_the_known_ones() {
+        let all = [buildable("spapr-iommu", Kind::Bin), buildable("windows", Kind::Test)];
+        assert_eq!(find("windows", &all).unwrap(), &all[1]);
+        let error = find("window", &all).unwrap_err().to_string();
+        for part in
+            ["commands: spapr-iommu", "examples: none", "integration tests: windows", "built in: report, selftest"]
+        {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn tests_are_built_and_not_run() {
+        let arguments = buildable("windows", Kind::Test).arguments().join(" ");
+        assert_eq!(arguments, "test --no-run --release --package spapr-iommu --test windows --features cli");
+    }
+
+    #[test]
+    fn the_project_offers_its_command() {
+        let all = list(&crate::repository()).unwrap();
+        assert_eq!(find("spapr-iommu", &all).unwrap().kind, Kind::Bin);
+    }
+}

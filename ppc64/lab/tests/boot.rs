@@ -1,0 +1,230 @@
+//! Boots machines. `cargo test --package ppc64-lab --test boot -- --ignored` runs them, about 10 s each.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PSERIES: &str = "--machine pseries --kernel 6.12-64k";
+
+fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run"));
+    command.args(line.split_whitespace());
+    command
+}
+
+/// Runs `ppc64/run` and returns status, standard output and standard error.
+fn run(line: &str) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command(line).output().unwrap();
+    let stdout = String::from_utf8(stdout).unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    eprintln!("{line}\n{stderr}");
+    (status.code().unwrap(), stdout, stderr)
+}
+
+/// Does a QEMU with this name run?
+fn runs(name: &str) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.starts_with(b"qemu") && line.split(|b| *b == 0).any(|word| word == name.as_bytes())
+    })
+}
+
+fn wait_until(what: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while !what() {
+        if start.elapsed() > Duration::from_secs(60) {
+            return false;
+        }
+        sleep(Duration::from_millis(100));
+    }
+    true
+}
+
+/// Boots a machine with two devices and checks that VFIO offers both groups.
+fn offers_two_groups(machine: &str, kernel: &str) -> String {
+    let (status, output, _) = run(&format!("--machine {machine} --kernel {kernel} -- report"));
+    assert_eq!(status, 0);
+    assert!(output.ends_with("/dev/vfio/0 /dev/vfio/1 /dev/vfio/vfio\n"), "{output}");
+    for group in ["edu, group 0, driver vfio-pci", "edu, group 1, driver vfio-pci"] {
+        assert!(output.contains(group), "{output}");
+    }
+    output
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn bare_metal_of_every_generation() {
+    for (machine, cpu) in [("powernv8", "POWER8"), ("powernv9", "POWER9"), ("powernv10", "POWER10")] {
+        let output = offers_two_groups(machine, "6.12-64k");
+        assert!(output.contains("platform: PowerNV\n"), "{output}");
+        assert!(output.contains(&format!("cpu: {cpu}")), "{output}");
+    }
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn every_series_and_page_size() {
+    for kernel in ["6.12", "6.12-64k", "7.2", "7.2-64k"] {
+        let output = offers_two_groups("pseries", kernel);
+        let pages = if kernel.ends_with("-64k") { 64 } else { 4 };
+        assert!(output.contains(&format!(", {pages} KiB pages,")), "{output}");
+    }
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn pseries_has_processors_and_firmware_to_choose_from() {
+    let variant = "--cpu power8 --ddw off --pgsz 11000 --smp 2 --memory 1G";
+    let (status, output, _) = run(&format!("{PSERIES} {variant} -- report"));
+    assert_eq!(status, 0);
+    assert!(output.contains("cpu: POWER8"), "{output}");
+    assert!(output.contains("MMU: Hash"), "{output}");
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn output_errors_and_status_come_through() {
+    let words = "selftest streams --then selftest status 7 --then selftest streams";
+    let (status, output, errors) = run(&format!("{PSERIES} -- {words}"));
+    assert_eq!(status, 7);
+    assert_eq!(output, "to standard output: \u{e4}\r\n");
+    assert_eq!(errors.matches("to standard error\n").count(), 1);
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn a_command_ended_by_a_signal_counts_from_128() {
+    let (status, ..) = run(&format!("{PSERIES} -- selftest kill"));
+    assert_eq!(status, 128 + 9);
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn files_arguments_and_environment_are_inside() {
+    let words = "selftest cat ci/install --then selftest environment A --then selftest cat src/lib.rs";
+    let (status, output, _) = run(&format!("{PSERIES} --env A=b=c --file src -- {words}"));
+    let read = |path| fs::read_to_string(Path::new("../..").join(path)).unwrap();
+    assert_eq!(status, 0);
+    assert_eq!(output, read("ci/install") + "b=c\n" + &read("src/lib.rs"));
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn a_leak_is_found_and_noise_is_not() {
+    let (status, _, errors) = run(&format!("{PSERIES} -- selftest leak 8192"));
+    assert_eq!(status, 125);
+    assert!(errors.contains("leak: "), "{errors}");
+    let (status, ..) = run(&format!("{PSERIES} -- selftest leak 64"));
+    assert_eq!(status, 0);
+    let tolerant = format!("{PSERIES} --leak-tolerance 10000 -- selftest leak 8192");
+    assert_eq!(run(&tolerant).0, 0);
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn a_warning_of_the_kernel_fails_a_good_command() {
+    let (status, _, errors) = run(&format!("{PSERIES} -- selftest warn"));
+    assert_eq!(status, 125);
+    assert!(errors.contains("WARNING: a warning made by the self-test"), "{errors}");
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn an_oops_fails_unless_it_is_expected() {
+    for machine in [PSERIES, "--machine powernv9 --kernel 6.12-64k"] {
+        let (status, _, errors) = run(&format!("{machine} -- selftest oops"));
+        assert_eq!(status, 125);
+        assert!(errors.contains("Kernel panic"), "{errors}");
+        let (status, ..) = run(&format!("{machine} --expect-oops -- selftest oops"));
+        assert_eq!(status, 0);
+    }
+    let (status, ..) = run(&format!("{PSERIES} --expect-oops -- report"));
+    assert_eq!(status, 125);
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn a_hang_ends_with_the_time() {
+    let name = "spapr-iommu-test-hang";
+    let line = format!("{PSERIES} --timeout 15 --qemu-arg -name --qemu-arg {name} -- selftest hang");
+    let (status, _, errors) = run(&line);
+    assert_eq!(status, 125);
+    assert!(errors.contains("time-out"), "{errors}");
+    assert!(!runs(name));
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn no_machine_outlives_the_run() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let name = format!("spapr-iommu-test-{signal}");
+        let line = format!("{PSERIES} --qemu-arg -name --qemu-arg {name} -- selftest hang");
+        let mut child = command(&line).stderr(Stdio::piped()).spawn().unwrap();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        // The devices are listed once the machine is up.
+        assert!(errors.lines().any(|line| line.unwrap().contains("edu, group 1")));
+        assert!(runs(&name));
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let status = child.wait().unwrap();
+        let expected = match signal {
+            Signal::SIGKILL => None,
+            signal => Some(128 + signal as i32),
+        };
+        assert_eq!(status.code(), expected);
+        assert!(wait_until(|| !runs(&name)), "{signal}");
+    }
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
+    for machine in ["pseries", "powernv9"] {
+        let line = format!("--machine {machine} --kernel 6.12-64k --device edu --device nvme");
+        let (status, output, _) = run(&format!("{line} -- report"));
+        assert_eq!(status, 0);
+        assert!(output.contains("nvme, group 1, driver vfio-pci"), "{output}");
+        let (status, output, _) = run(&format!("{line} --host-driver -- report"));
+        assert_eq!(status, 0);
+        assert!(output.contains("nvme, group 1, driver nvme"), "{output}");
+        assert!(output.contains("edu, group 0, driver vfio-pci"), "{output}");
+    }
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn huge_pages_where_the_machine_has_them() {
+    let (status, output, _) = run(&format!("{PSERIES} --hugepages 16 -- selftest cat /proc/sys/vm/nr_hugepages"));
+    assert_eq!((status, output.as_str()), (0, "16\n"));
+    let (status, _, errors) = run("--machine powernv9 --kernel 6.12 --hugepages 16 -- report");
+    assert_eq!(status, 125);
+    assert!(errors.contains("huge pages"), "{errors}");
+}
+
+#[test]
+#[ignore = "boots a machine"]
+fn kvm_loads_on_bare_metal() {
+    let line = "--machine powernv9 --kernel 6.12-64k --kvm -- selftest cat /proc/modules";
+    let (status, output, _) = run(line);
+    assert_eq!(status, 0);
+    assert!(output.contains("kvm_hv "), "{output}");
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_a_boot() {
+    for (line, reason) in [
+        ("--machine pseries --kernel 6.12 -- no-such-command", "built in"),
+        ("--machine pseries --kernel latest -- report", "kernel label"),
+        ("--machine pseries --kernel 6.12 -- report --then", "--then"),
+        ("--machine pseries --kernel /no/vmlinux --modules /no -- report", "/no/vmlinux"),
+    ] {
+        let (status, output, errors) = run(line);
+        assert_eq!((status, output.as_str()), (125, ""));
+        assert!(errors.contains(reason), "{errors}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Wrappers round a host: what is not said otherwise goes through.
+
+use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region};
+use crate::addr::{PageShift, UserRange};
+
+/// A host round another one, which changes nothing but calls.
+pub trait Wrapper: Send + Sync + core::fmt::Debug {
+    /// The host within.
+    type Inner: Host;
+
+    /// The host within.
+    fn inner(&self) -> &Self::Inner;
+
+    /// Runs a call, or does something else instead.
+    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+}
+
+impl<W: Wrapper> Host for W {
+    fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
+        self.inner().open(node)
+    }
+    fn close(&self, fd: Fd) {
+        self.inner().close(fd);
+    }
+    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        self.wrapped_call(fd, call)
+    }
+    fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
+        self.inner().region(device, index)
+    }
+    fn platform(&self) -> Option<Platform> {
+        self.inner().platform()
+    }
+    fn page_shift(&self) -> PageShift {
+        self.inner().page_shift()
+    }
+    fn memlock(&self) -> Result<Memlock, Errno> {
+        self.inner().memlock()
+    }
+    fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {
+        self.inner().backing(range)
+    }
+    fn groups(&self) -> Vec<GroupFacts> {
+        self.inner().groups()
+    }
+    fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
+        self.inner().obstacle(node)
+    }
+}

@@ -1,0 +1,189 @@
+//! Sorted storage of runs: chunks of arrays, searched by halving.
+//!
+//! One search finds a place from which both neighbours are at hand, which is what an interval map asks of every change;
+//! `BTreeMap` wants a search for each. Chunks are allocated whole, so that changes in steady state allocate nothing.
+
+use super::Run;
+use arrayvec::ArrayVec;
+
+/// Runs in a chunk at most.
+const FULL: usize = 64;
+/// A chunk with fewer looks for a neighbour to join.
+const SPARSE: usize = FULL / 4;
+
+#[derive(Clone, Debug)]
+struct Chunk<T> {
+    starts: ArrayVec<u64, FULL>,
+    runs: ArrayVec<Run<T>, FULL>,
+}
+
+impl<T> Chunk<T> {
+    fn new() -> Box<Self> {
+        Box::new(Self { starts: ArrayVec::new(), runs: ArrayVec::new() })
+    }
+}
+
+/// A place among runs; what is there, or behind the last, depends on when it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    chunk: usize,
+    index: usize,
+}
+
+/// Runs by their start. No chunk is empty.
+#[derive(Clone, Debug)]
+pub(super) struct Runs<T> {
+    /// The first start of each chunk.
+    firsts: Vec<u64>,
+    chunks: Vec<Box<Chunk<T>>>,
+    len: usize,
+}
+
+impl<T> Default for Runs<T> {
+    fn default() -> Self {
+        Self { firsts: Vec::new(), chunks: Vec::new(), len: 0 }
+    }
+}
+
+impl<T: Copy> Runs<T> {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of the first run that starts at `start` or behind.
+    pub(super) fn find(&self, start: u64) -> Place {
+        let behind = self.firsts.partition_point(|&first| first < start);
+        let Some(chunk) = behind.checked_sub(1) else { return Place { chunk: 0, index: 0 } };
+        let index = self.chunks[chunk].starts.partition_point(|&at| at < start);
+        if index == self.chunks[chunk].starts.len() {
+            Place { chunk: behind, index: 0 }
+        } else {
+            Place { chunk, index }
+        }
+    }
+
+    /// The last run that starts at `at` or before.
+    pub(super) fn last_from(&self, at: u64) -> Option<(u64, &Run<T>)> {
+        let chunk = &self.chunks[self.firsts.partition_point(|&first| first <= at).checked_sub(1)?];
+        let index = chunk.starts.partition_point(|&start| start <= at).checked_sub(1)?;
+        Some((chunk.starts[index], &chunk.runs[index]))
+    }
+
+    /// The run at a place, with its start.
+    pub(super) fn get(&self, at: Place) -> Option<(u64, Run<T>)> {
+        let chunk = self.chunks.get(at.chunk)?;
+        Some((*chunk.starts.get(at.index)?, *chunk.runs.get(at.index)?))
+    }
+
+    /// The place before.
+    pub(super) fn before(&self, at: Place) -> Option<Place> {
+        match at.index.checked_sub(1) {
+            Some(index) => Some(Place { index, ..at }),
+            None => {
+                let chunk = at.chunk.checked_sub(1)?;
+                Some(Place { chunk, index: self.chunks.get(chunk)?.starts.len().checked_sub(1)? })
+            }
+        }
+    }
+
+    /// The place behind.
+    pub(super) fn behind(&self, at: Place) -> Place {
+        match self.chunks.get(at.chunk) {
+            Some(chunk) if at.index + 1 < chunk.starts.len() => Place { index: at.index + 1, ..at },
+            _ => Place { chunk: at.chunk + 1, index: 0 },
+        }
+    }
+
+    /// The runs from a place on.
+    pub(super) fn iter_from(&self, mut at: Place) -> impl Iterator<Item = (u64, Run<T>)> + '_ {
+        core::iter::from_fn(move || {
+            let found = self.get(at)?;
+            at = self.behind(at);
+            Some(found)
+        })
+    }
+
+    /// Changes the run at a place; it stays between its neighbours.
+    pub(super) fn set(&mut self, at: Place, start: u64, run: Run<T>) {
+        let Some(chunk) = self.chunks.get_mut(at.chunk) else { return };
+        if let (Some(its_start), Some(its_run)) = (chunk.starts.get_mut(at.index), chunk.runs.get_mut(at.index)) {
+            (*its_start, *its_run) = (start, run);
+            if at.index == 0 {
+                self.firsts[at.chunk] = start;
+            }
+        }
+    }
+
+    /// Puts a run at its place, which [`Self::find`] has found.
+    pub(super) fn insert(&mut self, mut at: Place, start: u64, run: Run<T>) {
+        // Behind the last run of a chunk rather than before the first of the next.
+        if at.index == 0
+            && let Some(before) = self.before(at)
+        {
+            at = Place { index: before.index + 1, ..before };
+        }
+        match self.chunks.get(at.chunk) {
+            None => {
+                self.firsts.push(start);
+                self.chunks.push(Chunk::new());
+            }
+            Some(chunk) if chunk.starts.is_full() => at = self.split(at),
+            Some(_) => {}
+        }
+        let chunk = &mut self.chunks[at.chunk];
+        chunk.starts.insert(at.index, start);
+        chunk.runs.insert(at.index, run);
+        if at.index == 0 {
+            self.firsts[at.chunk] = start;
+        }
+        self.len += 1;
+    }
+
+    /// Halves a full chunk; where the place is then.
+    fn split(&mut self, at: Place) -> Place {
+        let mut upper = Chunk::new();
+        let lower = &mut self.chunks[at.chunk];
+        upper.starts.extend(lower.starts.drain(FULL / 2..));
+        upper.runs.extend(lower.runs.drain(FULL / 2..));
+        self.firsts.insert(at.chunk + 1, upper.starts[0]);
+        self.chunks.insert(at.chunk + 1, upper);
+        match at.index.checked_sub(FULL / 2) {
+            Some(index) if index > 0 => Place { chunk: at.chunk + 1, index },
+            _ => at,
+        }
+    }
+
+    /// Takes the run at a place out.
+    pub(super) fn remove(&mut self, at: Place) {
+        let Some(chunk) = self.chunks.get_mut(at.chunk) else { return };
+        if chunk.starts.pop_at(at.index).is_none() || chunk.runs.pop_at(at.index).is_none() {
+            return;
+        }
+        self.len -= 1;
+        match chunk.starts.first() {
+            None => {
+                self.chunks.remove(at.chunk);
+                self.firsts.remove(at.chunk);
+            }
+            Some(&first) => {
+                self.firsts[at.chunk] = first;
+                if chunk.starts.len() < SPARSE {
+                    self.join(at.chunk);
+                }
+            }
+        }
+    }
+
+    /// Joins a sparse chunk with a neighbour, if the two leave room in one.
+    fn join(&mut self, chunk: usize) {
+        let lower = chunk.saturating_sub(1);
+        let fits = |chunk: usize| self.chunks.get(chunk).is_some_and(|chunk| chunk.starts.len() <= FULL / 2);
+        if !fits(lower) || !fits(lower + 1) {
+            return;
+        }
+        let upper = self.chunks.remove(lower + 1);
+        self.firsts.remove(lower + 1);
+        self.chunks[lower].starts.extend(upper.starts);
+        self.chunks[lower].runs.extend(upper.runs);
+    }
+}

@@ -1,0 +1,128 @@
+//! What only a real kernel can show. Runs on a POWER machine whose groups are bound to vfio-pci:
+//!
+//! `ppc64/run --machine powernv9 --kernel 6.12-64k -- kernel`
+
+mod process;
+mod victim;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use spapr_iommu::addr::{Iova, IovaRange, UserRange};
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::{Lease, Registry};
+use spapr_iommu::space::AddressSpace;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Where the second window of powernv and QEMU's dynamic window start.
+const BIG: u64 = 1 << 59;
+const RAM: u64 = 16 << 20;
+const ROUNDS: u32 = 20;
+/// What free memory may differ by: each leak would be of `RAM` or more.
+const NOISE: u64 = 8 << 20;
+
+/// Everything in use: two containers, both windows, mapped.
+struct Busy {
+    host: Arc<Vfio>,
+    ram: UserRange,
+    space: AddressSpace,
+    lease: Lease,
+}
+
+impl Busy {
+    fn new() -> Result<Self, Failed> {
+        let host = Arc::new(Vfio::new());
+        let groups: Vec<u32> =
+            host.groups().iter().filter(|group| has_vfio_pci(group)).map(|group| group.number).collect();
+        if groups.len() < 2 {
+            return Err(format!("two groups with vfio-pci are needed, there are {groups:?}").into());
+        }
+        let ram = host.allocate(RAM, host.page_shift())?;
+        let registry = Registry::new(host.clone());
+        let space = AddressSpace::new(&registry);
+        space.attach(groups[0])?;
+        let lease = registry.register(ram)?;
+        for start in [0, BIG] {
+            space.map(IovaRange::new(Iova(start), RAM)?, ram.start(), Permission::ReadWrite)?;
+        }
+        space.attach(groups[1])?;
+        Ok(Self { host, ram, space, lease })
+    }
+
+    fn end(self) -> Result<(), Failed> {
+        let Self { host, ram, space, lease } = self;
+        drop((space, lease));
+        Ok(host.free(ram)?)
+    }
+}
+
+fn has_vfio_pci(group: &spapr_iommu::host::GroupFacts) -> bool {
+    group.devices.iter().any(|device| device.driver.as_deref() == Some("vfio-pci"))
+}
+
+/// Rounds of all there is leave locked memory, files and free memory as they were.
+fn rounds_leave_nothing() -> Result<(), Failed> {
+    Busy::new()?.end()?;
+    let before = (process::locked()?, process::files()?, process::free()?);
+    for _ in 0..ROUNDS {
+        let busy = Busy::new()?;
+        if process::locked()? < RAM {
+            return Err("registered memory is not locked".into());
+        }
+        busy.end()?;
+    }
+    let after = (process::locked()?, process::files()?, process::free()?);
+    if (before.0, before.1) != (after.0, after.1) {
+        return Err(format!("locked bytes and files: {before:?} before, {after:?} after").into());
+    }
+    process::none_lost(before.2, after.2)
+}
+
+/// A process that is killed, or panics, with everything in use leaves free memory as it was.
+fn victims_leave_nothing(how: victim::How) -> Result<(), Failed> {
+    victim::run(how)?;
+    let before = process::free()?;
+    for _ in 0..ROUNDS {
+        victim::run(how)?;
+    }
+    process::none_lost(before, process::free()?)
+}
+
+/// The kernel keeps a region that is still mapped when its lease goes, and gives it back with the last TCE.
+fn the_kernel_keeps_what_is_mapped() -> Result<(), Failed> {
+    let before = process::locked()?;
+    let Busy { host, ram, space, lease } = Busy::new()?;
+    let Err(refused) = lease.release() else { return Err("a lease went while its memory is mapped".into()) };
+    if refused.mapped.len() != 2 {
+        return Err(format!("{:?}", refused.mapped).into());
+    }
+    drop(refused);
+    let with_ram = process::locked()?;
+    for start in [0, BIG] {
+        space.unmap(IovaRange::new(Iova(start), RAM)?)?;
+    }
+    if process::locked()? + RAM != with_ram {
+        return Err(format!("{with_ram} bytes locked with the memory, {} without", process::locked()?).into());
+    }
+    drop(space);
+    if process::locked()? != before {
+        return Err(format!("{before} bytes locked before, {} after", process::locked()?).into());
+    }
+    Ok(host.free(ram)?)
+}
+
+fn main() -> ExitCode {
+    if let Some(how) = victim::asked() {
+        return victim::die(how);
+    }
+    let tests = vec![
+        Trial::test("rounds_leave_nothing", rounds_leave_nothing),
+        Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
+        Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),
+        Trial::test("a_panic_leaves_nothing", || victims_leave_nothing(victim::How::Panics)),
+    ];
+    // A group has one opener at a time.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, tests).exit_code()
+}

@@ -1,0 +1,155 @@
+//! Calls of the VFIO core, GET_INFO and EEH.
+
+use super::bench::*;
+use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
+use spapr_iommu::uapi::{eeh, spapr, vfio};
+
+fn info(b: &Bench, argsz: u32) -> Result<spapr::TceInfo, Errno> {
+    let mut call = Call::TceGetInfo(spapr::TceInfo { argsz, ..Default::default() });
+    b.model.call(b.container, &mut call)?;
+    match call {
+        Call::TceGetInfo(info) => Ok(info),
+        _ => unreachable!(),
+    }
+}
+
+#[test]
+fn the_driver_says_yes_to_both_of_its_types() {
+    let b = bench("pseries");
+    let answers = [1, 2, 3, 5, 7, 99].map(|n| b.call(Call::CheckExtension(n)));
+    assert_eq!(answers, [OK, Ok(1), OK, OK, Ok(1), OK]);
+    assert_eq!(bench("powernv9").call(Call::CheckExtension(eeh::EXTENSION)), Ok(1));
+    assert_eq!(b.call(Call::GetApiVersion), OK);
+}
+
+#[test]
+fn set_iommu_wants_a_group_and_a_known_type_once() {
+    let model = model("powernv9");
+    let container = model.open(Node::Container).unwrap();
+    assert_eq!(model.call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
+    let group = model.open(Node::Group(0)).unwrap();
+    assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), OK);
+    assert_eq!(model.call(container, &mut Call::Enable), Err(Errno::EINVAL));
+    assert_eq!(model.call(container, &mut Call::SetIommu(1)), Err(Errno::ENODEV));
+    assert_eq!(model.call(container, &mut Call::SetIommu(7)), OK);
+    assert_eq!(model.call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
+    assert_eq!(model.call(container, &mut Call::GroupUnsetContainer), Err(Errno::ENOTTY));
+}
+
+#[test]
+fn an_unbound_container_knows_no_driver_call() {
+    let model = model("powernv9");
+    let container = model.open(Node::Container).unwrap();
+    let call = &mut Call::RegisterMemory(register(0x10000, 0x10000));
+    assert_eq!(model.call(container, call), Err(Errno::EINVAL));
+    assert_eq!(model.call(Fd(1000), call), Err(Errno::EBADF));
+}
+
+#[test]
+fn info_is_the_machines() {
+    let cases = [
+        ("pseries", 0x4000_0000, 0x121_1000, 2, 1),
+        ("pseries-4k", 0x4000_0000, 0x121_1000, 2, 1),
+        ("pseries-noddw", 0x4000_0000, 0x1000, u32::MAX, 0),
+        ("pseries-1window", 0x4000_0000, 0x121_1000, 1, 1),
+        ("pseries-pgsz=0x400010000", 0x4000_0000, 0x1_1000, 2, 1),
+        ("powernv8", 0x8000_0000, 0x1101_1000, 2, 5),
+        ("powernv9", 0x8000_0000, 0x4021_1000, 2, 5),
+        ("powernv10", 0x8000_0000, 0x4021_1000, 2, 5),
+    ];
+    for (preset, size, pgsizes, max_dynamic_windows_supported, levels) in cases {
+        let expected = spapr::TceInfo {
+            argsz: 32,
+            flags: spapr::INFO_DDW,
+            dma32_window_start: 0,
+            dma32_window_size: size,
+            ddw: spapr::TceDdwInfo { pgsizes, max_dynamic_windows_supported, levels },
+        };
+        assert_eq!(info(&bench(preset), 32), Ok(expected), "{preset}");
+    }
+}
+
+#[test]
+fn a_short_info_has_the_flag_without_the_data() {
+    let b = bench("powernv9");
+    assert_eq!(info(&b, 15), Err(Errno::EINVAL));
+    let short = info(&b, 31).unwrap();
+    assert_eq!((short.flags, short.ddw), (spapr::INFO_DDW, Default::default()));
+}
+
+#[test]
+fn v1_info_has_no_dynamic_windows() {
+    let b = Bench::on(model("powernv9"), &[0], spapr::TCE_IOMMU);
+    let info = info(&b, 32).unwrap();
+    assert_eq!((info.flags, info.ddw, info.dma32_window_size), (0, Default::default(), 0x8000_0000));
+}
+
+#[test]
+fn short_arguments_and_flags_are_refused() {
+    let b = bench("powernv9");
+    let memory = b.registered(0x10000);
+    let (vaddr, size) = (memory.start().0, 0x10000);
+    let calls = [
+        Call::RegisterMemory(spapr::RegisterMemory { argsz: 23, flags: 0, vaddr, size }),
+        Call::RegisterMemory(spapr::RegisterMemory { argsz: 24, flags: 1, vaddr, size }),
+        Call::UnregisterMemory(spapr::RegisterMemory { argsz: 24, flags: 1, vaddr, size }),
+        Call::MapDma(vfio::DmaMap { argsz: 31, flags: RW, vaddr, iova: 0, size }),
+        Call::MapDma(vfio::DmaMap { argsz: 32, flags: 4 | RW, vaddr, iova: 0, size }),
+        Call::UnmapDma(vfio::DmaUnmap { argsz: 23, flags: 0, iova: 0, size }),
+        Call::UnmapDma(vfio::DmaUnmap { argsz: 24, flags: 2, iova: 0, size }),
+        Call::TceCreate(spapr::TceCreate { argsz: 39, page_shift: 16, ..Default::default() }),
+        Call::TceRemove(spapr::TceRemove { argsz: 15, flags: 0, start_addr: 0 }),
+    ];
+    for call in calls {
+        assert_eq!(b.call(call), Err(Errno::EINVAL), "{call:?}");
+    }
+    assert_eq!(b.model.tables(b.container), [], "none of them came to create the default window");
+}
+
+#[test]
+fn larger_arguments_are_fine() {
+    let b = bench("powernv9");
+    let memory = b.memory(0x10000);
+    let args = spapr::RegisterMemory { argsz: 4096, flags: 0, vaddr: memory.start().0, size: memory.len() };
+    assert_eq!(b.call(Call::RegisterMemory(args)), OK);
+}
+
+fn eeh_op(b: &Bench, op: u32) -> Outcome {
+    b.call(Call::EehPeOp(eeh::PeOp { argsz: 40, op, ..Default::default() }))
+}
+
+#[test]
+fn eeh_is_absent_on_emulated_pseries_before_anything_is_read() {
+    let b = bench("pseries");
+    assert_eq!(b.call(Call::EehPeOp(eeh::PeOp::default())), Err(Errno::ENODEV));
+}
+
+#[test]
+fn eeh_on_powernv_answers_every_operation() {
+    let b = bench("powernv9");
+    for op in [0, 1, 2, 3, 4, 8] {
+        assert_eq!(eeh_op(&b, op), OK, "{op}");
+    }
+    assert_eq!(eeh_op(&b, eeh::op::INJECT_ERR), Err(Errno::EIO));
+    assert_eq!(eeh_op(&b, 10), Err(Errno::EINVAL));
+    let short = eeh::PeOp { argsz: 12, op: eeh::op::INJECT_ERR, ..Default::default() };
+    assert_eq!(b.call(Call::EehPeOp(short)), Err(Errno::EINVAL));
+    assert_eq!(b.call(Call::EehPeOp(eeh::PeOp { op: eeh::op::GET_STATE, ..short })), OK);
+    assert_eq!(b.call(Call::EehPeOp(eeh::PeOp { argsz: 11, ..short })), Err(Errno::EINVAL));
+    let func = eeh::PeErr { func: 20, ..Default::default() };
+    assert_eq!(b.call(Call::EehPeOp(eeh::PeOp { argsz: 40, err: func, ..short })), Err(Errno::EINVAL));
+}
+
+#[test]
+fn a_frozen_pe_is_brought_back_step_by_step() {
+    let b = bench("powernv9");
+    b.model.set_eeh_state(0, eeh::state::STOPPED);
+    let states =
+        [eeh::op::UNFREEZE_IO, eeh::op::UNFREEZE_DMA, eeh::op::RESET_HOT, eeh::op::RESET_DEACTIVATE].map(|op| {
+            let before = eeh_op(&b, eeh::op::GET_STATE).unwrap();
+            assert_eq!(eeh_op(&b, op), OK);
+            before
+        });
+    assert_eq!(states, [eeh::state::STOPPED, eeh::state::STOPPED_DMA, eeh::state::NORMAL, eeh::state::RESET]);
+    assert_eq!(eeh_op(&b, eeh::op::GET_STATE), OK);
+}

@@ -1,0 +1,152 @@
+//! The kernel fails a call: afterwards all is as before, or the error says what is not.
+
+use crate::bench::{BIG, Bench, RW, at, iova};
+use spapr_iommu::addr::UserRange;
+use spapr_iommu::host::faulty::Faulty;
+use spapr_iommu::host::model::{Model, Preset};
+use spapr_iommu::host::{Errno, Host};
+use spapr_iommu::registry::Registry;
+use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap, UnmapError};
+use spapr_iommu::window::WindowRequest;
+use std::sync::Arc;
+
+const M: u64 = 1 << 20;
+
+/// A space over two containers with a faulty kernel below.
+struct Trial {
+    bench: Bench,
+    faulty: Arc<Faulty<SharedModel>>,
+    ram: UserRange,
+}
+
+/// The model, seen by the wrapper and by the test.
+#[derive(Debug)]
+struct SharedModel(Arc<Model>);
+
+impl spapr_iommu::host::Wrapper for SharedModel {
+    type Inner = Model;
+    fn inner(&self) -> &Model {
+        &self.0
+    }
+    fn wrapped_call(&self, fd: spapr_iommu::host::Fd, call: &mut spapr_iommu::host::Call) -> Result<i32, Errno> {
+        self.0.call(fd, call)
+    }
+}
+
+impl Trial {
+    fn new() -> (Self, spapr_iommu::registry::Lease) {
+        let model = Arc::new(Model::new("powernv9-64k".parse::<Preset>().unwrap()).with_groups(3));
+        let faulty = Arc::new(Faulty::new(SharedModel(model.clone())));
+        let registry = Registry::new(faulty.clone());
+        let space = AddressSpace::new(&registry);
+        space.attach(0).unwrap();
+        space.attach(1).unwrap();
+        let bench = Bench { model, registry, space };
+        let ram = bench.allocate(16 * M);
+        let lease = bench.registry.register(ram).unwrap();
+        bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+        bench.space.map(iova(BIG, 2 * M), at(ram, 0), RW).unwrap();
+        bench.space.map(iova(BIG + 4 * M, 2 * M), at(ram, 4 * M), RW).unwrap();
+        bench.agrees();
+        (Self { bench, faulty, ram }, lease)
+    }
+
+    /// Fails the calls of `change` one after the other, and expects each failure to leave everything as it was, until
+    /// `change` meets none any more. The number of calls it makes.
+    fn every_call(&self, result: Result<i32, Errno>, change: impl Fn() -> bool) -> u32 {
+        for call in 0.. {
+            let before = (self.bench.space.mappings(), self.bench.registry.regions(), self.bench.model.locked());
+            self.faulty.arm(call, 1, result);
+            let worked = change();
+            let failed = self.faulty.disarm();
+            assert_eq!(worked, !failed, "call {call}");
+            self.bench.agrees();
+            if worked {
+                return call;
+            }
+            let after = (self.bench.space.mappings(), self.bench.registry.regions(), self.bench.model.locked());
+            assert_eq!(after, before, "call {call}");
+        }
+        unreachable!()
+    }
+}
+
+#[test]
+fn a_map_that_fails_at_any_call_puts_back_what_it_replaced() {
+    for result in [Err(Errno::ENOMEM), Err(Errno::EINTR), Ok(1)] {
+        let (trial, _lease) = Trial::new();
+        let request =
+            |start, user| MapRequest { iova: iova(BIG + start, M), user: at(trial.ram, user), permission: RW };
+        let requests = [request(M, 8 * M), request(3 * M, 9 * M), request(5 * M, 10 * M)];
+        let calls = trial.every_call(result, || trial.bench.space.map_all(&requests, Overlap::Replace).is_ok());
+        assert_eq!(calls, 6, "three runs in two containers");
+    }
+}
+
+#[test]
+fn an_unmap_that_fails_at_any_call_keeps_everything_mapped() {
+    let (trial, _lease) = Trial::new();
+    let calls = trial.every_call(Err(Errno::EINVAL), || trial.bench.space.unmap(iova(BIG, 8 * M)).is_ok());
+    assert_eq!(calls, 2, "one call reaches over the small hole, in each container");
+    assert_eq!(trial.bench.space.mapped(), (0, 0));
+}
+
+#[test]
+fn a_registration_that_fails_leaves_none() {
+    let (trial, _lease) = Trial::new();
+    let more = trial.bench.allocate(4 * M);
+    let other = trial.bench.allocate(4 * M);
+    let ranges = [crate::bench::part(more, 0, M), crate::bench::part(other, 2 * M, M)];
+    for result in [Err(Errno::ENOMEM), Ok(17)] {
+        let leases = std::cell::RefCell::new(Vec::new());
+        let register = || trial.bench.registry.register_all(&ranges).map(|new| *leases.borrow_mut() = new).is_ok();
+        assert_eq!(trial.every_call(result, register), 2);
+    }
+}
+
+#[test]
+fn an_attach_that_fails_at_any_call_is_undone() {
+    let (trial, _lease) = Trial::new();
+    let calls = trial.every_call(Err(Errno::EPERM), || trial.bench.space.attach(2).is_ok());
+    assert!(calls > 8, "{calls}");
+}
+
+#[test]
+fn a_window_that_one_container_refuses_is_in_none() {
+    let (trial, _lease) = Trial::new();
+    trial.bench.space.unmap(iova(BIG, 64 * M)).unwrap();
+    trial.bench.space.remove_window(spapr_iommu::addr::Iova(BIG)).unwrap();
+    for fails in [0, 1] {
+        // A size of its own each time: what the kernel refused is not asked again.
+        let request = WindowRequest::bytes((1 << 30) << (2 - fails));
+        trial.faulty.arm(fails, 1, Err(Errno::ENOMEM));
+        let error = trial.bench.space.create_window(&request).unwrap_err();
+        assert!(trial.faulty.disarm() && error.to_string().contains("ENOMEM"), "{error}");
+        trial.bench.agrees();
+        let again = trial.bench.space.create_window(&request).unwrap_err();
+        assert!(again.to_string().contains("refused a window"), "{again}");
+    }
+}
+
+#[test]
+fn what_cannot_be_put_back_is_named() {
+    let (trial, _lease) = Trial::new();
+    let request = MapRequest { iova: iova(BIG + M, M), user: at(trial.ram, 8 * M), permission: RW };
+    // The MAP fails, and then the UNMAP and the MAP that should mend it.
+    trial.faulty.arm(0, 3, Err(Errno::ENOMEM));
+    let error = trial.bench.space.map_all(&[request], Overlap::Replace).unwrap_err();
+    trial.faulty.disarm();
+    let MapError::NotRestored(error) = error else { panic!("{error}") };
+    assert_eq!(
+        (error.lost.as_slice(), error.left.as_slice()),
+        ([iova(BIG + M, M)].as_slice(), [iova(BIG + M, M)].as_slice())
+    );
+    // The rest of the books is right.
+    assert_eq!(trial.bench.space.gaps(iova(BIG, 2 * M)), [iova(BIG + M, M)]);
+    let (trial, _lease) = Trial::new();
+    trial.faulty.arm(0, 3, Err(Errno::EINVAL));
+    let error = trial.bench.space.unmap(iova(BIG, 2 * M)).unwrap_err();
+    assert!(matches!(error, UnmapError::NotRestored(_)), "{error}");
+    trial.faulty.disarm();
+    assert!(matches!(trial.bench.space.attach(0), Err(AttachError::AttachedAlready { .. })));
+}

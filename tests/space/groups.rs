@@ -1,0 +1,144 @@
+//! Groups that come and go.
+
+use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
+use spapr_iommu::host::model::Model;
+use spapr_iommu::host::{Obstacle, Platform};
+use spapr_iommu::space::{AddressSpace, AttachError};
+use spapr_iommu::window::WindowRequest;
+
+const M: u64 = 1 << 20;
+
+#[test]
+fn a_group_that_joins_sees_what_is_mapped() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(16 * M);
+        let lease = bench.registry.register(ram).unwrap();
+        bench.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap();
+        bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+        bench.space.map(iova(BIG, M), at(ram, 4 * M), RW).unwrap();
+        bench.space.attach(1).unwrap();
+        assert_eq!(bench.model.containers().len(), 2);
+        bench.agrees();
+        bench.space.map(iova(BIG + M, M), at(ram, 8 * M), RW).unwrap();
+        bench.space.unmap(iova(0, M)).unwrap();
+        bench.agrees();
+        // Registered twice, charged once.
+        assert!(bench.registry.regions().iter().all(|region| region.containers == 2));
+        for leaves in [0, 1] {
+            bench.space.detach(leaves).unwrap();
+            bench.agrees();
+        }
+        assert_eq!(bench.space.mapped(), (0, 0));
+        drop(lease);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn a_group_that_leaves_a_shared_container_takes_nothing_from_the_others() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(16 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    bench.space.map(iova(BIG, M), at(ram, 4 * M), RW).unwrap();
+    bench.space.attach_beside(1, 0).unwrap();
+    assert_eq!(bench.model.containers().len(), 1);
+    bench.agrees();
+    bench.space.detach(0).unwrap();
+    bench.agrees();
+    bench.space.unmap(iova(0, M)).unwrap();
+    drop(bench.space.mappings());
+    drop(lease);
+    bench.ends_clean();
+}
+
+#[test]
+fn pseries_groups_never_share_a_container() {
+    let bench = Bench::new("pseries");
+    let error = bench.space.attach_beside(1, 0).unwrap_err();
+    assert_eq!(error, AttachError::OneGroup { platform: Platform::Pseries, group: 1 });
+    bench.agrees();
+}
+
+#[test]
+fn two_spaces_share_regions_and_not_maps() {
+    let bench = Bench::new("pseries-64k");
+    let ram = bench.allocate(16 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    let other = AddressSpace::new(&bench.registry);
+    other.attach(1).unwrap();
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    other.map(iova(0, M), at(ram, M), RW).unwrap();
+    let error = lease.release().unwrap_err();
+    assert_eq!(error.mapped, [iova(0, M), iova(0, M)]);
+    // The space that registered first goes first: the other's memory stays.
+    bench.space.detach(0).unwrap();
+    assert_eq!(bench.model.violations(), []);
+    assert_eq!(error.lease.release().unwrap_err().mapped, [iova(0, M)]);
+    drop(other);
+    bench.ends_clean();
+}
+
+#[test]
+fn a_device_that_is_open_keeps_its_group() {
+    let bench = Bench::new("powernv9-64k");
+    let address = spapr_iommu::host::Host::groups(bench.model.as_ref())[0].devices[0].address.clone();
+    let device = bench.space.device(0, &address).unwrap();
+    assert_eq!(bench.space.detach(0).unwrap_err(), AttachError::DevicesOpen { group: 0, count: 1 });
+    let region = device.region(7).unwrap();
+    drop(device);
+    assert_eq!(bench.space.detach(0).unwrap_err(), AttachError::DevicesOpen { group: 0, count: 1 });
+    drop(region);
+    bench.space.detach(0).unwrap();
+    bench.ends_clean();
+}
+
+#[test]
+fn what_stands_in_the_way_is_named() {
+    let preset = "powernv9".parse().unwrap();
+    let bench = Bench::with(Model::new(preset).with_host_driver(1, "nvme"));
+    let error = bench.space.attach(1).unwrap_err();
+    assert!(matches!(&error, AttachError::Obstacle(Obstacle::NotViable { driver, .. }) if driver == "nvme"), "{error}");
+    let error = bench.space.attach(7).unwrap_err();
+    assert!(matches!(&error, AttachError::Obstacle(Obstacle::NoGroup { group: 7, .. })), "{error}");
+    bench.space.attach(0).unwrap();
+    assert_eq!(bench.space.attach(0).unwrap_err(), AttachError::AttachedAlready { group: 0 });
+    assert_eq!(bench.space.detach(1).unwrap_err(), AttachError::NotAttached { group: 1 });
+    let other = AddressSpace::new(&bench.registry);
+    let error = other.attach(0).unwrap_err();
+    assert!(matches!(&error, AttachError::Obstacle(_)), "{error}");
+    bench.ends_clean();
+}
+
+#[test]
+fn a_panic_leaks_nothing() {
+    let bench = Bench::new("pseries-64k");
+    let model = bench.model.clone();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let ram = bench.allocate(16 * M);
+        let _lease = bench.registry.register(ram).unwrap();
+        bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+        std::panic::resume_unwind(Box::new(()));
+    }));
+    assert!(result.is_err());
+    assert_eq!((model.locked(), model.regions(), model.violations()), (0, vec![], vec![]));
+}
+
+#[test]
+fn a_killed_process_leaks_nothing() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(16 * M);
+        let lease = bench.registry.register(ram).unwrap();
+        bench.space.attach(1).unwrap();
+        let other = AddressSpace::new(&bench.registry);
+        bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+        bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+        // The kernel closes what is open; nobody in the process runs any more.
+        bench.model.exit();
+        assert_eq!(bench.model.violations(), [], "{preset}");
+        assert_eq!((bench.model.locked(), bench.model.regions()), (0, vec![]));
+        std::mem::forget((bench, lease, other));
+    }
+}

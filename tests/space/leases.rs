@@ -1,0 +1,143 @@
+//! Leases and the kernel regions under them.
+
+use crate::bench::{BIG, Bench, RW, at, iova, part};
+use spapr_iommu::addr::PageShift;
+use spapr_iommu::host::Memory;
+use spapr_iommu::host::memory::Protection;
+use spapr_iommu::registry::{PinError, RegisterError};
+use spapr_iommu::space::MapError;
+
+const M: u64 = 1 << 20;
+
+#[test]
+fn only_gaps_are_registered() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(16 * M);
+    let a = bench.registry.register(part(ram, 0, 4 * M)).unwrap();
+    let b = bench.registry.register(part(ram, 2 * M, 4 * M)).unwrap();
+    let again = bench.registry.register(part(ram, 0, 4 * M)).unwrap();
+    assert_eq!(bench.model.locked(), 6 * M);
+    let ranges: Vec<_> = bench.registry.regions().iter().map(|region| (region.range, region.leases)).collect();
+    assert_eq!(ranges, [(part(ram, 0, 4 * M), 3), (part(ram, 4 * M, 2 * M), 1)]);
+    drop(a);
+    again.release().unwrap();
+    // The second lease still needs the first region.
+    assert_eq!(bench.model.locked(), 6 * M);
+    drop(b);
+    assert_eq!(bench.model.locked(), 0);
+    bench.ends_clean();
+}
+
+#[test]
+fn what_arrives_together_is_one_region() {
+    let bench = Bench::new("pseries-64k");
+    let ram = bench.allocate(16 * M);
+    let ranges: Vec<_> = (0..16).map(|i| part(ram, i * M, M)).collect();
+    let leases = bench.registry.register_all(&ranges).unwrap();
+    assert_eq!(bench.registry.regions().len(), 1);
+    // A kernel region goes back as a whole, with its last lease.
+    drop(leases.into_iter().skip(1).collect::<Vec<_>>());
+    assert_eq!(bench.model.locked(), 0);
+}
+
+#[test]
+fn release_is_refused_while_mapped_and_names_the_bus_addresses() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(16 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    bench.space.map(iova(BIG, M), at(ram, 4 * M), RW).unwrap();
+    bench.space.map(iova(0x10_0000, M), at(ram, 4 * M), RW).unwrap();
+    let error = lease.release().unwrap_err();
+    assert_eq!(error.mapped, [iova(0x10_0000, M), iova(BIG, M)]);
+    assert!(error.to_string().contains("0x800000000000000"), "{error}");
+    // The lease still holds: more can be mapped.
+    bench.space.map(iova(BIG + M, M), at(ram, 8 * M), RW).unwrap();
+    bench.space.unmap(iova(BIG, 2 * M)).unwrap();
+    bench.space.unmap(iova(0x10_0000, M)).unwrap();
+    error.lease.release().unwrap();
+    assert_eq!(bench.registry.regions(), []);
+    bench.ends_clean();
+}
+
+#[test]
+fn another_lease_on_the_same_memory_lets_the_first_go() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(16 * M);
+    let first = bench.registry.register(ram).unwrap();
+    let second = bench.registry.register(part(ram, 4 * M, M)).unwrap();
+    bench.space.map(iova(BIG, M), at(ram, 4 * M), RW).unwrap();
+    first.release().unwrap();
+    let error = second.release().unwrap_err();
+    assert_eq!(error.mapped, [iova(BIG, M)]);
+    bench.agrees();
+}
+
+#[test]
+fn a_dropped_lease_keeps_what_is_mapped_but_takes_no_new_map() {
+    let bench = Bench::new("pseries-64k");
+    let ram = bench.allocate(16 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    let table = bench.model.locked() - 16 * M;
+    drop(lease);
+    assert_eq!(bench.model.locked(), 16 * M + table);
+    let error = bench.space.map(iova(BIG + M, M), at(ram, M), RW).unwrap_err();
+    assert!(matches!(error, MapError::Memory(PinError::NotRegistered { .. })), "{error}");
+    bench.space.unmap(iova(BIG, M)).unwrap();
+    assert_eq!(bench.model.locked(), table);
+    bench.agrees();
+}
+
+#[test]
+fn holes_and_memory_that_cannot_be_pinned_are_found_before_the_kernel_is_asked() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(16 * M);
+    bench.model.free(part(ram, 4 * M, M)).unwrap();
+    let error = bench.registry.register(ram).unwrap_err();
+    assert_eq!(error, RegisterError::Hole { asked: ram, hole: part(ram, 4 * M, M) });
+    let other = bench.allocate(16 * M);
+    bench.model.protect(part(other, 8 * M, M), Protection::Read).unwrap();
+    let error = bench.registry.register(other).unwrap_err();
+    assert_eq!(error, RegisterError::NotPinnable { asked: other, part: part(other, 8 * M, M) });
+    let error = bench.registry.register(part(ram, 0x1000, 0x10000)).unwrap_err();
+    assert!(matches!(error, RegisterError::Misaligned { page: PageShift::P64K, .. }), "{error}");
+    assert_eq!((bench.model.locked(), bench.registry.regions().len()), (0, 0));
+}
+
+#[test]
+fn hugetlb_memory_carries_larger_pages_and_is_a_region_of_its_own() {
+    let bench = Bench::new("pseries-4k");
+    let huge = bench.allocate_huge(8 * M, PageShift::P2M);
+    let small = bench.allocate(M);
+    let _leases = bench.registry.register_all(&[huge, small]).unwrap();
+    assert_eq!(bench.registry.carries(huge), Some(PageShift::P2M));
+    assert_eq!(bench.registry.carries(small), Some(PageShift::P4K));
+    let request = spapr_iommu::window::WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P2M);
+    let window = bench.space.create_window(&request).unwrap();
+    assert_eq!(window.page, PageShift::P64K);
+    bench.space.map(iova(BIG, 8 * M), at(huge, 0), RW).unwrap();
+    let error = bench.space.map(iova(BIG + 8 * M, M), at(small, 0), RW).unwrap_err();
+    let expected =
+        PinError::PageTooLarge { asked: small, region: small, carries: PageShift::P4K, page: PageShift::P64K };
+    assert_eq!(error, expected.into());
+    bench.agrees();
+}
+
+#[test]
+fn leases_taken_before_a_group_comes_are_registered_when_it_does() {
+    let bench = Bench::with(spapr_iommu::host::model::Model::new("pseries-64k".parse().unwrap()));
+    let ram = bench.allocate(16 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    assert_eq!(bench.model.locked(), 0);
+    bench.space.attach(0).unwrap();
+    assert_eq!(bench.model.locked(), 16 * M);
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    bench.space.detach(0).unwrap();
+    // The lease outlives the container, and the next one registers again.
+    assert_eq!(bench.model.locked(), 0);
+    bench.space.attach(1).unwrap();
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    bench.agrees();
+    drop(lease);
+    bench.ends_clean();
+}

@@ -1,0 +1,11 @@
+//! Address spaces on the model: what users meet, and what the kernel is told.
+
+mod bench;
+mod faults;
+mod groups;
+mod leases;
+mod locked;
+mod maps;
+mod stress;
+mod twin;
+mod windows;

@@ -1,0 +1,163 @@
+//! Windows: planned, asked, made on demand, removed.
+
+use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
+use spapr_iommu::addr::{Iova, PageShift};
+use spapr_iommu::host::model::Model;
+use spapr_iommu::space::{MapError, WindowError};
+use spapr_iommu::window::{DefaultWindow, Origin, Reason, Refusal, WindowRequest};
+
+const M: u64 = 1 << 20;
+const G: u64 = 1 << 30;
+
+fn refusal(error: WindowError) -> Refusal {
+    match error {
+        WindowError::Refused(refusal) => refusal,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_plan_says_what_the_kernel_then_does() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let request = WindowRequest::bytes(4 * G);
+        let plan = bench.space.plan(&request).unwrap();
+        assert_eq!(bench.model.locked(), 0, "a plan asks nothing");
+        let window = bench.space.create_window(&request).unwrap();
+        assert_eq!(bench.model.locked(), plan.locked_bytes, "{preset}");
+        assert_eq!((window.range.len(), window.page), (plan.window.size, plan.window.page));
+        assert_eq!(window.range.start(), Iova(BIG));
+        assert!(plan.window.start.is_none_or(|start| start == Iova(BIG)));
+        let container = bench.model.containers()[0];
+        let real = bench.model.tables(container).last().unwrap().range;
+        assert_eq!(real, window.range, "{preset}: the table is as large as planned, not larger");
+        bench.space.remove_window(Iova(BIG)).unwrap();
+        bench.space.drop_default_window().unwrap();
+        assert_eq!(bench.model.locked(), 0);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn a_refused_plan_costs_nothing() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let plan = |request: WindowRequest| refusal(bench.space.create_window(&request).unwrap_err());
+        assert!(matches!(
+            plan(WindowRequest::bytes(G).page(PageShift::new(13).unwrap())),
+            Refusal::PageUnsupported { .. }
+        ));
+        assert!(matches!(plan(WindowRequest::bytes(u64::MAX)), Refusal::TooLarge { .. }));
+        assert!(matches!(plan(WindowRequest::bytes(G).reach(u64::from(u32::MAX))), Refusal::BeyondDevice { .. }));
+        let large = if preset.starts_with("powernv8") { PageShift::P16M } else { PageShift::P2M };
+        assert!(matches!(plan(WindowRequest::bytes(G).page(large)), Refusal::PageTooLarge { .. }));
+        bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
+        assert!(matches!(plan(WindowRequest::bytes(G)), Refusal::NoFreeWindow { .. }));
+        assert!(matches!(bench.space.remove_window(Iova(BIG + 0x10000)), Err(WindowError::Refused(_))));
+        bench.agrees();
+    }
+}
+
+#[test]
+fn a_second_ddw_is_never_asked_of_pseries_firmware() {
+    let bench = Bench::new("pseries-64k");
+    bench.space.drop_default_window().unwrap();
+    bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
+    let error = refusal(bench.space.create_window(&WindowRequest::bytes(G)).unwrap_err());
+    assert!(matches!(error, Refusal::SecondDdw { .. }), "{error}");
+    bench.agrees();
+    bench.ends_clean();
+}
+
+#[test]
+fn firmware_without_ddw_is_named_before_anything_is_tried() {
+    for preset in ["pseries-noddw", "pseries-noddw-4k", "pseries-noddw-64k-7.2"] {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(M);
+        let lease = bench.registry.register(ram).unwrap();
+        let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
+        assert_eq!(error, MapError::NoWindow { asked: iova(0, M), why: Refusal::NoDdw });
+        drop(lease);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn without_the_default_window_powernv_starts_at_zero() {
+    let bench = Bench::new("powernv9-64k");
+    bench.space.drop_default_window().unwrap();
+    let plan = bench.space.plan(&WindowRequest::bytes(8 * G)).unwrap();
+    assert_eq!(plan.window.start, Some(Iova(0)));
+    assert!(plan.reasons.contains(&Reason::OverlapsMmio));
+    let window = bench.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
+    assert_eq!(window.range, iova(0, 8 * G));
+    let second = bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
+    assert_eq!(second.range.start(), Iova(BIG));
+    bench.ends_clean();
+}
+
+#[test]
+fn a_small_4k_window_brings_the_default_window_of_pseries_back() {
+    let bench = Bench::new("pseries-64k");
+    let ram = bench.allocate(M);
+    let _lease = bench.registry.register(ram).unwrap();
+    bench.space.drop_default_window().unwrap();
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    let status = bench.space.status();
+    assert_eq!((status.default, status.windows[0].0.origin), (DefaultWindow::Live, Origin::Default));
+    bench.agrees();
+}
+
+#[test]
+fn a_demand_window_goes_when_nothing_is_left_in_it() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(4 * M);
+        let lease = bench.registry.register(ram).unwrap();
+        bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+        bench.space.trim().unwrap();
+        assert_eq!(bench.space.translate(Iova(BIG)).unwrap().user, at(ram, 0));
+        bench.space.unmap(iova(BIG, M)).unwrap();
+        bench.space.trim().unwrap();
+        assert!(bench.space.status().windows.iter().all(|(window, _)| window.origin == Origin::Default));
+        drop(lease);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn what_is_asked_decides_how_large_a_window_is() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(4 * M);
+        let _lease = bench.registry.register(ram).unwrap();
+        bench.space.ask(iova(BIG, 2 * G)).unwrap();
+        assert_eq!(bench.space.ask(iova(BIG + 4 * G, G)).unwrap().range, iova(BIG, 8 * G));
+        bench.space.map(iova(BIG + 5 * G - M, M), at(ram, 0), RW).unwrap();
+        // In use now: nobody takes it from under the device.
+        let error = refusal(bench.space.ask(iova(BIG + 8 * G, G)).unwrap_err());
+        assert!(matches!(error, Refusal::TooSmall { .. }), "{error}");
+        assert!(matches!(refusal(bench.space.remove_window(Iova(BIG)).unwrap_err()), Refusal::InUse { .. }));
+        bench.space.unmap(iova(BIG, 8 * G)).unwrap();
+        bench.space.unask(iova(BIG + 4 * G, G)).unwrap();
+        assert_eq!(bench.space.ask(iova(BIG, G)).unwrap().range, iova(BIG, 8 * G), "still asked for");
+        bench.space.unask(iova(BIG, 2 * G)).unwrap();
+        assert!(bench.space.status().windows.iter().all(|(window, _)| window.origin == Origin::Default));
+        bench.agrees();
+    }
+}
+
+#[test]
+fn one_window_firmware_gets_its_default_window_dropped_first() {
+    let preset: spapr_iommu::host::model::Preset = "pseries-64k".parse().unwrap();
+    let spapr_iommu::host::model::Machine::Pseries(firmware) = preset.machine else { panic!("{preset}") };
+    let firmware = spapr_iommu::host::model::Firmware { windows: 1, ..firmware };
+    let machine = spapr_iommu::host::model::Machine::Pseries(firmware);
+    let bench = Bench::with(Model::new(spapr_iommu::host::model::Preset { machine, ..preset }));
+    bench.space.attach(0).unwrap();
+    let plan = bench.space.plan(&WindowRequest::bytes(G)).unwrap();
+    assert!(plan.reasons.contains(&Reason::DefaultMakesRoom));
+    bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
+    assert_eq!(bench.space.status().default, DefaultWindow::Gone);
+    bench.agrees();
+}
