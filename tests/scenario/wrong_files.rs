@@ -111,7 +111,7 @@ fn expectations_are_known_codes() {
         10,
         "expected \"ok\" or an error code: attached-already,",
     );
-    wrong(&format!("{ATTACH}trim = {{}}\nexpect = {{ x86 = 'ok' }}\n"), 9, 12, "expected one of `powernv`, `pseries`");
+    wrong(&format!("{ATTACH}trim = {{}}\nexpect = {{ x86 = 'ok' }}\n"), 9, 10, "expected one of `powernv`, `pseries`");
     let both = "trim = {}\nexpect = { pseries = 'ok', 4k = 'ok' }\n";
     wrong(&format!("{ATTACH}{both}"), 9, 10, "by platform or by page, not by both");
 }
