@@ -3,10 +3,10 @@
 use super::output::{Output, json::Json, text::Text};
 use super::{Exit, HostChoice, RunArguments};
 use crate::host::model::Preset;
-use crate::scenario::{Machine, Report, Scenario, StartError};
+use crate::scenario::{Machine, Report, Scenario};
 use std::path::{Path, PathBuf};
 
-/// Where the default of a model is taken from when neither the command line nor the file names one.
+/// The model when neither the command line nor the file names one.
 const DEFAULT_PRESET: &str = "powernv9";
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
@@ -59,11 +59,7 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
             output.end(&report);
             judge(&shown.to_string(), &report)
         }
-        Err(StartError::NotHere(error)) => {
-            eprintln!("{shown}: {error}");
-            Exit::Obstacle
-        }
-        Err(error @ StartError::Memory(_)) => {
+        Err(error) => {
             eprintln!("{shown}: {error}");
             Exit::Obstacle
         }

@@ -53,6 +53,13 @@ pub(super) struct Held {
     pub lease: Lease,
 }
 
+/// What a step called a window.
+struct NamedWindow {
+    name: String,
+    space: String,
+    start: Iova,
+}
+
 pub(super) struct World<'a> {
     pub machine: &'a Machine,
     pub places: Places,
@@ -60,8 +67,7 @@ pub(super) struct World<'a> {
     pub registry: Registry,
     pub spaces: BTreeMap<String, Space>,
     pub leases: Vec<Held>,
-    /// Names of windows: the space and where they start.
-    windows: BTreeMap<String, (String, Iova)>,
+    windows: Vec<NamedWindow>,
     /// Locked bytes when it began.
     locked: u64,
 }
@@ -84,7 +90,7 @@ impl<'a> World<'a> {
         let places = Places::allocate(machine.memory(), host.page_shift(), &scenario.memory)?;
         let locked = locked(host.as_ref());
         let registry = Registry::new(Arc::clone(&host));
-        let (spaces, leases, windows) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let (spaces, leases, windows) = (BTreeMap::new(), Vec::new(), Vec::new());
         Ok(Self { machine, places, groups, registry, spaces, leases, windows, locked })
     }
 
@@ -111,26 +117,28 @@ impl<'a> World<'a> {
     pub(super) fn space(&self, name: &Option<Name>) -> Result<&AddressSpace, StepError> {
         let name = space_name(name);
         let found = self.spaces.get(name).map(|space| &space.space);
-        found.ok_or_else(|| StepError::unknown(format!("no group was attached to a space {name:?}")))
+        found.ok_or_else(|| no_space(name))
     }
 
     /// The group a scenario calls `index`.
     pub(super) fn group(&self, index: usize) -> Result<u32, StepError> {
         let found = self.groups.get(index).map(|group| group.number);
-        found.ok_or_else(|| StepError::unknown(format!("this host has no group {index} with vfio-pci")))
+        found.ok_or_else(|| no_group(index))
     }
 
     /// Gives the window that starts there a name.
     pub(super) fn name_window(&mut self, name: &Option<Name>, space: &Option<Name>, start: Iova) {
         if let Some(name) = name {
-            self.windows.insert(name.get_ref().clone(), (space_name(space).to_owned(), start));
+            let (name, space) = (name.get_ref().clone(), space_name(space).to_owned());
+            self.windows.push(NamedWindow { name, space, start });
         }
     }
 
     /// The name of the window of a space that starts there.
     pub(super) fn window_name(&self, space: &str, start: Iova) -> Option<&str> {
-        let found = self.windows.iter().find(|(_, (in_space, at))| *at == start && in_space == space);
-        found.map(|(name, _)| name.as_str())
+        // The last one: windows before it may have started there too.
+        let found = self.windows.iter().rfind(|window| window.start == start && window.space == space);
+        found.map(|window| window.name.as_str())
     }
 
     /// A bus address.
@@ -145,8 +153,10 @@ impl<'a> World<'a> {
                     .ok_or_else(|| StepError::unknown("there is no default window".into()))?
             }
             Some(name) => {
-                let found = self.windows.get(name).map(|(_, start)| *start);
-                found.ok_or_else(|| StepError::unknown(format!("no window {name:?} was made")))?
+                let found = self.windows.iter().find(|window| window.name == name);
+                found
+                    .map(|window| window.start)
+                    .ok_or_else(|| StepError::unknown(format!("no window {name:?} was made")))?
             }
         };
         match start.0.checked_add(*offset) {
@@ -167,12 +177,10 @@ impl<'a> World<'a> {
 
     /// A device for DMA: opened at the first need, for closing resets it, which takes seconds on some machines.
     pub(super) fn device(&mut self, space: &Option<Name>, index: usize) -> Result<&Edu, StepError> {
-        let group = self.groups.get(index);
-        let unknown = || StepError::unknown(format!("this host has no group {index} with vfio-pci"));
-        let group = group.ok_or_else(unknown)?;
+        let Some(group) = self.groups.get(index) else { return Err(no_group(index)) };
         let name = space_name(space);
         let Some(space) = self.spaces.get_mut(name) else {
-            return Err(StepError::unknown(format!("no group was attached to a space {name:?}")));
+            return Err(no_space(name));
         };
         if !space.devices.contains_key(&index) {
             let edu = Edu::open(&space.space, group, index)?;
@@ -194,6 +202,14 @@ impl<'a> World<'a> {
         let message = self.places.rewrite(&error.message);
         if error.obstacle { message } else { count_groups(&message, &self.groups) }
     }
+}
+
+fn no_group(index: usize) -> StepError {
+    StepError::unknown(format!("this host has no group {index} with vfio-pci"))
+}
+
+fn no_space(name: &str) -> StepError {
+    StepError::unknown(format!("no group was attached to a space {name:?}"))
 }
 
 fn space_name(name: &Option<Name>) -> &str {
