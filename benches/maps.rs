@@ -1,6 +1,6 @@
 //! Map, unmap and lookup in an address space over a host that maps nothing, beside a plain `BTreeMap` doing the same.
 //!
-//! `cargo bench --bench space`
+//! `cargo bench --bench maps`
 
 #[path = "measure/mod.rs"]
 mod measure;
