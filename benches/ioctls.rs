@@ -5,22 +5,20 @@
 #[path = "measure/mod.rs"]
 mod measure;
 
-use measure::{Table, median_ns};
+use measure::{Table, median_ns_then};
 use spapr_iommu::addr::{Bytes, Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Fd, Host, Memory, Node, calls};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
-use spapr_iommu::space::AddressSpace;
+use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::window::{Window, WindowRequest};
 use std::error::Error;
 use std::sync::Arc;
 
 const RAM: u64 = 256 << 20;
-/// A buffer, in the scattered case.
-const BUFFER: u64 = 64 << 10;
 const RW: Permission = Permission::ReadWrite;
 
 /// A container without the library: the same ioctls, one after the other.
@@ -59,19 +57,18 @@ fn scattered(window: &Window, ram: UserRange, size: u64) -> Vec<(IovaRange, User
     (0..count).map(place).collect()
 }
 
-fn compare(table: &mut Table, what: &str, space: &AddressSpace, bare: &Bare, buffers: &[(IovaRange, UserAddr)]) {
-    let (ours, theirs) = median_ns(
-        buffers.len(),
-        || {
-            buffers.iter().for_each(|&(iova, user)| space.map(iova, user, RW).expect("map"));
-            buffers.iter().for_each(|&(iova, _)| assert_eq!(space.unmap(iova).expect("unmap"), iova.len()));
-        },
-        || {
-            buffers.iter().for_each(|&(iova, user)| bare.map(iova, user));
-            buffers.iter().for_each(|&(iova, _)| bare.unmap(iova));
-        },
-    );
-    table.row(what, ours, theirs);
+/// Maps all buffers; unmaps them again, which is not timed.
+fn compare(what: &str, space: &AddressSpace, bare: &Bare, window: &Window, buffers: &[(IovaRange, UserAddr)]) {
+    let unmap = || assert_eq!(space.unmap(window.range).expect("unmap"), RAM);
+    let bare_unmap = || bare.unmap(window.range);
+    let bare_map = || buffers.iter().for_each(|&(iova, user)| bare.map(iova, user));
+    let requests: Vec<_> = buffers.iter().map(|&(iova, user)| MapRequest { iova, user, permission: RW }).collect();
+    let together = || space.map_all(&requests, Overlap::Refuse).expect("map");
+    let (ours, theirs) = median_ns_then(buffers.len(), (together, unmap), (bare_map, bare_unmap));
+    Table::row(&format!("{what}, one call"), ours, theirs);
+    let each = || requests.iter().for_each(|r| space.map(r.iova, r.user, RW).expect("map"));
+    let (ours, theirs) = median_ns_then(buffers.len(), (each, unmap), (bare_map, bare_unmap));
+    Table::row(&format!("{what}, a call each"), ours, theirs);
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -86,12 +83,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let lease = registry.register(ram)?;
     let window = space.create_window(&WindowRequest::bytes(RAM))?;
     let bare = Bare::new(&host, theirs, ram, &window)?;
-    println!("256M of memory, {} pages; map+unmap of a buffer", window.page);
-    let mut table = Table::new("buffers", "space", "bare ioctls");
-    let small = scattered(&window, ram, BUFFER);
-    compare(&mut table, &format!("{} scattered, {} each", small.len(), Bytes(BUFFER)), &space, &bare, &small);
-    let whole = scattered(&window, ram, RAM);
-    compare(&mut table, "1 contiguous, 256M", &space, &bare, &whole);
+    println!("256M of memory, {} pages: nanoseconds to map a buffer", window.page);
+    Table::head("buffers", "space", "bare ioctls");
+    for size in [64 << 10, 1 << 20, RAM] {
+        let buffers = scattered(&window, ram, size);
+        compare(&format!("{} of {}", buffers.len(), Bytes(size)), &space, &bare, &window, &buffers);
+    }
     host.close(bare.container);
     drop((space, lease));
     count_calls(ours)
