@@ -69,7 +69,8 @@ pub type UserRange = Range<UserAddr>;
 pub type IovaRange = Range<Iova>;
 
 /// Why a start and a length are no range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum RangeError {
     /// The length is 0.
     #[error("range at {start:#x} has length 0: give it at least one page")]

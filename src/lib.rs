@@ -2,11 +2,15 @@
 #![deny(unsafe_code)]
 
 pub mod addr;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod host;
 pub mod map;
 pub mod memlock;
 pub mod permission;
 pub mod registry;
+#[cfg(feature = "cli")]
+pub mod scenario;
 pub mod space;
 pub mod uapi;
 pub mod window;

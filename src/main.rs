@@ -1,2 +1,7 @@
 //! The command `spapr-iommu`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    spapr_iommu::cli::main()
+}

@@ -5,7 +5,8 @@ use crate::addr::Bytes;
 use crate::host::{Errno, Host, Memlock};
 
 /// Why bytes cannot be locked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum MemlockError {
     /// Over the limit.
     #[error(

@@ -75,7 +75,8 @@ pub struct PciDevice {
 }
 
 /// What stands between a user and VFIO, with the remedy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Obstacle {
     /// Not a POWER machine.
     #[error(

@@ -8,7 +8,8 @@ use crate::memlock::MemlockError;
 use core::fmt;
 
 /// Why memory cannot be registered. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum RegisterError {
     /// Not whole pages of the host.
     #[error("{asked} is not aligned to the host page of {page}: register whole pages")]
@@ -64,7 +65,8 @@ pub enum RegisterError {
 }
 
 /// Why memory cannot be mapped.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum PinError {
     /// No lease covers it.
     #[error("{asked} is not registered at {missing}: register it and keep the lease while it is mapped")]

@@ -8,7 +8,8 @@ use crate::window::Refusal;
 use core::fmt;
 
 /// Why a mapping was not made. Nothing has changed, but where the error is [`MapError::NotRestored`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum MapError {
     /// No group is attached.
     #[error("{asked}: no group is attached to this address space: attach one first")]
@@ -110,7 +111,8 @@ impl fmt::Display for NotRestored {
 }
 
 /// Why an unmapping was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum UnmapError {
     /// No window holds it.
     #[error("{asked} lies in no window: nothing is mapped there")]
@@ -135,7 +137,8 @@ pub enum UnmapError {
 }
 
 /// Why a window was not made or removed. No window has come or gone, but where the error says so.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum WindowError {
     /// No group is attached.
     #[error("no group is attached to this address space: attach one first")]
@@ -176,7 +179,8 @@ impl fmt::Display for Gone<'_> {
 }
 
 /// Why a group was not attached, or not detached. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum AttachError {
     /// Something is in the way that the user can mend.
     #[error(transparent)]

@@ -30,7 +30,7 @@ fn numbers_are_the_targets() {
         (eeh::PE_OP, raw::VFIO_EEH_PE_OP),
     ];
     for (ours, theirs) in pairs {
-        assert_eq!(ours, theirs.into(), "{ours:#x}");
+        assert_eq!(ours, u64::from(theirs), "{ours:#x}");
     }
 }
 

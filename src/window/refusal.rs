@@ -80,7 +80,8 @@ impl fmt::Display for Reason {
 }
 
 /// Why there is no plan. Nothing was asked of the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Refusal {
     /// The firmware has no DDW.
     #[error(

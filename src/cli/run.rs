@@ -1,0 +1,90 @@
+//! `spapr-iommu run`.
+
+use super::output::{Output, json::Json, text::Text};
+use super::{Exit, HostChoice, RunArguments};
+use crate::host::model::Preset;
+use crate::scenario::{Machine, Report, Scenario, StartError};
+use std::path::{Path, PathBuf};
+
+/// Where the default of a model is taken from when neither the command line nor the file names one.
+const DEFAULT_PRESET: &str = "powernv9";
+
+pub(super) fn run(arguments: &RunArguments) -> Exit {
+    let mut scenarios = Vec::new();
+    for path in &arguments.scenarios {
+        match read(path) {
+            Ok(scenario) => scenarios.push((path, scenario)),
+            Err(message) => {
+                eprintln!("{message}");
+                return Exit::Usage;
+            }
+        }
+    }
+    let mut exit = Exit::Success;
+    for (path, scenario) in scenarios {
+        let outcome = run_one(path, &scenario, arguments);
+        if exit == Exit::Success {
+            exit = outcome;
+        }
+    }
+    exit
+}
+
+/// Reads a scenario, or says what is wrong and where.
+fn read(path: &PathBuf) -> Result<Scenario, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
+    Scenario::parse(&text).map_err(|error| {
+        let caret = " ".repeat(error.column.saturating_sub(1));
+        format!("{shown}:{error}\n  {}\n  {caret}^", error.text.replace('\t', " "))
+    })
+}
+
+fn machine(scenario: &Scenario, host: HostChoice) -> Option<Machine> {
+    let preset = match host {
+        HostChoice::Vfio => return Some(Machine::vfio()),
+        HostChoice::Model(preset) => preset.or(scenario.model()),
+    };
+    let preset = preset.or_else(|| DEFAULT_PRESET.parse::<Preset>().ok())?;
+    Some(Machine::model(preset, scenario.groups()))
+}
+
+fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
+    let Some(machine) = machine(scenario, arguments.host) else { return Exit::Usage };
+    let mut output: Box<dyn Output> = if arguments.json { Box::new(Json) } else { Box::new(Text::new()) };
+    output.begin(scenario, &machine);
+    let shown = path.display();
+    match scenario.run(&machine, output.observer()) {
+        Ok(report) => {
+            output.end(&report);
+            judge(&shown.to_string(), &report)
+        }
+        Err(StartError::NotHere(error)) => {
+            eprintln!("{shown}: {error}");
+            Exit::Obstacle
+        }
+        Err(error @ StartError::Memory(_)) => {
+            eprintln!("{shown}: {error}");
+            Exit::Obstacle
+        }
+    }
+}
+
+/// Says on stderr what was not as expected.
+fn judge(path: &str, report: &Report) -> Exit {
+    if let Some(step) = report.surprise() {
+        let place = format!("{path}:{}: step {} ({})", step.line, step.number, step.action);
+        if step.obstacle {
+            eprintln!("{place}: {}", step.message);
+            return Exit::Obstacle;
+        }
+        eprintln!("{place}: {}", step.difference());
+    }
+    if report.end.locked != 0 {
+        eprintln!("{path}: after everything was given back {} bytes are still locked", report.end.locked);
+    }
+    for damage in &report.end.damage {
+        eprintln!("{path}: in the kernel: {damage}");
+    }
+    if report.passed { Exit::Success } else { Exit::Surprise }
+}

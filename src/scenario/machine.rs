@@ -1,0 +1,116 @@
+//! What a scenario runs on.
+
+use super::edu::is_vfio;
+use super::report::HostNote;
+use crate::host::model::{KernelVersion, Leak, Model, Preset};
+use crate::host::vfio::Vfio;
+use crate::host::{GroupFacts, Host, Memory, Node, Obstacle};
+use std::sync::Arc;
+
+/// A host with memory to use, and what it lets us see of its kernel.
+#[derive(Clone, Debug)]
+pub enum Machine {
+    /// The kernel in process, and how it is written.
+    Model(Arc<Model>, Preset),
+    /// The running kernel.
+    Vfio(Arc<Vfio>),
+}
+
+/// Why a scenario cannot run here at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHere {
+    /// Something is in the way that the user can mend.
+    #[error(transparent)]
+    Obstacle(#[from] Obstacle),
+    /// Too few groups.
+    #[error(
+        "the scenario needs {needed} IOMMU groups with a device bound to vfio-pci, this host has {present}: bind more \
+         devices (`driverctl set-override ADDRESS vfio-pci`)"
+    )]
+    Groups {
+        /// Groups the scenario needs.
+        needed: usize,
+        /// Groups there are.
+        present: usize,
+    },
+}
+
+impl Machine {
+    /// A model of `preset` with at least `groups` groups.
+    pub fn model(preset: Preset, groups: usize) -> Self {
+        let groups = u32::try_from(groups).unwrap_or(u32::MAX);
+        Self::Model(Arc::new(Model::new(preset).with_groups(groups.max(2))), preset)
+    }
+
+    /// The running kernel.
+    pub fn vfio() -> Self {
+        Self::Vfio(Arc::default())
+    }
+
+    /// Which host it is, in a few words.
+    pub fn describe(&self) -> String {
+        let note = self.note(&[]);
+        let (host, platform) = (self.host(), self.host().platform());
+        let platform = platform.map_or("no POWER machine".into(), |platform| platform.to_string());
+        format!("{} {}, {platform}, Linux {}, {} pages", note.kind, note.name, note.kernel, host.page_shift())
+    }
+
+    pub(super) fn host(&self) -> Arc<dyn Host> {
+        match self {
+            Self::Model(model, _) => Arc::clone(model) as Arc<dyn Host>,
+            Self::Vfio(vfio) => Arc::clone(vfio) as Arc<dyn Host>,
+        }
+    }
+
+    pub(super) fn memory(&self) -> &dyn Memory {
+        match self {
+            Self::Model(model, _) => model.as_ref(),
+            Self::Vfio(vfio) => vfio.as_ref(),
+        }
+    }
+
+    /// The groups that user space can have, in order: a scenario counts them from 0.
+    pub(super) fn groups(&self, needed: usize) -> Result<Vec<GroupFacts>, NotHere> {
+        let host = self.host();
+        let is_ours = |group: &GroupFacts| group.devices.iter().any(|device| is_vfio(device.driver.as_deref()));
+        let groups: Vec<_> = host.groups().into_iter().filter(is_ours).collect();
+        if groups.len() >= needed {
+            return Ok(groups);
+        }
+        match host.obstacle(Node::Container) {
+            Some(obstacle) => Err(obstacle.into()),
+            None => Err(NotHere::Groups { needed, present: groups.len() }),
+        }
+    }
+
+    /// What is wrong with the kernel once everything is given back. Only a model tells.
+    pub(super) fn damage(&self) -> Vec<String> {
+        let Self::Model(model, _) = self else { return Vec::new() };
+        let violations = model.violations().into_iter().map(|violation| format!("violation: {violation}"));
+        let leaks = model.leaks().into_iter().map(|leak| match leak {
+            Leak::Region(range) => format!("leak: {range} stays pinned"),
+            Leak::Locked(bytes) => format!("leak: {bytes} bytes stay locked"),
+        });
+        violations.chain(leaks).collect()
+    }
+
+    pub(super) fn note(&self, groups: &[GroupFacts]) -> HostNote {
+        let groups = groups.iter().map(|group| group.number).collect();
+        match self {
+            Self::Model(_, preset) => {
+                let kernel = match preset.kernel {
+                    KernelVersion::V6_12 => "6.12",
+                    KernelVersion::V7_2 => "7.2",
+                };
+                HostNote { kind: "model", name: preset.to_string(), kernel: kernel.into(), groups }
+            }
+            Self::Vfio(_) => {
+                let uname = nix::sys::utsname::uname().ok();
+                let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+                let name = uname.as_ref().map(|uname| text(uname.nodename())).unwrap_or_default();
+                let kernel = uname.as_ref().map(|uname| text(uname.release())).unwrap_or_default();
+                HostNote { kind: "vfio", name, kernel, groups }
+            }
+        }
+    }
+}

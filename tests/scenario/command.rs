@@ -1,0 +1,130 @@
+//! The command: outputs and exit codes.
+
+use super::root;
+use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use snapbox::{IntoData, file, str};
+
+fn spapr_iommu(arguments: &[&str]) -> OutputAssert {
+    Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env_remove("RUST_LOG").args(arguments).assert()
+}
+
+/// A scenario of these steps after a group was attached, in a file of its own.
+fn run_steps(steps: &str, more: &[&str]) -> OutputAssert {
+    let folder = tempfile::tempdir().unwrap();
+    let memory = "title = 'test'\n[[memory]]\nname = 'ram'\nsize = '1M'\n[[step]]\nattach = { group = 0 }\n";
+    std::fs::write(folder.path().join("x.toml"), format!("{memory}{steps}")).unwrap();
+    let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(folder.path()).env_remove("RUST_LOG");
+    command.args(["run", "x.toml"]).args(more).assert()
+}
+
+#[test]
+fn the_first_example_is_shown_as_it_is_documented() {
+    let run = spapr_iommu(&["run", "examples/first.toml"]);
+    run.code(0).stdout_eq(file!["snapshots/first.txt"]).stderr_eq(str![]);
+}
+
+#[test]
+fn a_report_is_one_line_of_json() {
+    let run =
+        spapr_iommu(&["run", "examples/windows.toml", "examples/leases.toml", "--host", "model:pseries-4k", "--json"]);
+    let output = run.code(0).get_output().stdout.clone();
+    let text = String::from_utf8(output).unwrap();
+    let reports: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reports.len(), 2);
+    for report in &reports {
+        assert_eq!(report["passed"], true);
+        assert_eq!(report["host"]["kind"], "model");
+        assert_eq!((report["platform"].as_str(), report["page"].as_u64()), (Some("pseries"), Some(4096)));
+        assert_eq!(report["end"]["locked"], 0);
+    }
+    assert_eq!(reports[1]["tables"]["registered"][0]["memory"], "ram+0x0");
+}
+
+#[test]
+fn a_surprise_is_1_and_says_where() {
+    let steps = "[[step]]\nregister = { memory = 'ram', size = '0x800' }\n";
+    run_steps(steps, &[]).code(1).stderr_eq(str![[r#"
+x.toml:8: step 2 (register): expected ok, got misaligned: user ram+0x0-ram+0x800 (2K) is not aligned to the host page of 64K: register whole pages
+
+"#]]);
+}
+
+#[test]
+fn a_wrong_file_is_2_and_nothing_runs() {
+    let run = run_steps("[[step]]\nregister = { memory = 'rom' }\n", &[]).code(2).stdout_eq(str![]);
+    run.stderr_eq(str![[r#"
+x.toml:8:23: there is no memory "rom" (memory: ram)
+  register = { memory = 'rom' }
+                        ^
+
+"#]]);
+    spapr_iommu(&["run", "examples/first.toml", "no-such-file.toml"]).code(2).stdout_eq(str![]);
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    for arguments in [
+        &["run"][..],
+        &["walk"],
+        &["run", "examples/first.toml", "--host", "model:x86"],
+        &["run", "examples/first.toml", "--host", "qemu"],
+        &["run", "examples/first.toml", "--log", "spapr=loud"],
+    ] {
+        spapr_iommu(arguments).code(2).stdout_eq(str![]);
+    }
+}
+
+#[test]
+#[cfg(not(target_arch = "powerpc64"))]
+fn an_obstacle_is_3_and_says_what_to_do() {
+    let run = spapr_iommu(&["run", "examples/first.toml", "--host", "vfio"]);
+    run.code(3).stdout_eq(str![]).stderr_eq(str![[r#"
+examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use `--host model:powernv9` here, or run under `ppc64/run`
+
+"#]]);
+}
+
+#[test]
+fn memory_that_is_not_to_be_had_is_an_obstacle() {
+    let memory = "[[memory]]\nname = 'huge'\nsize = '2M'\npage = '2M'\n";
+    run_steps(memory, &["--host", "model:pseries"]).code(0);
+    run_steps(memory, &["--host", "model:powernv9"]).code(3).stderr_eq(str![[r#"
+x.toml: cannot get memory "huge" as wanted: EINVAL: Invalid argument (are there free hugetlb pages of that size? see /sys/kernel/mm/hugepages)
+
+"#]]);
+}
+
+#[test]
+fn ioctls_are_logged_on_request() {
+    let run = run_steps("[[step]]\nregister = { memory = 'ram' }\n", &["--log", "ioctl"]).code(0);
+    let log = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+    let register = log.lines().find(|line| line.contains("REGISTER_MEMORY")).unwrap();
+    for part in ["DEBUG spapr_iommu::ioctl: VFIO_IOMMU_SPAPR_REGISTER_MEMORY", "size=0x100000", "result=0", "took_us="]
+    {
+        assert!(register.contains(part), "{register}");
+    }
+    run_steps("", &[]).code(0).stderr_eq(str![]);
+}
+
+#[test]
+fn the_file_names_the_machine_unless_the_command_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.toml");
+    std::fs::write(&path, "title = 't'\nmodel = 'pseries-4k'\n").unwrap();
+    let platform = |more: &[&str]| {
+        let run =
+            Command::new(cargo_bin!("spapr-iommu")).arg("run").arg(&path).arg("--json").args(more).assert().code(0);
+        let report: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+        report["host"]["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(platform(&[]), "pseries-4k");
+    assert_eq!(platform(&["--host", "model"]), "pseries-4k");
+    assert_eq!(platform(&["--host", "model:powernv10-7.2"]), "powernv10-7.2");
+}
+
+#[test]
+fn help_names_the_exit_codes() {
+    let help = spapr_iommu(&["run", "--help"]).code(0);
+    let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("Exit codes: 0 all as expected"), "{}", text.into_data());
+}
