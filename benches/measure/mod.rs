@@ -1,14 +1,18 @@
 //! Two ways of doing the same, in one run: rounds alternate, medians are compared.
 
+#![allow(dead_code, reason = "each benchmark uses a part")]
+
 use std::time::Instant;
 
 /// Rounds of each.
 const ROUNDS: usize = 25;
 
-fn time_ns(work: &mut impl FnMut(), operations: usize) -> f64 {
+fn time_ns(work: &mut impl FnMut(), after: &mut impl FnMut(), operations: usize) -> f64 {
     let began = Instant::now();
     work();
-    began.elapsed().as_nanos() as f64 / operations as f64
+    let took = began.elapsed().as_nanos() as f64 / operations as f64;
+    after();
+    took
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -17,10 +21,22 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 /// Nanoseconds per operation of `ours` and `theirs`, each of `operations` operations.
-pub(crate) fn median_ns(operations: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) -> (f64, f64) {
-    ours();
-    theirs();
-    let rounds = (0..ROUNDS).map(|_| (time_ns(&mut ours, operations), time_ns(&mut theirs, operations)));
+pub(crate) fn median_ns(operations: usize, ours: impl FnMut(), theirs: impl FnMut()) -> (f64, f64) {
+    median_ns_then(operations, (ours, || ()), (theirs, || ()))
+}
+
+/// The same, with work after each round that is not timed.
+pub(crate) fn median_ns_then(
+    operations: usize,
+    (mut ours, mut our_after): (impl FnMut(), impl FnMut()),
+    (mut theirs, mut their_after): (impl FnMut(), impl FnMut()),
+) -> (f64, f64) {
+    time_ns(&mut ours, &mut our_after, operations);
+    time_ns(&mut theirs, &mut their_after, operations);
+    let rounds = (0..ROUNDS).map(|_| {
+        let our_time = time_ns(&mut ours, &mut our_after, operations);
+        (our_time, time_ns(&mut theirs, &mut their_after, operations))
+    });
     let (our_times, their_times) = rounds.unzip();
     (median(our_times), median(their_times))
 }
@@ -29,12 +45,11 @@ pub(crate) fn median_ns(operations: usize, mut ours: impl FnMut(), mut theirs: i
 pub(crate) struct Table;
 
 impl Table {
-    pub(crate) fn new(what: &str, ours: &str, theirs: &str) -> Self {
+    pub(crate) fn head(what: &str, ours: &str, theirs: &str) {
         println!("{what:34} {ours:>12} {theirs:>12}  ratio");
-        Self
     }
 
-    pub(crate) fn row(&mut self, what: &str, ours: f64, theirs: f64) {
+    pub(crate) fn row(what: &str, ours: f64, theirs: f64) {
         println!("{what:34} {ours:9.0} ns {theirs:9.0} ns  {:.2}", ours / theirs);
     }
 }

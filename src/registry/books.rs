@@ -168,6 +168,34 @@ impl Books {
         }
     }
 
+    /// Finds the regions under each of `wanted`, for maps with IOMMU pages of its size, in address order.
+    pub(super) fn parts_of(
+        &self,
+        wanted: impl Iterator<Item = (UserRange, PageShift)>,
+        parts: &mut Vec<Part>,
+    ) -> Result<(), PinError> {
+        // The stretch the last one was found in serves the next one, mostly.
+        let mut last: Option<(UserRange, RegionId, PageShift)> = None;
+        for (user, page) in wanted {
+            match last {
+                Some((stretch, region, carries)) if stretch.contains_range(&user) && page <= carries => {
+                    parts.push(Part { region, user });
+                }
+                _ => {
+                    self.parts(user, page, parts)?;
+                    last = self.leased_at(user.start());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The leased stretch at an address, its region, and the page that carries.
+    fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
+        let (stretch, cover) = self.coverage.get_key_value(&at.0).filter(|(_, cover)| cover.leases > 0)?;
+        Some((user_range(stretch)?, cover.region, self.get(cover.region)?.carries))
+    }
+
     /// Finds the regions under `user` for a map with IOMMU pages of `page`, in address order.
     pub(super) fn parts(&self, user: UserRange, page: PageShift, parts: &mut Vec<Part>) -> Result<(), PinError> {
         let mut at = user.start();

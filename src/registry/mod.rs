@@ -276,40 +276,33 @@ impl Registry {
         });
     }
 
-    /// Counts a map of `user` with IOMMU pages of `page` in `containers`: from now on its regions stay. The regions are
-    /// added to `parts`, in address order.
+    /// Counts maps of user memory, each with its IOMMU page, in `containers`, all or none: from now on the regions stay.
+    /// They are left in `parts`, request by request, in address order.
     pub(crate) fn pin(
         &self,
-        user: UserRange,
-        page: PageShift,
+        wanted: impl Iterator<Item = (UserRange, PageShift)> + Clone,
         containers: &[Fd],
         parts: &mut Vec<Part>,
     ) -> Result<(), PinError> {
-        let first = parts.len();
         loop {
-            let absent = {
+            parts.clear();
+            let (region, container) = {
                 let mut books = self.0.books.lock();
-                parts.truncate(first);
-                if let Err(error) = books.parts(user, page, parts) {
-                    parts.truncate(first);
-                    return Err(error);
-                }
-                let absent = parts[first..].iter().find_map(|part| {
-                    let region = books.get(part.region)?;
+                books.parts_of(wanted.clone(), parts)?;
+                // Runs of one region, which is what most requests are, count once.
+                let runs = || parts.chunk_by(|a, b| a.region == b.region);
+                let absent = runs().find_map(|run| {
+                    let region = books.get(run[0].region)?;
                     let container = containers.iter().find(|container| !region.containers.contains(container))?;
-                    Some((part.region, *container))
+                    Some((run[0].region, *container))
                 });
-                if absent.is_none() {
-                    for part in &parts[first..] {
-                        books.pin(part.region, part.user.len());
-                    }
-                }
+                let Some(absent) = absent else {
+                    runs().for_each(|run| books.pin(run[0].region, run.iter().map(|part| part.user.len()).sum()));
+                    return Ok(());
+                };
                 absent
             };
-            match absent {
-                None => return Ok(()),
-                Some((region, container)) => self.enrol(region, container)?,
-            }
+            self.enrol(region, container)?;
         }
     }
 

@@ -1,17 +1,18 @@
 //! What is checked of a map request before the kernel hears of it. The kernel checks no bounds itself.
 
-use super::maps::Scratch;
+use super::maps::{Checked, Scratch};
 use super::windows::with_asked;
 use super::{AddressSpace, MapError, MapRequest, Overlap, State, WindowError};
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
-use crate::registry::PinError;
-use crate::window::{Plan, Planned, WindowRequest};
+use crate::map::Mapping;
+use crate::registry::{PinError, RegionId};
+use crate::window::{Plan, Planned, Window, WindowRequest};
 
 /// A window made because something is mapped there has at least so many TCEs: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
 
 /// The user memory of a request.
-pub(super) fn user_range(request: &MapRequest) -> Result<UserRange, MapError> {
+fn user_range(request: &MapRequest) -> Result<UserRange, MapError> {
     UserRange::new(request.user, request.iova.len()).map_err(|_| {
         // It would wrap, so its last byte is certainly not registered.
         let last = UserRange::new(UserAddr(u64::MAX - 1), 1).ok();
@@ -53,37 +54,51 @@ impl AddressSpace {
         let Scratch { requests: sorted, displaced, .. } = scratch;
         sorted.clear();
         displaced.clear();
-        for request in requests {
+        let mut window = None;
+        for &request in requests {
             if state.members.is_empty() {
                 return Err(MapError::NoGroup { asked: request.iova });
             }
-            let page = match state.windows.containing(request.iova) {
-                Some(window) => window.page,
-                None => PageShift::P4K,
-            };
-            aligned(request, page)?;
-            sorted.push((*request, page));
+            // Neighbours mostly share a window.
+            if window.is_none_or(|window: &Window| !window.range.contains_range(&request.iova)) {
+                window = state.windows.containing(request.iova);
+            }
+            let page = window.map(|window| window.page);
+            aligned(&request, page.unwrap_or(PageShift::P4K))?;
+            sorted.push(Checked { request, user: user_range(&request)?, page });
         }
-        if !sorted.is_sorted_by_key(|(request, _)| request.iova) {
-            sorted.sort_unstable_by_key(|(request, _)| request.iova);
+        if !sorted.is_sorted_by_key(|checked| checked.request.iova) {
+            sorted.sort_unstable_by_key(|checked| checked.request.iova);
         }
         for pair in sorted.windows(2) {
-            let (first, second) = (pair[0].0.iova, pair[1].0.iova);
+            let (first, second) = (pair[0].request.iova, pair[1].request.iova);
             if first.end() > second.start() {
                 return Err(MapError::Twice { first, second });
             }
         }
+        self.look_for_others(overlap, sorted, displaced)
+    }
+
+    /// What is mapped where requests want to be.
+    fn look_for_others(
+        &self,
+        overlap: Overlap,
+        sorted: &[Checked],
+        displaced: &mut Vec<Mapping<RegionId>>,
+    ) -> Result<(), MapError> {
+        let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Ok(()) };
         let books = self.0.books.read();
-        for (request, _) in sorted.iter() {
+        let hull = IovaRange::between(first.request.iova.start(), last.request.iova.end());
+        if hull.is_some_and(|hull| books.first_overlap(hull).is_none()) {
+            return Ok(());
+        }
+        for Checked { request, .. } in sorted {
             match overlap {
                 Overlap::Replace => displaced.extend(books.overlapping(request.iova)),
                 Overlap::Refuse => {
                     if let Some(present) = books.first_overlap(request.iova) {
-                        return Err(MapError::Overlap {
-                            asked: request.iova,
-                            present: present.iova,
-                            user: present.user,
-                        });
+                        let (present, user) = (present.iova, present.user);
+                        return Err(MapError::Overlap { asked: request.iova, present, user });
                     }
                 }
             }
@@ -93,32 +108,29 @@ impl AddressSpace {
 
     /// Plans the window for requests that no window holds, and sets their page.
     pub(super) fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Option<Missing>, MapError> {
-        let homeless = |(request, _): &&mut (MapRequest, PageShift)| state.windows.containing(request.iova).is_none();
-        if scratch.requests.iter().all(|(request, _)| state.windows.containing(request.iova).is_some()) {
-            return Ok(None);
-        }
         let mut hull: Option<IovaRange> = None;
-        let mut carries = self.host().page_shift();
-        for (request, _) in scratch.requests.iter_mut().filter(homeless) {
-            let user = user_range(request)?;
+        let mut carries = PageShift::P1G;
+        for Checked { request, user, .. } in scratch.requests.iter().filter(|checked| checked.page.is_none()) {
             let start = hull.map_or(request.iova.start(), |hull| hull.start());
             hull = IovaRange::between(start, request.iova.end());
             let aligned = (request.iova.start().0 | request.iova.len() | request.user.0).trailing_zeros();
             carries = carries
-                .min(self.0.registry.carries(user).unwrap_or(carries))
+                .min(self.0.registry.carries(*user).unwrap_or(carries))
                 .min(PageShift::new(aligned.min(34)).unwrap_or(PageShift::P4K));
         }
         let Some(range) = hull else { return Ok(None) };
         let all = with_asked(state, range);
+        // Not larger than a host page: what is mapped next may be aligned to no more.
+        let carries = carries.min(self.host().page_shift());
         let request = WindowRequest::cover(all).carries(carries).entries(DEMAND_ENTRIES);
         let plan = self.plan_in(state, &request, Some(all)).map_err(|error| match error {
             WindowError::Refused(why) => MapError::NoWindow { asked: range, why },
             other => other.into(),
         })?;
         let Planned { page, .. } = plan.window;
-        for (request, its) in scratch.requests.iter_mut().filter(homeless) {
-            *its = page;
-            aligned(request, page)?;
+        for checked in scratch.requests.iter_mut().filter(|checked| checked.page.is_none()) {
+            checked.page = Some(page);
+            aligned(&checked.request, page)?;
         }
         Ok(Some(Missing { range, plan }))
     }

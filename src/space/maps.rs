@@ -2,7 +2,7 @@
 
 use super::apply::{self, ApplyError, Run};
 use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError};
-use crate::addr::{IovaRange, PageShift, UserAddr};
+use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::{Part, RegionId};
@@ -29,10 +29,21 @@ pub enum Overlap {
     Replace,
 }
 
+/// A request that was checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checked {
+    pub request: MapRequest,
+    /// The memory behind it.
+    pub user: UserRange,
+    /// The window's page; `None` while no window holds it.
+    pub page: Option<PageShift>,
+}
+
 /// Buffers that are used again by every call.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    pub requests: Vec<(MapRequest, PageShift)>,
+    /// In order of bus address.
+    pub requests: Vec<Checked>,
     pub parts: Vec<Part>,
     pub runs: Vec<Run>,
     pub displaced: Vec<Mapping<RegionId>>,
@@ -62,7 +73,8 @@ impl AddressSpace {
     ) -> Result<(), MapError> {
         self.check(state, requests, overlap, scratch)?;
         let planned = self.plan_missing(state, scratch)?;
-        self.pin(state, scratch)?;
+        let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
+        self.0.registry.pin(wanted, &state.containers, &mut scratch.parts)?;
         let made = match self.make_missing(state, planned) {
             Ok(made) => made,
             Err(error) => {
@@ -92,20 +104,6 @@ impl AddressSpace {
         }
     }
 
-    /// Pins the memory of all requests, or of none.
-    fn pin(&self, state: &State, scratch: &mut Scratch) -> Result<(), MapError> {
-        scratch.parts.clear();
-        for at in 0..scratch.requests.len() {
-            let (request, page) = scratch.requests[at];
-            let user = super::checks::user_range(&request)?;
-            if let Err(error) = self.0.registry.pin(user, page, &state.containers, &mut scratch.parts) {
-                self.unpin(scratch);
-                return Err(error.into());
-            }
-        }
-        Ok(())
-    }
-
     fn unpin(&self, scratch: &Scratch) {
         self.0.registry.unpin(scratch.parts.iter().map(|part| (part.region, part.user.len())));
     }
@@ -118,7 +116,7 @@ impl AddressSpace {
                 books.remove(displaced.iova, |_| {});
             }
             let mut parts = scratch.parts.iter();
-            for (request, _) in &scratch.requests {
+            for Checked { request, .. } in &scratch.requests {
                 let mut at = request.iova.start();
                 while let Some(rest) = IovaRange::between(at, request.iova.end()) {
                     let Some(part) = parts.next() else { break };
@@ -181,7 +179,8 @@ impl AddressSpace {
 /// Makes runs of the requests, which are in order.
 fn join_runs(scratch: &mut Scratch) {
     scratch.runs.clear();
-    for &(request, page) in &scratch.requests {
+    for &Checked { request, page, .. } in &scratch.requests {
+        let Some(page) = page else { continue };
         let next = Run { iova: request.iova, user: request.user, permission: request.permission, page };
         match scratch.runs.last_mut() {
             Some(last) => match last.joined(&next) {

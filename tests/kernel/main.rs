@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Where the second window of powernv and QEMU's dynamic window start.
 const BIG: u64 = 1 << 59;
 const RAM: u64 = 16 << 20;
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 5;
 /// What free memory may differ by: each leak would be of `RAM` or more.
 const NOISE: u64 = 8 << 20;
 

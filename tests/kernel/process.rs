@@ -2,9 +2,8 @@
 
 use crate::NOISE;
 use libtest_mimic::Failed;
+use ppc64_init::memory::settled_free_kib;
 use std::fs;
-use std::thread::sleep;
-use std::time::Duration;
 
 /// The number of kilobytes behind a name, in bytes.
 fn kilobytes(file: &str, name: &str) -> Result<u64, Failed> {
@@ -26,16 +25,7 @@ pub(crate) fn files() -> Result<usize, Failed> {
 
 /// Free bytes of the machine, once what dead processes had is back.
 pub(crate) fn free() -> Result<u64, Failed> {
-    let mut free = 0;
-    loop {
-        fs::write("/proc/sys/vm/drop_caches", "3")?;
-        sleep(Duration::from_millis(200));
-        let now = kilobytes("/proc/meminfo", "MemFree")?;
-        if now <= free + (256 << 10) {
-            return Ok(now);
-        }
-        free = now;
-    }
+    Ok(settled_free_kib()? << 10)
 }
 
 pub(crate) fn none_lost(before: u64, after: u64) -> Result<(), Failed> {

@@ -8,7 +8,6 @@ mod builtin;
 mod command;
 mod console;
 mod kernel_log;
-mod memory;
 mod modules;
 mod mounts;
 
@@ -18,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::manifest::{self, Manifest};
+use ppc64_init::memory;
 use ppc64_init::protocol::Report;
 
 use console::Console;

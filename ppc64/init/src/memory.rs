@@ -8,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
 /// Bytes of a page.
-pub(crate) fn page_size() -> Result<u64> {
+pub fn page_size() -> Result<u64> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?.context("page size is unknown")?;
     Ok(size.try_into()?)
 }
 
 /// A field of /proc/meminfo.
-pub(crate) fn meminfo_kib(field: &str) -> Result<u64> {
+pub fn meminfo_kib(field: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     text.lines()
         .filter_map(|line| line.split_once(':'))
@@ -27,7 +27,7 @@ pub(crate) fn meminfo_kib(field: &str) -> Result<u64> {
 ///
 /// Freed pages arrive late, for instance from RCU callbacks, and the per-CPU lists of free pages, some of
 /// which stay there for good, are not part of MemFree.
-pub(crate) fn settled_free_kib() -> Result<u64> {
+pub fn settled_free_kib() -> Result<u64> {
     let page_kib = page_size()? / 1024;
     let mut best = 0;
     let mut unchanged = 0;
@@ -68,7 +68,7 @@ fn per_cpu_pages(zones: &str) -> u64 {
 }
 
 /// Sets aside huge pages of the default size.
-pub(crate) fn reserve_huge_pages(pages: u64) -> Result<()> {
+pub fn reserve_huge_pages(pages: u64) -> Result<()> {
     let path = "/proc/sys/vm/nr_hugepages";
     fs::write(path, pages.to_string()).context("set huge pages aside; does this machine have any?")?;
     let got = fs::read_to_string(path).context("read the number of huge pages")?;

@@ -7,6 +7,7 @@
 pub mod apt;
 pub mod archive;
 pub mod boot;
+pub mod cell;
 pub mod console;
 pub mod initramfs;
 pub mod kernel;

@@ -12,7 +12,7 @@ use crate::label::Label;
 #[derive(Debug, Parser)]
 #[command(
     name = "ppc64/run",
-    after_help = "COMMAND is spapr-iommu, an example or an integration test of the project, or one of the words \
+    after_help = "COMMAND is spapr-iommu, an example, an integration test or a benchmark of the project, or one of the words \
         report and selftest.\nThe exit status is the command's own; 125 when the machine, the kernel or this \
         program failed, and on a time-out."
 )]

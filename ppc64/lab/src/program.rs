@@ -37,6 +37,7 @@ enum Kind {
     Bin,
     Example,
     Test,
+    Bench,
 }
 
 impl Buildable {
@@ -45,9 +46,12 @@ impl Buildable {
             Kind::Bin => (&["build"][..], "--bin"),
             Kind::Example => (&["build"][..], "--example"),
             Kind::Test => (&["test", "--no-run"][..], "--test"),
+            Kind::Bench => (&["bench", "--no-run"][..], "--bench"),
         };
         let mut arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
-        arguments.extend(["--release", "--package", &self.package, option, &self.name].map(str::to_owned));
+        // A benchmark is optimised anyway, and `cargo bench` does not know the option.
+        arguments.extend((self.kind != Kind::Bench).then(|| "--release".to_owned()));
+        arguments.extend(["--package", &self.package, option, &self.name].map(str::to_owned));
         if !self.features.is_empty() {
             arguments.extend(["--features".to_owned(), self.features.join(",")]);
         }
@@ -86,15 +90,16 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     bail!(
-        "there is no command {name}\ncommands: {}\nexamples: {}\nintegration tests: {}\nbuilt in: {}",
+        "there is no command {name}\ncommands: {}\nexamples: {}\nintegration tests: {}\nbenchmarks: {}\nbuilt in: {}",
         names(Kind::Bin),
         names(Kind::Example),
         names(Kind::Test),
+        names(Kind::Bench),
         BUILT_IN.join(", ")
     )
 }
 
-/// Commands, examples and integration tests of the package at the top of the repository.
+/// Commands, examples, integration tests and benchmarks of the package at the top of the repository.
 fn list(repository: &Path) -> Result<Vec<Buildable>> {
     let metadata = MetadataCommand::new()
         .manifest_path(repository.join("Cargo.toml"))
@@ -107,6 +112,7 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             TargetKind::Bin => Some(Kind::Bin),
             TargetKind::Example => Some(Kind::Example),
             TargetKind::Test => Some(Kind::Test),
+            TargetKind::Bench => Some(Kind::Bench),
             _ => None,
         })
     };

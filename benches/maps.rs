@@ -1,6 +1,6 @@
 //! Map, unmap and lookup in an address space over a host that maps nothing, beside a plain `BTreeMap` doing the same.
 //!
-//! `cargo bench --bench space`
+//! `cargo bench --bench maps`
 
 #[path = "measure/mod.rs"]
 mod measure;
@@ -70,7 +70,7 @@ fn user(live: u64, at: u64) -> UserAddr {
 }
 
 fn main() {
-    let mut table = Table::new("live ranges", "space", "BTreeMap");
+    Table::head("live ranges", "space", "BTreeMap");
     for live in [1_000, 65_000, 1_000_000] {
         let (space, _lease, start) = space(live);
         let mut plain = Plain::default();
@@ -96,7 +96,7 @@ fn main() {
                 }
             },
         );
-        table.row(&format!("map+unmap, {live}"), ours, theirs);
+        Table::row(&format!("map+unmap, {live}"), ours, theirs);
         let (ours, theirs) = median_ns(
             places.len(),
             || {
@@ -110,6 +110,6 @@ fn main() {
                 }
             },
         );
-        table.row(&format!("lookup, {live}"), ours, theirs);
+        Table::row(&format!("lookup, {live}"), ours, theirs);
     }
 }
