@@ -2,7 +2,7 @@
 
 use super::AttachError;
 use crate::host::calls;
-use crate::host::{Fd, File, Host, Node};
+use crate::host::{Errno, Fd, File, Host, Node, Obstacle};
 use crate::uapi::{spapr, vfio};
 use crate::window::WindowFacts;
 use std::sync::Arc;
@@ -24,9 +24,11 @@ pub(super) struct Member {
 }
 
 fn open(host: &Arc<dyn Host>, node: Node<'_>, what: String) -> Result<File, AttachError> {
-    File::open(host, node).map_err(|errno| match host.obstacle(node) {
-        Some(obstacle) => obstacle.into(),
-        None => AttachError::Open { what, errno },
+    File::open(host, node).map_err(|errno| match (host.obstacle(node), node, errno) {
+        (Some(obstacle), ..) => obstacle.into(),
+        // This process has it open itself, in another address space.
+        (None, Node::Group(group), Errno::EBUSY) => Obstacle::Busy { group }.into(),
+        _ => AttachError::Open { what, errno },
     })
 }
 
