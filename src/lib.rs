@@ -1,4 +1,4 @@
-//! DMA memory manager for POWER.
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
 pub mod addr;

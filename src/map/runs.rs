@@ -127,6 +127,12 @@ impl<T: Copy> Runs<T> {
                 self.firsts.push(start);
                 self.chunks.push(Chunk::new());
             }
+            // What comes in order fills chunks to the end.
+            Some(chunk) if chunk.starts.is_full() && at.index == FULL => {
+                at = Place { chunk: at.chunk + 1, index: 0 };
+                self.firsts.insert(at.chunk, start);
+                self.chunks.insert(at.chunk, Chunk::new());
+            }
             Some(chunk) if chunk.starts.is_full() => at = self.split(at),
             Some(_) => {}
         }
@@ -185,5 +191,62 @@ impl<T: Copy> Runs<T> {
         self.firsts.remove(lower + 1);
         self.chunks[lower].starts.extend(upper.starts);
         self.chunks[lower].runs.extend(upper.runs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::permission::Permission;
+    use std::collections::BTreeMap;
+
+    fn run(end: u64) -> Run<u32> {
+        Run { end, delta: 0, permission: Permission::Read, region: 0 }
+    }
+
+    #[track_caller]
+    fn equal(runs: &Runs<u32>, twin: &BTreeMap<u64, u64>) {
+        assert_eq!(runs.len(), twin.len());
+        let all: Vec<_> = runs.iter_from(runs.find(0)).map(|(start, run)| (start, run.end)).collect();
+        assert_eq!(all, twin.iter().map(|(&start, &end)| (start, end)).collect::<Vec<_>>());
+        assert!(runs.chunks.iter().all(|chunk| !chunk.starts.is_empty() && chunk.starts.len() == chunk.runs.len()));
+        let firsts: Vec<_> = runs.chunks.iter().map(|chunk| chunk.starts[0]).collect();
+        assert_eq!(firsts, runs.firsts);
+    }
+
+    #[test]
+    fn chunks_split_and_join_as_runs_come_and_go() {
+        let (mut runs, mut twin) = (Runs::default(), BTreeMap::new());
+        let mut rng = fastrand::Rng::with_seed(1);
+        for round in 0..20_000_u32 {
+            let start = rng.u64(..2_000);
+            // Grows in the first half, shrinks in the second.
+            let grows = rng.u32(..20_000) > round;
+            let at = runs.find(start);
+            let there = runs.get(at).filter(|(found, _)| *found == start);
+            assert_eq!(there.map(|(_, run)| run.end), twin.get(&start).copied());
+            let last = runs.last_from(start).map(|(start, run)| (start, run.end));
+            assert_eq!(last, twin.range(..=start).next_back().map(|(&start, &end)| (start, end)));
+            if there.is_some() && !grows {
+                runs.remove(at);
+                twin.remove(&start);
+            } else if there.is_none() && grows {
+                runs.insert(at, start, run(start + 1));
+                twin.insert(start, start + 1);
+            }
+            if round % 500 == 0 {
+                equal(&runs, &twin);
+            }
+        }
+        equal(&runs, &twin);
+    }
+
+    #[test]
+    fn what_comes_in_order_fills_chunks() {
+        let mut runs = Runs::default();
+        for start in 0..10 * FULL as u64 {
+            runs.insert(runs.find(start), start, run(start + 1));
+        }
+        assert_eq!(runs.chunks.len(), 10);
     }
 }

@@ -176,14 +176,15 @@ impl Books {
     ) -> Result<(), PinError> {
         // The stretch the last one was found in serves the next one, mostly.
         let mut last: Option<(UserRange, RegionId, PageShift)> = None;
-        for (user, page) in wanted {
+        let mut wanted = wanted.peekable();
+        while let Some((user, page)) = wanted.next() {
             match last {
                 Some((stretch, region, carries)) if stretch.contains_range(&user) && page <= carries => {
                     parts.push(Part { region, user });
                 }
                 _ => {
                     self.parts(user, page, parts)?;
-                    last = self.leased_at(user.start());
+                    last = wanted.peek().and_then(|_| self.leased_at(user.start()));
                 }
             }
         }
