@@ -1,12 +1,12 @@
 //! What is checked of a map request before the kernel hears of it. The kernel checks no bounds itself.
 
 use super::maps::{Checked, Scratch};
-use super::windows::with_asked;
+use super::windows::{Missing, with_asked};
 use super::{AddressSpace, MapError, MapRequest, Overlap, State, WindowError};
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::registry::{PinError, RegionId};
-use crate::window::{Plan, Planned, Window, WindowRequest};
+use crate::window::{Planned, Window, WindowRequest};
 
 /// A window made because something is mapped there has at least so many TCEs: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
@@ -32,12 +32,6 @@ fn aligned(request: &MapRequest, page: PageShift) -> Result<(), MapError> {
         return Err(MapError::UserMisaligned { asked: request.iova, user: request.user, page });
     }
     Ok(())
-}
-
-/// Bus addresses that need a window made, and the plan for it.
-pub(super) struct Missing {
-    pub range: IovaRange,
-    pub plan: Plan,
 }
 
 impl AddressSpace {

@@ -1,6 +1,5 @@
 //! Windows of a space: made and removed by plan, in every container alike.
 
-use super::checks::Missing;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
 use crate::host::calls::{self, CallError, Failure};
@@ -10,6 +9,12 @@ use crate::window::{
     DEFAULT_PAGE, DefaultWindow, Origin, Plan, Refusal, Situation, Standing, Step, Window, WindowRequest, plan,
     plan_removal,
 };
+
+/// Bus addresses that need a window made, and the plan for it.
+pub(super) struct Missing {
+    pub range: IovaRange,
+    pub plan: Plan,
+}
 
 impl AddressSpace {
     /// What would be done to get a window, and why; or why it cannot be had. Asks nothing of the kernel.

@@ -3,11 +3,13 @@
 mod facts;
 mod plan;
 mod refusal;
+mod request;
 mod table;
 
 pub use facts::{DEFAULT_PAGE, WindowFacts};
-pub use plan::{Plan, Planned, Situation, Standing, Step, Want, WindowRequest, plan, plan_removal};
+pub use plan::{Plan, Planned, Situation, Standing, Step, plan, plan_removal};
 pub use refusal::{Reason, Refusal};
+pub use request::{Want, WindowRequest};
 pub use table::{Teardown, locked_bytes, teardown};
 
 use crate::addr::{IovaRange, PageShift};
