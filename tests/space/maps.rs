@@ -1,11 +1,15 @@
 //! Mapping and unmapping.
 
 use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
-use spapr_iommu::addr::{Iova, UserAddr};
+use spapr_iommu::addr::{Iova, PageShift, UserAddr};
+use spapr_iommu::host::model::Model;
+use spapr_iommu::host::recording::Recording;
+use spapr_iommu::host::{Memory, Wrapper};
 use spapr_iommu::permission::Permission;
-use spapr_iommu::registry::PinError;
-use spapr_iommu::space::{MapError, MapRequest, Overlap, UnmapError};
-use spapr_iommu::window::Refusal;
+use spapr_iommu::registry::{PinError, Registry};
+use spapr_iommu::space::{AddressSpace, MapError, MapRequest, Overlap, UnmapError};
+use spapr_iommu::window::{Refusal, WindowRequest};
+use std::sync::Arc;
 
 const M: u64 = 1 << 20;
 
@@ -145,4 +149,26 @@ fn without_a_group_there_is_nothing_to_map_for() {
     let _lease = bench.registry.register(ram).unwrap();
     let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert_eq!(error, MapError::NoGroup { asked: iova(0, M) });
+}
+
+#[test]
+fn contiguous_memory_takes_one_map_per_256_ki_entries() {
+    let host = Arc::new(Recording::new(Model::new("powernv9-4k".parse().unwrap())));
+    let registry = Registry::new(host.clone());
+    let space = AddressSpace::new(&registry);
+    space.attach(0).unwrap();
+    let size = (512 << 10) * 0x1000 + 0x1000;
+    let ram = host.inner().allocate(size, PageShift::P4K).unwrap();
+    let lease = registry.register(ram).unwrap();
+    space.create_window(&WindowRequest::bytes(size)).unwrap();
+    host.take();
+    space.map(iova(BIG, size), ram.start(), RW).unwrap();
+    assert_eq!(host.take().len(), 3, "512 Ki entries and one more");
+    space.unmap(iova(BIG, size)).unwrap();
+    assert_eq!(host.take().len(), 3);
+    // A batch of neighbours goes out as one.
+    let page = |i: u64| MapRequest { iova: iova(BIG + i * 0x1000, 0x1000), user: at(ram, i * 0x1000), permission: RW };
+    space.map_all(&(0..1000).map(page).collect::<Vec<_>>(), Overlap::Refuse).unwrap();
+    assert_eq!(host.take().len(), 1);
+    drop((space, lease));
 }

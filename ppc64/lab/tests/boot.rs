@@ -1,4 +1,4 @@
-//! Boots machines. `cargo test --package ppc64-lab --test boot -- --ignored` runs them, about 10 s each.
+//! Boots machines: `cargo test --release --package ppc64-lab --test boot`. About 30 boots, 4 minutes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -58,7 +58,6 @@ fn offers_two_groups(machine: &str, kernel: &str) -> String {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn bare_metal_of_every_generation() {
     for (machine, cpu) in [("powernv8", "POWER8"), ("powernv9", "POWER9"), ("powernv10", "POWER10")] {
         let output = offers_two_groups(machine, "6.12-64k");
@@ -68,7 +67,6 @@ fn bare_metal_of_every_generation() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn every_series_and_page_size() {
     for kernel in ["6.12", "6.12-64k", "7.2", "7.2-64k"] {
         let output = offers_two_groups("pseries", kernel);
@@ -78,7 +76,6 @@ fn every_series_and_page_size() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn pseries_has_processors_and_firmware_to_choose_from() {
     let variant = "--cpu power8 --ddw off --pgsz 11000 --smp 2 --memory 1G";
     let (status, output, _) = run(&format!("{PSERIES} {variant} -- report"));
@@ -88,7 +85,6 @@ fn pseries_has_processors_and_firmware_to_choose_from() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn output_errors_and_status_come_through() {
     let words = "selftest streams --then selftest status 7 --then selftest streams";
     let (status, output, errors) = run(&format!("{PSERIES} -- {words}"));
@@ -98,14 +94,12 @@ fn output_errors_and_status_come_through() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn a_command_ended_by_a_signal_counts_from_128() {
     let (status, ..) = run(&format!("{PSERIES} -- selftest kill"));
     assert_eq!(status, 128 + 9);
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn files_arguments_and_environment_are_inside() {
     let words = "selftest cat ci/install --then selftest environment A --then selftest cat src/lib.rs";
     let (status, output, _) = run(&format!("{PSERIES} --env A=b=c --file src -- {words}"));
@@ -115,7 +109,6 @@ fn files_arguments_and_environment_are_inside() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn a_leak_is_found_and_noise_is_not() {
     let (status, _, errors) = run(&format!("{PSERIES} -- selftest leak 8192"));
     assert_eq!(status, 125);
@@ -127,7 +120,6 @@ fn a_leak_is_found_and_noise_is_not() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn a_warning_of_the_kernel_fails_a_good_command() {
     let (status, _, errors) = run(&format!("{PSERIES} -- selftest warn"));
     assert_eq!(status, 125);
@@ -135,7 +127,6 @@ fn a_warning_of_the_kernel_fails_a_good_command() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn an_oops_fails_unless_it_is_expected() {
     for machine in [PSERIES, "--machine powernv9 --kernel 6.12-64k"] {
         let (status, _, errors) = run(&format!("{machine} -- selftest oops"));
@@ -149,7 +140,6 @@ fn an_oops_fails_unless_it_is_expected() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn a_hang_ends_with_the_time() {
     let name = "spapr-iommu-test-hang";
     let line = format!("{PSERIES} --timeout 15 --qemu-arg -name --qemu-arg {name} -- selftest hang");
@@ -160,7 +150,6 @@ fn a_hang_ends_with_the_time() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn no_machine_outlives_the_run() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         let name = format!("spapr-iommu-test-{signal}");
@@ -182,7 +171,6 @@ fn no_machine_outlives_the_run() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
     for machine in ["pseries", "powernv9"] {
         let line = format!("--machine {machine} --kernel 6.12-64k --device edu --device nvme");
@@ -197,7 +185,6 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn huge_pages_where_the_machine_has_them() {
     let (status, output, _) = run(&format!("{PSERIES} --hugepages 16 -- selftest cat /proc/sys/vm/nr_hugepages"));
     assert_eq!((status, output.as_str()), (0, "16\n"));
@@ -207,7 +194,6 @@ fn huge_pages_where_the_machine_has_them() {
 }
 
 #[test]
-#[ignore = "boots a machine"]
 fn kvm_loads_on_bare_metal() {
     let line = "--machine powernv9 --kernel 6.12-64k --kvm -- selftest cat /proc/modules";
     let (status, output, _) = run(line);

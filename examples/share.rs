@@ -1,0 +1,63 @@
+//! Two devices in different IOMMU groups share memory: `cargo run --example share`.
+//!
+//! Runs on the model; `cargo run --example share -- vfio` on a POWER machine with two groups bound to vfio-pci, or under
+//! `ppc64/run --machine pseries --kernel 6.12-64k -- share vfio`.
+
+use spapr_iommu::addr::{Iova, IovaRange};
+use spapr_iommu::host::model::Model;
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::Registry;
+use spapr_iommu::space::AddressSpace;
+use std::error::Error;
+use std::sync::Arc;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    match std::env::args().nth(1).as_deref() {
+        Some("vfio") => share(Arc::new(Vfio::new())),
+        _ => share(Arc::new(Model::new("pseries-64k".parse()?))),
+    }
+}
+
+fn share<H: Host + Memory + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>> {
+    let groups: Vec<u32> = host.groups().iter().map(|group| group.number).collect();
+    let [first, second] = groups[..] else { return Err(format!("two groups are needed, not {groups:?}").into()) };
+    let memory = host.allocate(16 << 20, host.page_shift())?;
+    let registry = Registry::new(host.clone());
+    let space = AddressSpace::new(&registry);
+
+    space.attach(first)?;
+    let lease = registry.register(memory)?;
+    // No window is there yet: the map makes the one it needs.
+    let iova = IovaRange::new(Iova(1 << 59), memory.len())?;
+    space.map(iova, memory.start(), Permission::ReadWrite)?;
+
+    // The second group finds everything as the first one has it.
+    space.attach(second)?;
+    for (window, mapped) in space.status().windows {
+        println!("window {}, {} pages, {mapped:#x} bytes mapped", window.range, window.page);
+    }
+    for region in registry.regions() {
+        println!("{} registered in {} containers", region.range, region.containers);
+    }
+
+    // One leaves; the other notices nothing.
+    space.detach(first)?;
+    assert!(space.translate(iova.start()).is_some());
+
+    space.unmap(iova)?;
+    lease.release()?;
+    println!("locked now: {} bytes", host.memlock()?.locked.saturating_sub(window_bytes(&space)));
+    Ok(())
+}
+
+/// Locked by TCE tables, which go with their windows.
+fn window_bytes(space: &AddressSpace) -> u64 {
+    let status = space.status();
+    let Some(facts) = status.facts else { return 0 };
+    let table = |window: &spapr_iommu::window::Window| {
+        spapr_iommu::window::locked_bytes(&facts, window.page, window.range.len(), window.levels)
+    };
+    status.windows.iter().map(|(window, _)| table(window)).sum()
+}
