@@ -65,6 +65,9 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Locked memory: how much there is, and how much may be.
     fn memlock(&self) -> Result<Memlock, Errno>;
 
+    /// Memory of the machine that could be used, bytes; `None` where it is not known. A table takes it at once on pseries.
+    fn available_memory(&self) -> Option<u64>;
+
     /// What backs a range of user memory, in address order; what is missing between the extents is not mapped.
     fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno>;
 

@@ -37,6 +37,9 @@ impl<W: Wrapper> Host for W {
     fn memlock(&self) -> Result<Memlock, Errno> {
         self.inner().memlock()
     }
+    fn available_memory(&self) -> Option<u64> {
+        self.inner().available_memory()
+    }
     fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {
         self.inner().backing(range)
     }

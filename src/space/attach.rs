@@ -102,9 +102,9 @@ impl AddressSpace {
         Ok(apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?)
     }
 
-    /// Unmaps everything in one container; whether that worked.
+    /// Unmaps everything in one container; whether nothing is mapped there any more.
     fn clear(&self, state: &State, at: usize) -> bool {
-        clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
+        !state.astray && clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
     }
 }
 
@@ -136,7 +136,7 @@ fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMa
 
 /// Takes down all of a space. `books` is what was mapped.
 pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
-    let clean = state.members.iter().all(|member| clear(host, member, &state.windows, books));
+    let clean = !state.astray && state.members.iter().all(|member| clear(host, member, &state.windows, books));
     let counts = || books.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {
         registry.unpin(counts());

@@ -135,7 +135,8 @@ impl AddressSpace {
     }
 
     /// Books what could not be put back as not mapped.
-    fn forget(&self, state: &State, error: &NotRestored) {
+    fn forget(&self, state: &mut State, error: &NotRestored) {
+        state.astray |= !error.left.is_empty();
         for &range in &error.lost {
             let Some(page) = state.windows.containing(range).map(|window| window.page) else { continue };
             let mut gone = Vec::new();

@@ -65,6 +65,8 @@ struct State {
     refused: Vec<(PageShift, u64)>,
     /// The firmware failed a window: it creates none any more until reboot.
     poisoned: bool,
+    /// Devices may reach bus addresses that the map does not know: an UNMAP failed that should have undone a MAP.
+    astray: bool,
 }
 
 /// What the lock guards: the state, and buffers that are used again by every call.

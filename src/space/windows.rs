@@ -103,6 +103,7 @@ impl AddressSpace {
             default_asked: facts.default.is_some_and(asked),
             standing: state.windows.iter().map(standing).collect(),
             containers: state.containers.len() as u32,
+            available: self.host().available_memory(),
             memlock: self.host().memlock().map_err(|errno| Refusal::from(MemlockError::Unknown(errno)))?,
         })
     }

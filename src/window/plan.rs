@@ -39,6 +39,8 @@ pub struct Situation {
     pub containers: u32,
     /// Locked memory of the process.
     pub memlock: Memlock,
+    /// Memory of the machine that could be used, bytes; `None` where it is not known.
+    pub available: Option<u64>,
 }
 
 /// One call of a plan, in each container.
@@ -172,6 +174,12 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         locked = locked.saturating_add(situation.default_locked());
     }
     memlock::check(situation.memlock, "the window's TCE table", locked.saturating_mul(situation.containers.into()))?;
+    // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
+    let all = locked.saturating_mul(situation.containers.into());
+    let scarce = situation.available.filter(|&available| all > available / 2);
+    if let (Platform::Pseries, Some(available)) = (facts.platform, scarce) {
+        return Err(Refusal::NoMemory { needed: all, available });
+    }
     steps.push(Step::Create { page, size, levels });
     Ok(situation.plan(Planned { start, size, page, levels }, steps, locked, reasons))
 }
@@ -372,4 +380,47 @@ fn choose_size(
         reasons.push(Reason::Rounded { asked, size });
     }
     Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Bytes;
+
+    fn situation(platform: Platform) -> Situation {
+        let default = IovaRange::new(Iova(0), 1 << 30).ok();
+        let facts = WindowFacts { platform, host_page: PageShift::P4K, default, pages: 0x21_1000, windows: Some(2) };
+        Situation {
+            facts,
+            default: DefaultWindow::Pending,
+            default_asked: false,
+            standing: Vec::new(),
+            containers: 1,
+            memlock: Memlock { limit: None, locked: 0, unlimited: false },
+            available: None,
+        }
+    }
+
+    #[test]
+    fn a_pseries_table_that_memory_cannot_hold_is_refused() {
+        let request = WindowRequest::bytes(1 << 36);
+        let short = Situation { available: Some(200 << 20), ..situation(Platform::Pseries) };
+        // 2^24 TCEs, and the default window's 2^18.
+        let needed = (128 << 20) + (2 << 20);
+        assert_eq!(plan(&short, &request), Err(Refusal::NoMemory { needed, available: 200 << 20 }));
+        let enough = Situation { available: Some(300 << 20), ..short.clone() };
+        assert_eq!(plan(&enough, &request).map(|plan| Bytes(plan.locked_bytes)), Ok(Bytes(needed)));
+        // powernv allocates leaves as they are used.
+        let powernv = Situation { available: Some(200 << 20), ..situation(Platform::Powernv) };
+        assert!(plan(&powernv, &request).is_ok());
+    }
+
+    #[test]
+    fn costs_count_every_container() {
+        let one = plan(&situation(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
+        let two = Situation { containers: 2, ..situation(Platform::Pseries) };
+        let two = plan(&two, &WindowRequest::bytes(1 << 30)).unwrap();
+        assert_eq!((two.locked_bytes, two.ioctls), (2 * one.locked_bytes, 2 * one.ioctls));
+        assert_eq!(one.teardown.hypercalls, 2 << 18);
+    }
 }

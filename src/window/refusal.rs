@@ -196,6 +196,19 @@ pub enum Refusal {
     /// The PE takes no more windows.
     #[error("the firmware failed a window of this device before, and the kernel creates none for it any more: reboot")]
     Poisoned,
+    /// The machine has too little memory for the table.
+    #[error(
+        "the window's TCE table takes {} of memory, and the machine has {} to spare, of which half may go there: ask for \
+         less, or for larger pages",
+        Bytes(*needed),
+        Bytes(*available)
+    )]
+    NoMemory {
+        /// Bytes of the table, over all containers.
+        needed: u64,
+        /// Bytes that could be used.
+        available: u64,
+    },
     /// Too much locked memory.
     #[error(transparent)]
     Memlock(#[from] MemlockError),

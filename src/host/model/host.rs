@@ -33,6 +33,11 @@ impl Host for Model {
         self.lock().kernel.process.page
     }
 
+    /// The model's memory has no end.
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
+
     fn memlock(&self) -> Result<Memlock, Errno> {
         Ok(self.lock().kernel.process.locked.view())
     }

@@ -36,6 +36,13 @@ pub(super) fn memlock(roots: &Roots) -> Result<Memlock, Errno> {
     Ok(Memlock { limit: (limit != RLIM_INFINITY).then_some(limit), locked, unlimited })
 }
 
+/// Memory that could be used without swapping.
+pub(super) fn available_memory(roots: &Roots) -> Option<u64> {
+    let meminfo = fs::read_to_string(roots.proc.join("meminfo")).ok()?;
+    let kilobytes: u64 = field(&meminfo, "MemAvailable")?.strip_suffix("kB")?.trim_end().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
 /// Locked bytes, and whether the process has `CAP_IPC_LOCK`.
 fn parse_status(status: &str) -> Option<(u64, bool)> {
     let locked: u64 = field(status, "VmLck")?.strip_suffix("kB")?.trim_end().parse().ok()?;

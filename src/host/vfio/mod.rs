@@ -89,6 +89,10 @@ impl Host for Vfio {
         facts::page_shift()
     }
 
+    fn available_memory(&self) -> Option<u64> {
+        facts::available_memory(&self.roots)
+    }
+
     fn memlock(&self) -> Result<Memlock, Errno> {
         facts::memlock(&self.roots)
     }
