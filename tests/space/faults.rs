@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 const M: u64 = 1 << 20;
 
-/// A space over two containers with a faulty kernel below.
+/// A space over one or two containers with a faulty kernel below.
 struct Trial {
     bench: Bench,
     faulty: Arc<Faulty<SharedModel>>,
@@ -35,12 +35,15 @@ impl spapr_iommu::host::Wrapper for SharedModel {
 
 impl Trial {
     fn new() -> (Self, spapr_iommu::registry::Lease) {
+        Self::with_containers(2)
+    }
+
+    fn with_containers(count: u32) -> (Self, spapr_iommu::registry::Lease) {
         let model = Arc::new(Model::new("powernv9-64k".parse::<Preset>().unwrap()).with_groups(3));
         let faulty = Arc::new(Faulty::new(SharedModel(model.clone())));
         let registry = Registry::new(faulty.clone());
         let space = AddressSpace::new(&registry);
-        space.attach(0).unwrap();
-        space.attach(1).unwrap();
+        (0..count).for_each(|group| space.attach(group).unwrap());
         let bench = Bench { model, registry, space };
         let ram = bench.allocate(16 * M);
         let lease = bench.registry.register(ram).unwrap();
@@ -143,13 +146,26 @@ fn what_cannot_be_put_back_is_named() {
     );
     // The rest of the books is right.
     assert_eq!(trial.bench.space.gaps(iova(BIG, 2 * M)), [iova(BIG + M, M)]);
-    // Nothing that may be mapped is unregistered at the end: the container's own end gives it back.
-    drop(_lease);
-    trial.bench.ends_clean();
     let (trial, _lease) = Trial::new();
     trial.faulty.arm(0, 3, Err(Errno::EINVAL));
     let error = trial.bench.space.unmap(iova(BIG, 2 * M)).unwrap_err();
     assert!(matches!(error, UnmapError::NotRestored(_)), "{error}");
     trial.faulty.disarm();
     assert!(matches!(trial.bench.space.attach(0), Err(AttachError::AttachedAlready { .. })));
+}
+
+#[test]
+fn what_devices_may_still_reach_is_named_and_never_unregistered() {
+    let (trial, lease) = Trial::with_containers(1);
+    let request = |start, user| MapRequest { iova: iova(BIG + start, M), user: at(trial.ram, user), permission: RW };
+    // The first MAP works, the second fails, and then the UNMAP of the first.
+    trial.faulty.arm(1, 2, Err(Errno::ENOMEM));
+    let requests = [request(8 * M, 8 * M), request(10 * M, M)];
+    let error = trial.bench.space.map_all(&requests, Overlap::Refuse).unwrap_err();
+    trial.faulty.disarm();
+    let MapError::NotRestored(error) = error else { panic!("{error}") };
+    assert_eq!((error.lost.as_slice(), error.left.as_slice()), ([].as_slice(), [iova(BIG + 8 * M, M)].as_slice()));
+    // The end of the container gives the memory back, once its tables are gone.
+    drop(lease);
+    trial.bench.ends_clean();
 }
