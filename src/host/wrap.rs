@@ -2,6 +2,7 @@
 
 use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region};
 use crate::addr::{PageShift, UserRange};
+use std::sync::Arc;
 
 /// A host round another one, which changes nothing but calls.
 pub trait Wrapper: Send + Sync + core::fmt::Debug {
@@ -13,6 +14,19 @@ pub trait Wrapper: Send + Sync + core::fmt::Debug {
 
     /// Runs a call, or does something else instead.
     fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+}
+
+/// A host that several share.
+impl<H: Host> Wrapper for Arc<H> {
+    type Inner = H;
+
+    fn inner(&self) -> &H {
+        self
+    }
+
+    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        self.inner().call(fd, call)
+    }
 }
 
 impl<W: Wrapper> Host for W {

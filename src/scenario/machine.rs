@@ -10,8 +10,15 @@ use std::sync::Arc;
 /// A host with memory to use, and what it lets us see of its kernel.
 #[derive(Clone, Debug)]
 pub enum Machine {
-    /// The kernel in process, and how it is written.
-    Model(Arc<Model>, Preset),
+    /// The kernel in process.
+    Model {
+        /// The model.
+        model: Arc<Model>,
+        /// How it is written.
+        preset: Preset,
+        /// What the calls go to: the model, or something round it.
+        host: Arc<dyn Host>,
+    },
     /// The running kernel.
     Vfio(Arc<Vfio>),
 }
@@ -38,8 +45,14 @@ pub enum NotHere {
 impl Machine {
     /// A model of `preset` with at least `groups` groups.
     pub fn model(preset: Preset, groups: usize) -> Self {
+        Self::wrapped(preset, groups, |model| model)
+    }
+
+    /// The same with another host round it, for tests.
+    pub fn wrapped<H: Host + 'static>(preset: Preset, groups: usize, wrap: impl FnOnce(Arc<Model>) -> Arc<H>) -> Self {
         let groups = u32::try_from(groups).unwrap_or(u32::MAX);
-        Self::Model(Arc::new(Model::new(preset).with_groups(groups.max(2))), preset)
+        let model = Arc::new(Model::new(preset).with_groups(groups.max(2)));
+        Self::Model { model: Arc::clone(&model), preset, host: wrap(model) }
     }
 
     /// The running kernel.
@@ -57,14 +70,14 @@ impl Machine {
 
     pub(super) fn host(&self) -> Arc<dyn Host> {
         match self {
-            Self::Model(model, _) => Arc::clone(model) as Arc<dyn Host>,
+            Self::Model { host, .. } => Arc::clone(host),
             Self::Vfio(vfio) => Arc::clone(vfio) as Arc<dyn Host>,
         }
     }
 
     pub(super) fn memory(&self) -> &dyn Memory {
         match self {
-            Self::Model(model, _) => model.as_ref(),
+            Self::Model { model, .. } => model.as_ref(),
             Self::Vfio(vfio) => vfio.as_ref(),
         }
     }
@@ -85,7 +98,7 @@ impl Machine {
 
     /// What is wrong with the kernel once everything is given back. Only a model tells.
     pub(super) fn damage(&self) -> Vec<String> {
-        let Self::Model(model, _) = self else { return Vec::new() };
+        let Self::Model { model, .. } = self else { return Vec::new() };
         let violations = model.violations().into_iter().map(|violation| format!("violation: {violation}"));
         let leaks = model.leaks().into_iter().map(|leak| match leak {
             Leak::Region(range) => format!("leak: {range} stays pinned"),
@@ -97,7 +110,7 @@ impl Machine {
     pub(super) fn note(&self, groups: &[GroupFacts]) -> HostNote {
         let groups = groups.iter().map(|group| group.number).collect();
         match self {
-            Self::Model(_, preset) => {
+            Self::Model { preset, .. } => {
                 let kernel = match preset.kernel {
                     KernelVersion::V6_12 => "6.12",
                     KernelVersion::V7_2 => "7.2",

@@ -2,9 +2,9 @@
 
 use crate::bench::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::UserRange;
+use spapr_iommu::host::Errno;
 use spapr_iommu::host::faulty::Faulty;
 use spapr_iommu::host::model::{Model, Preset};
-use spapr_iommu::host::{Errno, Host};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap, UnmapError};
 use spapr_iommu::window::WindowRequest;
@@ -15,22 +15,8 @@ const M: u64 = 1 << 20;
 /// A space over one or two containers with a faulty kernel below.
 struct Trial {
     bench: Bench,
-    faulty: Arc<Faulty<SharedModel>>,
+    faulty: Arc<Faulty<Arc<Model>>>,
     ram: UserRange,
-}
-
-/// The model, seen by the wrapper and by the test.
-#[derive(Debug)]
-struct SharedModel(Arc<Model>);
-
-impl spapr_iommu::host::Wrapper for SharedModel {
-    type Inner = Model;
-    fn inner(&self) -> &Model {
-        &self.0
-    }
-    fn wrapped_call(&self, fd: spapr_iommu::host::Fd, call: &mut spapr_iommu::host::Call) -> Result<i32, Errno> {
-        self.0.call(fd, call)
-    }
 }
 
 impl Trial {
@@ -40,7 +26,7 @@ impl Trial {
 
     fn with_containers(count: u32) -> (Self, spapr_iommu::registry::Lease) {
         let model = Arc::new(Model::new("powernv9-64k".parse::<Preset>().unwrap()).with_groups(3));
-        let faulty = Arc::new(Faulty::new(SharedModel(model.clone())));
+        let faulty = Arc::new(Faulty::new(model.clone()));
         let registry = Registry::new(faulty.clone());
         let space = AddressSpace::new(&registry);
         (0..count).for_each(|group| space.attach(group).unwrap());

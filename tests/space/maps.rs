@@ -158,7 +158,7 @@ fn contiguous_memory_takes_one_map_per_256_ki_entries() {
     let space = AddressSpace::new(&registry);
     space.attach(0).unwrap();
     let size = (512 << 10) * 0x1000 + 0x1000;
-    let ram = host.inner().allocate(size, PageShift::P4K).unwrap();
+    let ram = host.as_ref().inner().allocate(size, PageShift::P4K).unwrap();
     let lease = registry.register(ram).unwrap();
     space.create_window(&WindowRequest::bytes(size)).unwrap();
     host.take();
