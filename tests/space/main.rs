@@ -7,5 +7,6 @@ mod leases;
 mod locked;
 mod maps;
 mod stress;
+mod threads;
 mod twin;
 mod windows;

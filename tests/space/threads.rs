@@ -1,0 +1,77 @@
+//! Several threads at once: maps, translations, leases, groups.
+
+use crate::bench::{BIG, Bench, RW, at, iova, part};
+use spapr_iommu::addr::Iova;
+use spapr_iommu::host::model::Model;
+use spapr_iommu::space::AddressSpace;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+const PAGE: u64 = 0x10000;
+/// Fewer under Miri, which is slow.
+const ROUNDS: u64 = if cfg!(miri) { 6 } else { 400 };
+
+/// A thread's own pages: of memory, and of bus addresses.
+const OWN: u64 = 8;
+
+#[test]
+fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
+    let bench = Bench::with(Model::new("powernv9-64k".parse().unwrap()).with_groups(3));
+    let ram = bench.allocate(8 * OWN * PAGE);
+    bench.space.attach(0).unwrap();
+    let other = AddressSpace::new(&bench.registry);
+    other.attach(2).unwrap();
+    // Asked for, so that whichever thread maps first finds room for the others.
+    for space in [&bench.space, &other] {
+        space.ask(iova(BIG, 64 * OWN * PAGE)).unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let (registry, space) = (&bench.registry, if worker % 2 == 0 { &bench.space } else { &other });
+                scope.spawn(move || {
+                    let mine = part(ram, worker * OWN * PAGE, OWN * PAGE);
+                    let start = BIG + worker * OWN * PAGE;
+                    for round in 0..ROUNDS {
+                        let lease = registry.register(mine).unwrap();
+                        let (page, pages) = (round % OWN, 1 + round % (OWN - round % OWN));
+                        let (there, len) = (start + page * PAGE, pages * PAGE);
+                        space.map(iova(there, len), at(mine, 0), RW).unwrap();
+                        assert_eq!(space.translate(Iova(there)).unwrap().user, at(mine, 0));
+                        let refused = lease.release().unwrap_err();
+                        assert_eq!(refused.mapped, [iova(there, len)]);
+                        if round % 2 == 0 {
+                            drop(refused);
+                            assert_eq!(space.unmap(iova(start, OWN * PAGE)).unwrap(), len);
+                        } else {
+                            assert_eq!(space.unmap(iova(there, len)).unwrap(), len);
+                            refused.lease.release().unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        // Groups come and go, and readers read, while that goes on.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                bench.space.attach(1).unwrap();
+                bench.space.detach(1).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for mapping in bench.space.mappings() {
+                    assert!(ram.contains(mapping.user));
+                }
+                drop((bench.registry.regions(), bench.space.status(), bench.space.gaps(iova(BIG, PAGE))));
+            }
+        });
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!((bench.space.mapped(), other.mapped()), ((0, 0), (0, 0)));
+    assert_eq!(bench.model.violations(), []);
+    drop(other);
+    bench.ends_clean();
+}
