@@ -40,7 +40,7 @@ pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, Re
 }
 
 /// The largest IOMMU page a region over `range` carries: bound by its backing and by the alignment of both its ends.
-fn carries(range: UserRange, backing: PageShift) -> PageShift {
+pub(super) fn carries(range: UserRange, backing: PageShift) -> PageShift {
     let UserAddr(start) = range.start();
     let aligned = (start | range.len()).trailing_zeros().min(34);
     PageShift::new(aligned).map_or(PageShift::P4K, |aligned| aligned.min(backing))

@@ -22,18 +22,14 @@ pub(super) struct Region {
     pub range: UserRange,
     /// The largest IOMMU page it can carry.
     pub carries: PageShift,
-    /// Leases that touch it.
-    pub leases: u32,
+    /// Releases that are being decided: it stays until they are.
+    pub holds: u32,
+    /// A stretch of it has no lease any more.
+    pub partial: bool,
     /// Bytes of bus addresses that point into it, over all address spaces.
     pub mapped: u64,
     /// Containers it is registered in; none while no container is there.
     pub containers: Vec<Fd>,
-}
-
-impl Region {
-    fn is_idle(&self) -> bool {
-        self.leases == 0 && self.mapped == 0
-    }
 }
 
 /// A part of user memory that was pinned for a map, in one region.
@@ -54,8 +50,15 @@ struct Cover {
 pub(super) struct Books {
     regions: Slab<Region>,
     coverage: RangeMap<u64, Cover>,
-    /// Regions that nothing needs any more.
+    /// Regions that may be needed no more, or not as a whole.
     idle: Vec<RegionId>,
+}
+
+/// A region to give back.
+pub(super) struct Idle {
+    pub region: Region,
+    /// The regions that are to be there instead, of stretches that are still leased.
+    pub kept: Vec<RegionId>,
 }
 
 fn std_range(range: UserRange) -> std::ops::Range<u64> {
@@ -86,32 +89,84 @@ impl Books {
 
     /// Enters a region; no region may be there.
     pub(super) fn insert(&mut self, range: UserRange, carries: PageShift, containers: Vec<Fd>) -> RegionId {
-        let index = self.regions.insert(Region { range, carries, leases: 0, mapped: 0, containers });
+        let index = self.regions.insert(Region { range, carries, holds: 0, partial: false, mapped: 0, containers });
         let id = RegionId(index as u32);
         self.coverage.insert(std_range(range), Cover { region: id, leases: 0 });
         id
     }
 
-    /// Takes a region out that nothing needs any more; `None` when there is none.
-    pub(super) fn take_idle(&mut self) -> Option<Region> {
+    /// Takes a region out that nothing maps and that is leased no more, or only in part: the kernel cannot give back a
+    /// part, and must not keep it, since what the user puts there next would not be what devices see. `None` when there
+    /// is none.
+    pub(super) fn take_idle(&mut self) -> Option<Idle> {
         while let Some(id) = self.idle.pop() {
-            if self.get(id).is_some_and(Region::is_idle) {
-                let region = self.regions.remove(id.index());
-                self.coverage.remove(std_range(region.range));
-                return Some(region);
+            if !self.get(id).is_some_and(|region| region.partial && region.mapped == 0 && region.holds == 0) {
+                continue;
             }
+            let region = self.regions.remove(id.index());
+            let leased: Vec<_> = self.covers(region.range).filter(|(_, cover)| cover.leases > 0).collect();
+            self.coverage.remove(std_range(region.range));
+            let mut kept = Vec::new();
+            let mut end = None;
+            for (part, cover) in leased {
+                let id = match kept.last() {
+                    Some(&last) if end == Some(part.start()) => self.stretch(last, part.end()),
+                    _ => None,
+                };
+                let id = id.unwrap_or_else(|| {
+                    let new = self.insert(part, region.carries, Vec::new());
+                    kept.push(new);
+                    new
+                });
+                self.coverage.insert(std_range(part), Cover { region: id, ..cover });
+                end = Some(part.end());
+            }
+            for &id in &kept {
+                if let Some(region) = self.get_mut(id) {
+                    region.carries = super::backing::carries(region.range, region.carries);
+                }
+            }
+            return Some(Idle { region, kept });
         }
         None
+    }
+
+    /// Makes a region reach up to `end`.
+    fn stretch(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
+        let region = self.get_mut(id)?;
+        region.range = UserRange::between(region.range.start(), end)?;
+        Some(id)
     }
 
     pub(super) fn has_idle(&self) -> bool {
         !self.idle.is_empty()
     }
 
-    fn note_if_idle(&mut self, id: RegionId) {
-        if self.get(id).is_some_and(Region::is_idle) {
+    /// Remembers a region that may have to go, wholly or in part.
+    pub(super) fn note_if_idle(&mut self, id: RegionId) {
+        if self.get(id).is_some_and(|region| region.partial && region.mapped == 0 && region.holds == 0) {
             self.idle.push(id);
         }
+    }
+
+    /// Counts in and out, per region, what keeps it as it is.
+    fn hold(&mut self, range: UserRange, change: impl Fn(u32) -> u32) {
+        for id in self.regions_under(range) {
+            if let Some(region) = self.get_mut(id) {
+                region.holds = change(region.holds);
+            }
+            self.note_if_idle(id);
+        }
+    }
+
+    /// A stretch of `range` that was leased once, and whose region stays because something in it is mapped.
+    pub(super) fn stale(&self, range: UserRange) -> Option<UserRange> {
+        self.covers(range).find(|(_, cover)| cover.leases == 0).map(|(part, _)| part)
+    }
+
+    /// Whether a lease covers any part of a region.
+    pub(super) fn is_leased(&self, region: &Region) -> bool {
+        self.covers(region.range).any(|(_, cover)| cover.leases > 0)
     }
 
     fn covers(&self, range: UserRange) -> impl Iterator<Item = (UserRange, Cover)> + '_ {
@@ -133,39 +188,32 @@ impl Books {
         }
     }
 
-    /// Counts a lease in; regions lie under all of `range`.
-    pub(super) fn add_lease(&mut self, range: UserRange) {
-        self.cover(range);
-        for id in self.regions_under(range) {
-            if let Some(region) = self.get_mut(id) {
-                region.leases += 1;
-            }
-        }
-    }
-
-    /// Lets new maps into `range` again after [`Self::uncover`].
+    /// Counts a lease in, or in again after [`Self::uncover`]; regions lie under all of `range`.
     pub(super) fn cover(&mut self, range: UserRange) {
         self.recount(range, |leases| leases.saturating_add(1));
     }
 
-    /// No new map may rely on this lease any more; its regions stay. Returns the stretches that nothing else covers and
-    /// that may be mapped.
+    /// No new map may rely on this lease any more; its regions stay as they are until [`Self::decided`]. Returns the
+    /// stretches that nothing else covers and that may be mapped.
     pub(super) fn uncover(&mut self, range: UserRange) -> Vec<UserRange> {
         self.recount(range, |leases| leases.saturating_sub(1));
+        self.hold(range, |holds| holds + 1);
         self.covers(range)
             .filter(|(_, cover)| cover.leases == 0 && self.get(cover.region).is_some_and(|region| region.mapped > 0))
             .map(|(part, _)| part)
             .collect()
     }
 
-    /// Lets the regions of an uncovered lease go.
-    pub(super) fn drop_lease(&mut self, range: UserRange) {
-        for id in self.regions_under(range) {
+    /// The lease is covered again, or it is gone.
+    pub(super) fn decided(&mut self, range: UserRange) {
+        let bare: Vec<_> =
+            self.covers(range).filter(|(_, cover)| cover.leases == 0).map(|(_, cover)| cover.region).collect();
+        for id in bare {
             if let Some(region) = self.get_mut(id) {
-                region.leases = region.leases.saturating_sub(1);
+                region.partial = true;
             }
-            self.note_if_idle(id);
         }
+        self.hold(range, |holds| holds.saturating_sub(1));
     }
 
     /// Finds the regions under each of `wanted`, for maps with IOMMU pages of its size, in address order.
@@ -254,7 +302,7 @@ impl Books {
             .map(|(_, region)| RegionStatus {
                 range: region.range,
                 carries: region.carries,
-                leases: region.leases,
+                leases: self.covers(region.range).map(|(_, cover)| cover.leases).max().unwrap_or(0),
                 mapped: region.mapped,
                 containers: region.containers.len(),
             })

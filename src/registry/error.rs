@@ -47,6 +47,17 @@ pub enum RegisterError {
         /// How many pages the kernel pinned before it gave up, within its chunk.
         page: u32,
     },
+    /// Part of it was leased before, and its region is still mapped elsewhere.
+    #[error(
+        "{asked}: {part} was given back while the rest of its registration is still mapped, and devices would see the old \
+         memory there: unmap the rest first"
+    )]
+    Stale {
+        /// What was asked.
+        asked: UserRange,
+        /// The part.
+        part: UserRange,
+    },
     /// The process registered an overlapping range past this registry.
     #[error("{asked} overlaps memory that this process registered elsewhere: one registry must own all registrations")]
     Foreign {

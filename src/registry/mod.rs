@@ -26,9 +26,10 @@ use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
 use crate::host::{Errno, Fd, Host};
 use crate::memlock;
+use crate::window::RefusedWindows;
 use backing::{Stretch, survey};
-use books::Books;
-use parking_lot::Mutex;
+use books::{Books, Idle};
+use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
 use std::sync::{Arc, Weak};
 
@@ -45,7 +46,7 @@ pub struct RegionStatus {
     pub range: UserRange,
     /// The largest IOMMU page it can carry.
     pub carries: PageShift,
-    /// Leases that touch it.
+    /// Leases on the part of it that has most.
     pub leases: u32,
     /// Bytes of bus addresses that point into it.
     pub mapped: u64,
@@ -59,6 +60,8 @@ struct Inner {
     /// Containers that are open. Held across REGISTER and UNREGISTER.
     kernel: Mutex<Vec<Fd>>,
     books: Mutex<Books>,
+    /// Here because it holds for the process, whatever space asks.
+    refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
 }
 
@@ -78,7 +81,13 @@ pub struct Registry(Arc<Inner>);
 impl Registry {
     /// The registry of this process on `host`. Make one and share it: two would fight over the kernel's regions.
     pub fn new(host: Arc<dyn Host>) -> Self {
-        Self(Arc::new(Inner { host, kernel: Mutex::default(), books: Mutex::default(), spaces: Mutex::default() }))
+        Self(Arc::new(Inner {
+            host,
+            kernel: Mutex::default(),
+            books: Mutex::default(),
+            refused: Mutex::default(),
+            spaces: Mutex::default(),
+        }))
     }
 
     /// The host it registers on.
@@ -112,6 +121,9 @@ impl Registry {
                 let books = self.0.books.lock();
                 for range in union.iter() {
                     if let Some(range) = UserRange::between(UserAddr(range.start), UserAddr(range.end)) {
+                        if let Some(part) = books.stale(range) {
+                            return Err(RegisterError::Stale { asked: range, part });
+                        }
                         gaps.extend(books.gaps(range));
                     }
                 }
@@ -128,7 +140,7 @@ impl Registry {
                 books.insert(stretch.range, stretch.carries, home.into_iter().collect());
             }
             for &range in ranges {
-                books.add_lease(range);
+                books.cover(range);
             }
             Ok(())
         })
@@ -172,12 +184,23 @@ impl Registry {
         }
     }
 
-    /// With `kernel` held: UNREGISTERs regions without lease and TCE.
+    /// With `kernel` held: UNREGISTERs regions without TCE that are not leased throughout, and REGISTERs again the
+    /// stretches that are. What cannot be registered now waits for the first map, which says why.
     fn give_back_idle(&self) {
+        let host = self.host().as_ref();
         loop {
-            let Some(region) = self.0.books.lock().take_idle() else { return };
-            for container in region.containers {
-                unregister(self.host().as_ref(), container, region.range);
+            let Some(Idle { region, kept }) = self.0.books.lock().take_idle() else { return };
+            for &container in &region.containers {
+                unregister(host, container, region.range);
+            }
+            let Some(&home) = region.containers.first() else { continue };
+            for id in kept {
+                let range = self.0.books.lock().get(id).map(|region| region.range);
+                if range.is_some_and(|range| register(host, home, range).is_ok())
+                    && let Some(region) = self.0.books.lock().get_mut(id)
+                {
+                    region.containers.push(home);
+                }
             }
         }
     }
@@ -193,21 +216,26 @@ impl Registry {
                 }
             }
         }
-        if !mapped.is_empty() {
-            self.0.books.lock().cover(range);
-            mapped.sort();
-            return Err(mapped);
+        {
+            let mut books = self.0.books.lock();
+            if !mapped.is_empty() {
+                books.cover(range);
+            }
+            books.decided(range);
         }
-        self.0.books.lock().drop_lease(range);
         self.reap();
-        Ok(())
+        if mapped.is_empty() {
+            return Ok(());
+        }
+        mapped.sort();
+        Err(mapped)
     }
 
     fn drop_lease(&self, range: UserRange) {
         {
             let mut books = self.0.books.lock();
             books.uncover(range);
-            books.drop_lease(range);
+            books.decided(range);
         }
         self.reap();
     }
@@ -216,6 +244,11 @@ impl Registry {
         let mut spaces = self.0.spaces.lock();
         spaces.0.retain(|space| space.strong_count() > 0);
         spaces.0.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The windows the kernel refused this process.
+    pub(crate) fn refused_windows(&self) -> MutexGuard<'_, RefusedWindows> {
+        self.0.refused.lock()
     }
 
     /// An address space that maps from this registry.
@@ -260,7 +293,7 @@ impl Registry {
                     books
                         .get(id)
                         .filter(|region| region.containers.contains(&container))
-                        .map(|region| (region.range, region.containers.len() == 1 && region.leases > 0))
+                        .map(|region| (region.range, region.containers.len() == 1 && books.is_leased(region)))
                 };
                 let Some((range, alone)) = held else { continue };
                 let host = self.host().as_ref();

@@ -5,6 +5,7 @@
 //! (the kernel clears the tables they share), so these are mapped again.
 
 use super::apply;
+use super::maps::clear_astray;
 use super::member::Member;
 use super::{AddressSpace, AttachError, State};
 use crate::host::{Host, Platform, calls};
@@ -48,7 +49,16 @@ impl AddressSpace {
             return Err(AttachError::OneGroup { platform: Platform::Pseries, group });
         }
         let member = state.members.iter_mut().find(|member| member.group(other).is_some());
-        member.ok_or(AttachError::NotAttached { group: other })?.add(group)
+        let member = member.ok_or(AttachError::NotAttached { group: other })?;
+        member.add(group)?;
+        // The kernel answers for the group that came last.
+        match member.facts() {
+            Ok(theirs) if state.facts.is_some_and(|ours| alike(&ours, &theirs)) => Ok(()),
+            result => {
+                self.detach_shared(state, group)?;
+                result.and(Err(AttachError::OtherFacts { group }))
+            }
+        }
     }
 
     /// Detaches a group. The devices of the others see their mappings as before. With the last group all mappings and
@@ -62,7 +72,7 @@ impl AddressSpace {
             return Err(AttachError::DevicesOpen { group, count });
         }
         if state.members[at].groups.len() > 1 {
-            return self.detach_shared(state, at, group);
+            return self.detach_shared(state, group);
         }
         if state.members.len() == 1 {
             let books = std::mem::take(&mut *self.0.books.write());
@@ -70,6 +80,7 @@ impl AddressSpace {
             return Ok(());
         }
         let fd = state.members[at].fd();
+        clear_astray(&self.0.registry, state);
         let clean = self.clear(state, at);
         self.0.registry.leave(fd, clean);
         state.containers.remove(at);
@@ -78,15 +89,22 @@ impl AddressSpace {
     }
 
     /// Takes a group out of a container that others use, and maps again what the kernel wiped.
-    fn detach_shared(&self, state: &mut State, at: usize, group: u32) -> Result<(), AttachError> {
-        let member = &mut state.members[at];
+    fn detach_shared(&self, state: &mut State, group: u32) -> Result<(), AttachError> {
+        let found = state.members.iter_mut().find(|member| member.group(group).is_some());
+        let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
         let fd = member.fd();
         if let Some(leaving) = member.group(group) {
             calls::group_unset_container(self.host(), leaving.file.fd())?;
         }
         member.groups.retain(|other| other.number != group);
-        let books = self.0.books.read();
-        Ok(apply::replay(self.host(), fd, with_pages(&books, &state.windows))?)
+        let replayed = {
+            let books = self.0.books.read();
+            apply::replay(self.host(), fd, with_pages(&books, &state.windows))
+        };
+        replayed.map_err(|error| {
+            self.forget(state, &error);
+            error.into()
+        })
     }
 
     /// Gives a container that joins others their windows, regions and mappings.
@@ -98,14 +116,19 @@ impl AddressSpace {
         for region in regions {
             self.0.registry.enrol(region, member.fd())?;
         }
-        self.make_alike(state, member.fd()).map_err(|why| AttachError::Windows { group, why })?;
+        self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
         Ok(apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?)
     }
 
     /// Unmaps everything in one container; whether nothing is mapped there any more.
     fn clear(&self, state: &State, at: usize) -> bool {
-        !state.astray && clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
+        is_sure(state) && clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
     }
+}
+
+/// Whether the map holds all that devices can reach.
+fn is_sure(state: &State) -> bool {
+    state.astray.is_empty() && !state.unsure
 }
 
 fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
@@ -117,7 +140,8 @@ fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
 
 /// Whether two groups can have the same windows.
 fn alike(ours: &WindowFacts, theirs: &WindowFacts) -> bool {
-    (ours.platform, ours.default, ours.pages) == (theirs.platform, theirs.default, theirs.pages)
+    (ours.platform, ours.default, ours.pages, ours.windows)
+        == (theirs.platform, theirs.default, theirs.pages, theirs.windows)
 }
 
 fn with_pages<'a>(
@@ -136,7 +160,8 @@ fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMa
 
 /// Takes down all of a space. `books` is what was mapped.
 pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
-    let clean = !state.astray && state.members.iter().all(|member| clear(host, member, &state.windows, books));
+    clear_astray(registry, state);
+    let clean = is_sure(state) && state.members.iter().all(|member| clear(host, member, &state.windows, books));
     let counts = || books.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {
         registry.unpin(counts());
@@ -145,7 +170,7 @@ pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State,
         registry.leave(member.fd(), clean);
     }
     if !clean {
-        registry.unpin(counts());
+        registry.unpin(counts().chain(state.astray.iter().map(|mapping| (mapping.region, mapping.iova.len()))));
     }
     *state = State::default();
 }

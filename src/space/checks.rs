@@ -70,6 +70,12 @@ impl AddressSpace {
                 return Err(MapError::Twice { first, second });
             }
         }
+        for Checked { request, .. } in sorted.iter().filter(|_| !state.astray.is_empty()) {
+            if let Some(stray) = state.astray.first_overlap(request.iova) {
+                let (present, user) = (stray.iova, stray.user);
+                return Err(MapError::Overlap { asked: request.iova, present, user });
+            }
+        }
         self.look_for_others(overlap, sorted, displaced)
     }
 
@@ -100,11 +106,30 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Plans the window for requests that no window holds, and sets their page.
-    pub(super) fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Option<Missing>, MapError> {
+    /// Plans the windows for requests that no window holds, and sets their page: one for those in the default window's
+    /// bus addresses, one for the others.
+    pub(super) fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Vec<Missing>, MapError> {
+        let mut missing = Vec::new();
+        if scratch.requests.iter().any(|checked| checked.page.is_none()) {
+            let default = state.facts.and_then(|facts| facts.default);
+            let low = |request: &MapRequest| default.is_some_and(|default| default.contains(request.iova.start()));
+            missing.extend(self.plan_one(state, scratch, low)?);
+            missing.extend(self.plan_one(state, scratch, |request| !low(request))?);
+        }
+        Ok(missing)
+    }
+
+    /// Plans the window for those of the requests without one that are `its`.
+    fn plan_one(
+        &self,
+        state: &State,
+        scratch: &mut Scratch,
+        its: impl Fn(&MapRequest) -> bool,
+    ) -> Result<Option<Missing>, MapError> {
+        let homeless = |checked: &&Checked| checked.page.is_none() && its(&checked.request);
         let mut hull: Option<IovaRange> = None;
         let mut carries = PageShift::P1G;
-        for Checked { request, user, .. } in scratch.requests.iter().filter(|checked| checked.page.is_none()) {
+        for Checked { request, user, .. } in scratch.requests.iter().filter(homeless) {
             let start = hull.map_or(request.iova.start(), |hull| hull.start());
             hull = IovaRange::between(start, request.iova.end());
             let aligned = (request.iova.start().0 | request.iova.len() | request.user.0).trailing_zeros();
@@ -122,7 +147,7 @@ impl AddressSpace {
             other => other.into(),
         })?;
         let Planned { page, .. } = plan.window;
-        for checked in scratch.requests.iter_mut().filter(|checked| checked.page.is_none()) {
+        for checked in scratch.requests.iter_mut().filter(|checked| homeless(&&**checked)) {
             checked.page = Some(page);
             aligned(&checked.request, page)?;
         }

@@ -7,7 +7,8 @@ use crate::registry::{PinError, RegisterError};
 use crate::window::Refusal;
 use core::fmt;
 
-/// Why a mapping was not made. Nothing has changed, but where the error is [`MapError::NotRestored`].
+/// Why a mapping was not made. Nothing has changed, but where the error is [`MapError::NotRestored`]; the default window may
+/// have come to life for it, and stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum MapError {
@@ -178,7 +179,8 @@ impl fmt::Display for Gone<'_> {
     }
 }
 
-/// Why a group was not attached, or not detached. Nothing has changed.
+/// Why a group was not attached, or not detached. Nothing has changed, but where the error is
+/// [`AttachError::NotRestored`]: then the group is gone, and mappings of the others with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum AttachError {

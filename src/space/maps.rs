@@ -2,10 +2,10 @@
 
 use super::apply::{self, ApplyError, Run};
 use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError};
-use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::permission::Permission;
-use crate::registry::{Part, RegionId};
+use crate::registry::{Part, RegionId, Registry};
 
 /// What to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,34 +71,39 @@ impl AddressSpace {
         requests: &[MapRequest],
         overlap: Overlap,
     ) -> Result<(), MapError> {
+        clear_astray(&self.0.registry, state);
         self.check(state, requests, overlap, scratch)?;
         let planned = self.plan_missing(state, scratch)?;
         let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
         self.0.registry.pin(wanted, &state.containers, &mut scratch.parts)?;
-        let made = match self.make_missing(state, planned) {
-            Ok(made) => made,
-            Err(error) => {
-                self.unpin(scratch);
-                return Err(error.into());
+        let mut made = Vec::new();
+        for missing in planned {
+            match self.make_missing(state, missing) {
+                Ok(window) => made.extend(window),
+                Err(error) => {
+                    self.unpin(scratch);
+                    self.unmake(state, &made);
+                    return Err(error.into());
+                }
             }
-        };
+        }
         join_runs(scratch);
-        match apply::map(self.host(), &state.containers, &scratch.runs, &scratch.displaced) {
+        state.unsure = true;
+        let applied = apply::map(self.host(), &state.containers, &scratch.runs, &scratch.displaced);
+        state.unsure = false;
+        match applied {
             Ok(()) => {
                 self.enter(scratch);
                 Ok(())
             }
             Err(ApplyError::Refused(error)) => {
                 self.unpin(scratch);
-                self.unmake(state, made);
+                self.unmake(state, &made);
                 Err(MapError::Refused(error))
             }
             Err(ApplyError::NotRestored(error)) => {
-                // Where the device may still reach the new memory, it stays pinned.
-                if error.left.is_empty() {
-                    self.unpin(scratch);
-                }
                 self.forget(state, &error);
+                self.go_astray(state, scratch, &error.left);
                 Err(error.into())
             }
         }
@@ -115,18 +120,9 @@ impl AddressSpace {
             for displaced in &scratch.displaced {
                 books.remove(displaced.iova, |_| {});
             }
-            let mut parts = scratch.parts.iter();
-            for Checked { request, .. } in &scratch.requests {
-                let mut at = request.iova.start();
-                while let Some(rest) = IovaRange::between(at, request.iova.end()) {
-                    let Some(part) = parts.next() else { break };
-                    let Ok(iova) = IovaRange::new(at, part.user.len().min(rest.len())) else { break };
-                    let mapping =
-                        Mapping { iova, user: part.user.start(), permission: request.permission, region: part.region };
-                    let entered = books.insert(mapping);
-                    debug_assert!(entered.is_ok(), "checked before, and the state is locked");
-                    at = iova.end();
-                }
+            for mapping in new_mappings(scratch) {
+                let entered = books.insert(mapping);
+                debug_assert!(entered.is_ok(), "checked before, and the state is locked");
             }
         }
         if !scratch.displaced.is_empty() {
@@ -134,17 +130,32 @@ impl AddressSpace {
         }
     }
 
-    /// Books what could not be put back as not mapped.
-    fn forget(&self, state: &mut State, error: &NotRestored) {
-        state.astray |= !error.left.is_empty();
+    /// Books what could not be put back as not mapped, once no container maps it any more.
+    pub(super) fn forget(&self, state: &mut State, error: &NotRestored) {
         for &range in &error.lost {
-            let Some(page) = state.windows.containing(range).map(|window| window.page) else { continue };
-            let mut gone = Vec::new();
-            self.0.books.write().remove(range, |mapping| gone.push(mapping));
-            let clears = |container| apply::clear(self.host(), container, &gone, page).is_ok();
-            if state.containers.iter().all(|&container| clears(container)) {
-                self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+            let astray = &mut state.astray;
+            self.0.books.write().remove(range, |mapping| {
+                let entered = astray.insert(mapping);
+                debug_assert!(entered.is_ok(), "it was in the map");
+            });
+        }
+        clear_astray(&self.0.registry, state);
+    }
+
+    /// Keeps pinned and in mind what devices may still reach of a map that failed; the rest of it is unpinned.
+    fn go_astray(&self, state: &mut State, scratch: &Scratch, left: &[IovaRange]) {
+        let books = self.0.books.read();
+        for mapping in new_mappings(scratch) {
+            let mut rest = mapping.iova.len();
+            for part in left.iter().filter_map(|&range| mapping.clip(range)) {
+                // What was put back there is right, and in the books.
+                for stray in books.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
+                    if state.astray.insert(stray).is_ok() {
+                        rest -= stray.iova.len();
+                    }
+                }
             }
+            self.0.registry.unpin([(mapping.region, rest)].into_iter());
         }
     }
 
@@ -152,6 +163,7 @@ impl AddressSpace {
     /// mapping, or several. Returns the bytes that were mapped.
     pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
+        clear_astray(&self.0.registry, state);
         let Some(window) = state.windows.containing(range) else {
             return Err(UnmapError::NoWindow { asked: range });
         };
@@ -162,7 +174,10 @@ impl AddressSpace {
         let gone = &mut scratch.displaced;
         gone.clear();
         gone.extend(self.0.books.read().overlapping(range));
-        match apply::unmap(self.host(), &state.containers, gone, page) {
+        state.unsure = true;
+        let applied = apply::unmap(self.host(), &state.containers, gone, page);
+        state.unsure = false;
+        match applied {
             Ok(()) => {
                 self.0.books.write().remove(range, |_| {});
                 self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
@@ -173,6 +188,39 @@ impl AddressSpace {
                 self.forget(state, &error);
                 Err(error.into())
             }
+        }
+    }
+}
+
+/// The mappings that requests and the parts pinned for them come to, in order.
+fn new_mappings(scratch: &Scratch) -> impl Iterator<Item = Mapping<RegionId>> + '_ {
+    let mut requests = scratch.requests.iter().map(|checked| checked.request);
+    let mut current: Option<(MapRequest, Iova)> = None;
+    scratch.parts.iter().filter_map(move |part| {
+        let (request, at) =
+            current.take().or_else(|| requests.next().map(|request| (request, request.iova.start())))?;
+        let iova = IovaRange::new(at, part.user.len()).ok()?;
+        current = (iova.end() < request.iova.end()).then_some((request, iova.end()));
+        Some(Mapping { iova, user: part.user.start(), permission: request.permission, region: part.region })
+    })
+}
+
+/// Tries again to unmap what went astray; what is gone from all containers is counted out.
+pub(super) fn clear_astray(registry: &Registry, state: &mut State) {
+    if state.astray.is_empty() {
+        return;
+    }
+    let host = registry.host().as_ref();
+    for mapping in state.astray.iter().collect::<Vec<_>>() {
+        let page = state.windows.containing(mapping.iova).map_or(PageShift::P4K, |window| window.page);
+        let failed = state
+            .containers
+            .iter()
+            .filter(|&&container| apply::clear(host, container, &[mapping], page).is_err())
+            .count();
+        if failed == 0 {
+            state.astray.remove(mapping.iova, |_| {});
+            registry.unpin([(mapping.region, mapping.iova.len())].into_iter());
         }
     }
 }

@@ -26,7 +26,7 @@ pub use device::{Device, DeviceRegion};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
 
-use crate::addr::{Iova, IovaRange, PageShift, UserRange};
+use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::registry::{Pointing, RegionId, Registry};
@@ -61,12 +61,11 @@ struct State {
     windows: Windows,
     /// Bus addresses that shall be mappable.
     asked: RangeSet<u64>,
-    /// What the kernel refused to create: page, and the smallest size.
-    refused: Vec<(PageShift, u64)>,
-    /// The firmware failed a window: it creates none any more until reboot.
-    poisoned: bool,
-    /// Devices may reach bus addresses that the map does not know: an UNMAP failed that should have undone a MAP.
-    astray: bool,
+    /// What devices may still reach though it is not in the map: an UNMAP failed that should have undone something. It
+    /// stays pinned, and is tried again.
+    astray: IntervalMap<RegionId>,
+    /// A call is under way; set for good when a panic came out of it.
+    unsure: bool,
 }
 
 /// What the lock guards: the state, and buffers that are used again by every call.
@@ -162,8 +161,8 @@ impl AddressSpace {
 impl Pointing for Inner {
     fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>) {
         // What another thread is mapping right now counts: wait for it.
-        let _state = self.state.lock();
-        for mapping in self.books.read().iter() {
+        let locked = self.state.lock();
+        for mapping in self.books.read().iter().chain(locked.state.astray.iter()) {
             let Some(part) = mapping.user_range().and_then(|there| there.intersection(&user)) else { continue };
             let start = Iova(mapping.iova.start().0 + (part.start().0 - mapping.user.0));
             found.extend(IovaRange::new(start, part.len()));

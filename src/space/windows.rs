@@ -1,13 +1,14 @@
 //! Windows of a space: made and removed by plan, in every container alike.
 
+use super::member::Member;
 use super::{AddressSpace, State, WindowError};
-use crate::addr::{Iova, IovaRange};
+use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::calls::{self, CallError, Failure};
 use crate::host::{Errno, Fd, Platform};
 use crate::memlock::MemlockError;
 use crate::window::{
-    DEFAULT_PAGE, DefaultWindow, Origin, Plan, Refusal, Situation, Standing, Step, Window, WindowRequest, plan,
-    plan_removal,
+    DEFAULT_PAGE, DefaultWindow, Origin, Plan, Refusal, Situation, Standing, Step, Want, Window, WindowRequest,
+    locked_bytes, plan, plan_removal,
 };
 
 /// Bus addresses that need a window made, and the plan for it.
@@ -27,29 +28,33 @@ impl AddressSpace {
         let state = &mut self.0.state.lock().state;
         let plan = self.plan_in(state, request, None)?;
         let window = self.carry_out(state, &plan, Origin::Asked)?;
-        window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
+        if let Some(window) = window {
+            state.windows.keep(window.range.start());
+            must_hold(&window, request).or_else(|error| self.remove_in(state, window.range.start()).and(Err(error)))?;
+        }
+        window
+            .map(|window| state.windows.containing(window.range).copied().unwrap_or(window))
+            .or_else(|| default_window(state))
+            .ok_or(WindowError::NoGroup)
     }
 
     /// Removes the window that starts at `start`. Refused while something is mapped in it, or asked to be.
     pub fn remove_window(&self, start: Iova) -> Result<(), WindowError> {
-        let state = &mut self.0.state.lock().state;
-        let situation = self.situation(state, None)?;
-        plan_removal(&situation, start)?;
+        self.remove_planned(&mut self.0.state.lock().state, start)
+    }
+
+    fn remove_planned(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
+        plan_removal(&self.situation(state, None)?, start)?;
         self.remove_in(state, start)
     }
 
     /// Gives up the default window, so that its TCE table is never made or its place is free. It does not come back by
     /// itself. On powernv the next window starts at bus address 0 then.
     pub fn drop_default_window(&self) -> Result<(), WindowError> {
-        let start = {
-            let state = &self.0.state.lock().state;
-            let facts = state.facts.ok_or(WindowError::NoGroup)?;
-            if state.windows.default == DefaultWindow::Gone {
-                return Ok(());
-            }
-            facts.default.map(|range| range.start())
-        };
-        start.map_or(Ok(()), |start| self.remove_window(start))
+        let state = &mut self.0.state.lock().state;
+        let facts = state.facts.ok_or(WindowError::NoGroup)?;
+        let start = facts.default.filter(|_| state.windows.default != DefaultWindow::Gone).map(|range| range.start());
+        start.map_or(Ok(()), |start| self.remove_planned(state, start))
     }
 
     /// Asks that `range` be mappable from now on: the window it needs is made, large enough for all that is asked, and
@@ -57,8 +62,13 @@ impl AddressSpace {
     pub fn ask(&self, range: IovaRange) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
         let all = with_asked(state, range);
-        let plan = self.plan_in(state, &WindowRequest::cover(all), Some(all))?;
+        let request = WindowRequest::cover(all);
+        let plan = self.plan_in(state, &request, Some(all))?;
         let window = self.carry_out(state, &plan, Origin::Demand)?;
+        if let Some(window) = window {
+            must_hold(&window, &request)
+                .or_else(|error| self.remove_in(state, window.range.start()).and(Err(error)))?;
+        }
         state.asked.insert(range.start().0..range.end().0);
         window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
     }
@@ -95,7 +105,9 @@ impl AddressSpace {
         };
         let standing = |window: &Window| Standing {
             window: *window,
-            in_use: asked(window.range) || books.first_overlap(window.range).is_some(),
+            in_use: asked(window.range)
+                || books.first_overlap(window.range).is_some()
+                || state.astray.first_overlap(window.range).is_some(),
         };
         Ok(Situation {
             facts,
@@ -116,25 +128,26 @@ impl AddressSpace {
         except: Option<IovaRange>,
     ) -> Result<Plan, WindowError> {
         let plan = plan(&self.situation(state, except)?, request)?;
-        for step in &plan.steps {
-            let Step::Create { page, size, .. } = *step else { continue };
-            if state.poisoned {
-                return Err(Refusal::Poisoned.into());
+        let refused = self.0.registry.refused_windows();
+        for group in state.members.iter().flat_map(|member| &member.groups) {
+            for step in &plan.steps {
+                if let Step::Create { page, size, .. } = *step {
+                    refused.check(group.number, page, size)?;
+                }
             }
-            if state.refused.iter().any(|&(refused, least)| refused == page && least <= size) {
-                return Err(Refusal::RefusedBefore { size, page }.into());
+            // Whatever is created, the waiting default window comes first.
+            let waits = state.windows.default == DefaultWindow::Pending;
+            let dropped = plan.steps.iter().any(|step| matches!(step, Step::Remove(_)));
+            if let Some(window) = default_window(state).filter(|_| waits && !dropped) {
+                refused.check(group.number, window.page, window.range.len())?;
             }
         }
         Ok(plan)
     }
 
     /// Makes the window that requests of a map are missing; the range of one that was created.
-    pub(super) fn make_missing(
-        &self,
-        state: &mut State,
-        missing: Option<Missing>,
-    ) -> Result<Option<IovaRange>, WindowError> {
-        let Some(Missing { range, plan }) = missing else { return Ok(None) };
+    pub(super) fn make_missing(&self, state: &mut State, missing: Missing) -> Result<Option<IovaRange>, WindowError> {
+        let Missing { range, plan } = missing;
         let Some(window) = self.carry_out(state, &plan, Origin::Demand)? else {
             self.materialize_default(state)?;
             return Ok(None);
@@ -147,12 +160,12 @@ impl AddressSpace {
         Ok((window.origin == Origin::Demand && !plan.steps.is_empty()).then_some(window.range))
     }
 
-    /// Removes a window again that was made for a map the kernel refused.
-    pub(super) fn unmake(&self, state: &mut State, made: Option<IovaRange>) {
-        if let Some(range) = made
-            && let Err(error) = self.remove_in(state, range.start())
-        {
-            tracing::warn!(%error, "a window made for a map that failed stays");
+    /// Removes windows again that were made for a map the kernel refused.
+    pub(super) fn unmake(&self, state: &mut State, made: &[IovaRange]) {
+        for range in made {
+            if let Err(error) = self.remove_in(state, range.start()) {
+                tracing::warn!(%error, "a window made for a map that failed stays");
+            }
         }
     }
 
@@ -199,7 +212,7 @@ impl AddressSpace {
                     }
                 }
             };
-            match calls::tce_create(host, container, page, size, levels) {
+            match self.create_one(&state.members[done], page, size, levels) {
                 Ok(start) if expected.is_none_or(|expected| expected == start) => expected = Some(start),
                 Ok(start) => {
                     undo(&[container], Some(start));
@@ -208,29 +221,39 @@ impl AddressSpace {
                 }
                 Err(error) => {
                     undo(&state.containers[..done], expected);
-                    self.remember(state, plan, &error);
+                    // The kernel made the waiting default window first, unless that is what failed. Taken for live it
+                    // does no harm: whatever is asked of it next makes it.
+                    default_comes(state);
                     return Err(WindowError::Call { error, gone });
                 }
             }
         }
         // CREATE makes the waiting default window first.
-        if state.windows.default == DefaultWindow::Pending {
-            default_window(state).into_iter().for_each(|window| state.windows.insert(window));
-        }
+        default_comes(state);
         Ok(expected.unwrap_or_default())
     }
 
-    /// A refused creation is never tried again: each try leaks the table's charge.
-    fn remember(&self, state: &mut State, plan: &Plan, error: &CallError) {
-        match error.failure {
-            Failure::Errno(Errno::ENODEV) => state.poisoned = true,
-            _ => state.refused.push((plan.window.page, plan.window.size)),
+    /// Creates in one container. What the kernel refuses is remembered for its groups: each try leaks the table's charge.
+    fn create_one(&self, member: &Member, page: PageShift, size: u64, levels: u32) -> Result<Iova, CallError> {
+        let result = calls::tce_create(self.host(), member.fd(), page, size, levels);
+        if let Err(error) = &result {
+            self.remember(member, page, size, error);
         }
+        result
+    }
+
+    fn remember(&self, member: &Member, page: PageShift, size: u64, error: &CallError) {
+        let poisons = error.failure == Failure::Errno(Errno::ENODEV);
+        let mut refused = self.0.registry.refused_windows();
+        member.groups.iter().for_each(|group| refused.remember(group.number, page, size, poisons));
     }
 
     fn remove_in(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
+        // A waiting default window is cancelled by 0, wherever it would start.
+        let there = state.windows.iter().any(|window| window.range.start() == start);
+        let named = if there { start } else { Iova(0) };
         for &container in &state.containers {
-            calls::tce_remove(self.host(), container, start)
+            calls::tce_remove(self.host(), container, named)
                 .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
         }
         let there = state.windows.iter().find(|window| window.range.start() == start).map(|window| window.range);
@@ -248,31 +271,74 @@ impl AddressSpace {
     fn materialize_default(&self, state: &mut State) -> Result<(), WindowError> {
         let Some(window) = default_window(state) else { return Ok(()) };
         let Ok(page) = IovaRange::new(window.range.start(), window.page.bytes()) else { return Ok(()) };
-        for &container in &state.containers {
-            calls::unmap_dma(self.host(), container, page)
-                .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
+        for member in &state.members {
+            calls::unmap_dma(self.host(), member.fd(), page).map_err(|error| {
+                self.remember(member, window.page, window.range.len(), &error);
+                WindowError::Call { error, gone: Vec::new() }
+            })?;
         }
         state.windows.insert(window);
         Ok(())
     }
 
-    /// Gives a container that joins the windows the space has.
-    pub(super) fn make_alike(&self, state: &State, container: Fd) -> Result<(), WindowError> {
-        let host = self.host();
-        let call = |error| WindowError::Call { error, gone: Vec::new() };
-        let default = state.facts.and_then(|facts| facts.default);
-        // A live one is created there by the first call that needs it.
-        if let (DefaultWindow::Gone, Some(range)) = (state.windows.default, default) {
-            calls::tce_remove(host, container, range.start()).map_err(call)?;
-        }
-        for window in state.windows.iter().filter(|window| window.origin != Origin::Default) {
-            let (expected, size) = (window.range.start(), window.range.len());
-            let start = calls::tce_create(host, container, window.page, size, window.levels).map_err(call)?;
-            if start != expected {
-                return Err(WindowError::Elsewhere { start, expected });
+    /// Gives a container that joins the windows the space has, slot by slot.
+    pub(super) fn make_alike(&self, state: &State, member: &Member) -> Result<(), WindowError> {
+        let Some(facts) = state.facts else { return Err(WindowError::NoGroup) };
+        let mut dynamic: Vec<_> = state.windows.iter().filter(|window| window.origin != Origin::Default).collect();
+        dynamic.sort_by_key(|window| window.range.start());
+        let waits = state.windows.default == DefaultWindow::Gone && facts.default.is_some();
+        let drop_default = || {
+            let call = |error| WindowError::Call { error, gone: Vec::new() };
+            calls::tce_remove(self.host(), member.fd(), Iova(0)).map_err(call)
+        };
+        // The lowest free slot decides where a window starts: a default window that is to be gone keeps its slot, the
+        // first, until the second is filled. Unless firmware grants one window.
+        let holds_slot = match facts.platform {
+            Platform::Powernv => dynamic.iter().all(|window| window.range.start().0 != 0),
+            Platform::Pseries => facts.windows.is_some_and(|granted| granted >= 2),
+        };
+        let last = holds_slot && !dynamic.is_empty();
+        let table = |window: &Window| locked_bytes(&facts, window.page, window.range.len(), window.levels);
+        let default = default_window(state).filter(|_| !waits || last);
+        let locked = dynamic.iter().map(|window| table(window)).chain(default.iter().map(table)).sum();
+        Situation { containers: 1, ..self.situation(state, None)? }.affords(locked)?;
+        {
+            let refused = self.0.registry.refused_windows();
+            let made = dynamic.iter().copied().chain(default.as_ref());
+            for (window, group) in made.flat_map(|window| member.groups.iter().map(move |group| (window, group))) {
+                refused.check(group.number, window.page, window.range.len())?;
             }
         }
-        Ok(())
+        if waits && !last {
+            drop_default()?;
+        }
+        // A live one is created by the first call that needs it.
+        for window in dynamic {
+            let start = self
+                .create_one(member, window.page, window.range.len(), window.levels)
+                .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
+            if start != window.range.start() {
+                return Err(WindowError::Elsewhere { start, expected: window.range.start() });
+            }
+        }
+        if waits && last { drop_default() } else { Ok(()) }
+    }
+}
+
+/// Whether a window that was made holds what it was made for: firmware may have placed it elsewhere.
+fn must_hold(window: &Window, request: &WindowRequest) -> Result<(), WindowError> {
+    match request.want {
+        Want::Cover(range) if !window.range.contains_range(&range) => {
+            Err(WindowError::Elsewhere { start: window.range.start(), expected: range.start() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Books the waiting default window as live.
+fn default_comes(state: &mut State) {
+    if state.windows.default == DefaultWindow::Pending {
+        default_window(state).into_iter().for_each(|window| state.windows.insert(window));
     }
 }
 

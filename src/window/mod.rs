@@ -3,16 +3,18 @@
 mod facts;
 mod plan;
 mod refusal;
+mod refused;
 mod request;
 mod table;
 
 pub use facts::{DEFAULT_PAGE, WindowFacts};
 pub use plan::{Plan, Planned, Situation, Standing, Step, plan, plan_removal};
 pub use refusal::{Reason, Refusal};
+pub use refused::RefusedWindows;
 pub use request::{Want, WindowRequest};
 pub use table::{Teardown, locked_bytes, teardown};
 
-use crate::addr::{IovaRange, PageShift};
+use crate::addr::{Iova, IovaRange, PageShift};
 use core::fmt;
 
 /// Where a window came from.
@@ -94,9 +96,12 @@ impl Windows {
         self.live.iter().find(|window| window.range.contains_range(&range))
     }
 
-    /// A window that holds a part of `range`.
-    pub fn touching(&self, range: IovaRange) -> Option<&Window> {
-        self.live.iter().find(|window| window.range.intersection(&range).is_some())
+    /// Somebody asked for the window that starts there: it stays until it is removed.
+    pub fn keep(&mut self, start: Iova) {
+        let demand = |window: &&mut Window| window.range.start() == start && window.origin == Origin::Demand;
+        if let Some(window) = self.live.iter_mut().find(demand) {
+            window.origin = Origin::Asked;
+        }
     }
 
     /// Enters a window.

@@ -107,6 +107,17 @@ impl Situation {
             .find(|(window, ..)| window.contains_range(&range))
     }
 
+    /// Whether tables charged with `locked` bytes in each container may be made.
+    pub fn affords(&self, locked: u64) -> Result<(), Refusal> {
+        let needed = locked.saturating_mul(self.containers.into());
+        memlock::check(self.memlock, "the TCE tables", needed)?;
+        // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
+        match self.available.filter(|&available| needed > available / 2) {
+            Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
+            _ => Ok(()),
+        }
+    }
+
     /// A window that holds a part of `range` and cannot be made larger.
     fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
         let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
@@ -131,8 +142,14 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     if let Want::Cover(range) = request.want
         && let Some((window, page, levels, reason)) = situation.serving(range)
     {
+        if let Some(asked) = request.page.filter(|&asked| asked != page) {
+            return Err(Refusal::OtherPage { window, page, asked });
+        }
+        if let Some(reach) = request.reach.filter(|&reach| range.end().0 - 1 > reach) {
+            return Err(Refusal::BeyondDevice { start: range.start(), reach });
+        }
         let locked = if reason == Reason::DefaultServes { situation.default_locked() } else { 0 };
-        memlock::check(situation.memlock, "the default window", locked * u64::from(situation.containers))?;
+        situation.affords(locked)?;
         let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
         return Ok(situation.plan(planned, Vec::new(), locked, vec![reason]));
     }
@@ -145,8 +162,12 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     let mut steps = Vec::new();
     let room = make_room(situation, request, granted, &mut steps, &mut reasons)?;
     let page = choose_page(situation, request, &mut reasons)?;
-    let start = room.start(facts, page, request);
-    let size = choose_size(facts, request, page, start, &mut reasons)?;
+    let restored = room.restores(facts, page, request);
+    let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
+    let size = match restored {
+        Some(default) => default.len(),
+        None => choose_size(facts, request, page, start, &mut reasons)?,
+    };
     let levels = table::levels(facts, page, size).ok_or(Refusal::TooLarge { size, page })?;
     reasons.push(match (facts.platform, levels) {
         (Platform::Pseries, _) => Reason::OnlyLevel,
@@ -173,13 +194,7 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         reasons.push(Reason::DefaultComesToo);
         locked = locked.saturating_add(situation.default_locked());
     }
-    memlock::check(situation.memlock, "the window's TCE table", locked.saturating_mul(situation.containers.into()))?;
-    // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
-    let all = locked.saturating_mul(situation.containers.into());
-    let scarce = situation.available.filter(|&available| all > available / 2);
-    if let (Platform::Pseries, Some(available)) = (facts.platform, scarce) {
-        return Err(Refusal::NoMemory { needed: all, available });
-    }
+    situation.affords(locked)?;
     steps.push(Step::Create { page, size, levels });
     Ok(situation.plan(Planned { start, size, page, levels }, steps, locked, reasons))
 }
@@ -213,21 +228,23 @@ struct Room {
 
 impl Room {
     /// Where the window will start, if that is known before.
-    fn start(&self, facts: &WindowFacts, page: PageShift, request: &WindowRequest) -> Option<Iova> {
-        match (facts.platform, self.slot) {
+    fn start(&self, platform: Platform) -> Option<Iova> {
+        match (platform, self.slot) {
             (Platform::Powernv, 0) => Some(Iova(0)),
             (Platform::Powernv, _) => Some(POWERNV_SECOND),
-            // A small 4K window in slot 0 is the default window again, at the firmware's address.
-            (Platform::Pseries, 0) if page == DEFAULT_PAGE => {
-                let default = facts.default?;
-                let fits = match request.want {
-                    Want::Bytes(bytes) => bytes <= default.len(),
-                    Want::Cover(range) => default.contains_range(&range),
-                };
-                fits.then(|| default.start())
-            }
             (Platform::Pseries, _) => None,
         }
+    }
+
+    /// The default window, where a window would be that again: on pseries the kernel makes it of any 4K window in slot 0
+    /// that is no larger. It is made in full then, as every container has it.
+    fn restores(&self, facts: &WindowFacts, page: PageShift, request: &WindowRequest) -> Option<IovaRange> {
+        let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
+        let small = match request.want {
+            Want::Bytes(bytes) => bytes.max(request.entries.saturating_mul(page.bytes())) <= default.len(),
+            Want::Cover(range) => default.contains_range(&range),
+        };
+        (page == DEFAULT_PAGE && small).then_some(default)
     }
 }
 

@@ -135,6 +135,18 @@ pub enum Refusal {
     /// The only window is in use.
     #[error("the firmware grants one window, and the default window is in use: unmap all of it and drop it first")]
     OnlyWindowInUse,
+    /// A window serves but for its page.
+    #[error(
+        "the window at {window} holds it, with {page} pages instead of {asked}: use that, or remove the window first"
+    )]
+    OtherPage {
+        /// The window.
+        window: IovaRange,
+        /// Its page.
+        page: PageShift,
+        /// The page asked.
+        asked: PageShift,
+    },
     /// It starts elsewhere.
     #[error("{asked} is in no window, and the next window starts at {start}: map from there on")]
     OutOfReach {
