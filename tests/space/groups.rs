@@ -1,6 +1,7 @@
 //! Groups that come and go.
 
-use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
+use crate::bench::{BIG, Bench, PRESETS, RW, at, iova, part};
+use spapr_iommu::host::Memory;
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Obstacle, Platform};
 use spapr_iommu::space::{AddressSpace, AttachError};
@@ -141,4 +142,53 @@ fn a_killed_process_leaks_nothing() {
         assert_eq!((bench.model.locked(), bench.model.regions()), (0, vec![]));
         std::mem::forget((bench, lease, other));
     }
+}
+
+#[test]
+fn a_group_joins_whatever_windows_there_are() {
+    for preset in PRESETS {
+        let without_default = |bench: &Bench| {
+            bench.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap();
+            bench.space.drop_default_window().unwrap();
+        };
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(4 * M);
+        let _lease = bench.registry.register(ram).unwrap();
+        without_default(&bench);
+        bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+        bench.space.attach(1).unwrap();
+        bench.agrees();
+        if preset.starts_with("powernv") {
+            // The second slot was filled first.
+            let bench = Bench::new(preset);
+            without_default(&bench);
+            bench.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap();
+            bench.space.attach(1).unwrap();
+            bench.agrees();
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_leased_no_more_is_not_asked_for_by_the_next_group() {
+    let bench = Bench::new("pseries-64k");
+    let ram = bench.allocate(2 * M);
+    let mut leases = bench.registry.register_all(&[part(ram, 0, M), part(ram, M, M)]).unwrap();
+    drop(leases.pop());
+    bench.model.free(part(ram, M, M)).unwrap();
+    bench.space.detach(0).unwrap();
+    bench.space.attach(0).unwrap();
+    drop(leases);
+    bench.ends_clean();
+}
+
+#[test]
+fn tables_of_a_container_that_joins_are_counted_before_they_are_made() {
+    let bench = Bench::with(Model::new("powernv9-64k".parse().unwrap()).with_memlock(Some(9 * M)));
+    bench.space.attach(0).unwrap();
+    bench.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap();
+    let error = bench.space.attach(1).unwrap_err();
+    assert!(error.to_string().contains("ulimit"), "{error}");
+    bench.agrees();
+    bench.ends_clean();
 }

@@ -6,6 +6,7 @@ mod groups;
 mod leases;
 mod locked;
 mod maps;
+mod ruled;
 mod stress;
 mod threads;
 mod twin;

@@ -3,7 +3,7 @@
 use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::model::Model;
-use spapr_iommu::space::{MapError, WindowError};
+use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
 use spapr_iommu::window::{DefaultWindow, Origin, Reason, Refusal, WindowRequest};
 
 const M: u64 = 1 << 20;
@@ -160,4 +160,52 @@ fn one_window_firmware_gets_its_default_window_dropped_first() {
     bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
     assert_eq!(bench.space.status().default, DefaultWindow::Gone);
     bench.agrees();
+}
+
+#[test]
+fn a_window_that_is_there_serves_only_what_was_asked() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(4 * M);
+    let _lease = bench.registry.register(ram).unwrap();
+    let request = WindowRequest::cover(iova(0, M)).page(PageShift::P64K);
+    assert!(matches!(refusal(bench.space.create_window(&request).unwrap_err()), Refusal::OtherPage { .. }));
+    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    let request = WindowRequest::cover(iova(BIG, M));
+    let error = refusal(bench.space.create_window(&request.reach(u64::from(u32::MAX))).unwrap_err());
+    assert!(matches!(error, Refusal::BeyondDevice { .. }), "{error}");
+    // Made on demand, then asked for: now it stays.
+    let window = bench.space.create_window(&request).unwrap();
+    bench.space.unmap(iova(BIG, M)).unwrap();
+    bench.space.trim().unwrap();
+    assert!(bench.space.status().windows.iter().any(|(there, _)| there.range == window.range));
+    bench.agrees();
+}
+
+#[test]
+fn the_default_window_of_pseries_comes_back_whole() {
+    let bench = Bench::new("pseries-64k");
+    let ram = bench.allocate(4 * M);
+    let _lease = bench.registry.register(ram).unwrap();
+    bench.space.drop_default_window().unwrap();
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    bench.space.map(iova(512 * M, M), at(ram, 0), RW).unwrap();
+    bench.space.attach(1).unwrap();
+    let ranges = |container| bench.model.tables(container).iter().map(|table| table.range).collect::<Vec<_>>();
+    for container in bench.model.containers() {
+        assert_eq!(ranges(container), [iova(0, G)]);
+    }
+    bench.agrees();
+}
+
+#[test]
+fn one_call_may_map_in_both_windows() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(4 * M);
+        let _lease = bench.registry.register(ram).unwrap();
+        let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
+        bench.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap();
+        assert_eq!(bench.space.status().windows.len(), 2);
+        bench.agrees();
+    }
 }
