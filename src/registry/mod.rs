@@ -3,11 +3,12 @@
 //! The kernel keeps registered regions for the whole process, frees them by exact match only, and loses one for good when
 //! it is unregistered while a TCE points into it. So there is one [`Registry`] per process. Users hold [`Lease`]s on any
 //! page-aligned range, overlapping, adjacent or repeated; under them the registry keeps kernel regions, registers only
-//! what no region covers yet, and gives a region back when its last lease and its last TCE are gone.
+//! what no region covers yet, and gives a region back when its last lease and its last TCE are gone, and a part of it when
+//! that part's last lease and the region's last TCE are.
 //!
 //! # Locking
 //! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for bookkeeping only, never
-//! across a kernel call, so that maps of memory that is already registered never wait for a registration. Order: an
+//! across a kernel call, so that maps of memory that their container has registered never wait for a registration. Order: an
 //! address space's lock, `kernel`, `books`. Giving idle regions back never waits for `kernel`: who holds it does that
 //! before letting go.
 

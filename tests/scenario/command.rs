@@ -37,7 +37,7 @@ fn a_report_is_one_line_of_json() {
         assert_eq!((report["platform"].as_str(), report["page"].as_u64()), (Some("pseries"), Some(4096)));
         assert_eq!(report["end"]["locked"], 0);
     }
-    assert_eq!(reports[1]["tables"]["registered"][0]["memory"], "ram+0x0");
+    assert_eq!(reports[1]["tables"]["registered"][0]["memory"], "ram+0x80000");
 }
 
 #[test]
