@@ -1,8 +1,8 @@
 //! A model with a registry and a space over it, and the question whether all three agree.
 
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
-use spapr_iommu::host::Memory;
 use spapr_iommu::host::model::{Model, Preset};
+use spapr_iommu::host::{Host, Memory, Platform};
 use spapr_iommu::map::IntervalMap;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
@@ -72,15 +72,25 @@ impl Bench {
     /// The tables of every container hold just what the space says, entry by entry, and no trap was met.
     #[track_caller]
     pub(crate) fn agrees(&self) {
+        self.agrees_beside(&[]);
+    }
+
+    /// The same where other spaces have one container each, opened before all others.
+    #[track_caller]
+    pub(crate) fn agrees_beside(&self, others: &[&AddressSpace]) {
         assert_eq!(self.model.violations(), []);
-        let expected = joined(self.space.mappings().iter().map(|m| (m.iova, m.user)));
-        for container in self.model.containers() {
+        let powernv = Host::platform(self.model.as_ref()) == Some(Platform::Powernv);
+        let seen = |permission| if powernv && permission == Permission::Write { RW } else { permission };
+        for (at, container) in self.model.containers().into_iter().enumerate() {
+            let space = others.get(at).copied().unwrap_or(&self.space);
+            let expected = joined(space.mappings().iter().map(|m| (m.iova, m.user, seen(m.permission))));
             let tables = self.model.tables(container);
-            let entries = tables.iter().flat_map(|table| &table.entries).map(|entry| (entry.iova, entry.user));
+            let entries =
+                tables.iter().flat_map(|table| &table.entries).map(|entry| (entry.iova, entry.user, entry.permission));
             assert_eq!(joined(entries), expected, "tables of {container}");
         }
         let mapped: u64 = self.registry.regions().iter().map(|region| region.mapped).sum();
-        assert_eq!(mapped, self.space.mapped().1);
+        assert_eq!(mapped, others.iter().map(|space| space.mapped().1).sum::<u64>() + self.space.mapped().1);
     }
 
     /// Drops everything; nothing is left behind.
@@ -97,11 +107,11 @@ impl Bench {
     }
 }
 
-/// In order, neighbours that continue each other joined: regions and permissions aside.
-fn joined(mappings: impl Iterator<Item = (IovaRange, UserAddr)>) -> Vec<(u64, u64, u64)> {
+/// In order, neighbours that continue each other joined: regions aside.
+fn joined(mappings: impl Iterator<Item = (IovaRange, UserAddr, Permission)>) -> Vec<(IovaRange, u64, Permission)> {
     let mut map = IntervalMap::new();
-    for (iova, user) in mappings {
-        map.insert(spapr_iommu::map::Mapping { iova, user, permission: RW, region: () }).unwrap();
+    for (iova, user, permission) in mappings {
+        map.insert(spapr_iommu::map::Mapping { iova, user, permission, region: () }).unwrap();
     }
-    map.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0)).collect()
+    map.iter().map(|m| (m.iova, m.user.0, m.permission)).collect()
 }

@@ -3,9 +3,10 @@
 use crate::bench::{BIG, Bench, PRESETS, iova};
 use proptest::prelude::*;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
+use spapr_iommu::host::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Lease;
-use spapr_iommu::space::{MapRequest, Overlap};
+use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
 use spapr_iommu::window::WindowRequest;
 use std::collections::BTreeMap;
 
@@ -20,7 +21,15 @@ enum Step {
     Register(u64, u64),
     Release(usize),
     Drop(usize),
-    Map { requests: Vec<(u64, u64, u64)>, replace: bool },
+    Map {
+        requests: Vec<(u64, u64, u64)>,
+        permission: Permission,
+        replace: bool,
+    },
+    /// Maps in another space, which shares the registry.
+    Elsewhere(u64, u64),
+    /// The user unmaps memory and maps it again, where nothing is leased.
+    Renew(u64),
     Unmap(u64, u64),
     Window(u64),
     Ask(u64, u64),
@@ -56,8 +65,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..RAM_PAGES, 1..8u64).prop_map(|(page, pages)| Step::Register(page, pages)),
         2 => (0..8usize).prop_map(Step::Release),
         1 => (0..8usize).prop_map(Step::Drop),
-        8 => (prop::collection::vec(request, 1..4), any::<bool>())
-            .prop_map(|(requests, replace)| Step::Map { requests, replace }),
+        8 => (prop::collection::vec(request, 1..4), permission(), any::<bool>())
+            .prop_map(|(requests, permission, replace)| Step::Map { requests, permission, replace }),
+        2 => (0..RAM_PAGES, 1..4u64).prop_map(|(page, pages)| Step::Elsewhere(page, pages)),
+        2 => (0..RAM_PAGES).prop_map(Step::Renew),
         6 => (bus(), bytes()).prop_map(|(at, size)| Step::Unmap(at, size)),
         1 => bytes().prop_map(Step::Window),
         1 => (bus(), bytes()).prop_map(|(at, size)| Step::Ask(at, size)),
@@ -68,12 +79,23 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn permission() -> impl Strategy<Value = Permission> {
+    prop_oneof![3 => Just(Permission::ReadWrite), 1 => Just(Permission::Read), 1 => Just(Permission::Write)]
+}
+
 fn range(start: u64, len: u64) -> Option<IovaRange> {
     IovaRange::new(Iova(start), len).ok()
 }
 
 /// Runs a step; what it maps goes into `twin`, 4 KiB page by page.
-fn run(bench: &Bench, ram: UserRange, leases: &mut Vec<Lease>, twin: &mut BTreeMap<u64, u64>, step: Step) {
+fn run(
+    bench: &Bench,
+    other: &AddressSpace,
+    ram: UserRange,
+    leases: &mut Vec<Lease>,
+    twin: &mut BTreeMap<u64, u64>,
+    step: Step,
+) {
     let space = &bench.space;
     match step {
         Step::Attach(group) => drop(space.attach(group)),
@@ -96,12 +118,26 @@ fn run(bench: &Bench, ram: UserRange, leases: &mut Vec<Lease>, twin: &mut BTreeM
         }
         Step::Drop(at) if at < leases.len() => drop(leases.remove(at)),
         Step::Release(_) | Step::Drop(_) => {}
-        Step::Map { requests, replace } => {
+        Step::Elsewhere(page, pages) => {
+            let there = iova(page * PAGE, pages * PAGE);
+            if other.unmap(there).is_ok_and(|bytes| bytes > 0) {
+                return;
+            }
+            let user = UserAddr(ram.start().0 + page * PAGE);
+            drop(other.map(there, user, Permission::ReadWrite));
+        }
+        Step::Renew(page) => {
+            let page = UserRange::new(UserAddr(ram.start().0 + page * PAGE), PAGE).unwrap();
+            if leases.iter().all(|lease| lease.range().intersection(&page).is_none()) {
+                bench.model.declare(page, MemoryKind::Ordinary).unwrap();
+            }
+        }
+        Step::Map { requests, permission, replace } => {
             let requests: Vec<_> = requests
                 .into_iter()
                 .filter_map(|(at, page, len)| {
                     let user = UserAddr(ram.start().0 + page * PAGE);
-                    Some(MapRequest { iova: range(at, len)?, user, permission: Permission::ReadWrite })
+                    Some(MapRequest { iova: range(at, len)?, user, permission })
                 })
                 .collect();
             let overlap = if replace { Overlap::Replace } else { Overlap::Refuse };
@@ -138,13 +174,15 @@ proptest! {
         preset in prop::sample::select(&PRESETS[..]),
         steps in prop::collection::vec(step(), 1..50),
     ) {
-        let bench = Bench::with(spapr_iommu::host::model::Model::new(preset.parse().unwrap()).with_groups(3));
+        let bench = Bench::with(spapr_iommu::host::model::Model::new(preset.parse().unwrap()).with_groups(4));
         let ram = bench.allocate(RAM_PAGES * PAGE);
+        let other = AddressSpace::new(&bench.registry);
+        other.attach(3).unwrap();
         let mut leases = Vec::new();
         let mut twin = BTreeMap::new();
         for step in steps {
-            run(&bench, ram, &mut leases, &mut twin, step);
-            bench.agrees();
+            run(&bench, &other, ram, &mut leases, &mut twin, step);
+            bench.agrees_beside(&[&other]);
             let pages: BTreeMap<u64, u64> = bench
                 .space
                 .mappings()
@@ -156,7 +194,7 @@ proptest! {
         for mapping in bench.space.mappings() {
             bench.space.unmap(iova(mapping.iova.start().0, mapping.iova.len())).unwrap();
         }
-        drop(leases);
+        drop((leases, other));
         bench.ends_clean();
     }
 }
