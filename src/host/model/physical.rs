@@ -7,7 +7,7 @@ const BLOCK: u64 = 4096;
 /// Given-out memory starts behind every user address, so that open memory can lie at its own user address.
 const FIRST: u64 = super::process::TASK_SIZE;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Physical {
     blocks: BTreeMap<u64, Box<[u8]>>,
     next: u64,
