@@ -1,6 +1,5 @@
 //! Which machine this is, and the model that should behave like it.
 
-use super::lockstep::side::Names;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
 use spapr_iommu::host::vfio::Vfio;
@@ -41,26 +40,6 @@ fn version(release: &str) -> Result<KernelVersion, String> {
         [6, 12, ..] => Ok(KernelVersion::V6_12),
         [major, minor, patch] if (major, minor, patch) >= (7, 2, 8) => Ok(KernelVersion::V7_2),
         _ => Err(format!("no model of Linux {release}")),
-    }
-}
-
-/// The first two groups with their devices, as vfio-pci has them.
-pub(crate) fn names(host: &dyn Host) -> Result<Names, String> {
-    let groups: Vec<(u32, String)> = host
-        .groups()
-        .into_iter()
-        .filter_map(|group| {
-            let ours = |driver: Option<&str>| driver == Some("vfio-pci");
-            let device = group.devices.iter().find(|device| ours(device.driver.as_deref()))?;
-            Some((group.number, device.address.clone()))
-        })
-        .collect();
-    match &groups[..] {
-        [first, second, ..] => Ok(Names {
-            groups: vec![first.0, second.0],
-            devices: vec![first.1.clone(), first.1.clone(), second.1.clone(), "0000:ff:1f.7".into()],
-        }),
-        _ => Err(format!("two groups with vfio-pci are needed, there are {groups:?}")),
     }
 }
 

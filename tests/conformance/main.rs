@@ -9,8 +9,8 @@ mod machine;
 use clap::Parser;
 use lockstep::episode::Pair;
 use lockstep::run::{Amount, Summary, run};
-use lockstep::side::Side;
-use spapr_iommu::host::model::{Model, Preset};
+use lockstep::side::{Side, fresh_model, names, shifted_model};
+use spapr_iommu::host::model::Preset;
 use spapr_iommu::host::vfio::Vfio;
 use std::process::ExitCode;
 
@@ -65,20 +65,17 @@ fn compare(options: &Options) -> Result<bool, String> {
         Some(preset) => preset,
         None => machine::preset(&host)?,
     };
-    let model = || {
-        let model = Model::new(preset);
-        let names = machine::names(&model).expect("a model has two groups");
-        Side::new(model, names)
-    };
+    let model = || fresh_model(preset);
     if options.itself {
         amount.huge = preset.huge_pages().to_vec();
-        let summary = run(&Pair { model: &model, real: &model }, &amount, progress);
+        let other = || shifted_model(preset);
+        let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
         return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
     }
     amount.huge = machine::huge_pages(preset.huge_pages());
-    let names = machine::names(&host)?;
-    let real = || Side::new(Vfio::new(), names.clone());
-    let summary = run(&Pair { model: &model, real: &real }, &amount, progress);
+    let names = names(&host)?;
+    let real = || Ok(Side::new(Vfio::new(), names.clone()));
+    let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;
     Ok(report(&summary, &amount, &format!("model:{preset} with Linux {}", machine::release()?)))
 }
 

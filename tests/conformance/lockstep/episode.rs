@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 /// Makes both sides anew.
 pub(crate) struct Pair<'a, M> {
-    pub(crate) model: &'a dyn Fn() -> Side<Model>,
-    pub(crate) real: &'a dyn Fn() -> Side<M>,
+    pub(crate) model: &'a dyn Fn() -> Result<Side<Model>, String>,
+    pub(crate) real: &'a dyn Fn() -> Result<Side<M>, String>,
 }
 
 /// A step that came to something else on the other side.
@@ -25,7 +25,8 @@ pub(crate) struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n    model:  {}\n    kernel: {}", self.step, self.model, self.real)
+        let (model, real) = (self.model.beside(&self.real), self.real.beside(&self.model));
+        write!(f, "{}\n    model:  {model}\n    kernel: {real}", self.step)
     }
 }
 
@@ -56,8 +57,8 @@ pub(crate) struct Episode<M> {
 }
 
 impl<M: Machine> Episode<M> {
-    pub(crate) fn new(pair: &Pair<'_, M>) -> Self {
-        Self { model: (pair.model)(), real: (pair.real)(), done: Vec::new() }
+    pub(crate) fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
+        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new() })
     }
 
     /// A random one of about `length` steps.

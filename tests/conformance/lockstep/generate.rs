@@ -5,7 +5,7 @@ use super::numbers::{self, argsz, chance, flags};
 use super::side::Side;
 use super::step::{CONTAINERS, DEVICES, FILES, GROUPS, Slot, Step, Where};
 use fastrand::Rng;
-use spapr_iommu::addr::PageShift;
+use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::model::{Model, TableView};
 use spapr_iommu::host::{Call, Fd, Host};
@@ -40,8 +40,8 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
             continue;
         }
         let container = if chance(rng, 80) { n } else { 0 };
-        let v2 = chance(rng, 80);
-        let kind = if v2 { spapr::TCE_V2_IOMMU } else { spapr::TCE_IOMMU };
+        let kind = kind(rng);
+        let v2 = kind == spapr::TCE_V2_IOMMU;
         if !steps.contains(&Step::Open(Slot::Container(container))) {
             steps.push(Step::Open(Slot::Container(container)));
         }
@@ -68,11 +68,14 @@ fn remove(container: usize, start_addr: u64) -> Step {
 
 /// The next step.
 pub(crate) fn next(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
+    if chance(rng, 50) && ready(model).is_empty() {
+        return towards_ready(rng, model);
+    }
     match rng.u32(0..100) {
-        0..84 => container_step(rng, model),
-        84..90 => file_step(rng, model, plan),
-        90..94 => group_step(rng, model),
-        94..98 => memory_step(rng, model),
+        0..88 => container_step(rng, model),
+        88..91 => file_step(rng, model, plan),
+        91..94 => group_step(rng, model),
+        94..96 => memory_step(rng, model),
         _ if plan.devices => device_step(rng, model),
         _ => any_file(rng, model),
     }
@@ -83,8 +86,33 @@ fn open_of(rng: &mut Rng, model: &Side<Model>, all: impl Iterator<Item = Slot>) 
     rng.choice(open)
 }
 
+/// Containers that are open and have a driver.
+fn ready(model: &Side<Model>) -> Vec<Slot> {
+    let answers = |slot: &Slot| {
+        let info = spapr::TceInfo { argsz: 16, ..Default::default() };
+        model.fd(*slot).is_some_and(|fd| model.host.call(fd, &mut Call::TceGetInfo(info)).is_ok())
+    };
+    (0..CONTAINERS).map(Slot::Container).filter(answers).collect()
+}
+
+/// A step on the way to a container with a group and a driver.
+fn towards_ready(rng: &mut Rng, model: &Side<Model>) -> Step {
+    let closed = (0..CONTAINERS + GROUPS).map(Slot::from_index).find(|slot| model.fd(*slot).is_none());
+    let container = rng.usize(0..CONTAINERS);
+    match (closed, rng.u32(0..4)) {
+        (Some(slot), 0 | 1) => Step::Open(slot),
+        (_, 0 | 2) => call(Slot::Group(rng.usize(0..GROUPS)), Call::GroupSetContainer(Fd(container as u32)), NOWHERE),
+        _ => call(Slot::Container(container), Call::SetIommu(kind(rng)), NOWHERE),
+    }
+}
+
+fn kind(rng: &mut Rng) -> u32 {
+    if chance(rng, 80) { spapr::TCE_V2_IOMMU } else { spapr::TCE_IOMMU }
+}
+
 fn container_step(rng: &mut Rng, model: &Side<Model>) -> Step {
-    let Some(file) = open_of(rng, model, (0..CONTAINERS).map(Slot::Container)) else {
+    let ready = rng.choice(ready(model)).filter(|_| chance(rng, 90));
+    let Some(file) = ready.or_else(|| open_of(rng, model, (0..CONTAINERS).map(Slot::Container))) else {
         return Step::Open(Slot::Container(rng.usize(0..CONTAINERS)));
     };
     let tables = model.fd(file).map(|fd| model.host.tables(fd)).unwrap_or_default();
@@ -109,11 +137,7 @@ fn register(rng: &mut Rng, model: &Side<Model>, register: bool) -> (Call, Where)
     let page = model.host.page_shift().bytes();
     let regions = model.host.regions();
     let known = rng.choice(&regions).filter(|_| chance(rng, if register { 15 } else { 85 }));
-    let placed = known.and_then(|region| {
-        let slot = model.memory.iter().position(|memory| memory.contains_range(&region.range))?;
-        let offset = (region.range.start().0 - model.memory[slot].start().0) as i64;
-        Some((Where::Memory { slot, offset }, region.range.len()))
-    });
+    let placed = known.and_then(|region| Some((place(model, region.range.start())?, region.range.len())));
     let (user, size) = match placed {
         Some(placed) => placed,
         None if chance(rng, 65) && !model.memory.is_empty() => numbers::whole(rng, model),
@@ -123,11 +147,27 @@ fn register(rng: &mut Rng, model: &Side<Model>, register: bool) -> (Call, Where)
     (if register { Call::RegisterMemory(args) } else { Call::UnregisterMemory(args) }, user)
 }
 
+/// An address by its memory.
+fn place(model: &Side<Model>, at: UserAddr) -> Option<Where> {
+    let slot = model.memory.iter().position(|memory| memory.contains(at))?;
+    Some(Where::Memory { slot, offset: (at.0 - model.memory[slot].start().0) as i64 })
+}
+
+/// A part of a region in units of `unit` bytes.
+fn registered(rng: &mut Rng, model: &Side<Model>, unit: u64) -> Option<(Where, u64)> {
+    let region = rng.choice(model.host.regions())?;
+    let units = region.range.len() / unit;
+    let first = rng.u64(0..units.max(1));
+    let len = rng.u64(1..=(units.max(1) - first).min(40)) * unit;
+    Some((place(model, UserAddr(region.range.start().0 + first * unit))?, len))
+}
+
 fn map(rng: &mut Rng, model: &Side<Model>, tables: &[TableView]) -> (Call, Where) {
     let iova = numbers::iova(rng, tables);
-    let unit = tables.iter().find(|t| t.range.contains(spapr_iommu::addr::Iova(iova))).map_or(4096, |t| t.page.bytes());
+    let unit = tables.iter().find(|t| t.range.contains(Iova(iova))).map_or(4096, |t| t.page.bytes());
     let unit = if chance(rng, 92) { unit } else { 4096 };
-    let (user, size) = numbers::user(rng, model, unit);
+    let placed = if chance(rng, 80) { registered(rng, model, unit) } else { None };
+    let (user, size) = placed.unwrap_or_else(|| numbers::user(rng, model, unit));
     let flags = match rng.u32(0..20) {
         0 => flags(rng),
         1 => 4 | rng.u32(0..4),
@@ -151,7 +191,7 @@ fn unmap(rng: &mut Rng, tables: &[TableView]) -> vfio::DmaUnmap {
         }
     }
     let iova = numbers::iova(rng, tables);
-    let unit = tables.iter().find(|t| t.range.contains(spapr_iommu::addr::Iova(iova))).map_or(4096, |t| t.page.bytes());
+    let unit = tables.iter().find(|t| t.range.contains(Iova(iova))).map_or(4096, |t| t.page.bytes());
     vfio::DmaUnmap { argsz, flags, iova, size: numbers::size(rng, unit, 32) }
 }
 
@@ -244,8 +284,7 @@ fn group_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     };
     // A container whose groups changed wants its driver.
     if chance(rng, 30) {
-        let kind = if chance(rng, 75) { spapr::TCE_V2_IOMMU } else { spapr::TCE_IOMMU };
-        return call(Slot::Container(rng.usize(0..CONTAINERS)), Call::SetIommu(kind), NOWHERE);
+        return call(Slot::Container(rng.usize(0..CONTAINERS)), Call::SetIommu(kind(rng)), NOWHERE);
     }
     call(file, made, NOWHERE)
 }

@@ -1,8 +1,8 @@
 //! What is left out of the random walk: steps that would crash the machine, poison or lose something, or take too long.
 
 use super::side::Side;
-use super::step::{FILES, Slot, Step};
-use spapr_iommu::addr::PageShift;
+use super::step::{FILES, Slot, Step, Where};
+use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Call, Host};
 use spapr_iommu::uapi::{eeh, spapr};
@@ -51,6 +51,10 @@ pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
 fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
     match step {
         Step::Call { file: Slot::Device(_), call, .. } if means_another(call) => Some("OtherNumber"),
+        // The host's own table of files answers, not the kernel.
+        Step::Call { call: Call::GroupSetContainer(fd), .. } => {
+            model.fd(Slot::from_index(fd.0 as usize)).is_none().then_some("NotOpen")
+        }
         Step::Call { call: Call::RegisterMemory(args), .. } if (MOST_BYTES..ABSURD).contains(&args.size) => {
             Some("Slow")
         }
@@ -58,6 +62,14 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
             let fd = model.fd(*file)?;
             let pages = model.host.tables(fd).iter().map(|table| table.page).min().unwrap_or(PageShift::P4K);
             (args.size >> pages.get() > MOST_ENTRIES * 8).then_some("Slow")
+        }
+        // Of hugetlb, an address is aligned alike on both sides to its own page only.
+        Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, .. } } => {
+            let tables = model.host.tables(model.fd(*file)?);
+            let table = tables.iter().find(|table| table.range.contains(Iova(args.iova)))?;
+            let found = model.host.backing(*model.memory.get(*slot)?).unwrap_or_default();
+            let huge = found.first().map(|extent| extent.page).filter(|page| *page > model.host.page_shift());
+            huge.is_some_and(|huge| table.page > huge).then_some("Alignment")
         }
         // New memory must not take the place of a hole.
         Step::Allocate { .. } => {
@@ -135,7 +147,7 @@ pub(crate) fn wind_down(model: &Side<Model>) -> Option<Vec<Step>> {
         let Some(fd) = fork.fd(slot) else { continue };
         for table in fork.host.tables(fd) {
             let args = spapr::TceRemove { argsz: 16, flags: 0, start_addr: table.range.start().0 };
-            take(&mut fork, Step::Call { file: slot, call: Call::TceRemove(args), user: super::step::Where::Fixed(0) });
+            take(&mut fork, Step::Call { file: slot, call: Call::TceRemove(args), user: Where::Fixed(0) });
         }
     }
     loop {

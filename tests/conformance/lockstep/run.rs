@@ -33,7 +33,11 @@ pub(crate) struct Summary {
 }
 
 /// Runs; tells `progress` after each episode.
-pub(crate) fn run<M: Machine>(pair: &Pair<'_, M>, amount: &Amount, mut progress: impl FnMut(&Summary)) -> Summary {
+pub(crate) fn run<M: Machine>(
+    pair: &Pair<'_, M>,
+    amount: &Amount,
+    mut progress: impl FnMut(&Summary),
+) -> Result<Summary, String> {
     let began = Instant::now();
     let mut summary = Summary::default();
     while summary.tally.steps < amount.ops {
@@ -42,7 +46,7 @@ pub(crate) fn run<M: Machine>(pair: &Pair<'_, M>, amount: &Amount, mut progress:
         let plan = Plan { huge: amount.huge.clone(), devices };
         // Each episode is a function of the seed and its number alone.
         let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
-        let mut episode = Episode::new(pair);
+        let mut episode = Episode::new(pair)?;
         let result = episode.walk(&mut rng, &plan, amount.length, &mut summary.tally);
         summary.episodes += 1;
         summary.took = began.elapsed();
@@ -70,5 +74,5 @@ pub(crate) fn run<M: Machine>(pair: &Pair<'_, M>, amount: &Amount, mut progress:
         });
         break;
     }
-    summary
+    Ok(summary)
 }

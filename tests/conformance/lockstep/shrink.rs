@@ -31,7 +31,7 @@ pub(crate) fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Op
 }
 
 fn differs<M: Machine>(pair: &Pair<'_, M>, steps: &[Step]) -> Option<Difference> {
-    match Episode::new(pair).replay(steps) {
+    match Episode::new(pair).ok()?.replay(steps) {
         Err(Failure::Difference(difference)) => Some(*difference),
         _ => None,
     }

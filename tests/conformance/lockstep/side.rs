@@ -2,13 +2,15 @@
 
 use super::dma;
 use super::step::{FILES, GROUP_OF, Part, Slot, Step, Where};
-use core::fmt;
 use core::hash::{Hash, Hasher};
-use spapr_iommu::addr::{UserAddr, UserRange};
-use spapr_iommu::host::model::Model;
+use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
+use spapr_iommu::host::model::{Model, Preset};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::uapi::{spapr, vfio};
 use std::hash::DefaultHasher;
+
+/// The largest IOMMU page.
+const ALIGNED: PageShift = PageShift::P1G;
 
 /// A kernel with memory.
 pub(crate) trait Machine: Host + Memory {}
@@ -75,8 +77,8 @@ impl<M: Machine> Side<M> {
                 (Ok(0), None)
             }
             Step::Allocate { size, page } => {
-                let result = self.host.allocate(*size, *page).map(|range| self.memory.push(range));
-                (result.map(|()| 0), None)
+                let result = allocate(&self.host, *size, *page);
+                (result.map(|range| self.memory.push(range)).map(|()| 0), None)
             }
             Step::Free(part) => (self.on(part, |range| self.host.free(range)), None),
             Step::Protect(part, protection) => (self.on(part, |range| self.host.protect(range, *protection)), None),
@@ -172,6 +174,55 @@ impl Side<Model> {
     }
 }
 
+/// The first two groups with their devices, as vfio-pci has them.
+pub(crate) fn names(host: &impl Host) -> Result<Names, String> {
+    let groups: Vec<(u32, String)> = host
+        .groups()
+        .into_iter()
+        .filter_map(|group| {
+            let ours = |driver: Option<&str>| driver == Some("vfio-pci");
+            let device = group.devices.iter().find(|device| ours(device.driver.as_deref()))?;
+            Some((group.number, device.address.clone()))
+        })
+        .collect();
+    match &groups[..] {
+        [first, second, ..] => Ok(Names {
+            groups: vec![first.0, second.0],
+            devices: vec![first.1.clone(), first.1.clone(), second.1.clone(), "0000:ff:1f.7".into()],
+        }),
+        _ => Err(format!("two groups with vfio-pci are needed, there are {groups:?}")),
+    }
+}
+
+/// A model from scratch.
+pub(crate) fn fresh_model(preset: Preset) -> Result<Side<Model>, String> {
+    let model = Model::new(preset);
+    let names = names(&model)?;
+    Ok(Side::new(model, names))
+}
+
+/// Another one, whose files have other numbers and whose memory has other addresses.
+pub(crate) fn shifted_model(preset: Preset) -> Result<Side<Model>, String> {
+    let side = fresh_model(preset)?;
+    side.host.allocate(5 << 20, side.host.page_shift()).map_err(|errno| errno.to_string())?;
+    let container = side.host.open(Node::Container).map_err(|errno| errno.to_string())?;
+    side.host.close(container);
+    Ok(side)
+}
+
+/// Memory whose address is aligned alike on both sides, as far as any IOMMU page asks; of hugetlb, to its page.
+fn allocate(memory: &impl Machine, size: u64, page: PageShift) -> Result<UserRange, Errno> {
+    if page != memory.page_shift() {
+        return memory.allocate(size, page);
+    }
+    let all = memory.allocate(size.checked_add(ALIGNED.bytes()).ok_or(Errno::ENOMEM)?, page)?;
+    let start = UserAddr(ALIGNED.ceil(all.start().0).ok_or(Errno::ENOMEM)?);
+    let range = UserRange::new(start, size).map_err(|_| Errno::EINVAL)?;
+    let rest = [UserRange::between(all.start(), range.start()), UserRange::between(range.end(), all.end())];
+    rest.into_iter().flatten().try_for_each(|rest| memory.free(rest))?;
+    Ok(range)
+}
+
 fn locked(host: &impl Host) -> u64 {
     host.memlock().map_or(u64::MAX, |memlock| memlock.locked)
 }
@@ -211,22 +262,25 @@ fn contents(memory: &impl Memory, range: UserRange) -> u64 {
     hash.finish()
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.result {
-            Ok(value) => write!(f, "result {value}")?,
-            Err(errno) => write!(f, "{errno:?}")?,
+impl Outcome {
+    /// The result, and what of the rest is not as in `other`.
+    pub(crate) fn beside(&self, other: &Self) -> String {
+        let mut text = match self.result {
+            Ok(value) => format!("{value}"),
+            Err(errno) => format!("{errno:?}"),
+        };
+        if self.call != other.call {
+            text += &format!(", {:?}", self.call);
         }
-        write!(f, ", locked {:#x}", self.locked)?;
-        if let Some(call) = &self.call {
-            write!(f, ", {call:?}")?;
+        if self.locked != other.locked {
+            text += &format!(", locked {:#x}", self.locked);
         }
-        for (slot, result, call) in &self.seen {
-            write!(f, "\n      {slot}: {result:?} {call:?}")?;
+        for (slot, result, call) in self.seen.iter().filter(|seen| !other.seen.contains(seen)) {
+            text += &format!(", {slot}: {result:?} {call:?}");
         }
-        if !self.contents.is_empty() {
-            write!(f, "\n      memory {:x?}", self.contents)?;
+        if self.contents != other.contents {
+            text += &format!(", memory {:x?}", self.contents);
         }
-        Ok(())
+        text
     }
 }
