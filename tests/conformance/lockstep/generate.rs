@@ -50,9 +50,7 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
         steps.push(call(Slot::Container(container), Call::SetIommu(kind), NOWHERE));
         if v2 && chance(rng, 85) {
             steps.push(remove(container, 0));
-            let (shift, size) = if chance(rng, 50) { (12, 1 << 24) } else { (16, 1 << 28) };
-            let args =
-                spapr::TceCreate { argsz: 40, page_shift: shift, window_size: size, levels: 1, ..Default::default() };
+            let args = small_window(rng);
             steps.push(call(Slot::Container(container), Call::TceCreate(args), NOWHERE));
         } else if !v2 {
             steps.push(call(Slot::Container(container), Call::Enable, NOWHERE));
@@ -121,10 +119,16 @@ fn container_step(rng: &mut Rng, model: &Side<Model>) -> Step {
 }
 
 fn container_call(rng: &mut Rng, model: &Side<Model>, tables: &[TableView]) -> (Call, Where) {
+    if tables.is_empty() && chance(rng, 20) {
+        return (Call::TceCreate(small_window(rng)), NOWHERE);
+    }
+    if model.host.regions().is_empty() && chance(rng, 40) {
+        return register(rng, model, true);
+    }
     match rng.u32(0..100) {
-        0..20 => register(rng, model, true),
-        20..32 => register(rng, model, false),
-        32..62 => map(rng, model, tables),
+        0..18 => register(rng, model, true),
+        18..26 => register(rng, model, false),
+        26..62 => map(rng, model, tables),
         62..78 => (Call::UnmapDma(unmap(rng, tables)), NOWHERE),
         78..85 => (Call::TceCreate(create(rng)), NOWHERE),
         85..90 => (Call::TceRemove(remove_args(rng, tables)), NOWHERE),
@@ -193,6 +197,11 @@ fn unmap(rng: &mut Rng, tables: &[TableView]) -> vfio::DmaUnmap {
     let iova = numbers::iova(rng, tables);
     let unit = tables.iter().find(|t| t.range.contains(Iova(iova))).map_or(4096, |t| t.page.bytes());
     vfio::DmaUnmap { argsz, flags, iova, size: numbers::size(rng, unit, 32) }
+}
+
+fn small_window(rng: &mut Rng) -> spapr::TceCreate {
+    let (page_shift, window_size) = if chance(rng, 60) { (12, 1 << 24) } else { (16, 1 << 28) };
+    spapr::TceCreate { argsz: 40, page_shift, window_size, levels: 1, ..Default::default() }
 }
 
 fn create(rng: &mut Rng) -> spapr::TceCreate {
