@@ -64,6 +64,12 @@ pub enum Violation {
         /// Bytes.
         bytes: u64,
     },
+    /// Creating a window with a page shift of 128 or more whose low seven bits name a page size the PE has: the kernel
+    /// takes it for that and computes on with the number. The model leaks the charge and refuses.
+    WildPageShift {
+        /// The page shift.
+        page_shift: u32,
+    },
     /// The PE is on the kernel's list of failed PEs: no window can be created on it until reboot.
     Poisoned {
         /// Its group.
@@ -109,6 +115,9 @@ impl fmt::Display for Violation {
             }
             Self::LeakedCount { range } => write!(f, "a failed exchange left a count on {range}: never freed"),
             Self::LeakedCharge { bytes } => write!(f, "a failed window creation left {bytes:#x} bytes locked"),
+            Self::WildPageShift { page_shift } => {
+                write!(f, "a window of page shift {page_shift} was asked for: taken for {}", page_shift & 0x7f)
+            }
             Self::Poisoned { group } => write!(f, "no more windows for group {group} until reboot"),
             Self::SecondDdw { group } => write!(f, "a second dynamic window was asked for group {group}"),
             Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),
