@@ -97,6 +97,10 @@ fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
     let left: Vec<String> = tally.left_out.iter().map(|(why, count)| format!("{why} {count}")).collect();
     println!("  left out: {}", left.join(", "));
     println!(
+        "  {:.1?} in calls, {:.1?} in DMA and closing, {:.1?} in the model",
+        tally.kernel, tally.slow, tally.model
+    );
+    println!(
         "{what}: {} operations in {} episodes, {} transfers, {} differences, {:.1} s, {:.0} operations/s, seed {}",
         tally.steps,
         summary.episodes,

@@ -3,11 +3,12 @@
 use super::generate::{self, Plan};
 use super::guard;
 use super::side::{Machine, Outcome, Side};
-use super::step::Step;
+use super::step::{Slot, Step};
 use core::fmt;
 use fastrand::Rng;
 use spapr_iommu::host::model::Model;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Makes both sides anew.
 pub(crate) struct Pair<'a, M> {
@@ -43,6 +44,10 @@ pub(crate) struct Tally {
     /// Steps both sides did.
     pub(crate) steps: u64,
     pub(crate) transfers: u64,
+    /// Time in the kernel with all looking round, in DMA and closing, and in the model with its trials.
+    pub(crate) kernel: Duration,
+    pub(crate) slow: Duration,
+    pub(crate) model: Duration,
     /// How often each kind of step ended well, and with an error or a positive result.
     pub(crate) kinds: BTreeMap<String, [u64; 2]>,
     /// Steps that were left out, by reason.
@@ -83,7 +88,10 @@ impl<M: Machine> Episode<M> {
     }
 
     fn step(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
-        match guard::refusal(&self.model, step) {
+        let began = Instant::now();
+        let refusal = guard::refusal(&self.model, step);
+        tally.model += began.elapsed();
+        match refusal {
             Some(why) => {
                 *tally.left_out.entry(why).or_default() += 1;
                 Ok(())
@@ -96,11 +104,16 @@ impl<M: Machine> Episode<M> {
         if std::env::var_os("CONFORMANCE_TRACE").is_some() {
             eprintln!("{step}");
         }
+        let began = Instant::now();
         let model = self.model.apply(step);
+        tally.model += began.elapsed();
         if let Some(violation) = self.model.host.violations().first() {
             return Err(Failure::Harness(format!("{step}: {violation}")));
         }
+        let began = Instant::now();
         let real = self.real.apply(step);
+        let slow = matches!(step, Step::Dma { .. } | Step::Close(_) | Step::Open(Slot::Device(_)));
+        *(if slow { &mut tally.slow } else { &mut tally.kernel }) += began.elapsed();
         self.done.push(*step);
         tally.steps += 1;
         let kind = match step {

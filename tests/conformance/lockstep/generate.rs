@@ -69,12 +69,14 @@ pub(crate) fn next(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     if chance(rng, 50) && ready(model).is_empty() {
         return towards_ready(rng, model);
     }
+    if plan.devices && chance(rng, 15) {
+        return device_step(rng, model);
+    }
     match rng.u32(0..100) {
         0..88 => container_step(rng, model),
         88..91 => file_step(rng, model, plan),
         91..94 => group_step(rng, model),
-        94..96 => memory_step(rng, model),
-        _ if plan.devices => device_step(rng, model),
+        94..97 => memory_step(rng, model),
         _ => any_file(rng, model),
     }
 }
@@ -254,17 +256,21 @@ fn any_call(rng: &mut Rng) -> Call {
         4 => Call::Enable,
         5 => Call::Disable,
         6 => Call::GroupGetStatus(vfio::GroupStatus { argsz: argsz(rng, 8), ..Default::default() }),
-        7 => Call::DeviceGetInfo(vfio::DeviceInfo { argsz: argsz(rng, 24), ..Default::default() }),
-        8 => {
-            let index = if chance(rng, 90) { rng.u32(0..12) } else { rng.u32(..) };
-            Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: argsz(rng, 32), index, ..Default::default() })
-        }
+        7 | 8 => device_call(rng),
         9 => Call::TceCreate(create(rng)),
         10 => Call::UnmapDma(unmap(rng, &[])),
         11 => Call::EehPeOp(eeh_op(rng)),
         12 => Call::GroupSetContainer(Fd(rng.u32(0..FILES as u32))),
         _ => Call::GroupUnsetContainer,
     }
+}
+
+fn device_call(rng: &mut Rng) -> Call {
+    if chance(rng, 40) {
+        return Call::DeviceGetInfo(vfio::DeviceInfo { argsz: argsz(rng, 24), ..Default::default() });
+    }
+    let index = if chance(rng, 90) { rng.u32(0..12) } else { rng.u32(..) };
+    Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: argsz(rng, 32), index, ..Default::default() })
 }
 
 fn any_file(rng: &mut Rng, model: &Side<Model>) -> Step {
@@ -275,7 +281,8 @@ fn any_file(rng: &mut Rng, model: &Side<Model>) -> Step {
 }
 
 fn file_step(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
-    let last = if plan.devices { FILES } else { CONTAINERS + GROUPS };
+    // A device is reset with its last close, which takes seconds.
+    let last = if plan.devices && chance(rng, 20) { FILES } else { CONTAINERS + GROUPS };
     let slot = Slot::from_index(rng.usize(0..last));
     let open = model.fd(slot).is_some();
     if open && chance(rng, 75) { Step::Close(slot) } else { Step::Open(slot) }
@@ -316,11 +323,12 @@ fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     let Some(device) = open_of(rng, model, (0..DEVICES).map(Slot::Device)) else {
         return Step::Open(Slot::Device(rng.usize(0..DEVICES)));
     };
-    match rng.u32(0..10) {
+    match rng.u32(0..12) {
         0 => call(device, any_call(rng), NOWHERE),
-        1 | 2 => match numbers::part(rng, model) {
+        1 => call(device, device_call(rng), NOWHERE),
+        2..5 => match numbers::part(rng, model) {
             Some(part) if part.len <= 1 << 18 => Step::Fill(part, rng.u8(1..)),
-            _ => call(device, any_call(rng), NOWHERE),
+            _ => call(device, device_call(rng), NOWHERE),
         },
         _ => dma_step(rng, model, device),
     }

@@ -55,6 +55,10 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { call: Call::GroupSetContainer(fd), .. } => {
             model.fd(Slot::from_index(fd.0 as usize)).is_none().then_some("NotOpen")
         }
+        // PHB3 arms errors of DMA once there is a window: they hit what comes later.
+        Step::Call { call: Call::EehPeOp(args), .. } if args.op == eeh::op::INJECT_ERR => {
+            (12..20).contains(&args.err.func).then_some("ErrorOfDma")
+        }
         Step::Call { call: Call::RegisterMemory(args), .. } if (MOST_BYTES..ABSURD).contains(&args.size) => {
             Some("Slow")
         }
