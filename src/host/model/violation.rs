@@ -33,6 +33,12 @@ pub enum Violation {
         /// Where.
         start: Iova,
     },
+    /// MAP at bus address 0 that failed at its first page, on POWER8: the rollback is one of no entries, whose TCE kill
+    /// loop never ends.
+    FailedMapAtZero {
+        /// Bytes that were to be mapped.
+        size: u64,
+    },
     /// UNMAP of no bytes: on POWER8 the TCE kill loop never ends.
     EmptyUnmap {
         /// Where.
@@ -105,6 +111,9 @@ impl fmt::Display for Violation {
                 write!(f, "UNMAP of {size:#x} bytes at {start} runs past {window}: kernel memory is overwritten")
             }
             Self::EmptyMap { start } => write!(f, "MAP of no bytes at {start}: hangs POWER8"),
+            Self::FailedMapAtZero { size } => {
+                write!(f, "MAP of {size:#x} bytes at bus address 0 failed at its first page: hangs POWER8")
+            }
             Self::EmptyUnmap { start } => write!(f, "UNMAP of no bytes at {start}: hangs POWER8"),
             Self::EmptyRegister => f.write_str("REGISTER of no bytes: the kernel warns"),
             Self::UnregisterWhileMapped { range, mapped } => {

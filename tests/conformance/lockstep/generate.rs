@@ -30,7 +30,7 @@ const NOWHERE: Where = Where::Fixed(0);
 pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<Step> {
     let page = model.host.page_shift();
     let mut steps: Vec<Step> = (0..rng.usize(2..5))
-        .map(|_| Step::Allocate { size: [1, 3, 8, 33, 80][rng.usize(0..5)] * page.bytes(), page })
+        .map(|_| Step::Allocate { size: [1, 3, 8, 16, 33][rng.usize(0..5)] * page.bytes(), page })
         .collect();
     if let Some(huge) = plan.huge.first().filter(|_| chance(rng, 60)) {
         steps.push(Step::Allocate { size: rng.u64(1..3) * huge.bytes(), page: *huge });
