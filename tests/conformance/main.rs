@@ -2,7 +2,17 @@
 //! that can be seen compared after each. Runs on a POWER machine with two groups bound to vfio-pci:
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- conformance --ops 20000 --seed 1`
+//!
+//! The walk is made of episodes, each a function of the seed and its number: memory is allocated, containers are made
+//! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
+//! that would crash, poison or lose something (a [`Violation`](spapr_iommu::host::model::Violation)) or take too long are
+//! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
+//! shrunk to the shortest sequence of steps that still differs, and printed. Steps are bare calls, most of which a scenario
+//! of `spapr-iommu run` cannot express: that goes through the library, which refuses them.
+//!
+//! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
 
+mod fatal;
 mod lockstep;
 mod machine;
 
@@ -38,10 +48,28 @@ struct Options {
     /// Compare the model with itself, on any machine
     #[arg(long = "self", requires = "preset")]
     itself: bool,
+    /// Print each operation before it is done
+    #[arg(long)]
+    trace: bool,
+    /// Instead: make a call that ends this machine
+    #[arg(long)]
+    fatal: Option<fatal::Trap>,
+    /// Instead: ask the library for what `--fatal` does
+    #[arg(long)]
+    refused: Option<fatal::Trap>,
 }
 
 fn main() -> ExitCode {
-    match compare(&Options::parse()) {
+    let options = Options::parse();
+    let done = match (options.fatal, options.refused) {
+        (Some(trap), _) => fatal::bare(trap).map(|text| (text, false)),
+        (_, Some(trap)) => fatal::refused(trap).map(|text| (text, true)),
+        _ => compare(&options).map(|good| (String::new(), good)).map_err(Into::into),
+    };
+    match done.map(|(text, good)| {
+        println!("{text}");
+        good
+    }) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -58,6 +86,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         ops: options.ops,
         length: options.length,
         dma_every: options.dma_every,
+        trace: options.trace,
         huge: Vec::new(),
     };
     let host = Vfio::new();

@@ -59,11 +59,13 @@ pub(crate) struct Episode<M> {
     real: Side<M>,
     /// What was done so far.
     pub(crate) done: Vec<Step>,
+    /// Print each step before it is done.
+    pub(crate) trace: bool,
 }
 
 impl<M: Machine> Episode<M> {
     pub(crate) fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
-        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new() })
+        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new(), trace: false })
     }
 
     /// A random one of about `length` steps.
@@ -101,7 +103,7 @@ impl<M: Machine> Episode<M> {
     }
 
     fn apply(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
-        if std::env::var_os("CONFORMANCE_TRACE").is_some() {
+        if self.trace {
             eprintln!("{step}");
         }
         let began = Instant::now();

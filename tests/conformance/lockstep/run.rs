@@ -21,6 +21,8 @@ pub(crate) struct Amount {
     /// One episode in that many opens devices and does DMA; 0 for none.
     pub(crate) dma_every: u64,
     pub(crate) huge: Vec<PageShift>,
+    /// Print each step before it is done.
+    pub(crate) trace: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +49,10 @@ pub(crate) fn run<M: Machine>(
         // Each episode is a function of the seed and its number alone.
         let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let mut episode = Episode::new(pair)?;
-        let result = episode.walk(&mut rng, &plan, amount.length, &mut summary.tally);
+        episode.trace = amount.trace;
+        // Devices are reset when they are closed, which takes seconds: that is to pay.
+        let length = if devices { 3 * amount.length } else { amount.length };
+        let result = episode.walk(&mut rng, &plan, length, &mut summary.tally);
         summary.episodes += 1;
         summary.took = began.elapsed();
         progress(&summary);
