@@ -5,7 +5,7 @@ use super::side::Machine;
 use super::step::Step;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Takes steps out, large pieces first, as long as the two sides still differ. What differs may change on the way.
 pub(crate) fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Option<(Vec<Step>, Difference)> {
