@@ -3,7 +3,7 @@
 use super::dma;
 use super::numbers::{self, argsz, chance, flags};
 use super::side::Side;
-use super::step::{CONTAINERS, DEVICES, FILES, GROUPS, Slot, Step, Where};
+use super::step::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where};
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
@@ -20,6 +20,9 @@ pub(crate) struct Plan {
     pub(crate) devices: bool,
 }
 
+/// Most bytes to fill at once.
+const MOST_FILLED: u64 = 1 << 18;
+
 fn call(file: Slot, call: Call, user: Where) -> Step {
     Step::Call { file, call, user }
 }
@@ -34,6 +37,16 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
         .collect();
     if let Some(huge) = plan.huge.first().filter(|_| chance(rng, 60)) {
         steps.push(Step::Allocate { size: rng.u64(1..3) * huge.bytes(), page: *huge });
+    }
+    if plan.devices {
+        let sizes: Vec<u64> = steps
+            .iter()
+            .filter_map(|step| if let Step::Allocate { size, .. } = step { Some(*size) } else { None })
+            .collect();
+        let fills = sizes.iter().enumerate().map(|(slot, size)| {
+            Step::Fill(Part { slot, offset: 0, len: (*size).min(MOST_FILLED) }, 0x11 * (slot as u8 + 1))
+        });
+        steps.extend(fills.collect::<Vec<_>>());
     }
     for n in 0..rng.usize(1..=GROUPS) {
         if chance(rng, 8) {
@@ -327,7 +340,7 @@ fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
         0 => call(device, any_call(rng), NOWHERE),
         1 => call(device, device_call(rng), NOWHERE),
         2..5 => match numbers::part(rng, model) {
-            Some(part) if part.len <= 1 << 18 => Step::Fill(part, rng.u8(1..)),
+            Some(part) if part.len <= MOST_FILLED => Step::Fill(part, rng.u8(1..)),
             _ => call(device, device_call(rng), NOWHERE),
         },
         _ => dma_step(rng, model, device),

@@ -89,7 +89,7 @@ impl<M: Machine> Side<M> {
             Step::Free(part) => (self.on(part, |range| self.host.free(range)), None),
             Step::Protect(part, protection) => (self.on(part, |range| self.host.protect(range, *protection)), None),
             Step::Fill(part, byte) => {
-                let data = vec![*byte; usize::try_from(part.len).unwrap_or(0)];
+                let data: Vec<u8> = (0..part.len).map(|at| byte ^ ((part.offset + at) >> 12) as u8).collect();
                 (self.on(part, |range| self.host.write(range.start(), &data)), None)
             }
             Step::Call { file, call, user } => {

@@ -67,6 +67,7 @@ pub(crate) enum Step {
     },
     Free(Part),
     Protect(Part, Protection),
+    /// Fills memory with a byte that differs from page to page.
     Fill(Part, u8),
     /// An ioctl. `vaddr` in the call stands for `user`, a file in it for a slot's index.
     Call {
