@@ -237,6 +237,7 @@ fn create(rng: &mut Rng) -> spapr::TceCreate {
         0 => numbers::wild(rng),
         1 => 3 << rng.u32(12..40),
         2 => 1 << page_shift.min(63),
+        3 => 1 << page_shift.min(63).saturating_sub(rng.u32(1..9)),
         _ => 1u64.checked_shl(page_shift.saturating_add(rng.u32(0..15))).unwrap_or(1 << 40),
     };
     spapr::TceCreate { argsz: argsz(rng, 40), flags: flags(rng), page_shift, window_size, levels, ..Default::default() }
