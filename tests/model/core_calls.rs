@@ -130,7 +130,6 @@ fn eeh_on_powernv_answers_every_operation() {
     for op in [0, 1, 2, 3, 4, 8] {
         assert_eq!(eeh_op(&b, op), OK, "{op}");
     }
-    assert_eq!(eeh_op(&b, eeh::op::INJECT_ERR), Err(Errno::EIO));
     assert_eq!(eeh_op(&b, 10), Err(Errno::EINVAL));
     let short = eeh::PeOp { argsz: 12, op: eeh::op::INJECT_ERR, ..Default::default() };
     assert_eq!(b.call(Call::EehPeOp(short)), Err(Errno::EINVAL));
@@ -150,6 +149,23 @@ fn a_frozen_pe_is_brought_back_step_by_step() {
             assert_eq!(eeh_op(&b, op), OK);
             before
         });
-    assert_eq!(states, [eeh::state::STOPPED, eeh::state::STOPPED_DMA, eeh::state::NORMAL, eeh::state::RESET]);
+    // In the reset that was asked for the PE passes for a working one.
+    assert_eq!(states, [eeh::state::STOPPED, eeh::state::STOPPED_DMA, eeh::state::NORMAL, eeh::state::NORMAL]);
     assert_eq!(eeh_op(&b, eeh::op::GET_STATE), OK);
+}
+
+#[test]
+fn errors_are_injected_as_the_phb_knows_them() {
+    let inject = |preset, kind, func| {
+        let err = eeh::PeErr { kind, func, ..Default::default() };
+        bench(preset).call(Call::EehPeOp(eeh::PeOp { argsz: 40, op: eeh::op::INJECT_ERR, err, flags: 0 }))
+    };
+    for (preset, known) in [("powernv8", &[0, 1, 4, 5, 6, 7, 10, 11][..]), ("powernv9", &[4, 5, 10, 11])] {
+        for func in 0..20 {
+            let expected = if known.contains(&func) { OK } else { Err(Errno::EIO) };
+            assert_eq!([inject(preset, 0, func), inject(preset, 1, func)], [expected; 2], "{preset} {func}");
+            assert_eq!(inject(preset, 2, func), Err(Errno::ERANGE), "{preset} {func}");
+        }
+        assert_eq!(inject(preset, 2, 20), Err(Errno::EINVAL));
+    }
 }

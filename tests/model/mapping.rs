@@ -239,3 +239,18 @@ fn mapping_64_gib_is_cheap() {
     assert_eq!(b.unregister(memory), OK);
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_map_at_bus_address_0_that_fails_at_once_hangs_power8() {
+    for (preset, hangs) in [("powernv8", true), ("powernv9", false), ("pseries", false)] {
+        let b = bench(preset);
+        let memory = b.registered(0x10000);
+        let stranger = b.memory(0x10000);
+        assert_eq!(b.map(stranger.start(), 0x1000, 0x1000), Err(Errno::EINVAL), "elsewhere it is harmless");
+        assert_eq!(b.map(at(memory, 0xf000), 0, 0x2000), Err(Errno::EINVAL), "as it is behind a good page");
+        assert_eq!(b.violations(), []);
+        assert_eq!(b.map(stranger.start(), 0, 0x1000), Err(Errno::EINVAL));
+        let expected = if hangs { vec![Violation::FailedMapAtZero { size: 0x1000 }] } else { Vec::new() };
+        assert_eq!(b.violations(), expected, "{preset}");
+    }
+}

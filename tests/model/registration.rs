@@ -219,3 +219,12 @@ fn a_region_keeps_the_pages_that_were_there() {
     b.model.read(memory.start(), &mut text).unwrap();
     assert_eq!(&text, b"\0ne");
 }
+
+#[test]
+fn a_range_that_wraps_is_invalid_to_register_and_unknown_to_unregister() {
+    let b = bench("powernv9");
+    let wraps = register(0xffff_ffff_ffff_0000, 0x2_0000);
+    b.registered(0x10000);
+    assert_eq!(b.call(Call::RegisterMemory(wraps)), Err(Errno::EINVAL));
+    assert_eq!(b.call(Call::UnregisterMemory(wraps)), Err(Errno::ENOENT));
+}

@@ -152,3 +152,17 @@ fn a_new_group_gets_the_windows_that_are_there() {
     assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
     assert_eq!(b.model.tables(b.container).len(), 2);
 }
+
+#[test]
+fn a_page_shift_passes_for_another_by_its_low_seven_bits() {
+    let b = bench("pseries");
+    assert_eq!(b.remove(0), OK);
+    for page_shift in [64 + 12, 127, 128 + 13] {
+        assert_eq!(b.create(page_shift, 1 << 30, 1), Err(Errno::EINVAL));
+        assert_eq!(b.violations(), [], "{page_shift}");
+    }
+    assert_eq!(b.create(128 + 12, 1 << 63, 2), Err(Errno::EINVAL));
+    // What the kernel charges for a table of two levels, in whole pages.
+    assert_eq!(b.model.locked(), 0xffff_0000);
+    assert!(b.violations().contains(&Violation::WildPageShift { page_shift: 140 }));
+}

@@ -13,7 +13,7 @@ use crate::uapi::spapr;
 use std::collections::BTreeMap;
 
 /// What all containers share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Kernel {
     pub(super) preset: Preset,
     pub(super) process: Process,
@@ -23,7 +23,7 @@ pub(super) struct Kernel {
 }
 
 /// A container: the groups in it, newest first, and the driver once SET_IOMMU bound it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Container {
     /// The container's own file is open.
     pub(super) open: bool,
@@ -31,7 +31,7 @@ pub(super) struct Container {
     pub(super) driver: Option<Driver>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Driver {
     pub(super) v2: bool,
     pub(super) enabled: bool,

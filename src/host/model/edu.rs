@@ -31,7 +31,7 @@ pub(super) enum Transfer {
     Write { iova: u64, offset: usize, len: usize },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Edu {
     config: [u8; CONFIG_SIZE as usize],
     liveness: u32,

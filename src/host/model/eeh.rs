@@ -1,11 +1,14 @@
 //! EEH_PE_OP, and what a freeze does.
 
 use super::container::{Driver, Kernel, Result, check_args};
+use super::preset::Machine;
 use crate::host::{Errno, Platform};
 use crate::uapi::eeh::{PeOp, op, state};
 
 /// Bytes up to and with `op`, all that most operations need.
 const SHORT: usize = 12;
+/// The last of `EEH_ERR_TYPE_*`: 32 bits, 64 bits.
+const LAST_KIND: u32 = 1;
 /// The last of `EEH_ERR_FUNC_*`.
 const LAST_FUNC: u32 = 19;
 
@@ -19,7 +22,7 @@ impl Driver {
             }
             check_args(args.argsz, SHORT, args.flags)?;
             let Some(group) = kernel.groups.get_mut(group) else { continue };
-            match operate(&mut group.eeh_state, args)? {
+            match operate(kernel.preset.machine, &mut group.eeh_state, args)? {
                 0 => {}
                 state => return Ok(state),
             }
@@ -28,9 +31,17 @@ impl Driver {
     }
 }
 
-fn operate(pe: &mut i32, args: &PeOp) -> Result {
+/// Errors the firmware knows how to inject: on all PHBs those of the configuration space, on PHB3 also those of loads
+/// and stores to memory.
+fn injects(machine: Machine, func: u32) -> bool {
+    matches!(func, 4 | 5 | 10 | 11) || machine == Machine::Powernv8 && matches!(func, 0 | 1 | 6 | 7)
+}
+
+fn operate(machine: Machine, pe: &mut i32, args: &PeOp) -> Result {
     *pe = match args.op {
         op::DISABLE | op::CONFIGURE => *pe,
+        // A PE the host itself holds in reset passes for a working one (`pnv_eeh_get_pe_state`).
+        op::GET_STATE if *pe == state::RESET => return Ok(state::NORMAL),
         op::GET_STATE => return Ok(*pe),
         op::ENABLE if matches!(*pe, state::STOPPED | state::STOPPED_DMA) => state::NORMAL,
         op::ENABLE => *pe,
@@ -42,6 +53,8 @@ fn operate(pe: &mut i32, args: &PeOp) -> Result {
         op::INJECT_ERR if (args.argsz as usize) < size_of::<PeOp>() || args.err.func > LAST_FUNC => {
             return Err(Errno::EINVAL);
         }
+        op::INJECT_ERR if args.err.kind > LAST_KIND => return Err(Errno::ERANGE),
+        op::INJECT_ERR if injects(machine, args.err.func) => *pe,
         op::INJECT_ERR => return Err(Errno::EIO),
         _ => return Err(Errno::EINVAL),
     };

@@ -8,7 +8,7 @@ use crate::uapi::eeh::state;
 /// The driver VFIO needs on a device.
 const VFIO_PCI: &str = "vfio-pci";
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Group {
     pub(super) number: u32,
     pub(super) devices: Vec<Device>,
@@ -22,7 +22,7 @@ pub(super) struct Group {
     pub(super) device_files: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Device {
     pub(super) address: String,
     driver: String,

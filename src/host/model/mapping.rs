@@ -1,7 +1,7 @@
 //! MAP and UNMAP.
 
 use super::container::{Driver, Kernel, Result};
-use super::preset::KernelVersion;
+use super::preset::{KernelVersion, Machine};
 use super::region::Segment;
 use super::table::{Table, pin_singly};
 use super::violation::Violation;
@@ -103,6 +103,10 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
         }
     }
     if let Some((index, errno)) = failed {
+        // The rollback tells the hardware to forget no entries, from -1 down.
+        if index == 0 && first == 0 && kernel.preset.machine == Machine::Powernv8 {
+            kernel.violations.push(Violation::FailedMapAtZero { size: args.size });
+        }
         // What was mapped so far is cleared, with all that lay there before; what lies behind stays.
         segments.clear();
         table.clear(&(first..first + index), v2.then_some(&mut kernel.regions));

@@ -3,7 +3,7 @@
 use crate::addr::PageShift;
 use crate::host::{Errno, Memlock};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Locked {
     page: PageShift,
     pages: u64,

@@ -154,6 +154,14 @@ impl Model {
         self.run(State::exit);
     }
 
+    /// Another machine in the same state: what is done to one does not reach the other, and a violation in it does not
+    /// panic. Files and memory have the same numbers and addresses in both.
+    pub fn fork(&self) -> Self {
+        let mut state = self.lock().clone();
+        state.strict = false;
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// What went wrong so far, oldest first.
     pub fn violations(&self) -> Vec<Violation> {
         self.lock().kernel.violations.clone()

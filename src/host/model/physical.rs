@@ -1,15 +1,17 @@
 //! Physical memory: addresses are given out once and never again, contents are kept where they are not zero.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Contents are kept in blocks of 4 KiB, the smallest page of any kind.
 const BLOCK: u64 = 4096;
 /// Given-out memory starts behind every user address, so that open memory can lie at its own user address.
 const FIRST: u64 = super::process::TASK_SIZE;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Physical {
-    blocks: BTreeMap<u64, Box<[u8]>>,
+    /// Shared with forks of the machine until one writes.
+    blocks: BTreeMap<u64, Arc<[u8]>>,
     next: u64,
 }
 
@@ -44,7 +46,7 @@ impl Physical {
                 continue;
             }
             let bytes = self.blocks.entry(block).or_insert_with(|| vec![0; BLOCK as usize].into());
-            bytes[offset..offset + source.len()].copy_from_slice(source);
+            Arc::make_mut(bytes)[offset..offset + source.len()].copy_from_slice(source);
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) struct Pages {
 /// A stretch of user addresses and what lies behind it.
 pub(super) type Stretch = (Range<u64>, Pages);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Process {
     pub(super) page: PageShift,
     pub(super) locked: Locked,

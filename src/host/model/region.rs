@@ -12,7 +12,7 @@ const PIN_CHUNK: u64 = 2 << 20;
 /// Regions of more pages than this fail to get their array of 8 bytes a page (here: 512 GiB of it).
 const MOST_PAGES: u64 = 1 << 36;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Region {
     pub(super) user: UserRange,
     /// The same as numbers.
@@ -59,7 +59,7 @@ pub(super) enum Drop {
     Busy,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Regions {
     list: BTreeMap<u64, Region>,
     serial: u64,

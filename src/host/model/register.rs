@@ -4,14 +4,14 @@ use super::container::{Driver, Kernel, Result, check_args};
 use super::violation::Violation;
 use crate::host::Errno;
 use crate::uapi::spapr::RegisterMemory;
-use core::ops::Range;
 
 impl Driver {
     /// `tce_iommu_register_pages`.
     pub(super) fn register(&mut self, kernel: &mut Kernel, args: &RegisterMemory) -> Result {
         self.bound = true;
         check_args(args.argsz, size_of::<RegisterMemory>(), args.flags)?;
-        let range = host_range(kernel, args)?;
+        aligned(kernel, args)?;
+        let range = args.vaddr..args.vaddr.checked_add(args.size).ok_or(Errno::EINVAL)?;
         if let Some(region) = kernel.regions.exact(&range) {
             if self.registered.contains(&range.start) {
                 return Err(Errno::EBUSY);
@@ -35,7 +35,9 @@ impl Driver {
             return Err(Errno::EPERM);
         }
         check_args(args.argsz, size_of::<RegisterMemory>(), args.flags)?;
-        let range = host_range(kernel, args)?;
+        aligned(kernel, args)?;
+        // REGISTER has looked whether it wraps; here it is only a region that there is not.
+        let range = args.vaddr..args.vaddr.checked_add(args.size).ok_or(Errno::ENOENT)?;
         let region = kernel.regions.exact(&range).ok_or(Errno::ENOENT)?;
         let at = self.registered.iter().position(|start| *start == range.start).ok_or(Errno::ENOENT)?;
         if region.used == 1 && region.mapped != 1 {
@@ -48,10 +50,6 @@ impl Driver {
     }
 }
 
-fn host_range(kernel: &Kernel, args: &RegisterMemory) -> Result<Range<u64>> {
-    let end = args.vaddr.checked_add(args.size).ok_or(Errno::EINVAL)?;
-    if (args.vaddr | args.size) & kernel.process.page.mask() != 0 {
-        return Err(Errno::EINVAL);
-    }
-    Ok(args.vaddr..end)
+fn aligned(kernel: &Kernel, args: &RegisterMemory) -> Result<()> {
+    if (args.vaddr | args.size) & kernel.process.page.mask() == 0 { Ok(()) } else { Err(Errno::EINVAL) }
 }

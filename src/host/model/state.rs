@@ -15,7 +15,7 @@ pub(super) enum File {
     Device { group: u32, index: usize },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) kernel: Kernel,
     pub(super) containers: BTreeMap<u32, Container>,

@@ -29,7 +29,7 @@ pub(super) enum WindowKind {
     Dynamic,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) kind: WindowKind,
     pub(super) shift: u32,

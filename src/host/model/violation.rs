@@ -33,6 +33,12 @@ pub enum Violation {
         /// Where.
         start: Iova,
     },
+    /// MAP at bus address 0 that failed at its first page, on POWER8: the rollback is one of no entries, whose TCE kill
+    /// loop never ends.
+    FailedMapAtZero {
+        /// Bytes that were to be mapped.
+        size: u64,
+    },
     /// UNMAP of no bytes: on POWER8 the TCE kill loop never ends.
     EmptyUnmap {
         /// Where.
@@ -63,6 +69,12 @@ pub enum Violation {
     LeakedCharge {
         /// Bytes.
         bytes: u64,
+    },
+    /// Creating a window with a page shift of 128 or more whose low seven bits name a page size the PE has: the kernel
+    /// takes it for that and computes on with the number. The model leaks the charge and refuses.
+    WildPageShift {
+        /// The page shift.
+        page_shift: u32,
     },
     /// The PE is on the kernel's list of failed PEs: no window can be created on it until reboot.
     Poisoned {
@@ -99,6 +111,9 @@ impl fmt::Display for Violation {
                 write!(f, "UNMAP of {size:#x} bytes at {start} runs past {window}: kernel memory is overwritten")
             }
             Self::EmptyMap { start } => write!(f, "MAP of no bytes at {start}: hangs POWER8"),
+            Self::FailedMapAtZero { size } => {
+                write!(f, "MAP of {size:#x} bytes at bus address 0 failed at its first page: hangs POWER8")
+            }
             Self::EmptyUnmap { start } => write!(f, "UNMAP of no bytes at {start}: hangs POWER8"),
             Self::EmptyRegister => f.write_str("REGISTER of no bytes: the kernel warns"),
             Self::UnregisterWhileMapped { range, mapped } => {
@@ -109,6 +124,9 @@ impl fmt::Display for Violation {
             }
             Self::LeakedCount { range } => write!(f, "a failed exchange left a count on {range}: never freed"),
             Self::LeakedCharge { bytes } => write!(f, "a failed window creation left {bytes:#x} bytes locked"),
+            Self::WildPageShift { page_shift } => {
+                write!(f, "a window of page shift {page_shift} was asked for: taken for {}", page_shift & 0x7f)
+            }
             Self::Poisoned { group } => write!(f, "no more windows for group {group} until reboot"),
             Self::SecondDdw { group } => write!(f, "a second dynamic window was asked for group {group}"),
             Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),

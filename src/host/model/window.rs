@@ -30,15 +30,23 @@ impl Driver {
     fn create_window(&mut self, kernel: &mut Kernel, shift: u32, size: u64, levels: u32) -> Result<u64> {
         let slot = self.tables.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?;
         let newest = *self.groups.first().ok_or(Errno::ENODEV)?;
-        if 1u64.checked_shl(shift).is_none_or(|bit| kernel.preset.limits().pgsizes & bit == 0) {
+        // The test shifts by any number, of which POWER takes the low seven bits.
+        let low = shift & 0x7f;
+        if 1u64.checked_shl(low).is_none_or(|bit| kernel.preset.limits().pgsizes & bit == 0) {
             return Err(Errno::EINVAL);
         }
-        let bytes = kernel.preset.table_size(shift, size, levels);
+        let bytes = kernel.preset.table_size(low, size, levels);
         if bytes == 0 {
             return Err(Errno::EINVAL);
         }
         let charged = bytes >> kernel.process.page.get();
         kernel.process.locked.charge(charged)?;
+        if low != shift {
+            let bytes = charged << kernel.process.page.get();
+            kernel.violations.push(Violation::WildPageShift { page_shift: shift });
+            kernel.violations.push(Violation::LeakedCharge { bytes });
+            return Err(Errno::EINVAL);
+        }
         let pe = &mut kernel.groups.get_mut(&newest).ok_or(Errno::ENODEV)?.pe;
         let request = Request { slot, shift, size, levels };
         let made = kernel.preset.create_table(pe, request, &mut kernel.violations).inspect_err(|_| {

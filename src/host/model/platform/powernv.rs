@@ -15,27 +15,35 @@ pub(super) fn limits(pgsizes: u64) -> Limits {
     Limits { start: 0, size: 0x8000_0000, pgsizes, windows: 2, levels: MOST_LEVELS }
 }
 
-/// Entries as a power of two; `None` for what is refused whatever its table would be.
+/// Entries as a power of two; `None` for what is refused whatever its table would be. A window smaller than its page
+/// gives a number that wrapped, and the kernel computes on with it.
 fn entries_shift(shift: u32, size: u64, levels: u32) -> Option<u32> {
     let allowed = (1..=MOST_LEVELS).contains(&levels) && size.is_power_of_two();
-    size.checked_ilog2().filter(|_| allowed)?.checked_sub(shift)
+    Some(size.checked_ilog2().filter(|_| allowed)?.wrapping_sub(shift))
 }
 
 fn level_shift(host: PageShift, entries: u32, levels: u32) -> u32 {
-    (entries.div_ceil(levels) + 3).max(host.get())
+    (entries.wrapping_add(levels - 1) / levels).wrapping_add(3).max(host.get())
+}
+
+/// Two to the power of `shift` as POWER computes it, from the low seven bits: 0 from 64 on.
+fn power(shift: u32) -> u64 {
+    1u64.checked_shl(shift & 0x7f).unwrap_or(0)
 }
 
 /// `pnv_pci_ioda2_get_table_size`: all levels, once for the hardware and once for the user addresses.
 pub(super) fn table_size(host: PageShift, shift: u32, size: u64, levels: u32) -> u64 {
     let Some(entries) = entries_shift(shift, size, levels) else { return 0 };
-    let direct = 1u64 << level_shift(host, entries, levels);
-    let mut table = (8u64 << entries).max(4096);
+    let level = level_shift(host, entries, levels);
+    let direct = power(level);
+    let mut table = power(entries.wrapping_add(3)).max(4096);
     let mut bytes = 0u64;
     for _ in 0..levels {
-        bytes += table.next_multiple_of(direct);
-        table = ((table / direct) << 3).max(direct);
+        let mask = direct.wrapping_sub(1);
+        bytes = bytes.wrapping_add(table.wrapping_add(mask) & !mask);
+        table = (table.checked_shr(level & 0x7f).unwrap_or(0) << 3).max(direct);
     }
-    2 * bytes
+    bytes.wrapping_mul(2)
 }
 
 /// `pnv_pci_ioda2_table_alloc_pages`.
@@ -43,7 +51,7 @@ pub(super) fn create_table(host: PageShift, request: Request) -> Result<Geometry
     let Request { slot, shift, size, levels } = request;
     let entries = entries_shift(shift, size, levels).ok_or(Errno::EINVAL)?;
     let level = level_shift(host, entries, levels);
-    if (level - 3) * levels + shift >= 55 {
+    if u64::from(level - 3) * u64::from(levels) + u64::from(shift) >= 55 {
         return Err(Errno::EINVAL);
     }
     if level > LARGEST_LEVEL {
@@ -51,7 +59,7 @@ pub(super) fn create_table(host: PageShift, request: Request) -> Result<Geometry
     }
     let start = if slot == 0 { 0 } else { SECOND_WINDOW };
     // The table has a host page at least, and all of it is mappable.
-    let entries = 1u64 << (entries + 3).max(host.get()) >> 3;
+    let entries = power(entries.wrapping_add(3).max(host.get())) >> 3;
     Ok(Geometry { kind: WindowKind::Phb, start, entries })
 }
 
@@ -102,5 +110,16 @@ mod tests {
         assert_eq!(create(PageShift::P64K, 12, 1 << 20, 1), Ok(32 << 20));
         assert_eq!(create(PageShift::P64K, 16, 1 << 20, 1), Ok(512 << 20));
         assert_eq!(create(PageShift::P4K, 12, 1 << 20, 1), Ok(2 << 20));
+    }
+
+    #[test]
+    fn a_window_smaller_than_its_page_is_computed_with_all_the_same() {
+        let (large, small) = (PageShift::P64K, PageShift::P4K);
+        // Half a page is as good as a page.
+        assert_eq!((table_size(large, 12, 0x800, 1), create(large, 12, 0x800, 1)), (0x2_0000, Ok(32 << 20)));
+        assert_eq!((table_size(small, 12, 0x800, 1), create(small, 12, 0x800, 1)), (0x2000, Ok(2 << 20)));
+        // One level of nothing costs nothing; two levels are charged and refused.
+        assert_eq!(table_size(large, 12, 0x20, 1), 0);
+        assert_eq!((table_size(large, 12, 0x20, 2), create(large, 12, 0x20, 2)), (0x1_2000, Err(Errno::EINVAL)));
     }
 }

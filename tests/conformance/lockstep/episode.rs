@@ -1,0 +1,147 @@
+//! An episode: both sides from nothing to nothing.
+
+use super::generate::{self, Plan};
+use super::guard;
+use super::side::{Machine, Outcome, Side};
+use super::step::{Slot, Step};
+use core::fmt;
+use fastrand::Rng;
+use spapr_iommu::host::model::Model;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Makes both sides anew.
+pub(crate) struct Pair<'a, M> {
+    pub(crate) model: &'a dyn Fn() -> Result<Side<Model>, String>,
+    pub(crate) real: &'a dyn Fn() -> Result<Side<M>, String>,
+}
+
+/// A step that came to something else on the other side.
+#[derive(Clone, Debug)]
+pub(crate) struct Difference {
+    pub(crate) step: Step,
+    pub(crate) model: Outcome,
+    pub(crate) real: Outcome,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, real) = (self.model.beside(&self.real), self.real.beside(&self.model));
+        write!(f, "{}\n    model:  {model}\n    kernel: {real}", self.step)
+    }
+}
+
+/// Why an episode ended early.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    Difference(Box<Difference>),
+    /// The walk did what it must not, or the model does not balance: a mistake in this program or in the model.
+    Harness(String),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Steps both sides did.
+    pub(crate) steps: u64,
+    pub(crate) transfers: u64,
+    /// Time in the kernel with all looking round, in DMA and closing, and in the model with its trials.
+    pub(crate) kernel: Duration,
+    pub(crate) slow: Duration,
+    pub(crate) model: Duration,
+    /// How often each kind of step ended well, and with an error or a positive result.
+    pub(crate) kinds: BTreeMap<String, [u64; 2]>,
+    /// Steps that were left out, by reason.
+    pub(crate) left_out: BTreeMap<String, u64>,
+}
+
+pub(crate) struct Episode<M> {
+    model: Side<Model>,
+    real: Side<M>,
+    /// What was done so far.
+    pub(crate) done: Vec<Step>,
+    /// Print each step before it is done.
+    pub(crate) trace: bool,
+}
+
+impl<M: Machine> Episode<M> {
+    pub(crate) fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
+        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new(), trace: false })
+    }
+
+    /// A random one of about `length` steps.
+    pub(crate) fn walk(&mut self, rng: &mut Rng, plan: &Plan, length: usize, tally: &mut Tally) -> Result<(), Failure> {
+        for step in generate::prologue(rng, &self.model, plan) {
+            self.step(&step, tally)?;
+        }
+        while self.done.len() < length {
+            let step = generate::next(rng, &self.model, plan);
+            self.step(&step, tally)?;
+        }
+        self.end(tally)
+    }
+
+    /// A given one.
+    pub(crate) fn replay(&mut self, steps: &[Step]) -> Result<(), Failure> {
+        let tally = &mut Tally::default();
+        for step in steps {
+            self.step(step, tally)?;
+        }
+        self.end(tally)
+    }
+
+    fn step(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
+        let began = Instant::now();
+        let refusal = guard::refusal(&self.model, step);
+        tally.model += began.elapsed();
+        match refusal {
+            Some(why) => {
+                *tally.left_out.entry(why).or_default() += 1;
+                Ok(())
+            }
+            None => self.apply(step, tally),
+        }
+    }
+
+    fn apply(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
+        if self.trace {
+            eprintln!("{step}");
+        }
+        let began = Instant::now();
+        let model = self.model.apply(step);
+        tally.model += began.elapsed();
+        if let Some(violation) = self.model.host.violations().first() {
+            return Err(Failure::Harness(format!("{step}: {violation}")));
+        }
+        let began = Instant::now();
+        let real = self.real.apply(step);
+        let slow = matches!(step, Step::Dma { .. } | Step::Close(_) | Step::Open(Slot::Device(_)));
+        *(if slow { &mut tally.slow } else { &mut tally.kernel }) += began.elapsed();
+        self.done.push(*step);
+        tally.steps += 1;
+        let kind = match step {
+            Step::Call { call, .. } => call.name(),
+            Step::Dma { .. } => "DMA",
+            Step::Open(_) => "open",
+            Step::Close(_) => "close",
+            _ => "memory",
+        };
+        tally.kinds.entry(kind.into()).or_default()[usize::from(model.result != Ok(0))] += 1;
+        tally.transfers += u64::from(matches!(step, Step::Dma { .. }));
+        if model == real {
+            return Ok(());
+        }
+        Err(Failure::Difference(Box::new(Difference { step: *step, model, real })))
+    }
+
+    /// Closes everything: nothing may be left.
+    fn end(&mut self, tally: &mut Tally) -> Result<(), Failure> {
+        let steps = guard::wind_down(&self.model).ok_or_else(|| Failure::Harness("there is no way back".into()))?;
+        for step in &steps {
+            self.apply(step, tally)?;
+        }
+        match self.model.locked() {
+            0 => Ok(()),
+            left => Err(Failure::Harness(format!("{left} bytes stay locked in the model"))),
+        }
+    }
+}

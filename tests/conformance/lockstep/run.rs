@@ -1,0 +1,83 @@
+//! Episode after episode, until enough steps were compared or something differs.
+
+use super::episode::{Episode, Failure, Pair, Tally};
+use super::generate::Plan;
+use super::shrink;
+use super::side::Machine;
+use fastrand::Rng;
+use spapr_iommu::addr::PageShift;
+use std::time::{Duration, Instant};
+
+/// How much to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Amount {
+    pub(crate) seed: u64,
+    /// The first episode.
+    pub(crate) from: u64,
+    /// Steps to compare.
+    pub(crate) ops: u64,
+    /// Steps of an episode.
+    pub(crate) length: usize,
+    /// One episode in that many opens devices and does DMA; 0 for none.
+    pub(crate) dma_every: u64,
+    pub(crate) huge: Vec<PageShift>,
+    /// Print each step before it is done.
+    pub(crate) trace: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) tally: Tally,
+    pub(crate) episodes: u64,
+    /// A description of each difference.
+    pub(crate) differences: Vec<String>,
+    pub(crate) took: Duration,
+}
+
+/// Runs; tells `progress` after each episode.
+pub(crate) fn run<M: Machine>(
+    pair: &Pair<'_, M>,
+    amount: &Amount,
+    mut progress: impl FnMut(&Summary),
+) -> Result<Summary, String> {
+    let began = Instant::now();
+    let mut summary = Summary::default();
+    while summary.tally.steps < amount.ops {
+        let number = amount.from + summary.episodes;
+        let devices = amount.dma_every != 0 && number % amount.dma_every == amount.dma_every - 1;
+        let plan = Plan { huge: amount.huge.clone(), devices };
+        // Each episode is a function of the seed and its number alone.
+        let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
+        let mut episode = Episode::new(pair)?;
+        episode.trace = amount.trace;
+        // Devices are reset when they are closed, which takes seconds: that is to pay.
+        let length = if devices { 3 * amount.length } else { amount.length };
+        let result = episode.walk(&mut rng, &plan, length, &mut summary.tally);
+        summary.episodes += 1;
+        summary.took = began.elapsed();
+        progress(&summary);
+        let Err(failure) = result else { continue };
+        let steps = core::mem::take(&mut episode.done);
+        drop(episode);
+        let place = format!("seed {} episode {number} step {}", amount.seed, steps.len());
+        summary.differences.push(match failure {
+            Failure::Harness(what) => format!("{place}: {what}"),
+            Failure::Difference(difference) => {
+                eprintln!("{place}: {difference}\nshrinking");
+                let shortest = shrink::shrink(pair, steps);
+                let mut text = format!("{place}: {difference}\n");
+                match shortest {
+                    None => text += "  does not happen again from a clean state",
+                    Some((steps, difference)) => {
+                        text += "  shortest sequence that differs:\n";
+                        steps.iter().for_each(|step| text += &format!("    {step}\n"));
+                        text += &format!("  there: {difference}");
+                    }
+                }
+                text
+            }
+        });
+        break;
+    }
+    Ok(summary)
+}

@@ -1,0 +1,143 @@
+//! The model against the running kernel: the same random operations on both, and result, error number and everything
+//! that can be seen compared after each. Runs on a POWER machine with two groups bound to vfio-pci:
+//!
+//! `ppc64/run --machine powernv9 --kernel 6.12-64k -- conformance --ops 20000 --seed 1`
+//!
+//! The walk is made of episodes, each a function of the seed and its number: memory is allocated, containers are made
+//! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
+//! that would crash, poison or lose something (a [`Violation`](spapr_iommu::host::model::Violation)) or take too long are
+//! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
+//! shrunk to the shortest sequence of steps that still differs, and printed. Steps are bare calls, most of which a scenario
+//! of `spapr-iommu run` cannot express: that goes through the library, which refuses them.
+//!
+//! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
+
+mod fatal;
+mod lockstep;
+mod machine;
+
+use clap::Parser;
+use lockstep::episode::Pair;
+use lockstep::run::{Amount, Summary, run};
+use lockstep::side::{Side, fresh_model, names, shifted_model};
+use spapr_iommu::host::model::Preset;
+use spapr_iommu::host::vfio::Vfio;
+use std::process::ExitCode;
+
+/// Compares the model with the running kernel, operation by operation.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Operations to compare
+    #[arg(long, default_value_t = 5000)]
+    ops: u64,
+    /// Where the random walk starts
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The first episode
+    #[arg(long, default_value_t = 0)]
+    episode: u64,
+    /// Operations of an episode
+    #[arg(long, default_value_t = 120)]
+    length: usize,
+    /// One episode in that many opens devices and does DMA, 0 for none
+    #[arg(long, default_value_t = 10)]
+    dma_every: u64,
+    /// The model to compare with [default: the one like this machine]
+    #[arg(long)]
+    preset: Option<Preset>,
+    /// Compare the model with itself, on any machine
+    #[arg(long = "self", requires = "preset")]
+    itself: bool,
+    /// Print each operation before it is done
+    #[arg(long)]
+    trace: bool,
+    /// Instead: make a call that ends this machine
+    #[arg(long)]
+    fatal: Option<fatal::Trap>,
+    /// Instead: ask the library for what `--fatal` does
+    #[arg(long)]
+    refused: Option<fatal::Trap>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match (options.fatal, options.refused) {
+        (Some(trap), _) => fatal::bare(trap).map(|text| (text, false)),
+        (_, Some(trap)) => fatal::refused(trap).map(|text| (text, true)),
+        _ => compare(&options).map(|good| (String::new(), good)).map_err(Into::into),
+    };
+    match done.map(|(text, good)| {
+        println!("{text}");
+        good
+    }) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("conformance: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(options: &Options) -> Result<bool, String> {
+    let mut amount = Amount {
+        seed: options.seed,
+        from: options.episode,
+        ops: options.ops,
+        length: options.length,
+        dma_every: options.dma_every,
+        trace: options.trace,
+        huge: Vec::new(),
+    };
+    let host = Vfio::new();
+    let preset = match options.preset {
+        Some(preset) => preset,
+        None => machine::preset(&host)?,
+    };
+    let model = || fresh_model(preset);
+    if options.itself {
+        amount.huge = preset.huge_pages().to_vec();
+        let other = || shifted_model(preset);
+        let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
+        return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
+    }
+    amount.huge = machine::huge_pages(preset.huge_pages());
+    let names = names(&host)?;
+    let real = || Ok(Side::new(Vfio::new(), names.clone()));
+    let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;
+    Ok(report(&summary, &amount, &format!("model:{preset} with Linux {}", machine::release()?)))
+}
+
+fn progress(summary: &Summary) {
+    if summary.episodes.is_power_of_two() || summary.episodes.is_multiple_of(32) {
+        let rate = summary.tally.steps as f64 / summary.took.as_secs_f64();
+        eprintln!("{} episodes, {} operations, {rate:.0}/s", summary.episodes, summary.tally.steps);
+    }
+}
+
+fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
+    let tally = &summary.tally;
+    for difference in &summary.differences {
+        println!("{difference}");
+    }
+    for (kind, [zero, other]) in &tally.kinds {
+        println!("  {kind}: {zero} with 0, {other} otherwise");
+    }
+    let left: Vec<String> = tally.left_out.iter().map(|(why, count)| format!("{why} {count}")).collect();
+    println!("  left out: {}", left.join(", "));
+    println!(
+        "  {:.1?} in calls, {:.1?} in DMA and closing, {:.1?} in the model",
+        tally.kernel, tally.slow, tally.model
+    );
+    println!(
+        "{what}: {} operations in {} episodes, {} transfers, {} differences, {:.1} s, {:.0} operations/s, seed {}",
+        tally.steps,
+        summary.episodes,
+        tally.transfers,
+        summary.differences.len(),
+        summary.took.as_secs_f64(),
+        tally.steps as f64 / summary.took.as_secs_f64(),
+        amount.seed,
+    );
+    summary.differences.is_empty() && tally.steps >= amount.ops
+}
