@@ -67,8 +67,10 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
                 drop((bench.registry.regions(), bench.space.status(), bench.space.gaps(iova(BIG, PAGE))));
             }
         });
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        // Also when one failed, or the others would go on for ever.
         stop.store(true, Ordering::Relaxed);
+        ends.into_iter().for_each(|end| end.unwrap());
     });
     assert_eq!((bench.space.mapped(), other.mapped()), ((0, 0), (0, 0)));
     assert_eq!(bench.model.violations(), []);
