@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,8 +68,20 @@ pub struct Shown {
     pub took: Duration,
 }
 
+/// What to run in a cell.
+#[derive(Debug)]
+pub struct Run {
+    /// The native command, for the models.
+    pub command: PathBuf,
+    /// The scenarios.
+    pub scenarios: Vec<String>,
+    /// Random operations to compare.
+    pub operations: u64,
+}
+
 /// Runs scenarios and kernel tests in a cell, and the scenarios on the model that is like it.
-pub fn show(cell: &Cell, repository: &Path, command: &Path, scenarios: &[String], logs: &Path) -> Result<Shown> {
+pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path) -> Result<Shown> {
+    let Run { command, scenarios, operations } = run;
     let began = Instant::now();
     let name = format!("{}-{}", cell.machine, cell.kernel);
     let host = format!("model:{}", cell.preset());
@@ -87,6 +99,7 @@ pub fn show(cell: &Cell, repository: &Path, command: &Path, scenarios: &[String]
         .args(["--", "spapr-iommu", "run", "--json", "--host", "vfio"])
         .args(scenarios)
         .args(["--then", "kernel", "--format", "terse"])
+        .args(["--then", "conformance", "--seed", "1", "--ops", &operations.to_string()])
         .current_dir(repository)
         .stdin(Stdio::null())
         .output()
@@ -98,6 +111,7 @@ pub fn show(cell: &Cell, repository: &Path, command: &Path, scenarios: &[String]
     let mut checks = compare(scenarios, &documents(&model), &documents(&real));
     checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), ended_well(&real)));
     checks.extend(kernel_tests(&real));
+    checks.push(("the model answers random operations as the kernel does".into(), conformance(&real)));
     let kernel = text(&real.stderr).lines().find_map(|line| line.strip_prefix("kernel: ").map(str::to_owned));
     Ok(Shown { kernel: kernel.unwrap_or_else(|| "none".into()), checks, took: began.elapsed() })
 }
@@ -180,8 +194,18 @@ fn kernel_tests(output: &Output) -> Vec<(String, Result<(), String>)> {
     passed.chain((0..count("failed")).map(|i| (format!("kernel test, failed {i}"), Err(text.clone())))).collect()
 }
 
+/// The last word of the conformance test.
+fn conformance(output: &Output) -> Result<(), String> {
+    let text = text(&output.stdout);
+    match text.lines().find(|line| line.contains(" operations in ")) {
+        Some(line) if line.contains(" 0 differences,") => Ok(()),
+        Some(line) => Err(line.to_owned()),
+        None => Err("it did not come to an end".into()),
+    }
+}
+
 /// The native command that runs the models.
-pub fn native_command(repository: &Path) -> Result<std::path::PathBuf> {
+pub fn native_command(repository: &Path) -> Result<PathBuf> {
     let status = Command::new("cargo")
         .args(["build", "--quiet", "--release", "--bin", "spapr-iommu"])
         .current_dir(repository)

@@ -1,4 +1,4 @@
-//! `ppc64/matrix`: the project's scenarios and kernel tests in all cells.
+//! `ppc64/matrix`: the project's scenarios, kernel tests and a walk of the conformance test in all cells.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -8,15 +8,18 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use ppc64_lab::cell::{self, Cell, Shown};
+use ppc64_lab::cell::{self, Cell, Run, Shown};
 use ppc64_lab::repository;
 
-/// Runs the scenarios of examples/ and the kernel tests on real kernels, and compares each scenario with the model.
+/// Runs the scenarios of examples/, the kernel tests and random operations on real kernels, and compares with the model.
 #[derive(Parser)]
 #[command(name = "ppc64/matrix")]
 struct Options {
     /// Cells, MACHINE:KERNEL [default: those every change is checked on]
     cells: Vec<Cell>,
+    /// Random operations that are compared with the model in each cell
+    #[arg(long, default_value_t = 600)]
+    ops: u64,
     /// Machines that run at the same time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -38,7 +41,7 @@ fn run(options: Options) -> Result<bool> {
     let command = cell::native_command(&repository)?;
     let logs = repository.join("target/cells");
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
-    let scenarios = scenarios(&repository)?;
+    let run = Run { command, scenarios: scenarios(&repository)?, operations: options.ops };
     let cells = match options.cells.is_empty() {
         true => cell::DEFAULT.iter().map(|cell| cell.parse().map_err(anyhow::Error::msg)).collect::<Result<_>>()?,
         false => options.cells,
@@ -49,8 +52,9 @@ fn run(options: Options) -> Result<bool> {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(cell) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
-                    let shown = cell::show(&cell, &repository, &command, &scenarios, &logs).unwrap_or_else(|error| {
-                        Shown { checks: vec![("the cell".into(), Err(format!("{error:#}")))], ..Shown::default() }
+                    let shown = cell::show(&cell, &repository, &run, &logs).unwrap_or_else(|error| Shown {
+                        checks: vec![("the cell".into(), Err(format!("{error:#}")))],
+                        ..Shown::default()
                     });
                     if let Ok(mut total) = total.lock() {
                         print(&cell, &shown, &mut total);
