@@ -146,3 +146,13 @@ fn leaving_the_container_resets_the_pe() {
     assert_eq!(b.create(16, 1 << 30, 1), Ok(HIGH));
     assert_eq!(b.violations(), []);
 }
+
+#[test]
+fn a_window_smaller_than_a_page_holds_nothing_and_the_kernel_warns() {
+    let b = bench("pseries");
+    assert_eq!(b.remove(0), OK);
+    assert_eq!(b.create(12, 0x800, 1), Ok(0));
+    assert_eq!(b.violations(), [Violation::EmptyWindow { size: 0x800 }]);
+    let memory = b.registered(0x10000);
+    assert_eq!(b.map(memory.start(), 0, 0x1000), Err(Errno::ENXIO));
+}

@@ -76,6 +76,12 @@ pub enum Violation {
         /// The page shift.
         page_shift: u32,
     },
+    /// Creating a window smaller than its page on pseries: the kernel warns about an empty allocation
+    /// (`iommu_init_table`) and makes a window that holds nothing.
+    EmptyWindow {
+        /// Bytes that were asked for.
+        size: u64,
+    },
     /// The PE is on the kernel's list of failed PEs: no window can be created on it until reboot.
     Poisoned {
         /// Its group.
@@ -127,6 +133,7 @@ impl fmt::Display for Violation {
             Self::WildPageShift { page_shift } => {
                 write!(f, "a window of page shift {page_shift} was asked for: taken for {}", page_shift & 0x7f)
             }
+            Self::EmptyWindow { size } => write!(f, "a window of {size:#x} bytes holds no page: the kernel warns"),
             Self::Poisoned { group } => write!(f, "no more windows for group {group} until reboot"),
             Self::SecondDdw { group } => write!(f, "a second dynamic window was asked for group {group}"),
             Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),

@@ -49,6 +49,9 @@ pub(super) fn create_table(
         }
         // The property went when ownership was taken: a reset of the PE brings it back.
         if default_like {
+            if size >> shift == 0 {
+                violations.push(Violation::EmptyWindow { size });
+            }
             pe.default = true;
             return Ok(Geometry { kind: WindowKind::Default, start: 0, entries: size >> shift });
         }
