@@ -1,7 +1,7 @@
 //! The one path of maps to the kernel, with the way back.
 //!
-//! Nothing else calls MAP or UNMAP, but for the UNMAP that brings the default window to life (`windows`). What arrives here was checked: it lies in a live window, is aligned, registered, and
-//! pinned in the registry.
+//! Nothing else calls MAP or UNMAP, but for the UNMAP that brings the default window to life (`windows`). What arrives here
+//! was checked: it lies in a live window, is aligned, registered, and pinned in the registry.
 
 use super::NotRestored;
 use crate::addr::{IovaRange, PageShift, UserAddr};
