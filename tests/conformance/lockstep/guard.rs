@@ -8,7 +8,9 @@ use spapr_iommu::host::{Call, Host};
 use spapr_iommu::uapi::{eeh, spapr};
 
 /// Most entries of a table that is cleared one by one.
-const MOST_ENTRIES: u64 = 1 << 17;
+const MOST_ENTRIES: u64 = 1 << 13;
+/// Most pages to unmap at once.
+const MOST_UNMAPPED: u64 = 1 << 20;
 /// Most entries of a table of several levels, whose absent leaves are skipped.
 const MOST_SPARSE: u64 = 1 << 26;
 /// Most bytes of memory to register: the kernel makes an array for them before it looks.
@@ -65,7 +67,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { file, call: Call::UnmapDma(args), .. } => {
             let fd = model.fd(*file)?;
             let pages = model.host.tables(fd).iter().map(|table| table.page).min().unwrap_or(PageShift::P4K);
-            (args.size >> pages.get() > MOST_ENTRIES * 8).then_some("Slow")
+            (args.size >> pages.get() > MOST_UNMAPPED).then_some("Slow")
         }
         // Of hugetlb, an address is aligned alike on both sides to its own page only.
         Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, .. } } => {

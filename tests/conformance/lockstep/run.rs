@@ -50,9 +50,7 @@ pub(crate) fn run<M: Machine>(
         let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let mut episode = Episode::new(pair)?;
         episode.trace = amount.trace;
-        // Devices are reset when they are closed, which takes seconds: that is to pay.
-        let length = if devices { 3 * amount.length } else { amount.length };
-        let result = episode.walk(&mut rng, &plan, length, &mut summary.tally);
+        let result = episode.walk(&mut rng, &plan, amount.length, &mut summary.tally);
         summary.episodes += 1;
         summary.took = began.elapsed();
         progress(&summary);
