@@ -80,11 +80,11 @@ impl<M: Machine> Episode<M> {
     /// A random one of about `length` steps.
     pub(crate) fn walk(&mut self, rng: &mut Rng, plan: &Plan, length: usize, tally: &mut Tally) -> Result<(), Failure> {
         for step in generate::prologue(rng, &self.model, plan) {
-            self.step(&step, tally)?;
+            self.step(&step, plan.patient, tally)?;
         }
         while self.done.len() < length {
             let step = generate::next(rng, &self.model, plan);
-            self.step(&step, tally)?;
+            self.step(&step, plan.patient, tally)?;
         }
         self.end(tally)
     }
@@ -93,14 +93,14 @@ impl<M: Machine> Episode<M> {
     pub(crate) fn replay(&mut self, steps: &[Step]) -> Result<(), Failure> {
         let tally = &mut Tally::default();
         for step in steps {
-            self.step(step, tally)?;
+            self.step(step, true, tally)?;
         }
         self.end(tally)
     }
 
-    fn step(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
+    fn step(&mut self, step: &Step, patient: bool, tally: &mut Tally) -> Result<(), Failure> {
         let began = Instant::now();
-        let refusal = guard::refusal(&self.model, step);
+        let refusal = guard::refusal(&self.model, step, patient);
         tally.model += began.elapsed();
         match refusal {
             Some(why) => {

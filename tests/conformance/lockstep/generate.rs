@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) huge: Vec<PageShift>,
     /// Device files are opened, and devices do DMA: slow.
     pub(crate) devices: bool,
+    /// Default windows are made: slow to clear.
+    pub(crate) patient: bool,
 }
 
 /// Tables up to this are cleared as a whole often.
@@ -55,8 +57,7 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
             continue;
         }
         let container = if chance(rng, 80) { n } else { 0 };
-        // A default window has a quarter of a million entries, which take a second to clear.
-        let kind = if chance(rng, 60) { spapr::TCE_V2_IOMMU } else { kind(rng) };
+        let kind = if plan.patient { kind(rng) } else { spapr::TCE_V2_IOMMU };
         let v2 = kind == spapr::TCE_V2_IOMMU;
         if !steps.contains(&Step::Open(Slot::Container(container))) {
             steps.push(Step::Open(Slot::Container(container)));
@@ -64,7 +65,7 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
         steps.push(Step::Open(Slot::Group(n)));
         steps.push(call(Slot::Group(n), Call::GroupSetContainer(Fd(container as u32)), NOWHERE));
         steps.push(call(Slot::Container(container), Call::SetIommu(kind), NOWHERE));
-        if v2 && chance(rng, 92) {
+        if v2 && !(plan.patient && chance(rng, 30)) {
             steps.push(remove(container, 0));
             let args = small_window(rng);
             steps.push(call(Slot::Container(container), Call::TceCreate(args), NOWHERE));
