@@ -21,17 +21,18 @@ use strum::{EnumIter, FromRepr, IntoStaticStr};
 
 /// Holds the seed of a worker.
 pub(crate) const WORD: &str = "SPAPR_IOMMU_WORKER";
-/// Leased whole or as two pieces of unequal size, the smaller one a quarter.
-const RAM: u64 = 8 << 20;
+/// Leased whole or as two halves.
+pub(crate) const RAM: u64 = 8 << 20;
 const WINDOW: u64 = 64 << 20;
 /// What a map is a multiple of: carried by every window.
 const UNIT: u64 = 64 << 10;
 
 /// What a worker is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumIter, FromRepr, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, EnumIter, FromRepr, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 #[repr(u8)]
 pub(crate) enum Phase {
+    #[default]
     Start,
     Attach,
     Register,
@@ -43,6 +44,16 @@ pub(crate) enum Phase {
     Release,
     RemoveWindow,
     Detach,
+}
+
+/// How far a worker got.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Entry {
+    pub(crate) phase: Phase,
+    /// Rounds that were completed.
+    pub(crate) rounds: u32,
+    /// Windows that were begun, the default window apart.
+    pub(crate) windows: u32,
 }
 
 /// Where a worker writes down what it is at, so that it can be read once it is dead: the file that is its output.
@@ -58,19 +69,24 @@ impl Diary {
         Ok(Self(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
     }
 
-    fn write(&self, phase: Phase, rounds: u32) -> io::Result<()> {
-        let [a, b, c, d] = rounds.to_ne_bytes();
-        self.0.write_all_at(&[phase as u8, a, b, c, d], 0)
+    fn write(&self, entry: Entry) -> io::Result<()> {
+        let [a, b, c, d] = entry.rounds.to_ne_bytes();
+        let [e, f, g, h] = entry.windows.to_ne_bytes();
+        self.0.write_all_at(&[entry.phase as u8, a, b, c, d, e, f, g, h], 0)
     }
 
-    /// The last entry: the phase, and the rounds that were complete.
-    pub(crate) fn read(&self) -> io::Result<(Phase, u32)> {
-        let mut entry = [0; 5];
+    /// The last entry.
+    pub(crate) fn read(&self) -> io::Result<Entry> {
+        let mut entry = [0; 9];
         if self.0.read_at(&mut entry, 0)? < entry.len() {
-            return Ok((Phase::Start, 0));
+            return Ok(Entry::default());
         }
-        let [phase, rounds @ ..] = entry;
-        Ok((Phase::from_repr(phase).unwrap_or(Phase::Start), u32::from_ne_bytes(rounds)))
+        let [phase, a, b, c, d, windows @ ..] = entry;
+        Ok(Entry {
+            phase: Phase::from_repr(phase).unwrap_or_default(),
+            rounds: u32::from_ne_bytes([a, b, c, d]),
+            windows: u32::from_ne_bytes(windows),
+        })
     }
 }
 
@@ -90,7 +106,7 @@ pub(crate) fn work(seed: u64) -> ExitCode {
 struct Worker {
     rng: Rng,
     diary: Diary,
-    rounds: u32,
+    entry: Entry,
     groups: [u32; 2],
     ram: UserRange,
     registry: Registry,
@@ -100,22 +116,30 @@ impl Worker {
     fn new(seed: u64) -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
         let diary = Diary::of_this_process()?;
-        diary.write(Phase::Start, 0)?;
         let groups = groups(&host)?;
         let ram = host.allocate(RAM, host.page_shift())?;
-        Ok(Self { rng: Rng::with_seed(seed), diary, rounds: 0, groups, ram, registry: Registry::new(host) })
+        Ok(Self {
+            rng: Rng::with_seed(seed),
+            diary,
+            entry: Entry::default(),
+            groups,
+            ram,
+            registry: Registry::new(host),
+        })
     }
 
     fn rounds(&mut self) -> Result<(), Failed> {
         loop {
             self.round()?;
-            self.rounds += 1;
+            self.entry.rounds += 1;
         }
     }
 
     /// Tells what comes next.
-    fn at(&self, phase: Phase) -> Result<(), Failed> {
-        Ok(self.diary.write(phase, self.rounds)?)
+    fn at(&mut self, phase: Phase) -> Result<(), Failed> {
+        self.entry.phase = phase;
+        self.entry.windows += u32::from(matches!(phase, Phase::CreateWindow | Phase::Join));
+        Ok(self.diary.write(self.entry)?)
     }
 
     fn round(&mut self) -> Result<(), Failed> {
@@ -154,7 +178,7 @@ impl Worker {
 
     fn lease(&mut self) -> Result<Vec<Lease>, Failed> {
         self.at(Phase::Register)?;
-        let middle = UserAddr(self.ram.start().0 + if self.rng.bool() { RAM / 4 } else { RAM - RAM / 4 });
+        let middle = UserAddr(self.ram.start().0 + RAM / 2);
         let pieces = [UserRange::between(self.ram.start(), middle), UserRange::between(middle, self.ram.end())];
         let whole = [Some(self.ram), None];
         let wanted = if self.rng.bool() { whole } else { pieces };
