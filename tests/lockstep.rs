@@ -11,7 +11,7 @@ fn compare(left: &str, right: &str, seed: u64) -> Summary {
     let (left, right) = (left.parse().unwrap(), right.parse().unwrap());
     let pair = Pair { model: &|| fresh_model(left), real: &|| shifted_model(right) };
     let huge = left.huge_pages().to_vec();
-    let amount = Amount { seed, from: 0, ops: 4000, length: 100, dma_every: 8, huge, trace: false };
+    let amount = Amount { seed, from: 0, ops: 4000, length: 100, dma_every: 8, huge, trace: false, shrink: true };
     run(&pair, &amount, |_| {}).unwrap()
 }
 

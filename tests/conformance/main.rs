@@ -52,6 +52,9 @@ struct Options {
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
+    /// Do not look for the shortest sequence that differs
+    #[arg(long)]
+    no_shrink: bool,
     /// Instead: make a call that ends this machine
     #[arg(long)]
     fatal: Option<fatal::Trap>,
@@ -88,6 +91,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         length: options.length,
         dma_every: options.dma_every,
         trace: options.trace,
+        shrink: !options.no_shrink,
         huge: Vec::new(),
     };
     let host = Vfio::new();
