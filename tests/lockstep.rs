@@ -3,13 +3,15 @@
 #[path = "conformance/lockstep/mod.rs"]
 mod lockstep;
 
+use lockstep::document::END;
 use lockstep::episode::Pair;
 use lockstep::run::{Amount, Summary, run};
-use lockstep::side::{fresh_model, shifted_model};
+use lockstep::side::shifted_model;
+use spapr_iommu::scenario::{Machine, Report, Scenario};
 
 fn compare(left: &str, right: &str, seed: u64) -> Summary {
     let (left, right) = (left.parse().unwrap(), right.parse().unwrap());
-    let pair = Pair { model: &|| fresh_model(left), real: &|| shifted_model(right) };
+    let pair = Pair { model: left, real: &|| shifted_model(right) };
     let huge = left.huge_pages().to_vec();
     let amount = Amount { seed, from: 0, ops: 4000, length: 100, dma_every: 8, huge, trace: false };
     run(&pair, &amount, |_| {}).unwrap()
@@ -29,13 +31,22 @@ fn a_model_agrees_with_itself_wherever_its_memory_lies() {
     }
 }
 
+fn replay(scenario: &Scenario, preset: &str) -> Report {
+    let machine = Machine::model(preset.parse().unwrap(), scenario.groups());
+    scenario.run(&machine, &mut ()).unwrap()
+}
+
 #[test]
-fn what_differs_is_found_and_shrunk() {
+fn what_differs_is_found_shrunk_and_told_as_a_scenario() {
     for (left, right) in [("powernv9", "powernv9-4k"), ("pseries", "pseries-7.2"), ("powernv8", "powernv9")] {
         let summary = compare(left, right, 1);
         let [difference] = &summary.differences[..] else { panic!("{left} and {right} pass for the same") };
-        let (_, shortest) = difference.split_once("shortest sequence that differs:\n").unwrap();
-        let steps = shortest.lines().take_while(|line| !line.contains("there:")).count();
-        assert!((1..=16).contains(&steps), "{difference}");
+        let (start, end) = (difference.find("title = ").unwrap(), difference.find(END).unwrap());
+        let scenario = Scenario::parse(&difference[start..end]).unwrap_or_else(|error| panic!("{error}\n{difference}"));
+        let here = replay(&scenario, left);
+        assert!(here.passed && here.end.is_clean(), "{difference}\n{:?} {:?}", here.surprise(), here.end);
+        let there = replay(&scenario, right);
+        assert!((1..=16).contains(&there.steps.len()), "{difference}");
+        assert!(there.surprise().is_some(), "{difference}");
     }
 }

@@ -1,7 +1,7 @@
 //! Calls that end the machine, each made once on a kernel that is there to die, and the same requests through the
 //! library, which refuses them.
 
-use super::lockstep::side::names;
+use super::lockstep::side::groups;
 use clap::ValueEnum;
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::vfio::Vfio;
@@ -59,7 +59,7 @@ pub(crate) fn bare(trap: Trap) -> Result<String, Box<dyn Error>> {
             fs::write("/proc/sys/kernel/watchdog_thresh", "3")?;
         }
     }
-    let (container, group) = (host.open(Node::Container)?, host.open(Node::Group(names(&host)?.groups[0]))?);
+    let (container, group) = (host.open(Node::Container)?, host.open(Node::Group(groups(&host)?[0].number))?);
     calls::group_set_container(&host, group, container)?;
     calls::set_iommu(&host, container, spapr::TCE_V2_IOMMU)?;
     let [registered, stranger] = two_pages(&host)?;
@@ -80,7 +80,7 @@ pub(crate) fn refused(trap: Trap) -> Result<String, Box<dyn Error>> {
     let host = Arc::new(Vfio::new());
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
-    space.attach(names(&*host)?.groups[0])?;
+    space.attach(groups(&*host)?[0].number)?;
     let [registered, stranger] = two_pages(&host)?;
     let lease = registry.register(registered)?;
     let size = if host.platform() == Some(Platform::Pseries) { 0x4000_0000 } else { 0x8000_0000 };

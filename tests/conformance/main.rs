@@ -7,8 +7,8 @@
 //! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
 //! that would crash, poison or lose something (a [`Violation`](spapr_iommu::host::model::Violation)) or take too long are
 //! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
-//! shrunk to the shortest sequence of steps that still differs, and printed. Steps are bare calls, most of which a scenario
-//! of `spapr-iommu run` cannot express: that goes through the library, which refuses them.
+//! shrunk to the shortest sequence of steps that still differs, and printed as a scenario of bare steps with the model's
+//! answers, which `spapr-iommu run` replays.
 //!
 //! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
 
@@ -19,7 +19,7 @@ mod machine;
 use clap::Parser;
 use lockstep::episode::Pair;
 use lockstep::run::{Amount, Summary, run};
-use lockstep::side::{Side, fresh_model, names, shifted_model};
+use lockstep::side::{Side, groups, shifted_model};
 use spapr_iommu::host::model::Preset;
 use spapr_iommu::host::vfio::Vfio;
 use std::process::ExitCode;
@@ -94,17 +94,16 @@ fn compare(options: &Options) -> Result<bool, String> {
         Some(preset) => preset,
         None => machine::preset(&host)?,
     };
-    let model = || fresh_model(preset);
     if options.itself {
         amount.huge = preset.huge_pages().to_vec();
         let other = || shifted_model(preset);
-        let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
+        let summary = run(&Pair { model: preset, real: &other }, &amount, progress)?;
         return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
     }
     amount.huge = machine::huge_pages(preset.huge_pages());
-    let names = names(&host)?;
-    let real = || Ok(Side::new(Vfio::new(), names.clone()));
-    let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;
+    let groups = groups(&host)?;
+    let real = || Ok(Side::new(Vfio::new(), groups.clone()));
+    let summary = run(&Pair { model: preset, real: &real }, &amount, progress)?;
     Ok(report(&summary, &amount, &format!("model:{preset} with Linux {}", machine::release()?)))
 }
 

@@ -96,7 +96,7 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path) -> Result<Sh
         .args(["--machine", &cell.machine, "--kernel", &cell.kernel, "--timeout", "600"])
         .arg("--log")
         .arg(logs.join(format!("{name}.console")))
-        .args(["--", "spapr-iommu", "run", "--json", "--host", "vfio"])
+        .args(["--", "spapr-iommu", "run", "--json", "--host", "vfio", "--bare"])
         .args(scenarios)
         .args(["--then", "kernel", "--format", "terse"])
         .args(["--then", "conformance", "--seed", "1", "--ops", &operations.to_string()])

@@ -2,17 +2,17 @@
 
 use super::generate::{self, Plan};
 use super::guard;
-use super::side::{Machine, Outcome, Side};
-use super::step::{Slot, Step};
+use super::side::{Machine, Outcome, Side, fresh_model};
+use super::slots::{Slot, Step};
 use core::fmt;
 use fastrand::Rng;
-use spapr_iommu::host::model::Model;
+use spapr_iommu::host::model::{Model, Preset};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Makes both sides anew.
 pub(crate) struct Pair<'a, M> {
-    pub(crate) model: &'a dyn Fn() -> Result<Side<Model>, String>,
+    pub(crate) model: Preset,
     pub(crate) real: &'a dyn Fn() -> Result<Side<M>, String>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Episode<M> {
 
 impl<M: Machine> Episode<M> {
     pub(crate) fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
-        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new(), trace: false })
+        Ok(Self { model: fresh_model(pair.model)?, real: (pair.real)()?, done: Vec::new(), trace: false })
     }
 
     /// A random one of about `length` steps.

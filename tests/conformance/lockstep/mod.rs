@@ -1,6 +1,6 @@
 //! Two hosts driven in lockstep: the same random steps on both, and everything that can be seen compared after each.
 
-pub(crate) mod dma;
+pub(crate) mod document;
 pub(crate) mod episode;
 pub(crate) mod generate;
 pub(crate) mod guard;
@@ -8,4 +8,4 @@ pub(crate) mod numbers;
 pub(crate) mod run;
 pub(crate) mod shrink;
 pub(crate) mod side;
-pub(crate) mod step;
+pub(crate) mod slots;
