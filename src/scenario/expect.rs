@@ -66,6 +66,14 @@ impl<V: Copy> Expect<V> {
         Self { everywhere, by_kind: Vec::new() }
     }
 
+    #[cfg(test)]
+    pub(super) fn by_kind<const N: usize>(by_kind: [(&'static str, V); N]) -> Self
+    where
+        V: Default,
+    {
+        Self { everywhere: V::default(), by_kind: by_kind.into() }
+    }
+
     /// On a host of that platform and page.
     pub(super) fn on(&self, platform: Option<Platform>, page: PageShift) -> V {
         let is = |kind: &str| match kind {

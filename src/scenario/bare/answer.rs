@@ -9,8 +9,8 @@ use serde::ser::{Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Answer(pub Result<i32, Errno>);
 
-/// Error numbers end well below.
-const LAST_ERRNO: i32 = 4095;
+/// No machine of Linux has a name for a larger one.
+const LAST_ERRNO: i32 = 200;
 
 impl Default for Answer {
     fn default() -> Self {

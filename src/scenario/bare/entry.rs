@@ -143,23 +143,43 @@ impl<'de> Visitor<'de> for Arguments {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Step, M::Error> {
         let mut step = self.0;
-        let mut given = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let mut all = step.arguments();
-            let names: Vec<&str> = all.iter().map(|argument| argument.name).collect();
-            let unknown = format!("unknown field `{key}`, expected one of `{}`", names.join("`, `"));
-            let Some(argument) = all.iter_mut().find(|argument| argument.name == key) else {
-                return Err(de::Error::custom(unknown));
-            };
-            map.next_value_seed(argument)?;
-            given.push(key);
+        let names: Vec<&str> = step.arguments().iter().map(|argument| argument.name).collect();
+        let mut given = vec![false; names.len()];
+        while let Some(at) = map.next_key_seed(NameOf(&names))? {
+            if let Some(argument) = step.arguments().get_mut(at) {
+                map.next_value_seed(argument)?;
+                given[at] = true;
+            }
         }
-        let missing =
-            |argument: &&fields::Argument<'_>| argument.required && !given.iter().any(|key| key == argument.name);
-        match step.arguments().iter().find(missing) {
-            Some(argument) => Err(de::Error::missing_field(argument.name)),
+        let missing = |(argument, given): &(fields::Argument<'_>, bool)| argument.required && !given;
+        match step.arguments().into_iter().zip(given).find(missing) {
+            Some((argument, _)) => Err(de::Error::missing_field(argument.name)),
             None => Ok(step),
         }
+    }
+}
+
+/// Finds the place of a name.
+struct NameOf<'a>(&'a [&'static str]);
+
+impl<'de> de::DeserializeSeed<'de> for NameOf<'_> {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for NameOf<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "one of `{}`", self.0.join("`, `"))
+    }
+
+    fn visit_str<E: de::Error>(self, key: &str) -> Result<usize, E> {
+        let found = self.0.iter().position(|name| *name == key);
+        found.ok_or_else(|| E::custom(unknown_key(key, self.0, &[])))
     }
 }
 

@@ -23,6 +23,8 @@ mod fields;
 mod process;
 mod run;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use document::document;
 pub use entry::Entry;
