@@ -13,6 +13,7 @@
 //! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
 
 mod fatal;
+mod kernel;
 mod lockstep;
 mod machine;
 
@@ -37,7 +38,7 @@ struct Options {
     #[arg(long, default_value_t = 0)]
     episode: u64,
     /// Operations of an episode
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 400)]
     length: usize,
     /// One episode in that many opens devices and does DMA, 0 for none
     #[arg(long, default_value_t = 10)]
@@ -119,15 +120,12 @@ fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
     for difference in &summary.differences {
         println!("{difference}");
     }
-    for (kind, [zero, other]) in &tally.kinds {
-        println!("  {kind}: {zero} with 0, {other} otherwise");
+    for (name, kind) in &tally.kinds {
+        println!("  {name:33} {:7} with 0 {:7} otherwise {:9.1?}", kind.well, kind.otherwise, kind.took);
     }
     let left: Vec<String> = tally.left_out.iter().map(|(why, count)| format!("{why} {count}")).collect();
     println!("  left out: {}", left.join(", "));
-    println!(
-        "  {:.1?} in calls, {:.1?} in DMA and closing, {:.1?} in the model",
-        tally.kernel, tally.slow, tally.model
-    );
+    println!("  {:.1?} looking round on the real side, {:.1?} in the model", tally.looking, tally.model);
     println!(
         "{what}: {} operations in {} episodes, {} transfers, {} differences, {:.1} s, {:.0} operations/s, seed {}",
         tally.steps,

@@ -138,6 +138,7 @@ fn bare_steps_are_read_as_strictly() {
     wrong_bare("fill = { memory = 'memory0', size = 1, byte = 256 }", 47, "a byte, 0 to 255");
     let register = "register-memory = { file = 'container0', vaddr = 'ram', size = '1M' }";
     wrong_bare(register, 50, "a user address: \"memory0+0x1000\"");
+    wrong_bare("tce-get-info = { file = 'group0', argsz = 33 }", 43, "at most the size of the structure");
     wrong_bare("expect = 'overlap'\nopen = { file = 'group0' }", 10, "0, a positive number, or the name of an error");
     wrong_bare("expect = -22\nopen = { file = 'group0' }", 10, "0, a positive number, or the name of an error");
     wrong_bare("gives = { size = 1 }\nset-iommu = { file = 'container0', type = 7 }", 11, "(fields: type)");

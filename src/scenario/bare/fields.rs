@@ -25,6 +25,8 @@ pub(super) enum Field<'a> {
     Memory(&'a mut usize),
     Byte(&'a mut u8),
     Small(&'a mut u32),
+    /// The size of a structure, at most what it has.
+    Argsz(&'a mut u32, u32),
     Large(&'a mut u64),
     Page(&'a mut Option<PageShift>),
     Access(&'a mut Protection),
@@ -54,7 +56,7 @@ impl Field<'_> {
     pub(super) fn get(&self) -> Option<Value> {
         let text = match self {
             Self::Byte(byte) => return Some(Value::Number(u64::from(**byte))),
-            Self::Small(number) => return Some(Value::Number(u64::from(**number))),
+            Self::Small(number) | Self::Argsz(number, _) => return Some(Value::Number(u64::from(**number))),
             Self::File(slot) => slot.to_string(),
             Self::Inner(fd) => Slot::from(**fd).to_string(),
             Self::User(user) => user.to_string(),
@@ -69,7 +71,7 @@ impl Field<'_> {
     /// Its value, where that is a number the kernel could write.
     pub(super) fn number(&self) -> Option<u64> {
         match self {
-            Self::Small(number) => Some(u64::from(**number)),
+            Self::Small(number) | Self::Argsz(number, _) => Some(u64::from(**number)),
             Self::Large(number) => Some(**number),
             _ => None,
         }
@@ -85,6 +87,9 @@ impl Field<'_> {
             Self::Memory(slot) => **slot = text.parse::<MemoryName>().ok()?.0,
             Self::Byte(byte) => **byte = number(&text)?.try_into().ok()?,
             Self::Small(small) => **small = number(&text)?.try_into().ok()?,
+            Self::Argsz(argsz, most) => {
+                **argsz = number(&text)?.try_into().ok().filter(|argsz| *argsz <= *most)?;
+            }
             Self::Large(large) => **large = number(&text)?,
             Self::Page(page) => **page = Some(number(&text).and_then(PageShift::from_bytes)?),
             Self::Access(access) => **access = ACCESS.iter().find(|(_, known)| *known == text)?.0,
@@ -101,6 +106,7 @@ impl Field<'_> {
             Self::Memory(_) => "memory in the order it was allocated: \"memory0\"",
             Self::Byte(_) => "a byte, 0 to 255",
             Self::Small(_) => "a number of 32 bits",
+            Self::Argsz(..) => "at most the size of the structure: the kernel would believe more, and write behind it",
             Self::Large(_) => "a number such as \"64K\", \"0x10000\" or 4096",
             Self::Page(_) => "a page size: a power of two from \"4K\" to \"16G\"",
             Self::Access(_) => "what the process may do: \"none\", \"r\" or \"rw\"",
@@ -233,7 +239,7 @@ fn with<'a>(mut all: Vec<Argument<'a>>, last: Argument<'a>) -> Vec<Argument<'a>>
 
 /// The fields of a call's structure, as the kernel's headers call them.
 pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argument<'a>> {
-    use Field::{Inner, Large, Small, User};
+    use Field::{Argsz, Inner, Large, Small, User};
     match call {
         Call::GetApiVersion | Call::Enable | Call::Disable | Call::GroupUnsetContainer | Call::DeviceReset => {
             Vec::new()
@@ -242,7 +248,7 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
         Call::SetIommu(kind) => vec![must("type", Small(kind))],
         Call::GroupSetContainer(fd) => vec![must("container", Inner(fd))],
         Call::TceGetInfo(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceInfo>())),
             may("flags", Small(&mut a.flags)),
             may("dma32_window_start", Small(&mut a.dma32_window_start)),
             may("dma32_window_size", Small(&mut a.dma32_window_size)),
@@ -251,26 +257,26 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
             may("levels", Small(&mut a.ddw.levels)),
         ],
         Call::RegisterMemory(a) | Call::UnregisterMemory(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::RegisterMemory>())),
             may("flags", Small(&mut a.flags)),
             must("vaddr", User(user)),
             must("size", Large(&mut a.size)),
         ],
         Call::MapDma(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::DmaMap>())),
             must("flags", Small(&mut a.flags)),
             must("vaddr", User(user)),
             must("iova", Large(&mut a.iova)),
             must("size", Large(&mut a.size)),
         ],
         Call::UnmapDma(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::DmaUnmap>())),
             may("flags", Small(&mut a.flags)),
             must("iova", Large(&mut a.iova)),
             must("size", Large(&mut a.size)),
         ],
         Call::TceCreate(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceCreate>())),
             may("flags", Small(&mut a.flags)),
             must("page_shift", Small(&mut a.page_shift)),
             may("resv1", Small(&mut a.resv1)),
@@ -280,12 +286,12 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
             may("start_addr", Large(&mut a.start_addr)),
         ],
         Call::TceRemove(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceRemove>())),
             may("flags", Small(&mut a.flags)),
             must("start_addr", Large(&mut a.start_addr)),
         ],
         Call::EehPeOp(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<eeh::PeOp>())),
             may("flags", Small(&mut a.flags)),
             must("op", Small(&mut a.op)),
             may("type", Small(&mut a.err.kind)),
@@ -294,10 +300,10 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
             may("mask", Large(&mut a.err.mask)),
         ],
         Call::GroupGetStatus(a) => {
-            vec![may("argsz", Small(&mut a.argsz)), may("flags", Small(&mut a.flags))]
+            vec![may("argsz", Argsz(&mut a.argsz, argsz::<vfio::GroupStatus>())), may("flags", Small(&mut a.flags))]
         }
         Call::DeviceGetInfo(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::DeviceInfo>())),
             may("flags", Small(&mut a.flags)),
             may("num_regions", Small(&mut a.num_regions)),
             may("num_irqs", Small(&mut a.num_irqs)),
@@ -305,7 +311,7 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
             may("pad", Small(&mut a.pad)),
         ],
         Call::DeviceGetRegionInfo(a) => vec![
-            may("argsz", Small(&mut a.argsz)),
+            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::RegionInfo>())),
             may("flags", Small(&mut a.flags)),
             must("index", Small(&mut a.index)),
             may("cap_offset", Small(&mut a.cap_offset)),

@@ -35,6 +35,7 @@ fn set(field: Field<'_>, number: u64) {
         Field::Memory(slot) => *slot = number as usize % 256,
         Field::Byte(byte) => *byte = number as u8,
         Field::Small(small) => *small = number as u32,
+        Field::Argsz(argsz, most) => *argsz = number as u32 % (most + 1),
         Field::Large(large) => *large = number,
         Field::Page(page) => *page = PageShift::new((number % 64) as u32),
         Field::Access(access) => {

@@ -14,8 +14,14 @@ use std::hash::DefaultHasher;
 const MOST_READ: u64 = 4 << 20;
 
 /// A kernel with memory.
-pub(crate) trait Machine: Host + Memory {}
-impl<T: Host + Memory> Machine for T {}
+pub(crate) trait Machine: Host + Memory {
+    /// Bytes of this process that are locked.
+    fn locked(&self) -> u64 {
+        self.memlock().map_or(u64::MAX, |memlock| memlock.locked)
+    }
+}
+
+impl Machine for Model {}
 
 pub(crate) struct Side<M> {
     pub(crate) host: M,
@@ -48,13 +54,18 @@ pub(crate) struct Outcome {
 
 impl<M: Machine> Side<M> {
     pub(crate) fn new(host: M, groups: Vec<GroupFacts>) -> Self {
-        let locked = locked(&host);
+        let locked = host.locked();
         Self { host, process: Process::new(groups), locked }
     }
 
     /// Does a step and looks round.
     pub(crate) fn apply(&mut self, step: &Step) -> Outcome {
-        let (result, call) = self.run(step);
+        let done = self.run(step);
+        self.outcome(step, done)
+    }
+
+    /// What a step that was done came to, and a look round.
+    pub(crate) fn outcome(&self, step: &Step, (result, call): Done) -> Outcome {
         let contents = match step {
             Step::Dma { .. } => self.small_memory().map(|(_, range)| contents(&self.host, range)).collect(),
             _ => Vec::new(),
@@ -73,7 +84,7 @@ impl<M: Machine> Side<M> {
     }
 
     pub(crate) fn locked(&self) -> i128 {
-        i128::from(locked(&self.host)) - i128::from(self.locked)
+        i128::from(self.host.locked()) - i128::from(self.locked)
     }
 
     fn look(&self) -> Vec<(Slot, Result<i32, Errno>, Call)> {
@@ -122,10 +133,6 @@ pub(crate) fn shifted_model(preset: Preset) -> Result<Side<Model>, String> {
     let container = side.host.open(Node::Container).map_err(|errno| errno.to_string())?;
     side.host.close(container);
     Ok(side)
-}
-
-fn locked(host: &impl Host) -> u64 {
-    host.memlock().map_or(u64::MAX, |memlock| memlock.locked)
 }
 
 /// A hash of memory, page by page, with what cannot be read.
