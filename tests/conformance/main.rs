@@ -49,6 +49,9 @@ struct Options {
     /// Compare the model with itself, on any machine
     #[arg(long = "self", requires = "preset")]
     itself: bool,
+    /// Print the summary as a line of JSON at the end
+    #[arg(long)]
+    json: bool,
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
@@ -99,13 +102,15 @@ fn compare(options: &Options) -> Result<bool, String> {
         amount.huge = preset.huge_pages().to_vec();
         let other = || shifted_model(preset);
         let summary = run(&Pair { model: preset, real: &other }, &amount, progress)?;
-        return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
+        let what = format!("model:{preset} with itself");
+        return Ok(report(&summary, &amount, &what, options.json));
     }
     amount.huge = machine::huge_pages(preset.huge_pages());
     let groups = groups(&host)?;
     let real = || Ok(Side::new(Vfio::new(), groups.clone()));
     let summary = run(&Pair { model: preset, real: &real }, &amount, progress)?;
-    Ok(report(&summary, &amount, &format!("model:{preset} with Linux {}", machine::release()?)))
+    let what = format!("model:{preset} with Linux {}", machine::release()?);
+    Ok(report(&summary, &amount, &what, options.json))
 }
 
 fn progress(summary: &Summary) {
@@ -115,7 +120,7 @@ fn progress(summary: &Summary) {
     }
 }
 
-fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
+fn report(summary: &Summary, amount: &Amount, what: &str, json: bool) -> bool {
     let tally = &summary.tally;
     for difference in &summary.differences {
         println!("{difference}");
@@ -136,5 +141,17 @@ fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
         tally.steps as f64 / summary.took.as_secs_f64(),
         amount.seed,
     );
+    if json {
+        let line = serde_json::json!({
+            "what": what,
+            "seed": amount.seed,
+            "operations": tally.steps,
+            "episodes": summary.episodes,
+            "transfers": tally.transfers,
+            "differences": summary.differences.len(),
+            "seconds": summary.took.as_secs_f64(),
+        });
+        println!("{line}");
+    }
     summary.differences.is_empty() && tally.steps >= amount.ops
 }
