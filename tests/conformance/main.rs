@@ -10,10 +10,11 @@
 //! shrunk to the shortest sequence of steps that still differs, and printed. Steps are bare calls, most of which a scenario
 //! of `spapr-iommu run` cannot express: that goes through the library, which refuses them.
 //!
-//! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
+//! The calls that are left out each have a test of their own in `tests/contract`.
 
-mod fatal;
+mod huge;
 mod lockstep;
+#[path = "../shared/machine.rs"]
 mod machine;
 
 use clap::Parser;
@@ -51,25 +52,11 @@ struct Options {
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
-    /// Instead: make a call that ends this machine
-    #[arg(long)]
-    fatal: Option<fatal::Trap>,
-    /// Instead: ask the library for what `--fatal` does
-    #[arg(long)]
-    refused: Option<fatal::Trap>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match (options.fatal, options.refused) {
-        (Some(trap), _) => fatal::bare(trap).map(|text| (text, false)),
-        (_, Some(trap)) => fatal::refused(trap).map(|text| (text, true)),
-        _ => compare(&options).map(|good| (String::new(), good)).map_err(Into::into),
-    };
-    match done.map(|(text, good)| {
-        println!("{text}");
-        good
-    }) {
+    match compare(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -101,7 +88,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
         return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
     }
-    amount.huge = machine::huge_pages(preset.huge_pages());
+    amount.huge = huge::huge_pages(preset.huge_pages());
     let names = names(&host)?;
     let real = || Ok(Side::new(Vfio::new(), names.clone()));
     let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;

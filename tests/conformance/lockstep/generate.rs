@@ -1,6 +1,6 @@
 //! The next step of an episode, made with an eye on the model: what is open, mapped and registered there.
 
-use super::dma;
+use super::edu;
 use super::numbers::{self, argsz, chance, flags};
 use super::side::Side;
 use super::step::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where};
@@ -353,10 +353,10 @@ fn dma_step(rng: &mut Rng, model: &Side<Model>, device: Slot) -> Step {
     let entries: Vec<_> = tables.iter().flat_map(|table| &table.entries).collect();
     let place = |rng: &mut Rng| match rng.choice(&entries) {
         Some(entry) if chance(rng, 85) => {
-            let last = entry.iova.len().saturating_sub(dma::BUFFER_SIZE);
+            let last = entry.iova.len().saturating_sub(edu::BUFFER_SIZE);
             entry.iova.start().0 + (rng.u64(0..=last) & !0xfff)
         }
         _ => numbers::iova(rng, &tables) & !0xfff,
     };
-    Step::Dma { device, from: place(rng), to: place(rng), len: dma::BUFFER_SIZE }
+    Step::Dma { device, from: place(rng), to: place(rng), len: edu::BUFFER_SIZE }
 }

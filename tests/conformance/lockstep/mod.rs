@@ -1,8 +1,11 @@
 //! Two hosts driven in lockstep: the same random steps on both, and everything that can be seen compared after each.
 
-pub(crate) mod dma;
+#[path = "../../shared/edu.rs"]
+pub(crate) mod edu;
 pub(crate) mod episode;
 pub(crate) mod generate;
+#[path = "../../shared/groups.rs"]
+pub(crate) mod groups;
 pub(crate) mod guard;
 pub(crate) mod numbers;
 pub(crate) mod run;

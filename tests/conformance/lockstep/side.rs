@@ -1,6 +1,6 @@
 //! One side: a host with its files and memory by slot, and what can be seen of it.
 
-use super::dma;
+use super::edu;
 use super::step::{FILES, GROUP_OF, Part, Slot, Step, Where};
 use core::hash::{Hash, Hasher};
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
@@ -100,7 +100,7 @@ impl<M: Machine> Side<M> {
             }
             Step::Dma { device, from, to, len } => {
                 let Some(fd) = self.fd(*device) else { return (Err(Errno::EBADF), None) };
-                (dma::copy(&self.host, fd, *from, *to, *len).map(|()| 0), None)
+                (edu::copy(&self.host, fd, *from, *to, *len).map(|()| 0), None)
             }
         }
     }
@@ -182,15 +182,7 @@ impl Side<Model> {
 
 /// The first two groups with their devices, as vfio-pci has them.
 pub(crate) fn names(host: &impl Host) -> Result<Names, String> {
-    let groups: Vec<(u32, String)> = host
-        .groups()
-        .into_iter()
-        .filter_map(|group| {
-            let ours = |driver: Option<&str>| driver == Some("vfio-pci");
-            let device = group.devices.iter().find(|device| ours(device.driver.as_deref()))?;
-            Some((group.number, device.address.clone()))
-        })
-        .collect();
+    let groups = super::groups::groups(host);
     match &groups[..] {
         [first, second, ..] => Ok(Names {
             groups: vec![first.0, second.0],
