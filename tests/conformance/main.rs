@@ -12,6 +12,7 @@
 //!
 //! The calls that are left out each have a test of their own in `tests/contract`.
 
+#[path = "../shared/huge.rs"]
 mod huge;
 mod lockstep;
 #[path = "../shared/machine.rs"]

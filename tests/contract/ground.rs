@@ -3,6 +3,7 @@
 use crate::groups;
 use crate::kernel::Kernel;
 use crate::library::Library;
+use crate::limit::Limit;
 use crate::raw::Raw;
 use crate::rule::{self, Leaves};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
@@ -72,7 +73,7 @@ impl Ground {
 
     /// What `rule.leaves` promises, once the rule was shown.
     pub(crate) fn ends(&self, leaves: Leaves) {
-        if matches!(leaves, Leaves::Clean | Leaves::CleanKernel) || self.part == Part::Library {
+        if leaves.clean() || self.part == Part::Library {
             assert_eq!(self.locked(), 0, "locked bytes that the rule left behind");
             assert_eq!((self.violations(), self.leaks()), (vec![], vec![]), "the rule is not clean");
         } else if self.is_model() {
@@ -190,6 +191,31 @@ impl Ground {
     /// The library, with nothing attached.
     pub(crate) fn library_without_groups(&self) -> Library<'_> {
         Library::new(self)
+    }
+
+    /// The library on something round this kernel.
+    pub(crate) fn library_on(&self, host: Arc<dyn Host>) -> Library<'_> {
+        let library = Library::on(self, host);
+        library.space.attach(self.groups[0].0).unwrap();
+        library
+    }
+
+    /// Until it is dropped, no more than `room` bytes can be locked.
+    pub(crate) fn limit(&self, room: u64) -> Limit<'_> {
+        Limit::new(self, room)
+    }
+
+    /// Fills memory with a byte.
+    pub(crate) fn fill(&self, range: UserRange, byte: u8) {
+        let data = vec![byte; range.len() as usize];
+        self.source().write(range.start(), &data).unwrap();
+    }
+
+    /// A byte of memory.
+    pub(crate) fn byte(&self, range: UserRange, offset: u64) -> u8 {
+        let mut byte = [0];
+        self.source().read(at(range, offset), &mut byte).unwrap();
+        byte[0]
     }
 
     /// Whether the group can be opened: nobody else has it.

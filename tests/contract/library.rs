@@ -25,8 +25,11 @@ struct Before<'g> {
 
 impl<'g> Library<'g> {
     pub(crate) fn new(ground: &'g Ground) -> Self {
+        Self::on(ground, ground.kernel.clone())
+    }
+
+    pub(crate) fn on(ground: &'g Ground, host: Arc<dyn Host>) -> Self {
         let before = Before { ground, violations: ground.violations(), locked: ground.locked() };
-        let host: Arc<dyn Host> = ground.kernel.clone();
         let registry = Registry::new(host);
         ground.kernel.take();
         Self { space: AddressSpace::new(&registry), registry, before }

@@ -20,8 +20,11 @@ mod fatal;
 mod ground;
 #[path = "../shared/groups.rs"]
 mod groups;
+#[path = "../shared/huge.rs"]
+mod huge;
 mod kernel;
 mod library;
+mod limit;
 #[path = "../shared/machine.rs"]
 mod machine;
 mod map;

@@ -36,12 +36,23 @@ pub(crate) enum Leaves {
     Clean,
     /// As it was, and the model has nothing like it: the running kernel alone is asked.
     CleanKernel,
+    /// As it was, and the machines at hand cannot show it: the model alone is asked.
+    CleanModel,
+    /// As it was. Wants hugetlb pages, which a model has: `ppc64/run --hugepages N`.
+    CleanHuge,
     /// Something is orphaned, leaked or logged until reboot: in a process of its own, with `--scars`.
     Scars,
     /// A group gets no windows any more until reboot: likewise, with a group of its own.
     Poison,
     /// Dead: alone, with `--fatal NAME`.
     Fatal,
+}
+
+impl Leaves {
+    /// Whether nothing is left behind.
+    pub(crate) fn clean(self) -> bool {
+        !matches!(self, Self::Scars | Self::Poison | Self::Fatal)
+    }
 }
 
 /// Every machine.
@@ -76,7 +87,12 @@ pub(crate) fn power8(preset: &Preset) -> bool {
 
 /// Kernels that let UNMAP run past a window's end.
 pub(crate) fn old_unmap(preset: &Preset) -> bool {
-    preset.kernel == KernelVersion::V6_12
+    usable(preset) && preset.kernel == KernelVersion::V6_12
+}
+
+/// Kernels that refuse such an UNMAP.
+pub(crate) fn new_unmap(preset: &Preset) -> bool {
+    usable(preset) && preset.kernel == KernelVersion::V7_2
 }
 
 /// Host pages of 4 KiB.

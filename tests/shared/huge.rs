@@ -1,4 +1,4 @@
-//! hugetlb pages of this machine.
+//! hugetlb pages of this machine. Shared by the test programs that run on real kernels.
 
 use spapr_iommu::addr::PageShift;
 use std::fs;
