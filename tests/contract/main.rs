@@ -13,6 +13,8 @@
 
 #![allow(dead_code, reason = "words for rules to come")]
 
+mod bare;
+mod core;
 mod document;
 #[path = "../shared/edu.rs"]
 mod edu;
@@ -22,16 +24,24 @@ mod ground;
 mod groups;
 #[path = "../shared/huge.rs"]
 mod huge;
+mod info;
 mod kernel;
 mod library;
 mod limit;
 #[path = "../shared/machine.rs"]
 mod machine;
 mod map;
+mod orphan;
+mod pages;
 mod raw;
+mod register;
 mod rule;
 mod rules;
 mod run;
+mod traps;
+mod unmap;
+mod unregister;
+mod v1;
 
 use clap::Parser;
 use libtest_mimic::Arguments;
@@ -60,6 +70,15 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    if let Some(said) = bare::stranger() {
+        return said.map_or_else(
+            |why| {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let options = Options::parse();
     if let Some(name) = options.alone.as_deref() {
         return run::alone(name, options.group, ground::Part::Whole);
