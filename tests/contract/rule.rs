@@ -85,6 +85,11 @@ pub(crate) fn power8(preset: &Preset) -> bool {
     preset.machine == Machine::Powernv8
 }
 
+/// Bare metal that is told of a range of TCEs in one call, not of each page apart.
+pub(crate) fn after_power8(preset: &Preset) -> bool {
+    powernv(preset) && !power8(preset)
+}
+
 /// pseries kernels that let UNMAP run past a window's end.
 pub(crate) fn old_unmap_pseries(preset: &Preset) -> bool {
     pseries(preset) && preset.kernel == KernelVersion::V6_12

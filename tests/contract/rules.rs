@@ -98,7 +98,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     unmap::unmap_past_the_end_clears_what_is_inside_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_pseries, Clean;
     unmap::unmap_past_the_end_writes_behind_the_table_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_powernv, Scars;
     unmap::unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8, "arch/powerpc/kernel/iommu.c: iommu_tce_check_ioba", new_unmap, Clean;
-    unmap::unmap_skips_leaves_that_are_not_there, "vfio_iommu_spapr_tce.c: tce_iommu_clear", powernv, Clean;
+    unmap::unmap_skips_leaves_that_are_not_there, "vfio_iommu_spapr_tce.c: tce_iommu_clear", after_power8, Clean;
 
     // REGISTER_MEMORY
     register::register_with_a_short_argument_or_any_flag_is_einval, TCE_IOCTL, every, Clean;
