@@ -30,6 +30,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     core::set_iommu_without_a_group_is_einval, "drivers/vfio/container.c: vfio_ioctl_set_iommu", every, Clean;
     core::set_iommu_twice_is_einval, "drivers/vfio/container.c: vfio_ioctl_set_iommu", every, Clean;
     core::set_iommu_of_an_unknown_type_is_enodev_and_may_be_tried_again, "drivers/vfio/container.c: vfio_ioctl_set_iommu", every, Clean;
+    core::set_iommu_of_the_eeh_extension_is_einval_where_there_is_eeh, "vfio_iommu_spapr_tce.c: tce_iommu_open", every, Clean;
     core::calls_of_a_driver_that_is_not_there_are_einval, "drivers/vfio/container.c: vfio_fops_unl_ioctl", every, Clean;
     core::calls_that_the_driver_does_not_know_are_enotty, TCE_IOCTL, every, Clean;
     core::container_without_groups_loses_its_driver_and_takes_another, "drivers/vfio/container.c: vfio_group_detach_container", usable, Clean;
@@ -159,6 +160,10 @@ pub(crate) const UNSHOWN: &[Unshown] = &[
         why: "the driver goes with the last group, and EINVAL comes first" },
     Unshown { name: "enable_of_a_container_without_groups_is_enodev", place: TCE_ENABLE,
         why: "likewise" },
+    Unshown { name: "info_or_enable_of_a_group_without_tables_fails", place: TCE_IOCTL,
+        why: "ENXIO and ENODEV: no such group gets through SET_IOMMU" },
+    Unshown { name: "enable_without_a_default_window_is_eperm", place: TCE_ENABLE,
+        why: "every machine at hand has one" },
     Unshown { name: "info_is_that_of_the_newest_group", place: TCE_IOCTL,
         why: "all PHBs of a machine at hand have the same windows; a space refuses a group whose differ" },
     Unshown { name: "info_of_a_4_gib_default_window_reads_0", place: TCE_IOCTL,
