@@ -137,6 +137,9 @@ pub(crate) fn container_without_groups_loses_its_driver_and_takes_another(ground
     assert_eq!(raw.attach(0), Ok(0));
     assert_eq!(raw.set_iommu(spapr::TCE_V2_IOMMU), Ok(0));
     assert!(raw.info().is_ok());
+    raw.registered(K64);
+    raw.close_group(0);
+    assert_eq!((raw.info(), ground.locked()), (Err(Errno::EINVAL), 0), "closing the group's file does it as well");
     drop(raw);
 
     // A space without groups keeps its leases, and registers them anew.
