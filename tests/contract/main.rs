@@ -13,6 +13,8 @@
 
 #![allow(dead_code, reason = "words for rules to come")]
 
+mod create;
+mod create_pseries;
 mod document;
 #[path = "../shared/edu.rs"]
 mod edu;
@@ -25,10 +27,12 @@ mod huge;
 mod kernel;
 mod library;
 mod limit;
+mod locked;
 #[path = "../shared/machine.rs"]
 mod machine;
 mod map;
 mod raw;
+mod remove;
 mod rule;
 mod rules;
 mod run;
