@@ -18,7 +18,9 @@ mod create_pseries;
 mod document;
 #[path = "../shared/edu.rs"]
 mod edu;
+mod eeh;
 mod fatal;
+mod fork;
 mod ground;
 #[path = "../shared/groups.rs"]
 mod groups;
@@ -31,11 +33,16 @@ mod locked;
 #[path = "../shared/machine.rs"]
 mod machine;
 mod map;
+mod ownership;
+mod pages;
+mod platform;
+mod process;
 mod raw;
 mod remove;
 mod rule;
 mod rules;
 mod run;
+mod sharing;
 
 use clap::Parser;
 use libtest_mimic::Arguments;

@@ -99,3 +99,13 @@ pub(crate) fn new_unmap(preset: &Preset) -> bool {
 pub(crate) fn small_pages(preset: &Preset) -> bool {
     preset.page == HostPage::Small
 }
+
+/// Host pages of 64 KiB, and windows.
+pub(crate) fn large_pages(preset: &Preset) -> bool {
+    usable(preset) && !small_pages(preset)
+}
+
+/// Machines with windows and pages of hugetlb.
+pub(crate) fn hugetlb(preset: &Preset) -> bool {
+    usable(preset) && !preset.huge_pages().is_empty()
+}

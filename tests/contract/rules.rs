@@ -1,7 +1,7 @@
 //! Every rule: the file and name of its test, where in the kernel it is, where it holds, how it leaves the machine.
 
 use crate::rule::*;
-use crate::{create, create_pseries, fatal, locked, map, remove};
+use crate::{create, create_pseries, eeh, fatal, locked, map, ownership, pages, platform, process, remove, sharing};
 use Leaves::*;
 
 /// `drivers/vfio/vfio_iommu_spapr_tce.c`.
@@ -70,6 +70,49 @@ pub(crate) const RULES: &[Rule] = rules! {
 
     map::map_with_a_misaligned_iova_gives_1, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
 
+    // EEH_PE_OP.
+    eeh::eeh_gives_enodev_without_a_pe_on_pseries, "vfio_iommu_spapr_tce.c: vfio_spapr_ioctl_eeh_pe_op", pseries, Clean;
+    eeh::eeh_operations_give_0_on_a_sound_pe_on_powernv, "powerpc/kernel/eeh.c: eeh_pe_reset", powernv, Clean;
+    eeh::eeh_checks_its_argument_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", powernv, Clean;
+    eeh::eeh_injection_checks_function_then_type_then_firmware_on_powernv, "powernv/eeh-powernv.c: pnv_eeh_err_inject", powernv, Clean;
+    eeh::eeh_state_is_a_positive_result_on_powernv, "powerpc/kernel/eeh.c: eeh_pe_get_state", powernv, CleanModel;
+
+    // Huge pages.
+    pages::ordinary_memory_carries_pages_up_to_the_hosts, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
+    pages::an_iommu_page_above_the_hosts_wants_hugetlb_memory, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
+    pages::a_user_address_is_aligned_to_the_iommu_page_alone, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", large_pages, Clean;
+    pages::hugetlb_memory_carries_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", hugetlb, CleanHuge;
+    pages::hugetlb_memory_registered_in_part_carries_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", hugetlb, CleanHuge;
+    pages::small_pages_behind_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", pseries, CleanModel;
+
+    // Groups, devices, files.
+    ownership::a_group_has_one_opener, "vfio/group.c: vfio_group_fops_open", every, Clean;
+    ownership::a_groups_status_says_viable_and_then_in_a_container, "vfio/group.c: vfio_group_ioctl_get_status", every, Clean;
+    ownership::set_container_and_unset_container_want_their_turn, "vfio/group.c: vfio_group_ioctl_set_container", every, Clean;
+    ownership::a_group_with_a_host_driver_gives_eperm, "iommu/iommu.c: iommu_group_claim_dma_owner", every, CleanModel;
+    ownership::a_device_opens_behind_set_iommu_alone, "vfio/group.c: vfio_group_ioctl_get_device_fd", usable, Clean;
+    ownership::a_device_file_holds_its_group, "vfio/group.c: vfio_group_ioctl_unset_container", usable, Clean;
+    ownership::a_closed_container_lives_while_groups_are_in_it, "vfio/container.c: vfio_container_put", usable, Clean;
+    sharing::v1_takes_one_group, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", usable, Clean;
+    sharing::a_group_that_joins_sees_what_is_mapped_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", powernv, Clean;
+    sharing::a_group_does_not_come_to_anothers_window_on_pseries, "pseries/iommu.c: spapr_tce_set_window", pseries, Clean;
+    sharing::two_groups_of_a_container_get_no_window_on_pseries, "pseries/iommu.c: spapr_tce_set_window", pseries, Scars;
+    sharing::the_default_window_waits_for_the_first_group_alone_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", powernv, Clean;
+    sharing::a_group_that_leaves_wipes_the_tables_all_share_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_release_ownership", powernv, Clean;
+    sharing::the_last_group_takes_everything_along, "vfio_iommu_spapr_tce.c: tce_iommu_release", usable, Clean;
+    sharing::a_group_that_comes_back_has_all_its_windows_again, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", usable, Clean;
+
+    // What belongs to a process.
+    process::a_child_gets_eperm_from_a_container_that_is_bound, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, CleanKernel;
+    process::a_failed_create_binds_the_container, "vfio_iommu_spapr_tce.c: tce_iommu_mm_set", usable, Clean;
+    process::a_container_maps_what_another_registered, "mm/book3s64/iommu_api.c: mm_iommu_lookup", usable, Clean;
+    process::a_container_that_ends_before_another_unmaps_its_memory_loses_it, "vfio_iommu_spapr_tce.c: tce_iommu_release", usable, Scars;
+
+    // Bare metal and partitions.
+    platform::the_default_window_starts_at_0_with_4k_pages, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
+    platform::no_way_round_the_tables_is_left_on_powernv, "powernv/pci-ioda.c: pnv_ioda2_take_ownership", powernv, Clean;
+    platform::hypercall_codes_come_out_as_error_numbers_on_pseries, "pseries/iommu.c: tce_exchange_pseries", pseries, Scars;
+
     fatal::map_past_the_end_of_a_window_is_an_oops_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_unuse_page_v2", pseries, Fatal;
     fatal::map_of_no_bytes_at_0_hangs_power8, "powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
     fatal::unmap_of_no_bytes_at_0_hangs_power8, "powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
@@ -77,4 +120,18 @@ pub(crate) const RULES: &[Rule] = rules! {
 };
 
 /// Rules that no test can show.
-pub(crate) const UNSHOWN: &[Unshown] = &[];
+#[rustfmt::skip]
+pub(crate) const UNSHOWN: &[Unshown] = &[
+    Unshown { name: "a_faulting_create_or_eeh_argument_gives_efault", place: "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", why: "a host builds the structures itself" },
+    Unshown { name: "a_pe_that_vfio_cannot_serve_does_not_attach", place: "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", why: "no machine at hand has such a group" },
+    Unshown { name: "the_firmware_may_refuse_any_window", place: "pseries/iommu.c: spapr_tce_create_table", why: "QEMU's firmware refuses none it has room for" },
+    Unshown { name: "a_level_of_16_mib_fails_once_memory_is_fragmented", place: "powernv/pci-ioda-tce.c: pnv_alloc_tce_level", why: "depends on the machine's past" },
+    Unshown { name: "first_maps_at_once_make_the_default_window_twice", place: "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", why: "a race" },
+    Unshown { name: "maps_race_with_the_removal_of_their_window", place: "vfio_iommu_spapr_tce.c: tce_iommu_find_table", why: "a race" },
+    Unshown { name: "a_pseries_table_without_its_user_addresses_is_null", place: "pseries/iommu.c: spapr_tce_create_table", why: "wants a machine out of memory" },
+    Unshown { name: "failed_creates_lose_a_structure_on_pseries", place: "pseries/iommu.c: spapr_tce_create_table", why: "not seen from outside" },
+    Unshown { name: "eeh_state_takes_an_error_for_bits", place: "powerpc/kernel/eeh.c: eeh_pe_get_state", why: "wants a platform that fails to answer" },
+    Unshown { name: "files_close_last_opened_first_when_a_process_ends", place: "fs/file_table.c: fput", why: "`tests/kernel` shows it" },
+    Unshown { name: "tces_are_set_one_hypercall_at_a_time_on_pseries", place: "pseries/iommu.c: tce_exchange_pseries", why: "the hypervisor sees it alone" },
+    Unshown { name: "linux_5_19_to_6_3_bind_no_device", place: "vfio/vfio_main.c: vfio_group_find_or_alloc", why: "no such kernel at hand" },
+];
