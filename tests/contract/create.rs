@@ -7,7 +7,7 @@ use spapr_iommu::host::model::Violation;
 use spapr_iommu::host::{Call, Errno, Host};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::WindowError;
-use spapr_iommu::uapi::spapr::{TceCreate, TceRemove};
+use spapr_iommu::uapi::spapr::TceCreate;
 use spapr_iommu::window::{DefaultWindow, Reason, Refusal, WindowRequest};
 
 /// A window that every machine has.
@@ -25,16 +25,6 @@ const GOOD: TceCreate = TceCreate {
 /// A window of 64 KiB pages, whatever the memory.
 fn large_pages() -> WindowRequest {
     WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P64K)
-}
-
-pub(crate) fn v1_knows_no_windows(ground: &Ground) {
-    let raw = ground.v1();
-    assert_eq!(raw.call(Call::TceCreate(GOOD)), Err(Errno::ENOTTY));
-    assert_eq!(raw.remove(0), Err(Errno::ENOTTY));
-    drop(raw);
-
-    let library = ground.library();
-    assert!(library.space.create_window(&large_pages()).is_ok(), "the library takes v2");
 }
 
 /// The default window stays where it is: in wait.
@@ -55,9 +45,9 @@ pub(crate) fn create_checks_its_arguments_before_the_default_window_comes(ground
     assert_eq!(created, Some((40, 0)));
 }
 
-pub(crate) fn create_looks_at_no_reserved_word_and_takes_a_larger_argsz(ground: &Ground) {
+pub(crate) fn create_looks_at_no_reserved_word(ground: &Ground) {
     let raw = ground.v2();
-    let asked = TceCreate { argsz: u32::MAX, resv1: 7, resv2: 9, start_addr: 0xdead, ..GOOD };
+    let asked = TceCreate { resv1: 7, resv2: 9, start_addr: 0xdead, ..GOOD };
     let (result, answer) = raw.answer(Call::TceCreate(asked)).unwrap();
     assert_eq!((result, answer), (0, Call::TceCreate(TceCreate { start_addr: HIGH, ..asked })));
     drop(raw);
@@ -282,21 +272,4 @@ pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(ground: &Ground) {
     let request = WindowRequest::bytes(8 << 30).page(PageShift::P64K).carries(PageShift::P64K);
     let plan = library.space.plan(&request).unwrap();
     assert!(plan.reasons.contains(&Reason::OverlapsMmio), "{:?}", plan.reasons);
-}
-
-/// A container whose last group left has no driver, so there is none to say ENXIO.
-pub(crate) fn without_a_group_create_and_remove_give_einval(ground: &Ground) {
-    let raw = ground.v2();
-    assert_eq!(raw.detach(0), Ok(0));
-    assert_eq!(raw.call(Call::TceCreate(GOOD)), Err(Errno::EINVAL));
-    assert_eq!(raw.call(Call::TceRemove(TceRemove { argsz: 16, flags: 0, start_addr: 0 })), Err(Errno::EINVAL));
-    drop(raw);
-
-    let library = ground.library_without_groups();
-    let refused = [
-        library.space.create_window(&large_pages()).map(drop),
-        library.space.remove_window(Iova(0)),
-        library.space.drop_default_window(),
-    ];
-    assert_eq!(refused, [Err(WindowError::NoGroup), Err(WindowError::NoGroup), Err(WindowError::NoGroup)]);
 }

@@ -7,7 +7,8 @@ use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
 use spapr_iommu::host::model::{Firmware, Machine, Preset, Violation};
 use spapr_iommu::permission::Permission;
-use spapr_iommu::space::{MapError, WindowError};
+use spapr_iommu::registry::Registry;
+use spapr_iommu::space::{AddressSpace, MapError, WindowError};
 use spapr_iommu::window::{DefaultWindow, Origin, Reason, Refusal, WindowRequest};
 
 const RW: Permission = Permission::ReadWrite;
@@ -152,19 +153,8 @@ pub(crate) fn a_window_below_its_page_makes_the_kernel_warn_on_pseries(ground: &
     assert_eq!(window.range, iova(0, ground.default_window()));
 }
 
-/// T6, T7. One window too many reaches the firmware: from then on the PE gets none, not even the default one, in any
-/// container, until reboot; and each MAP or UNMAP that would have made that loses its charge.
-pub(crate) fn a_second_dynamic_window_poisons_the_pe_on_pseries(ground: &Ground) {
-    // Before there is poison: afterwards the group is of no use.
-    {
-        let library = ground.library();
-        let present = library.space.create_window(&large_pages()).unwrap().range;
-        library.space.drop_default_window().unwrap();
-        library.calls();
-        let refused = library.space.create_window(&large_pages()).unwrap_err();
-        assert_eq!(refused, WindowError::Refused(Refusal::SecondDdw { present }));
-        assert_eq!(library.calls(), [""; 0], "the kernel was asked");
-    }
+/// T6. The default window is tried again by each MAP, UNMAP and CREATE, refused, and charged for.
+pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(ground: &Ground) {
     ground.scars(|| {
         let raw = without_default(ground);
         assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
@@ -181,10 +171,27 @@ pub(crate) fn a_second_dynamic_window_poisons_the_pe_on_pseries(ground: &Ground)
         let lost = default_charge(ground);
         assert_eq!(ground.cost(|| raw.map(memory.start(), 0, K4)), (Err(Errno::ENODEV), lost));
         assert_eq!(ground.cost(|| raw.unmap(0, K4)), (Err(Errno::ENODEV), lost));
-        assert_eq!(ground.cost(|| raw.create(16, 1 << 30, 1)), (Err(Errno::ENODEV), lost), "of the default window");
+        assert_eq!(ground.cost(|| raw.create(16, 1 << 30, 1)), (Err(Errno::ENODEV), lost));
         assert_eq!(raw.remove(0), Ok(0));
         assert_eq!(raw.create(16, 1 << 30, 1), Err(Errno::ENODEV));
         raw.gives_back(memory);
+        drop(raw);
+
+        // The library, which put nothing out of use, tries once and never again: whatever window, whatever space.
+        let registry = Registry::new(ground.kernel.clone());
+        let lease = registry.register(memory).unwrap();
+        for (again, lost) in [(false, lost), (true, 0)] {
+            let space = AddressSpace::new(&registry);
+            space.attach(group).unwrap();
+            let (refused, cost) = ground.cost(|| space.map(iova(0, K4), memory.start(), RW).unwrap_err());
+            let poisoned = matches!(
+                refused,
+                MapError::NoWindow { why: Refusal::Poisoned, .. }
+                    | MapError::Window(WindowError::Refused(Refusal::Poisoned))
+            );
+            assert_eq!((poisoned, cost), (again, lost), "{refused}");
+        }
+        lease.release().unwrap();
     });
 }
 

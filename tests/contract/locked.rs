@@ -1,9 +1,8 @@
 //! Locked memory: what windows are charged with, and whether it comes back.
 
-use crate::ground::{Ground, HIGH, K4, K64, iova};
+use crate::ground::{Ground, K4, K64, iova};
 use crate::raw::Raw;
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::model::Violation;
 use spapr_iommu::host::{Call, Errno, Host};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::WindowError;
@@ -67,23 +66,6 @@ pub(crate) fn v1_is_charged_for_the_table_as_well(ground: &Ground) {
     assert_eq!(ground.locked(), 0);
 }
 
-pub(crate) fn a_window_is_charged_with_its_table_until_it_is_removed(ground: &Ground) {
-    let raw = without_default(ground);
-    let charge = small_charge(ground);
-    let (start, cost) = ground.cost(|| raw.create(16, 1 << 30, 1).unwrap());
-    assert_eq!(cost, charge);
-    assert_eq!(ground.cost(|| raw.remove(start)), (Ok(0), -charge));
-    assert_eq!(left(ground, raw), 0);
-
-    let library = ground.library();
-    let request = WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P64K);
-    let plan = library.space.plan(&request).unwrap();
-    let (window, cost) = ground.cost(|| library.space.create_window(&request).unwrap());
-    assert_eq!((plan.locked_bytes, cost), (cost.unsigned_abs(), charge + default_charge(ground)));
-    let (removed, cost) = ground.cost(|| library.space.remove_window(window.range.start()));
-    assert_eq!((removed, cost), (Ok(()), -charge));
-}
-
 /// All levels, twice, though the leaves are allocated as they are used.
 pub(crate) fn a_table_of_levels_is_charged_in_full_on_powernv(ground: &Ground) {
     let raw = without_default(ground);
@@ -113,45 +95,6 @@ pub(crate) fn with_the_capability_locked_memory_is_counted_and_not_limited(groun
     let library = ground.library();
     let request = WindowRequest::bytes(1 << 33).page(PageShift::P4K);
     assert_eq!(library.space.create_window(&request).map(|window| window.range.len()), Ok(1 << 33));
-}
-
-pub(crate) fn a_window_over_the_limit_gives_enomem_and_loses_nothing(ground: &Ground) {
-    let raw = without_default(ground);
-    let limit = ground.limit(K64);
-    assert_eq!(ground.cost(|| raw.create(16, 1 << 30, 1)), (Err(Errno::ENOMEM), 0));
-    drop(limit);
-    assert!(raw.create(16, 1 << 30, 1).is_ok());
-    drop(raw);
-
-    let library = ground.library();
-    let limit = ground.limit(K64);
-    library.calls();
-    let refused = library.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap_err();
-    assert!(matches!(refused, WindowError::Refused(Refusal::Memlock(_))), "{refused}");
-    assert_eq!(library.calls(), [""; 0], "the kernel was asked");
-    drop(limit);
-}
-
-/// The charge comes before the platform is asked, and is forgotten when that refuses.
-pub(crate) fn a_failed_create_loses_its_charge(ground: &Ground) {
-    ground.scars(|| {
-        let raw = without_default(ground);
-        // powernv: one level of 128 MiB, which no allocator gives. pseries: no power of two.
-        let (outcome, lost) = match ground.powernv() {
-            true => (ground.cost(|| raw.create(12, 1 << 36, 1)), (Err(Errno::ENOMEM), 256 << 20)),
-            false => (ground.cost(|| raw.create(16, 3 << 30, 1)), (Err(Errno::EINVAL), 384 << 10)),
-        };
-        assert_eq!(outcome, lost);
-        let bytes = lost.1.unsigned_abs();
-        ground.on_model(|model| assert_eq!(model.violations(), [Violation::LeakedCharge { bytes }]));
-        assert_eq!(left(ground, raw), lost.1, "it does not come back with the container's end");
-    });
-    // Levels and sizes are the plan's, so that the kernel has nothing to refuse.
-    let library = ground.library();
-    let (bytes, page, levels) =
-        if ground.powernv() { (1 << 36, PageShift::P4K, 2) } else { (3 << 30, PageShift::P4K, 1) };
-    let window = library.space.create_window(&WindowRequest::bytes(bytes).page(page)).unwrap();
-    assert_eq!((window.range.start().0, window.range.len(), window.levels), (HIGH, bytes.next_power_of_two(), levels));
 }
 
 pub(crate) fn what_is_refused_before_the_charge_loses_nothing(ground: &Ground) {

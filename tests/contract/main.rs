@@ -13,6 +13,9 @@
 
 #![allow(dead_code, reason = "words for rules to come")]
 
+mod backing;
+mod bare;
+mod core;
 mod create;
 mod create_pseries;
 mod document;
@@ -20,12 +23,12 @@ mod document;
 mod edu;
 mod eeh;
 mod fatal;
-mod fork;
 mod ground;
 #[path = "../shared/groups.rs"]
 mod groups;
 #[path = "../shared/huge.rs"]
 mod huge;
+mod info;
 mod kernel;
 mod library;
 mod limit;
@@ -33,16 +36,22 @@ mod locked;
 #[path = "../shared/machine.rs"]
 mod machine;
 mod map;
+mod orphan;
 mod ownership;
 mod pages;
 mod platform;
 mod process;
 mod raw;
+mod register;
 mod remove;
 mod rule;
 mod rules;
 mod run;
 mod sharing;
+mod traps;
+mod unmap;
+mod unregister;
+mod v1;
 
 use clap::Parser;
 use libtest_mimic::Arguments;
@@ -71,6 +80,15 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    if let Some(said) = bare::stranger() {
+        return said.map_or_else(
+            |why| {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let options = Options::parse();
     if let Some(name) = options.alone.as_deref() {
         return run::alone(name, options.group, ground::Part::Whole);

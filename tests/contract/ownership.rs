@@ -22,19 +22,6 @@ fn status(raw: &Raw<'_>, ground: &Ground) -> u32 {
     }
 }
 
-pub(crate) fn a_group_has_one_opener(ground: &Ground) {
-    let group = ground.groups[0].0;
-    let raw = ground.empty();
-    raw.group(0);
-    assert_eq!(ground.kernel.open(Node::Group(group)), Err(Errno::EBUSY));
-
-    let library = ground.library_without_groups();
-    let refused = library.space.attach(group).unwrap_err();
-    assert!(matches!(refused, AttachError::Obstacle(Obstacle::Busy { group: busy }) if busy == group), "{refused}");
-    drop(raw);
-    library.space.attach(group).unwrap();
-}
-
 pub(crate) fn a_groups_status_says_viable_and_then_in_a_container(ground: &Ground) {
     let raw = ground.empty();
     assert_eq!(status(&raw, ground), GROUP_FLAGS_VIABLE);

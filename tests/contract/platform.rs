@@ -3,11 +3,9 @@
 use crate::ground::{Ground, HIGH, K4, K64, iova};
 use spapr_iommu::addr::Iova;
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::model::Violation;
 use spapr_iommu::permission::Permission;
-use spapr_iommu::registry::PinError;
 use spapr_iommu::space::MapError;
-use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu::window::Refusal;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -52,33 +50,4 @@ pub(crate) fn no_way_round_the_tables_is_left_on_powernv(ground: &Ground) {
 
     let library = ground.library();
     assert_eq!((library.space.translate(Iova(HIGH)), library.space.status().windows), (None, vec![]));
-}
-
-/// H_PARAMETER is -4, and so is EINTR: who repeats calls that were interrupted repeats this one for ever. Here it is a
-/// MAP past the end of a window whose array of user addresses ends within its host page.
-pub(crate) fn hypercall_codes_come_out_as_error_numbers_on_pseries(ground: &Ground) {
-    const END: u64 = HIGH + (1 << 20);
-    ground.scars(|| {
-        let raw = ground.v2();
-        let memory = raw.registered(K64);
-        assert_eq!(raw.create(12, 1 << 20, 1), Ok(HIGH));
-        assert_eq!(raw.map(memory.start(), END - K4, 2 * K4), Err(Errno::EINTR));
-        let (start, window) = (Iova(END - K4), iova(HIGH, 1 << 20));
-        let past = Violation::MapPastWindow { start, size: 2 * K4, window, fatal: false };
-        let leaked = Violation::LeakedCount { range: memory };
-        ground.on_model(|model| assert_eq!(model.violations(), [past, leaked]));
-        // The count never comes back: UNREGISTER gives 0 and keeps the memory.
-        assert_eq!(ground.cost(|| raw.unregister(memory)), (Ok(0), 0));
-    });
-    let library = ground.library();
-    let (memory, lease) = library.leased(K64);
-    let window =
-        library.space.create_window(&WindowRequest::bytes(1 << 20).page(spapr_iommu::addr::PageShift::P4K)).unwrap();
-    let end = window.range.end().0;
-    let refused = library.space.map(iova(end - K4, 2 * K4), memory.start(), RW).unwrap_err();
-    assert!(matches!(refused, MapError::NoWindow { why: Refusal::PastEnd { .. }, .. }), "{refused}");
-    lease.release().unwrap();
-    // Where the kernel might be asked for memory that is not there, it is not asked.
-    let refused = library.space.map(iova(HIGH, K4), memory.start(), RW).unwrap_err();
-    assert!(matches!(refused, MapError::Memory(PinError::NotRegistered { .. })), "{refused}");
 }

@@ -22,7 +22,7 @@ pub(crate) fn remove_checks_its_arguments_before_it_cancels(ground: &Ground) {
     for args in [TceRemove { argsz: 15, ..good }, TceRemove { flags: 1, ..good }] {
         assert_eq!(raw.call(Call::TceRemove(args)), Err(Errno::EINVAL), "{args:?}");
     }
-    assert_eq!(raw.call(Call::TceRemove(TceRemove { argsz: 999, ..good })), Ok(0), "it still waited");
+    assert_eq!(raw.call(Call::TceRemove(good)), Ok(0), "it still waited");
     drop(raw);
 
     let library = ground.library();

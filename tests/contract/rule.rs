@@ -85,9 +85,14 @@ pub(crate) fn power8(preset: &Preset) -> bool {
     preset.machine == Machine::Powernv8
 }
 
-/// Kernels that let UNMAP run past a window's end.
-pub(crate) fn old_unmap(preset: &Preset) -> bool {
-    usable(preset) && preset.kernel == KernelVersion::V6_12
+/// pseries kernels that let UNMAP run past a window's end.
+pub(crate) fn old_unmap_pseries(preset: &Preset) -> bool {
+    pseries(preset) && preset.kernel == KernelVersion::V6_12
+}
+
+/// Likewise, on bare metal.
+pub(crate) fn old_unmap_powernv(preset: &Preset) -> bool {
+    powernv(preset) && preset.kernel == KernelVersion::V6_12
 }
 
 /// Kernels that refuse such an UNMAP.

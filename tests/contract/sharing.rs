@@ -2,7 +2,6 @@
 
 use crate::ground::{Ground, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge};
-use spapr_iommu::host::model::Violation;
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AttachError;
@@ -72,24 +71,6 @@ pub(crate) fn a_group_does_not_come_to_anothers_window_on_pseries(ground: &Groun
     library_keeps_them_apart(ground);
 }
 
-/// T7. Nothing leaks, as the table is made and freed again.
-pub(crate) fn two_groups_of_a_container_get_no_window_on_pseries(ground: &Ground) {
-    ground.scars(|| {
-        let raw = ground.container(TCE_V2_IOMMU, &[0, 1]);
-        let memory = raw.registered(K64);
-        let groups = vec![ground.groups[0].0, ground.groups[1].0];
-        ground.on_model(|model| assert_eq!(model.violations(), [Violation::SecondGroup { groups }]));
-        assert_eq!(ground.cost(|| raw.map(memory.start(), 0, K4)), (Err(Errno::EPERM), 0));
-        assert_eq!(ground.cost(|| raw.unmap(0, K4)), (Err(Errno::EPERM), 0));
-        assert_eq!(raw.remove(0), Ok(0));
-        assert_eq!(ground.cost(|| raw.create(16, 1 << 30, 1)), (Err(Errno::EPERM), 0));
-        assert_eq!(raw.detach(1), Ok(0));
-        assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH), "alone it is fine");
-        raw.gives_back(memory);
-    });
-    library_keeps_them_apart(ground);
-}
-
 /// T10: later ones find the windows that are there, or none.
 pub(crate) fn the_default_window_waits_for_the_first_group_alone_on_powernv(ground: &Ground) {
     let raw = ground.v2();
@@ -107,7 +88,7 @@ pub(crate) fn the_default_window_waits_for_the_first_group_alone_on_powernv(grou
 }
 
 /// T8: the other group's device sees nothing any more, and the memory is free to go.
-pub(crate) fn a_group_that_leaves_wipes_the_tables_all_share_on_powernv(ground: &Ground) {
+pub(crate) fn a_group_that_leaves_takes_the_maps_from_the_devices_of_others_on_powernv(ground: &Ground) {
     let raw = ground.container(TCE_V2_IOMMU, &[0, 1]);
     let device = raw.device(0).unwrap();
     let memory = raw.registered(2 * K64);
