@@ -69,8 +69,19 @@ pub(crate) fn set_iommu_twice_is_einval(ground: &Ground) {
 pub(crate) fn set_iommu_of_an_unknown_type_is_enodev_and_may_be_tried_again(ground: &Ground) {
     let raw = ground.empty();
     assert_eq!(raw.attach(0), Ok(0));
-    assert_eq!([1, 3, 5, 99].map(|kind| raw.set_iommu(kind)), [Err(Errno::ENODEV); 4]);
+    assert_eq!([0, 1, 3, 99].map(|kind| raw.set_iommu(kind)), [Err(Errno::ENODEV); 4]);
     assert_eq!(raw.call(Call::Enable), Err(Errno::EINVAL), "no driver yet");
+    assert_eq!(raw.set_iommu(spapr::TCE_V2_IOMMU), Ok(0));
+    drop(raw);
+    drop(ground.library());
+}
+
+/// Where there is EEH, the driver says yes to it, and cannot open it.
+pub(crate) fn set_iommu_of_the_eeh_extension_is_einval_where_there_is_eeh(ground: &Ground) {
+    let raw = ground.empty();
+    assert_eq!(raw.attach(0), Ok(0));
+    let expected = if ground.powernv() { Errno::EINVAL } else { Errno::ENODEV };
+    assert_eq!(raw.set_iommu(eeh::EXTENSION), Err(expected));
     assert_eq!(raw.set_iommu(spapr::TCE_V2_IOMMU), Ok(0));
     drop(raw);
     drop(ground.library());
@@ -126,6 +137,9 @@ pub(crate) fn container_without_groups_loses_its_driver_and_takes_another(ground
     assert_eq!(raw.attach(0), Ok(0));
     assert_eq!(raw.set_iommu(spapr::TCE_V2_IOMMU), Ok(0));
     assert!(raw.info().is_ok());
+    raw.registered(K64);
+    raw.close_group(0);
+    assert_eq!((raw.info(), ground.locked()), (Err(Errno::EINVAL), 0), "closing the group's file does it as well");
     drop(raw);
 
     // A space without groups keeps its leases, and registers them anew.

@@ -212,14 +212,14 @@ pub(crate) fn levels_over_55_bits_give_einval_on_powernv(ground: &Ground) {
     assert_eq!(raw.info().unwrap().ddw.levels, 5);
     for (shift, most) in [(12, small), (16, large)] {
         for levels in 2..=most {
-            assert_eq!(raw.create(shift, 1 << 40, levels), Ok(0), "{shift} {levels}");
+            assert_eq!(raw.create(shift, 1 << 30, levels), Ok(0), "{shift} {levels}");
             assert_eq!(raw.remove(0), Ok(0));
         }
     }
     ground.scars(|| {
         for (shift, most) in [(12, small), (16, large)] {
             for levels in most + 1..=5 {
-                let (outcome, lost) = ground.cost(|| raw.create(shift, 1 << 40, levels));
+                let (outcome, lost) = ground.cost(|| raw.create(shift, 1 << 30, levels));
                 assert_eq!((outcome, lost > 0), (Err(Errno::EINVAL), true), "{shift} {levels}: {lost}");
             }
         }
@@ -232,7 +232,7 @@ pub(crate) fn levels_over_55_bits_give_einval_on_powernv(ground: &Ground) {
         let plan = library.space.plan(&request).unwrap();
         assert!(plan.window.levels <= most, "{plan:?}");
     }
-    library.space.create_window(&WindowRequest::bytes(1 << 40).page(PageShift::P4K)).unwrap();
+    library.space.create_window(&large_pages()).unwrap();
 }
 
 /// All of the host page that the smallest table takes can be mapped.

@@ -11,8 +11,6 @@
 //!
 //! A rule is one function that both kinds of kernel run, so that they cannot drift apart.
 
-#![allow(dead_code, reason = "words for rules to come")]
-
 mod backing;
 mod bare;
 mod core;

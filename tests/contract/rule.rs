@@ -85,6 +85,11 @@ pub(crate) fn power8(preset: &Preset) -> bool {
     preset.machine == Machine::Powernv8
 }
 
+/// Bare metal that is told of a range of TCEs in one call, not of each page apart.
+pub(crate) fn after_power8(preset: &Preset) -> bool {
+    powernv(preset) && !power8(preset)
+}
+
 /// pseries kernels that let UNMAP run past a window's end.
 pub(crate) fn old_unmap_pseries(preset: &Preset) -> bool {
     pseries(preset) && preset.kernel == KernelVersion::V6_12
@@ -103,11 +108,6 @@ pub(crate) fn new_unmap(preset: &Preset) -> bool {
 /// Host pages of 4 KiB.
 pub(crate) fn small_pages(preset: &Preset) -> bool {
     preset.page == HostPage::Small
-}
-
-/// Host pages of 64 KiB, and windows.
-pub(crate) fn large_pages(preset: &Preset) -> bool {
-    usable(preset) && !small_pages(preset)
 }
 
 /// Machines with windows and pages of hugetlb.

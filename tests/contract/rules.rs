@@ -33,6 +33,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     core::set_iommu_without_a_group_is_einval, "drivers/vfio/container.c: vfio_ioctl_set_iommu", every, Clean;
     core::set_iommu_twice_is_einval, "drivers/vfio/container.c: vfio_ioctl_set_iommu", every, Clean;
     core::set_iommu_of_an_unknown_type_is_enodev_and_may_be_tried_again, "drivers/vfio/container.c: vfio_ioctl_set_iommu", every, Clean;
+    core::set_iommu_of_the_eeh_extension_is_einval_where_there_is_eeh, "vfio_iommu_spapr_tce.c: tce_iommu_open", every, Clean;
     core::calls_of_a_driver_that_is_not_there_are_einval, "drivers/vfio/container.c: vfio_fops_unl_ioctl", every, Clean;
     core::calls_that_the_driver_does_not_know_are_enotty, TCE_IOCTL, every, Clean;
     core::container_without_groups_loses_its_driver_and_takes_another, "drivers/vfio/container.c: vfio_group_detach_container", usable, Clean;
@@ -101,7 +102,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     unmap::unmap_past_the_end_clears_what_is_inside_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_pseries, Clean;
     unmap::unmap_past_the_end_writes_behind_the_table_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_powernv, Scars;
     unmap::unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8, "arch/powerpc/kernel/iommu.c: iommu_tce_check_ioba", new_unmap, Clean;
-    unmap::unmap_skips_leaves_that_are_not_there, "vfio_iommu_spapr_tce.c: tce_iommu_clear", powernv, Clean;
+    unmap::unmap_skips_leaves_that_are_not_there, "vfio_iommu_spapr_tce.c: tce_iommu_clear", after_power8, Clean;
 
     // REGISTER_MEMORY
     register::register_with_a_short_argument_or_any_flag_is_einval, TCE_IOCTL, every, Clean;
@@ -151,7 +152,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     // Locked memory.
     locked::the_default_window_is_charged_when_it_comes, "vfio_iommu_spapr_tce.c: tce_iommu_create_table", usable, Clean;
     locked::v1_is_charged_for_the_table_as_well, "vfio_iommu_spapr_tce.c: tce_iommu_create_table", usable, Clean;
-    locked::a_table_of_levels_is_charged_in_full_on_powernv, "platforms/powernv/pci-ioda.c: pnv_pci_ioda2_get_table_size", powernv, Clean;
+    locked::a_table_of_levels_is_charged_in_full_on_powernv, "platforms/powernv/pci-ioda.c: pnv_pci_ioda2_get_table_size", after_power8, Clean;
     locked::with_the_capability_locked_memory_is_counted_and_not_limited, "mm/util.c: __account_locked_vm", usable, Clean;
     locked::what_is_refused_before_the_charge_loses_nothing, "vfio_iommu_spapr_tce.c: tce_iommu_create_table", usable, Clean;
 
@@ -241,6 +242,10 @@ pub(crate) const UNSHOWN: &[Unshown] = &[
         why: "the driver goes with the last group, and EINVAL comes first" },
     Unshown { name: "enable_of_a_container_without_groups_is_enodev", place: TCE_ENABLE,
         why: "likewise" },
+    Unshown { name: "info_or_enable_of_a_group_without_tables_fails", place: TCE_IOCTL,
+        why: "ENXIO and ENODEV: no such group gets through SET_IOMMU" },
+    Unshown { name: "enable_without_a_default_window_is_eperm", place: TCE_ENABLE,
+        why: "every machine at hand has one" },
     Unshown { name: "info_is_that_of_the_newest_group", place: TCE_IOCTL,
         why: "all PHBs of a machine at hand have the same windows; a space refuses a group whose differ" },
     Unshown { name: "info_of_a_4_gib_default_window_reads_0", place: TCE_IOCTL,

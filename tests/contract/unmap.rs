@@ -214,7 +214,8 @@ pub(crate) fn unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8(ground: 
     refused_past_the_end(ground);
 }
 
-/// A table of several levels has leaves where something was mapped only: 2^28 TCEs go by in no time.
+/// A table of several levels has leaves where something was mapped only: 2^28 TCEs go by in no time. (POWER8 is told of each
+/// page all the same, which takes minutes.)
 pub(crate) fn unmap_skips_leaves_that_are_not_there(ground: &Ground) {
     const WHOLE: u64 = 1 << 44;
     let raw = ground.v2();
@@ -222,7 +223,7 @@ pub(crate) fn unmap_skips_leaves_that_are_not_there(ground: &Ground) {
     // The host's page, of ordinary memory.
     let shift = ground.preset.page.shift();
     let size = WHOLE >> (16 - shift.get());
-    let levels = if shift.get() == 16 { 2 } else { 3 };
+    let levels = if crate::rule::small_pages(&ground.preset) { 3 } else { 2 };
     let start = raw.create(shift.get(), size, levels).unwrap();
     assert_eq!(raw.map(memory.start(), start + size / 2, K64), Ok(0));
     let began = Instant::now();

@@ -1,4 +1,5 @@
-//! A driver for QEMU's `edu` device, bare: one transfer of up to 4 KiB each way.
+//! A driver for QEMU's `edu` device, bare: one transfer of up to 4 KiB each way. Shared by the test programs that run on real
+//! kernels.
 
 use spapr_iommu::host::{Errno, Fd, Host, Region};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
@@ -20,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Reads bytes at `from` into the device and writes them to `to`.
 pub(crate) fn copy(host: &dyn Host, device: Fd, from: u64, to: u64, len: u64) -> Result<(), Errno> {
+    if len > BUFFER_SIZE {
+        return Err(Errno::EINVAL);
+    }
     let config = host.region(device, PCI_CONFIG_REGION_INDEX)?;
     let mut command = [0; 2];
     config.read(PCI_COMMAND, &mut command)?;
