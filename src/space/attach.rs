@@ -20,7 +20,7 @@ impl AddressSpace {
     pub fn attach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         refuse_attached(state, group)?;
-        let member = Member::open(self.0.registry.host(), group)?;
+        let mut member = Member::open(self.0.registry.host(), group)?;
         let facts = member.facts()?;
         if state.facts.is_some_and(|ours| !alike(&ours, &facts)) {
             return Err(AttachError::OtherFacts { group });
@@ -30,7 +30,7 @@ impl AddressSpace {
         if first {
             state.facts = Some(facts);
         }
-        if !first && let Err(error) = self.bring_up(state, &member, group) {
+        if !first && let Err(error) = self.bring_up(state, &mut member, group) {
             // Whatever was mapped is unmapped by the tables' end; nothing was counted for it.
             self.0.registry.leave(member.fd(), false);
             return Err(error);
@@ -108,7 +108,7 @@ impl AddressSpace {
     }
 
     /// Gives a container that joins others their windows, regions and mappings.
-    fn bring_up(&self, state: &State, member: &Member, group: u32) -> Result<(), AttachError> {
+    fn bring_up(&self, state: &State, member: &mut Member, group: u32) -> Result<(), AttachError> {
         let books = self.0.books.read();
         let mut regions: Vec<RegionId> = books.iter().map(|mapping| mapping.region).collect();
         regions.sort_unstable();
@@ -117,7 +117,10 @@ impl AddressSpace {
             self.0.registry.enrol(region, member.fd())?;
         }
         self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
-        Ok(apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?)
+        apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?;
+        // The first MAP made the default window, if it was none of CREATE.
+        member.default_waits &= books.is_empty();
+        Ok(())
     }
 
     /// Unmaps everything in one container; whether nothing is mapped there any more.

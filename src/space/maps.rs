@@ -6,6 +6,7 @@ use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::{Part, RegionId, Registry};
+use crate::window::DefaultWindow;
 
 /// What to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,9 @@ impl AddressSpace {
 
     /// Maps all requests, or none. Neighbours that continue each other go out as one MAP.
     pub fn map_all(&self, requests: &[MapRequest], overlap: Overlap) -> Result<(), MapError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
         let Locked { state, scratch } = &mut *self.0.state.lock();
         self.map_with(state, scratch, requests, overlap)
     }
@@ -77,15 +81,21 @@ impl AddressSpace {
         let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
         self.0.registry.pin(wanted, &state.containers, &mut scratch.parts)?;
         let mut made = Vec::new();
-        for missing in planned {
-            match self.make_missing(state, missing) {
-                Ok(window) => made.extend(window),
-                Err(error) => {
-                    self.unpin(scratch);
-                    self.unmake(state, &made);
-                    return Err(error.into());
-                }
+        let late = state.windows.default == DefaultWindow::Live && state.members.iter().any(|m| m.default_waits);
+        let ready = match late {
+            true => self.make_default_everywhere(state),
+            false => Ok(()),
+        };
+        let ready = ready.and_then(|()| {
+            for missing in planned {
+                made.extend(self.make_missing(state, missing)?);
             }
+            Ok(())
+        });
+        if let Err(error) = ready {
+            self.unpin(scratch);
+            self.unmake(state, &made);
+            return Err(error.into());
         }
         join_runs(scratch);
         state.unsure = true;

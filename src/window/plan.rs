@@ -31,6 +31,8 @@ pub struct Situation {
     pub facts: WindowFacts,
     /// The default window's life.
     pub default: DefaultWindow,
+    /// Containers in which it waits: all, none, or those that joined since it came to life.
+    pub default_waits: u32,
     /// Something is asked of the waiting default window.
     pub default_asked: bool,
     /// The windows there are.
@@ -94,8 +96,10 @@ impl Situation {
         self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
     }
 
-    fn default_locked(&self) -> u64 {
-        self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1))
+    /// What the default window will be charged with where it waits.
+    pub(crate) fn default_due(&self) -> u64 {
+        let one = self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1));
+        one.saturating_mul(self.default_waits.into())
     }
 
     /// What there is already for `range`.
@@ -107,14 +111,55 @@ impl Situation {
             .find(|(window, ..)| window.contains_range(&range))
     }
 
-    /// Whether tables charged with `locked` bytes in each container may be made.
-    pub fn affords(&self, locked: u64) -> Result<(), Refusal> {
-        let needed = locked.saturating_mul(self.containers.into());
+    /// Whether tables charged with `needed` bytes, over all containers, may be made.
+    pub fn affords(&self, needed: u64) -> Result<(), Refusal> {
         memlock::check(self.memlock, "the TCE tables", needed)?;
         // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {
             Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
             _ => Ok(()),
+        }
+    }
+
+    /// What there is once a plan was carried out, and used.
+    pub fn after(&self, plan: &Plan) -> Self {
+        let mut after = self.clone();
+        for step in &plan.steps {
+            match *step {
+                Step::Remove(start) => {
+                    let gone = |standing: &Standing| standing.window.range.start() == start;
+                    let dynamic = |standing: &Standing| standing.window.origin != Origin::Default;
+                    if !after.standing.iter().any(|standing| gone(standing) && dynamic(standing)) {
+                        (after.default, after.default_waits) = (DefaultWindow::Gone, 0);
+                    }
+                    after.standing.retain(|standing| !gone(standing));
+                }
+                Step::Create { .. } => after.default_lives(),
+            }
+        }
+        let Planned { start, size, page, levels } = plan.window;
+        if plan.steps.is_empty() {
+            if self.facts.default.map(|range| range.start()) == start {
+                after.default_lives();
+            }
+        } else if let Ok(range) = IovaRange::new(start.unwrap_or(POWERNV_SECOND), size) {
+            let again = self.facts.platform == Platform::Pseries && self.facts.default == Some(range);
+            let origin = if again { Origin::Default } else { Origin::Asked };
+            after.default = if again { DefaultWindow::Live } else { after.default };
+            after.standing.push(Standing { window: Window { range, page, levels, origin }, in_use: true });
+        }
+        let used = |standing: &mut Standing| standing.in_use |= Some(standing.window.range.start()) == start;
+        after.standing.iter_mut().for_each(used);
+        after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes);
+        after
+    }
+
+    /// The waiting default window comes to life.
+    fn default_lives(&mut self) {
+        if let Some(range) = self.default_range() {
+            let window = Window { range, page: DEFAULT_PAGE, levels: 1, origin: Origin::Default };
+            self.standing.push(Standing { window, in_use: false });
+            (self.default, self.default_waits) = (DefaultWindow::Live, 0);
         }
     }
 
@@ -127,8 +172,7 @@ impl Situation {
             .find(|window| window.intersection(&range).is_some())
     }
 
-    fn plan(&self, window: Planned, steps: Vec<Step>, locked: u64, reasons: Vec<Reason>) -> Plan {
-        let locked_bytes = locked.saturating_mul(u64::from(self.containers));
+    fn plan(&self, window: Planned, steps: Vec<Step>, locked_bytes: u64, reasons: Vec<Reason>) -> Plan {
         let ioctls = self.containers.saturating_mul(steps.len() as u32);
         let teardown = table::teardown(&self.facts, window.page, window.size, window.levels);
         Plan { steps, window, locked_bytes, teardown, ioctls, reasons }
@@ -148,7 +192,8 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         if let Some(reach) = request.reach.filter(|&reach| range.end().0 - 1 > reach) {
             return Err(Refusal::BeyondDevice { start: range.start(), reach });
         }
-        let locked = if reason == Reason::DefaultServes { situation.default_locked() } else { 0 };
+        let serves = facts.default.is_some_and(|default| default.start() == window.start());
+        let locked = if serves { situation.default_due() } else { 0 };
         situation.affords(locked)?;
         let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
         return Ok(situation.plan(planned, Vec::new(), locked, vec![reason]));
@@ -166,7 +211,10 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
     let size = match restored {
         Some(default) => default.len(),
-        None => choose_size(facts, request, page, start, &mut reasons)?,
+        None => {
+            let size = choose_size(facts, request, page, start, &mut reasons)?;
+            room.beyond_default(facts, page, size).inspect(|_| reasons.push(Reason::BeyondDefault)).unwrap_or(size)
+        }
     };
     let levels = table::levels(facts, page, size).ok_or(Refusal::TooLarge { size, page })?;
     reasons.push(match (facts.platform, levels) {
@@ -189,10 +237,11 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     if let Some(reach) = request.reach.filter(|&reach| expected.0 > reach) {
         return Err(Refusal::BeyondDevice { start: expected, reach });
     }
-    let mut locked = table::locked_bytes(facts, page, size, levels);
+    let table = table::locked_bytes(facts, page, size, levels);
+    let mut locked = table.saturating_mul(situation.containers.into());
     if room.default_comes_too {
         reasons.push(Reason::DefaultComesToo);
-        locked = locked.saturating_add(situation.default_locked());
+        locked = locked.saturating_add(situation.default_due());
     }
     situation.affords(locked)?;
     steps.push(Step::Create { page, size, levels });
@@ -245,6 +294,13 @@ impl Room {
             Want::Cover(range) => default.contains_range(&range),
         };
         (page == DEFAULT_PAGE && small).then_some(default)
+    }
+
+    /// The size for a window that is to lie elsewhere, and with `size` would be the default window again.
+    fn beyond_default(&self, facts: &WindowFacts, page: PageShift, size: u64) -> Option<u64> {
+        let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
+        let again = page == DEFAULT_PAGE && size <= default.len();
+        (default.len() + 1).checked_next_power_of_two().filter(|_| again)
     }
 }
 
@@ -320,7 +376,8 @@ fn make_room(
         }
         // powernv: the lowest slot that is free.
         let slot = u32::from(platform == Platform::Pseries || only.window.range.start().0 == 0);
-        return Ok(Room { slot, default_comes_too: false });
+        let default_comes_too = !dynamic && situation.default_waits > 0;
+        return Ok(Room { slot, default_comes_too });
     }
     let pending = default == DefaultWindow::Pending;
     Ok(Room { slot: u32::from(pending), default_comes_too: pending })
@@ -410,6 +467,7 @@ mod tests {
         Situation {
             facts,
             default: DefaultWindow::Pending,
+            default_waits: 1,
             default_asked: false,
             standing: Vec::new(),
             containers: 1,
@@ -435,7 +493,7 @@ mod tests {
     #[test]
     fn costs_count_every_container() {
         let one = plan(&situation(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
-        let two = Situation { containers: 2, ..situation(Platform::Pseries) };
+        let two = Situation { containers: 2, default_waits: 2, ..situation(Platform::Pseries) };
         let two = plan(&two, &WindowRequest::bytes(1 << 30)).unwrap();
         assert_eq!((two.locked_bytes, two.ioctls), (2 * one.locked_bytes, 2 * one.ioctls));
         assert_eq!(one.teardown.hypercalls, 2 << 18);

@@ -7,7 +7,11 @@ mod leases;
 mod locked;
 mod maps;
 mod ruled;
+mod sequences;
 mod stress;
 mod threads;
-mod twin;
+mod together;
 mod windows;
+
+#[path = "../twin/mod.rs"]
+mod twin;

@@ -1,0 +1,17 @@
+//! What is done with an input, whoever made it: libFuzzer, or the corpus.
+
+pub(crate) mod raw;
+mod raw_step;
+mod scenario;
+
+pub(crate) use raw::raw;
+pub(crate) use scenario::scenario;
+
+use crate::twin::Sequence;
+
+/// A sequence of calls of the library: no trap is met, and all agrees after each.
+pub(crate) fn space(input: &[u8]) {
+    if let Ok(sequence) = Sequence::decode(input) {
+        sequence.run();
+    }
+}
