@@ -6,6 +6,7 @@ mod groups;
 mod leases;
 mod locked;
 mod maps;
+mod programs;
 mod ruled;
 mod sequences;
 mod stress;

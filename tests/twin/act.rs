@@ -101,6 +101,11 @@ impl Ground {
         self.spaces[space].read().clone()
     }
 
+    /// Bytes that are mapped in all spaces.
+    pub(crate) fn mapped(&self) -> u64 {
+        (0..SPACES).map(|space| self.space(space).mapped().1).sum()
+    }
+
     pub(crate) fn address(&self, place: Place) -> UserAddr {
         match place {
             Place::In { block, offset } => {
@@ -166,6 +171,13 @@ fn range(Bus(start): Bus, Bytes(len): Bytes) -> Option<IovaRange> {
 }
 
 impl Hands {
+    /// Both hands' things in one.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.leases.extend(other.leases);
+        self.devices.extend(other.devices);
+        self
+    }
+
     /// Carries a step out. Steps about nothing at all come to nothing.
     pub(crate) fn act(&mut self, ground: &Ground, step: &Step) -> Outcome {
         self.try_act(ground, step).unwrap_or(Outcome::Nothing)

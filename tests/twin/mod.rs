@@ -14,11 +14,12 @@ mod step;
 
 pub(crate) use act::{Ground, Hands};
 pub(crate) use books::Twin;
-pub(crate) use check::agrees;
+pub(crate) use check::{agrees, stands};
 pub(crate) use setup::Setup;
 pub(crate) use step::Step;
 
 use arbitrary::Unstructured;
+use std::sync::Barrier;
 
 /// Most steps of a sequence: what can go wrong does so sooner, and a sequence stays quick.
 const MOST_STEPS: usize = 80;
@@ -48,6 +49,31 @@ impl Sequence {
             steps.push(input.arbitrary()?);
         }
         Ok(Self { setup, steps })
+    }
+
+    /// Carries one out by each thread, on the machine of the first, at the same time. Afterwards library and kernel agree,
+    /// and nothing is left. How many bytes were mapped then.
+    pub(crate) fn run_together(threads: &[Self]) -> u64 {
+        let Some(first) = threads.first() else { return 0 };
+        let ground = Ground::new(&first.setup);
+        let start = Barrier::new(threads.len());
+        let run = |sequence: &Self| {
+            let mut hands = Hands::default();
+            start.wait();
+            for step in sequence.steps.iter().filter(|step| !matches!(step, Step::Renew { .. })) {
+                hands.act(&ground, step);
+            }
+            hands
+        };
+        let hands = std::thread::scope(|scope| {
+            let running: Vec<_> = threads.iter().map(|sequence| scope.spawn(|| run(sequence))).collect();
+            let ended: Vec<_> = running.into_iter().map(|thread| thread.join()).collect();
+            ended.into_iter().map(|hands| hands.unwrap()).collect::<Vec<_>>()
+        });
+        stands(&ground);
+        let mapped = ground.mapped();
+        ground.end(hands.into_iter().fold(Hands::default(), Hands::with), first.setup.end);
+        mapped
     }
 
     /// Carries it out. All agrees after each step, and at the end nothing is left.

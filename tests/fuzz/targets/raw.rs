@@ -86,14 +86,17 @@ impl Calls {
         }
         let _ = model.call(container, &mut Call::SetIommu(self.driver));
         model.allocate(1 << 20, model.page_shift()).unwrap();
-        let counted = self.driver == 7 && !self.steps.iter().any(Step::wants_v1);
+        let mut counted = self.driver == 7 && !self.steps.iter().any(Step::wants_v1);
         let mut regions = Regions::new();
         let mut twin: Option<(Model, Regions)> = None;
         for (at, step) in self.steps.iter().enumerate() {
             if at == self.steps.len() / 2 && regions.is_empty() {
                 twin = Some((model.fork(), Regions::new()));
             }
+            let open = model.containers().len();
             let result = step.run(&model, container, &mut regions);
+            // A container without a file lives on while it has groups, and what is in its tables is not to be seen.
+            counted &= model.containers().len() >= open;
             if let Some((twin, regions)) = &mut twin {
                 assert_eq!(step.run(twin, container, regions), result, "{step:x?} in a fork");
             }
@@ -167,11 +170,4 @@ fn ends(model: &Model) {
         matches!(violation, UnregisterWhileMapped { .. } | ReleasedWhileMapped { .. } | LeakedCharge { .. })
     };
     assert_eq!(leaks.is_empty(), !model.violations().iter().any(loses), "{leaks:?}");
-}
-
-/// Calls from bytes.
-pub(crate) fn raw(input: &[u8]) {
-    if let Ok(calls) = Calls::decode(input) {
-        calls.run();
-    }
 }
