@@ -4,12 +4,13 @@
 //! was checked: it lies in a live window, is aligned, registered, and pinned in the registry.
 
 use super::NotRestored;
-use crate::addr::{IovaRange, PageShift, UserAddr};
+use crate::addr::{Iova, IovaRange, PageShift, UserAddr};
 use crate::host::calls::{self, CallError};
 use crate::host::{Fd, Host};
 use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::RegionId;
+use rangemap::RangeSet;
 
 /// Most TCEs of one MAP or UNMAP: the kernel does not reschedule within a MAP.
 const MOST_ENTRIES: u64 = 256 << 10;
@@ -160,42 +161,49 @@ struct Undo<'a> {
     host: &'a dyn Host,
     before: &'a [Mapping<RegionId>],
     lost: Vec<IovaRange>,
-    left: Vec<IovaRange>,
+    left: RangeSet<u64>,
+}
+
+fn ends(range: IovaRange) -> std::ops::Range<u64> {
+    range.start().0..range.end().0
 }
 
 impl<'a> Undo<'a> {
     fn new(host: &'a dyn Host, before: &'a [Mapping<RegionId>]) -> Self {
-        Self { host, before, lost: Vec::new(), left: Vec::new() }
+        Self { host, before, lost: Vec::new(), left: RangeSet::new() }
     }
 
     /// In one container, where `run` may be mapped in full, in part or not at all, and the kernel does not say which.
     fn run(&mut self, container: Fd, run: &Run) {
-        if unmap_range(self.host, container, run.iova, run.page).is_err() {
-            self.left.push(run.iova);
-        }
+        let stays = unmap_range(self.host, container, run.iova, run.page).is_err();
+        let mut at = run.iova.start();
         for mapping in self.before.iter().filter_map(|mapping| mapping.clip(run.iova)) {
             if map_run(self.host, container, &Run::of(&mapping, run.page)).is_err() {
                 self.lost.push(mapping.iova);
+                continue;
             }
+            // What was put back has taken the place of whatever was left there.
+            self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays).map(ends));
+            at = mapping.iova.end();
         }
+        self.left.extend(IovaRange::between(at, run.iova.end()).filter(|_| stays).map(ends));
     }
 
     fn finish(mut self, cause: CallError) -> ApplyError {
         if self.lost.is_empty() && self.left.is_empty() {
             return ApplyError::Refused(cause);
         }
-        for ranges in [&mut self.lost, &mut self.left] {
-            ranges.sort();
-            ranges.dedup();
-        }
-        ApplyError::NotRestored(NotRestored { cause, lost: self.lost, left: self.left })
+        // Each container tells of the same runs.
+        self.lost.sort();
+        self.lost.dedup();
+        let left = self.left.iter().filter_map(|left| IovaRange::between(Iova(left.start), Iova(left.end)));
+        ApplyError::NotRestored(NotRestored { cause, lost: self.lost, left: left.collect() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Iova;
 
     fn run(iova: u64, len: u64, user: u64) -> Run {
         let iova = IovaRange::new(Iova(iova), len).unwrap();

@@ -8,17 +8,23 @@ mod twin;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 
-/// Runs every kept input of a target, and names those that fail.
+/// Runs every kept input of a target, and shows those that fail. `SPAPR_INPUT` names a file to run instead.
 fn replay(name: &str, target: fn(&[u8])) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
     let mut inputs: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    inputs.sort();
     assert!(inputs.len() >= 10, "the kept inputs are there");
-    let fails = |path: &PathBuf| {
+    if let Some(given) = std::env::var_os("SPAPR_INPUT") {
+        inputs = vec![given.into()];
+    }
+    inputs.sort();
+    let mut failed = Vec::new();
+    for path in &inputs {
         let bytes = std::fs::read(path).unwrap();
-        catch_unwind(|| target(&bytes)).is_err()
-    };
-    let failed: Vec<_> = inputs.iter().filter(|path| fails(path)).collect();
+        if catch_unwind(|| target(&bytes)).is_err() {
+            eprintln!("{}:\n{}", path.display(), targets::show(name, &bytes));
+            failed.push(path);
+        }
+    }
     assert!(failed.is_empty(), "of {} inputs of {name} these fail: {failed:?}", inputs.len());
 }
 

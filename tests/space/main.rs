@@ -12,6 +12,7 @@ mod sequences;
 mod stress;
 mod threads;
 mod together;
+mod twice;
 mod windows;
 
 #[path = "../twin/mod.rs"]

@@ -21,3 +21,12 @@ pub(crate) fn raw(input: &[u8]) {
         calls.run();
     }
 }
+
+/// An input as a person reads it.
+pub(crate) fn show(target: &str, input: &[u8]) -> String {
+    match target {
+        "space" => format!("{:?}", Sequence::decode(input)),
+        "raw" => format!("{:?}", raw::Calls::decode(input)),
+        _ => String::from_utf8_lossy(input).into_owned(),
+    }
+}
