@@ -4,13 +4,12 @@
 //! was checked: it lies in a live window, is aligned, registered, and pinned in the registry.
 
 use super::NotRestored;
-use crate::addr::{Iova, IovaRange, PageShift, UserAddr};
+use crate::addr::{IovaRange, PageShift, UserAddr};
 use crate::host::calls::{self, CallError};
 use crate::host::{Fd, Host};
 use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::RegionId;
-use rangemap::RangeSet;
 
 /// Most TCEs of one MAP or UNMAP: the kernel does not reschedule within a MAP.
 const MOST_ENTRIES: u64 = 256 << 10;
@@ -161,16 +160,12 @@ struct Undo<'a> {
     host: &'a dyn Host,
     before: &'a [Mapping<RegionId>],
     lost: Vec<IovaRange>,
-    left: RangeSet<u64>,
-}
-
-fn ends(range: IovaRange) -> std::ops::Range<u64> {
-    range.start().0..range.end().0
+    left: Vec<IovaRange>,
 }
 
 impl<'a> Undo<'a> {
     fn new(host: &'a dyn Host, before: &'a [Mapping<RegionId>]) -> Self {
-        Self { host, before, lost: Vec::new(), left: RangeSet::new() }
+        Self { host, before, lost: Vec::new(), left: Vec::new() }
     }
 
     /// In one container, where `run` may be mapped in full, in part or not at all, and the kernel does not say which.
@@ -183,10 +178,10 @@ impl<'a> Undo<'a> {
                 continue;
             }
             // What was put back has taken the place of whatever was left there.
-            self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays).map(ends));
+            self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays));
             at = mapping.iova.end();
         }
-        self.left.extend(IovaRange::between(at, run.iova.end()).filter(|_| stays).map(ends));
+        self.left.extend(IovaRange::between(at, run.iova.end()).filter(|_| stays));
     }
 
     fn finish(mut self, cause: CallError) -> ApplyError {
@@ -196,14 +191,16 @@ impl<'a> Undo<'a> {
         // Each container tells of the same runs.
         self.lost.sort();
         self.lost.dedup();
-        let left = self.left.iter().filter_map(|left| IovaRange::between(Iova(left.start), Iova(left.end)));
-        ApplyError::NotRestored(NotRestored { cause, lost: self.lost, left: left.collect() })
+        let mut error = NotRestored { lost: self.lost, ..NotRestored::new(cause) };
+        error.leaves(self.left);
+        ApplyError::NotRestored(error)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::Iova;
 
     fn run(iova: u64, len: u64, user: u64) -> Run {
         let iova = IovaRange::new(Iova(iova), len).unwrap();

@@ -4,10 +4,9 @@
 //! groups, close the container. A group that leaves a container with others takes all mappings of that container along
 //! (the kernel clears the tables they share), so these are mapped again.
 
-use super::apply;
-use super::maps::clear_astray;
 use super::member::Member;
 use super::{AddressSpace, AttachError, State};
+use super::{apply, astray};
 use crate::host::{Host, Platform, calls};
 use crate::map::{IntervalMap, Mapping};
 use crate::registry::{RegionId, Registry};
@@ -80,7 +79,7 @@ impl AddressSpace {
             return Ok(());
         }
         let fd = state.members[at].fd();
-        clear_astray(&self.0.registry, state);
+        astray::clear(&self.0.registry, state);
         let clean = self.clear(state, at);
         self.0.registry.leave(fd, clean);
         state.containers.remove(at);
@@ -101,8 +100,8 @@ impl AddressSpace {
             let books = self.0.books.read();
             apply::replay(self.host(), fd, with_pages(&books, &state.windows))
         };
-        replayed.map_err(|error| {
-            self.forget(state, &error);
+        replayed.map_err(|mut error| {
+            self.forget(state, &mut error);
             error.into()
         })
     }
@@ -163,7 +162,7 @@ fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMa
 
 /// Takes down all of a space. `books` is what was mapped.
 pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
-    clear_astray(registry, state);
+    astray::clear(registry, state);
     let clean = is_sure(state) && state.members.iter().all(|member| clear(host, member, &state.windows, books));
     let counts = || books.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {

@@ -3,6 +3,7 @@
 #[path = "targets/mod.rs"]
 mod targets;
 #[path = "../twin/mod.rs"]
+#[allow(dead_code, reason = "the threads are for tests/space")]
 mod twin;
 
 use std::panic::catch_unwind;

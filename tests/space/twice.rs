@@ -96,13 +96,14 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
             let context = format!("calls {first} and {second} give {result:?}");
             assert_eq!(trial.bench.model.violations(), [], "{context}");
             let (books, tables) = (trial.books(), trial.tables());
-            let (mut lost, mut left) = (Vec::new(), Vec::new());
+            let mut left = Vec::new();
             match &end {
                 End::Done => {}
                 End::Refused => assert_eq!(books, before, "{context}"),
                 End::NotRestored(error) => {
                     not_restored += 1;
-                    (lost, left) = (named(&error.lost), named(&error.left));
+                    let lost = named(&error.lost);
+                    left = named(&error.left);
                     let gone: Vec<_> = before.keys().filter(|page| !books.contains_key(page)).copied().collect();
                     assert_eq!(gone, lost, "{context}: {error}");
                     assert!(books.iter().all(|(page, user)| before.get(page) == Some(user)), "{context}");
@@ -184,5 +185,33 @@ fn a_detach_that_cannot_map_again_says_exactly_what_is_lost() {
     for containers in [1, 2] {
         let detached = every_pair(|| Trial::new(containers, true), detach);
         assert!(detached >= 3, "{detached}");
+    }
+}
+
+/// From some call on the kernel fails everything that could put things right again.
+#[test]
+fn a_kernel_that_goes_on_failing_loses_no_memory() {
+    let operations: [fn(&Trial) -> End; 4] =
+        [|trial| map(trial, Overlap::Replace), |trial| map(trial, Overlap::Refuse), unmap, detach];
+    for (operation, shared) in operations.into_iter().zip([false, false, false, true]) {
+        for containers in [1, 2] {
+            for (from, count) in (0..20).flat_map(|from| (2..24).map(move |count| (from, count))) {
+                let trial = Trial::new(containers, shared);
+                trial.faulty.arm(from, count, Err(Errno::EIO));
+                let end = operation(&trial);
+                trial.faulty.disarm();
+                let (books, tables) = (trial.books(), trial.tables());
+                let left = if let End::NotRestored(error) = &end { named(&error.left) } else { Vec::new() };
+                for table in &tables {
+                    let stray: Vec<_> = table.keys().filter(|page| !books.contains_key(page)).copied().collect();
+                    assert!(stray.iter().all(|page| left.contains(page)), "{from} {count}: {stray:x?}");
+                }
+                // Memory that a table still leads to is not given back, whoever lets go of it.
+                let Trial { bench, lease, .. } = trial;
+                drop(lease);
+                assert_eq!(bench.model.violations(), [], "{from} {count}");
+                bench.ends_clean();
+            }
+        }
     }
 }
