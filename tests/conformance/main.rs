@@ -13,6 +13,7 @@
 //! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
 
 mod fatal;
+mod kernel;
 mod lockstep;
 mod machine;
 
@@ -37,7 +38,7 @@ struct Options {
     #[arg(long, default_value_t = 0)]
     episode: u64,
     /// Operations of an episode
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 400)]
     length: usize,
     /// One episode in that many opens devices and does DMA, 0 for none
     #[arg(long, default_value_t = 10)]
@@ -48,6 +49,9 @@ struct Options {
     /// Compare the model with itself, on any machine
     #[arg(long = "self", requires = "preset")]
     itself: bool,
+    /// Print the summary as a line of JSON at the end
+    #[arg(long)]
+    json: bool,
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
@@ -99,13 +103,15 @@ fn compare(options: &Options) -> Result<bool, String> {
         amount.huge = preset.huge_pages().to_vec();
         let other = || shifted_model(preset);
         let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
-        return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
+        let what = format!("model:{preset} with itself");
+        return Ok(report(&summary, &amount, &what, options.json));
     }
     amount.huge = machine::huge_pages(preset.huge_pages());
     let names = names(&host)?;
     let real = || Ok(Side::new(Vfio::new(), names.clone()));
     let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;
-    Ok(report(&summary, &amount, &format!("model:{preset} with Linux {}", machine::release()?)))
+    let what = format!("model:{preset} with Linux {}", machine::release()?);
+    Ok(report(&summary, &amount, &what, options.json))
 }
 
 fn progress(summary: &Summary) {
@@ -115,20 +121,17 @@ fn progress(summary: &Summary) {
     }
 }
 
-fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
+fn report(summary: &Summary, amount: &Amount, what: &str, json: bool) -> bool {
     let tally = &summary.tally;
     for difference in &summary.differences {
         println!("{difference}");
     }
-    for (kind, [zero, other]) in &tally.kinds {
-        println!("  {kind}: {zero} with 0, {other} otherwise");
+    for (name, kind) in &tally.kinds {
+        println!("  {name:33} {:7} with 0 {:7} otherwise {:9.1?}", kind.well, kind.otherwise, kind.took);
     }
     let left: Vec<String> = tally.left_out.iter().map(|(why, count)| format!("{why} {count}")).collect();
     println!("  left out: {}", left.join(", "));
-    println!(
-        "  {:.1?} in calls, {:.1?} in DMA and closing, {:.1?} in the model",
-        tally.kernel, tally.slow, tally.model
-    );
+    println!("  {:.1?} looking round on the real side, {:.1?} in the model", tally.looking, tally.model);
     println!(
         "{what}: {} operations in {} episodes, {} transfers, {} differences, {:.1} s, {:.0} operations/s, seed {}",
         tally.steps,
@@ -139,5 +142,17 @@ fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
         tally.steps as f64 / summary.took.as_secs_f64(),
         amount.seed,
     );
+    if json {
+        let line = serde_json::json!({
+            "what": what,
+            "seed": amount.seed,
+            "operations": tally.steps,
+            "episodes": summary.episodes,
+            "transfers": tally.transfers,
+            "differences": summary.differences.len(),
+            "seconds": summary.took.as_secs_f64(),
+        });
+        println!("{line}");
+    }
     summary.differences.is_empty() && tally.steps >= amount.ops
 }

@@ -18,8 +18,12 @@ pub(crate) struct Plan {
     pub(crate) huge: Vec<PageShift>,
     /// Device files are opened, and devices do DMA: slow.
     pub(crate) devices: bool,
+    /// Default windows are made: slow to clear.
+    pub(crate) patient: bool,
 }
 
+/// Tables up to this are cleared as a whole often.
+const FEW_ENTRIES: u64 = 1 << 13;
 /// Most bytes to fill at once.
 const MOST_FILLED: u64 = 1 << 18;
 
@@ -53,7 +57,7 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
             continue;
         }
         let container = if chance(rng, 80) { n } else { 0 };
-        let kind = kind(rng);
+        let kind = if plan.patient { kind(rng) } else { spapr::TCE_V2_IOMMU };
         let v2 = kind == spapr::TCE_V2_IOMMU;
         if !steps.contains(&Step::Open(Slot::Container(container))) {
             steps.push(Step::Open(Slot::Container(container)));
@@ -61,7 +65,7 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
         steps.push(Step::Open(Slot::Group(n)));
         steps.push(call(Slot::Group(n), Call::GroupSetContainer(Fd(container as u32)), NOWHERE));
         steps.push(call(Slot::Container(container), Call::SetIommu(kind), NOWHERE));
-        if v2 && chance(rng, 85) {
+        if v2 && !(plan.patient && chance(rng, 30)) {
             steps.push(remove(container, 0));
             let args = small_window(rng);
             steps.push(call(Slot::Container(container), Call::TceCreate(args), NOWHERE));
@@ -82,14 +86,15 @@ pub(crate) fn next(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     if chance(rng, 50) && ready(model).is_empty() {
         return towards_ready(rng, model);
     }
-    if plan.devices && chance(rng, 15) {
+    if plan.devices && chance(rng, 5) {
         return device_step(rng, model);
     }
-    match rng.u32(0..100) {
-        0..88 => container_step(rng, model),
-        88..91 => file_step(rng, model, plan),
-        91..94 => group_step(rng, model),
-        94..97 => memory_step(rng, model),
+    // A group that changes hands has its tables cleared and made anew, which takes a second.
+    match rng.u32(0..200) {
+        0..186 => container_step(rng, model),
+        186..188 => file_step(rng, model, plan),
+        188..190 => group_step(rng, model),
+        190..195 => memory_step(rng, model),
         _ => any_file(rng, model),
     }
 }
@@ -112,9 +117,12 @@ fn ready(model: &Side<Model>) -> Vec<Slot> {
 fn towards_ready(rng: &mut Rng, model: &Side<Model>) -> Step {
     let closed = (0..CONTAINERS + GROUPS).map(Slot::from_index).find(|slot| model.fd(*slot).is_none());
     let container = rng.usize(0..CONTAINERS);
-    match (closed, rng.u32(0..4)) {
+    let group = Slot::Group(rng.usize(0..GROUPS));
+    match (closed, rng.u32(0..6)) {
         (Some(slot), 0 | 1) => Step::Open(slot),
-        (_, 0 | 2) => call(Slot::Group(rng.usize(0..GROUPS)), Call::GroupSetContainer(Fd(container as u32)), NOWHERE),
+        (_, 0 | 2) => call(group, Call::GroupSetContainer(Fd(container as u32)), NOWHERE),
+        // It may be in a container that is closed.
+        (_, 3) => call(group, Call::GroupUnsetContainer, NOWHERE),
         _ => call(Slot::Container(container), Call::SetIommu(kind(rng)), NOWHERE),
     }
 }
@@ -140,10 +148,12 @@ fn container_call(rng: &mut Rng, model: &Side<Model>, tables: &[TableView]) -> (
     if model.host.regions().is_empty() && chance(rng, 40) {
         return register(rng, model, true);
     }
+    // Where much is registered already, registering more fails for its overlaps.
+    let more = if model.host.regions().len() > 3 { 6 } else { 16 };
     match rng.u32(0..100) {
-        0..18 => register(rng, model, true),
-        18..26 => register(rng, model, false),
-        26..62 => map(rng, model, tables),
+        n if n < more => register(rng, model, true),
+        0..24 => register(rng, model, false),
+        24..62 => map(rng, model, tables),
         62..78 => (Call::UnmapDma(unmap(rng, tables)), NOWHERE),
         78..85 => (Call::TceCreate(create(rng)), NOWHERE),
         85..90 => (Call::TceRemove(remove_args(rng, tables)), NOWHERE),
@@ -202,7 +212,9 @@ fn unmap(rng: &mut Rng, tables: &[TableView]) -> vfio::DmaUnmap {
     let flags = flags(rng);
     // What is mapped, or a stretch anywhere.
     if let Some(table) = rng.choice(tables) {
-        if chance(rng, 10) {
+        // All of a window, entry by entry.
+        let entries = table.range.len() >> table.page.get();
+        if chance(rng, if entries > FEW_ENTRIES { 1 } else { 10 }) {
             return vfio::DmaUnmap { argsz, flags, iova: table.range.start().0, size: table.range.len() };
         }
         if let Some(entry) = rng.choice(&table.entries).filter(|_| chance(rng, 50)) {
@@ -324,10 +336,10 @@ fn memory_step(rng: &mut Rng, model: &Side<Model>) -> Step {
         let page = model.host.page_shift();
         return Step::Allocate { size: rng.u64(1..20) * page.bytes(), page };
     };
-    match rng.u32(0..4) {
+    match rng.u32(0..8) {
         0 => Step::Free(part),
         1 => Step::Protect(part, Protection::None),
-        2 => Step::Protect(part, Protection::Read),
+        2 | 3 => Step::Protect(part, Protection::Read),
         _ => Step::Protect(part, Protection::ReadWrite),
     }
 }

@@ -8,7 +8,9 @@ use spapr_iommu::host::{Call, Host};
 use spapr_iommu::uapi::{eeh, spapr};
 
 /// Most entries of a table that is cleared one by one.
-const MOST_ENTRIES: u64 = 1 << 17;
+const MOST_ENTRIES: u64 = 1 << 13;
+/// Most pages to unmap at once.
+const MOST_UNMAPPED: u64 = 1 << 20;
 /// Most entries of a table of several levels, whose absent leaves are skipped.
 const MOST_SPARSE: u64 = 1 << 26;
 /// Most bytes of memory to register: the kernel makes an array for them before it looks.
@@ -16,8 +18,8 @@ const MOST_BYTES: u64 = 1 << 30;
 /// Sizes from here on get no such array.
 const ABSURD: u64 = 1 << 56;
 
-/// Why a step is left out, if it is.
-pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
+/// Why a step is left out, if it is. `patient`: even default windows may be made, which have a quarter of a million entries.
+pub(crate) fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String> {
     if let Some(why) = rule(model, step) {
         return Some(why.into());
     }
@@ -26,11 +28,14 @@ pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
     }
     let mut fork = model.fork();
     let before = fork.host.violations().len();
-    let windows = count_windows(&fork);
+    let (windows, large) = (count_windows(&fork, 0), count_windows(&fork, MOST_ENTRIES + 1));
     let (result, _) = fork.run(step);
     if let Some(violation) = fork.host.violations().get(before) {
         let text = format!("{violation:?}");
         return Some(text.split([' ', '{']).next().unwrap_or_default().into());
+    }
+    if !patient && count_windows(&fork, MOST_ENTRIES + 1) > large {
+        return Some("Slow".into());
     }
     match step {
         // A container that is closed can no longer be told to remove its windows.
@@ -38,7 +43,7 @@ pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
             Some("NoWayBack".into())
         }
         Step::Free(_) | Step::Protect(..) if result.is_err() => Some("NotWhole".into()),
-        Step::Call { call: Call::TceCreate(args), .. } if count_windows(&fork) > windows => {
+        Step::Call { call: Call::TceCreate(args), .. } if count_windows(&fork, 0) > windows => {
             let entries = args.window_size >> args.page_shift.min(63);
             let most = if args.levels > 1 { MOST_SPARSE } else { MOST_ENTRIES };
             (entries > most).then(|| "Slow".into())
@@ -65,7 +70,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { file, call: Call::UnmapDma(args), .. } => {
             let fd = model.fd(*file)?;
             let pages = model.host.tables(fd).iter().map(|table| table.page).min().unwrap_or(PageShift::P4K);
-            (args.size >> pages.get() > MOST_ENTRIES * 8).then_some("Slow")
+            (args.size >> pages.get() > MOST_UNMAPPED).then_some("Slow")
         }
         // Of hugetlb, an address is aligned alike on both sides to its own page only.
         Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, .. } } => {
@@ -135,8 +140,11 @@ fn harmless(step: &Step) -> bool {
     }
 }
 
-fn count_windows(side: &Side<Model>) -> usize {
-    side.host.containers().iter().map(|fd| side.host.tables(*fd).len()).sum()
+/// Windows of that many entries at least.
+fn count_windows(side: &Side<Model>, entries: u64) -> usize {
+    let containers = side.host.containers();
+    let tables = containers.iter().flat_map(|fd| side.host.tables(*fd));
+    tables.filter(|table| table.range.len() >> table.page.get() >= entries).count()
 }
 
 /// The steps that close everything without losing anything; `None` when there are none.

@@ -8,6 +8,9 @@ use fastrand::Rng;
 use spapr_iommu::addr::PageShift;
 use std::time::{Duration, Instant};
 
+/// One episode in that many may make default windows.
+const PATIENT_EVERY: u64 = 8;
+
 /// How much to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Amount {
@@ -45,14 +48,13 @@ pub(crate) fn run<M: Machine>(
     while summary.tally.steps < amount.ops {
         let number = amount.from + summary.episodes;
         let devices = amount.dma_every != 0 && number % amount.dma_every == amount.dma_every - 1;
-        let plan = Plan { huge: amount.huge.clone(), devices };
+        let patient = number.is_multiple_of(PATIENT_EVERY);
+        let plan = Plan { huge: amount.huge.clone(), devices, patient };
         // Each episode is a function of the seed and its number alone.
         let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let mut episode = Episode::new(pair)?;
         episode.trace = amount.trace;
-        // Devices are reset when they are closed, which takes seconds: that is to pay.
-        let length = if devices { 3 * amount.length } else { amount.length };
-        let result = episode.walk(&mut rng, &plan, length, &mut summary.tally);
+        let result = episode.walk(&mut rng, &plan, amount.length, &mut summary.tally);
         summary.episodes += 1;
         summary.took = began.elapsed();
         progress(&summary);

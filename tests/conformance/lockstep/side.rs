@@ -16,8 +16,14 @@ const ALIGNED: PageShift = PageShift::P1G;
 const MOST_READ: u64 = 4 << 20;
 
 /// A kernel with memory.
-pub(crate) trait Machine: Host + Memory {}
-impl<T: Host + Memory> Machine for T {}
+pub(crate) trait Machine: Host + Memory {
+    /// Bytes of this process that are locked.
+    fn locked(&self) -> u64 {
+        self.memlock().map_or(u64::MAX, |memlock| memlock.locked)
+    }
+}
+
+impl Machine for Model {}
 
 /// The names a machine gives its groups and devices.
 #[derive(Clone, Debug)]
@@ -51,7 +57,7 @@ pub(crate) struct Outcome {
 
 impl<M: Machine> Side<M> {
     pub(crate) fn new(host: M, names: Names) -> Self {
-        let locked = locked(&host);
+        let locked = host.locked();
         Self { host, names, files: [None; FILES], memory: Vec::new(), locked }
     }
 
@@ -61,7 +67,12 @@ impl<M: Machine> Side<M> {
 
     /// Does a step and looks round.
     pub(crate) fn apply(&mut self, step: &Step) -> Outcome {
-        let (result, call) = self.run(step);
+        let done = self.run(step);
+        self.outcome(step, done)
+    }
+
+    /// What a step that was done came to, and a look round.
+    pub(crate) fn outcome(&self, step: &Step, (result, call): (Result<i32, Errno>, Option<Call>)) -> Outcome {
         let contents = match step {
             Step::Dma { .. } => {
                 let small = self.memory.iter().filter(|range| range.len() <= MOST_READ);
@@ -154,7 +165,7 @@ impl<M: Machine> Side<M> {
     }
 
     pub(crate) fn locked(&self) -> i128 {
-        i128::from(locked(&self.host)) - i128::from(self.locked)
+        i128::from(self.host.locked()) - i128::from(self.locked)
     }
 
     fn look(&self) -> Vec<(Slot, Result<i32, Errno>, Call)> {
@@ -227,10 +238,6 @@ fn allocate(memory: &impl Machine, size: u64, page: PageShift) -> Result<UserRan
     let rest = [UserRange::between(all.start(), range.start()), UserRange::between(range.end(), all.end())];
     rest.into_iter().flatten().try_for_each(|rest| memory.free(rest))?;
     Ok(range)
-}
-
-fn locked(host: &impl Host) -> u64 {
-    host.memlock().map_or(u64::MAX, |memlock| memlock.locked)
 }
 
 /// What went in is put back where it differs from side to side.
