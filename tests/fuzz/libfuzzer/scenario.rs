@@ -1,6 +1,6 @@
 //! The target `scenario` for libFuzzer.
 #![no_main]
-#![allow(dead_code, reason = "each target is one of several")]
+#![allow(dead_code, unused_imports, reason = "each target is one of several")]
 
 #[path = "../targets/mod.rs"]
 mod targets;
