@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ppc64_init::finding::is_warning;
+use ppc64_init::finding::{is_fault, is_warning};
 use ppc64_init::protocol::Report;
 
 use crate::boot::End;
@@ -59,7 +59,8 @@ fn decide(seen: &Seen, end: End, expected: Expected, text: &mut String) -> u8 {
         let _ = writeln!(text, "the kernel oopsed, as expected: {line}");
         return 0;
     }
-    let counts = |line: &&String| !(expected.warnings && is_warning(line));
+    // A warning comes with lines that tell of it.
+    let counts = |line: &&String| !expected.warnings || is_fault(line) && !is_warning(line);
     let kernel_log: Vec<&String> = seen
         .reports
         .iter()
@@ -213,6 +214,7 @@ mod tests {
         let allowed = Expected { warnings: true, ..EXPECTED };
         let mut warned = reports(0, 1 << 20);
         warned.insert(4, Report::KernelLog("WARNING: CPU: 0 PID: 1 at x".into()));
+        warned.insert(5, Report::KernelLog("Modules linked in: vfio".into()));
         let mut warned = seen(warned);
         warned.faults.push("WARNING: CPU: 0 PID: 1 at x".into());
         assert_eq!(judge(&warned, End::Off, allowed).status, 0);
