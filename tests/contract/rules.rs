@@ -88,6 +88,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     pages::map_of_memory_that_is_gone_leads_to_its_old_pages, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_ua_to_hpa", usable, Clean;
     pages::map_for_writing_only_denies_reads_on_pseries_alone, "platforms/powernv/pci-ioda-tce.c: pnv_tce_xchg", usable, Clean;
     pages::map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", pseries, Scars;
+    pages::map_past_the_end_of_a_small_default_window_maps_behind_it, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     pages::map_past_the_end_of_a_window_returns_0_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", powernv, Scars;
 
     // UNMAP_DMA
