@@ -164,7 +164,8 @@ pub(crate) const RULES: &[Rule] = rules! {
     create::without_the_default_window_create_makes_one_window, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", usable, Clean;
     create::a_third_window_gives_enospc, "vfio_iommu_spapr_tce.c: tce_iommu_find_free_table", usable, Clean;
     create::a_page_the_machine_lacks_gives_einval, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", usable, Clean;
-    create::a_page_shift_counts_by_its_low_seven_bits, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", pseries, Scars;
+    create::a_page_shift_counts_by_its_low_seven_bits_in_6_12, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", low_bits, Scars;
+    create::a_page_shift_above_63_gives_einval_since_7_2, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", all_bits, Clean;
     create::an_empty_table_gives_einval, "vfio_iommu_spapr_tce.c: tce_iommu_create_table", usable, Clean;
     create::a_slot_decides_where_a_window_starts_on_powernv, "platforms/powernv/pci-ioda.c: pnv_pci_ioda2_create_table", powernv, Clean;
     create::levels_over_55_bits_give_einval_on_powernv, "platforms/powernv/pci-ioda-tce.c: pnv_pci_ioda2_table_alloc_pages", powernv, Scars;
