@@ -194,13 +194,24 @@ fn a_map_past_the_window_kills_pseries_or_leaks_a_count() {
 
     let b = bench("pseries");
     let memory = b.registered(0x10000);
-    assert_eq!(b.remove(0), OK);
-    assert_eq!(b.create(12, 0x4000, 1), Ok(0));
-    assert_eq!(b.map(memory.start(), 0x2000, 0x3000), Err(Errno::EINTR));
-    assert_eq!((b.entries(0), b.mapped(memory)), (vec![], 1));
+    assert_eq!(b.create(12, 0x4000, 1), Ok(HIGH));
+    assert_eq!(b.map(memory.start(), HIGH + 0x2000, 0x3000), Err(Errno::EINTR));
+    assert_eq!((b.entries(1), b.mapped(memory)), (vec![], 1));
     assert_eq!(b.violations()[1], Violation::LeakedCount { range: memory });
     b.close_all();
     assert_eq!(b.violations()[2], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });
+}
+
+#[test]
+fn the_firmwares_default_window_takes_what_lies_behind_a_shorter_one() {
+    let b = bench("pseries");
+    let memory = b.registered(0x10000);
+    assert_eq!(b.remove(0), OK);
+    assert_eq!(b.create(12, 0x4000, 1), Ok(0));
+    assert_eq!(b.map(memory.start(), 0x2000, 0x3000), OK);
+    assert_eq!(b.remove(0), OK);
+    // The kernel clears its own entries, and knows nothing of the third.
+    assert_eq!(b.mapped(memory), 1);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::container::{Driver, Kernel, Result};
 use super::preset::{KernelVersion, Machine};
 use super::region::Segment;
-use super::table::{Table, pin_singly};
+use super::table::{Table, WindowKind, pin_singly};
 use super::violation::Violation;
 use crate::addr::Iova;
 use crate::host::{Errno, Platform};
@@ -91,9 +91,13 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
         let fatal = pseries && v2 && (table.entries * 8) & page == 0;
         let (start, size) = (Iova(args.iova), args.size);
         kernel.violations.push(Violation::MapPastWindow { start, size, window, fatal });
+        // A default window made anew may be shorter than the firmware's, which takes what lies behind.
+        let taken =
+            table.kind == WindowKind::Default && first + good <= u64::from(kernel.preset.limits().size) >> table.shift;
         match pseries {
             false => return failed.map_or(Ok(0), |(_, errno)| Err(errno)),
             true if fatal => return Err(Errno::EINTR),
+            true if taken => {}
             true => {
                 if v2 {
                     leak_count(kernel, &segments, inside, table.shift);
