@@ -147,7 +147,7 @@ pub(crate) fn a_page_the_machine_lacks_gives_einval(ground: &Ground) {
 }
 
 /// 76 is no 12, but 140 is: the processor shifts by the low seven bits.
-pub(crate) fn a_page_shift_counts_by_its_low_seven_bits(ground: &Ground) {
+pub(crate) fn a_page_shift_counts_by_its_low_seven_bits_in_6_12(ground: &Ground) {
     ground.scars(|| {
         let raw = without_default(ground);
         for shift in [64 + 12, 127, 128 + 13] {
@@ -160,6 +160,16 @@ pub(crate) fn a_page_shift_counts_by_its_low_seven_bits(ground: &Ground) {
         ground.on_model(|model| assert_eq!(model.violations()[0], taken));
     });
     // A page of the library is 2^12 to 2^63 bytes.
+    assert_eq!(PageShift::new(128 + 12), None);
+    ground.library().space.create_window(&large_pages()).unwrap();
+}
+
+pub(crate) fn a_page_shift_above_63_gives_einval_since_7_2(ground: &Ground) {
+    let raw = without_default(ground);
+    for shift in [64 + 12, 127, 128 + 12, 128 + 16, 1 << 31 | 12] {
+        assert_eq!(ground.cost(|| raw.create(shift, 1 << 63, 2)), (Err(Errno::EINVAL), 0), "{shift}");
+    }
+    drop(raw);
     assert_eq!(PageShift::new(128 + 12), None);
     ground.library().space.create_window(&large_pages()).unwrap();
 }

@@ -130,3 +130,13 @@ pub(crate) fn small_pages(preset: &Preset) -> bool {
 pub(crate) fn hugetlb(preset: &Preset) -> bool {
     usable(preset) && !preset.huge_pages().is_empty()
 }
+
+/// pseries kernels that take a page shift by its low bits.
+pub(crate) fn low_bits(preset: &Preset) -> bool {
+    pseries(preset) && preset.kernel == KernelVersion::V6_12
+}
+
+/// Kernels that take it as it is.
+pub(crate) fn all_bits(preset: &Preset) -> bool {
+    usable(preset) && preset.kernel == KernelVersion::V7_2
+}

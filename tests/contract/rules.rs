@@ -165,7 +165,8 @@ pub(crate) const RULES: &[Rule] = rules! {
     create::without_the_default_window_create_makes_one_window, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", usable, Clean;
     create::a_third_window_gives_enospc, "vfio_iommu_spapr_tce.c: tce_iommu_find_free_table", usable, Clean;
     create::a_page_the_machine_lacks_gives_einval, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", usable, Clean;
-    create::a_page_shift_counts_by_its_low_seven_bits, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", pseries, Scars;
+    create::a_page_shift_counts_by_its_low_seven_bits_in_6_12, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", low_bits, Scars;
+    create::a_page_shift_above_63_gives_einval_since_7_2, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", all_bits, Clean;
     create::an_empty_table_gives_einval, "vfio_iommu_spapr_tce.c: tce_iommu_create_table", usable, Clean;
     create::a_slot_decides_where_a_window_starts_on_powernv, "platforms/powernv/pci-ioda.c: pnv_pci_ioda2_create_table", powernv, Clean;
     create::levels_over_55_bits_give_einval_on_powernv, "platforms/powernv/pci-ioda-tce.c: pnv_pci_ioda2_table_alloc_pages", powernv, Scars;
@@ -174,6 +175,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     create_pseries::the_default_window_and_a_dynamic_one_fit_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
     create_pseries::a_dynamic_window_in_slot_0_lies_high_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
     create_pseries::a_small_window_in_slot_0_is_a_default_window_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
+    create_pseries::map_past_the_end_of_a_short_default_window_gives_0_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     create_pseries::slot_0_is_closed_while_a_dynamic_window_lives_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     create_pseries::more_than_one_level_gives_einval_and_loses_4_gib_on_pseries, "platforms/pseries/iommu.c: spapr_tce_get_table_size", pseries, Scars;
     create_pseries::too_large_a_window_gives_einval_and_poisons_nothing_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
