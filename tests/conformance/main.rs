@@ -10,11 +10,13 @@
 //! shrunk to the shortest sequence of steps that still differs, and printed as a scenario of bare steps with the model's
 //! answers, which `spapr-iommu run` replays.
 //!
-//! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
+//! The calls that are left out each have a test of their own in `tests/contract`.
 
-mod fatal;
+#[path = "../shared/huge.rs"]
+mod huge;
 mod kernel;
 mod lockstep;
+#[path = "../shared/machine.rs"]
 mod machine;
 
 use clap::Parser;
@@ -55,25 +57,11 @@ struct Options {
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
-    /// Instead: make a call that ends this machine
-    #[arg(long)]
-    fatal: Option<fatal::Trap>,
-    /// Instead: ask the library for what `--fatal` does
-    #[arg(long)]
-    refused: Option<fatal::Trap>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match (options.fatal, options.refused) {
-        (Some(trap), _) => fatal::bare(trap).map(|text| (text, false)),
-        (_, Some(trap)) => fatal::refused(trap).map(|text| (text, true)),
-        _ => compare(&options).map(|good| (String::new(), good)).map_err(Into::into),
-    };
-    match done.map(|(text, good)| {
-        println!("{text}");
-        good
-    }) {
+    match compare(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -105,7 +93,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         let what = format!("model:{preset} with itself");
         return Ok(report(&summary, &amount, &what, options.json));
     }
-    amount.huge = machine::huge_pages(preset.huge_pages());
+    amount.huge = huge::huge_pages(preset.huge_pages());
     let groups = groups(&host)?;
     let real = || Ok(Side::new(Vfio::new(), groups.clone()));
     let summary = run(&Pair { model: preset, real: &real }, &amount, progress)?;

@@ -28,7 +28,7 @@ mod tests;
 
 pub use document::document;
 pub use entry::Entry;
-pub use process::{Done, Process, contents};
+pub use process::{Done, Process, contents, dma};
 pub use step::{DeviceFile, Part, Slot, Step, Where, Which};
 
 pub(super) use entry::Line;

@@ -95,13 +95,7 @@ impl Process {
             }
             Step::Dma { device, from, to, len } => {
                 let fd = self.fd(*device).ok_or(Errno::EBADF)?;
-                edu::enable(&*host.region(fd, PCI_CONFIG_REGION_INDEX)?)?;
-                let bar = host.region(fd, PCI_BAR0_REGION_INDEX)?;
-                edu::copy(&*bar, *from, *to, *len, |_| {}).map_err(|error| match error {
-                    EduError::Access(errno) => errno,
-                    EduError::Stuck => Errno::ETIMEDOUT,
-                    _ => Errno::EIO,
-                })?;
+                dma(host, fd, *from, *to, *len)?;
             }
             Step::Call { .. } => {}
         }
@@ -215,4 +209,15 @@ pub fn contents(memory: &dyn Memory, slot: usize, range: UserRange) -> Vec<(Part
         }
     }
     found
+}
+
+/// Lets an `edu` device, whose file is open, read bytes at one bus address and write them at another.
+pub fn dma(host: &dyn Host, device: Fd, from: u64, to: u64, len: u64) -> Result<(), Errno> {
+    edu::enable(&*host.region(device, PCI_CONFIG_REGION_INDEX)?)?;
+    let bar = host.region(device, PCI_BAR0_REGION_INDEX)?;
+    edu::copy(&*bar, from, to, len, |_| {}).map_err(|error| match error {
+        EduError::Access(errno) => errno,
+        EduError::Stuck => Errno::ETIMEDOUT,
+        _ => Errno::EIO,
+    })
 }

@@ -3,6 +3,8 @@
 pub(crate) mod document;
 pub(crate) mod episode;
 pub(crate) mod generate;
+#[path = "../../shared/groups.rs"]
+pub(crate) mod groups;
 pub(crate) mod guard;
 pub(crate) mod numbers;
 pub(crate) mod run;

@@ -109,10 +109,9 @@ impl Side<Model> {
     }
 }
 
-/// The groups with vfio-pci, of which two are needed.
+/// Two groups with vfio-pci, at least.
 pub(crate) fn groups(host: &impl Host) -> Result<Vec<GroupFacts>, String> {
-    let ours = |group: &GroupFacts| group.devices.iter().any(|device| device.driver.as_deref() == Some("vfio-pci"));
-    let groups: Vec<GroupFacts> = host.groups().into_iter().filter(ours).collect();
+    let groups = super::groups::groups(host);
     if groups.len() < 2 {
         return Err(format!("two groups with vfio-pci are needed, there are {groups:?}"));
     }

@@ -1,4 +1,4 @@
-//! Which machine this is, and the model that should behave like it.
+//! Which machine this is, and the model that should behave like it. Shared by the test programs that run on real kernels.
 
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
@@ -8,8 +8,8 @@ use std::fs;
 
 /// The preset of this machine; what stands in the way when there is none.
 pub(crate) fn preset(host: &Vfio) -> Result<Preset, String> {
-    let machine = match host.platform().ok_or("this is no POWER machine: run it by ppc64/run, or with --self")? {
-        Platform::Pseries => Machine::Pseries(Firmware::default()),
+    let machine = match host.platform().ok_or("this is no POWER machine: run it by ppc64/run")? {
+        Platform::Pseries => Machine::Pseries(Firmware { ddw: has_ddw(), ..Firmware::default() }),
         Platform::Powernv => match cpu()?.as_str() {
             cpu if cpu.starts_with("POWER8") => Machine::Powernv8,
             cpu if cpu.starts_with("POWER9") => Machine::Powernv9,
@@ -19,6 +19,12 @@ pub(crate) fn preset(host: &Vfio) -> Result<Preset, String> {
     };
     let page = if host.page_shift() == PageShift::P4K { HostPage::Small } else { HostPage::Large };
     Ok(Preset { machine, page, kernel: version(&release()?)? })
+}
+
+/// Whether the firmware has dynamic windows on any host bridge.
+fn has_ddw() -> bool {
+    let bridges = fs::read_dir("/proc/device-tree").into_iter().flatten().flatten();
+    bridges.into_iter().any(|node| node.path().join("ibm,ddw-applicable").exists())
 }
 
 fn cpu() -> Result<String, String> {
@@ -41,13 +47,4 @@ fn version(release: &str) -> Result<KernelVersion, String> {
         [major, minor, patch] if (major, minor, patch) >= (7, 2, 8) => Ok(KernelVersion::V7_2),
         _ => Err(format!("no model of Linux {release}")),
     }
-}
-
-/// hugetlb page sizes of which a few pages are free.
-pub(crate) fn huge_pages(sizes: &[PageShift]) -> Vec<PageShift> {
-    let free = |size: &PageShift| {
-        let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", size.bytes() >> 10);
-        fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
-    };
-    sizes.iter().copied().filter(|size| free(size) >= 4).collect()
 }
