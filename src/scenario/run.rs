@@ -10,6 +10,7 @@ use super::tables::tables;
 use super::world::{StartError, World};
 use crate::addr::PageShift;
 use crate::host::Platform;
+use crate::space::AddressSpace;
 
 /// Watches a run.
 pub trait Observer {
@@ -21,6 +22,11 @@ pub trait Observer {
     /// The step got so far, in bytes.
     fn progress(&mut self, done: u64, all: u64) {
         let _ = (done, all);
+    }
+
+    /// The spaces as they stand after a step, each with its name.
+    fn stands(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
+        let _ = spaces;
     }
 
     /// A step is done.
@@ -46,6 +52,7 @@ impl Scenario {
         for (at, step) in self.steps.iter().enumerate() {
             observer.begins(at + 1, self.steps.len(), step.action.key());
             let report = run_step(&mut world, at + 1, step, (platform, page), observer);
+            observer.stands(&mut world.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
             observer.done(&report);
             let stop = report.surprise;
             steps.push(report);
