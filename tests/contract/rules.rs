@@ -80,7 +80,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     // MAP_DMA, page by page
     pages::map_of_unregistered_memory_is_einval, "vfio_iommu_spapr_tce.c: tce_iommu_prereg_ua_to_hpa", usable, Clean;
     pages::map_goes_on_from_one_region_into_its_neighbour, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_lookup", usable, Clean;
-    pages::map_of_a_page_in_two_regions_is_einval, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_lookup", pseries, CleanHuge;
+    pages::map_of_a_page_in_two_regions_is_einval, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_lookup", large_pseries, CleanHuge;
     pages::map_takes_memory_at_any_iommu_page_of_a_host_page, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_ua_to_hpa", usable, Clean;
     pages::map_over_a_mapping_replaces_it_silently, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", usable, Clean;
     pages::map_that_fails_destroys_what_it_covered_and_keeps_the_rest, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", usable, Clean;
@@ -200,10 +200,10 @@ pub(crate) const RULES: &[Rule] = rules! {
 
     // Huge pages.
     backing::ordinary_memory_carries_pages_up_to_the_hosts, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
-    backing::an_iommu_page_above_the_hosts_wants_hugetlb_memory, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
-    backing::hugetlb_memory_carries_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", hugetlb, CleanHuge;
-    backing::hugetlb_memory_registered_in_part_carries_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", hugetlb, CleanHuge;
-    backing::small_pages_behind_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", pseries, CleanModel;
+    backing::an_iommu_page_above_the_hosts_wants_hugetlb_memory, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_usable, Clean;
+    backing::hugetlb_memory_carries_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
+    backing::hugetlb_memory_registered_in_part_carries_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
+    backing::small_pages_behind_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", large_pseries, CleanModel;
 
     // Groups, devices, files.
     ownership::a_groups_status_says_viable_and_then_in_a_container, "vfio/group.c: vfio_group_ioctl_get_status", every, Clean;

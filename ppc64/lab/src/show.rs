@@ -66,6 +66,9 @@ pub struct Run {
     pub seed: u64,
 }
 
+/// Memory that rules with scars may lose.
+const LOST_KIB: &str = "1000000";
+
 /// Slowest walk that is waited for, operations a second.
 const SLOWEST: u64 = 50;
 
@@ -87,8 +90,10 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
         then(&["kernel", "--format", "terse"]);
     }
     let preset = cell.preset();
+    then(&["contract", "--preset", &preset]);
     let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
     then(&["conformance", "--json", "--preset", &preset, "--seed", &seed, "--ops", &operations]);
+    // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
     let timeout = 600 + run.operations / SLOWEST;
     let real = lab.run("real", &["--timeout", &timeout.to_string()], &words)?;
 
@@ -110,6 +115,8 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     if cell.has_windows() {
         shown.checks.extend(compare::tests("kernel test", ends.next()));
     }
+    shown.checks.extend(compare::tests("rule", ends.next()));
+    shown.rules = compare::rules(&real.output);
     let answer = match walk(&real.output) {
         None => Err("the walk did not come to an end".into()),
         Some(walk) => {
@@ -120,6 +127,10 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     };
     shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
     facts(&real.errors, &mut shown);
+    lab.scars(&mut shown)?;
+    for rule in cell.fatal_rules() {
+        lab.fatal(rule, &mut shown)?;
+    }
     shown.took = began.elapsed();
     Ok(shown)
 }
@@ -140,6 +151,31 @@ struct Done {
 }
 
 impl Lab<'_> {
+    /// Rules of the contract that leave scars, in a machine of their own.
+    fn scars(&self, shown: &mut Shown) -> Result<()> {
+        let mut options = vec!["--allow-warnings", "--leak-tolerance", LOST_KIB];
+        if self.cell.is_pseries() {
+            // A rule that poisons a group has one to itself.
+            options.extend(["--device", "edu"].repeat(4));
+        }
+        let words = ["contract", "--preset", &self.cell.preset(), "--scars"].map(str::to_owned);
+        let done = self.run("scars", &options, &words)?;
+        let end = done.output.lines().find(|line| line.starts_with("test result:"));
+        shown.checks.extend(compare::tests("rule that leaves scars", end));
+        shown.checks.push(("the machine lives with its scars".into(), done.well));
+        shown.rules += compare::rules(&done.output);
+        Ok(())
+    }
+
+    /// A rule that ends the machine: the end is what is wanted.
+    fn fatal(&self, rule: &str, shown: &mut Shown) -> Result<()> {
+        let words = ["contract", "--preset", &self.cell.preset(), "--fatal", rule].map(str::to_owned);
+        let done = self.run(rule, &["--expect-oops", "--timeout", "200"], &words)?;
+        shown.rules += usize::from(done.well.is_ok());
+        shown.checks.push((format!("{rule}: the machine ends"), done.well));
+        Ok(())
+    }
+
     /// Runs commands in the machine.
     fn run(&self, what: &str, options: &[&str], words: &[String]) -> Result<Done> {
         let file = |end: &str| self.logs.join(format!("{}.{what}.{end}", self.cell.file_name()));
