@@ -1,8 +1,8 @@
 //! Bare steps: calls to the kernel that pass by the library, one by one, each with the answer it should give.
 //!
 //! The library asks a kernel for nothing that would harm it; bare steps ask for whatever they say, hostile arguments
-//! included. A scenario consists of the one kind or of the other: a library that has a process to itself knows all that is
-//! registered, and bare calls behind its back would make its books wrong.
+//! included. A scenario consists of the one kind or of the other: the library knows all that is registered in a process
+//! because nobody else registers, and bare calls behind its back would make its books wrong.
 //!
 //! ```
 //! use spapr_iommu::host::Errno;
