@@ -2,6 +2,8 @@
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- kernel`
 
+#[path = "../shared/groups.rs"]
+mod groups;
 mod process;
 mod victim;
 
@@ -33,8 +35,7 @@ struct Busy {
 impl Busy {
     fn new() -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
-        let groups: Vec<u32> =
-            host.groups().iter().filter(|group| has_vfio_pci(group)).map(|group| group.number).collect();
+        let groups: Vec<u32> = groups::groups(&*host).into_iter().map(|group| group.number).collect();
         if groups.len() < 2 {
             return Err(format!("two groups with vfio-pci are needed, there are {groups:?}").into());
         }
@@ -55,10 +56,6 @@ impl Busy {
         drop((space, lease));
         Ok(host.free(ram)?)
     }
-}
-
-fn has_vfio_pci(group: &spapr_iommu::host::GroupFacts) -> bool {
-    group.devices.iter().any(|device| device.driver.as_deref() == Some("vfio-pci"))
 }
 
 /// Rounds of all there is leave locked memory, files and free memory as they were.

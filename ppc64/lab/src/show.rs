@@ -83,7 +83,7 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     };
     if cell.has_windows() {
         let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
-        then(&[&["spapr-iommu", "run", "--json", "--host", "vfio"], &names[..]].concat());
+        then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
         then(&["kernel", "--format", "terse"]);
     }
     let preset = cell.preset();

@@ -108,8 +108,8 @@ impl Model {
 
     /// Without `CAP_IPC_LOCK`, and with that `RLIMIT_MEMLOCK`, in bytes; `None` for no limit.
     pub fn with_memlock(self, limit: Option<u64>) -> Self {
-        self.lock().kernel.process.locked.set_limit(limit);
-        self.with_cap_ipc_lock(false)
+        self.set_memlock(limit, false);
+        self
     }
 
     /// With or without `CAP_IPC_LOCK`.
@@ -140,6 +140,13 @@ impl Model {
     /// its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
+    }
+
+    /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.
+    pub fn set_memlock(&self, limit: Option<u64>, capable: bool) {
+        let locked = &mut self.lock().kernel.process.locked;
+        locked.set_limit(limit);
+        locked.set_capable(capable);
     }
 
     /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`]: what an error of the hardware does.
