@@ -111,6 +111,10 @@ fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
     let of_one = |(name, text): &(String, String)| {
         let scenario = Scenario::parse(text).unwrap();
         let mut failed = 0_u32;
+        // Bare calls pass the library by.
+        if scenario.is_bare() {
+            return failed;
+        }
         for preset in presets() {
             for call in calls(&scenario, &preset).into_iter().enumerate() {
                 for result in failures(call.1) {
