@@ -20,7 +20,7 @@ fn compare(left: &str, right: &str, seed: u64) -> Summary {
     let (left, right) = (left.parse().unwrap(), right.parse().unwrap());
     let pair = Pair { model: left, real: &|| shifted_model(right) };
     let huge = left.huge_pages().to_vec();
-    let amount = Amount { seed, from: 0, ops: 4000, length: 100, dma_every: 8, huge, trace: false };
+    let amount = Amount { seed, from: 0, ops: 4000, length: 100, dma_every: 8, huge, trace: false, shrink: true };
     run(&pair, &amount, |_| {}).unwrap()
 }
 
@@ -173,7 +173,8 @@ fn each_kind_of_difference_is_told() {
             Ok(Side::new(twisted(model), groups))
         };
         let huge = preset.huge_pages().to_vec();
-        let amount = Amount { seed: 1, from: 0, ops: 20_000, length: 100, dma_every: 2, huge, trace: false };
+        let amount =
+            Amount { seed: 1, from: 0, ops: 20_000, length: 100, dma_every: 2, huge, trace: false, shrink: true };
         let summary = run(&Pair { model: preset, real: &real }, &amount, |_| {}).unwrap();
         let (text, scenario) = told(&summary);
         assert!(text.contains(shown), "{text}");

@@ -57,6 +57,9 @@ struct Options {
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
+    /// Do not look for the shortest sequence that differs
+    #[arg(long)]
+    no_shrink: bool,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +82,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         length: options.length,
         dma_every: options.dma_every,
         trace: options.trace,
+        shrink: !options.no_shrink,
         huge: Vec::new(),
     };
     let host = Vfio::new();

@@ -57,7 +57,11 @@ impl Ground {
 
     /// A model.
     pub(crate) fn model(preset: Preset) -> Self {
-        let model = Model::new(preset);
+        Self::over(Model::new(preset), preset)
+    }
+
+    /// A model that was set up otherwise.
+    pub(crate) fn over(model: Model, preset: Preset) -> Self {
         let groups = first_devices(&model);
         Self::new(Kernel::Model(model), groups, preset, Part::Whole)
     }

@@ -11,9 +11,13 @@
 //!
 //! A rule is one function that both kinds of kernel run, so that they cannot drift apart.
 
+mod backing;
 mod bare;
 mod core;
+mod create;
+mod create_pseries;
 mod document;
+mod eeh;
 mod fatal;
 mod ground;
 #[path = "../shared/groups.rs"]
@@ -24,16 +28,22 @@ mod info;
 mod kernel;
 mod library;
 mod limit;
+mod locked;
 #[path = "../shared/machine.rs"]
 mod machine;
 mod map;
 mod orphan;
+mod ownership;
 mod pages;
+mod platform;
+mod process;
 mod raw;
 mod register;
+mod remove;
 mod rule;
 mod rules;
 mod run;
+mod sharing;
 mod traps;
 mod unmap;
 mod unregister;

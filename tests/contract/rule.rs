@@ -109,3 +109,8 @@ pub(crate) fn new_unmap(preset: &Preset) -> bool {
 pub(crate) fn small_pages(preset: &Preset) -> bool {
     preset.page == HostPage::Small
 }
+
+/// Machines with windows and pages of hugetlb.
+pub(crate) fn hugetlb(preset: &Preset) -> bool {
+    usable(preset) && !preset.huge_pages().is_empty()
+}

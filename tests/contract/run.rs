@@ -66,7 +66,7 @@ fn on_kernel(rule: &'static Rule, preset: Preset, scars: bool) -> Result<(), Fai
     match rule.leaves {
         leaves if leaves.clean() => here(rule, preset, 0, Part::Whole),
         Leaves::Scars if scars => apart(rule, 0),
-        Leaves::Poison if scars => apart(rule, 1 + POISONED.fetch_add(1, Ordering::Relaxed)),
+        Leaves::Poison if scars => apart(rule, 2 + POISONED.fetch_add(1, Ordering::Relaxed)),
         _ => here(rule, preset, 0, Part::Library),
     }
 }

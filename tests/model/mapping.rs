@@ -227,6 +227,7 @@ fn a_strict_model_panics() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures time")]
 fn mapping_64_gib_is_cheap() {
     let b = Bench::on(model("powernv9-4k").with_open_memory(), &[0], 7);
     let memory = user(1 << 40, 64 << 30);

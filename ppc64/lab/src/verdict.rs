@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ppc64_init::finding::is_warning;
+use ppc64_init::finding::{is_fault, is_warning};
 use ppc64_init::protocol::Report;
 
 use crate::boot::End;
@@ -59,7 +59,6 @@ fn decide(seen: &Seen, end: End, expected: Expected, text: &mut String) -> u8 {
         let _ = writeln!(text, "the kernel oopsed, as expected: {line}");
         return 0;
     }
-    let counts = |line: &&String| !(expected.warnings && is_warning(line));
     let kernel_log: Vec<&String> = seen
         .reports
         .iter()
@@ -67,10 +66,11 @@ fn decide(seen: &Seen, end: End, expected: Expected, text: &mut String) -> u8 {
             Report::KernelLog(line) => Some(line),
             _ => None,
         })
-        .filter(counts)
         .collect();
-    let console: Vec<&String> = seen.faults.iter().filter(counts).collect();
-    if !console.is_empty() || !kernel_log.is_empty() {
+    let console: Vec<&String> = seen.faults.iter().collect();
+    // A warning comes with a trace, whose lines are no faults of their own.
+    let counts = |line: &&String| !expected.warnings || is_fault(line) && !is_warning(line);
+    if console.iter().chain(&kernel_log).any(counts) {
         *text += "kernel fault:\n";
         // The log holds what the console showed and more, unless the machine died before it was read.
         let lines = if kernel_log.is_empty() { console } else { kernel_log };
@@ -213,8 +213,10 @@ mod tests {
         let allowed = Expected { warnings: true, ..EXPECTED };
         let mut warned = reports(0, 1 << 20);
         warned.insert(4, Report::KernelLog("WARNING: CPU: 0 PID: 1 at x".into()));
+        warned.insert(5, Report::KernelLog("NIP [c00800000024e130] tce_iommu_release+0x98".into()));
         let mut warned = seen(warned);
         warned.faults.push("WARNING: CPU: 0 PID: 1 at x".into());
+        assert_eq!(judge(&warned, End::Off, EXPECTED).status, FAILED);
         assert_eq!(judge(&warned, End::Off, allowed).status, 0);
         for other in ["BUG: x", "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "Oops: x"] {
             warned.faults.push(other.into());

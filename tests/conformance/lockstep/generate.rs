@@ -188,7 +188,9 @@ fn registered(rng: &mut Rng, model: &Side<Model>, unit: u64) -> Option<(Where, u
     let region = rng.choice(model.host.regions())?;
     let units = region.range.len() / unit;
     let first = rng.u64(0..units.max(1));
-    let len = rng.u64(1..=(units.max(1) - first).min(40)) * unit;
+    let rest = units.max(1) - first;
+    // One beyond the region: what was mapped until then has to go again.
+    let len = if chance(rng, 8) { rest + 1 } else { rng.u64(1..=rest.min(40)) } * unit;
     Some((place(model, UserAddr(region.range.start().0 + first * unit))?, len))
 }
 

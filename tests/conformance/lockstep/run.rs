@@ -27,6 +27,8 @@ pub(crate) struct Amount {
     pub(crate) huge: Vec<PageShift>,
     /// Print each step before it is done.
     pub(crate) trace: bool,
+    /// Look for the shortest sequence that differs.
+    pub(crate) shrink: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,7 @@ pub(crate) fn run<M: Machine>(
         let place = format!("seed {} episode {number} step {}", amount.seed, steps.len());
         summary.differences.push(match failure {
             Failure::Harness(what) => format!("{place}: {what}"),
+            Failure::Difference(difference) if !amount.shrink => format!("{place}: {difference}"),
             Failure::Difference(difference) => {
                 eprintln!("{place}: {difference}\nshrinking");
                 let shortest = shrink::shrink(pair, steps);
