@@ -42,16 +42,9 @@ impl<H: Host> Faulty<H> {
         *self.armed.lock() = Some(Armed { calls: 0, faults: faults.into_iter().collect(), failed: 0 });
     }
 
-    /// How many calls were failed since it was armed.
-    pub fn failed(&self) -> u32 {
-        self.armed.lock().as_ref().map_or(0, |armed| armed.failed)
-    }
-
-    /// Lets calls through again. Whether any was failed.
-    pub fn disarm(&self) -> bool {
-        let failed = self.failed() > 0;
-        *self.armed.lock() = None;
-        failed
+    /// Lets calls through again. How many were failed.
+    pub fn disarm(&self) -> u32 {
+        self.armed.lock().take().map_or(0, |armed| armed.failed)
     }
 
     fn fault(&self) -> Option<Result<i32, Errno>> {

@@ -92,8 +92,7 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
             let before = trial.books();
             trial.faulty.arm_each([(first, result), (second, result)]);
             let end = operation(&trial);
-            let failed = trial.faulty.failed();
-            trial.faulty.disarm();
+            let failed = trial.faulty.disarm();
             let context = format!("calls {first} and {second} give {result:?}");
             assert_eq!(trial.bench.model.violations(), [], "{context}");
             let (books, tables) = (trial.books(), trial.tables());
