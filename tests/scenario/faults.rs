@@ -110,6 +110,10 @@ fn fail(name: &str, scenario: &Scenario, preset: &str, (at, call): (usize, &str)
 fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
     let of_one = |(name, scenario): &(String, Scenario)| {
         let mut failed = 0_u32;
+        // Bare calls pass the library by.
+        if scenario.is_bare() {
+            return failed;
+        }
         for preset in presets() {
             for call in calls(scenario, &preset).into_iter().enumerate() {
                 for result in failures(call.1) {

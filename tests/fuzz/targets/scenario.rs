@@ -32,8 +32,8 @@ pub(crate) fn scenario(input: &[u8]) {
             return;
         }
     };
-    // A machine has a group per number that is named.
-    if scenario.len() > MOST_STEPS || scenario.groups() > 64 {
+    // A machine has a group per number that is named. Bare steps do harm on purpose, and nothing bounds them.
+    if scenario.len() > MOST_STEPS || scenario.groups() > 64 || scenario.is_bare() {
         return;
     }
     let named = scenario.model().map(|preset| preset.to_string());
