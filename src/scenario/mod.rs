@@ -29,6 +29,7 @@
 
 mod act;
 mod action;
+pub mod bare;
 mod code;
 mod edu;
 mod expect;

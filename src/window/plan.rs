@@ -4,44 +4,16 @@
 //! found out by trial. A plan is a pure function of what the host reports, what there is, and what is asked.
 
 use super::request::{Want, WindowRequest};
+use super::situation::{Situation, Standing};
 use super::table::{self, Teardown};
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
 use crate::addr::{Iova, IovaRange, PageShift};
-use crate::host::{Memlock, Platform};
-use crate::memlock;
+use crate::host::Platform;
 
 /// Where powernv puts the window of slot 1 (`arch/powerpc/platforms/powernv/pci-ioda-tce.c`).
-const POWERNV_SECOND: Iova = Iova(1 << 59);
+pub(super) const POWERNV_SECOND: Iova = Iova(1 << 59);
 /// powernv decodes 32-bit MMIO up to here.
 const MMIO_END: u64 = 4 << 30;
-
-/// A window that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The window.
-    pub window: Window,
-    /// Something is mapped in it, or asked to be mappable.
-    pub in_use: bool,
-}
-
-/// What a plan starts from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Situation {
-    /// What the host says.
-    pub facts: WindowFacts,
-    /// The default window's life.
-    pub default: DefaultWindow,
-    /// Something is asked of the waiting default window.
-    pub default_asked: bool,
-    /// The windows there are.
-    pub standing: Vec<Standing>,
-    /// Containers that each get the window.
-    pub containers: u32,
-    /// Locked memory of the process.
-    pub memlock: Memlock,
-    /// Memory of the machine that could be used, bytes; `None` where it is not known.
-    pub available: Option<u64>,
-}
 
 /// One call of a plan, in each container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,52 +61,6 @@ pub struct Plan {
     pub reasons: Vec<Reason>,
 }
 
-impl Situation {
-    fn default_range(&self) -> Option<IovaRange> {
-        self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
-    }
-
-    fn default_locked(&self) -> u64 {
-        self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1))
-    }
-
-    /// What there is already for `range`.
-    fn serving(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
-        let standing = self.standing.iter().map(|standing| standing.window);
-        standing
-            .map(|window| (window.range, window.page, window.levels, Reason::Serves(window.range)))
-            .chain(self.default_range().map(|range| (range, DEFAULT_PAGE, 1, Reason::DefaultServes)))
-            .find(|(window, ..)| window.contains_range(&range))
-    }
-
-    /// Whether tables charged with `locked` bytes in each container may be made.
-    pub fn affords(&self, locked: u64) -> Result<(), Refusal> {
-        let needed = locked.saturating_mul(self.containers.into());
-        memlock::check(self.memlock, "the TCE tables", needed)?;
-        // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
-        match self.available.filter(|&available| needed > available / 2) {
-            Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
-            _ => Ok(()),
-        }
-    }
-
-    /// A window that holds a part of `range` and cannot be made larger.
-    fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
-        let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
-        fixed
-            .map(|standing| standing.window.range)
-            .chain(self.default_range())
-            .find(|window| window.intersection(&range).is_some())
-    }
-
-    fn plan(&self, window: Planned, steps: Vec<Step>, locked: u64, reasons: Vec<Reason>) -> Plan {
-        let locked_bytes = locked.saturating_mul(u64::from(self.containers));
-        let ioctls = self.containers.saturating_mul(steps.len() as u32);
-        let teardown = table::teardown(&self.facts, window.page, window.size, window.levels);
-        Plan { steps, window, locked_bytes, teardown, ioctls, reasons }
-    }
-}
-
 /// Plans a window.
 pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refusal> {
     let facts = &situation.facts;
@@ -148,7 +74,8 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         if let Some(reach) = request.reach.filter(|&reach| range.end().0 - 1 > reach) {
             return Err(Refusal::BeyondDevice { start: range.start(), reach });
         }
-        let locked = if reason == Reason::DefaultServes { situation.default_locked() } else { 0 };
+        let serves = facts.default.is_some_and(|default| default.start() == window.start());
+        let locked = if serves { situation.default_due() } else { 0 };
         situation.affords(locked)?;
         let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
         return Ok(situation.plan(planned, Vec::new(), locked, vec![reason]));
@@ -166,7 +93,10 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
     let size = match restored {
         Some(default) => default.len(),
-        None => choose_size(facts, request, page, start, &mut reasons)?,
+        None => {
+            let size = choose_size(facts, request, page, start, &mut reasons)?;
+            room.beyond_default(facts, page, size).inspect(|_| reasons.push(Reason::BeyondDefault)).unwrap_or(size)
+        }
     };
     let levels = table::levels(facts, page, size).ok_or(Refusal::TooLarge { size, page })?;
     reasons.push(match (facts.platform, levels) {
@@ -189,10 +119,11 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     if let Some(reach) = request.reach.filter(|&reach| expected.0 > reach) {
         return Err(Refusal::BeyondDevice { start: expected, reach });
     }
-    let mut locked = table::locked_bytes(facts, page, size, levels);
+    let table = table::locked_bytes(facts, page, size, levels);
+    let mut locked = table.saturating_mul(situation.containers.into());
     if room.default_comes_too {
         reasons.push(Reason::DefaultComesToo);
-        locked = locked.saturating_add(situation.default_locked());
+        locked = locked.saturating_add(situation.default_due());
     }
     situation.affords(locked)?;
     steps.push(Step::Create { page, size, levels });
@@ -245,6 +176,13 @@ impl Room {
             Want::Cover(range) => default.contains_range(&range),
         };
         (page == DEFAULT_PAGE && small).then_some(default)
+    }
+
+    /// The size for a window that is to lie elsewhere, and with `size` would be the default window again.
+    fn beyond_default(&self, facts: &WindowFacts, page: PageShift, size: u64) -> Option<u64> {
+        let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
+        let again = page == DEFAULT_PAGE && size <= default.len();
+        (default.len() + 1).checked_next_power_of_two().filter(|_| again)
     }
 }
 
@@ -320,7 +258,8 @@ fn make_room(
         }
         // powernv: the lowest slot that is free.
         let slot = u32::from(platform == Platform::Pseries || only.window.range.start().0 == 0);
-        return Ok(Room { slot, default_comes_too: false });
+        let default_comes_too = !dynamic && situation.default_waits > 0;
+        return Ok(Room { slot, default_comes_too });
     }
     let pending = default == DefaultWindow::Pending;
     Ok(Room { slot: u32::from(pending), default_comes_too: pending })
@@ -403,6 +342,7 @@ fn choose_size(
 mod tests {
     use super::*;
     use crate::addr::Bytes;
+    use crate::host::Memlock;
 
     fn situation(platform: Platform) -> Situation {
         let default = IovaRange::new(Iova(0), 1 << 30).ok();
@@ -410,6 +350,7 @@ mod tests {
         Situation {
             facts,
             default: DefaultWindow::Pending,
+            default_waits: 1,
             default_asked: false,
             standing: Vec::new(),
             containers: 1,
@@ -435,7 +376,7 @@ mod tests {
     #[test]
     fn costs_count_every_container() {
         let one = plan(&situation(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
-        let two = Situation { containers: 2, ..situation(Platform::Pseries) };
+        let two = Situation { containers: 2, default_waits: 2, ..situation(Platform::Pseries) };
         let two = plan(&two, &WindowRequest::bytes(1 << 30)).unwrap();
         assert_eq!((two.locked_bytes, two.ioctls), (2 * one.locked_bytes, 2 * one.ioctls));
         assert_eq!(one.teardown.hypercalls, 2 << 18);

@@ -7,13 +7,14 @@
 //! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
 //! that would crash, poison or lose something (a [`Violation`](spapr_iommu::host::model::Violation)) or take too long are
 //! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
-//! shrunk to the shortest sequence of steps that still differs, and printed. Steps are bare calls, most of which a scenario
-//! of `spapr-iommu run` cannot express: that goes through the library, which refuses them.
+//! shrunk to the shortest sequence of steps that still differs, and printed as a scenario of bare steps with the model's
+//! answers, which `spapr-iommu run` replays.
 //!
 //! The calls that are left out each have a test of their own in `tests/contract`.
 
 #[path = "../shared/huge.rs"]
 mod huge;
+mod kernel;
 mod lockstep;
 #[path = "../shared/machine.rs"]
 mod machine;
@@ -21,7 +22,7 @@ mod machine;
 use clap::Parser;
 use lockstep::episode::Pair;
 use lockstep::run::{Amount, Summary, run};
-use lockstep::side::{Side, fresh_model, names, shifted_model};
+use lockstep::side::{Side, groups, shifted_model};
 use spapr_iommu::host::model::Preset;
 use spapr_iommu::host::vfio::Vfio;
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ struct Options {
     #[arg(long, default_value_t = 0)]
     episode: u64,
     /// Operations of an episode
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 400)]
     length: usize,
     /// One episode in that many opens devices and does DMA, 0 for none
     #[arg(long, default_value_t = 10)]
@@ -50,9 +51,15 @@ struct Options {
     /// Compare the model with itself, on any machine
     #[arg(long = "self", requires = "preset")]
     itself: bool,
+    /// Print the summary as a line of JSON at the end
+    #[arg(long)]
+    json: bool,
     /// Print each operation before it is done
     #[arg(long)]
     trace: bool,
+    /// Do not look for the shortest sequence that differs
+    #[arg(long)]
+    no_shrink: bool,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +82,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         length: options.length,
         dma_every: options.dma_every,
         trace: options.trace,
+        shrink: !options.no_shrink,
         huge: Vec::new(),
     };
     let host = Vfio::new();
@@ -82,18 +90,19 @@ fn compare(options: &Options) -> Result<bool, String> {
         Some(preset) => preset,
         None => machine::preset(&host)?,
     };
-    let model = || fresh_model(preset);
     if options.itself {
         amount.huge = preset.huge_pages().to_vec();
         let other = || shifted_model(preset);
-        let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
-        return Ok(report(&summary, &amount, &format!("model:{preset} with itself")));
+        let summary = run(&Pair { model: preset, real: &other }, &amount, progress)?;
+        let what = format!("model:{preset} with itself");
+        return Ok(report(&summary, &amount, &what, options.json));
     }
     amount.huge = huge::huge_pages(preset.huge_pages());
-    let names = names(&host)?;
-    let real = || Ok(Side::new(Vfio::new(), names.clone()));
-    let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;
-    Ok(report(&summary, &amount, &format!("model:{preset} with Linux {}", machine::release()?)))
+    let groups = groups(&host)?;
+    let real = || Ok(Side::new(Vfio::new(), groups.clone()));
+    let summary = run(&Pair { model: preset, real: &real }, &amount, progress)?;
+    let what = format!("model:{preset} with Linux {}", machine::release()?);
+    Ok(report(&summary, &amount, &what, options.json))
 }
 
 fn progress(summary: &Summary) {
@@ -103,20 +112,17 @@ fn progress(summary: &Summary) {
     }
 }
 
-fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
+fn report(summary: &Summary, amount: &Amount, what: &str, json: bool) -> bool {
     let tally = &summary.tally;
     for difference in &summary.differences {
         println!("{difference}");
     }
-    for (kind, [zero, other]) in &tally.kinds {
-        println!("  {kind}: {zero} with 0, {other} otherwise");
+    for (name, kind) in &tally.kinds {
+        println!("  {name:33} {:7} with 0 {:7} otherwise {:9.1?}", kind.well, kind.otherwise, kind.took);
     }
     let left: Vec<String> = tally.left_out.iter().map(|(why, count)| format!("{why} {count}")).collect();
     println!("  left out: {}", left.join(", "));
-    println!(
-        "  {:.1?} in calls, {:.1?} in DMA and closing, {:.1?} in the model",
-        tally.kernel, tally.slow, tally.model
-    );
+    println!("  {:.1?} looking round on the real side, {:.1?} in the model", tally.looking, tally.model);
     println!(
         "{what}: {} operations in {} episodes, {} transfers, {} differences, {:.1} s, {:.0} operations/s, seed {}",
         tally.steps,
@@ -127,5 +133,17 @@ fn report(summary: &Summary, amount: &Amount, what: &str) -> bool {
         tally.steps as f64 / summary.took.as_secs_f64(),
         amount.seed,
     );
+    if json {
+        let line = serde_json::json!({
+            "what": what,
+            "seed": amount.seed,
+            "operations": tally.steps,
+            "episodes": summary.episodes,
+            "transfers": tally.transfers,
+            "differences": summary.differences.len(),
+            "seconds": summary.took.as_secs_f64(),
+        });
+        println!("{line}");
+    }
     summary.differences.is_empty() && tally.steps >= amount.ops
 }

@@ -47,7 +47,7 @@ impl Ground {
     /// The running kernel, with its groups from number `first` on.
     pub(crate) fn running(preset: Preset, first: usize, part: Part) -> Result<Self, String> {
         let host = Vfio::new();
-        let mut groups = groups::groups(&host);
+        let mut groups = first_devices(&host);
         if groups.len() < first + 2 && (first == 0 || groups.len() <= first) {
             return Err(format!("{} groups with vfio-pci are too few: start with more `--device edu`", groups.len()));
         }
@@ -62,7 +62,7 @@ impl Ground {
 
     /// A model that was set up otherwise.
     pub(crate) fn over(model: Model, preset: Preset) -> Self {
-        let groups = groups::groups(&model);
+        let groups = first_devices(&model);
         Self::new(Kernel::Model(model), groups, preset, Part::Whole)
     }
 
@@ -239,4 +239,10 @@ pub(crate) fn part(range: UserRange, offset: u64, len: u64) -> UserRange {
 
 pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova(start), len).unwrap()
+}
+
+/// Groups with vfio-pci, each with the address of its first device.
+fn first_devices(host: &impl Host) -> Vec<(u32, String)> {
+    let groups = groups::groups(host).into_iter();
+    groups.filter_map(|group| Some((group.number, group.devices.into_iter().next()?.address))).collect()
 }

@@ -22,7 +22,7 @@ fn info(raw: &Raw<'_>, argsz: u32) -> Result<TceInfo, Errno> {
 fn machines(ground: &Ground) -> TceInfo {
     let (size, pgsizes, max_dynamic_windows_supported, levels) = match ground.preset.machine {
         Machine::Pseries(firmware) if !firmware.ddw => (0x4000_0000, 0x1000, u32::MAX, 0),
-        Machine::Pseries(_) => (0x4000_0000, 0x121_1000, 2, 1),
+        Machine::Pseries(firmware) => (0x4000_0000, 0x1000 | firmware.page_sizes, 2, 1),
         Machine::Powernv8 => (0x8000_0000, 0x1101_1000, 2, 5),
         Machine::Powernv9 | Machine::Powernv10 => (0x8000_0000, 0x4021_1000, 2, 5),
     };

@@ -4,7 +4,7 @@
 //! ```text
 //! cargo test --test contract                                                       # on models of all machines
 //! ppc64/run --machine powernv9 --kernel 6.12-64k -- contract                       # on a real kernel and its model
-//! ppc64/run … --allow-warnings --leak-tolerance 1000000 -- contract --scars        # what leaves scars as well
+//! ppc64/run … --allow-warnings --leak-tolerance 1000000 -- contract --scars        # what leaves scars
 //! ppc64/run … --expect-oops -- contract --fatal NAME                               # what ends the machine
 //! ppc64/run … -- contract --refused NAME                                           # the library, asked for the same
 //! ```
@@ -17,8 +17,6 @@ mod core;
 mod create;
 mod create_pseries;
 mod document;
-#[path = "../shared/edu.rs"]
-mod edu;
 mod eeh;
 mod fatal;
 mod ground;
@@ -53,6 +51,7 @@ mod v1;
 
 use clap::Parser;
 use libtest_mimic::Arguments;
+use spapr_iommu::host::model::Preset;
 use std::process::ExitCode;
 
 /// Shows every rule of the kernel's sPAPR VFIO interface.
@@ -60,7 +59,7 @@ use std::process::ExitCode;
 struct Options {
     #[command(flatten)]
     arguments: Arguments,
-    /// Make the calls that leave scars on a real machine as well, each in a process of its own
+    /// Instead: make the calls that leave scars on a real machine, each in a process of its own
     #[arg(long)]
     scars: bool,
     /// Make the calls of a rule that ends the machine
@@ -69,6 +68,9 @@ struct Options {
     /// Ask the library for what that rule does
     #[arg(long, value_name = "NAME")]
     refused: Option<String>,
+    /// The model like this machine [default: found out; firmware with other page sizes cannot be]
+    #[arg(long)]
+    preset: Option<Preset>,
     /// Show one rule in this process
     #[arg(long, value_name = "NAME", hide = true)]
     alone: Option<String>,
@@ -89,16 +91,16 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if let Some(name) = options.alone.as_deref() {
-        return run::alone(name, options.group, ground::Part::Whole);
+        return run::alone(name, options.preset, options.group, ground::Part::Whole);
     }
     if let Some(name) = options.fatal.as_deref() {
-        return run::alone(name, 0, ground::Part::Bare);
+        return run::alone(name, options.preset, 0, ground::Part::Bare);
     }
     if let Some(name) = options.refused.as_deref() {
-        return run::alone(name, 0, ground::Part::Library);
+        return run::alone(name, options.preset, 0, ground::Part::Library);
     }
     // On a real machine a group has one opener at a time; models have a machine each.
-    match run::trials(options.scars) {
+    match run::trials(options.preset, options.scars) {
         Ok(trials) => {
             let one = spapr_iommu::host::Host::platform(&spapr_iommu::host::vfio::Vfio::new()).map(|_| 1);
             let test_threads = one.or(options.arguments.test_threads);

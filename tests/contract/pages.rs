@@ -1,6 +1,7 @@
 //! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
 
-use crate::ground::{Ground, K4, K64, at, iova, part};
+use crate::ground::{Ground, HIGH, K4, K64, at, iova, part};
+use crate::library::Library;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
 use spapr_iommu::host::faulty::Faulty;
@@ -161,7 +162,7 @@ pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(ground: 
         faulty.take();
         within.arm(0, 1, result);
         let refused = library.space.map_all(&[request], Overlap::Replace).unwrap_err();
-        assert!(within.disarm());
+        assert_eq!(within.disarm(), 1);
         assert!(matches!(refused, MapError::Refused(_)), "{refused}");
         let maps: Vec<_> =
             faulty.take().into_iter().filter(|record| record.call.name() == "VFIO_IOMMU_MAP_DMA").collect();
@@ -176,14 +177,27 @@ pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(ground: 
     library.space.unmap(place).unwrap();
 }
 
+/// Less than a page of TCEs, so that the kernel's array has room behind them.
+const SMALL: u64 = 4 * K4;
+
+/// What the library says to a map past the end of a small window.
+fn refused_past_the_end_of(library: &Library<'_>, request: &WindowRequest) {
+    let window = library.space.create_window(request).unwrap();
+    let (memory, _lease) = library.leased(K64);
+    library.calls();
+    let past = iova(window.range.end().0 - K4, 2 * K4);
+    let refused = library.space.map(past, memory.start(), RW).unwrap_err();
+    assert!(matches!(refused, MapError::NoWindow { .. }) && library.calls().is_empty(), "{refused}");
+}
+
 /// The exchange of the page behind the end fails with the hypervisor's H_PARAMETER, -4, which is EINTR; the region's count
 /// stays one too high, and the kernel warns when the container goes.
 pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(ground: &Ground) {
-    const SMALL: u64 = 4 * K4;
     ground.scars(|| {
         let raw = ground.v2();
         let memory = raw.registered(K64);
         let start = raw.create(12, SMALL, 1).unwrap();
+        assert_eq!(start, HIGH);
         assert_eq!(raw.map(memory.start(), start + SMALL - 2 * K4, 3 * K4), Err(Errno::EINTR));
         // Nothing is mapped, and yet the memory cannot be given back.
         assert_eq!(raw.unmap(start, SMALL), Ok(0));
@@ -193,13 +207,26 @@ pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(grou
             assert!(model.violations().contains(&Violation::LeakedCount { range: memory }), "{:?}", model.violations());
         });
     });
+    refused_past_the_end_of(&ground.library(), &WindowRequest::cover(iova(HIGH, SMALL)).page(PageShift::P4K));
+}
+
+/// The firmware's default window is as large as ever, however small a table the kernel made for it: what lies behind is mapped
+/// where no window is, and out of reach of UNMAP and of the window's removal.
+pub(crate) fn map_past_the_end_of_a_small_default_window_maps_behind_it(ground: &Ground) {
+    ground.scars(|| {
+        let raw = ground.v2();
+        let memory = raw.registered(K64);
+        assert_eq!(raw.remove(0), Ok(0));
+        assert_eq!(raw.create(12, SMALL, 1), Ok(0));
+        assert_eq!(raw.map(memory.start(), SMALL - 2 * K4, 3 * K4), Ok(0));
+        assert_eq!(raw.unmap(SMALL, K4), Err(Errno::ENXIO));
+        assert_eq!((raw.unmap(0, SMALL), raw.remove(0)), (Ok(0), Ok(0)));
+        let (result, cost) = ground.cost(|| raw.unregister(memory));
+        assert_eq!((result, cost), (Ok(0), 0), "one TCE still points there");
+    });
     let library = ground.library();
     library.space.drop_default_window().unwrap();
-    let window = library.space.create_window(&WindowRequest::bytes(SMALL).page(PageShift::P4K)).unwrap();
-    let (memory, _lease) = library.leased(K64);
-    let past = iova(window.range.end().0 - K4, 2 * K4);
-    let refused = library.space.map(past, memory.start(), RW).unwrap_err();
-    assert!(matches!(refused, MapError::NoWindow { .. }), "{refused}");
+    refused_past_the_end_of(&library, &WindowRequest::bytes(SMALL).page(PageShift::P4K));
 }
 
 /// What lies behind the table is overwritten: no error, and no sign but in what breaks later.

@@ -1,9 +1,9 @@
 //! A container and its bare calls: the kernel's raw results, positive ones included.
 
-use crate::edu;
 use crate::ground::Ground;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
+use spapr_iommu::scenario::bare;
 use spapr_iommu::uapi::{spapr, vfio};
 use std::cell::RefCell;
 
@@ -86,7 +86,7 @@ impl<'g> Raw<'g> {
 
     /// The device reads at one bus address and writes that at another, at most 4 KiB.
     pub(crate) fn dma(&self, device: Fd, from: u64, to: u64, len: u64) {
-        edu::copy(&*self.ground.kernel, device, from, to, len).unwrap();
+        bare::dma(&*self.ground.kernel, device, from, to, len).unwrap();
     }
 
     pub(crate) fn set_iommu(&self, kind: u32) -> Outcome {

@@ -65,6 +65,22 @@ pub(crate) fn usable(preset: &Preset) -> bool {
     !bare_firmware(preset)
 }
 
+/// Machines that have windows of pages above the host's.
+pub(crate) fn large_usable(preset: &Preset) -> bool {
+    let small = matches!(preset.machine, Machine::Pseries(firmware) if firmware.page_sizes >> 21 == 0);
+    usable(preset) && !small
+}
+
+/// Partitions and guests that have such windows.
+pub(crate) fn large_pseries(preset: &Preset) -> bool {
+    pseries(preset) && large_usable(preset)
+}
+
+/// Machines that have such windows, and hugetlb pages.
+pub(crate) fn large_hugetlb(preset: &Preset) -> bool {
+    hugetlb(preset) && large_usable(preset)
+}
+
 /// pseries whose firmware has no dynamic windows.
 pub(crate) fn bare_firmware(preset: &Preset) -> bool {
     matches!(preset.machine, Machine::Pseries(Firmware { ddw: false, .. }))

@@ -80,7 +80,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     // MAP_DMA, page by page
     pages::map_of_unregistered_memory_is_einval, "vfio_iommu_spapr_tce.c: tce_iommu_prereg_ua_to_hpa", usable, Clean;
     pages::map_goes_on_from_one_region_into_its_neighbour, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_lookup", usable, Clean;
-    pages::map_of_a_page_in_two_regions_is_einval, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_lookup", pseries, CleanHuge;
+    pages::map_of_a_page_in_two_regions_is_einval, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_lookup", large_pseries, CleanHuge;
     pages::map_takes_memory_at_any_iommu_page_of_a_host_page, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_ua_to_hpa", usable, Clean;
     pages::map_over_a_mapping_replaces_it_silently, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", usable, Clean;
     pages::map_that_fails_destroys_what_it_covered_and_keeps_the_rest, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", usable, Clean;
@@ -88,6 +88,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     pages::map_of_memory_that_is_gone_leads_to_its_old_pages, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_ua_to_hpa", usable, Clean;
     pages::map_for_writing_only_denies_reads_on_pseries_alone, "platforms/powernv/pci-ioda-tce.c: pnv_tce_xchg", usable, Clean;
     pages::map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", pseries, Scars;
+    pages::map_past_the_end_of_a_small_default_window_maps_behind_it, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     pages::map_past_the_end_of_a_window_returns_0_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", powernv, Scars;
 
     // UNMAP_DMA
@@ -174,7 +175,6 @@ pub(crate) const RULES: &[Rule] = rules! {
     create_pseries::the_default_window_and_a_dynamic_one_fit_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
     create_pseries::a_dynamic_window_in_slot_0_lies_high_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
     create_pseries::a_small_window_in_slot_0_is_a_default_window_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
-    create_pseries::map_past_the_end_of_a_short_default_window_gives_0_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     create_pseries::slot_0_is_closed_while_a_dynamic_window_lives_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     create_pseries::more_than_one_level_gives_einval_and_loses_4_gib_on_pseries, "platforms/pseries/iommu.c: spapr_tce_get_table_size", pseries, Scars;
     create_pseries::too_large_a_window_gives_einval_and_poisons_nothing_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
@@ -202,10 +202,10 @@ pub(crate) const RULES: &[Rule] = rules! {
 
     // Huge pages.
     backing::ordinary_memory_carries_pages_up_to_the_hosts, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
-    backing::an_iommu_page_above_the_hosts_wants_hugetlb_memory, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
-    backing::hugetlb_memory_carries_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", hugetlb, CleanHuge;
-    backing::hugetlb_memory_registered_in_part_carries_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", hugetlb, CleanHuge;
-    backing::small_pages_behind_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", pseries, CleanModel;
+    backing::an_iommu_page_above_the_hosts_wants_hugetlb_memory, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_usable, Clean;
+    backing::hugetlb_memory_carries_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
+    backing::hugetlb_memory_registered_in_part_carries_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
+    backing::small_pages_behind_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", large_pseries, CleanModel;
 
     // Groups, devices, files.
     ownership::a_groups_status_says_viable_and_then_in_a_container, "vfio/group.c: vfio_group_ioctl_get_status", every, Clean;

@@ -28,11 +28,15 @@ const PRESETS: [&str; 9] = [
 /// Poisoned groups so far: each such rule takes the next one.
 static POISONED: AtomicUsize = AtomicUsize::new(0);
 
-/// On a POWER machine the running kernel and the model like it; elsewhere all models.
-pub(crate) fn trials(scars: bool) -> Result<Vec<Trial>, String> {
+/// On a POWER machine the running kernel and the model like it; elsewhere all models. `costly`: what leaves scars on the
+/// running kernel, and nothing else.
+pub(crate) fn trials(given: Option<Preset>, costly: bool) -> Result<Vec<Trial>, String> {
     let host = Vfio::new();
-    let real = host.platform().map(|_| machine::preset(&host)).transpose()?;
-    let models = match real {
+    let real = host.platform().map(|_| given.map_or_else(|| machine::preset(&host), Ok)).transpose()?;
+    if costly {
+        return Ok(scars(real));
+    }
+    let models = match real.or(given) {
         Some(preset) => vec![preset],
         None => {
             PRESETS.iter().map(|name| name.parse::<Preset>()).collect::<Result<_, _>>().map_err(|e| e.to_string())?
@@ -42,11 +46,16 @@ pub(crate) fn trials(scars: bool) -> Result<Vec<Trial>, String> {
         Trial::test("the_document_names_each_rule", document::names_each_rule),
         Trial::test("the_table_is_whole", document::table_is_whole),
     ];
-    for rule in RULES {
+    // What poisons a group comes last: the others use it too.
+    let poison = |rule: &&Rule| rule.leaves == Leaves::Poison;
+    for rule in RULES.iter().filter(|rule| !poison(rule)).chain(RULES.iter().filter(poison)) {
         if let Some(preset) = real.filter(rule.on).filter(|_| rule.leaves != Leaves::CleanModel) {
-            let show = move || on_kernel(rule, preset, scars);
+            // Of a rule that costs something, the library's part costs nothing.
+            let kind = if rule.leaves.clean() { "kernel" } else { "library" };
+            let part = if rule.leaves.clean() { Part::Whole } else { Part::Library };
             let poor = rule.leaves == Leaves::CleanHuge && huge::huge_pages(preset.huge_pages()).is_empty();
-            trials.push(Trial::test(rule.name, show).with_kind("kernel").with_ignored_flag(poor));
+            let trial = Trial::test(rule.name, move || here(rule, preset, 0, part));
+            trials.push(trial.with_kind(kind).with_ignored_flag(poor));
         }
         for preset in models.iter().copied().filter(rule.on).filter(|_| rule.leaves != Leaves::CleanKernel) {
             let show = move || {
@@ -61,14 +70,19 @@ pub(crate) fn trials(scars: bool) -> Result<Vec<Trial>, String> {
     Ok(trials)
 }
 
-/// On the running kernel.
-fn on_kernel(rule: &'static Rule, preset: Preset, scars: bool) -> Result<(), Failed> {
-    match rule.leaves {
-        leaves if leaves.clean() => here(rule, preset, 0, Part::Whole),
-        Leaves::Scars if scars => apart(rule, 0),
-        Leaves::Poison if scars => apart(rule, 2 + POISONED.fetch_add(1, Ordering::Relaxed)),
-        _ => here(rule, preset, 0, Part::Library),
-    }
+/// Rules that leave scars on the running kernel.
+fn scars(real: Option<Preset>) -> Vec<Trial> {
+    let costly = |rule: &&Rule| matches!(rule.leaves, Leaves::Scars | Leaves::Poison);
+    let trial = |rule: &'static Rule| {
+        let preset = real.filter(rule.on)?;
+        // A group that is poisoned is of no use to the next rule.
+        let group = move || match rule.leaves {
+            Leaves::Poison => 2 + POISONED.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        Some(Trial::test(rule.name, move || apart(rule, preset, group())).with_kind("kernel"))
+    };
+    RULES.iter().filter(costly).filter_map(trial).collect()
 }
 
 fn here(rule: &Rule, preset: Preset, group: usize, part: Part) -> Result<(), Failed> {
@@ -79,8 +93,8 @@ fn here(rule: &Rule, preset: Preset, group: usize, part: Part) -> Result<(), Fai
 }
 
 /// In a process of its own, which takes what it lost along.
-fn apart(rule: &Rule, group: usize) -> Result<(), Failed> {
-    let arguments = ["--alone", rule.name, "--group", &group.to_string()];
+fn apart(rule: &Rule, preset: Preset, group: usize) -> Result<(), Failed> {
+    let arguments = ["--alone", rule.name, "--preset", &preset.to_string(), "--group", &group.to_string()];
     let output = Command::new("/proc/self/exe").args(arguments).output()?;
     if output.status.success() {
         return Ok(());
@@ -90,12 +104,13 @@ fn apart(rule: &Rule, group: usize) -> Result<(), Failed> {
 }
 
 /// One rule in this process, on the running kernel.
-pub(crate) fn alone(name: &str, group: usize, part: Part) -> ExitCode {
+pub(crate) fn alone(name: &str, preset: Option<Preset>, group: usize, part: Part) -> ExitCode {
     let Some(rule) = RULES.iter().find(|rule| rule.name == name) else {
         eprintln!("contract: no rule {name}");
         return ExitCode::FAILURE;
     };
-    let shown = machine::preset(&Vfio::new()).and_then(|preset| {
+    let preset = preset.map_or_else(|| machine::preset(&Vfio::new()), Ok);
+    let shown = preset.and_then(|preset| {
         if !(rule.on)(&preset) {
             return Err(format!("{name} does not hold on {preset}"));
         }

@@ -4,8 +4,10 @@
 
 #[path = "../shared/groups.rs"]
 mod groups;
+mod kills;
 mod process;
 mod victim;
+mod worker;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};
@@ -35,10 +37,7 @@ struct Busy {
 impl Busy {
     fn new() -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
-        let groups: Vec<u32> = groups::groups(&*host).into_iter().map(|(group, _)| group).collect();
-        if groups.len() < 2 {
-            return Err(format!("two groups with vfio-pci are needed, there are {groups:?}").into());
-        }
+        let groups = groups(&host)?;
         let ram = host.allocate(RAM, host.page_shift())?;
         let registry = Registry::new(host.clone());
         let space = AddressSpace::new(&registry);
@@ -58,6 +57,15 @@ impl Busy {
     }
 }
 
+/// The first two groups that VFIO can use.
+fn groups(host: &Vfio) -> Result<[u32; 2], Failed> {
+    let all: Vec<u32> = groups::groups(host).iter().map(|group| group.number).collect();
+    match all[..] {
+        [first, second, ..] => Ok([first, second]),
+        _ => Err(format!("two groups with vfio-pci are needed, there are {all:?}").into()),
+    }
+}
+
 /// Rounds of all there is leave locked memory, files and free memory as they were.
 fn rounds_leave_nothing() -> Result<(), Failed> {
     Busy::new()?.end()?;
@@ -73,7 +81,7 @@ fn rounds_leave_nothing() -> Result<(), Failed> {
     if (before.0, before.1) != (after.0, after.1) {
         return Err(format!("locked bytes and files: {before:?} before, {after:?} after").into());
     }
-    process::none_lost(before.2, after.2)
+    process::none_lost(before.2, after.2, NOISE)
 }
 
 /// A process that is killed, or panics, with everything in use leaves free memory as it was.
@@ -83,7 +91,7 @@ fn victims_leave_nothing(how: victim::How) -> Result<(), Failed> {
     for _ in 0..ROUNDS {
         victim::run(how)?;
     }
-    process::none_lost(before, process::free()?)
+    process::none_lost(before, process::free()?, NOISE)
 }
 
 /// The kernel keeps a region that is still mapped when its lease goes, and gives it back with the last TCE.
@@ -113,11 +121,15 @@ fn main() -> ExitCode {
     if let Some(how) = victim::asked() {
         return victim::die(how);
     }
+    if let Some(seed) = worker::asked() {
+        return worker::work(seed);
+    }
     let tests = vec![
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),
         Trial::test("a_panic_leaves_nothing", || victims_leave_nothing(victim::How::Panics)),
+        Trial::test("killed_at_any_moment", kills::killed_at_any_moment),
     ];
     // A group has one opener at a time.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };

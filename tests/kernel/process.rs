@@ -1,6 +1,5 @@
 //! What the kernel says of this process and its memory.
 
-use crate::NOISE;
 use libtest_mimic::Failed;
 use ppc64_init::memory::settled_free_kib;
 use std::fs;
@@ -28,9 +27,10 @@ pub(crate) fn free() -> Result<u64, Failed> {
     Ok(settled_free_kib()? << 10)
 }
 
-pub(crate) fn none_lost(before: u64, after: u64) -> Result<(), Failed> {
+/// Fails when more than `noise` bytes are gone.
+pub(crate) fn none_lost(before: u64, after: u64, noise: u64) -> Result<(), Failed> {
     match before.saturating_sub(after) {
-        lost if lost > NOISE => Err(format!("{lost} bytes of memory are gone: {before} before, {after} after").into()),
+        lost if lost > noise => Err(format!("{lost} bytes of memory are gone: {before} before, {after} after").into()),
         _ => Ok(()),
     }
 }

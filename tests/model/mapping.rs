@@ -203,15 +203,26 @@ fn a_map_past_the_window_kills_pseries_or_leaks_a_count() {
 }
 
 #[test]
-fn the_firmwares_default_window_takes_what_lies_behind_a_shorter_one() {
-    let b = bench("pseries");
-    let memory = b.registered(0x10000);
+fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
+    for preset in ["pseries", "pseries-4k-7.2"] {
+        let b = bench(preset);
+        let memory = b.registered(0x10000);
+        assert_eq!(b.remove(0), OK);
+        assert_eq!(b.create(12, 0x4000, 1), Ok(0));
+        assert_eq!(b.map(memory.start(), 0x2000, 0x3000), OK, "the hypervisor's window is larger");
+        assert_eq!(b.unmap(0, 0x4000), OK);
+        assert_eq!(b.mapped(memory), 1, "the one behind the end");
+        assert!(matches!(b.violations()[..], [Violation::MapPastWindow { fatal: false, .. }]));
+        b.close_all();
+        assert_eq!(b.violations()[1], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });
+    }
+    // Up to the end of the page that the kernel's array ends in.
+    let b = bench("pseries-4k");
+    let memory = b.registered(0x20_1000);
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(12, 0x4000, 1), Ok(0));
-    assert_eq!(b.map(memory.start(), 0x2000, 0x3000), OK);
-    assert_eq!(b.remove(0), OK);
-    // The kernel clears its own entries, and knows nothing of the third.
-    assert_eq!(b.mapped(memory), 1);
+    assert_eq!(b.map(memory.start(), 0, 0x20_1000), Err(Errno::EINTR));
+    assert!(matches!(b.violations()[..], [Violation::MapPastWindow { fatal: true, .. }]));
 }
 
 #[test]
@@ -238,6 +249,7 @@ fn a_strict_model_panics() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures time")]
 fn mapping_64_gib_is_cheap() {
     let b = Bench::on(model("powernv9-4k").with_open_memory(), &[0], 7);
     let memory = user(1 << 40, 64 << 30);

@@ -77,9 +77,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Fewer under Miri, which is slow.
+const STEPS: usize = if cfg!(miri) { 8 } else { 60 };
+
 proptest! {
     #[test]
-    fn runs_come_to_the_same_as_pages(steps in proptest::collection::vec(step(), 1..60)) {
+    fn runs_come_to_the_same_as_pages(steps in proptest::collection::vec(step(), 1..STEPS)) {
         let b = Bench::on(model("pseries").with_open_memory(), &[0], 7);
         // Far from the rest, so that the container is enabled from the start.
         prop_assert_eq!(b.register(user(1 << 30, 0x10000)), OK);

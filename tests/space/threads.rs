@@ -9,7 +9,7 @@ use std::thread;
 
 const PAGE: u64 = 0x10000;
 /// Fewer under Miri, which is slow.
-const ROUNDS: u64 = if cfg!(miri) { 6 } else { 400 };
+const ROUNDS: u64 = if cfg!(miri) { 2 } else { 400 };
 
 /// A thread's own pages: of memory, and of bus addresses.
 const OWN: u64 = 8;

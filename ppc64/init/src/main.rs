@@ -78,10 +78,13 @@ fn work(console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Kernel, page size and memory in one line.
+/// Kernel, page size, memory and MMU in one line.
 fn machine() -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
     let page = memory::page_size()?;
     let total = memory::meminfo_kib("MemTotal")?;
-    Ok(format!("Linux {}, {} KiB pages, {} MiB memory", release.trim(), page / 1024, total / 1024))
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("read cpuinfo")?;
+    // Machines of before radix do not say.
+    let mmu = cpuinfo.lines().find_map(|line| line.strip_prefix("MMU")?.split(": ").nth(1)).unwrap_or("Hash");
+    Ok(format!("Linux {}, {} KiB pages, {} MiB memory, {mmu} MMU", release.trim(), page / 1024, total / 1024))
 }

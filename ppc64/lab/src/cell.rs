@@ -1,251 +1,205 @@
-//! A cell: a machine with a kernel, and what the project's programs show in it.
+//! A cell: a machine with its firmware, a kernel, and the model that should behave like both.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-
-/// A machine and a kernel, by their names on the command line of `ppc64/run`.
+/// A machine and a kernel, written `MACHINE[-OPTION…]:KERNEL`: `powernv9:6.12-64k`, `pseries-power8-noddw:7.2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
     machine: String,
+    /// Of a pseries machine, when it is not POWER9.
+    cpu: Option<String>,
+    /// Words of the model's name that say how the firmware is not QEMU's default.
+    firmware: Vec<String>,
     kernel: String,
 }
 
-/// What every change is checked on.
-pub const DEFAULT: [&str; 8] = [
-    "powernv8:6.12-64k",
-    "powernv9:6.12",
-    "powernv9:6.12-64k",
-    "powernv10:6.12-64k",
-    "pseries:6.12",
-    "pseries:6.12-64k",
-    "pseries:7.2-64k",
-    "powernv9:7.2-64k",
+const MACHINES: [&str; 8] = [
+    "powernv8",
+    "powernv9",
+    "powernv10",
+    "pseries",
+    "pseries-power8",
+    "pseries-power10",
+    "pseries-noddw",
+    "pseries-pgsz=0x11000",
 ];
 
-impl std::str::FromStr for Cell {
+const KERNELS: [&str; 4] = ["6.12", "6.12-64k", "7.2", "7.2-64k"];
+
+/// What every change is checked on: each machine, and each kernel on both platforms.
+const SLICE: [&str; 8] = [
+    "powernv8:6.12-64k",
+    "powernv9:6.12",
+    "powernv9:7.2-64k",
+    "powernv10:6.12-64k",
+    "pseries:6.12",
+    "pseries-power8:7.2-64k",
+    "pseries-noddw:6.12-64k",
+    "pseries-pgsz=0x11000:6.12-64k",
+];
+
+/// Every machine with every kernel.
+pub fn all() -> Vec<Cell> {
+    let names = MACHINES.iter().flat_map(|machine| KERNELS.iter().map(move |kernel| format!("{machine}:{kernel}")));
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// The cells every change is checked on.
+pub fn slice() -> Vec<Cell> {
+    SLICE.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+impl FromStr for Cell {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some((machine, kernel)) if !machine.is_empty() && !kernel.is_empty() => {
-                Ok(Self { machine: machine.into(), kernel: kernel.into() })
+        let shape = || format!("expected MACHINE[-OPTION…]:KERNEL, such as {} or {}", SLICE[0], SLICE[5]);
+        let (machine, kernel) = text.split_once(':').filter(|(_, kernel)| !kernel.is_empty()).ok_or_else(shape)?;
+        let mut words = machine.split('-');
+        let machine = words.next().filter(|machine| !machine.is_empty()).ok_or_else(shape)?;
+        let mut cell = Self { machine: machine.into(), cpu: None, firmware: Vec::new(), kernel: kernel.into() };
+        for word in words {
+            match word {
+                "power8" | "power9" | "power10" => cell.cpu = Some(word.into()),
+                word if word == "noddw" || word.starts_with("pgsz=0x") => cell.firmware.push(word.into()),
+                word => return Err(format!("no option {word:?}: known are power8, power9, power10, noddw, pgsz=0x…")),
             }
-            _ => Err(format!("expected MACHINE:KERNEL, such as {}", DEFAULT[0])),
         }
+        Ok(cell)
+    }
+}
+
+impl Cell {
+    /// The machine with what is special about it.
+    pub fn machine(&self) -> String {
+        let words = self.cpu.iter().chain(&self.firmware);
+        words.fold(self.machine.clone(), |name, word| name + "-" + word)
+    }
+
+    /// The kernel's label.
+    pub fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// A name for files.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}", self.machine(), self.kernel)
+    }
+
+    /// The model that should behave like this cell.
+    pub fn preset(&self) -> String {
+        let name = self.firmware.iter().fold(self.machine.clone(), |name, word| name + "-" + word);
+        match self.kernel.strip_suffix("-64k") {
+            Some(series) => format!("{name}-64k-{series}"),
+            None => format!("{name}-4k-{}", self.kernel),
+        }
+    }
+
+    /// Options of `ppc64/run` that make this machine.
+    pub fn options(&self) -> Vec<String> {
+        let mut line = vec!["--machine", &self.machine, "--kernel", &self.kernel];
+        if let Some(cpu) = &self.cpu {
+            line.extend(["--cpu", cpu]);
+        }
+        for word in &self.firmware {
+            match word.strip_prefix("pgsz=0x") {
+                Some(mask) => line.extend(["--pgsz", mask]),
+                None => line.extend(["--ddw", "off"]),
+            }
+        }
+        if self.has_huge_pages() {
+            line.extend(["--hugepages", "8"]);
+        }
+        line.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Whether DMA windows can be made at all: Linux needs `ibm,ddw-applicable` even for the default one.
+    pub fn has_windows(&self) -> bool {
+        !self.firmware.iter().any(|word| word == "noddw")
+    }
+
+    /// Rules of the contract that end the machine, each of which wants one for itself.
+    pub fn fatal_rules(&self) -> &'static [&'static str] {
+        match self.machine.as_str() {
+            "powernv8" => &[
+                "map_of_no_bytes_at_0_hangs_power8",
+                "unmap_of_no_bytes_at_0_hangs_power8",
+                "map_at_0_that_fails_at_once_hangs_power8",
+            ],
+            "pseries" if self.has_windows() => &["map_past_the_end_of_a_window_is_an_oops_on_pseries"],
+            _ => &[],
+        }
+    }
+
+    /// Whether it is a guest of a hypervisor.
+    pub fn is_pseries(&self) -> bool {
+        self.machine == "pseries"
+    }
+
+    /// The host bridge, or who is in its place.
+    pub fn host_bridge(&self) -> &'static str {
+        match self.machine.as_str() {
+            "powernv8" => "PHB3",
+            "powernv9" => "PHB4",
+            "powernv10" => "PHB5",
+            _ => "hypervisor",
+        }
+    }
+
+    /// Emulated radix machines other than pseries have none, a hash guest only with an option of QEMU, and an emulated
+    /// POWER8 with 4 KiB pages hangs when hugetlb pages are registered.
+    fn has_huge_pages(&self) -> bool {
+        self.machine == "powernv8" && self.kernel.ends_with("-64k")
+            || self.is_pseries() && self.cpu.as_deref() != Some("power8")
     }
 }
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{} {}", self.machine, self.kernel))
+        f.pad(&format!("{} {}", self.machine(), self.kernel))
     }
-}
-
-impl Cell {
-    /// The model that should behave like this cell.
-    pub fn preset(&self) -> String {
-        match self.kernel.strip_suffix("-64k") {
-            Some(series) => format!("{}-64k-{series}", self.machine),
-            None => format!("{}-4k-{}", self.machine, self.kernel),
-        }
-    }
-}
-
-/// What a cell showed.
-#[derive(Debug, Default)]
-pub struct Shown {
-    /// The kernel that ran.
-    pub kernel: String,
-    /// Names of checks and, where one failed, why.
-    pub checks: Vec<(String, Result<(), String>)>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// What to run in a cell.
-#[derive(Debug)]
-pub struct Run {
-    /// The native command, for the models.
-    pub command: PathBuf,
-    /// The scenarios.
-    pub scenarios: Vec<String>,
-    /// Random operations to compare.
-    pub operations: u64,
-}
-
-/// Runs scenarios and kernel tests in a cell, and the scenarios on the model that is like it.
-pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path) -> Result<Shown> {
-    let Run { command, scenarios, operations } = run;
-    let began = Instant::now();
-    let name = format!("{}-{}", cell.machine, cell.kernel);
-    let host = format!("model:{}", cell.preset());
-    let model = Command::new(command)
-        .args(["run", "--json", "--host", &host])
-        .args(scenarios)
-        .current_dir(repository)
-        .stdin(Stdio::null())
-        .output()
-        .context("run the scenarios on the model")?;
-    let real = Command::new(repository.join("ppc64/run"))
-        .args(["--machine", &cell.machine, "--kernel", &cell.kernel, "--timeout", "600"])
-        .arg("--log")
-        .arg(logs.join(format!("{name}.console")))
-        .args(["--", "spapr-iommu", "run", "--json", "--host", "vfio"])
-        .args(scenarios)
-        .args(["--then", "kernel", "--format", "terse"])
-        .args(["--then", "conformance", "--seed", "1", "--ops", &operations.to_string()])
-        .current_dir(repository)
-        .stdin(Stdio::null())
-        .output()
-        .context("start ppc64/run")?;
-    for (what, output) in [("model", &model), ("real", &real)] {
-        std::fs::write(logs.join(format!("{name}.{what}.out")), &output.stdout)?;
-        std::fs::write(logs.join(format!("{name}.{what}.err")), &output.stderr)?;
-    }
-    let mut checks = compare(scenarios, &documents(&model), &documents(&real));
-    checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), ended_well(&real)));
-    checks.extend(kernel_tests(&real));
-    checks.push(("the model answers random operations as the kernel does".into(), conformance(&real)));
-    let kernel = text(&real.stderr).lines().find_map(|line| line.strip_prefix("kernel: ").map(str::to_owned));
-    Ok(Shown { kernel: kernel.unwrap_or_else(|| "none".into()), checks, took: began.elapsed() })
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn ended_well(output: &Output) -> Result<(), String> {
-    let error = || {
-        text(&output.stderr).lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
-    };
-    if output.status.success() { Ok(()) } else { Err(format!("{}\n{}", output.status, error())) }
-}
-
-/// The JSON documents of a run, a line each, by title, without what names the host.
-fn documents(output: &Output) -> BTreeMap<String, Value> {
-    let documents =
-        text(&output.stdout).lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>();
-    documents
-        .into_iter()
-        .filter_map(|mut document| {
-            document.as_object_mut()?.remove("host");
-            Some((document.get("title")?.as_str()?.to_owned(), document))
-        })
-        .collect()
-}
-
-/// A check for each scenario: it ran as expected on the real kernel, and the model says the same, byte for byte.
-fn compare(
-    scenarios: &[String],
-    model: &BTreeMap<String, Value>,
-    real: &BTreeMap<String, Value>,
-) -> Vec<(String, Result<(), String>)> {
-    let mut checks: Vec<_> = model
-        .iter()
-        .map(|(title, ours)| {
-            let result = match real.get(title) {
-                None => Err("it did not run on the real kernel".to_owned()),
-                Some(theirs) => difference(ours, theirs, "").map_or(Ok(()), Err),
-            };
-            (format!("scenario: {title}"), result)
-        })
-        .collect();
-    if model.len() != scenarios.len() {
-        let error = format!("{} scenarios, {} documents of the model", scenarios.len(), model.len());
-        checks.push(("every scenario ran on the model".into(), Err(error)));
-    }
-    checks
-}
-
-/// Where two documents first differ, and how.
-fn difference(model: &Value, real: &Value, path: &str) -> Option<String> {
-    match (model, real) {
-        (Value::Object(ours), Value::Object(theirs)) => {
-            let names = ours.keys().chain(theirs.keys());
-            let null = Value::Null;
-            let of = |object: &serde_json::Map<String, Value>, name: &String| object.get(name).unwrap_or(&null).clone();
-            names.into_iter().find_map(|name| difference(&of(ours, name), &of(theirs, name), &format!("{path}/{name}")))
-        }
-        (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
-            ours.iter().zip(theirs).enumerate().find_map(|(i, (a, b))| difference(a, b, &format!("{path}/{i}")))
-        }
-        _ => (model != real).then(|| format!("{path}: the model has {model}, the real kernel {real}")),
-    }
-}
-
-/// The results of the kernel tests: a character each, `.` for one that passed.
-fn kernel_tests(output: &Output) -> Vec<(String, Result<(), String>)> {
-    let text = text(&output.stdout);
-    let Some(line) = text.lines().find(|line| line.starts_with("test result:")) else {
-        return vec![("kernel tests".into(), Err("they did not run".into()))];
-    };
-    let count = |word: &str| -> usize {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let at = words.iter().position(|there| there.trim_end_matches(';') == word);
-        at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
-    };
-    let passed = (0..count("passed")).map(|i| (format!("kernel test {i}"), Ok(())));
-    passed.chain((0..count("failed")).map(|i| (format!("kernel test, failed {i}"), Err(text.clone())))).collect()
-}
-
-/// The last word of the conformance test.
-fn conformance(output: &Output) -> Result<(), String> {
-    let text = text(&output.stdout);
-    match text.lines().find(|line| line.contains(" operations in ")) {
-        Some(line) if line.contains(" 0 differences,") => Ok(()),
-        Some(line) => Err(line.to_owned()),
-        None => Err("it did not come to an end".into()),
-    }
-}
-
-/// The native command that runs the models.
-pub fn native_command(repository: &Path) -> Result<PathBuf> {
-    let status = Command::new("cargo")
-        .args(["build", "--quiet", "--release", "--bin", "spapr-iommu"])
-        .current_dir(repository)
-        .status()
-        .context("start cargo")?;
-    ensure!(status.success(), "cargo could not build spapr-iommu");
-    let metadata =
-        cargo_metadata::MetadataCommand::new().manifest_path(repository.join("Cargo.toml")).no_deps().exec()?;
-    Ok(metadata.target_directory.join("release/spapr-iommu").into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    fn cell(text: &str) -> Cell {
+        text.parse().unwrap()
+    }
 
     #[test]
     fn a_cell_names_the_model_that_is_like_it() {
-        let preset = |text: &str| text.parse::<Cell>().unwrap().preset();
+        let preset = |text: &str| cell(text).preset();
         assert_eq!(preset("powernv9:6.12"), "powernv9-4k-6.12");
-        assert_eq!(preset("pseries:7.2-64k"), "pseries-64k-7.2");
-        assert!("powernv9".parse::<Cell>().is_err());
+        assert_eq!(preset("pseries-power8-noddw:7.2-64k"), "pseries-noddw-64k-7.2");
+        assert_eq!(preset("pseries-pgsz=0x11000:6.12"), "pseries-pgsz=0x11000-4k-6.12");
+        for wrong in ["powernv9", ":6.12", "pseries:", "pseries-fast:6.12"] {
+            assert!(wrong.parse::<Cell>().is_err(), "{wrong}");
+        }
     }
 
     #[test]
-    fn a_difference_is_found_and_named() {
-        let ours = json!({"steps": [{"outcome": "ok"}], "a": 1});
-        assert_eq!(difference(&ours, &ours.clone(), ""), None);
-        let theirs = json!({"steps": [{"outcome": "overlap"}], "a": 1});
-        let text = difference(&ours, &theirs, "").unwrap();
-        assert_eq!(text, "/steps/0/outcome: the model has \"ok\", the real kernel \"overlap\"");
-        assert!(difference(&ours, &json!({"steps": [], "a": 1}), "").is_some());
-        assert!(difference(&ours, &json!({"steps": [{"outcome": "ok"}], "a": 1, "b": 2}), "").is_some());
+    fn a_cell_is_a_machine_to_run() {
+        let options = |text: &str| cell(text).options().join(" ");
+        assert_eq!(options("powernv9:6.12"), "--machine powernv9 --kernel 6.12");
+        let line = "--machine pseries --kernel 7.2 --cpu power8 --ddw off";
+        assert_eq!(options("pseries-power8-noddw:7.2"), line);
+        assert!(options("pseries-pgsz=0x11000:6.12").contains(" --pgsz 11000 --hugepages 8"));
+        assert!(!cell("pseries-noddw:6.12").has_windows() && cell("pseries:6.12").has_windows());
     }
 
     #[test]
-    fn a_scenario_that_did_not_run_is_a_failure() {
-        let model = BTreeMap::from([("first".to_owned(), json!({}))]);
-        let checks = compare(&["a.toml".into()], &model, &BTreeMap::new());
-        assert!(checks[0].1.is_err());
-        assert!(compare(&["a.toml".into()], &BTreeMap::new(), &BTreeMap::new())[0].1.is_err());
+    fn the_slice_is_a_part_of_all() {
+        let all = all();
+        assert_eq!(all.len(), MACHINES.len() * KERNELS.len());
+        assert_eq!(slice().len(), SLICE.len());
+        assert!(slice().iter().all(|cell| all.contains(cell)));
+        let has = |wanted: &dyn Fn(&Cell) -> bool| slice().iter().any(wanted);
+        assert!(
+            MACHINES.iter().all(|machine| has(&|cell| cell.machine() == *machine) || *machine == "pseries-power10")
+        );
+        assert!(["6.12", "6.12-64k", "7.2-64k"].iter().all(|kernel| has(&|cell| cell.kernel == *kernel)));
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`] finds the
 //! kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`] describes the machine,
-//! [`boot`] runs it, [`console`] takes its console apart and [`verdict`] judges.
+//! [`boot`] runs it, [`console`] takes its console apart and [`verdict`] judges. Of all machines with all kernels: [`cell`]
+//! is one of them, [`show`] what is run in it, [`compare`] what is made of it, [`table`] how it is told.
 
 pub mod apt;
 pub mod archive;
 pub mod boot;
 pub mod cell;
+pub mod compare;
 pub mod console;
 pub mod initramfs;
 pub mod kernel;
@@ -15,6 +17,8 @@ pub mod label;
 pub mod machine;
 pub mod options;
 pub mod program;
+pub mod show;
+pub mod table;
 pub mod verdict;
 
 use std::path::{Path, PathBuf};

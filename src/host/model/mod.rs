@@ -55,7 +55,7 @@ pub use view::{EntryView, RegionView, TableView};
 pub use violation::{Leak, Violation};
 
 use super::{Errno, Fd};
-use crate::addr::UserRange;
+use crate::addr::{Iova, UserRange};
 use container::Kernel;
 use group::Group;
 use process::Process;
@@ -186,6 +186,24 @@ impl Model {
         match state.file(container) {
             Ok(File::Container(id)) => view::tables(&state, id),
             _ => Vec::new(),
+        }
+    }
+
+    /// The groups in an open container, newest first.
+    pub fn groups_in(&self, container: Fd) -> Vec<u32> {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::groups(&state, id),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a device in an open container reads at a bus address: zeros where it may not read.
+    pub fn device_read(&self, container: Fd, iova: Iova, data: &mut [u8]) {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::device_read(&state, id, iova, data),
+            _ => data.fill(0),
         }
     }
 

@@ -42,21 +42,18 @@ impl Driver {
         }
         let charged = bytes >> kernel.process.page.get();
         kernel.process.locked.charge(charged)?;
+        // The kernel forgets what it charged when the platform fails.
+        let leaked = Violation::LeakedCharge { bytes: charged << kernel.process.page.get() };
+        let leaked = (charged != 0).then_some(leaked);
         if low != shift {
-            let bytes = charged << kernel.process.page.get();
             kernel.violations.push(Violation::WildPageShift { page_shift: shift });
-            kernel.violations.push(Violation::LeakedCharge { bytes });
+            kernel.violations.extend(leaked);
             return Err(Errno::EINVAL);
         }
         let pe = &mut kernel.groups.get_mut(&newest).ok_or(Errno::ENODEV)?.pe;
         let request = Request { slot, shift, size, levels };
-        let made = kernel.preset.create_table(pe, request, &mut kernel.violations).inspect_err(|_| {
-            // The kernel forgets what it charged.
-            if charged != 0 {
-                let bytes = charged << kernel.process.page.get();
-                kernel.violations.push(Violation::LeakedCharge { bytes });
-            }
-        })?;
+        let made = kernel.preset.create_table(pe, request, &mut kernel.violations);
+        let made = made.inspect_err(|_| kernel.violations.extend(leaked))?;
         let table = Table {
             kind: made.kind,
             shift,

@@ -111,6 +111,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "makes ioctls")]
     fn every_call_reaches_the_kernel_and_brings_its_errno_back() {
         let (files, open) = (Files::default(), regular());
         let container = files.insert(tempfile::tempfile().unwrap().into(), Kind::Container).unwrap();
@@ -155,6 +156,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "makes ioctls")]
     fn a_positive_result_is_passed_on() {
         // NS_GET_NSTYPE is the rare ioctl any process may run whose result is a value: CLONE_NEWUSER. User-mode
         // emulators know only a list of ioctls and answer ENOTTY; both are the kernel's raw answer, 0 is not.

@@ -179,6 +179,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn memory_is_aligned_zeroed_and_keeps_what_is_written() {
         let memory = ProcessMemory::default();
         for pages in [1, 3, 40] {
@@ -199,6 +200,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks for more memory than Miri has")]
     fn a_size_that_is_not_whole_pages_is_refused() {
         let memory = ProcessMemory::default();
         assert_eq!(memory.allocate(0, page()), Err(Errno::EINVAL));
@@ -209,6 +211,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn a_freed_part_is_a_hole_and_the_rest_stays() {
         let memory = ProcessMemory::default();
         let size = page().bytes();
@@ -226,6 +229,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn protections_are_the_kernels() {
         let memory = ProcessMemory::default();
         let range = memory.allocate(2 * page().bytes(), page()).unwrap();
@@ -242,6 +246,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn what_was_not_allocated_here_is_not_touched() {
         let (memory, other) = (ProcessMemory::default(), ProcessMemory::default());
         let foreign = other.allocate(page().bytes(), page()).unwrap();
@@ -255,6 +260,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn parts_of_a_page_are_not_freed_or_protected() {
         let memory = ProcessMemory::default();
         let range = memory.allocate(2 * page().bytes(), page()).unwrap();

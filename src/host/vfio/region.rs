@@ -221,6 +221,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn both_kinds_read_and_write_the_bytes_at_their_offset() {
         for flags in [RW, RW | REGION_INFO_FLAG_MMAP] {
             let (file, region) = region(flags);
@@ -239,6 +240,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn nothing_outside_the_region_is_reached() {
         for flags in [RW, RW | REGION_INFO_FLAG_MMAP] {
             let (_file, region) = region(flags);
@@ -251,6 +253,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn a_region_allows_what_its_flags_say() {
         for mapped in [0, REGION_INFO_FLAG_MMAP] {
             let (_file, read_only) = region(mapped | REGION_INFO_FLAG_READ);
@@ -262,6 +265,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn a_region_that_is_not_there_or_not_in_a_file_is_refused() {
         let open_with = |size, offset, flags| {
             let device = Arc::new(OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Device });

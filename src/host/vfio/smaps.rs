@@ -165,6 +165,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn the_running_kernel_tells_holes_and_protections() {
         let memory = ProcessMemory::default();
         let page = super::super::facts::page_shift();

@@ -24,6 +24,7 @@ fn a_machine_without_vfio_says_so() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "makes ioctls where there is a container")]
 fn the_running_kernel_opens_a_container_or_there_is_an_obstacle() {
     let host = Vfio::new();
     match host.open(Node::Container) {
@@ -48,6 +49,7 @@ fn a_file_that_is_not_open_is_ebadf() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "makes ioctls")]
 fn nodes_are_opened_called_and_closed() {
     let fixture = Fixture::power("6.12.0");
     fixture.write("dev/vfio/7", "");
@@ -66,6 +68,7 @@ fn nodes_are_opened_called_and_closed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "asks for flags of a file")]
 fn files_are_closed_on_exec() {
     let fixture = Fixture::power("6.12.0");
     let host = host(&fixture);
@@ -90,6 +93,7 @@ fn a_group_that_is_open_here_is_not_busy_but_may_lack_something() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
 fn memory_and_facts_are_this_process_s() {
     let host = Vfio::new();
     let range = host.allocate(host.page_shift().bytes(), host.page_shift()).unwrap();

@@ -2,17 +2,17 @@
 
 use super::generate::{self, Plan};
 use super::guard;
-use super::side::{Machine, Outcome, Side};
-use super::step::{Slot, Step};
+use super::side::{Machine, Outcome, Side, fresh_model};
+use super::slots::{Slot, Step};
 use core::fmt;
 use fastrand::Rng;
-use spapr_iommu::host::model::Model;
+use spapr_iommu::host::model::{Model, Preset};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Makes both sides anew.
 pub(crate) struct Pair<'a, M> {
-    pub(crate) model: &'a dyn Fn() -> Result<Side<Model>, String>,
+    pub(crate) model: Preset,
     pub(crate) real: &'a dyn Fn() -> Result<Side<M>, String>,
 }
 
@@ -39,17 +39,26 @@ pub(crate) enum Failure {
     Harness(String),
 }
 
+/// Steps of a kind.
+#[derive(Debug, Default)]
+pub(crate) struct Kind {
+    /// How many ended well.
+    pub(crate) well: u64,
+    /// How many ended with an error or a positive result.
+    pub(crate) otherwise: u64,
+    /// How long they took on the real side.
+    pub(crate) took: Duration,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Steps both sides did.
     pub(crate) steps: u64,
     pub(crate) transfers: u64,
-    /// Time in the kernel with all looking round, in DMA and closing, and in the model with its trials.
-    pub(crate) kernel: Duration,
-    pub(crate) slow: Duration,
+    /// Time in looking round on the real side, and in the model with its trials.
+    pub(crate) looking: Duration,
     pub(crate) model: Duration,
-    /// How often each kind of step ended well, and with an error or a positive result.
-    pub(crate) kinds: BTreeMap<String, [u64; 2]>,
+    pub(crate) kinds: BTreeMap<&'static str, Kind>,
     /// Steps that were left out, by reason.
     pub(crate) left_out: BTreeMap<String, u64>,
 }
@@ -65,17 +74,17 @@ pub(crate) struct Episode<M> {
 
 impl<M: Machine> Episode<M> {
     pub(crate) fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
-        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new(), trace: false })
+        Ok(Self { model: fresh_model(pair.model)?, real: (pair.real)()?, done: Vec::new(), trace: false })
     }
 
     /// A random one of about `length` steps.
     pub(crate) fn walk(&mut self, rng: &mut Rng, plan: &Plan, length: usize, tally: &mut Tally) -> Result<(), Failure> {
         for step in generate::prologue(rng, &self.model, plan) {
-            self.step(&step, tally)?;
+            self.step(&step, plan.patient, tally)?;
         }
         while self.done.len() < length {
             let step = generate::next(rng, &self.model, plan);
-            self.step(&step, tally)?;
+            self.step(&step, plan.patient, tally)?;
         }
         self.end(tally)
     }
@@ -84,14 +93,14 @@ impl<M: Machine> Episode<M> {
     pub(crate) fn replay(&mut self, steps: &[Step]) -> Result<(), Failure> {
         let tally = &mut Tally::default();
         for step in steps {
-            self.step(step, tally)?;
+            self.step(step, true, tally)?;
         }
         self.end(tally)
     }
 
-    fn step(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
+    fn step(&mut self, step: &Step, patient: bool, tally: &mut Tally) -> Result<(), Failure> {
         let began = Instant::now();
-        let refusal = guard::refusal(&self.model, step);
+        let refusal = guard::refusal(&self.model, step, patient);
         tally.model += began.elapsed();
         match refusal {
             Some(why) => {
@@ -113,19 +122,15 @@ impl<M: Machine> Episode<M> {
             return Err(Failure::Harness(format!("{step}: {violation}")));
         }
         let began = Instant::now();
-        let real = self.real.apply(step);
-        let slow = matches!(step, Step::Dma { .. } | Step::Close(_) | Step::Open(Slot::Device(_)));
-        *(if slow { &mut tally.slow } else { &mut tally.kernel }) += began.elapsed();
+        let done = self.real.run(step);
+        let took = began.elapsed();
+        let real = self.real.outcome(step, done);
+        tally.looking += began.elapsed() - took;
         self.done.push(*step);
         tally.steps += 1;
-        let kind = match step {
-            Step::Call { call, .. } => call.name(),
-            Step::Dma { .. } => "DMA",
-            Step::Open(_) => "open",
-            Step::Close(_) => "close",
-            _ => "memory",
-        };
-        tally.kinds.entry(kind.into()).or_default()[usize::from(model.result != Ok(0))] += 1;
+        let kind = tally.kinds.entry(name(step)).or_default();
+        *(if model.result == Ok(0) { &mut kind.well } else { &mut kind.otherwise }) += 1;
+        kind.took += took;
         tally.transfers += u64::from(matches!(step, Step::Dma { .. }));
         if model == real {
             return Ok(());
@@ -143,5 +148,20 @@ impl<M: Machine> Episode<M> {
             0 => Ok(()),
             left => Err(Failure::Harness(format!("{left} bytes stay locked in the model"))),
         }
+    }
+}
+
+/// The kind of a step.
+fn name(step: &Step) -> &'static str {
+    match step {
+        Step::Call { call, .. } => call.name(),
+        Step::Dma { .. } => "DMA",
+        Step::Open(Slot::Container(_)) => "open a container",
+        Step::Open(Slot::Group(_)) => "open a group",
+        Step::Open(Slot::Device(_)) => "open a device",
+        Step::Close(Slot::Container(_)) => "close a container",
+        Step::Close(Slot::Group(_)) => "close a group",
+        Step::Close(Slot::Device(_)) => "close a device",
+        Step::Allocate { .. } | Step::Free(_) | Step::Protect(..) | Step::Fill(..) | Step::Check(..) => "memory",
     }
 }

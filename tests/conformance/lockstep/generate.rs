@@ -1,14 +1,13 @@
 //! The next step of an episode, made with an eye on the model: what is open, mapped and registered there.
 
-use super::edu;
 use super::numbers::{self, argsz, chance, flags};
 use super::side::Side;
-use super::step::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where};
+use super::slots::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where, device, slot};
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::model::{Model, TableView};
-use spapr_iommu::host::{Call, Fd, Host};
+use spapr_iommu::host::{Call, Host};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 
 /// What an episode is about.
@@ -18,8 +17,14 @@ pub(crate) struct Plan {
     pub(crate) huge: Vec<PageShift>,
     /// Device files are opened, and devices do DMA: slow.
     pub(crate) devices: bool,
+    /// Default windows are made: slow to clear.
+    pub(crate) patient: bool,
 }
 
+/// What an `edu` device moves at once.
+const BUFFER_SIZE: u64 = 4096;
+/// Tables up to this are cleared as a whole often.
+const FEW_ENTRIES: u64 = 1 << 13;
 /// Most bytes to fill at once.
 const MOST_FILLED: u64 = 1 << 18;
 
@@ -33,10 +38,10 @@ const NOWHERE: Where = Where::Fixed(0);
 pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<Step> {
     let page = model.host.page_shift();
     let mut steps: Vec<Step> = (0..rng.usize(2..5))
-        .map(|_| Step::Allocate { size: [1, 3, 8, 16, 33][rng.usize(0..5)] * page.bytes(), page })
+        .map(|_| Step::Allocate { size: [1, 3, 8, 16, 33][rng.usize(0..5)] * page.bytes(), page: None })
         .collect();
     if let Some(huge) = plan.huge.first().filter(|_| chance(rng, 60)) {
-        steps.push(Step::Allocate { size: rng.u64(1..3) * huge.bytes(), page: *huge });
+        steps.push(Step::Allocate { size: rng.u64(1..3) * huge.bytes(), page: Some(*huge) });
     }
     if plan.devices {
         let sizes: Vec<u64> = steps
@@ -53,15 +58,15 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
             continue;
         }
         let container = if chance(rng, 80) { n } else { 0 };
-        let kind = kind(rng);
+        let kind = if plan.patient { kind(rng) } else { spapr::TCE_V2_IOMMU };
         let v2 = kind == spapr::TCE_V2_IOMMU;
         if !steps.contains(&Step::Open(Slot::Container(container))) {
             steps.push(Step::Open(Slot::Container(container)));
         }
         steps.push(Step::Open(Slot::Group(n)));
-        steps.push(call(Slot::Group(n), Call::GroupSetContainer(Fd(container as u32)), NOWHERE));
+        steps.push(call(Slot::Group(n), Call::GroupSetContainer(Slot::Container(container).into()), NOWHERE));
         steps.push(call(Slot::Container(container), Call::SetIommu(kind), NOWHERE));
-        if v2 && chance(rng, 85) {
+        if v2 && !(plan.patient && chance(rng, 30)) {
             steps.push(remove(container, 0));
             let args = small_window(rng);
             steps.push(call(Slot::Container(container), Call::TceCreate(args), NOWHERE));
@@ -82,14 +87,15 @@ pub(crate) fn next(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     if chance(rng, 50) && ready(model).is_empty() {
         return towards_ready(rng, model);
     }
-    if plan.devices && chance(rng, 15) {
+    if plan.devices && chance(rng, 5) {
         return device_step(rng, model);
     }
-    match rng.u32(0..100) {
-        0..88 => container_step(rng, model),
-        88..91 => file_step(rng, model, plan),
-        91..94 => group_step(rng, model),
-        94..97 => memory_step(rng, model),
+    // A group that changes hands has its tables cleared and made anew, which takes a second.
+    match rng.u32(0..200) {
+        0..186 => container_step(rng, model),
+        186..188 => file_step(rng, model, plan),
+        188..190 => group_step(rng, model),
+        190..195 => memory_step(rng, model),
         _ => any_file(rng, model),
     }
 }
@@ -110,11 +116,14 @@ fn ready(model: &Side<Model>) -> Vec<Slot> {
 
 /// A step on the way to a container with a group and a driver.
 fn towards_ready(rng: &mut Rng, model: &Side<Model>) -> Step {
-    let closed = (0..CONTAINERS + GROUPS).map(Slot::from_index).find(|slot| model.fd(*slot).is_none());
+    let closed = (0..CONTAINERS + GROUPS).map(slot).find(|slot| model.fd(*slot).is_none());
     let container = rng.usize(0..CONTAINERS);
-    match (closed, rng.u32(0..4)) {
+    let group = Slot::Group(rng.usize(0..GROUPS));
+    match (closed, rng.u32(0..6)) {
         (Some(slot), 0 | 1) => Step::Open(slot),
-        (_, 0 | 2) => call(Slot::Group(rng.usize(0..GROUPS)), Call::GroupSetContainer(Fd(container as u32)), NOWHERE),
+        (_, 0 | 2) => call(group, Call::GroupSetContainer(Slot::Container(container).into()), NOWHERE),
+        // It may be in a container that is closed.
+        (_, 3) => call(group, Call::GroupUnsetContainer, NOWHERE),
         _ => call(Slot::Container(container), Call::SetIommu(kind(rng)), NOWHERE),
     }
 }
@@ -140,10 +149,12 @@ fn container_call(rng: &mut Rng, model: &Side<Model>, tables: &[TableView]) -> (
     if model.host.regions().is_empty() && chance(rng, 40) {
         return register(rng, model, true);
     }
+    // Where much is registered already, registering more fails for its overlaps.
+    let more = if model.host.regions().len() > 3 { 6 } else { 16 };
     match rng.u32(0..100) {
-        0..18 => register(rng, model, true),
-        18..26 => register(rng, model, false),
-        26..62 => map(rng, model, tables),
+        n if n < more => register(rng, model, true),
+        0..24 => register(rng, model, false),
+        24..62 => map(rng, model, tables),
         62..78 => (Call::UnmapDma(unmap(rng, tables)), NOWHERE),
         78..85 => (Call::TceCreate(create(rng)), NOWHERE),
         85..90 => (Call::TceRemove(remove_args(rng, tables)), NOWHERE),
@@ -177,7 +188,9 @@ fn registered(rng: &mut Rng, model: &Side<Model>, unit: u64) -> Option<(Where, u
     let region = rng.choice(model.host.regions())?;
     let units = region.range.len() / unit;
     let first = rng.u64(0..units.max(1));
-    let len = rng.u64(1..=(units.max(1) - first).min(40)) * unit;
+    let rest = units.max(1) - first;
+    // One beyond the region: what was mapped until then has to go again.
+    let len = if chance(rng, 8) { rest + 1 } else { rng.u64(1..=rest.min(40)) } * unit;
     Some((place(model, UserAddr(region.range.start().0 + first * unit))?, len))
 }
 
@@ -202,7 +215,9 @@ fn unmap(rng: &mut Rng, tables: &[TableView]) -> vfio::DmaUnmap {
     let flags = flags(rng);
     // What is mapped, or a stretch anywhere.
     if let Some(table) = rng.choice(tables) {
-        if chance(rng, 10) {
+        // All of a window, entry by entry.
+        let entries = table.range.len() >> table.page.get();
+        if chance(rng, if entries > FEW_ENTRIES { 1 } else { 10 }) {
             return vfio::DmaUnmap { argsz, flags, iova: table.range.start().0, size: table.range.len() };
         }
         if let Some(entry) = rng.choice(&table.entries).filter(|_| chance(rng, 50)) {
@@ -274,7 +289,7 @@ fn any_call(rng: &mut Rng) -> Call {
         9 => Call::TceCreate(create(rng)),
         10 => Call::UnmapDma(unmap(rng, &[])),
         11 => Call::EehPeOp(eeh_op(rng)),
-        12 => Call::GroupSetContainer(Fd(rng.u32(0..FILES as u32))),
+        12 => Call::GroupSetContainer(slot(rng.usize(0..FILES)).into()),
         _ => Call::GroupUnsetContainer,
     }
 }
@@ -288,7 +303,7 @@ fn device_call(rng: &mut Rng) -> Call {
 }
 
 fn any_file(rng: &mut Rng, model: &Side<Model>) -> Step {
-    match open_of(rng, model, (0..FILES).map(Slot::from_index)) {
+    match open_of(rng, model, (0..FILES).map(slot)) {
         Some(file) => call(file, any_call(rng), NOWHERE),
         None => Step::Open(Slot::Container(0)),
     }
@@ -297,7 +312,7 @@ fn any_file(rng: &mut Rng, model: &Side<Model>) -> Step {
 fn file_step(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     // A device is reset with its last close, which takes seconds.
     let last = if plan.devices && chance(rng, 20) { FILES } else { CONTAINERS + GROUPS };
-    let slot = Slot::from_index(rng.usize(0..last));
+    let slot = slot(rng.usize(0..last));
     let open = model.fd(slot).is_some();
     if open && chance(rng, 75) { Step::Close(slot) } else { Step::Open(slot) }
 }
@@ -308,7 +323,7 @@ fn group_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     };
     let files = if chance(rng, 85) { CONTAINERS } else { FILES };
     let made = match rng.u32(0..10) {
-        0..6 => Call::GroupSetContainer(Fd(rng.u32(0..files as u32))),
+        0..6 => Call::GroupSetContainer(slot(rng.usize(0..files)).into()),
         6 => Call::GroupUnsetContainer,
         _ => any_call(rng),
     };
@@ -321,21 +336,20 @@ fn group_step(rng: &mut Rng, model: &Side<Model>) -> Step {
 
 fn memory_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     let Some(part) = numbers::part(rng, model) else {
-        let page = model.host.page_shift();
-        return Step::Allocate { size: rng.u64(1..20) * page.bytes(), page };
+        return Step::Allocate { size: rng.u64(1..20) * model.host.page_shift().bytes(), page: None };
     };
-    match rng.u32(0..4) {
+    match rng.u32(0..8) {
         0 => Step::Free(part),
         1 => Step::Protect(part, Protection::None),
-        2 => Step::Protect(part, Protection::Read),
+        2 | 3 => Step::Protect(part, Protection::Read),
         _ => Step::Protect(part, Protection::ReadWrite),
     }
 }
 
 /// Devices: opened, asked, made to do DMA.
 fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
-    let Some(device) = open_of(rng, model, (0..DEVICES).map(Slot::Device)) else {
-        return Step::Open(Slot::Device(rng.usize(0..DEVICES)));
+    let Some(device) = open_of(rng, model, (0..DEVICES).map(device)) else {
+        return Step::Open(device(rng.usize(0..DEVICES)));
     };
     match rng.u32(0..12) {
         0 => call(device, any_call(rng), NOWHERE),
@@ -353,10 +367,10 @@ fn dma_step(rng: &mut Rng, model: &Side<Model>, device: Slot) -> Step {
     let entries: Vec<_> = tables.iter().flat_map(|table| &table.entries).collect();
     let place = |rng: &mut Rng| match rng.choice(&entries) {
         Some(entry) if chance(rng, 85) => {
-            let last = entry.iova.len().saturating_sub(edu::BUFFER_SIZE);
+            let last = entry.iova.len().saturating_sub(BUFFER_SIZE);
             entry.iova.start().0 + (rng.u64(0..=last) & !0xfff)
         }
         _ => numbers::iova(rng, &tables) & !0xfff,
     };
-    Step::Dma { device, from: place(rng), to: place(rng), len: edu::BUFFER_SIZE }
+    Step::Dma { device, from: place(rng), to: place(rng), len: BUFFER_SIZE }
 }

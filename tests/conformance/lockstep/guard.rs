@@ -1,14 +1,16 @@
 //! What is left out of the random walk: steps that would crash the machine, poison or lose something, or take too long.
 
 use super::side::Side;
-use super::step::{FILES, Slot, Step, Where};
+use super::slots::{FILES, Slot, Step, Where, slot};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Call, Host};
 use spapr_iommu::uapi::{eeh, spapr};
 
 /// Most entries of a table that is cleared one by one.
-const MOST_ENTRIES: u64 = 1 << 17;
+const MOST_ENTRIES: u64 = 1 << 13;
+/// Most pages to unmap at once.
+const MOST_UNMAPPED: u64 = 1 << 20;
 /// Most entries of a table of several levels, whose absent leaves are skipped.
 const MOST_SPARSE: u64 = 1 << 26;
 /// Most bytes of memory to register: the kernel makes an array for them before it looks.
@@ -16,8 +18,8 @@ const MOST_BYTES: u64 = 1 << 30;
 /// Sizes from here on get no such array.
 const ABSURD: u64 = 1 << 56;
 
-/// Why a step is left out, if it is.
-pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
+/// Why a step is left out, if it is. `patient`: even default windows may be made, which have a quarter of a million entries.
+pub(crate) fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String> {
     if let Some(why) = rule(model, step) {
         return Some(why.into());
     }
@@ -26,11 +28,14 @@ pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
     }
     let mut fork = model.fork();
     let before = fork.host.violations().len();
-    let windows = count_windows(&fork);
+    let (windows, large) = (count_windows(&fork, 0), count_windows(&fork, MOST_ENTRIES + 1));
     let (result, _) = fork.run(step);
     if let Some(violation) = fork.host.violations().get(before) {
         let text = format!("{violation:?}");
         return Some(text.split([' ', '{']).next().unwrap_or_default().into());
+    }
+    if !patient && count_windows(&fork, MOST_ENTRIES + 1) > large {
+        return Some("Slow".into());
     }
     match step {
         // A container that is closed can no longer be told to remove its windows.
@@ -38,7 +43,7 @@ pub(crate) fn refusal(model: &Side<Model>, step: &Step) -> Option<String> {
             Some("NoWayBack".into())
         }
         Step::Free(_) | Step::Protect(..) if result.is_err() => Some("NotWhole".into()),
-        Step::Call { call: Call::TceCreate(args), .. } if count_windows(&fork) > windows => {
+        Step::Call { call: Call::TceCreate(args), .. } if count_windows(&fork, 0) > windows => {
             let entries = args.window_size >> args.page_shift.min(63);
             let most = if args.levels > 1 { MOST_SPARSE } else { MOST_ENTRIES };
             (entries > most).then(|| "Slow".into())
@@ -53,7 +58,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { file: Slot::Device(_), call, .. } if means_another(call) => Some("OtherNumber"),
         // The host's own table of files answers, not the kernel.
         Step::Call { call: Call::GroupSetContainer(fd), .. } => {
-            model.fd(Slot::from_index(fd.0 as usize)).is_none().then_some("NotOpen")
+            model.fd(Slot::from(*fd)).is_none().then_some("NotOpen")
         }
         // PHB3 arms errors of DMA once there is a window: they hit what comes later.
         Step::Call { call: Call::EehPeOp(args), .. } if args.op == eeh::op::INJECT_ERR => {
@@ -65,7 +70,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { file, call: Call::UnmapDma(args), .. } => {
             let fd = model.fd(*file)?;
             let pages = model.host.tables(fd).iter().map(|table| table.page).min().unwrap_or(PageShift::P4K);
-            (args.size >> pages.get() > MOST_ENTRIES * 8).then_some("Slow")
+            (args.size >> pages.get() > MOST_UNMAPPED).then_some("Slow")
         }
         // Of hugetlb, an address is aligned alike on both sides to its own page only.
         Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, .. } } => {
@@ -115,9 +120,11 @@ fn means_another(call: &Call) -> bool {
 /// Steps that never are a violation.
 fn harmless(step: &Step) -> bool {
     match step {
-        Step::Allocate { .. } | Step::Fill(..) | Step::Dma { .. } | Step::Open(Slot::Group(_) | Slot::Device(_)) => {
-            true
-        }
+        Step::Allocate { .. }
+        | Step::Fill(..)
+        | Step::Check(..)
+        | Step::Dma { .. }
+        | Step::Open(Slot::Group(_) | Slot::Device(_)) => true,
         Step::Call { call, .. } => match call {
             Call::GetApiVersion
             | Call::CheckExtension(_)
@@ -135,8 +142,11 @@ fn harmless(step: &Step) -> bool {
     }
 }
 
-fn count_windows(side: &Side<Model>) -> usize {
-    side.host.containers().iter().map(|fd| side.host.tables(*fd).len()).sum()
+/// Windows of that many entries at least.
+fn count_windows(side: &Side<Model>, entries: u64) -> usize {
+    let containers = side.host.containers();
+    let tables = containers.iter().flat_map(|fd| side.host.tables(*fd));
+    tables.filter(|table| table.range.len() >> table.page.get() >= entries).count()
 }
 
 /// The steps that close everything without losing anything; `None` when there are none.
@@ -149,7 +159,7 @@ pub(crate) fn wind_down(model: &Side<Model>) -> Option<Vec<Step>> {
     };
     let clean = |fork: &Side<Model>| fork.host.violations().len();
     let before = clean(&fork);
-    for slot in (0..FILES).map(Slot::from_index) {
+    for slot in (0..FILES).map(slot) {
         let Some(fd) = fork.fd(slot) else { continue };
         for table in fork.host.tables(fd) {
             let args = spapr::TceRemove { argsz: 16, flags: 0, start_addr: table.range.start().0 };
@@ -157,7 +167,7 @@ pub(crate) fn wind_down(model: &Side<Model>) -> Option<Vec<Step>> {
         }
     }
     loop {
-        let open: Vec<Slot> = (0..FILES).rev().map(Slot::from_index).filter(|slot| fork.fd(*slot).is_some()).collect();
+        let open: Vec<Slot> = (0..FILES).rev().map(slot).filter(|slot| fork.fd(*slot).is_some()).collect();
         if open.is_empty() {
             return (clean(&fork) == before).then_some(steps);
         }

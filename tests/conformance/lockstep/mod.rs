@@ -1,7 +1,6 @@
 //! Two hosts driven in lockstep: the same random steps on both, and everything that can be seen compared after each.
 
-#[path = "../../shared/edu.rs"]
-pub(crate) mod edu;
+pub(crate) mod document;
 pub(crate) mod episode;
 pub(crate) mod generate;
 #[path = "../../shared/groups.rs"]
@@ -11,4 +10,4 @@ pub(crate) mod numbers;
 pub(crate) mod run;
 pub(crate) mod shrink;
 pub(crate) mod side;
-pub(crate) mod step;
+pub(crate) mod slots;

@@ -1,5 +1,6 @@
 //! Episode after episode, until enough steps were compared or something differs.
 
+use super::document::document;
 use super::episode::{Episode, Failure, Pair, Tally};
 use super::generate::Plan;
 use super::shrink;
@@ -7,6 +8,9 @@ use super::side::Machine;
 use fastrand::Rng;
 use spapr_iommu::addr::PageShift;
 use std::time::{Duration, Instant};
+
+/// One episode in that many may make default windows.
+const PATIENT_EVERY: u64 = 8;
 
 /// How much to do.
 #[derive(Clone, Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Amount {
     pub(crate) huge: Vec<PageShift>,
     /// Print each step before it is done.
     pub(crate) trace: bool,
+    /// Look for the shortest sequence that differs.
+    pub(crate) shrink: bool,
 }
 
 #[derive(Debug, Default)]
@@ -45,14 +51,13 @@ pub(crate) fn run<M: Machine>(
     while summary.tally.steps < amount.ops {
         let number = amount.from + summary.episodes;
         let devices = amount.dma_every != 0 && number % amount.dma_every == amount.dma_every - 1;
-        let plan = Plan { huge: amount.huge.clone(), devices };
+        let patient = number.is_multiple_of(PATIENT_EVERY);
+        let plan = Plan { huge: amount.huge.clone(), devices, patient };
         // Each episode is a function of the seed and its number alone.
         let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let mut episode = Episode::new(pair)?;
         episode.trace = amount.trace;
-        // Devices are reset when they are closed, which takes seconds: that is to pay.
-        let length = if devices { 3 * amount.length } else { amount.length };
-        let result = episode.walk(&mut rng, &plan, length, &mut summary.tally);
+        let result = episode.walk(&mut rng, &plan, amount.length, &mut summary.tally);
         summary.episodes += 1;
         summary.took = began.elapsed();
         progress(&summary);
@@ -62,19 +67,15 @@ pub(crate) fn run<M: Machine>(
         let place = format!("seed {} episode {number} step {}", amount.seed, steps.len());
         summary.differences.push(match failure {
             Failure::Harness(what) => format!("{place}: {what}"),
+            Failure::Difference(difference) if !amount.shrink => format!("{place}: {difference}"),
             Failure::Difference(difference) => {
                 eprintln!("{place}: {difference}\nshrinking");
                 let shortest = shrink::shrink(pair, steps);
-                let mut text = format!("{place}: {difference}\n");
-                match shortest {
-                    None => text += "  does not happen again from a clean state",
-                    Some((steps, difference)) => {
-                        text += "  shortest sequence that differs:\n";
-                        steps.iter().for_each(|step| text += &format!("    {step}\n"));
-                        text += &format!("  there: {difference}");
-                    }
-                }
-                text
+                let shown = match shortest {
+                    None => "  does not happen again from a clean state".into(),
+                    Some((steps, difference)) => document(pair.model, &place, &steps, &difference)?,
+                };
+                format!("{place}: {difference}\n{shown}")
             }
         });
         break;

@@ -1,32 +1,45 @@
-//! `ppc64/matrix`: the project's scenarios, kernel tests and a walk of the conformance test in all cells.
+//! `ppc64/matrix`: the project's scenarios, tests and random calls in all machines with all kernels.
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use ppc64_lab::cell::{self, Cell, Run, Shown};
-use ppc64_lab::repository;
+use indicatif::{MultiProgress, ProgressBar};
+use ppc64_lab::cell::{self, Cell};
+use ppc64_lab::show::{self, Run, Shown};
+use ppc64_lab::{repository, table};
 
-/// Runs the scenarios of examples/, the kernel tests and random operations on real kernels, and compares with the model.
+/// Runs the scenarios of examples/, the kernel tests, the rules of the contract and random operations on real kernels, and
+/// compares with the model.
 #[derive(Parser)]
 #[command(name = "ppc64/matrix")]
 struct Options {
-    /// Cells, MACHINE:KERNEL [default: those every change is checked on]
+    /// Cells, MACHINE[-OPTION…]:KERNEL [default: all]
     cells: Vec<Cell>,
+    /// Only the cells every change is checked on
+    #[arg(long, conflicts_with = "cells")]
+    slice: bool,
     /// Random operations that are compared with the model in each cell
     #[arg(long, default_value_t = 600)]
     ops: u64,
-    /// Machines that run at the same time
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    /// Where the random walk starts
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Machines that run at the same time [default: as many as there are processors]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Write the table to docs/validation.md
+    #[arg(long)]
+    write: bool,
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
+    match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -36,49 +49,66 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> Result<bool> {
+fn run(options: &Options) -> Result<bool> {
     let repository = repository();
-    let command = cell::native_command(&repository)?;
+    let command = show::native_command(&repository)?;
     let logs = repository.join("target/cells");
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
-    let run = Run { command, scenarios: scenarios(&repository)?, operations: options.ops };
-    let cells = match options.cells.is_empty() {
-        true => cell::DEFAULT.iter().map(|cell| cell.parse().map_err(anyhow::Error::msg)).collect::<Result<_>>()?,
-        false => options.cells,
+    let scenarios = scenarios(&repository)?;
+    let run = Run { command, scenarios, operations: options.ops, seed: options.seed };
+    let cells = match (options.cells.is_empty(), options.slice) {
+        (false, _) => options.cells.clone(),
+        (true, true) => cell::slice(),
+        (true, false) => cell::all(),
     };
-    println!("{:22} {:36} {:>7} {:>6}", "cell", "kernel", "checks", "time");
-    let (total, queue) = (Mutex::new((0, 0)), Mutex::new(VecDeque::from(cells)));
+    let jobs = options.jobs.or_else(|| Some(thread::available_parallelism().ok()?.get())).unwrap_or(1).max(1);
+    println!("{}", table::heading());
+    let bars = MultiProgress::new();
+    let queue = Mutex::new(cells.iter().cloned().enumerate().collect::<VecDeque<_>>());
+    let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..options.jobs.max(1) {
+        for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(cell) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
-                    let shown = cell::show(&cell, &repository, &run, &logs).unwrap_or_else(|error| Shown {
+                let bar = bars.add(ProgressBar::new_spinner());
+                bar.enable_steady_tick(Duration::from_millis(200));
+                while let Some((index, cell)) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
+                    let progress = |line: &str| bar.set_message(format!("{cell}: {line}"));
+                    progress("starts");
+                    let shown = show::show(&cell, &repository, &run, &logs, &progress).unwrap_or_else(|error| Shown {
                         checks: vec![("the cell".into(), Err(format!("{error:#}")))],
                         ..Shown::default()
                     });
-                    if let Ok(mut total) = total.lock() {
-                        print(&cell, &shown, &mut total);
+                    bars.suspend(|| println!("{}", table::line(&cell, &shown)));
+                    if let Ok(mut done) = done.lock() {
+                        done.push((index, cell, shown));
                     }
                 }
+                bar.finish_and_clear();
             });
         }
     });
-    let (passed, failed) = total.into_inner().unwrap_or_default();
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|(index, ..)| *index);
+    let done: Vec<(Cell, Shown)> = done.into_iter().map(|(_, cell, shown)| (cell, shown)).collect();
+    let passed: usize = done.iter().map(|(_, shown)| shown.passed()).sum();
+    let failed = done.iter().map(|(_, shown)| shown.checks.len()).sum::<usize>() - passed;
+    if options.write {
+        ensure!(failed == 0, "{passed} passed, {failed} failed: such a table is not written");
+        table::write(&repository.join("docs/validation.md"), &done, &how(options, &repository)?)?;
+    }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0 && passed > 0)
 }
 
-fn print(cell: &Cell, shown: &Shown, (passed, failed): &mut (usize, usize)) {
-    let good = shown.checks.iter().filter(|(_, result)| result.is_ok()).count();
-    let checks = format!("{good}/{}", shown.checks.len());
-    println!("{cell:22} {:36} {checks:>7} {:5.1}s", shown.kernel, shown.took.as_secs_f64());
-    for (name, result) in &shown.checks {
-        if let Err(why) = result {
-            println!("  FAILED {name}: {why}");
-        }
-    }
-    *passed += good;
-    *failed += shown.checks.len() - good;
+/// The command that made the table, and of what.
+fn how(options: &Options, repository: &Path) -> Result<String> {
+    let git = |arguments: &[&str]| -> Result<String> {
+        let output = Command::new("git").args(arguments).current_dir(repository).output().context("start git")?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["describe", "--always", "--dirty", "--abbrev=10"])?;
+    let date = git(&["log", "-1", "--format=%cs"])?;
+    Ok(format!("`ppc64/matrix --write --ops {} --seed {}` of commit {commit}, {date}:", options.ops, options.seed))
 }
 
 /// The scenarios of examples/, by name.

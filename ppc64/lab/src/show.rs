@@ -1,0 +1,262 @@
+//! Runs the project's programs in a cell and on the model that is like it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::cell::Cell;
+use crate::compare::{self, Checks};
+
+/// What a cell showed.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// The kernel that ran.
+    pub kernel: String,
+    /// Its page size in KiB, and its MMU.
+    pub page_kib: u64,
+    /// `Radix` or `Hash`.
+    pub mmu: String,
+    /// Everything that was checked.
+    pub checks: Checks,
+    /// Rules of the kernel's contract that were shown on the kernel.
+    pub rules: usize,
+    /// Scenarios in which a device's transfers were compared.
+    pub dma: usize,
+    /// The random walk.
+    pub walk: Walk,
+    /// How long all of it took.
+    pub took: Duration,
+}
+
+impl Shown {
+    /// How many checks passed.
+    pub fn passed(&self) -> usize {
+        self.checks.iter().filter(|(_, result)| result.is_ok()).count()
+    }
+}
+
+/// What the random walk came to.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Walk {
+    /// Operations compared.
+    pub operations: u64,
+    /// Operations that came to something else.
+    pub differences: u64,
+    /// Transfers of a device among them.
+    pub transfers: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What to run in a cell.
+#[derive(Debug)]
+pub struct Run {
+    /// The native command, for the models.
+    pub command: PathBuf,
+    /// The scenarios.
+    pub scenarios: Vec<String>,
+    /// Random operations to compare.
+    pub operations: u64,
+    /// Where the walk starts.
+    pub seed: u64,
+}
+
+/// Memory that rules with scars may lose.
+const LOST_KIB: &str = "1000000";
+
+/// Slowest walk that is waited for, operations a second.
+const SLOWEST: u64 = 50;
+
+/// Runs everything. `progress` gets lines that say how far it is.
+pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &dyn Fn(&str)) -> Result<Shown> {
+    let began = Instant::now();
+    let mut shown = Shown::default();
+    let lab = Lab { cell, repository, logs, progress };
+    let mut words: Vec<String> = Vec::new();
+    let mut then = |line: &[&str]| {
+        if !words.is_empty() {
+            words.push("--then".into());
+        }
+        words.extend(line.iter().map(ToString::to_string));
+    };
+    if cell.has_windows() {
+        let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
+        then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
+        then(&["kernel", "--format", "terse"]);
+    }
+    let preset = cell.preset();
+    then(&["contract", "--preset", &preset]);
+    let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
+    then(&["conformance", "--json", "--preset", &preset, "--seed", &seed, "--ops", &operations]);
+    // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
+    let timeout = 600 + run.operations / SLOWEST;
+    let real = lab.run("real", &["--timeout", &timeout.to_string()], &words)?;
+
+    shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
+    if cell.has_windows() {
+        let model = Command::new(&run.command)
+            .args(["run", "--json", "--host", &format!("model:{preset}")])
+            .args(&run.scenarios)
+            .current_dir(repository)
+            .stdin(Stdio::null())
+            .output()
+            .context("run the scenarios on the model")?;
+        let model = String::from_utf8_lossy(&model.stdout).into_owned();
+        fs::write(logs.join(format!("{}.model.out", cell.file_name())), &model)?;
+        let (model, real) = (compare::documents(&model), compare::documents(&real.output));
+        shown.checks.extend(compare::scenarios(&run.scenarios, &model, &real));
+    }
+    let mut ends = real.output.lines().filter(|line| line.starts_with("test result:"));
+    if cell.has_windows() {
+        shown.checks.extend(compare::tests("kernel test", ends.next()));
+    }
+    shown.checks.extend(compare::tests("rule", ends.next()));
+    shown.rules = compare::rules(&real.output);
+    let answer = match walk(&real.output) {
+        None => Err("the walk did not come to an end".into()),
+        Some(walk) => {
+            let good = walk.differences == 0 && walk.operations >= run.operations;
+            shown.walk = walk;
+            if good { Ok(()) } else { Err("it does not: see the logs".into()) }
+        }
+    };
+    shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
+    facts(&real.errors, &mut shown);
+    lab.scars(&mut shown)?;
+    for rule in cell.fatal_rules() {
+        lab.fatal(rule, &mut shown)?;
+    }
+    shown.took = began.elapsed();
+    Ok(shown)
+}
+
+/// A cell with where to run it and where to keep what it prints.
+struct Lab<'a> {
+    cell: &'a Cell,
+    repository: &'a Path,
+    logs: &'a Path,
+    progress: &'a dyn Fn(&str),
+}
+
+/// What `ppc64/run` printed, and whether all went well.
+struct Done {
+    well: Result<(), String>,
+    output: String,
+    errors: String,
+}
+
+impl Lab<'_> {
+    /// Rules of the contract that leave scars, in a machine of their own.
+    fn scars(&self, shown: &mut Shown) -> Result<()> {
+        let mut options = vec!["--allow-warnings", "--leak-tolerance", LOST_KIB];
+        if self.cell.is_pseries() {
+            // A rule that poisons a group has one to itself.
+            options.extend(["--device", "edu"].repeat(4));
+        }
+        let words = ["contract", "--preset", &self.cell.preset(), "--scars"].map(str::to_owned);
+        let done = self.run("scars", &options, &words)?;
+        let end = done.output.lines().find(|line| line.starts_with("test result:"));
+        shown.checks.extend(compare::tests("rule that leaves scars", end));
+        shown.checks.push(("the machine lives with its scars".into(), done.well));
+        shown.rules += compare::rules(&done.output);
+        Ok(())
+    }
+
+    /// A rule that ends the machine: the end is what is wanted.
+    fn fatal(&self, rule: &str, shown: &mut Shown) -> Result<()> {
+        let words = ["contract", "--preset", &self.cell.preset(), "--fatal", rule].map(str::to_owned);
+        let done = self.run(rule, &["--expect-oops", "--timeout", "200"], &words)?;
+        shown.rules += usize::from(done.well.is_ok());
+        shown.checks.push((format!("{rule}: the machine ends"), done.well));
+        Ok(())
+    }
+
+    /// Runs commands in the machine.
+    fn run(&self, what: &str, options: &[&str], words: &[String]) -> Result<Done> {
+        let file = |end: &str| self.logs.join(format!("{}.{what}.{end}", self.cell.file_name()));
+        let mut child = Command::new(self.repository.join("ppc64/run"))
+            .args(self.cell.options())
+            .args(options)
+            .arg("--log")
+            .arg(file("console"))
+            .arg("--")
+            .args(words)
+            .current_dir(self.repository)
+            .stdin(Stdio::null())
+            .stdout(File::create(file("out"))?)
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start ppc64/run")?;
+        let mut errors = String::new();
+        for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+            let line = line.context("read the errors of ppc64/run")?;
+            (self.progress)(&line);
+            errors += &line;
+            errors += "\n";
+        }
+        let status = child.wait()?;
+        fs::write(file("err"), &errors)?;
+        let output = String::from_utf8_lossy(&fs::read(file("out"))?).into_owned();
+        let last: Vec<&str> = errors.lines().rev().take(12).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        let well = if status.success() { Ok(()) } else { Err(format!("{status}\n{}", last.join("\n"))) };
+        Ok(Done { well, output, errors })
+    }
+}
+
+/// The last word of the conformance test.
+fn walk(output: &str) -> Option<Walk> {
+    output.lines().filter_map(|line| serde_json::from_str::<Walk>(line).ok()).next_back()
+}
+
+/// Kernel, page size and MMU, as `ppc64/run` tells them.
+fn facts(errors: &str, shown: &mut Shown) {
+    let kernel = errors.lines().find_map(|line| line.strip_prefix("kernel: "));
+    shown.kernel = kernel.unwrap_or("none").into();
+    let line = errors.lines().find_map(|line| line.strip_prefix("Linux ")).unwrap_or_default();
+    for fact in line.split(", ") {
+        match fact.split_once(' ') {
+            Some((kib, "KiB pages")) => shown.page_kib = kib.parse().unwrap_or(0),
+            Some((mmu, "MMU")) => shown.mmu = mmu.into(),
+            _ => {}
+        }
+    }
+}
+
+/// The native command that runs the models.
+pub fn native_command(repository: &Path) -> Result<PathBuf> {
+    let status = Command::new("cargo")
+        .args(["build", "--quiet", "--release", "--bin", "spapr-iommu"])
+        .current_dir(repository)
+        .status()
+        .context("start cargo")?;
+    ensure!(status.success(), "cargo could not build spapr-iommu");
+    let metadata =
+        cargo_metadata::MetadataCommand::new().manifest_path(repository.join("Cargo.toml")).no_deps().exec()?;
+    Ok(metadata.target_directory.join("release/spapr-iommu").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_from_the_lines_of_a_run() {
+        let mut shown = Shown::default();
+        facts("kernel: 6.12.1-x\nLinux 6.12.1-x, 64 KiB pages, 1984 MiB memory, Radix MMU\n", &mut shown);
+        assert_eq!((shown.kernel.as_str(), shown.page_kib, shown.mmu.as_str()), ("6.12.1-x", 64, "Radix"));
+    }
+
+    #[test]
+    fn the_last_summary_counts() {
+        let line = r#"{"operations":12,"differences":0,"transfers":1,"seconds":0.5,"model":"x"}"#;
+        let walk = walk(&format!("  x: 1 with 0\n{line}\n")).unwrap();
+        assert_eq!((walk.operations, walk.transfers), (12, 1));
+        assert!(super::walk("12 operations").is_none());
+    }
+}

@@ -1,0 +1,124 @@
+//! Workers that are killed at random moments, one after the other.
+//!
+//! `ppc64/run --machine powernv9 --kernel 6.12-64k --timeout 1200 --env KILLS=1000 -- kernel killed_at_any_moment`
+
+use crate::worker::{Diary, Entry, Phase, RAM, WORD};
+use crate::{Busy, process};
+use fastrand::Rng;
+use libtest_mimic::Failed;
+use std::env;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use strum::IntoEnumIterator;
+
+/// Enough for a test that runs often.
+const FEW: u32 = 20;
+const SIGKILL: i32 = 9;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What free memory may differ by.
+const NOISE: u64 = 1 << 20;
+/// And this for each window: pseries keeps some 400 bytes for good whenever one was made, killed or not.
+const KEPT: u64 = 512;
+/// How long a worker lives on, at most, in the phase that was waited for.
+const MORE: Duration = Duration::from_millis(1);
+
+/// A number from the environment.
+fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>, Failed> {
+    let Ok(text) = env::var(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| format!("{name}={text} is no number").into())
+}
+
+struct Victim {
+    process: Child,
+    diary: Diary,
+}
+
+impl Victim {
+    fn start(seed: u64) -> Result<Self, Failed> {
+        let file = tempfile::tempfile()?;
+        let output = Stdio::from(file.try_clone()?);
+        let process = Command::new(env::current_exe()?).env(WORD, seed.to_string()).stdout(output).spawn()?;
+        Ok(Self { process, diary: Diary::new(file) })
+    }
+
+    /// Waits until the worker's diary says something; false when it does not.
+    fn wait(&mut self, for_what: impl Fn(Entry) -> bool) -> Result<bool, Failed> {
+        let began = Instant::now();
+        while !for_what(self.diary.read()?) {
+            if began.elapsed() > PATIENCE || self.process.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            sleep(Duration::from_micros(50));
+        }
+        Ok(true)
+    }
+
+    /// Kills it; how far it got.
+    fn kill(mut self) -> Result<Entry, Failed> {
+        self.process.kill()?;
+        let status = self.process.wait()?;
+        match status.signal() {
+            Some(SIGKILL) => Ok(self.diary.read()?),
+            _ => Err(format!("the worker ended by itself ({status}), {:?}", self.diary.read()?).into()),
+        }
+    }
+}
+
+/// How long a worker takes to begin and do its first round.
+fn life(seed: u64) -> Result<Duration, Failed> {
+    let began = Instant::now();
+    let mut victim = Victim::start(seed)?;
+    let done = victim.wait(|entry| entry.rounds > 0)?;
+    let life = began.elapsed();
+    match victim.kill()? {
+        _ if done => Ok(life),
+        entry => Err(format!("the worker got no further than {entry:?} in {life:.1?}").into()),
+    }
+}
+
+/// However far a worker got when it was killed, nothing of it stays: no memory, no lock on a group, no window.
+pub(crate) fn killed_at_any_moment() -> Result<(), Failed> {
+    let kills = number("KILLS")?.unwrap_or(FEW);
+    let seed = number("SEED")?.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let mut rng = Rng::with_seed(seed);
+    let mut lives = (0..3).map(|_| life(rng.u64(..))).collect::<Result<Vec<_>, _>>()?;
+    lives.sort();
+    let life = lives[1];
+    println!("{kills} kills, SEED={seed}, half of them within {life:.1?}");
+    let (locked, files, free) = (process::locked()?, process::files()?, process::free()?);
+    let mut counts = [0u32; 16];
+    let (mut rounds, mut windows) = (0, 0);
+    let began = Instant::now();
+    for number in 0..kills {
+        let mut victim = Victim::start(rng.u64(..))?;
+        // Phases differ in length by far: every other time one is chosen and not the time.
+        let most = if number % 2 == 0 {
+            life
+        } else {
+            let wanted = rng.choice(Phase::iter());
+            victim.wait(|entry| Some(entry.phase) == wanted)?;
+            MORE
+        };
+        sleep(Duration::from_micros(rng.u64(..=most.as_micros() as u64)));
+        let entry = victim.kill().map_err(|error| format!("kill {number}: {}", error.message().unwrap_or("")))?;
+        counts[entry.phase as usize] += 1;
+        rounds += entry.rounds;
+        windows += entry.windows;
+    }
+    let took = began.elapsed().as_secs_f64();
+    let counted = Phase::iter().map(|phase| (<&str>::from(phase), counts[phase as usize]));
+    let list: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
+    println!("killed at: {}", list.join(", "));
+    println!("{:.1} kills/s, {rounds} rounds completed, {windows} windows", f64::from(kills) / took);
+    // The groups can be used by others, and to the full.
+    Busy::new()?.end()?;
+    let now = (process::locked()?, process::files()?, process::free()?);
+    println!("VmLck {locked} before, {} after; free {} KiB before, {} KiB after", now.0, free >> 10, now.2 >> 10);
+    if (locked, files) != (now.0, now.1) {
+        return Err(format!("locked bytes and files: {:?} before, {:?} after", (locked, files), (now.0, now.1)).into());
+    }
+    // A lost region is more than that.
+    process::none_lost(free, now.2, (NOISE + KEPT * u64::from(windows)).min(RAM / 2 - 1))
+}
