@@ -75,29 +75,6 @@ pub(crate) fn a_small_window_in_slot_0_is_a_default_window_on_pseries(ground: &G
     assert_eq!(library.space.status().default, DefaultWindow::Live);
 }
 
-/// To the firmware it is the default window in full, which takes what lies behind its end; the kernel forgets those TCEs.
-pub(crate) fn map_past_the_end_of_a_short_default_window_gives_0_on_pseries(ground: &Ground) {
-    const SHORT: u64 = 4 * K4;
-    ground.scars(|| {
-        let raw = without_default(ground);
-        let memory = raw.registered(K64);
-        assert_eq!(raw.create(12, SHORT, 1), Ok(0));
-        assert_eq!(raw.map(memory.start(), SHORT - 2 * K4, 3 * K4), Ok(0));
-        let (start, window) = (Iova(SHORT - 2 * K4), iova(0, SHORT));
-        let past = Violation::MapPastWindow { start, size: 3 * K4, window, fatal: false };
-        ground.on_model(|model| assert_eq!(model.violations(), [past]));
-        assert_eq!(raw.remove(0), Ok(0));
-        assert_eq!(ground.cost(|| raw.unregister(memory)), (Ok(0), 0), "it is lost");
-    });
-    let library = ground.library();
-    let (memory, _lease) = library.leased(K64);
-    library.space.drop_default_window().unwrap();
-    let window = library.space.create_window(&WindowRequest::bytes(SHORT).page(PageShift::P4K)).unwrap();
-    assert_eq!(window.range, iova(0, ground.default_window()), "made in full");
-    library.space.map(iova(SHORT - 2 * K4, 3 * K4), memory.start(), RW).unwrap();
-    library.space.unmap(iova(SHORT - 2 * K4, 3 * K4)).unwrap();
-}
-
 /// EPERM, which leaks, and poisons nothing.
 pub(crate) fn slot_0_is_closed_while_a_dynamic_window_lives_on_pseries(ground: &Ground) {
     ground.scars(|| {

@@ -175,7 +175,6 @@ pub(crate) const RULES: &[Rule] = rules! {
     create_pseries::the_default_window_and_a_dynamic_one_fit_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
     create_pseries::a_dynamic_window_in_slot_0_lies_high_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
     create_pseries::a_small_window_in_slot_0_is_a_default_window_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Clean;
-    create_pseries::map_past_the_end_of_a_short_default_window_gives_0_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     create_pseries::slot_0_is_closed_while_a_dynamic_window_lives_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     create_pseries::more_than_one_level_gives_einval_and_loses_4_gib_on_pseries, "platforms/pseries/iommu.c: spapr_tce_get_table_size", pseries, Scars;
     create_pseries::too_large_a_window_gives_einval_and_poisons_nothing_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
