@@ -7,14 +7,18 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::compare::{self, Checks};
 
 /// What a cell showed.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Shown {
+    /// Of the repository.
+    pub commit: String,
+    /// Where the walk started.
+    pub seed: u64,
     /// The kernel that ran.
     pub kernel: String,
     /// Its page size in KiB, and its MMU.
@@ -25,8 +29,6 @@ pub struct Shown {
     pub checks: Checks,
     /// Rules of the kernel's contract that were shown on the kernel.
     pub rules: usize,
-    /// Scenarios in which a device's transfers were compared.
-    pub dma: usize,
     /// The random walk.
     pub walk: Walk,
     /// How long all of it took.
@@ -41,7 +43,7 @@ impl Shown {
 }
 
 /// What the random walk came to.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Walk {
     /// Operations compared.
     pub operations: u64,
@@ -75,7 +77,7 @@ const SLOWEST: u64 = 50;
 /// Runs everything. `progress` gets lines that say how far it is.
 pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &dyn Fn(&str)) -> Result<Shown> {
     let began = Instant::now();
-    let mut shown = Shown::default();
+    let mut shown = Shown { commit: commit(repository)?, seed: run.seed, ..Shown::default() };
     let lab = Lab { cell, repository, logs, progress };
     let mut words: Vec<String> = Vec::new();
     let mut then = |line: &[&str]| {
@@ -132,7 +134,24 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
         lab.fatal(rule, &mut shown)?;
     }
     shown.took = began.elapsed();
+    fs::write(kept(cell, logs), serde_json::to_vec(&shown)?)?;
     Ok(shown)
+}
+
+/// What a cell showed when it was last run.
+pub fn last(cell: &Cell, logs: &Path) -> Option<Shown> {
+    serde_json::from_slice(&fs::read(kept(cell, logs)).ok()?).ok()
+}
+
+fn kept(cell: &Cell, logs: &Path) -> PathBuf {
+    logs.join(format!("{}.json", cell.file_name()))
+}
+
+/// What the repository holds.
+fn commit(repository: &Path) -> Result<String> {
+    let git = ["describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"];
+    let output = Command::new("git").args(git).current_dir(repository).output().context("start git")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A cell with where to run it and where to keep what it prints.
