@@ -5,38 +5,12 @@ use super::bare;
 use super::expect::Verdict;
 use super::file::{Scenario, Step};
 use super::machine::Machine;
+use super::observer::Observer;
 use super::report::{Report, StepReport};
 use super::tables::tables;
 use super::world::{StartError, World};
 use crate::addr::PageShift;
 use crate::host::Platform;
-use crate::space::AddressSpace;
-
-/// Watches a run.
-pub trait Observer {
-    /// A step begins: its number, of how many, and its action.
-    fn begins(&mut self, number: usize, count: usize, action: &str) {
-        let _ = (number, count, action);
-    }
-
-    /// The step got so far, in bytes.
-    fn progress(&mut self, done: u64, all: u64) {
-        let _ = (done, all);
-    }
-
-    /// The spaces as they stand after a step, each with its name.
-    fn stands(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
-        let _ = spaces;
-    }
-
-    /// A step is done.
-    fn done(&mut self, step: &StepReport) {
-        let _ = step;
-    }
-}
-
-/// Watches nothing.
-impl Observer for () {}
 
 impl Scenario {
     /// Runs it, up to the first surprise, and gives everything back. Bare steps on the running kernel may end it: ask

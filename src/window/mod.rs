@@ -2,6 +2,7 @@
 
 mod facts;
 mod plan;
+mod planning;
 mod refusal;
 mod refused;
 mod request;
@@ -9,7 +10,8 @@ mod situation;
 mod table;
 
 pub use facts::{DEFAULT_PAGE, WindowFacts};
-pub use plan::{Plan, Planned, Step, plan, plan_removal};
+pub use plan::{Plan, Planned, Step};
+pub use planning::{plan, plan_removal};
 pub use refusal::{Reason, Refusal};
 pub use refused::RefusedWindows;
 pub use request::{Want, WindowRequest};

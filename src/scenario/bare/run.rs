@@ -2,9 +2,9 @@
 
 use super::super::file::Scenario;
 use super::super::machine::Machine;
+use super::super::observer::Observer;
 use super::super::places::Places;
 use super::super::report::{End, Report, StepReport, Tables};
-use super::super::run::Observer;
 use super::super::world::{StartError, locked};
 use super::answer::Answer;
 use super::entry::{Entry, Line, arguments};
