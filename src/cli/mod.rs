@@ -43,6 +43,10 @@ struct RunArguments {
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
+    /// Let bare steps run on the running kernel: they may crash it, or lose memory and devices until it boots again
+    #[arg(long)]
+    bare: bool,
+
     /// Print one JSON document per scenario, a line each, and nothing else
     #[arg(long)]
     json: bool,

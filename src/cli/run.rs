@@ -12,7 +12,7 @@ const DEFAULT_PRESET: &str = "powernv9";
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     let mut scenarios = Vec::new();
     for path in &arguments.scenarios {
-        match read(path) {
+        match read(path).and_then(|scenario| allow(path, scenario, arguments)) {
             Ok(scenario) => scenarios.push((path, scenario)),
             Err(message) => {
                 eprintln!("{message}");
@@ -38,6 +38,18 @@ fn read(path: &PathBuf) -> Result<Scenario, String> {
         let caret = " ".repeat(error.column.saturating_sub(1));
         format!("{shown}:{error}\n  {}\n  {caret}^", error.text.replace('\t', " "))
     })
+}
+
+/// Bare steps run on the running kernel only when that is asked for.
+fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Scenario, String> {
+    if !scenario.is_bare() || arguments.bare || matches!(arguments.host, HostChoice::Model(_)) {
+        return Ok(scenario);
+    }
+    Err(format!(
+        "{}: it makes bare calls, which may crash this machine or lose its memory and devices until it boots again: try \
+         it on a model (`--host model:powernv9`), and give `--bare` where that may happen",
+        path.display()
+    ))
 }
 
 fn machine(scenario: &Scenario, host: HostChoice) -> Option<Machine> {

@@ -96,8 +96,8 @@ impl fmt::Display for Arguments<'_> {
     }
 }
 
-/// The one way to a host: runs a call and emits its event.
-fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
+/// The one way to a host: runs a call and emits its event. The raw result, which nobody judged.
+pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
     let result = host.call(fd, call);
     if let Some(began) = began {
@@ -112,7 +112,11 @@ fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
             }
         }
     }
-    result.map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
+    result
+}
+
+fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
+    bare(host, fd, call).map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
 }
 
 /// Runs a call whose only success is 0.

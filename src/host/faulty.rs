@@ -4,16 +4,18 @@ use super::wrap::Wrapper;
 use super::{Call, Errno, Fd, Host};
 use crate::uapi::vfio::{DmaMap, DmaUnmap};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 
 /// Half of a failed MAP is cut to this, which is a multiple of every ordinary IOMMU page.
 const PREFIX: u64 = 64 << 10;
 
 #[derive(Debug)]
 struct Armed {
-    calls_left: u32,
-    failures_left: u32,
-    failed: bool,
-    result: Result<i32, Errno>,
+    /// Calls so far.
+    calls: u32,
+    /// What calls fail with, by their number.
+    faults: BTreeMap<u32, Result<i32, Errno>>,
+    failed: u32,
 }
 
 /// Lets calls through until it is armed, and then fails as the kernel does.
@@ -32,27 +34,26 @@ impl<H: Host> Faulty<H> {
     /// Fails the call after the next `calls`, and the `failures - 1` behind it, with `result`: an error, or a positive
     /// value.
     pub fn arm(&self, calls: u32, failures: u32, result: Result<i32, Errno>) {
-        *self.armed.lock() = Some(Armed { calls_left: calls, failures_left: failures, failed: false, result });
+        self.arm_each((calls..calls.saturating_add(failures)).map(|call| (call, result)));
     }
 
-    /// Lets calls through again. Whether any was failed.
-    pub fn disarm(&self) -> bool {
-        self.armed.lock().take().is_some_and(|armed| armed.failed)
+    /// Fails calls by their number, counted from 0, each with a result of its own.
+    pub fn arm_each(&self, faults: impl IntoIterator<Item = (u32, Result<i32, Errno>)>) {
+        *self.armed.lock() = Some(Armed { calls: 0, faults: faults.into_iter().collect(), failed: 0 });
+    }
+
+    /// Lets calls through again. How many were failed.
+    pub fn disarm(&self) -> u32 {
+        self.armed.lock().take().map_or(0, |armed| armed.failed)
     }
 
     fn fault(&self) -> Option<Result<i32, Errno>> {
         let mut armed = self.armed.lock();
-        let fault = armed.as_mut()?;
-        if fault.calls_left > 0 {
-            fault.calls_left -= 1;
-            return None;
-        }
-        if fault.failures_left == 0 {
-            return None;
-        }
-        fault.failures_left -= 1;
-        fault.failed = true;
-        Some(fault.result)
+        let armed = armed.as_mut()?;
+        let fault = armed.faults.get(&armed.calls).copied();
+        armed.calls = armed.calls.saturating_add(1);
+        armed.failed += u32::from(fault.is_some());
+        fault
     }
 }
 

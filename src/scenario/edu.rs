@@ -2,7 +2,7 @@
 
 use super::code::{self, Code};
 use crate::addr::IovaRange;
-use crate::host::{Errno, GroupFacts};
+use crate::host::{Errno, GroupFacts, Region};
 use crate::space::{AddressSpace, AttachError, Device, DeviceRegion};
 use crate::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::time::{Duration, Instant};
@@ -64,40 +64,52 @@ impl Edu {
         let usable = group.devices.iter().find(|device| device.id == ID && is_vfio(device.driver.as_deref()));
         let found = usable.ok_or(EduError::None { group: index })?;
         let device = space.device(group.number, &found.address)?;
-        let config = device.region(PCI_CONFIG_REGION_INDEX)?;
-        let mut command = [0; 2];
-        config.read(PCI_COMMAND, &mut command)?;
-        // Configuration space is little endian; memory space must answer before the BAR is touched.
-        let command = u16::from_le_bytes(command) | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
-        config.write(PCI_COMMAND, &command.to_le_bytes())?;
+        enable(&*device.region(PCI_CONFIG_REGION_INDEX)?)?;
         Ok(Self { bar: device.region(PCI_BAR0_REGION_INDEX)?, _device: device })
     }
 
-    /// Reads `from` and writes what it read to `to`, which is as long, piece by piece. Tells `done` how far it is.
-    pub(super) fn copy(&self, from: IovaRange, to: IovaRange, mut done: impl FnMut(u64)) -> Result<(), EduError> {
-        for (source, destination) in from.chunks(BUFFER_SIZE).zip(to.chunks(BUFFER_SIZE)) {
-            self.transfer(source.start().0, BUFFER, source.len(), START)?;
-            self.transfer(BUFFER, destination.start().0, destination.len(), START | TO_MEMORY)?;
-            done(source.end().0 - from.start().0);
-        }
-        Ok(())
+    /// Reads `from` and writes what it read to `to`, which is as long. Tells `done` how far it is.
+    pub(super) fn copy(&self, from: IovaRange, to: IovaRange, done: impl FnMut(u64)) -> Result<(), EduError> {
+        copy(&*self.bar, from.start().0, to.start().0, from.len(), done)
     }
+}
 
-    fn transfer(&self, source: u64, destination: u64, count: u64, command: u64) -> Result<(), EduError> {
-        for (register, value) in [(SOURCE, source), (DESTINATION, destination), (COUNT, count), (COMMAND, command)] {
-            // Registers are in the target's order, and QEMU's target is big endian whatever the guest's kernel is.
-            self.bar.write(register, &value.to_be_bytes())?;
-        }
-        let began = Instant::now();
-        loop {
-            let mut command = [0; 8];
-            self.bar.read(COMMAND, &mut command)?;
-            match u64::from_be_bytes(command) {
-                u64::MAX => return Err(EduError::Gone),
-                command if command & START == 0 => return Ok(()),
-                _ if began.elapsed() > PATIENCE => return Err(EduError::Stuck),
-                _ => std::thread::sleep(PAUSE),
-            }
+/// Lets a device answer and do DMA.
+pub(super) fn enable(config: &dyn Region) -> Result<(), Errno> {
+    let mut command = [0; 2];
+    config.read(PCI_COMMAND, &mut command)?;
+    // Configuration space is little endian; memory space must answer before the BAR is touched.
+    let command = u16::from_le_bytes(command) | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+    config.write(PCI_COMMAND, &command.to_le_bytes())
+}
+
+/// Reads bytes at `from` and writes what it read to `to`, piece by piece.
+pub(super) fn copy(bar: &dyn Region, from: u64, to: u64, len: u64, mut done: impl FnMut(u64)) -> Result<(), EduError> {
+    let mut at = 0;
+    while at < len {
+        let count = BUFFER_SIZE.min(len - at);
+        transfer(bar, from.wrapping_add(at), BUFFER, count, START)?;
+        transfer(bar, BUFFER, to.wrapping_add(at), count, START | TO_MEMORY)?;
+        at += count;
+        done(at);
+    }
+    Ok(())
+}
+
+fn transfer(bar: &dyn Region, source: u64, destination: u64, count: u64, command: u64) -> Result<(), EduError> {
+    for (register, value) in [(SOURCE, source), (DESTINATION, destination), (COUNT, count), (COMMAND, command)] {
+        // Registers are in the target's order, and QEMU's target is big endian whatever the guest's kernel is.
+        bar.write(register, &value.to_be_bytes())?;
+    }
+    let began = Instant::now();
+    loop {
+        let mut command = [0; 8];
+        bar.read(COMMAND, &mut command)?;
+        match u64::from_be_bytes(command) {
+            u64::MAX => return Err(EduError::Gone),
+            command if command & START == 0 => return Ok(()),
+            _ if began.elapsed() > PATIENCE => return Err(EduError::Stuck),
+            _ => std::thread::sleep(PAUSE),
         }
     }
 }

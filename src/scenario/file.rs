@@ -1,7 +1,8 @@
 //! The file: text in, scenario out, or the place of the first mistake.
 
 use super::action::{Action, Name, Nothing, Protection};
-use super::expect::Expect;
+use super::bare::Line;
+use super::expect::{Expect, Verdict};
 use super::names;
 use super::value::{Offset, Page, Size};
 use crate::host::model::Preset;
@@ -21,6 +22,9 @@ pub struct Scenario {
     pub(super) memory: Vec<Memory>,
     #[serde(default, rename = "step")]
     pub(super) steps: Vec<Step>,
+    /// In place of steps.
+    #[serde(default)]
+    pub(super) bare: Vec<Line>,
 }
 
 #[derive(Debug)]
@@ -67,7 +71,7 @@ pub(super) struct Protected {
 pub(super) struct Step {
     pub name: Option<String>,
     pub note: Option<String>,
-    pub expect: Expect,
+    pub expect: Expect<Verdict>,
     pub action: Action,
     /// Where the action's key stands.
     pub span: Range<usize>,
@@ -104,7 +108,7 @@ impl<'de> Deserialize<'de> for Step {
                             }
                             (None, _) => {
                                 map.next_value::<de::IgnoredAny>()?;
-                                mistake.get_or_insert_with(|| (span, unknown_key(key)));
+                                mistake.get_or_insert_with(|| (span, unknown_key(key, Action::KEYS, &STEP_KEYS)));
                             }
                         },
                     }
@@ -114,7 +118,10 @@ impl<'de> Deserialize<'de> for Step {
                     // The unknown key may have been meant for the action.
                     (None, Some((span, _))) => (Action::Show(Nothing {}), span.clone()),
                     (None, None) => {
-                        return Err(de::Error::custom(format_args!("this step does nothing, {}", one_of(&[]))));
+                        return Err(de::Error::custom(format_args!(
+                            "this step does nothing, {}",
+                            one_of(Action::KEYS, &[])
+                        )));
                     }
                 };
                 Ok(Step { name, note, expect: expect.unwrap_or_default(), action, span, line: 0, mistake })
@@ -124,15 +131,15 @@ impl<'de> Deserialize<'de> for Step {
     }
 }
 
-fn one_of(more: &[&str]) -> String {
-    format!("expected one of `{}`", [Action::KEYS, more].concat().join("`, `"))
+pub(super) fn one_of(actions: &[&str], more: &[&str]) -> String {
+    format!("expected one of `{}`", [actions, more].concat().join("`, `"))
 }
 
-fn unknown_key(key: &str) -> String {
-    format!("unknown field `{key}`, {}", one_of(&STEP_KEYS))
+pub(super) fn unknown_key(key: &str, actions: &[&str], more: &[&str]) -> String {
+    format!("unknown field `{key}`, {}", one_of(actions, more))
 }
 
-fn one_action(first: &str, key: &str) -> String {
+pub(super) fn one_action(first: &str, key: &str) -> String {
     format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`")
 }
 
@@ -182,6 +189,12 @@ impl Scenario {
                 return Err(wrong(mistake));
             }
         }
+        for line in &mut scenario.bare {
+            line.number = FileError::new(text, line.span.start, String::new()).line;
+            if let Some(mistake) = line.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
         names::check(&scenario).map_err(wrong)?;
         Ok(scenario)
     }
@@ -201,14 +214,19 @@ impl Scenario {
         self.model.as_ref().map(|model| model.0)
     }
 
+    /// Whether its steps are bare calls, which may crash the running kernel.
+    pub fn is_bare(&self) -> bool {
+        !self.bare.is_empty()
+    }
+
     /// How many steps it has.
     pub fn len(&self) -> usize {
-        self.steps.len()
+        self.steps.len() + self.bare.len()
     }
 
     /// Whether it has no step.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.len() == 0
     }
 
     /// How many groups it needs.
@@ -217,6 +235,7 @@ impl Scenario {
             Action::Attach(attach) => Some(1 + attach.group.0.max(attach.beside.map_or(0, |other| other.0))),
             _ => None,
         });
-        groups.max().unwrap_or(0)
+        let bare = self.bare.iter().filter_map(|line| line.entry.step.group()).map(|group| 1 + group);
+        groups.chain(bare).max().unwrap_or(0)
     }
 }

@@ -98,13 +98,19 @@ impl Machine {
 
     /// What is wrong with the kernel once everything is given back. Only a model tells.
     pub(super) fn damage(&self) -> Vec<String> {
-        let Self::Model { model, .. } = self else { return Vec::new() };
-        let violations = model.violations().into_iter().map(|violation| format!("violation: {violation}"));
+        let violations = self.violations();
+        let Self::Model { model, .. } = self else { return violations };
         let leaks = model.leaks().into_iter().map(|leak| match leak {
             Leak::Region(range) => format!("leak: {range} stays pinned"),
             Leak::Locked(bytes) => format!("leak: {bytes} bytes stay locked"),
         });
-        violations.chain(leaks).collect()
+        violations.into_iter().chain(leaks).collect()
+    }
+
+    /// What was done so far that would have harmed a kernel. Only a model tells.
+    pub(super) fn violations(&self) -> Vec<String> {
+        let Self::Model { model, .. } = self else { return Vec::new() };
+        model.violations().into_iter().map(|violation| format!("violation: {violation}")).collect()
     }
 
     pub(super) fn note(&self, groups: &[GroupFacts]) -> HostNote {

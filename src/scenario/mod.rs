@@ -29,6 +29,7 @@
 
 mod act;
 mod action;
+pub mod bare;
 mod code;
 mod edu;
 mod expect;
@@ -36,6 +37,7 @@ mod file;
 mod machine;
 mod memory_act;
 mod names;
+mod observer;
 mod pattern;
 mod places;
 mod report;
@@ -46,9 +48,9 @@ mod world;
 
 pub use file::{FileError, Scenario};
 pub use machine::{Machine, NotHere};
+pub use observer::Observer;
 pub use places::NoMemory;
 pub use report::{
     End, GroupRow, HostNote, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
 };
-pub use run::Observer;
 pub use world::StartError;

@@ -24,6 +24,14 @@ struct Known<'a> {
 type Checked = Result<(), Mistake>;
 
 pub(super) fn check(scenario: &Scenario) -> Checked {
+    if let (Some(line), false) = (scenario.bare.first(), scenario.steps.is_empty()) {
+        let message =
+            "this file has `[[step]]`, which goes through the library: write bare steps into a file of their own";
+        return wrong(line.span.clone(), message);
+    }
+    if let (true, Some(memory)) = (scenario.is_bare(), scenario.memory.first()) {
+        return wrong(memory.name.span(), "bare steps have memory of their own: get it by `allocate`");
+    }
     let mut known = Known::default();
     for memory in &scenario.memory {
         known.enter_memory(memory)?;

@@ -42,6 +42,11 @@ fn hint(huge: bool) -> &'static str {
 }
 
 impl Places {
+    /// Memory that is there, with names.
+    pub(super) fn known(memory: impl IntoIterator<Item = (String, UserRange)>) -> Self {
+        Self(memory.into_iter().map(|(name, range)| Named { name, range }).collect())
+    }
+
     /// Gets all memory a scenario wants.
     pub(super) fn allocate(memory: &dyn Memory, page: PageShift, wanted: &[Wanted]) -> Result<Self, NoMemory> {
         let mut places = Self::default();

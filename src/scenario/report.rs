@@ -22,6 +22,9 @@ pub struct Report {
     pub passed: bool,
     /// Which host it was. Leave it out to compare hosts.
     pub host: HostNote,
+    /// The steps were bare: the tables are empty, and what was left in the end is told, not judged.
+    #[serde(skip)]
+    pub bare: bool,
 }
 
 /// Which host it was.

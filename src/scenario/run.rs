@@ -1,39 +1,24 @@
 //! Runs a scenario, step by step, to the end or the first surprise.
 
 use super::action::Action;
+use super::bare;
 use super::expect::Verdict;
 use super::file::{Scenario, Step};
 use super::machine::Machine;
+use super::observer::Observer;
 use super::report::{Report, StepReport};
 use super::tables::tables;
 use super::world::{StartError, World};
 use crate::addr::PageShift;
 use crate::host::Platform;
 
-/// Watches a run.
-pub trait Observer {
-    /// A step begins: its number, of how many, and its action.
-    fn begins(&mut self, number: usize, count: usize, action: &str) {
-        let _ = (number, count, action);
-    }
-
-    /// The step got so far, in bytes.
-    fn progress(&mut self, done: u64, all: u64) {
-        let _ = (done, all);
-    }
-
-    /// A step is done.
-    fn done(&mut self, step: &StepReport) {
-        let _ = step;
-    }
-}
-
-/// Watches nothing.
-impl Observer for () {}
-
 impl Scenario {
-    /// Runs it, up to the first surprise, and gives everything back.
+    /// Runs it, up to the first surprise, and gives everything back. Bare steps on the running kernel may end it: ask
+    /// [`Scenario::is_bare`] first.
     pub fn run(&self, machine: &Machine, observer: &mut dyn Observer) -> Result<Report, StartError> {
+        if self.is_bare() {
+            return bare::run(self, machine, observer);
+        }
         let mut world = World::new(machine, self)?;
         let host = machine.host();
         let (platform, page) = (host.platform(), host.page_shift());
@@ -41,6 +26,7 @@ impl Scenario {
         for (at, step) in self.steps.iter().enumerate() {
             observer.begins(at + 1, self.steps.len(), step.action.key());
             let report = run_step(&mut world, at + 1, step, (platform, page), observer);
+            observer.stands(&mut world.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
             observer.done(&report);
             let stop = report.surprise;
             steps.push(report);
@@ -53,7 +39,8 @@ impl Scenario {
         let end = world.end();
         let passed = end.is_clean() && !steps.iter().any(|step| step.surprise);
         let platform = platform.map(|platform| platform.to_string());
-        Ok(Report { title: self.title.clone(), platform, page: page.bytes(), steps, tables, end, passed, host })
+        let title = self.title.clone();
+        Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host, bare: false })
     }
 }
 

@@ -216,7 +216,7 @@ fn space_name(name: &Option<Name>) -> &str {
     name.as_ref().map_or(MAIN, |name| name.get_ref())
 }
 
-fn locked(host: &dyn Host) -> u64 {
+pub(super) fn locked(host: &dyn Host) -> u64 {
     host.memlock().map_or(0, |memlock| memlock.locked)
 }
 

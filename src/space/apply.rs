@@ -170,25 +170,30 @@ impl<'a> Undo<'a> {
 
     /// In one container, where `run` may be mapped in full, in part or not at all, and the kernel does not say which.
     fn run(&mut self, container: Fd, run: &Run) {
-        if unmap_range(self.host, container, run.iova, run.page).is_err() {
-            self.left.push(run.iova);
-        }
+        let stays = unmap_range(self.host, container, run.iova, run.page).is_err();
+        let mut at = run.iova.start();
         for mapping in self.before.iter().filter_map(|mapping| mapping.clip(run.iova)) {
             if map_run(self.host, container, &Run::of(&mapping, run.page)).is_err() {
                 self.lost.push(mapping.iova);
+                continue;
             }
+            // What was put back has taken the place of whatever was left there.
+            self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays));
+            at = mapping.iova.end();
         }
+        self.left.extend(IovaRange::between(at, run.iova.end()).filter(|_| stays));
     }
 
     fn finish(mut self, cause: CallError) -> ApplyError {
         if self.lost.is_empty() && self.left.is_empty() {
             return ApplyError::Refused(cause);
         }
-        for ranges in [&mut self.lost, &mut self.left] {
-            ranges.sort();
-            ranges.dedup();
-        }
-        ApplyError::NotRestored(NotRestored { cause, lost: self.lost, left: self.left })
+        // Each container tells of the same runs.
+        self.lost.sort();
+        self.lost.dedup();
+        let mut error = NotRestored { lost: self.lost, ..NotRestored::new(cause) };
+        error.leaves(self.left);
+        ApplyError::NotRestored(error)
     }
 }
 

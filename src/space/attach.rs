@@ -4,10 +4,9 @@
 //! groups, close the container. A group that leaves a container with others takes all mappings of that container along
 //! (the kernel clears the tables they share), so these are mapped again.
 
-use super::apply;
-use super::maps::clear_astray;
 use super::member::Member;
 use super::{AddressSpace, AttachError, State};
+use super::{apply, astray};
 use crate::host::{Host, Platform, calls};
 use crate::map::{IntervalMap, Mapping};
 use crate::registry::{RegionId, Registry};
@@ -20,7 +19,7 @@ impl AddressSpace {
     pub fn attach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         refuse_attached(state, group)?;
-        let member = Member::open(self.0.registry.host(), group)?;
+        let mut member = Member::open(self.0.registry.host(), group)?;
         let facts = member.facts()?;
         if state.facts.is_some_and(|ours| !alike(&ours, &facts)) {
             return Err(AttachError::OtherFacts { group });
@@ -30,7 +29,7 @@ impl AddressSpace {
         if first {
             state.facts = Some(facts);
         }
-        if !first && let Err(error) = self.bring_up(state, &member, group) {
+        if !first && let Err(error) = self.bring_up(state, &mut member, group) {
             // Whatever was mapped is unmapped by the tables' end; nothing was counted for it.
             self.0.registry.leave(member.fd(), false);
             return Err(error);
@@ -80,7 +79,7 @@ impl AddressSpace {
             return Ok(());
         }
         let fd = state.members[at].fd();
-        clear_astray(&self.0.registry, state);
+        astray::clear(&self.0.registry, state);
         let clean = self.clear(state, at);
         self.0.registry.leave(fd, clean);
         state.containers.remove(at);
@@ -101,14 +100,14 @@ impl AddressSpace {
             let books = self.0.books.read();
             apply::replay(self.host(), fd, with_pages(&books, &state.windows))
         };
-        replayed.map_err(|error| {
-            self.forget(state, &error);
+        replayed.map_err(|mut error| {
+            self.forget(state, &mut error);
             error.into()
         })
     }
 
     /// Gives a container that joins others their windows, regions and mappings.
-    fn bring_up(&self, state: &State, member: &Member, group: u32) -> Result<(), AttachError> {
+    fn bring_up(&self, state: &State, member: &mut Member, group: u32) -> Result<(), AttachError> {
         let books = self.0.books.read();
         let mut regions: Vec<RegionId> = books.iter().map(|mapping| mapping.region).collect();
         regions.sort_unstable();
@@ -117,7 +116,10 @@ impl AddressSpace {
             self.0.registry.enrol(region, member.fd())?;
         }
         self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
-        Ok(apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?)
+        apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?;
+        // The first MAP made the default window, if it was none of CREATE.
+        member.default_waits &= books.is_empty();
+        Ok(())
     }
 
     /// Unmaps everything in one container; whether nothing is mapped there any more.
@@ -160,7 +162,7 @@ fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMa
 
 /// Takes down all of a space. `books` is what was mapped.
 pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
-    clear_astray(registry, state);
+    astray::clear(registry, state);
     let clean = is_sure(state) && state.members.iter().all(|member| clear(host, member, &state.windows, books));
     let counts = || books.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {

@@ -6,7 +6,7 @@ use super::{AddressSpace, MapError, MapRequest, Overlap, State, WindowError};
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::registry::{PinError, RegionId};
-use crate::window::{Planned, Window, WindowRequest};
+use crate::window::{Plan, Planned, Window, WindowRequest};
 
 /// A window made because something is mapped there has at least so many TCEs: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
@@ -113,17 +113,19 @@ impl AddressSpace {
         if scratch.requests.iter().any(|checked| checked.page.is_none()) {
             let default = state.facts.and_then(|facts| facts.default);
             let low = |request: &MapRequest| default.is_some_and(|default| default.contains(request.iova.start()));
-            missing.extend(self.plan_one(state, scratch, low)?);
-            missing.extend(self.plan_one(state, scratch, |request| !low(request))?);
+            missing.extend(self.plan_one(state, scratch, None, low)?);
+            let first = missing.first().map(|missing: &Missing| missing.plan.clone());
+            missing.extend(self.plan_one(state, scratch, first.as_ref(), |request| !low(request))?);
         }
         Ok(missing)
     }
 
-    /// Plans the window for those of the requests without one that are `its`.
+    /// Plans the window for those of the requests without one that are `its`, as things stand once `first` is carried out.
     fn plan_one(
         &self,
         state: &State,
         scratch: &mut Scratch,
+        first: Option<&Plan>,
         its: impl Fn(&MapRequest) -> bool,
     ) -> Result<Option<Missing>, MapError> {
         let homeless = |checked: &&Checked| checked.page.is_none() && its(&checked.request);
@@ -142,7 +144,18 @@ impl AddressSpace {
         // Not larger than a host page: what is mapped next may be aligned to no more.
         let carries = carries.min(self.host().page_shift());
         let request = WindowRequest::cover(all).carries(carries).entries(DEMAND_ENTRIES);
-        let plan = self.plan_in(state, &request, Some(all)).map_err(|error| match error {
+        let mut situation = self.situation(state, Some(all))?;
+        if let Some(first) = first {
+            situation = situation.after(first);
+        }
+        // What lies in a window that is there will be mapped in that one.
+        let settled = |window: &IovaRange| {
+            scratch.requests.iter().any(|c| c.page.is_some() && window.contains_range(&c.request.iova))
+        };
+        for standing in &mut situation.standing {
+            standing.in_use |= settled(&standing.window.range);
+        }
+        let plan = self.plan_in(state, &situation, &request).map_err(|error| match error {
             WindowError::Refused(why) => MapError::NoWindow { asked: range, why },
             other => other.into(),
         })?;

@@ -6,6 +6,7 @@ use crate::host::{Errno, Obstacle, Platform};
 use crate::registry::{PinError, RegisterError};
 use crate::window::Refusal;
 use core::fmt;
+use rangemap::RangeSet;
 
 /// Why a mapping was not made. Nothing has changed, but where the error is [`MapError::NotRestored`]; the default window may
 /// have come to life for it, and stays.
@@ -91,6 +92,13 @@ pub struct NotRestored {
 impl NotRestored {
     pub(super) fn new(cause: CallError) -> Self {
         Self { cause, lost: Vec::new(), left: Vec::new() }
+    }
+
+    /// Devices may still reach `ranges`, too.
+    pub(super) fn leaves(&mut self, ranges: impl IntoIterator<Item = IovaRange>) {
+        let all: RangeSet<u64> =
+            self.left.iter().copied().chain(ranges).map(|range| range.start().0..range.end().0).collect();
+        self.left = all.iter().filter_map(|range| IovaRange::between(Iova(range.start), Iova(range.end))).collect();
     }
 }
 

@@ -1,11 +1,13 @@
 //! Mapping and unmapping.
 
 use super::apply::{self, ApplyError, Run};
+use super::astray;
 use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::permission::Permission;
-use crate::registry::{Part, RegionId, Registry};
+use crate::registry::{Part, RegionId};
+use crate::window::DefaultWindow;
 
 /// What to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,9 @@ impl AddressSpace {
 
     /// Maps all requests, or none. Neighbours that continue each other go out as one MAP.
     pub fn map_all(&self, requests: &[MapRequest], overlap: Overlap) -> Result<(), MapError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
         let Locked { state, scratch } = &mut *self.0.state.lock();
         self.map_with(state, scratch, requests, overlap)
     }
@@ -71,21 +76,27 @@ impl AddressSpace {
         requests: &[MapRequest],
         overlap: Overlap,
     ) -> Result<(), MapError> {
-        clear_astray(&self.0.registry, state);
+        astray::clear(&self.0.registry, state);
         self.check(state, requests, overlap, scratch)?;
         let planned = self.plan_missing(state, scratch)?;
         let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
         self.0.registry.pin(wanted, &state.containers, &mut scratch.parts)?;
         let mut made = Vec::new();
-        for missing in planned {
-            match self.make_missing(state, missing) {
-                Ok(window) => made.extend(window),
-                Err(error) => {
-                    self.unpin(scratch);
-                    self.unmake(state, &made);
-                    return Err(error.into());
-                }
+        let late = state.windows.default == DefaultWindow::Live && state.members.iter().any(|m| m.default_waits);
+        let ready = match late {
+            true => self.make_default_everywhere(state),
+            false => Ok(()),
+        };
+        let ready = ready.and_then(|()| {
+            for missing in planned {
+                made.extend(self.make_missing(state, missing)?);
             }
+            Ok(())
+        });
+        if let Err(error) = ready {
+            self.unpin(scratch);
+            self.unmake(state, &made);
+            return Err(error.into());
         }
         join_runs(scratch);
         state.unsure = true;
@@ -101,9 +112,10 @@ impl AddressSpace {
                 self.unmake(state, &made);
                 Err(MapError::Refused(error))
             }
-            Err(ApplyError::NotRestored(error)) => {
-                self.forget(state, &error);
-                self.go_astray(state, scratch, &error.left);
+            Err(ApplyError::NotRestored(mut error)) => {
+                let left = error.left.clone();
+                self.forget(state, &mut error);
+                self.go_astray(state, scratch, &left);
                 Err(error.into())
             }
         }
@@ -130,16 +142,16 @@ impl AddressSpace {
         }
     }
 
-    /// Books what could not be put back as not mapped, once no container maps it any more.
-    pub(super) fn forget(&self, state: &mut State, error: &NotRestored) {
+    /// Books what could not be put back as not mapped, and takes it out of the containers that still map it. Where that
+    /// fails, too, the error says so.
+    pub(super) fn forget(&self, state: &mut State, error: &mut NotRestored) {
         for &range in &error.lost {
             let astray = &mut state.astray;
-            self.0.books.write().remove(range, |mapping| {
-                let entered = astray.insert(mapping);
-                debug_assert!(entered.is_ok(), "it was in the map");
-            });
+            self.0.books.write().remove(range, |mapping| astray.insert(mapping));
         }
-        clear_astray(&self.0.registry, state);
+        astray::clear(&self.0.registry, state);
+        let stays = error.lost.iter().filter_map(|&lost| Some(state.astray.first_overlap(lost)?.iova));
+        error.leaves(stays.collect::<Vec<_>>());
     }
 
     /// Keeps pinned and in mind what devices may still reach of a map that failed; the rest of it is unpinned.
@@ -150,9 +162,8 @@ impl AddressSpace {
             for part in left.iter().filter_map(|&range| mapping.clip(range)) {
                 // What was put back there is right, and in the books.
                 for stray in books.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
-                    if state.astray.insert(stray).is_ok() {
-                        rest -= stray.iova.len();
-                    }
+                    state.astray.insert(stray);
+                    rest -= stray.iova.len();
                 }
             }
             self.0.registry.unpin([(mapping.region, rest)].into_iter());
@@ -163,7 +174,7 @@ impl AddressSpace {
     /// mapping, or several. Returns the bytes that were mapped.
     pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
-        clear_astray(&self.0.registry, state);
+        astray::clear(&self.0.registry, state);
         let Some(window) = state.windows.containing(range) else {
             return Err(UnmapError::NoWindow { asked: range });
         };
@@ -184,8 +195,8 @@ impl AddressSpace {
                 Ok(gone.iter().map(|mapping| mapping.iova.len()).sum())
             }
             Err(ApplyError::Refused(error)) => Err(UnmapError::Refused(error)),
-            Err(ApplyError::NotRestored(error)) => {
-                self.forget(state, &error);
+            Err(ApplyError::NotRestored(mut error)) => {
+                self.forget(state, &mut error);
                 Err(error.into())
             }
         }
@@ -203,26 +214,6 @@ fn new_mappings(scratch: &Scratch) -> impl Iterator<Item = Mapping<RegionId>> + 
         current = (iova.end() < request.iova.end()).then_some((request, iova.end()));
         Some(Mapping { iova, user: part.user.start(), permission: request.permission, region: part.region })
     })
-}
-
-/// Tries again to unmap what went astray; what is gone from all containers is counted out.
-pub(super) fn clear_astray(registry: &Registry, state: &mut State) {
-    if state.astray.is_empty() {
-        return;
-    }
-    let host = registry.host().as_ref();
-    for mapping in state.astray.iter().collect::<Vec<_>>() {
-        let page = state.windows.containing(mapping.iova).map_or(PageShift::P4K, |window| window.page);
-        let failed = state
-            .containers
-            .iter()
-            .filter(|&&container| apply::clear(host, container, &[mapping], page).is_err())
-            .count();
-        if failed == 0 {
-            state.astray.remove(mapping.iova, |_| {});
-            registry.unpin([(mapping.region, mapping.iova.len())].into_iter());
-        }
-    }
 }
 
 /// Makes runs of the requests, which are in order.

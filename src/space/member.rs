@@ -20,6 +20,8 @@ pub(super) struct MemberGroup {
 #[derive(Debug)]
 pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
+    /// The kernel will make this container's default window with the next call that may want it.
+    pub default_waits: bool,
     container: File,
 }
 
@@ -61,7 +63,7 @@ impl Member {
             return Err(AttachError::NoV2);
         }
         let group = MemberGroup::open_in(host, number, fd)?;
-        let member = Self { groups: vec![group], container };
+        let member = Self { groups: vec![group], default_waits: true, container };
         calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
         Ok(member)
     }

@@ -14,6 +14,7 @@
 //! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces do not wait for each other.
 
 mod apply;
+mod astray;
 mod attach;
 mod checks;
 mod device;
@@ -31,6 +32,7 @@ use crate::host::{Fd, Host};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::registry::{Pointing, RegionId, Registry};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
+use astray::Astray;
 use maps::Scratch;
 use member::Member;
 use parking_lot::{Mutex, RwLock};
@@ -61,9 +63,8 @@ struct State {
     windows: Windows,
     /// Bus addresses that shall be mappable.
     asked: RangeSet<u64>,
-    /// What devices may still reach though it is not in the map: an UNMAP failed that should have undone something. It
-    /// stays pinned, and is tried again.
-    astray: IntervalMap<RegionId>,
+    /// What devices may still reach though it is not in the map. It stays pinned, and is tried again.
+    astray: Astray,
     /// A call is under way; set for good when a panic came out of it.
     unsure: bool,
 }

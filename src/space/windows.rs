@@ -20,13 +20,14 @@ pub(super) struct Missing {
 impl AddressSpace {
     /// What would be done to get a window, and why; or why it cannot be had. Asks nothing of the kernel.
     pub fn plan(&self, request: &WindowRequest) -> Result<Plan, WindowError> {
-        self.plan_in(&self.0.state.lock().state, request, None)
+        let state = &self.0.state.lock().state;
+        self.plan_in(state, &self.situation(state, None)?, request)
     }
 
     /// Makes a window, unless one is there that serves, and returns it. It stays until it is removed.
     pub fn create_window(&self, request: &WindowRequest) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
-        let plan = self.plan_in(state, request, None)?;
+        let plan = self.plan_in(state, &self.situation(state, None)?, request)?;
         let window = self.carry_out(state, &plan, Origin::Asked)?;
         if let Some(window) = window {
             state.windows.keep(window.range.start());
@@ -63,7 +64,7 @@ impl AddressSpace {
         let state = &mut self.0.state.lock().state;
         let all = with_asked(state, range);
         let request = WindowRequest::cover(all);
-        let plan = self.plan_in(state, &request, Some(all))?;
+        let plan = self.plan_in(state, &self.situation(state, Some(all))?, &request)?;
         let window = self.carry_out(state, &plan, Origin::Demand)?;
         if let Some(window) = window {
             must_hold(&window, &request)
@@ -94,7 +95,7 @@ impl AddressSpace {
     }
 
     /// What there is, but for `except`, which is being asked just now.
-    fn situation(&self, state: &State, except: Option<IovaRange>) -> Result<Situation, WindowError> {
+    pub(super) fn situation(&self, state: &State, except: Option<IovaRange>) -> Result<Situation, WindowError> {
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let books = self.0.books.read();
         let asked = |range: IovaRange| {
@@ -112,6 +113,7 @@ impl AddressSpace {
         Ok(Situation {
             facts,
             default: state.windows.default,
+            default_waits: state.members.iter().filter(|member| member.default_waits).count() as u32,
             default_asked: facts.default.is_some_and(asked),
             standing: state.windows.iter().map(standing).collect(),
             containers: state.containers.len() as u32,
@@ -124,10 +126,10 @@ impl AddressSpace {
     pub(super) fn plan_in(
         &self,
         state: &State,
+        situation: &Situation,
         request: &WindowRequest,
-        except: Option<IovaRange>,
     ) -> Result<Plan, WindowError> {
-        let plan = plan(&self.situation(state, except)?, request)?;
+        let plan = plan(situation, request)?;
         let refused = self.0.registry.refused_windows();
         for group in state.members.iter().flat_map(|member| &member.groups) {
             for step in &plan.steps {
@@ -135,21 +137,30 @@ impl AddressSpace {
                     refused.check(group.number, page, size)?;
                 }
             }
-            // Whatever is created, the waiting default window comes first.
-            let waits = state.windows.default == DefaultWindow::Pending;
-            let dropped = plan.steps.iter().any(|step| matches!(step, Step::Remove(_)));
-            if let Some(window) = default_window(state).filter(|_| waits && !dropped) {
-                refused.check(group.number, window.page, window.range.len())?;
-            }
+        }
+        drop(refused);
+        // Whatever is created, the waiting default window comes first.
+        if !plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
+            self.default_may_come(state)?;
         }
         Ok(plan)
+    }
+
+    /// Whether the default window may be asked for where it waits.
+    fn default_may_come(&self, state: &State) -> Result<(), Refusal> {
+        let Some(window) = default_window(state) else { return Ok(()) };
+        let refused = self.0.registry.refused_windows();
+        let waiting = state.members.iter().filter(|member| member.default_waits);
+        waiting
+            .flat_map(|member| &member.groups)
+            .try_for_each(|group| refused.check(group.number, window.page, window.range.len()))
     }
 
     /// Makes the window that requests of a map are missing; the range of one that was created.
     pub(super) fn make_missing(&self, state: &mut State, missing: Missing) -> Result<Option<IovaRange>, WindowError> {
         let Missing { range, plan } = missing;
         let Some(window) = self.carry_out(state, &plan, Origin::Demand)? else {
-            self.materialize_default(state)?;
+            self.make_default(state)?;
             return Ok(None);
         };
         if !window.range.contains_range(&range) {
@@ -212,7 +223,7 @@ impl AddressSpace {
                     }
                 }
             };
-            match self.create_one(&state.members[done], page, size, levels) {
+            match self.create_one(&mut state.members[done], page, size, levels) {
                 Ok(start) if expected.is_none_or(|expected| expected == start) => expected = Some(start),
                 Ok(start) => {
                     undo(&[container], Some(start));
@@ -234,10 +245,12 @@ impl AddressSpace {
     }
 
     /// Creates in one container. What the kernel refuses is remembered for its groups: each try leaks the table's charge.
-    fn create_one(&self, member: &Member, page: PageShift, size: u64, levels: u32) -> Result<Iova, CallError> {
+    fn create_one(&self, member: &mut Member, page: PageShift, size: u64, levels: u32) -> Result<Iova, CallError> {
         let result = calls::tce_create(self.host(), member.fd(), page, size, levels);
-        if let Err(error) = &result {
-            self.remember(member, page, size, error);
+        match &result {
+            // CREATE makes the waiting default window first.
+            Ok(_) => member.default_waits = false,
+            Err(error) => self.remember(member, page, size, error),
         }
         result
     }
@@ -249,46 +262,57 @@ impl AddressSpace {
     }
 
     fn remove_in(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
-        // A waiting default window is cancelled by 0, wherever it would start.
-        let there = state.windows.iter().any(|window| window.range.start() == start);
-        let named = if there { start } else { Iova(0) };
-        for &container in &state.containers {
-            calls::tce_remove(self.host(), container, named)
+        let there = state.windows.iter().find(|window| window.range.start() == start).copied();
+        let default = there.is_none_or(|window| window.origin == Origin::Default);
+        for member in &mut state.members {
+            // A waiting default window is cancelled by 0, wherever it would start.
+            let named = if default && member.default_waits { Iova(0) } else { start };
+            calls::tce_remove(self.host(), member.fd(), named)
                 .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
+            member.default_waits &= !default;
         }
-        let there = state.windows.iter().find(|window| window.range.start() == start).map(|window| window.range);
         match there {
-            Some(range) => drop(state.windows.remove(range)),
+            Some(window) => drop(state.windows.remove(window.range)),
             None => state.windows.default = DefaultWindow::Gone,
         }
         Ok(())
     }
 
-    /// Has the kernel create the waiting default window, by an UNMAP of one page in it: were it left to the first MAP,
-    /// one could not tell whether that failed before or after.
+    /// Has the kernel create the default window wherever it waits, by an UNMAP of one page in it: were it left to the
+    /// first MAP, one could not tell whether that failed before or after.
     ///
-    /// The container has registered memory by now, without which it takes no UNMAP.
-    fn materialize_default(&self, state: &mut State) -> Result<(), WindowError> {
+    /// The containers have registered memory by now, without which they take no UNMAP.
+    fn make_default(&self, state: &mut State) -> Result<(), WindowError> {
         let Some(window) = default_window(state) else { return Ok(()) };
         let Ok(page) = IovaRange::new(window.range.start(), window.page.bytes()) else { return Ok(()) };
-        for member in &state.members {
+        for member in state.members.iter_mut().filter(|member| member.default_waits) {
             calls::unmap_dma(self.host(), member.fd(), page).map_err(|error| {
                 self.remember(member, window.page, window.range.len(), &error);
                 WindowError::Call { error, gone: Vec::new() }
             })?;
+            member.default_waits = false;
         }
-        state.windows.insert(window);
+        default_comes(state);
         Ok(())
     }
 
+    /// The same in containers that joined since it came to life, once something is mapped in it.
+    pub(super) fn make_default_everywhere(&self, state: &mut State) -> Result<(), WindowError> {
+        let situation = self.situation(state, None)?;
+        situation.affords(situation.default_due())?;
+        self.default_may_come(state)?;
+        self.make_default(state)
+    }
+
     /// Gives a container that joins the windows the space has, slot by slot.
-    pub(super) fn make_alike(&self, state: &State, member: &Member) -> Result<(), WindowError> {
+    pub(super) fn make_alike(&self, state: &State, member: &mut Member) -> Result<(), WindowError> {
         let Some(facts) = state.facts else { return Err(WindowError::NoGroup) };
         let mut dynamic: Vec<_> = state.windows.iter().filter(|window| window.origin != Origin::Default).collect();
         dynamic.sort_by_key(|window| window.range.start());
         let waits = state.windows.default == DefaultWindow::Gone && facts.default.is_some();
-        let drop_default = || {
+        let drop_default = |member: &mut Member| {
             let call = |error| WindowError::Call { error, gone: Vec::new() };
+            member.default_waits = false;
             calls::tce_remove(self.host(), member.fd(), Iova(0)).map_err(call)
         };
         // The lowest free slot decides where a window starts: a default window that is to be gone keeps its slot, the
@@ -301,7 +325,7 @@ impl AddressSpace {
         let table = |window: &Window| locked_bytes(&facts, window.page, window.range.len(), window.levels);
         let default = default_window(state).filter(|_| !waits || last);
         let locked = dynamic.iter().map(|window| table(window)).chain(default.iter().map(table)).sum();
-        Situation { containers: 1, ..self.situation(state, None)? }.affords(locked)?;
+        self.situation(state, None)?.affords(locked)?;
         {
             let refused = self.0.registry.refused_windows();
             let made = dynamic.iter().copied().chain(default.as_ref());
@@ -310,7 +334,7 @@ impl AddressSpace {
             }
         }
         if waits && !last {
-            drop_default()?;
+            drop_default(member)?;
         }
         // A live one is created by the first call that needs it.
         for window in dynamic {
@@ -321,7 +345,7 @@ impl AddressSpace {
                 return Err(WindowError::Elsewhere { start, expected: window.range.start() });
             }
         }
-        if waits && last { drop_default() } else { Ok(()) }
+        if waits && last { drop_default(member) } else { Ok(()) }
     }
 }
 

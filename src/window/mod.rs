@@ -2,16 +2,20 @@
 
 mod facts;
 mod plan;
+mod planning;
 mod refusal;
 mod refused;
 mod request;
+mod situation;
 mod table;
 
 pub use facts::{DEFAULT_PAGE, WindowFacts};
-pub use plan::{Plan, Planned, Situation, Standing, Step, plan, plan_removal};
+pub use plan::{Plan, Planned, Step};
+pub use planning::{plan, plan_removal};
 pub use refusal::{Reason, Refusal};
 pub use refused::RefusedWindows;
 pub use request::{Want, WindowRequest};
+pub use situation::{Situation, Standing};
 pub use table::{Teardown, locked_bytes, teardown};
 
 use crate::addr::{Iova, IovaRange, PageShift};

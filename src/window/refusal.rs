@@ -44,6 +44,8 @@ pub enum Reason {
     DefaultMakesRoom,
     /// A small 4K window is the default window again.
     DefaultAgain,
+    /// It is larger than the default window, which a smaller 4K window in the first slot would be again.
+    BeyondDefault,
     /// An empty window that is too small makes room.
     MakesRoom(IovaRange),
     /// The window covers bus addresses where powernv decodes 32-bit MMIO.
@@ -71,6 +73,9 @@ impl fmt::Display for Reason {
             Self::DefaultComesToo => f.write_str("the kernel creates the waiting default window as well"),
             Self::DefaultMakesRoom => f.write_str("the firmware has one window, the unused default window makes room"),
             Self::DefaultAgain => f.write_str("4K pages: a small window in the first slot is the default window again"),
+            Self::BeyondDefault => {
+                f.write_str("larger than the default window: a smaller 4K window in the first slot would be that again")
+            }
             Self::MakesRoom(range) => write!(f, "the empty window at {range} makes room"),
             Self::OverlapsMmio => {
                 f.write_str("caution: bus addresses from 2G to 4G may be decoded as MMIO, do not map there")

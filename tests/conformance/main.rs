@@ -7,20 +7,22 @@
 //! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
 //! that would crash, poison or lose something (a [`Violation`](spapr_iommu::host::model::Violation)) or take too long are
 //! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
-//! shrunk to the shortest sequence of steps that still differs, and printed. Steps are bare calls, most of which a scenario
-//! of `spapr-iommu run` cannot express: that goes through the library, which refuses them.
+//! shrunk to the shortest sequence of steps that still differs, and printed as a scenario of bare steps with the model's
+//! answers, which `spapr-iommu run` replays.
 //!
-//! `--fatal` makes one of the calls that are left out; `--refused` asks the library for the same (`fatal.rs`).
+//! The calls that are left out each have a test of their own in `tests/contract`.
 
-mod fatal;
+#[path = "../shared/huge.rs"]
+mod huge;
 mod kernel;
 mod lockstep;
+#[path = "../shared/machine.rs"]
 mod machine;
 
 use clap::Parser;
 use lockstep::episode::Pair;
 use lockstep::run::{Amount, Summary, run};
-use lockstep::side::{Side, fresh_model, names, shifted_model};
+use lockstep::side::{Side, groups, shifted_model};
 use spapr_iommu::host::model::Preset;
 use spapr_iommu::host::vfio::Vfio;
 use std::process::ExitCode;
@@ -58,25 +60,11 @@ struct Options {
     /// Do not look for the shortest sequence that differs
     #[arg(long)]
     no_shrink: bool,
-    /// Instead: make a call that ends this machine
-    #[arg(long)]
-    fatal: Option<fatal::Trap>,
-    /// Instead: ask the library for what `--fatal` does
-    #[arg(long)]
-    refused: Option<fatal::Trap>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match (options.fatal, options.refused) {
-        (Some(trap), _) => fatal::bare(trap).map(|text| (text, false)),
-        (_, Some(trap)) => fatal::refused(trap).map(|text| (text, true)),
-        _ => compare(&options).map(|good| (String::new(), good)).map_err(Into::into),
-    };
-    match done.map(|(text, good)| {
-        println!("{text}");
-        good
-    }) {
+    match compare(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -102,18 +90,17 @@ fn compare(options: &Options) -> Result<bool, String> {
         Some(preset) => preset,
         None => machine::preset(&host)?,
     };
-    let model = || fresh_model(preset);
     if options.itself {
         amount.huge = preset.huge_pages().to_vec();
         let other = || shifted_model(preset);
-        let summary = run(&Pair { model: &model, real: &other }, &amount, progress)?;
+        let summary = run(&Pair { model: preset, real: &other }, &amount, progress)?;
         let what = format!("model:{preset} with itself");
         return Ok(report(&summary, &amount, &what, options.json));
     }
-    amount.huge = machine::huge_pages(preset.huge_pages());
-    let names = names(&host)?;
-    let real = || Ok(Side::new(Vfio::new(), names.clone()));
-    let summary = run(&Pair { model: &model, real: &real }, &amount, progress)?;
+    amount.huge = huge::huge_pages(preset.huge_pages());
+    let groups = groups(&host)?;
+    let real = || Ok(Side::new(Vfio::new(), groups.clone()));
+    let summary = run(&Pair { model: preset, real: &real }, &amount, progress)?;
     let what = format!("model:{preset} with Linux {}", machine::release()?);
     Ok(report(&summary, &amount, &what, options.json))
 }

@@ -2,6 +2,8 @@
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- kernel`
 
+#[path = "../shared/groups.rs"]
+mod groups;
 mod kills;
 mod process;
 mod victim;
@@ -57,15 +59,11 @@ impl Busy {
 
 /// The first two groups that VFIO can use.
 fn groups(host: &Vfio) -> Result<[u32; 2], Failed> {
-    let all: Vec<u32> = host.groups().iter().filter(|group| has_vfio_pci(group)).map(|group| group.number).collect();
+    let all: Vec<u32> = groups::groups(host).iter().map(|group| group.number).collect();
     match all[..] {
         [first, second, ..] => Ok([first, second]),
         _ => Err(format!("two groups with vfio-pci are needed, there are {all:?}").into()),
     }
-}
-
-fn has_vfio_pci(group: &spapr_iommu::host::GroupFacts) -> bool {
-    group.devices.iter().any(|device| device.driver.as_deref() == Some("vfio-pci"))
 }
 
 /// Rounds of all there is leave locked memory, files and free memory as they were.

@@ -37,6 +37,17 @@ fn set_iommu_wants_a_group_and_a_known_type_once() {
 }
 
 #[test]
+fn eeh_is_an_extension_where_there_is_some_and_never_a_type() {
+    for (preset, expected) in [("powernv8", Errno::EINVAL), ("pseries", Errno::ENODEV)] {
+        let model = model(preset);
+        let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(0)).unwrap());
+        assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), OK);
+        assert_eq!(model.call(container, &mut Call::SetIommu(eeh::EXTENSION)), Err(expected), "{preset}");
+        assert_eq!(model.call(container, &mut Call::SetIommu(7)), OK);
+    }
+}
+
+#[test]
 fn an_unbound_container_knows_no_driver_call() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();

@@ -12,3 +12,8 @@ mod registration;
 mod twin;
 mod v1;
 mod windows;
+
+#[path = "../fuzz/targets/raw.rs"]
+mod raw;
+#[path = "../fuzz/targets/raw_step.rs"]
+mod raw_step;

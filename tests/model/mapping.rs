@@ -194,13 +194,35 @@ fn a_map_past_the_window_kills_pseries_or_leaks_a_count() {
 
     let b = bench("pseries");
     let memory = b.registered(0x10000);
-    assert_eq!(b.remove(0), OK);
-    assert_eq!(b.create(12, 0x4000, 1), Ok(0));
-    assert_eq!(b.map(memory.start(), 0x2000, 0x3000), Err(Errno::EINTR));
-    assert_eq!((b.entries(0), b.mapped(memory)), (vec![], 1));
+    assert_eq!(b.create(12, 0x4000, 1), Ok(HIGH));
+    assert_eq!(b.map(memory.start(), HIGH + 0x2000, 0x3000), Err(Errno::EINTR));
+    assert_eq!((b.entries(1), b.mapped(memory)), (vec![], 1));
     assert_eq!(b.violations()[1], Violation::LeakedCount { range: memory });
     b.close_all();
     assert_eq!(b.violations()[2], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });
+}
+
+#[test]
+fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
+    for preset in ["pseries", "pseries-4k-7.2"] {
+        let b = bench(preset);
+        let memory = b.registered(0x10000);
+        assert_eq!(b.remove(0), OK);
+        assert_eq!(b.create(12, 0x4000, 1), Ok(0));
+        assert_eq!(b.map(memory.start(), 0x2000, 0x3000), OK, "the hypervisor's window is larger");
+        assert_eq!(b.unmap(0, 0x4000), OK);
+        assert_eq!(b.mapped(memory), 1, "the one behind the end");
+        assert!(matches!(b.violations()[..], [Violation::MapPastWindow { fatal: false, .. }]));
+        b.close_all();
+        assert_eq!(b.violations()[1], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });
+    }
+    // Up to the end of the page that the kernel's array ends in.
+    let b = bench("pseries-4k");
+    let memory = b.registered(0x20_1000);
+    assert_eq!(b.remove(0), OK);
+    assert_eq!(b.create(12, 0x4000, 1), Ok(0));
+    assert_eq!(b.map(memory.start(), 0, 0x20_1000), Err(Errno::EINTR));
+    assert!(matches!(b.violations()[..], [Violation::MapPastWindow { fatal: true, .. }]));
 }
 
 #[test]

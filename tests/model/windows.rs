@@ -165,4 +165,17 @@ fn a_page_shift_passes_for_another_by_its_low_seven_bits() {
     // What the kernel charges for a table of two levels, in whole pages.
     assert_eq!(b.model.locked(), 0xffff_0000);
     assert!(b.violations().contains(&Violation::WildPageShift { page_shift: 140 }));
+    let b = bench("pseries-7.2");
+    assert_eq!(b.remove(0), OK);
+    assert_eq!(b.create(128 + 12, 1 << 63, 2), Err(Errno::EINVAL));
+    assert_eq!((b.model.locked(), b.violations()), (0, vec![]));
+}
+
+#[test]
+fn a_wild_page_shift_loses_no_more_than_was_charged() {
+    let b = bench("pseries");
+    // A table below one host page costs nothing.
+    assert_eq!(b.create(128 + 12, 0x7_0000, 1), Err(Errno::EINVAL));
+    assert_eq!(b.violations(), [Violation::WildPageShift { page_shift: 140 }]);
+    assert_eq!(b.model.leaks(), []);
 }

@@ -84,6 +84,54 @@ examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists o
 "#]]);
 }
 
+const BARE: &str = "title = 'bare'\n[[bare]]\nopen = { file = 'group0' }\n";
+
+#[test]
+fn bare_steps_run_on_the_running_kernel_only_when_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.toml"), BARE).unwrap();
+    let run = |more: &[&str]| {
+        let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(folder.path()).env_remove("RUST_LOG");
+        command.args(["run", "x.toml"]).args(more).assert()
+    };
+    run(&["--host", "vfio"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+x.toml: it makes bare calls, which may crash this machine or lose its memory and devices until it boots again: try it on a model (`--host model:powernv9`), and give `--bare` where that may happen
+
+"#]]);
+    // Past that, there is no POWER machine here.
+    #[cfg(not(target_arch = "powerpc64"))]
+    run(&["--host", "vfio", "--bare"]).code(3);
+    run(&[]).code(0).stderr_eq(str![]);
+    run(&["--host", "model:pseries", "--bare"]).code(0);
+}
+
+#[test]
+fn what_a_bare_step_does_to_a_kernel_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = [
+        "allocate = { size = '64K' }",
+        "open = { file = 'container0' }",
+        "open = { file = 'group0' }",
+        "group-set-container = { file = 'group0', container = 'container0' }",
+        "set-iommu = { file = 'container0', type = 7 }",
+        "register-memory = { file = 'container0', vaddr = 'memory0', size = '64K' }",
+        "map-dma = { file = 'container0', flags = 3, vaddr = 'memory0', iova = '1M', size = '64K' }",
+        "unregister-memory = { file = 'container0', vaddr = 'memory0', size = '64K' }",
+        "tce-create = { file = 'container0', page_shift = 12, window_size = '16M', levels = 1 }\ngives = { start_addr = 1 }",
+    ];
+    let text: String = steps.iter().map(|step| format!("[[bare]]\n{step}\n")).collect();
+    std::fs::write(folder.path().join("x.toml"), format!("title = 'bare'\n{text}")).unwrap();
+    let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(folder.path()).env_remove("RUST_LOG");
+    let run = command.args(["run", "x.toml"]).assert().code(1);
+    run.stderr_eq(str![[r#"
+x.toml:19: step 9 (tce-create): expected 0 start_addr=0x1, got 0 start_addr=0x800000000000000
+x.toml: after everything was given back 65536 bytes are still locked
+x.toml: in the kernel: violation: UNREGISTER of user memory0+0x0-memory0+0x10000 (64K) while 16 TCEs point there: pinned until reboot
+x.toml: in the kernel: leak: user memory0+0x0-memory0+0x10000 (64K) stays pinned
+
+"#]]);
+}
+
 #[test]
 fn memory_that_is_not_to_be_had_is_an_obstacle() {
     let memory = "[[memory]]\nname = 'huge'\nsize = '2M'\npage = '2M'\n";

@@ -3,6 +3,7 @@
 mod command;
 mod documents;
 mod examples;
+mod failures;
 mod faults;
 mod mutations;
 mod wrong_files;

@@ -6,8 +6,14 @@ mod groups;
 mod leases;
 mod locked;
 mod maps;
+mod programs;
 mod ruled;
+mod sequences;
 mod stress;
 mod threads;
-mod twin;
+mod together;
+mod twice;
 mod windows;
+
+#[path = "../twin/mod.rs"]
+mod twin;

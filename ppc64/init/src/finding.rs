@@ -16,6 +16,11 @@ pub fn is_fatal(line: &str) -> bool {
     FATAL.iter().any(|word| has_word(line, word))
 }
 
+/// Does this line report a warning, and no more than that?
+pub fn is_warning(line: &str) -> bool {
+    FAULTS.iter().all(|word| has_word(line, word) == (*word == "WARNING:"))
+}
+
 /// Finds `word` where it does not continue another word, as `BUG:` does in `DEBUG:`.
 fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| !line[..at].chars().next_back().is_some_and(char::is_alphanumeric))

@@ -119,7 +119,20 @@ impl Cell {
         !self.firmware.iter().any(|word| word == "noddw")
     }
 
-    /// Whether it ends with an oops when a map reaches over a window's end.
+    /// Rules of the contract that end the machine, each of which wants one for itself.
+    pub fn fatal_rules(&self) -> &'static [&'static str] {
+        match self.machine.as_str() {
+            "powernv8" => &[
+                "map_of_no_bytes_at_0_hangs_power8",
+                "unmap_of_no_bytes_at_0_hangs_power8",
+                "map_at_0_that_fails_at_once_hangs_power8",
+            ],
+            "pseries" if self.has_windows() => &["map_past_the_end_of_a_window_is_an_oops_on_pseries"],
+            _ => &[],
+        }
+    }
+
+    /// Whether it is a guest of a hypervisor.
     pub fn is_pseries(&self) -> bool {
         self.machine == "pseries"
     }

@@ -71,6 +71,12 @@ pub(crate) fn tests(name: &str, end: Option<&str>) -> Checks {
     if checks.is_empty() { vec![(name.into(), Err("there were none".into()))] } else { checks }
 }
 
+/// Rules of the contract that were shown on the running kernel, bare calls and all.
+pub(crate) fn rules(output: &str) -> usize {
+    let shown = |line: &&str| line.starts_with("test [kernel] ") && line.ends_with(" ok");
+    output.lines().filter(shown).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +109,12 @@ mod tests {
         for nothing in [None, Some("test result: ok. 0 passed; 0 failed")] {
             assert_eq!((tests("x", nothing).len(), good(nothing)), (1, 0));
         }
+    }
+
+    #[test]
+    fn rules_count_where_the_kernel_showed_them() {
+        let output =
+            "test [kernel]  a ... ok\ntest [library] b ... ok\ntest [kernel]  c ... FAILED\ntest [model:x] d ... ok";
+        assert_eq!(rules(output), 1);
     }
 }

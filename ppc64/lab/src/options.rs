@@ -71,6 +71,9 @@ pub struct Options {
     /// Succeed if, and only if, the kernel oopses or panics
     #[arg(long)]
     pub expect_oops: bool,
+    /// Let the kernel warn: other faults still fail the run
+    #[arg(long)]
+    pub allow_warnings: bool,
     /// Memory that may be missing after the commands [default: 1024, 512 more for each further processor]
     #[arg(long, value_name = "KIB")]
     pub leak_tolerance: Option<u64>,

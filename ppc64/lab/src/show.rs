@@ -7,14 +7,18 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::compare::{self, Checks};
 
 /// What a cell showed.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Shown {
+    /// Of the repository.
+    pub commit: String,
+    /// Where the walk started.
+    pub seed: u64,
     /// The kernel that ran.
     pub kernel: String,
     /// Its page size in KiB, and its MMU.
@@ -25,8 +29,6 @@ pub struct Shown {
     pub checks: Checks,
     /// Rules of the kernel's contract that were shown on the kernel.
     pub rules: usize,
-    /// Scenarios in which a device's transfers were compared.
-    pub dma: usize,
     /// The random walk.
     pub walk: Walk,
     /// How long all of it took.
@@ -41,7 +43,7 @@ impl Shown {
 }
 
 /// What the random walk came to.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Walk {
     /// Operations compared.
     pub operations: u64,
@@ -66,13 +68,16 @@ pub struct Run {
     pub seed: u64,
 }
 
+/// Memory that rules with scars may lose.
+const LOST_KIB: &str = "1000000";
+
 /// Slowest walk that is waited for, operations a second.
 const SLOWEST: u64 = 50;
 
 /// Runs everything. `progress` gets lines that say how far it is.
 pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &dyn Fn(&str)) -> Result<Shown> {
     let began = Instant::now();
-    let mut shown = Shown::default();
+    let mut shown = Shown { commit: commit(repository)?, seed: run.seed, ..Shown::default() };
     let lab = Lab { cell, repository, logs, progress };
     let mut words: Vec<String> = Vec::new();
     let mut then = |line: &[&str]| {
@@ -83,12 +88,14 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     };
     if cell.has_windows() {
         let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
-        then(&[&["spapr-iommu", "run", "--json", "--host", "vfio"], &names[..]].concat());
+        then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
         then(&["kernel", "--format", "terse"]);
     }
     let preset = cell.preset();
+    then(&["contract", "--preset", &preset]);
     let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
     then(&["conformance", "--json", "--preset", &preset, "--seed", &seed, "--ops", &operations]);
+    // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
     let timeout = 600 + run.operations / SLOWEST;
     let real = lab.run("real", &["--timeout", &timeout.to_string()], &words)?;
 
@@ -110,6 +117,8 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     if cell.has_windows() {
         shown.checks.extend(compare::tests("kernel test", ends.next()));
     }
+    shown.checks.extend(compare::tests("rule", ends.next()));
+    shown.rules = compare::rules(&real.output);
     let answer = match walk(&real.output) {
         None => Err("the walk did not come to an end".into()),
         Some(walk) => {
@@ -120,8 +129,29 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     };
     shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
     facts(&real.errors, &mut shown);
+    lab.scars(&mut shown)?;
+    for rule in cell.fatal_rules() {
+        lab.fatal(rule, &mut shown)?;
+    }
     shown.took = began.elapsed();
+    fs::write(kept(cell, logs), serde_json::to_vec(&shown)?)?;
     Ok(shown)
+}
+
+/// What a cell showed when it was last run.
+pub fn last(cell: &Cell, logs: &Path) -> Option<Shown> {
+    serde_json::from_slice(&fs::read(kept(cell, logs)).ok()?).ok()
+}
+
+fn kept(cell: &Cell, logs: &Path) -> PathBuf {
+    logs.join(format!("{}.json", cell.file_name()))
+}
+
+/// What the repository holds.
+fn commit(repository: &Path) -> Result<String> {
+    let git = ["describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"];
+    let output = Command::new("git").args(git).current_dir(repository).output().context("start git")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A cell with where to run it and where to keep what it prints.
@@ -140,6 +170,31 @@ struct Done {
 }
 
 impl Lab<'_> {
+    /// Rules of the contract that leave scars, in a machine of their own.
+    fn scars(&self, shown: &mut Shown) -> Result<()> {
+        let mut options = vec!["--allow-warnings", "--leak-tolerance", LOST_KIB];
+        if self.cell.is_pseries() {
+            // A rule that poisons a group has one to itself.
+            options.extend(["--device", "edu"].repeat(4));
+        }
+        let words = ["contract", "--preset", &self.cell.preset(), "--scars"].map(str::to_owned);
+        let done = self.run("scars", &options, &words)?;
+        let end = done.output.lines().find(|line| line.starts_with("test result:"));
+        shown.checks.extend(compare::tests("rule that leaves scars", end));
+        shown.checks.push(("the machine lives with its scars".into(), done.well));
+        shown.rules += compare::rules(&done.output);
+        Ok(())
+    }
+
+    /// A rule that ends the machine: the end is what is wanted.
+    fn fatal(&self, rule: &str, shown: &mut Shown) -> Result<()> {
+        let words = ["contract", "--preset", &self.cell.preset(), "--fatal", rule].map(str::to_owned);
+        let done = self.run(rule, &["--expect-oops", "--timeout", "200"], &words)?;
+        shown.rules += usize::from(done.well.is_ok());
+        shown.checks.push((format!("{rule}: the machine ends"), done.well));
+        Ok(())
+    }
+
     /// Runs commands in the machine.
     fn run(&self, what: &str, options: &[&str], words: &[String]) -> Result<Done> {
         let file = |end: &str| self.logs.join(format!("{}.{what}.{end}", self.cell.file_name()));

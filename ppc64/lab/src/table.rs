@@ -41,10 +41,10 @@ pub fn line(cell: &Cell, shown: &Shown) -> String {
 /// All cells as a table in Markdown.
 pub fn markdown(cells: &[(Cell, Shown)]) -> String {
     let mut text = String::from(
-        "| cell | kernel | pages | MMU | host bridge | checks | rules shown | calls compared | different | calls/s \
-         | DMA scenarios | DMA transfers | time |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| cell | kernel | pages | MMU | host bridge | checks | rules | calls compared | different | DMA transfers \
+         | calls/s | seed | time | commit |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    let mut sums = [0; 7];
+    let mut sums = [0; 6];
     for (cell, shown) in cells {
         let Shown { walk, .. } = shown;
         let numbers = [
@@ -53,38 +53,39 @@ pub fn markdown(cells: &[(Cell, Shown)]) -> String {
             shown.rules as u64,
             walk.operations,
             walk.differences,
-            shown.dma as u64,
             walk.transfers,
         ];
         sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
-        let [passed, checks, rules, operations, differences, dma, transfers] = numbers;
+        let [passed, checks, rules, operations, differences, transfers] = numbers;
         let _ = writeln!(
             text,
-            "| {} | {} | {}K | {} | {} | {passed} of {checks} | {rules} | {operations} | {differences} | {:.0} | {dma} \
-             | {transfers} | {:.0} s |",
+            "| {} | {} | {}K | {} | {} | {passed} of {checks} | {rules} | {operations} | {differences} | {transfers} \
+             | {:.0} | {} | {:.0} s | {} |",
             cell.machine(),
             shown.kernel.replace("-powerpc64le-64k", "").replace("-powerpc64le", ""),
             shown.page_kib,
             shown.mmu.to_lowercase(),
             cell.host_bridge(),
             walk.operations as f64 / walk.seconds.max(0.001),
+            shown.seed,
             shown.took.as_secs_f64(),
+            shown.commit,
         );
     }
-    let [passed, checks, rules, operations, differences, dma, transfers] = sums;
+    let [passed, checks, rules, operations, differences, transfers] = sums;
     let _ = writeln!(
         text,
-        "| all | | | | | {passed} of {checks} | {rules} | {operations} | {differences} | | {dma} | {transfers} | |"
+        "| {} cells | | | | | {passed} of {checks} | {rules} | {operations} | {differences} | {transfers} | | | | |",
+        cells.len()
     );
     text
 }
 
 /// Puts the table where the last one is.
-pub fn write(file: &Path, cells: &[(Cell, Shown)], how: &str) -> Result<()> {
+pub fn write(file: &Path, cells: &[(Cell, Shown)]) -> Result<()> {
     let name = file.display();
     let before = std::fs::read_to_string(file).with_context(|| format!("read {name}"))?;
-    let after = replaced(&before, &format!("{how}\n\n{}", markdown(cells)))
-        .with_context(|| format!("{name} has no place for the table"))?;
+    let after = replaced(&before, &markdown(cells)).with_context(|| format!("{name} has no place for the table"))?;
     std::fs::write(file, after).with_context(|| format!("write {name}"))
 }
 
@@ -110,6 +111,6 @@ mod tests {
         let cell: Cell = "pseries:6.12".parse().unwrap();
         let text = markdown(&[(cell, Shown::default())]);
         let columns: Vec<usize> = text.lines().map(|line| line.matches('|').count()).collect();
-        assert_eq!(columns, [14; 4]);
+        assert_eq!(columns, [15; 4]);
     }
 }

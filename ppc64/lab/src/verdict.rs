@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use ppc64_init::finding::{is_fault, is_warning};
 use ppc64_init::protocol::Report;
 
 use crate::boot::End;
@@ -30,20 +31,31 @@ pub struct Verdict {
     pub text: String,
 }
 
+/// What a run may or must show.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// The kernel must oops or panic.
+    pub oops: bool,
+    /// The kernel may warn.
+    pub warnings: bool,
+    /// Memory that may be missing, in KiB.
+    pub leak_tolerance: u64,
+}
+
 /// Judges what was seen. The first of these decides: interruption, an expected oops, a kernel fault, a time-out,
 /// a failure of the first process, a failed command, a leak.
-pub fn judge(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64) -> Verdict {
+pub fn judge(seen: &Seen, end: End, expected: Expected) -> Verdict {
     let mut text = String::new();
-    let status = decide(seen, end, expect_oops, leak_tolerance, &mut text);
+    let status = decide(seen, end, expected, &mut text);
     Verdict { status, text }
 }
 
-fn decide(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64, text: &mut String) -> u8 {
+fn decide(seen: &Seen, end: End, expected: Expected, text: &mut String) -> u8 {
     if let End::Interrupted(signal) = end {
         *text += "interrupted\n";
         return u8::try_from(128 + signal).unwrap_or(FAILED);
     }
-    if let (true, Some(line)) = (expect_oops, &seen.fatal) {
+    if let (true, Some(line)) = (expected.oops, &seen.fatal) {
         let _ = writeln!(text, "the kernel oopsed, as expected: {line}");
         return 0;
     }
@@ -55,10 +67,12 @@ fn decide(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64, text: &
             _ => None,
         })
         .collect();
-    if !seen.faults.is_empty() || !kernel_log.is_empty() {
+    let console: Vec<&String> = seen.faults.iter().collect();
+    // A warning comes with a trace, whose lines are no faults of their own.
+    let counts = |line: &&String| !expected.warnings || is_fault(line) && !is_warning(line);
+    if console.iter().chain(&kernel_log).any(counts) {
         *text += "kernel fault:\n";
         // The log holds what the console showed and more, unless the machine died before it was read.
-        let console = seen.faults.iter().collect();
         let lines = if kernel_log.is_empty() { console } else { kernel_log };
         for line in lines {
             let _ = writeln!(text, "  {line}");
@@ -93,7 +107,7 @@ fn decide(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64, text: &
             i128::from(after) - i128::from(before)
         );
     }
-    if expect_oops {
+    if expected.oops {
         *text += "an oops was expected and none came\n";
         return FAILED;
     }
@@ -105,8 +119,8 @@ fn decide(seen: &Seen, end: End, expect_oops: bool, leak_tolerance: u64, text: &
         return status;
     }
     match memory {
-        Some((before, after)) if before.saturating_sub(after) > leak_tolerance => {
-            let _ = writeln!(text, "leak: {} KiB are missing, {leak_tolerance} are allowed", before - after);
+        Some((before, after)) if before.saturating_sub(after) > expected.leak_tolerance => {
+            let _ = writeln!(text, "leak: {} KiB are missing, {} are allowed", before - after, expected.leak_tolerance);
             FAILED
         }
         Some(_) => 0,
@@ -155,8 +169,10 @@ mod tests {
         Seen { reports, ..Seen::default() }
     }
 
-    fn status(seen: &Seen, end: End, expect_oops: bool) -> u8 {
-        judge(seen, end, expect_oops, 1024).status
+    const EXPECTED: Expected = Expected { oops: false, warnings: false, leak_tolerance: 1024 };
+
+    fn status(seen: &Seen, end: End, oops: bool) -> u8 {
+        judge(seen, end, Expected { oops, ..EXPECTED }).status
     }
 
     #[test]
@@ -173,7 +189,7 @@ mod tests {
         assert_eq!(status(&seen(reports(0, after)), End::Off, false), 0);
         let leak = seen(reports(0, after - 1));
         assert_eq!(status(&leak, End::Off, false), FAILED);
-        assert!(judge(&leak, End::Off, false, 1024).text.contains("leak: 1025 KiB"));
+        assert!(judge(&leak, End::Off, EXPECTED).text.contains("leak: 1025 KiB"));
         assert_eq!(status(&seen(reports(3, after - 1)), End::Off, false), 3);
         assert_eq!(status(&seen(reports(0, 2 << 20)), End::Off, false), 0);
     }
@@ -182,14 +198,32 @@ mod tests {
     fn a_fault_fails_whatever_the_command_said() {
         let mut hidden = reports(0, 1 << 20);
         hidden.insert(4, Report::KernelLog("WARNING: x".into()));
-        let verdict = judge(&seen(hidden), End::Off, false, 1024);
+        let verdict = judge(&seen(hidden), End::Off, EXPECTED);
         assert_eq!(verdict.status, FAILED);
         assert!(verdict.text.contains("WARNING: x"));
         let mut shown = seen(reports(0, 1 << 20));
         shown.faults.push("BUG: y".into());
-        let verdict = judge(&shown, End::Off, false, 1024);
+        let verdict = judge(&shown, End::Off, EXPECTED);
         assert_eq!(verdict.status, FAILED);
         assert!(verdict.text.contains("BUG: y"));
+    }
+
+    #[test]
+    fn warnings_may_be_allowed_and_nothing_else_with_them() {
+        let allowed = Expected { warnings: true, ..EXPECTED };
+        let mut warned = reports(0, 1 << 20);
+        warned.insert(4, Report::KernelLog("WARNING: CPU: 0 PID: 1 at x".into()));
+        warned.insert(5, Report::KernelLog("NIP [c00800000024e130] tce_iommu_release+0x98".into()));
+        let mut warned = seen(warned);
+        warned.faults.push("WARNING: CPU: 0 PID: 1 at x".into());
+        assert_eq!(judge(&warned, End::Off, EXPECTED).status, FAILED);
+        assert_eq!(judge(&warned, End::Off, allowed).status, 0);
+        for other in ["BUG: x", "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "Oops: x"] {
+            warned.faults.push(other.into());
+            let verdict = judge(&warned, End::Off, allowed);
+            assert_eq!(verdict.status, FAILED, "{other}");
+            warned.faults.pop();
+        }
     }
 
     #[test]
@@ -217,7 +251,7 @@ mod tests {
     #[test]
     fn a_failure_of_the_first_process_is_told() {
         let failed = seen(vec![Report::Failed("no group".into()), Report::Finished]);
-        let verdict = judge(&failed, End::Off, false, 1024);
+        let verdict = judge(&failed, End::Off, EXPECTED);
         assert_eq!(verdict.status, FAILED);
         assert!(verdict.text.contains("no group"));
     }

@@ -10,8 +10,9 @@ use std::time::Duration;
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(120);
 
-/// As wide as the longest action.
+/// As wide as the longest action, and the longest bare step.
 const ACTION_WIDTH: usize = 13;
+const BARE_WIDTH: usize = 22;
 
 pub(in crate::cli) struct Text {
     /// Hidden unless stderr is a terminal.
@@ -20,16 +21,18 @@ pub(in crate::cli) struct Text {
     width: usize,
     /// Printed once it is clear that the scenario can run here.
     heading: Option<String>,
+    /// The steps are bare.
+    bare: bool,
 }
 
 impl Text {
     pub(in crate::cli) fn new() -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden(), width: 1, heading: None };
+            return Self { bar: ProgressBar::hidden(), width: 1, heading: None, bare: false };
         }
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(TICK);
-        Self { bar, width: 1, heading: None }
+        Self { bar, width: 1, heading: None, bare: false }
     }
 
     fn print(&self, text: &str) {
@@ -62,7 +65,7 @@ impl Observer for Text {
 
     fn done(&mut self, step: &StepReport) {
         self.bar.unset_length();
-        self.print(&line(step, self.width));
+        self.print(&line(step, self.width, self.bare));
         let indent = " ".repeat(self.width + 4);
         if let Some(plan) = &step.plan {
             reasons(plan).iter().for_each(|reason| self.print(&format!("{indent}{reason}")));
@@ -75,6 +78,7 @@ impl Observer for Text {
 
 impl Output for Text {
     fn begin(&mut self, scenario: &Scenario, machine: &Machine) {
+        self.bare = scenario.is_bare();
         let about = scenario.about().map(|about| format!("\n{}", about.trim_end())).unwrap_or_default();
         self.heading = Some(format!("{} ({}){about}\n", scenario.title(), machine.describe()));
     }
@@ -87,7 +91,7 @@ impl Output for Text {
         self.bar.finish_and_clear();
         self.heading.take().iter().for_each(|heading| print(heading));
         let last = report.steps.last();
-        if last.is_none_or(|step| step.tables.is_none()) {
+        if !report.bare && last.is_none_or(|step| step.tables.is_none()) {
             print(&tables::draw(&report.tables));
         }
         let end = &report.end;
@@ -103,20 +107,23 @@ impl Output for Text {
 }
 
 /// A step in one line, under its note.
-fn line(step: &StepReport, width: usize) -> String {
+fn line(step: &StepReport, width: usize, bare: bool) -> String {
     let mark = if step.surprise { '✗' } else { '✓' };
+    let action_width = if bare { BARE_WIDTH } else { ACTION_WIDTH };
     let mut text = String::new();
     for note in step.note.iter().flat_map(|note| note.lines()) {
         text += &format!("{:1$}# {note}\n", "", width + 4);
     }
-    text += &format!("{mark} {:>width$}  {:<ACTION_WIDTH$} {}", step.number, step.action, step.arguments);
+    text += &format!("{mark} {:>width$}  {:<action_width$} {}", step.number, step.action, step.arguments);
     if let Some(name) = &step.name {
         text += &format!(" [{name}]");
     }
-    let outcome = match (step.surprise, step.outcome == "ok") {
+    let outcome = match (step.surprise, step.outcome.as_str()) {
         (true, _) => step.difference(),
-        (false, false) => format!("refused as expected, {}: {}", step.outcome, step.message),
-        (false, true) => step.message.clone(),
+        (false, answer) if bare && step.message.is_empty() => answer.to_owned(),
+        (false, answer) if bare => format!("{answer}, {}", step.message),
+        (false, "ok") => step.message.clone(),
+        (false, code) => format!("refused as expected, {code}: {}", step.message),
     };
     if !outcome.is_empty() {
         text += if step.arguments.is_empty() { "" } else { ": " };

@@ -67,6 +67,7 @@ impl Driver {
             let (start, size) = (Iova(args.iova), args.size);
             kernel.violations.push(Violation::UnmapPastWindow { start, size, window });
         }
+        let last = table.numbers().start + table.granted(&kernel.preset);
         table.clear(&(first..end.min(last)), self.v2.then_some(&mut kernel.regions));
         Ok(0)
     }
@@ -83,23 +84,28 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
         pin_singly(&kernel.process, args.vaddr, count, table.shift)
     };
     let good = failed.map_or(count, |(index, _)| index);
-    let inside = table.numbers().end - first;
-    if let (true, Some(window)) = (good > inside, table.range()) {
-        let page = kernel.process.page.mask();
+    let numbers = table.numbers();
+    if let (true, Some(window)) = (first + good > numbers.end, table.range()) {
         let pseries = kernel.preset.platform() == Platform::Pseries;
-        // Behind the array of user addresses lies an unmapped page, unless its last page has room left.
-        let fatal = pseries && v2 && (table.entries * 8) & page == 0;
+        let granted = numbers.start + table.granted(&kernel.preset);
+        // Behind the array of user addresses lies an unmapped page; its own last page may have room left.
+        let room =
+            numbers.start + (((table.entries * 8) + kernel.process.page.mask()) & !kernel.process.page.mask()) / 8;
+        let fatal = pseries && v2 && first + good > room && room <= granted;
         let (start, size) = (Iova(args.iova), args.size);
         kernel.violations.push(Violation::MapPastWindow { start, size, window, fatal });
         match pseries {
             false => return failed.map_or(Ok(0), |(_, errno)| Err(errno)),
             true if fatal => return Err(Errno::EINTR),
-            true => {
+            true if first + good > granted => {
+                let inside = granted - first;
                 if v2 {
                     leak_count(kernel, &segments, inside, table.shift);
                 }
                 failed = Some((inside, Errno::EINTR));
             }
+            // The hypervisor takes what the kernel has no window for.
+            true => {}
         }
     }
     if let Some((index, errno)) = failed {

@@ -55,7 +55,7 @@ pub use view::{EntryView, RegionView, TableView};
 pub use violation::{Leak, Violation};
 
 use super::{Errno, Fd};
-use crate::addr::UserRange;
+use crate::addr::{Iova, UserRange};
 use container::Kernel;
 use group::Group;
 use process::Process;
@@ -108,8 +108,8 @@ impl Model {
 
     /// Without `CAP_IPC_LOCK`, and with that `RLIMIT_MEMLOCK`, in bytes; `None` for no limit.
     pub fn with_memlock(self, limit: Option<u64>) -> Self {
-        self.lock().kernel.process.locked.set_limit(limit);
-        self.with_cap_ipc_lock(false)
+        self.set_memlock(limit, false);
+        self
     }
 
     /// With or without `CAP_IPC_LOCK`.
@@ -140,6 +140,13 @@ impl Model {
     /// its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
+    }
+
+    /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.
+    pub fn set_memlock(&self, limit: Option<u64>, capable: bool) {
+        let locked = &mut self.lock().kernel.process.locked;
+        locked.set_limit(limit);
+        locked.set_capable(capable);
     }
 
     /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`]: what an error of the hardware does.
@@ -179,6 +186,24 @@ impl Model {
         match state.file(container) {
             Ok(File::Container(id)) => view::tables(&state, id),
             _ => Vec::new(),
+        }
+    }
+
+    /// The groups in an open container, newest first.
+    pub fn groups_in(&self, container: Fd) -> Vec<u32> {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::groups(&state, id),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a device in an open container reads at a bus address: zeros where it may not read.
+    pub fn device_read(&self, container: Fd, iova: Iova, data: &mut [u8]) {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::device_read(&state, id, iova, data),
+            _ => data.fill(0),
         }
     }
 

@@ -255,6 +255,8 @@ impl Container {
         let mut driver = match kind {
             spapr::TCE_IOMMU => Driver::new(false),
             spapr::TCE_V2_IOMMU => Driver::new(true),
+            // The driver says yes to it as an extension, and then cannot open it as a type.
+            eeh::EXTENSION if kernel.preset.platform() == Platform::Powernv => return Err(Errno::EINVAL),
             _ => return Err(Errno::ENODEV),
         };
         for group in &self.groups {

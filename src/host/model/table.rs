@@ -1,5 +1,6 @@
 //! A TCE table: what the hardware translates, and the user addresses the kernel keeps beside it.
 
+use super::preset::Preset;
 use super::process::Process;
 use super::region::{Regions, Segment};
 use crate::addr::{Iova, IovaRange};
@@ -50,6 +51,15 @@ impl Table {
     pub(super) fn numbers(&self) -> Range<u64> {
         let first = self.start >> self.shift;
         first..first.saturating_add(self.entries)
+    }
+
+    /// Entries that the hardware takes. The firmware's default window has its full size, however small a table the kernel
+    /// made for it.
+    pub(super) fn granted(&self, preset: &Preset) -> u64 {
+        match self.kind {
+            WindowKind::Default => self.entries.max(u64::from(preset.limits().size) >> self.shift),
+            WindowKind::Phb | WindowKind::Dynamic => self.entries,
+        }
     }
 
     /// Its bus addresses; `None` for a table without an entry, which pseries makes when asked for less than a page.

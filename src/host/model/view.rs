@@ -1,5 +1,6 @@
 //! Looking into the kernel, for tests.
 
+use super::dma;
 use super::state::State;
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::permission::Permission;
@@ -39,6 +40,19 @@ pub struct RegionView {
     pub page_shift: u32,
     /// No container holds it: it is never freed again.
     pub orphan: bool,
+}
+
+/// The groups in a container, newest first.
+pub(super) fn groups(state: &State, container: u32) -> Vec<u32> {
+    state.containers.get(&container).map(|container| container.groups.clone()).unwrap_or_default()
+}
+
+/// What devices in a container read.
+pub(super) fn device_read(state: &State, container: u32, iova: Iova, data: &mut [u8]) {
+    match state.containers.get(&container).and_then(|container| container.driver.as_ref()) {
+        Some(driver) => dma::read(driver, &state.kernel.process.physical, iova.0, data),
+        None => data.fill(0),
+    }
 }
 
 /// The tables of a container, slot 0 first.

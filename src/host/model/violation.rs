@@ -6,8 +6,9 @@ use core::fmt;
 /// A call that crashes or corrupts a real kernel, or loses memory or a device until reboot. The model records it instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// MAP ran past its window: the kernel checks no bounds. powernv overwrites kernel memory and returns 0, pseries
-    /// dies in `tce_iommu_unuse_page_v2` or returns EINTR and leaks a count. The model applies nothing on powernv.
+    /// MAP ran past its window: the kernel checks no bounds. powernv overwrites kernel memory and returns 0; pseries
+    /// dies in `tce_iommu_unuse_page_v2`, returns EINTR and leaks a count, or maps where the firmware's default window goes
+    /// on behind a smaller one of the kernel's. The model applies nothing on powernv.
     MapPastWindow {
         /// What was to be mapped: first address and bytes, which may wrap.
         start: Iova,
@@ -15,7 +16,7 @@ pub enum Violation {
         size: u64,
         /// The window.
         window: IovaRange,
-        /// Whether a pseries kernel would have died (else: EINTR and a count that never comes back).
+        /// Whether a pseries kernel would have died (else: a count that never comes back).
         fatal: bool,
     },
     /// UNMAP ran past its window on powernv before 7.2.8: zeros are written behind the table. The model clears what

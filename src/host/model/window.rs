@@ -2,6 +2,7 @@
 
 use super::container::{Driver, Kernel, Result, check_args};
 use super::platform::Request;
+use super::preset::KernelVersion;
 use super::table::Table;
 use super::violation::Violation;
 use crate::host::Errno;
@@ -30,8 +31,8 @@ impl Driver {
     fn create_window(&mut self, kernel: &mut Kernel, shift: u32, size: u64, levels: u32) -> Result<u64> {
         let slot = self.tables.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?;
         let newest = *self.groups.first().ok_or(Errno::ENODEV)?;
-        // The test shifts by any number, of which POWER takes the low seven bits.
-        let low = shift & 0x7f;
+        // The test shifts by any number; as 6.12 is compiled, the low seven bits count.
+        let low = if kernel.preset.kernel == KernelVersion::V6_12 { shift & 0x7f } else { shift };
         if 1u64.checked_shl(low).is_none_or(|bit| kernel.preset.limits().pgsizes & bit == 0) {
             return Err(Errno::EINVAL);
         }
@@ -41,21 +42,18 @@ impl Driver {
         }
         let charged = bytes >> kernel.process.page.get();
         kernel.process.locked.charge(charged)?;
+        // The kernel forgets what it charged when the platform fails.
+        let leaked = Violation::LeakedCharge { bytes: charged << kernel.process.page.get() };
+        let leaked = (charged != 0).then_some(leaked);
         if low != shift {
-            let bytes = charged << kernel.process.page.get();
             kernel.violations.push(Violation::WildPageShift { page_shift: shift });
-            kernel.violations.push(Violation::LeakedCharge { bytes });
+            kernel.violations.extend(leaked);
             return Err(Errno::EINVAL);
         }
         let pe = &mut kernel.groups.get_mut(&newest).ok_or(Errno::ENODEV)?.pe;
         let request = Request { slot, shift, size, levels };
-        let made = kernel.preset.create_table(pe, request, &mut kernel.violations).inspect_err(|_| {
-            // The kernel forgets what it charged.
-            if charged != 0 {
-                let bytes = charged << kernel.process.page.get();
-                kernel.violations.push(Violation::LeakedCharge { bytes });
-            }
-        })?;
+        let made = kernel.preset.create_table(pe, request, &mut kernel.violations);
+        let made = made.inspect_err(|_| kernel.violations.extend(leaked))?;
         let table = Table {
             kind: made.kind,
             shift,

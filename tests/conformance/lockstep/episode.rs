@@ -2,17 +2,17 @@
 
 use super::generate::{self, Plan};
 use super::guard;
-use super::side::{Machine, Outcome, Side};
-use super::step::{Slot, Step};
+use super::side::{Machine, Outcome, Side, fresh_model};
+use super::slots::{Slot, Step};
 use core::fmt;
 use fastrand::Rng;
-use spapr_iommu::host::model::Model;
+use spapr_iommu::host::model::{Model, Preset};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Makes both sides anew.
 pub(crate) struct Pair<'a, M> {
-    pub(crate) model: &'a dyn Fn() -> Result<Side<Model>, String>,
+    pub(crate) model: Preset,
     pub(crate) real: &'a dyn Fn() -> Result<Side<M>, String>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Episode<M> {
 
 impl<M: Machine> Episode<M> {
     pub(crate) fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
-        Ok(Self { model: (pair.model)()?, real: (pair.real)()?, done: Vec::new(), trace: false })
+        Ok(Self { model: fresh_model(pair.model)?, real: (pair.real)()?, done: Vec::new(), trace: false })
     }
 
     /// A random one of about `length` steps.
@@ -162,6 +162,6 @@ fn name(step: &Step) -> &'static str {
         Step::Close(Slot::Container(_)) => "close a container",
         Step::Close(Slot::Group(_)) => "close a group",
         Step::Close(Slot::Device(_)) => "close a device",
-        Step::Allocate { .. } | Step::Free(_) | Step::Protect(..) | Step::Fill(..) => "memory",
+        Step::Allocate { .. } | Step::Free(_) | Step::Protect(..) | Step::Fill(..) | Step::Check(..) => "memory",
     }
 }

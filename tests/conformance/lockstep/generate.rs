@@ -1,14 +1,13 @@
 //! The next step of an episode, made with an eye on the model: what is open, mapped and registered there.
 
-use super::dma;
 use super::numbers::{self, argsz, chance, flags};
 use super::side::Side;
-use super::step::{CONTAINERS, DEVICES, FILES, GROUP_OF, GROUPS, Part, Slot, Step, Where};
+use super::slots::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where, device, slot};
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::model::{Model, TableView};
-use spapr_iommu::host::{Call, Fd, Host};
+use spapr_iommu::host::{Call, Host};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 
 /// What an episode is about.
@@ -22,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) patient: bool,
 }
 
+/// What an `edu` device moves at once.
+const BUFFER_SIZE: u64 = 4096;
 /// Tables up to this are cleared as a whole often.
 const FEW_ENTRIES: u64 = 1 << 13;
 /// Most bytes to fill at once.
@@ -37,10 +38,10 @@ const NOWHERE: Where = Where::Fixed(0);
 pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<Step> {
     let page = model.host.page_shift();
     let mut steps: Vec<Step> = (0..rng.usize(2..5))
-        .map(|_| Step::Allocate { size: [1, 3, 8, 16, 33][rng.usize(0..5)] * page.bytes(), page })
+        .map(|_| Step::Allocate { size: [1, 3, 8, 16, 33][rng.usize(0..5)] * page.bytes(), page: None })
         .collect();
     if let Some(huge) = plan.huge.first().filter(|_| chance(rng, 60)) {
-        steps.push(Step::Allocate { size: rng.u64(1..3) * huge.bytes(), page: *huge });
+        steps.push(Step::Allocate { size: rng.u64(1..3) * huge.bytes(), page: Some(*huge) });
     }
     if plan.devices {
         let sizes: Vec<u64> = steps
@@ -64,7 +65,7 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
             steps.push(Step::Open(Slot::Container(container)));
         }
         steps.push(Step::Open(Slot::Group(n)));
-        steps.push(call(Slot::Group(n), Call::GroupSetContainer(Fd(container as u32)), NOWHERE));
+        steps.push(call(Slot::Group(n), Call::GroupSetContainer(Slot::Container(container).into()), NOWHERE));
         steps.push(call(Slot::Container(container), Call::SetIommu(kind), NOWHERE));
         if v2 && !(plan.patient && chance(rng, 30)) {
             steps.push(remove(container, 0));
@@ -116,12 +117,12 @@ fn ready(model: &Side<Model>) -> Vec<Slot> {
 
 /// A step on the way to a container with a group and a driver.
 fn towards_ready(rng: &mut Rng, model: &Side<Model>) -> Step {
-    let closed = (0..CONTAINERS + GROUPS).map(Slot::from_index).find(|slot| model.fd(*slot).is_none());
+    let closed = (0..CONTAINERS + GROUPS).map(slot).find(|slot| model.fd(*slot).is_none());
     let container = rng.usize(0..CONTAINERS);
     let group = Slot::Group(rng.usize(0..GROUPS));
     match (closed, rng.u32(0..6)) {
         (Some(slot), 0 | 1) => Step::Open(slot),
-        (_, 0 | 2) => call(group, Call::GroupSetContainer(Fd(container as u32)), NOWHERE),
+        (_, 0 | 2) => call(group, Call::GroupSetContainer(Slot::Container(container).into()), NOWHERE),
         // It may be in a container that is closed.
         (_, 3) => call(group, Call::GroupUnsetContainer, NOWHERE),
         _ => call(Slot::Container(container), Call::SetIommu(kind(rng)), NOWHERE),
@@ -289,7 +290,7 @@ fn any_call(rng: &mut Rng) -> Call {
         9 => Call::TceCreate(create(rng)),
         10 => Call::UnmapDma(unmap(rng, &[])),
         11 => Call::EehPeOp(eeh_op(rng)),
-        12 => Call::GroupSetContainer(Fd(rng.u32(0..FILES as u32))),
+        12 => Call::GroupSetContainer(slot(rng.usize(0..FILES)).into()),
         _ => Call::GroupUnsetContainer,
     }
 }
@@ -303,7 +304,7 @@ fn device_call(rng: &mut Rng) -> Call {
 }
 
 fn any_file(rng: &mut Rng, model: &Side<Model>) -> Step {
-    match open_of(rng, model, (0..FILES).map(Slot::from_index)) {
+    match open_of(rng, model, (0..FILES).map(slot)) {
         Some(file) => call(file, any_call(rng), NOWHERE),
         None => Step::Open(Slot::Container(0)),
     }
@@ -312,7 +313,7 @@ fn any_file(rng: &mut Rng, model: &Side<Model>) -> Step {
 fn file_step(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     // A device is reset with its last close, which takes seconds.
     let last = if plan.devices && chance(rng, 20) { FILES } else { CONTAINERS + GROUPS };
-    let slot = Slot::from_index(rng.usize(0..last));
+    let slot = slot(rng.usize(0..last));
     let open = model.fd(slot).is_some();
     if open && chance(rng, 75) { Step::Close(slot) } else { Step::Open(slot) }
 }
@@ -323,7 +324,7 @@ fn group_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     };
     let files = if chance(rng, 85) { CONTAINERS } else { FILES };
     let made = match rng.u32(0..10) {
-        0..6 => Call::GroupSetContainer(Fd(rng.u32(0..files as u32))),
+        0..6 => Call::GroupSetContainer(slot(rng.usize(0..files)).into()),
         6 => Call::GroupUnsetContainer,
         _ => any_call(rng),
     };
@@ -336,8 +337,7 @@ fn group_step(rng: &mut Rng, model: &Side<Model>) -> Step {
 
 fn memory_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     let Some(part) = numbers::part(rng, model) else {
-        let page = model.host.page_shift();
-        return Step::Allocate { size: rng.u64(1..20) * page.bytes(), page };
+        return Step::Allocate { size: rng.u64(1..20) * model.host.page_shift().bytes(), page: None };
     };
     match rng.u32(0..8) {
         0 => Step::Free(part),
@@ -349,8 +349,8 @@ fn memory_step(rng: &mut Rng, model: &Side<Model>) -> Step {
 
 /// Devices: opened, asked, made to do DMA.
 fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
-    let Some(device) = open_of(rng, model, (0..DEVICES).map(Slot::Device)) else {
-        return Step::Open(Slot::Device(rng.usize(0..DEVICES)));
+    let Some(device) = open_of(rng, model, (0..DEVICES).map(device)) else {
+        return Step::Open(device(rng.usize(0..DEVICES)));
     };
     match rng.u32(0..12) {
         0 => call(device, any_call(rng), NOWHERE),
@@ -367,7 +367,7 @@ fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
 
 fn other_group(device: Slot) -> usize {
     match device {
-        Slot::Device(n) => GROUPS - 1 - GROUP_OF[n],
+        Slot::Device(file) => GROUPS - 1 - file.group,
         _ => 0,
     }
 }
@@ -377,10 +377,10 @@ fn dma_step(rng: &mut Rng, model: &Side<Model>, device: Slot) -> Step {
     let entries: Vec<_> = tables.iter().flat_map(|table| &table.entries).collect();
     let place = |rng: &mut Rng| match rng.choice(&entries) {
         Some(entry) if chance(rng, 85) => {
-            let last = entry.iova.len().saturating_sub(dma::BUFFER_SIZE);
+            let last = entry.iova.len().saturating_sub(BUFFER_SIZE);
             entry.iova.start().0 + (rng.u64(0..=last) & !0xfff)
         }
         _ => numbers::iova(rng, &tables) & !0xfff,
     };
-    Step::Dma { device, from: place(rng), to: place(rng), len: dma::BUFFER_SIZE }
+    Step::Dma { device, from: place(rng), to: place(rng), len: BUFFER_SIZE }
 }

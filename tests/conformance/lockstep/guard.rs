@@ -1,7 +1,7 @@
 //! What is left out of the random walk: steps that would crash the machine, poison or lose something, or take too long.
 
 use super::side::Side;
-use super::step::{FILES, Slot, Step, Where};
+use super::slots::{FILES, Slot, Step, Where, slot};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Call, Host};
@@ -58,7 +58,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { file: Slot::Device(_), call, .. } if means_another(call) => Some("OtherNumber"),
         // The host's own table of files answers, not the kernel.
         Step::Call { call: Call::GroupSetContainer(fd), .. } => {
-            model.fd(Slot::from_index(fd.0 as usize)).is_none().then_some("NotOpen")
+            model.fd(Slot::from(*fd)).is_none().then_some("NotOpen")
         }
         // PHB3 arms errors of DMA once there is a window: they hit what comes later.
         Step::Call { call: Call::EehPeOp(args), .. } if args.op == eeh::op::INJECT_ERR => {
@@ -120,9 +120,11 @@ fn means_another(call: &Call) -> bool {
 /// Steps that never are a violation.
 fn harmless(step: &Step) -> bool {
     match step {
-        Step::Allocate { .. } | Step::Fill(..) | Step::Dma { .. } | Step::Open(Slot::Group(_) | Slot::Device(_)) => {
-            true
-        }
+        Step::Allocate { .. }
+        | Step::Fill(..)
+        | Step::Check(..)
+        | Step::Dma { .. }
+        | Step::Open(Slot::Group(_) | Slot::Device(_)) => true,
         Step::Call { call, .. } => match call {
             Call::GetApiVersion
             | Call::CheckExtension(_)
@@ -157,7 +159,7 @@ pub(crate) fn wind_down(model: &Side<Model>) -> Option<Vec<Step>> {
     };
     let clean = |fork: &Side<Model>| fork.host.violations().len();
     let before = clean(&fork);
-    for slot in (0..FILES).map(Slot::from_index) {
+    for slot in (0..FILES).map(slot) {
         let Some(fd) = fork.fd(slot) else { continue };
         for table in fork.host.tables(fd) {
             let args = spapr::TceRemove { argsz: 16, flags: 0, start_addr: table.range.start().0 };
@@ -165,7 +167,7 @@ pub(crate) fn wind_down(model: &Side<Model>) -> Option<Vec<Step>> {
         }
     }
     loop {
-        let open: Vec<Slot> = (0..FILES).rev().map(Slot::from_index).filter(|slot| fork.fd(*slot).is_some()).collect();
+        let open: Vec<Slot> = (0..FILES).rev().map(slot).filter(|slot| fork.fd(*slot).is_some()).collect();
         if open.is_empty() {
             return (clean(&fork) == before).then_some(steps);
         }

@@ -1,7 +1,7 @@
 //! Numbers that are valid, at a border, or hostile.
 
 use super::side::Side;
-use super::step::{Part, Where};
+use super::slots::{Part, Where};
 use fastrand::Rng;
 use spapr_iommu::host::Host;
 use spapr_iommu::host::model::{Model, TableView};

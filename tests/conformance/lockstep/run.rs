@@ -1,5 +1,6 @@
 //! Episode after episode, until enough steps were compared or something differs.
 
+use super::document::document;
 use super::episode::{Episode, Failure, Pair, Tally};
 use super::generate::Plan;
 use super::shrink;
@@ -70,16 +71,11 @@ pub(crate) fn run<M: Machine>(
             Failure::Difference(difference) => {
                 eprintln!("{place}: {difference}\nshrinking");
                 let shortest = shrink::shrink(pair, steps);
-                let mut text = format!("{place}: {difference}\n");
-                match shortest {
-                    None => text += "  does not happen again from a clean state",
-                    Some((steps, difference)) => {
-                        text += "  shortest sequence that differs:\n";
-                        steps.iter().for_each(|step| text += &format!("    {step}\n"));
-                        text += &format!("  there: {difference}");
-                    }
-                }
-                text
+                let shown = match shortest {
+                    None => "  does not happen again from a clean state".into(),
+                    Some((steps, difference)) => document(pair.model, &place, &steps, &difference)?,
+                };
+                format!("{place}: {difference}\n{shown}")
             }
         });
         break;

@@ -2,13 +2,16 @@
 
 use super::episode::{Difference, Episode, Failure, Pair};
 use super::side::Machine;
-use super::step::Step;
+use super::slots::Step;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Steps that were done, and what the last of them came to.
+pub(crate) type Differing = (Vec<Step>, Difference);
+
 /// Takes steps out, large pieces first, as long as the two sides still differ. What differs may change on the way.
-pub(crate) fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Option<(Vec<Step>, Difference)> {
+pub(crate) fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Option<Differing> {
     let began = Instant::now();
     let mut found = differs(pair, &steps)?;
     let mut size = steps.len().div_ceil(2);
@@ -19,20 +22,21 @@ pub(crate) fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Op
             let mut fewer = steps.clone();
             fewer.drain(at..(at + size).min(steps.len()));
             match differs(pair, &fewer) {
-                Some(difference) => (steps, found) = (fewer, difference),
+                Some(differing) => (steps, found) = (fewer, differing),
                 None => at += size,
             }
         }
         if began.elapsed() >= PATIENCE || size == 1 && steps.len() == before {
-            return Some((steps, found));
+            return Some(found);
         }
         size = size.div_ceil(2);
     }
 }
 
-fn differs<M: Machine>(pair: &Pair<'_, M>, steps: &[Step]) -> Option<Difference> {
-    match Episode::new(pair).ok()?.replay(steps) {
-        Err(Failure::Difference(difference)) => Some(*difference),
+fn differs<M: Machine>(pair: &Pair<'_, M>, steps: &[Step]) -> Option<Differing> {
+    let mut episode = Episode::new(pair).ok()?;
+    match episode.replay(steps) {
+        Err(Failure::Difference(difference)) => Some((episode.done, *difference)),
         _ => None,
     }
 }

@@ -89,8 +89,12 @@ fn run(options: &Options) -> Result<u8> {
     let timeout = Duration::from_secs(options.timeout);
     let end = boot::run(machine::command(options, files)?, timeout, &mut console)?;
     let seen = console.finish();
-    let tolerance = options.leak_tolerance.unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp));
-    let verdict = verdict::judge(&seen, end, options.expect_oops, tolerance);
+    let expected = verdict::Expected {
+        oops: options.expect_oops,
+        warnings: options.allow_warnings,
+        leak_tolerance: options.leak_tolerance.unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp)),
+    };
+    let verdict = verdict::judge(&seen, end, expected);
     // Whoever read it may be gone; the status counts all the same.
     let _ = io::stderr().write_all(verdict.text.as_bytes());
     Ok(verdict.status)

@@ -1,0 +1,337 @@
+//! Plans windows, before the kernel is asked for anything.
+//!
+//! A failed creation leaks locked memory, and on pseries it makes the device unusable until reboot, so nothing is ever
+//! found out by trial. A plan is a pure function of what the host reports, what there is, and what is asked.
+
+use super::plan::{POWERNV_SECOND, Plan, Planned, Step};
+use super::request::{Want, WindowRequest};
+use super::situation::{Situation, Standing};
+use super::table;
+use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
+use crate::addr::{Iova, IovaRange, PageShift};
+use crate::host::Platform;
+
+/// powernv decodes 32-bit MMIO up to here.
+const MMIO_END: u64 = 4 << 30;
+
+/// Plans a window.
+pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refusal> {
+    let facts = &situation.facts;
+    let Some(granted) = facts.windows else { return Err(Refusal::NoDdw) };
+    if let Want::Cover(range) = request.want
+        && let Some((window, page, levels, reason)) = situation.serving(range)
+    {
+        if let Some(asked) = request.page.filter(|&asked| asked != page) {
+            return Err(Refusal::OtherPage { window, page, asked });
+        }
+        if let Some(reach) = request.reach.filter(|&reach| range.end().0 - 1 > reach) {
+            return Err(Refusal::BeyondDevice { start: range.start(), reach });
+        }
+        let serves = facts.default.is_some_and(|default| default.start() == window.start());
+        let locked = if serves { situation.default_due() } else { 0 };
+        situation.affords(locked)?;
+        let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
+        return Ok(situation.plan(planned, Vec::new(), locked, vec![reason]));
+    }
+    if let Want::Cover(asked) = request.want
+        && let Some(window) = situation.cut_by(asked)
+    {
+        return Err(Refusal::PastEnd { asked, window });
+    }
+    let mut reasons = Vec::new();
+    let mut steps = Vec::new();
+    let room = make_room(situation, request, granted, &mut steps, &mut reasons)?;
+    let page = choose_page(situation, request, &mut reasons)?;
+    let restored = room.restores(facts, page, request);
+    let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
+    let size = match restored {
+        Some(default) => default.len(),
+        None => {
+            let size = choose_size(facts, request, page, start, &mut reasons)?;
+            room.beyond_default(facts, page, size).inspect(|_| reasons.push(Reason::BeyondDefault)).unwrap_or(size)
+        }
+    };
+    let levels = table::levels(facts, page, size).ok_or(Refusal::TooLarge { size, page })?;
+    reasons.push(match (facts.platform, levels) {
+        (Platform::Pseries, _) => Reason::OnlyLevel,
+        (Platform::Powernv, 1) => Reason::OneLevel,
+        (Platform::Powernv, levels) => Reason::Levels(levels),
+    });
+    reasons.push(match start {
+        Some(start) if facts.platform == Platform::Powernv => Reason::SlotStart(start),
+        _ => Reason::FirmwareStart,
+    });
+    if facts.platform == Platform::Powernv
+        && start == Some(Iova(0))
+        && facts.default.is_some_and(|default| size > default.len())
+        && facts.default.is_some_and(|default| default.end().0 < MMIO_END)
+    {
+        reasons.push(Reason::OverlapsMmio);
+    }
+    let expected = start.unwrap_or(POWERNV_SECOND);
+    if let Some(reach) = request.reach.filter(|&reach| expected.0 > reach) {
+        return Err(Refusal::BeyondDevice { start: expected, reach });
+    }
+    let table = table::locked_bytes(facts, page, size, levels);
+    let mut locked = table.saturating_mul(situation.containers.into());
+    if room.default_comes_too {
+        reasons.push(Reason::DefaultComesToo);
+        locked = locked.saturating_add(situation.default_due());
+    }
+    situation.affords(locked)?;
+    steps.push(Step::Create { page, size, levels });
+    Ok(situation.plan(Planned { start, size, page, levels }, steps, locked, reasons))
+}
+
+/// Plans the removal of the window that starts at `start`. The kernel would take any address inside it.
+pub fn plan_removal(situation: &Situation, start: Iova) -> Result<Plan, Refusal> {
+    if let Some(range) = situation.default_range().filter(|range| range.start() == start) {
+        if situation.default_asked {
+            return Err(Refusal::InUse { window: range });
+        }
+        let planned = Planned { start: Some(start), size: range.len(), page: DEFAULT_PAGE, levels: 1 };
+        return Ok(situation.plan(planned, vec![Step::Remove(start)], 0, Vec::new()));
+    }
+    let Some(standing) = situation.standing.iter().find(|standing| standing.window.range.start() == start) else {
+        let windows = situation.standing.iter().map(|standing| standing.window).collect();
+        return Err(Refusal::NoSuchWindow { start, windows });
+    };
+    let Window { range, page, levels, .. } = standing.window;
+    if standing.in_use {
+        return Err(Refusal::InUse { window: range });
+    }
+    let planned = Planned { start: Some(start), size: range.len(), page, levels };
+    Ok(situation.plan(planned, vec![Step::Remove(start)], 0, Vec::new()))
+}
+
+/// The slot a new window will get.
+struct Room {
+    slot: u32,
+    default_comes_too: bool,
+}
+
+impl Room {
+    /// Where the window will start, if that is known before.
+    fn start(&self, platform: Platform) -> Option<Iova> {
+        match (platform, self.slot) {
+            (Platform::Powernv, 0) => Some(Iova(0)),
+            (Platform::Powernv, _) => Some(POWERNV_SECOND),
+            (Platform::Pseries, _) => None,
+        }
+    }
+
+    /// The default window, where a window would be that again: on pseries the kernel makes it of any 4K window in slot 0
+    /// that is no larger. It is made in full then, as every container has it.
+    fn restores(&self, facts: &WindowFacts, page: PageShift, request: &WindowRequest) -> Option<IovaRange> {
+        let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
+        let small = match request.want {
+            Want::Bytes(bytes) => bytes.max(request.entries.saturating_mul(page.bytes())) <= default.len(),
+            Want::Cover(range) => default.contains_range(&range),
+        };
+        (page == DEFAULT_PAGE && small).then_some(default)
+    }
+
+    /// The size for a window that is to lie elsewhere, and with `size` would be the default window again.
+    fn beyond_default(&self, facts: &WindowFacts, page: PageShift, size: u64) -> Option<u64> {
+        let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
+        let again = page == DEFAULT_PAGE && size <= default.len();
+        (default.len() + 1).checked_next_power_of_two().filter(|_| again)
+    }
+}
+
+/// Whether the request lies where pseries had its default window, which a small 4K window in slot 0 brings back.
+fn restores_default(situation: &Situation, request: &WindowRequest) -> bool {
+    let Want::Cover(asked) = request.want else { return false };
+    situation.facts.platform == Platform::Pseries
+        && situation.default == DefaultWindow::Gone
+        && situation.facts.default.is_some_and(|default| default.contains_range(&asked))
+}
+
+/// Finds the slot, and removes what may go where there is none.
+fn make_room(
+    situation: &Situation,
+    request: &WindowRequest,
+    granted: u32,
+    steps: &mut Vec<Step>,
+    reasons: &mut Vec<Reason>,
+) -> Result<Room, Refusal> {
+    let platform = situation.facts.platform;
+    let mut default = situation.default;
+    let mut standing = situation.standing.clone();
+    // A window that starts below the asked range, but ends too early, can only be made anew.
+    let grown = standing.iter().position(|standing| match request.want {
+        Want::Cover(asked) => grows(platform, &standing.window, asked),
+        Want::Bytes(_) => false,
+    });
+    let removable = grown.or_else(|| {
+        let full = standing.len() + usize::from(default == DefaultWindow::Pending) >= 2;
+        let idle = |standing: &Standing| standing.window.origin == Origin::Demand && !standing.in_use;
+        standing.iter().position(idle).filter(|_| full)
+    });
+    if let Some(at) = removable {
+        let Standing { window, in_use } = standing.remove(at);
+        if in_use {
+            let Want::Cover(asked) = request.want else { return Err(Refusal::InUse { window: window.range }) };
+            return Err(Refusal::TooSmall { asked, window: window.range });
+        }
+        steps.push(Step::Remove(window.range.start()));
+        reasons.push(Reason::MakesRoom(window.range));
+    }
+    let has_default =
+        |standing: &[Standing]| standing.iter().position(|standing| standing.window.origin == Origin::Default);
+    // Firmware that grants one window: the default window goes first.
+    if platform == Platform::Pseries && granted < 2 && default != DefaultWindow::Gone {
+        let at = has_default(&standing);
+        if situation.default_asked || at.is_some_and(|at| standing[at].in_use) {
+            return Err(Refusal::OnlyWindowInUse);
+        }
+        if let Some(at) = at {
+            standing.remove(at);
+        }
+        if let Some(range) = situation.facts.default {
+            steps.insert(0, Step::Remove(range.start()));
+        }
+        reasons.push(Reason::DefaultMakesRoom);
+        default = DefaultWindow::Gone;
+    }
+    if let [first, second] = standing.as_slice() {
+        return Err(Refusal::NoFreeWindow { first: first.window.range, second: second.window.range });
+    }
+    if let [only] = standing.as_slice() {
+        let dynamic = only.window.origin != Origin::Default;
+        // With the default window dropped, the one dynamic window is all this firmware gives.
+        if platform == Platform::Pseries && dynamic {
+            return Err(Refusal::SecondDdw { present: only.window.range });
+        }
+        if default == DefaultWindow::Pending && dynamic {
+            return Err(Refusal::NoFreeWindow {
+                first: only.window.range,
+                second: situation.facts.default.unwrap_or(only.window.range),
+            });
+        }
+        // powernv: the lowest slot that is free.
+        let slot = u32::from(platform == Platform::Pseries || only.window.range.start().0 == 0);
+        let default_comes_too = !dynamic && situation.default_waits > 0;
+        return Ok(Room { slot, default_comes_too });
+    }
+    let pending = default == DefaultWindow::Pending;
+    Ok(Room { slot: u32::from(pending), default_comes_too: pending })
+}
+
+/// Whether only a larger `window` could hold `asked`: no other window would start nearer below it.
+fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
+    let start = window.range.start();
+    let nearest = match platform {
+        Platform::Powernv => (asked.start() >= POWERNV_SECOND) == (start >= POWERNV_SECOND),
+        Platform::Pseries => true,
+    };
+    window.origin == Origin::Demand && start <= asked.start() && nearest
+}
+
+fn choose_page(
+    situation: &Situation,
+    request: &WindowRequest,
+    reasons: &mut Vec<Reason>,
+) -> Result<PageShift, Refusal> {
+    let facts = &situation.facts;
+    if request.page.is_none() && restores_default(situation, request) {
+        reasons.push(Reason::DefaultAgain);
+        return Ok(DEFAULT_PAGE);
+    }
+    let carries = request.carries.unwrap_or(facts.host_page);
+    if let Some(page) = request.page {
+        if !facts.page_sizes().any(|there| there == page) {
+            return Err(Refusal::PageUnsupported { page, supported: facts.page_sizes().collect() });
+        }
+        if page > carries {
+            return Err(Refusal::PageTooLarge { page, carries });
+        }
+        reasons.push(Reason::PageAsked(page));
+        return Ok(page);
+    }
+    let aligned = match request.want {
+        Want::Bytes(_) => u64::MAX,
+        Want::Cover(range) => range.start().0 | range.len(),
+    };
+    let fits = |page: &PageShift| *page <= carries && (aligned == u64::MAX || aligned & page.mask() == 0);
+    let page = facts
+        .page_sizes()
+        .rev()
+        .find(fits)
+        .ok_or_else(|| Refusal::PageTooLarge { page: facts.page_sizes().next().unwrap_or(DEFAULT_PAGE), carries })?;
+    reasons.push(Reason::LargestPage { page, carries });
+    Ok(page)
+}
+
+fn choose_size(
+    facts: &WindowFacts,
+    request: &WindowRequest,
+    page: PageShift,
+    start: Option<Iova>,
+    reasons: &mut Vec<Reason>,
+) -> Result<u64, Refusal> {
+    // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked once it is known.
+    let expected = start.unwrap_or(POWERNV_SECOND);
+    let asked = match request.want {
+        Want::Bytes(bytes) => bytes,
+        Want::Cover(range) => match range.end().0.checked_sub(expected.0) {
+            Some(bytes) if range.start() >= expected => bytes,
+            _ => return Err(Refusal::OutOfReach { asked: range, start: expected }),
+        },
+    };
+    let fewest = table::smallest(facts, page).max(request.entries.saturating_mul(page.bytes()));
+    let size = asked.max(fewest).checked_next_power_of_two();
+    let size = size.ok_or(Refusal::TooLarge { size: asked, page })?;
+    if expected.0.checked_add(size).is_none() {
+        return Err(Refusal::TooLarge { size, page });
+    }
+    if size != asked {
+        reasons.push(Reason::Rounded { asked, size });
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Bytes;
+    use crate::host::Memlock;
+
+    fn situation(platform: Platform) -> Situation {
+        let default = IovaRange::new(Iova(0), 1 << 30).ok();
+        let facts = WindowFacts { platform, host_page: PageShift::P4K, default, pages: 0x21_1000, windows: Some(2) };
+        Situation {
+            facts,
+            default: DefaultWindow::Pending,
+            default_waits: 1,
+            default_asked: false,
+            standing: Vec::new(),
+            containers: 1,
+            memlock: Memlock { limit: None, locked: 0, unlimited: false },
+            available: None,
+        }
+    }
+
+    #[test]
+    fn a_pseries_table_that_memory_cannot_hold_is_refused() {
+        let request = WindowRequest::bytes(1 << 36);
+        let short = Situation { available: Some(200 << 20), ..situation(Platform::Pseries) };
+        // 2^24 TCEs, and the default window's 2^18.
+        let needed = (128 << 20) + (2 << 20);
+        assert_eq!(plan(&short, &request), Err(Refusal::NoMemory { needed, available: 200 << 20 }));
+        let enough = Situation { available: Some(300 << 20), ..short.clone() };
+        assert_eq!(plan(&enough, &request).map(|plan| Bytes(plan.locked_bytes)), Ok(Bytes(needed)));
+        // powernv allocates leaves as they are used.
+        let powernv = Situation { available: Some(200 << 20), ..situation(Platform::Powernv) };
+        assert!(plan(&powernv, &request).is_ok());
+    }
+
+    #[test]
+    fn costs_count_every_container() {
+        let one = plan(&situation(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
+        let two = Situation { containers: 2, default_waits: 2, ..situation(Platform::Pseries) };
+        let two = plan(&two, &WindowRequest::bytes(1 << 30)).unwrap();
+        assert_eq!((two.locked_bytes, two.ioctls), (2 * one.locked_bytes, 2 * one.ioctls));
+        assert_eq!(one.teardown.hypercalls, 2 << 18);
+    }
+}

@@ -1,0 +1,126 @@
+//! What a plan starts from: windows, what they may cost, and what there will be once another plan was carried out.
+
+use super::plan::{POWERNV_SECOND, Plan, Planned, Step};
+use super::table;
+use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
+use crate::addr::{IovaRange, PageShift};
+use crate::host::{Memlock, Platform};
+use crate::memlock;
+
+/// A window that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The window.
+    pub window: Window,
+    /// Something is mapped in it, or asked to be mappable.
+    pub in_use: bool,
+}
+
+/// What a plan starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// What the host says.
+    pub facts: WindowFacts,
+    /// The default window's life.
+    pub default: DefaultWindow,
+    /// Containers in which it waits: all, none, or those that joined since it came to life.
+    pub default_waits: u32,
+    /// Something is asked of the waiting default window.
+    pub default_asked: bool,
+    /// The windows there are.
+    pub standing: Vec<Standing>,
+    /// Containers that each get the window.
+    pub containers: u32,
+    /// Locked memory of the process.
+    pub memlock: Memlock,
+    /// Memory of the machine that could be used, bytes; `None` where it is not known.
+    pub available: Option<u64>,
+}
+
+impl Situation {
+    pub(super) fn default_range(&self) -> Option<IovaRange> {
+        self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
+    }
+
+    /// What the default window will be charged with where it waits.
+    pub(crate) fn default_due(&self) -> u64 {
+        let one = self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1));
+        one.saturating_mul(self.default_waits.into())
+    }
+
+    /// What there is already for `range`.
+    pub(super) fn serving(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
+        let standing = self.standing.iter().map(|standing| standing.window);
+        standing
+            .map(|window| (window.range, window.page, window.levels, Reason::Serves(window.range)))
+            .chain(self.default_range().map(|range| (range, DEFAULT_PAGE, 1, Reason::DefaultServes)))
+            .find(|(window, ..)| window.contains_range(&range))
+    }
+
+    /// Whether tables charged with `needed` bytes, over all containers, may be made.
+    pub fn affords(&self, needed: u64) -> Result<(), Refusal> {
+        memlock::check(self.memlock, "the TCE tables", needed)?;
+        // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
+        match self.available.filter(|&available| needed > available / 2) {
+            Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What there is once a plan was carried out, and used.
+    pub fn after(&self, plan: &Plan) -> Self {
+        let mut after = self.clone();
+        for step in &plan.steps {
+            match *step {
+                Step::Remove(start) => {
+                    let gone = |standing: &Standing| standing.window.range.start() == start;
+                    let dynamic = |standing: &Standing| standing.window.origin != Origin::Default;
+                    if !after.standing.iter().any(|standing| gone(standing) && dynamic(standing)) {
+                        (after.default, after.default_waits) = (DefaultWindow::Gone, 0);
+                    }
+                    after.standing.retain(|standing| !gone(standing));
+                }
+                Step::Create { .. } => after.default_lives(),
+            }
+        }
+        let Planned { start, size, page, levels } = plan.window;
+        if plan.steps.is_empty() {
+            if self.facts.default.map(|range| range.start()) == start {
+                after.default_lives();
+            }
+        } else if let Ok(range) = IovaRange::new(start.unwrap_or(POWERNV_SECOND), size) {
+            let again = self.facts.platform == Platform::Pseries && self.facts.default == Some(range);
+            let origin = if again { Origin::Default } else { Origin::Asked };
+            after.default = if again { DefaultWindow::Live } else { after.default };
+            after.standing.push(Standing { window: Window { range, page, levels, origin }, in_use: true });
+        }
+        let used = |standing: &mut Standing| standing.in_use |= Some(standing.window.range.start()) == start;
+        after.standing.iter_mut().for_each(used);
+        after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes);
+        after
+    }
+
+    /// The waiting default window comes to life.
+    fn default_lives(&mut self) {
+        if let Some(range) = self.default_range() {
+            let window = Window { range, page: DEFAULT_PAGE, levels: 1, origin: Origin::Default };
+            self.standing.push(Standing { window, in_use: false });
+            (self.default, self.default_waits) = (DefaultWindow::Live, 0);
+        }
+    }
+
+    /// A window that holds a part of `range` and cannot be made larger.
+    pub(super) fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
+        let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
+        fixed
+            .map(|standing| standing.window.range)
+            .chain(self.default_range())
+            .find(|window| window.intersection(&range).is_some())
+    }
+
+    pub(super) fn plan(&self, window: Planned, steps: Vec<Step>, locked_bytes: u64, reasons: Vec<Reason>) -> Plan {
+        let ioctls = self.containers.saturating_mul(steps.len() as u32);
+        let teardown = table::teardown(&self.facts, window.page, window.size, window.levels);
+        Plan { steps, window, locked_bytes, teardown, ioctls, reasons }
+    }
+}

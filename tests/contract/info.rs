@@ -1,0 +1,125 @@
+//! GET_INFO.
+
+use crate::ground::Ground;
+use crate::raw::Raw;
+use crate::rule;
+use spapr_iommu::host::model::Machine;
+use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::space::AddressSpace;
+use spapr_iommu::uapi::spapr::{INFO_DDW, TceDdwInfo, TceInfo};
+
+/// What a structure of `argsz` bytes, filled with ones before, holds afterwards.
+fn info(raw: &Raw<'_>, argsz: u32) -> Result<TceInfo, Errno> {
+    let ones = TceDdwInfo { pgsizes: u64::MAX, max_dynamic_windows_supported: u32::MAX, levels: u32::MAX };
+    let args = TceInfo { argsz, flags: u32::MAX, dma32_window_start: 1, dma32_window_size: 1, ddw: ones };
+    match raw.answer(Call::TceGetInfo(args))? {
+        (0, Call::TceGetInfo(info)) => Ok(info),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What each machine has; the host's page size makes no difference.
+fn machines(ground: &Ground) -> TceInfo {
+    let (size, pgsizes, max_dynamic_windows_supported, levels) = match ground.preset.machine {
+        Machine::Pseries(firmware) if !firmware.ddw => (0x4000_0000, 0x1000, u32::MAX, 0),
+        Machine::Pseries(firmware) => (0x4000_0000, 0x1000 | firmware.page_sizes, 2, 1),
+        Machine::Powernv8 => (0x8000_0000, 0x1101_1000, 2, 5),
+        Machine::Powernv9 | Machine::Powernv10 => (0x8000_0000, 0x4021_1000, 2, 5),
+    };
+    let ddw = TceDdwInfo { pgsizes, max_dynamic_windows_supported, levels };
+    TceInfo { argsz: 32, flags: INFO_DDW, dma32_window_start: 0, dma32_window_size: size, ddw }
+}
+
+fn facts(space: &AddressSpace) -> spapr_iommu::window::WindowFacts {
+    space.status().facts.unwrap()
+}
+
+/// Default window, page sizes, number of windows, levels.
+pub(crate) fn info_tells_the_machines_windows(ground: &Ground) {
+    let raw = ground.v2();
+    assert_eq!(info(&raw, 32), Ok(machines(ground)));
+    drop(raw);
+    let library = ground.library();
+    let facts = facts(&library.space);
+    assert_eq!(facts.default.map(|range| range.len()), Some(machines(ground).dma32_window_size.into()));
+    let sizes: u64 = facts.page_sizes().map(|page| page.bytes()).sum();
+    assert_eq!(sizes, machines(ground).ddw.pgsizes);
+}
+
+pub(crate) fn info_wants_16_bytes(ground: &Ground) {
+    let raw = ground.v2();
+    assert_eq!([0, 15].map(|argsz| info(&raw, argsz)), [Err(Errno::EINVAL); 2]);
+    drop(raw);
+    // The library asks for all 32.
+    let library = ground.library_without_groups();
+    library.space.attach(ground.groups[0].0).unwrap();
+    let asked = ground.kernel.take().into_iter().find_map(|record| match record.call {
+        Call::TceGetInfo(info) => Some(info.argsz),
+        _ => None,
+    });
+    assert_eq!(asked, Some(32));
+}
+
+/// The flag promises more than there is.
+pub(crate) fn info_of_less_than_32_bytes_has_the_flag_without_the_data(ground: &Ground) {
+    let raw = ground.v2();
+    for argsz in [16, 24, 31] {
+        let short = info(&raw, argsz).unwrap();
+        assert_eq!(
+            (short.argsz, short.flags, short.dma32_window_size),
+            (argsz, INFO_DDW, machines(ground).dma32_window_size)
+        );
+        assert_eq!((short.ddw.pgsizes, short.ddw.levels), (u64::MAX, u32::MAX), "untouched");
+    }
+    drop(raw);
+    assert!(facts(&ground.library().space).page_sizes().count() > 0);
+}
+
+/// Not even the page sizes.
+pub(crate) fn info_of_v1_has_no_dynamic_windows(ground: &Ground) {
+    let raw = ground.v1();
+    let expected = TceInfo { flags: 0, ddw: TceDdwInfo::default(), ..machines(ground) };
+    assert_eq!(info(&raw, 32), Ok(expected));
+    drop(raw);
+    // The library takes v2.
+    let library = ground.library_without_groups();
+    library.space.attach(ground.groups[0].0).unwrap();
+    let kinds: Vec<_> = ground
+        .kernel
+        .take()
+        .into_iter()
+        .filter_map(|record| if let Call::SetIommu(kind) = record.call { Some(kind) } else { None })
+        .collect();
+    assert_eq!(kinds, [7]);
+}
+
+/// With the number of type1's GET_INFO: a probe for that reads the default window as a set of page sizes.
+pub(crate) fn info_answers_a_probe_for_type1(ground: &Ground) {
+    let raw = ground.v2();
+    // `struct vfio_iommu_type1_info` begins with argsz, flags (1: page sizes follow) and the page sizes.
+    let short = info(&raw, 16).unwrap();
+    let pgsizes = u64::from(short.dma32_window_start) | u64::from(short.dma32_window_size) << 32;
+    assert_eq!(short.flags & 1, 1);
+    assert_eq!(pgsizes, u64::from(machines(ground).dma32_window_size) << 32);
+    assert!(pgsizes & 0x1_1000 == 0, "neither 4 KiB nor 64 KiB");
+    // What tells the two apart is the type.
+    assert_eq!(raw.call(Call::CheckExtension(1)), Ok(0));
+    drop(raw);
+    let library = ground.library_without_groups();
+    library.space.attach(ground.groups[0].0).unwrap();
+    let calls = library.calls();
+    let place = |name| calls.iter().position(|call| *call == name);
+    assert!(place("VFIO_SET_IOMMU") < place("VFIO_IOMMU_SPAPR_TCE_GET_INFO"), "{calls:?}");
+}
+
+/// Neither the number of windows nor the levels say that VFIO works.
+pub(crate) fn info_without_dynamic_windows_promises_2_32_of_them(ground: &Ground) {
+    let raw = ground.v2();
+    let ddw = info(&raw, 32).unwrap().ddw;
+    assert_eq!((ddw.max_dynamic_windows_supported, ddw.levels), (u32::MAX, 0));
+    assert!(rule::bare_firmware(&ground.preset));
+    drop(raw);
+    let library = ground.library();
+    let refused = library.space.plan(&spapr_iommu::window::WindowRequest::bytes(1 << 20)).unwrap_err();
+    assert!(refused.to_string().contains("no dynamic DMA windows"), "{refused}");
+}

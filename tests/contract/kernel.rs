@@ -1,0 +1,71 @@
+//! The kernel a rule is shown on: the running one, or a model.
+
+use spapr_iommu::addr::{PageShift, UserRange};
+use spapr_iommu::host::model::Model;
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region};
+
+#[derive(Debug)]
+pub(crate) enum Kernel {
+    Running(Vfio),
+    Model(Model),
+}
+
+impl Kernel {
+    fn host(&self) -> &dyn Host {
+        match self {
+            Self::Running(vfio) => vfio,
+            Self::Model(model) => model,
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &dyn Memory {
+        match self {
+            Self::Running(vfio) => vfio,
+            Self::Model(model) => model,
+        }
+    }
+
+    pub(crate) fn model(&self) -> Option<&Model> {
+        match self {
+            Self::Running(_) => None,
+            Self::Model(model) => Some(model),
+        }
+    }
+}
+
+impl Host for Kernel {
+    fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
+        self.host().open(node)
+    }
+    fn close(&self, fd: Fd) {
+        self.host().close(fd);
+    }
+    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        self.host().call(fd, call)
+    }
+    fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
+        self.host().region(device, index)
+    }
+    fn platform(&self) -> Option<Platform> {
+        self.host().platform()
+    }
+    fn page_shift(&self) -> PageShift {
+        self.host().page_shift()
+    }
+    fn memlock(&self) -> Result<Memlock, Errno> {
+        self.host().memlock()
+    }
+    fn available_memory(&self) -> Option<u64> {
+        self.host().available_memory()
+    }
+    fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {
+        self.host().backing(range)
+    }
+    fn groups(&self) -> Vec<GroupFacts> {
+        self.host().groups()
+    }
+    fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
+        self.host().obstacle(node)
+    }
+}

@@ -1,0 +1,177 @@
+//! A container and its bare calls: the kernel's raw results, positive ones included.
+
+use crate::ground::Ground;
+use spapr_iommu::addr::{UserAddr, UserRange};
+use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
+use spapr_iommu::scenario::bare;
+use spapr_iommu::uapi::{spapr, vfio};
+use std::cell::RefCell;
+
+pub(crate) type Outcome = Result<i32, Errno>;
+
+pub(crate) const READ: u32 = vfio::DMA_MAP_FLAG_READ;
+pub(crate) const WRITE: u32 = vfio::DMA_MAP_FLAG_WRITE;
+
+/// Closed when dropped: devices, groups, container.
+pub(crate) struct Raw<'g> {
+    ground: &'g Ground,
+    pub(crate) fd: Fd,
+    /// Files of groups and devices, by the group's place.
+    files: RefCell<Vec<(usize, Fd)>>,
+    devices: RefCell<Vec<Fd>>,
+}
+
+impl<'g> Raw<'g> {
+    pub(crate) fn open(ground: &'g Ground) -> Self {
+        let fd = ground.kernel.open(Node::Container).unwrap();
+        Self { ground, fd, files: RefCell::default(), devices: RefCell::default() }
+    }
+
+    pub(crate) fn on(&self, fd: Fd, mut call: Call) -> Outcome {
+        self.ground.kernel.call(fd, &mut call)
+    }
+
+    pub(crate) fn call(&self, call: Call) -> Outcome {
+        self.on(self.fd, call)
+    }
+
+    /// A call, and what the kernel wrote back.
+    pub(crate) fn answer(&self, mut call: Call) -> Result<(i32, Call), Errno> {
+        let result = self.ground.kernel.call(self.fd, &mut call)?;
+        Ok((result, call))
+    }
+
+    /// The file of a group, opened the first time.
+    pub(crate) fn group(&self, place: usize) -> Fd {
+        let known = self.files.borrow().iter().find(|(group, _)| *group == place).map(|(_, fd)| *fd);
+        known.unwrap_or_else(|| {
+            let fd = self.ground.kernel.open(Node::Group(self.ground.groups[place].0)).unwrap();
+            self.files.borrow_mut().push((place, fd));
+            fd
+        })
+    }
+
+    /// SET_CONTAINER of a group.
+    pub(crate) fn attach(&self, place: usize) -> Outcome {
+        self.on(self.group(place), Call::GroupSetContainer(self.fd))
+    }
+
+    /// UNSET_CONTAINER of a group.
+    pub(crate) fn detach(&self, place: usize) -> Outcome {
+        self.on(self.group(place), Call::GroupUnsetContainer)
+    }
+
+    /// Closes the file of a group.
+    pub(crate) fn close_group(&self, place: usize) {
+        self.files.borrow_mut().retain(|(group, fd)| {
+            if *group == place {
+                self.ground.kernel.close(*fd);
+            }
+            *group != place
+        });
+    }
+
+    /// The device of a group. Its closing resets it, which takes seconds on powernv.
+    pub(crate) fn device(&self, place: usize) -> Result<Fd, Errno> {
+        let node = Node::Device { group: self.group(place), name: &self.ground.groups[place].1 };
+        let fd = self.ground.kernel.open(node)?;
+        self.devices.borrow_mut().push(fd);
+        Ok(fd)
+    }
+
+    /// Closes the devices.
+    pub(crate) fn close_devices(&self) {
+        self.devices.borrow_mut().drain(..).for_each(|fd| self.ground.kernel.close(fd));
+    }
+
+    /// The device reads at one bus address and writes that at another, at most 4 KiB.
+    pub(crate) fn dma(&self, device: Fd, from: u64, to: u64, len: u64) {
+        bare::dma(&*self.ground.kernel, device, from, to, len).unwrap();
+    }
+
+    pub(crate) fn set_iommu(&self, kind: u32) -> Outcome {
+        self.call(Call::SetIommu(kind))
+    }
+
+    pub(crate) fn info(&self) -> Result<spapr::TceInfo, Errno> {
+        let args = spapr::TceInfo { argsz: 32, ..Default::default() };
+        match self.answer(Call::TceGetInfo(args))? {
+            (0, Call::TceGetInfo(info)) => Ok(info),
+            other => panic!("GET_INFO: {other:?}"),
+        }
+    }
+
+    pub(crate) fn register(&self, range: UserRange) -> Outcome {
+        self.register_at(range.start().0, range.len())
+    }
+
+    pub(crate) fn register_at(&self, vaddr: u64, size: u64) -> Outcome {
+        self.call(Call::RegisterMemory(spapr::RegisterMemory { argsz: 24, flags: 0, vaddr, size }))
+    }
+
+    pub(crate) fn unregister(&self, range: UserRange) -> Outcome {
+        self.unregister_at(range.start().0, range.len())
+    }
+
+    pub(crate) fn unregister_at(&self, vaddr: u64, size: u64) -> Outcome {
+        self.call(Call::UnregisterMemory(spapr::RegisterMemory { argsz: 24, flags: 0, vaddr, size }))
+    }
+
+    /// Memory that this container registered.
+    pub(crate) fn registered(&self, size: u64) -> UserRange {
+        let range = self.ground.memory(size);
+        assert_eq!(self.register(range), Ok(0));
+        range
+    }
+
+    /// Unregisters what nothing points into: the kernel gives the pages back. With a TCE left it would not.
+    #[track_caller]
+    pub(crate) fn gives_back(&self, range: UserRange) {
+        let (result, cost) = self.ground.cost(|| self.unregister(range));
+        assert_eq!((result, cost), (Ok(0), -range.len().cast_signed()), "{range} is still mapped, or never was there");
+    }
+
+    pub(crate) fn map(&self, user: UserAddr, iova: u64, size: u64) -> Outcome {
+        self.map_for(READ | WRITE, user, iova, size)
+    }
+
+    pub(crate) fn map_for(&self, flags: u32, user: UserAddr, iova: u64, size: u64) -> Outcome {
+        self.call(Call::MapDma(vfio::DmaMap { argsz: 32, flags, vaddr: user.0, iova, size }))
+    }
+
+    pub(crate) fn unmap(&self, iova: u64, size: u64) -> Outcome {
+        self.call(Call::UnmapDma(vfio::DmaUnmap { argsz: 24, flags: 0, iova, size }))
+    }
+
+    /// Where the window starts.
+    pub(crate) fn create(&self, page_shift: u32, window_size: u64, levels: u32) -> Result<u64, Errno> {
+        let args = spapr::TceCreate { argsz: 40, page_shift, window_size, levels, ..Default::default() };
+        match self.answer(Call::TceCreate(args))? {
+            (0, Call::TceCreate(args)) => Ok(args.start_addr),
+            other => panic!("CREATE: {other:?}"),
+        }
+    }
+
+    pub(crate) fn remove(&self, start_addr: u64) -> Outcome {
+        self.call(Call::TceRemove(spapr::TceRemove { argsz: 16, flags: 0, start_addr }))
+    }
+
+    /// What a model's table holds: bus address, bytes, user address. `None` on the running kernel.
+    pub(crate) fn entries(&self, slot: usize) -> Option<Vec<(u64, u64, u64)>> {
+        let mut found = None;
+        self.ground.on_model(|model| {
+            let tables = model.tables(self.fd);
+            let entries = tables.get(slot).map(|table| table.entries.clone()).unwrap_or_default();
+            found = Some(entries.iter().map(|entry| (entry.iova.start().0, entry.iova.len(), entry.user.0)).collect());
+        });
+        found
+    }
+}
+
+impl Drop for Raw<'_> {
+    fn drop(&mut self) {
+        self.close_devices();
+        self.files.borrow().iter().for_each(|(_, fd)| self.ground.kernel.close(*fd));
+        self.ground.kernel.close(self.fd);
+    }
+}

@@ -1,0 +1,10 @@
+//! The target `raw` for libFuzzer.
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "each target is one of several")]
+
+#[path = "../targets/mod.rs"]
+mod targets;
+#[path = "../../twin/mod.rs"]
+mod twin;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::raw(input));

@@ -1,0 +1,32 @@
+//! What is done with an input, whoever made it: libFuzzer, or the corpus.
+
+mod raw;
+mod raw_step;
+mod scenario;
+
+pub(crate) use scenario::scenario;
+
+use crate::twin::Sequence;
+
+/// A sequence of calls of the library: no trap is met, and all agrees after each.
+pub(crate) fn space(input: &[u8]) {
+    if let Ok(sequence) = Sequence::decode(input) {
+        sequence.run();
+    }
+}
+
+/// Bare calls of the kernel interface: the model's own books balance.
+pub(crate) fn raw(input: &[u8]) {
+    if let Ok(calls) = raw::Calls::decode(input) {
+        calls.run();
+    }
+}
+
+/// An input as a person reads it.
+pub(crate) fn show(target: &str, input: &[u8]) -> String {
+    match target {
+        "space" => format!("{:?}", Sequence::decode(input)),
+        "raw" => format!("{:?}", raw::Calls::decode(input)),
+        _ => String::from_utf8_lossy(input).into_owned(),
+    }
+}
