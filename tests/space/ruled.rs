@@ -10,6 +10,9 @@ use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overla
 use spapr_iommu::window::{Refusal, WindowRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::sleep;
+use std::time::Duration;
 
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
@@ -233,4 +236,33 @@ fn a_default_window_that_cannot_be_made_leaks_once() {
     let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::NoWindow { why: Refusal::Poisoned, .. }), "{error}");
     assert_eq!(unmaps.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_release_waits_for_a_map_that_is_under_way() {
+    let (bench, host) = ruled("powernv9-64k");
+    let ram = bench.allocate(16 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+    let (tell, under_way) = channel();
+    host.set(move |call| {
+        if matches!(call, Call::MapDma(_)) {
+            tell.send(()).unwrap();
+            // Long enough for a release that does not wait.
+            sleep(Duration::from_millis(100));
+        }
+        None
+    });
+    std::thread::scope(|scope| {
+        let map = scope.spawn(|| bench.space.map(iova(BIG, M), at(ram, 0), RW));
+        under_way.recv().unwrap();
+        let refused = lease.release().unwrap_err();
+        assert_eq!(refused.mapped, [iova(BIG, M)]);
+        map.join().unwrap().unwrap();
+        drop(refused);
+    });
+    host.lift();
+    bench.space.unmap(iova(BIG, M)).unwrap();
+    bench.agrees();
+    bench.ends_clean();
 }
