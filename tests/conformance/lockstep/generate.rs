@@ -57,7 +57,8 @@ pub(crate) fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<S
         if chance(rng, 8) {
             continue;
         }
-        let container = if chance(rng, 80) { n } else { 0 };
+        // Groups that share a container share its tables, and what devices see when one leaves.
+        let container = if chance(rng, if plan.devices { 50 } else { 80 }) { n } else { 0 };
         let kind = if plan.patient { kind(rng) } else { spapr::TCE_V2_IOMMU };
         let v2 = kind == spapr::TCE_V2_IOMMU;
         if !steps.contains(&Step::Open(Slot::Container(container))) {
@@ -354,11 +355,20 @@ fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     match rng.u32(0..12) {
         0 => call(device, any_call(rng), NOWHERE),
         1 => call(device, device_call(rng), NOWHERE),
-        2..5 => match numbers::part(rng, model) {
+        // Whose group stays looks on while the other one leaves.
+        2 => call(Slot::Group(other_group(device)), Call::GroupUnsetContainer, NOWHERE),
+        3..5 => match numbers::part(rng, model) {
             Some(part) if part.len <= MOST_FILLED => Step::Fill(part, rng.u8(1..)),
             _ => call(device, device_call(rng), NOWHERE),
         },
         _ => dma_step(rng, model, device),
+    }
+}
+
+fn other_group(device: Slot) -> usize {
+    match device {
+        Slot::Device(file) => GROUPS - 1 - file.group,
+        _ => 0,
     }
 }
 
