@@ -17,8 +17,6 @@ use crate::compare::{self, Checks};
 pub struct Shown {
     /// Of the repository.
     pub commit: String,
-    /// Where the walk started.
-    pub seed: u64,
     /// The kernel that ran.
     pub kernel: String,
     /// Its page size in KiB, and its MMU.
@@ -53,6 +51,11 @@ pub struct Walk {
     pub transfers: u64,
     /// How long it took.
     pub seconds: f64,
+    /// Where it started.
+    pub seed: u64,
+    /// Of the repository.
+    #[serde(default)]
+    pub commit: String,
 }
 
 /// What to run in a cell.
@@ -66,8 +69,14 @@ pub struct Run {
     pub operations: u64,
     /// Where the walk starts.
     pub seed: u64,
+    /// Nothing else.
+    pub only_walk: bool,
 }
 
+/// Memory that may be missing after everything but the walk.
+const LEAK_KIB: u64 = 1024;
+/// pseries kernels keep some bytes of each window for ever, and a walk makes thousands.
+const OPERATIONS_A_KIB: u64 = 50;
 /// Memory that rules with scars may lose.
 const LOST_KIB: &str = "1000000";
 
@@ -77,7 +86,7 @@ const SLOWEST: u64 = 50;
 /// Runs everything. `progress` gets lines that say how far it is.
 pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &dyn Fn(&str)) -> Result<Shown> {
     let began = Instant::now();
-    let mut shown = Shown { commit: commit(repository)?, seed: run.seed, ..Shown::default() };
+    let mut shown = Shown { commit: commit(repository)?, ..Shown::default() };
     let lab = Lab { cell, repository, logs, progress };
     let mut words: Vec<String> = Vec::new();
     let mut then = |line: &[&str]| {
@@ -86,21 +95,26 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
         }
         words.extend(line.iter().map(ToString::to_string));
     };
-    if cell.has_windows() {
+    let windows = cell.has_windows() && !run.only_walk;
+    if windows {
         let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
         then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
         then(&["kernel", "--format", "terse"]);
     }
     let preset = cell.preset();
-    then(&["contract", "--preset", &preset]);
+    if !run.only_walk {
+        then(&["contract", "--preset", &preset]);
+    }
     let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
     then(&["conformance", "--json", "--preset", &preset, "--seed", &seed, "--ops", &operations]);
     // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
     let timeout = 600 + run.operations / SLOWEST;
-    let real = lab.run("real", &["--timeout", &timeout.to_string()], &words)?;
+    let tolerance = LEAK_KIB + run.operations / OPERATIONS_A_KIB;
+    let options = ["--timeout", &timeout.to_string(), "--leak-tolerance", &tolerance.to_string()];
+    let real = lab.run(if run.only_walk { "walk" } else { "real" }, &options, &words)?;
 
     shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
-    if cell.has_windows() {
+    if windows {
         let model = Command::new(&run.command)
             .args(["run", "--json", "--host", &format!("model:{preset}")])
             .args(&run.scenarios)
@@ -114,37 +128,47 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
         shown.checks.extend(compare::scenarios(&run.scenarios, &model, &real));
     }
     let mut ends = real.output.lines().filter(|line| line.starts_with("test result:"));
-    if cell.has_windows() {
+    if windows {
         shown.checks.extend(compare::tests("kernel test", ends.next()));
     }
-    shown.checks.extend(compare::tests("rule", ends.next()));
+    if !run.only_walk {
+        shown.checks.extend(compare::tests("rule", ends.next()));
+    }
     shown.rules = compare::rules(&real.output);
     let answer = match walk(&real.output) {
         None => Err("the walk did not come to an end".into()),
         Some(walk) => {
             let good = walk.differences == 0 && walk.operations >= run.operations;
-            shown.walk = walk;
+            shown.walk = Walk { commit: shown.commit.clone(), ..walk };
             if good { Ok(()) } else { Err("it does not: see the logs".into()) }
         }
     };
     shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
     facts(&real.errors, &mut shown);
-    lab.scars(&mut shown)?;
-    for rule in cell.fatal_rules() {
-        lab.fatal(rule, &mut shown)?;
+    if !run.only_walk {
+        lab.scars(&mut shown)?;
+        for rule in cell.fatal_rules() {
+            lab.fatal(rule, &mut shown)?;
+        }
     }
     shown.took = began.elapsed();
-    fs::write(kept(cell, logs), serde_json::to_vec(&shown)?)?;
+    fs::write(kept(cell, logs, run.only_walk), serde_json::to_vec(&shown)?)?;
     Ok(shown)
 }
 
-/// What a cell showed when it was last run.
+/// What a cell showed when it was last run, with its last walk that was longer.
 pub fn last(cell: &Cell, logs: &Path) -> Option<Shown> {
-    serde_json::from_slice(&fs::read(kept(cell, logs)).ok()?).ok()
+    let read = |only_walk| serde_json::from_slice::<Shown>(&fs::read(kept(cell, logs, only_walk)).ok()?).ok();
+    match (read(false), read(true)) {
+        (Some(shown), Some(long)) if long.walk.operations > shown.walk.operations => {
+            Some(Shown { walk: long.walk, ..shown })
+        }
+        (shown, long) => shown.or(long),
+    }
 }
 
-fn kept(cell: &Cell, logs: &Path) -> PathBuf {
-    logs.join(format!("{}.json", cell.file_name()))
+fn kept(cell: &Cell, logs: &Path, only_walk: bool) -> PathBuf {
+    logs.join(format!("{}{}.json", cell.file_name(), if only_walk { ".walk" } else { "" }))
 }
 
 /// What the repository holds.
@@ -273,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_last_summary_counts() {
-        let line = r#"{"operations":12,"differences":0,"transfers":1,"seconds":0.5,"model":"x"}"#;
+        let line = r#"{"operations":12,"differences":0,"transfers":1,"seconds":0.5,"seed":3,"what":"x"}"#;
         let walk = walk(&format!("  x: 1 with 0\n{line}\n")).unwrap();
         assert_eq!((walk.operations, walk.transfers), (12, 1));
         assert!(super::walk("12 operations").is_none());

@@ -42,7 +42,7 @@ pub fn line(cell: &Cell, shown: &Shown) -> String {
 pub fn markdown(cells: &[(Cell, Shown)]) -> String {
     let mut text = String::from(
         "| cell | kernel | pages | MMU | host bridge | checks | rules | calls compared | different | DMA transfers \
-         | calls/s | seed | time | commit |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         | calls/s | seed, commit | time | commit |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut sums = [0; 6];
     for (cell, shown) in cells {
@@ -60,14 +60,15 @@ pub fn markdown(cells: &[(Cell, Shown)]) -> String {
         let _ = writeln!(
             text,
             "| {} | {} | {}K | {} | {} | {passed} of {checks} | {rules} | {operations} | {differences} | {transfers} \
-             | {:.0} | {} | {:.0} s | {} |",
+             | {:.0} | {}, {} | {:.0} s | {} |",
             cell.machine(),
             shown.kernel.replace("-powerpc64le-64k", "").replace("-powerpc64le", ""),
             shown.page_kib,
             shown.mmu.to_lowercase(),
             cell.host_bridge(),
             walk.operations as f64 / walk.seconds.max(0.001),
-            shown.seed,
+            walk.seed,
+            walk.commit,
             shown.took.as_secs_f64(),
             shown.commit,
         );

@@ -1,7 +1,7 @@
 //! MAP and UNMAP.
 
 use super::container::{Driver, Kernel, Result};
-use super::preset::{KernelVersion, Machine};
+use super::preset::Machine;
 use super::region::Segment;
 use super::table::{Table, pin_singly};
 use super::violation::Violation;
@@ -55,7 +55,7 @@ impl Driver {
         let first = args.iova >> table.shift;
         let (end, last) = (first.saturating_add(args.size >> table.shift), table.numbers().end);
         let outside = end > last;
-        if args.iova & mask != 0 || outside && kernel.preset.kernel == KernelVersion::V7_2 {
+        if args.iova & mask != 0 || outside && kernel.preset.kernel.bounds_unmap() {
             return Ok(MISALIGNED);
         }
         if args.size == 0 {

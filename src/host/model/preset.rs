@@ -78,14 +78,26 @@ impl HostPage {
     }
 }
 
-/// A kernel whose behaviour is modelled.
+/// A kernel whose behaviour is modelled. What differs between them has a name each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KernelVersion {
-    /// Linux 6.12: UNMAP may run past the window's end.
+    /// Linux 6.12.
     #[default]
     V6_12,
-    /// Linux 7.2.8 and newer: UNMAP past the window's end is refused.
+    /// Linux 7.2.8 and newer.
     V7_2,
+}
+
+impl KernelVersion {
+    /// UNMAP past a window's end is refused, with 1 (`iommu_tce_check_ioba`).
+    pub const fn bounds_unmap(self) -> bool {
+        matches!(self, Self::V7_2)
+    }
+
+    /// CREATE refuses a page shift above 63, rather than look at its low seven bits (`tce_iommu_create_window`).
+    pub const fn bounds_page_shift(self) -> bool {
+        matches!(self, Self::V7_2)
+    }
 }
 
 impl Preset {

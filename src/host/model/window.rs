@@ -2,7 +2,6 @@
 
 use super::container::{Driver, Kernel, Result, check_args};
 use super::platform::Request;
-use super::preset::KernelVersion;
 use super::table::Table;
 use super::violation::Violation;
 use crate::host::Errno;
@@ -32,7 +31,7 @@ impl Driver {
         let slot = self.tables.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?;
         let newest = *self.groups.first().ok_or(Errno::ENODEV)?;
         // The test shifts by any number; as 6.12 is compiled, the low seven bits count.
-        let low = if kernel.preset.kernel == KernelVersion::V6_12 { shift & 0x7f } else { shift };
+        let low = if kernel.preset.kernel.bounds_page_shift() { shift } else { shift & 0x7f };
         if 1u64.checked_shl(low).is_none_or(|bit| kernel.preset.limits().pgsizes & bit == 0) {
             return Err(Errno::EINVAL);
         }

@@ -164,15 +164,25 @@ fn untranslate(mut after: Call, before: &Call) -> Call {
     after
 }
 
-/// Memory whose address is aligned alike on every host, as far as any IOMMU page asks; of hugetlb, to its page.
+/// Memory whose address is aligned alike on every host, as far as any IOMMU page asks; of hugetlb, to its page. On both sides lie
+/// holes, for calls that reach beyond.
 fn allocate(memory: &dyn Memory, size: u64, host: PageShift, page: Option<PageShift>) -> Result<UserRange, Errno> {
     if let Some(page) = page.filter(|page| *page != host) {
-        return memory.allocate(size, page);
+        let with_both_ends =
+            page.bytes().checked_mul(2).and_then(|ends| size.checked_add(ends)).ok_or(Errno::ENOMEM)?;
+        let all = memory.allocate(with_both_ends, page)?;
+        let range = UserRange::new(UserAddr(all.start().0 + page.bytes()), size).map_err(|_| Errno::EINVAL)?;
+        return within(memory, all, range);
     }
     let size = host.ceil(size).filter(|size| *size != 0).ok_or(Errno::EINVAL)?;
     let all = memory.allocate(size.checked_add(ALIGNED.bytes()).ok_or(Errno::ENOMEM)?, host)?;
     let start = UserAddr(ALIGNED.ceil(all.start().0).ok_or(Errno::ENOMEM)?);
     let range = UserRange::new(start, size).map_err(|_| Errno::EINVAL)?;
+    within(memory, all, range)
+}
+
+/// Leaves holes on both sides.
+fn within(memory: &dyn Memory, all: UserRange, range: UserRange) -> Result<UserRange, Errno> {
     let rest = [UserRange::between(all.start(), range.start()), UserRange::between(range.end(), all.end())];
     rest.into_iter().flatten().try_for_each(|rest| memory.free(rest))?;
     Ok(range)

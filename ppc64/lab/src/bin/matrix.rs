@@ -30,6 +30,9 @@ struct Options {
     /// Where the random walk starts
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Nothing but the random walk
+    #[arg(long)]
+    only_walk: bool,
     /// Machines that run at the same time [default: as many as there are processors]
     #[arg(long)]
     jobs: Option<usize>,
@@ -55,7 +58,7 @@ fn run(options: &Options) -> Result<bool> {
     let logs = repository.join("target/cells");
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
     let scenarios = scenarios(&repository)?;
-    let run = Run { command, scenarios, operations: options.ops, seed: options.seed };
+    let run = Run { command, scenarios, operations: options.ops, seed: options.seed, only_walk: options.only_walk };
     let cells = match (options.cells.is_empty(), options.slice) {
         (false, _) => options.cells.clone(),
         (true, true) => cell::slice(),
