@@ -28,7 +28,7 @@ const MACHINES: [&str; 8] = [
 const KERNELS: [&str; 4] = ["6.12", "6.12-64k", "7.2", "7.2-64k"];
 
 /// What every change is checked on: each machine, and each kernel on both platforms.
-const SLICE: [&str; 8] = [
+const DEFAULT: [&str; 8] = [
     "powernv8:6.12-64k",
     "powernv9:6.12",
     "powernv9:7.2-64k",
@@ -46,15 +46,15 @@ pub fn all() -> Vec<Cell> {
 }
 
 /// The cells every change is checked on.
-pub fn slice() -> Vec<Cell> {
-    SLICE.iter().filter_map(|name| name.parse().ok()).collect()
+pub fn default() -> Vec<Cell> {
+    DEFAULT.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 impl FromStr for Cell {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let shape = || format!("expected MACHINE[-OPTION…]:KERNEL, such as {} or {}", SLICE[0], SLICE[5]);
+        let shape = || format!("expected MACHINE[-OPTION…]:KERNEL, such as {} or {}", DEFAULT[0], DEFAULT[5]);
         let (machine, kernel) = text.split_once(':').filter(|(_, kernel)| !kernel.is_empty()).ok_or_else(shape)?;
         let mut words = machine.split('-');
         let machine = words.next().filter(|machine| !machine.is_empty()).ok_or_else(shape)?;
@@ -191,12 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn the_slice_is_a_part_of_all() {
+    fn the_default_is_a_part_of_all() {
         let all = all();
         assert_eq!(all.len(), MACHINES.len() * KERNELS.len());
-        assert_eq!(slice().len(), SLICE.len());
-        assert!(slice().iter().all(|cell| all.contains(cell)));
-        let has = |wanted: &dyn Fn(&Cell) -> bool| slice().iter().any(wanted);
+        assert_eq!(default().len(), DEFAULT.len());
+        assert!(default().iter().all(|cell| all.contains(cell)));
+        let has = |wanted: &dyn Fn(&Cell) -> bool| default().iter().any(wanted);
         assert!(
             MACHINES.iter().all(|machine| has(&|cell| cell.machine() == *machine) || *machine == "pseries-power10")
         );

@@ -19,11 +19,11 @@ use ppc64_lab::{repository, table};
 #[derive(Parser)]
 #[command(name = "ppc64/matrix")]
 struct Options {
-    /// Cells, MACHINE[-OPTION…]:KERNEL [default: all]
+    /// Cells, MACHINE[-OPTION…]:KERNEL [default: those every change is checked on]
     cells: Vec<Cell>,
-    /// Only the cells every change is checked on
+    /// Every machine with every kernel
     #[arg(long, conflicts_with = "cells")]
-    slice: bool,
+    all: bool,
     /// Random operations that are compared with the model in each cell
     #[arg(long, default_value_t = 600)]
     ops: u64,
@@ -59,10 +59,10 @@ fn run(options: &Options) -> Result<bool> {
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
     let scenarios = scenarios(&repository)?;
     let run = Run { command, scenarios, operations: options.ops, seed: options.seed, only_walk: options.only_walk };
-    let cells = match (options.cells.is_empty(), options.slice) {
+    let cells = match (options.cells.is_empty(), options.all) {
         (false, _) => options.cells.clone(),
-        (true, true) => cell::slice(),
-        (true, false) => cell::all(),
+        (true, true) => cell::all(),
+        (true, false) => cell::default(),
     };
     let jobs = options.jobs.or_else(|| Some(thread::available_parallelism().ok()?.get())).unwrap_or(1);
     println!("{}", table::heading());
