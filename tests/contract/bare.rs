@@ -47,6 +47,17 @@ fn ioctl(file: &impl AsFd, number: Number, argument: c_ulong) -> Result<i32, Err
     Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), number as _, argument) })
 }
 
+/// The calls on a v2 container that have a structure, but for EEH's.
+const V2_CALLS: [Number; 7] = [
+    vfio::IOMMU_MAP_DMA,
+    vfio::IOMMU_UNMAP_DMA,
+    spapr::TCE_GET_INFO,
+    spapr::REGISTER_MEMORY,
+    spapr::UNREGISTER_MEMORY,
+    spapr::TCE_CREATE,
+    spapr::TCE_REMOVE,
+];
+
 /// Before any look at sizes; but MAP and UNMAP want a REGISTER first.
 pub(crate) fn arguments_that_fault_are_efault(ground: &Ground) {
     let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
@@ -55,16 +66,7 @@ pub(crate) fn arguments_that_fault_are_efault(ground: &Ground) {
     let memory = ground.memory(K64);
     let mut args = spapr::RegisterMemory { argsz: 24, flags: 0, vaddr: memory.start().0, size: K64 };
     assert_eq!(bare.call(spapr::REGISTER_MEMORY, &mut args), Ok(0));
-    let numbers = [
-        vfio::IOMMU_MAP_DMA,
-        vfio::IOMMU_UNMAP_DMA,
-        spapr::TCE_GET_INFO,
-        spapr::REGISTER_MEMORY,
-        spapr::UNREGISTER_MEMORY,
-        spapr::TCE_CREATE,
-        spapr::TCE_REMOVE,
-    ];
-    assert_eq!(numbers.map(fault), [Err(Errno::EFAULT); 7]);
+    assert_eq!(V2_CALLS.map(fault), [Err(Errno::EFAULT); 7]);
     let expected = if ground.powernv() { Errno::EFAULT } else { Errno::ENODEV };
     assert_eq!(fault(eeh::PE_OP), Err(expected), "without EEH nothing is read");
 }
@@ -97,17 +99,12 @@ pub(crate) fn numbers_of_other_architectures_are_unknown(ground: &Ground) {
 /// What a process says about a container that is its standard input.
 pub(crate) fn stranger() -> Option<Result<(), String>> {
     let expected = std::env::var(WORD).ok()?;
-    let numbers = [
-        vfio::IOMMU_MAP_DMA,
-        vfio::IOMMU_UNMAP_DMA,
-        spapr::TCE_GET_INFO,
-        spapr::REGISTER_MEMORY,
-        spapr::UNREGISTER_MEMORY,
-        spapr::TCE_CREATE,
-        spapr::TCE_REMOVE,
-        eeh::PE_OP,
-    ];
-    let said = numbers.map(|number| format!("{:?}", ioctl(&std::io::stdin(), number, NOWHERE))).join(" ");
+    let said = V2_CALLS
+        .into_iter()
+        .chain([eeh::PE_OP])
+        .map(|number| format!("{:?}", ioctl(&std::io::stdin(), number, NOWHERE)))
+        .collect::<Vec<_>>()
+        .join(" ");
     let extension = ioctl(&std::io::stdin(), vfio::CHECK_EXTENSION, spapr::TCE_V2_IOMMU.into());
     let good =
         said.split(") ").all(|word| word.trim_end_matches(')') == expected.trim_end_matches(')')) && extension == Ok(1);
