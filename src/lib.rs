@@ -5,6 +5,7 @@ pub mod addr;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod host;
+pub mod kvm;
 pub mod map;
 pub mod memlock;
 pub mod permission;
