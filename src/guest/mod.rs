@@ -29,6 +29,8 @@ mod state;
 mod table;
 mod tce;
 mod translate;
+#[cfg(feature = "vm-memory")]
+mod vm_memory;
 
 pub use ddw::{DdwError, DdwOffer};
 pub use device_tree::{DdwTokens, Property};
@@ -43,6 +45,8 @@ pub use slots::{Slots, SlotsOverlap};
 pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use table::TceTable;
 pub use translate::GuestTranslation;
+#[cfg(feature = "vm-memory")]
+pub use vm_memory::{PhbIommu, VmMemory};
 
 use crate::addr::GuestRange;
 use crate::registry::Registry;
