@@ -1,11 +1,11 @@
 //! Addresses, ranges and page sizes.
 //!
-//! A user address and a bus address never mix: each has its type. Ranges are never empty and never wrap, so that every
+//! A user address, a bus address and a guest's address never mix: each has its type. Ranges are never empty and never wrap, so that every
 //! function that takes one starts from a range that makes sense. Arithmetic is checked.
 
 use core::fmt;
 
-/// A kind of address: [`UserAddr`] or [`Iova`].
+/// A kind of address: [`UserAddr`], [`Iova`] or [`GuestAddr`].
 pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
     /// What messages call it.
     const NAME: &'static str;
@@ -55,6 +55,11 @@ address!(
     Iova,
     "IOVA"
 );
+address!(
+    /// A guest's real address: what its TCEs, its hypercalls and its RTAS calls name memory with.
+    GuestAddr,
+    "guest"
+);
 
 /// A non-empty range of addresses that does not wrap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +72,8 @@ pub struct Range<A> {
 pub type UserRange = Range<UserAddr>;
 /// A range of bus addresses.
 pub type IovaRange = Range<Iova>;
+/// A range of a guest's real addresses.
+pub type GuestRange = Range<GuestAddr>;
 
 /// Why a start and a length are no range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]

@@ -5,6 +5,7 @@
 
 pub mod eeh;
 pub mod kvm;
+pub mod papr;
 pub mod spapr;
 pub mod vfio;
 

@@ -1,0 +1,69 @@
+//! What a guest's device tree says of a PHB's DMA windows (LoPAR, "DMA window" properties).
+
+use super::phb::Phb;
+use super::rtas::RtasCall;
+
+/// RTAS tokens of the calls for dynamic windows: any four numbers that no other call has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DdwTokens {
+    /// `ibm,query-pe-dma-window`.
+    pub query: u32,
+    /// `ibm,create-pe-dma-window`.
+    pub create: u32,
+    /// `ibm,remove-pe-dma-window`.
+    pub remove: u32,
+    /// `ibm,reset-pe-dma-window`.
+    pub reset: u32,
+}
+
+impl DdwTokens {
+    /// The call with that token.
+    pub fn call(&self, token: u32) -> Option<RtasCall> {
+        match token {
+            _ if token == self.query => Some(RtasCall::QueryPeDmaWindow),
+            _ if token == self.create => Some(RtasCall::CreatePeDmaWindow),
+            _ if token == self.remove => Some(RtasCall::RemovePeDmaWindow),
+            _ if token == self.reset => Some(RtasCall::ResetPeDmaWindow),
+            _ => None,
+        }
+    }
+
+    /// Names and tokens, as they stand in the `/rtas` node.
+    pub fn names(&self) -> [(&'static str, u32); 4] {
+        [
+            ("ibm,query-pe-dma-window", self.query),
+            ("ibm,create-pe-dma-window", self.create),
+            ("ibm,remove-pe-dma-window", self.remove),
+            ("ibm,reset-pe-dma-window", self.reset),
+        ]
+    }
+}
+
+/// A property of a node: its name and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Property {
+    /// The name.
+    pub name: &'static str,
+    /// Cells, big endian.
+    pub value: Vec<u8>,
+}
+
+fn property(name: &'static str, cells: &[u32]) -> Property {
+    Property { name, value: cells.iter().flat_map(|cell| cell.to_be_bytes()).collect() }
+}
+
+impl Phb {
+    /// What the PHB's node says of DMA: address and size cells (2 each), the default window (20 bytes), and how dynamic
+    /// windows are had: the tokens, and, as extensions, a reset call and a query with 6 results.
+    pub fn properties(&self, tokens: &DdwTokens) -> Vec<Property> {
+        let (liobn, window) = (self.config().liobn.0, self.config().default);
+        let [start, size] = [window.start().0, window.len()].map(|value| [(value >> 32) as u32, value as u32]);
+        vec![
+            property("ibm,#dma-address-cells", &[2]),
+            property("ibm,#dma-size-cells", &[2]),
+            property("ibm,dma-window", &[liobn, start[0], start[1], size[0], size[1]]),
+            property("ibm,ddw-applicable", &[tokens.query, tokens.create, tokens.remove]),
+            property("ibm,ddw-extensions", &[2, tokens.reset, 1]),
+        ]
+    }
+}

@@ -1,0 +1,189 @@
+//! What a VMM owes a pseries guest: TCE tables, their hypercalls, dynamic DMA windows by RTAS.
+//!
+//! A [`GuestIommu`] is the IOMMU a guest sees. It has the guest's RAM, registered, and a [`Phb`] for each PCI host bridge with
+//! its DMA windows. A window is a [`TceTable`], named by its [`Liobn`]; the guest fills it with hypercalls
+//! ([`GuestIommu::hcall`]) and asks for more windows with RTAS calls ([`GuestIommu::rtas`]). Behind a PHB there may be
+//! devices of the host ([`Phb::attach`]): then whatever the guest enters is mapped for them first, and refused if that
+//! fails. Emulated devices look up where a bus address leads ([`Phb::translate`]).
+//!
+//! What a guest passes is never trusted: nothing it does maps a byte that is not its registered RAM, and each refusal is
+//! one of the architecture's codes (LoPAR, hypervisor calls H_GET_TCE, H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT).
+//!
+//! ```
+//! use spapr_iommu::addr::{GuestAddr, GuestRange, Iova};
+//! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slot, Slots};
+//! use spapr_iommu::host::{Host, Memory, model::Model};
+//! use spapr_iommu::registry::Registry;
+//! use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_PUT_TCE, H_SUCCESS};
+//! use std::sync::Arc;
+//!
+//! // 64 MiB of guest RAM at 0, in memory of a model of the kernel.
+//! let host = Arc::new(Model::new("powernv9-64k".parse()?));
+//! let memory = host.allocate(64 << 20, host.page_shift())?;
+//! let slots = Slots::new(host.clone());
+//! slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 64 << 20)?, user: memory.start() })?;
+//!
+//! let iommu = GuestIommu::new(&Registry::new(host), Arc::new(slots));
+//! iommu.add_memory()?;
+//! let phb = iommu.add_phb(PhbConfig::new(0x800_0000_2000_0000, Liobn(0x8000_0000))?)?;
+//! phb.attach(0)?;
+//!
+//! // What KVM hands over when the guest maps its page at 16 MiB, for reading and writing, at bus address 0x1000.
+//! let mut args = [0x8000_0000, 0x1000, 0x100_0003, 0, 0, 0, 0, 0, 0];
+//! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_SUCCESS));
+//! assert_eq!(phb.translate(Iova(0x1010)).map(|there| there.guest), Some(GuestAddr(0x100_0010)));
+//! // Devices of the host see it, too.
+//! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.start().0 + (16 << 20)));
+//!
+//! // There is no RAM at 64 MiB.
+//! let mut args = [0x8000_0000, 0x2000, 0x400_0003, 0, 0, 0, 0, 0, 0];
+//! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_PARAMETER));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Locking
+//! Each table has one writer at a time. Order: a PHB's lock, its tables', the address space's. Translation and H_GET_TCE take
+//! none.
+
+mod ddw;
+mod device_tree;
+mod entries;
+mod error;
+mod hcall;
+mod liobn;
+mod memory;
+mod phb;
+mod ram;
+mod rtas;
+mod runs;
+mod slots;
+mod state;
+mod table;
+mod tce;
+mod translate;
+#[cfg(feature = "vm-memory")]
+mod vm_memory;
+
+pub use ddw::{DdwError, DdwOffer};
+pub use device_tree::{DdwTokens, Property};
+pub use entries::Entries;
+pub use error::HcallError;
+pub use liobn::Liobn;
+pub use memory::{GuestMemory, NoMemory, Slot};
+pub use phb::{Phb, PhbConfig, PhbError};
+pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
+pub use rtas::RtasCall;
+pub use slots::{Slots, SlotsOverlap};
+pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
+pub use table::TceTable;
+pub use translate::GuestTranslation;
+#[cfg(feature = "vm-memory")]
+pub use vm_memory::{PhbIommu, VmMemory};
+
+use crate::addr::GuestRange;
+use crate::registry::Registry;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Tables by LIOBN, at one moment.
+type Tables = BTreeMap<Liobn, Arc<TceTable>>;
+
+/// The tables of all PHBs, read by hypercalls without waiting.
+#[derive(Debug, Default)]
+struct Directory(ArcSwap<Tables>);
+
+impl Directory {
+    /// Enters a table; false when another one has its LIOBN.
+    fn insert(&self, table: &Arc<TceTable>) -> bool {
+        let mut free = true;
+        self.0.rcu(|tables| {
+            let mut tables = Tables::clone(tables);
+            free = !tables.contains_key(&table.liobn());
+            tables.entry(table.liobn()).or_insert_with(|| Arc::clone(table));
+            tables
+        });
+        free
+    }
+
+    fn remove(&self, liobn: Liobn) {
+        self.0.rcu(|tables| {
+            let mut tables = Tables::clone(tables);
+            tables.remove(&liobn);
+            tables
+        });
+    }
+}
+
+/// The IOMMU of a guest: its RAM, its PHBs and their tables.
+#[derive(Debug)]
+pub struct GuestIommu {
+    ram: Arc<GuestRam>,
+    directory: Arc<Directory>,
+    phbs: Mutex<Vec<Arc<Phb>>>,
+}
+
+impl GuestIommu {
+    /// The IOMMU of a guest with that memory, of which nothing is registered yet: see [`Self::add_memory`].
+    pub fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
+        let ram = Arc::new(GuestRam::new(registry, memory));
+        Self { ram, directory: Arc::default(), phbs: Mutex::default() }
+    }
+
+    /// The guest's RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Registers the slots of the guest's memory that are new: at the start, and when memory was plugged in.
+    pub fn add_memory(&self) -> Result<(), AddMemoryError> {
+        self.ram.add()
+    }
+
+    /// Gives a slot back. While TCEs lead into it that is refused, and names them; but from then on the guest maps no more of
+    /// it, and is told `H_PARAMETER`. Call it again once the guest has unmapped it, or [`Self::keep_memory`].
+    ///
+    /// Under KVM the slot has to be out of the virtual machine first (`KVM_SET_USER_MEMORY_REGION`): the kernel answers
+    /// hypercalls by its own slots.
+    pub fn remove_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
+        self.ram.mark(slot, true)?;
+        let mut mapped = Vec::new();
+        self.directory.0.load().values().for_each(|table| table.pointing(slot, &mut mapped));
+        match mapped.is_empty() {
+            true => self.ram.remove(slot),
+            false => Err(RemoveMemoryError::Mapped { asked: slot, mapped }),
+        }
+    }
+
+    /// A slot whose removal was refused stays, and may be mapped again.
+    pub fn keep_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
+        self.ram.mark(slot, false)
+    }
+
+    /// Adds a PHB with its default window.
+    pub fn add_phb(&self, config: PhbConfig) -> Result<Arc<Phb>, PhbError> {
+        let mut phbs = self.phbs.lock();
+        if phbs.iter().any(|phb| phb.config().buid == config.buid) {
+            return Err(PhbError::BuidTaken { buid: config.buid });
+        }
+        let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory))?);
+        phbs.push(Arc::clone(&phb));
+        Ok(phb)
+    }
+
+    /// The PHB with that bus unit ID.
+    pub fn phb(&self, buid: u64) -> Option<Arc<Phb>> {
+        self.phbs.lock().iter().find(|phb| phb.config().buid == buid).cloned()
+    }
+
+    /// All PHBs.
+    pub fn phbs(&self) -> Vec<Arc<Phb>> {
+        self.phbs.lock().clone()
+    }
+
+    /// The table with that LIOBN.
+    pub fn table(&self, liobn: Liobn) -> Result<Arc<TceTable>, HcallError> {
+        self.directory.0.load().get(&liobn).cloned().ok_or(HcallError::NoTable { liobn })
+    }
+}

@@ -1,0 +1,238 @@
+//! A PCI host bridge as a guest has it: DMA windows, and the devices of the host behind them.
+
+use super::Directory;
+use super::error::HcallError;
+use super::liobn::Liobn;
+use super::ram::GuestRam;
+use super::table::{Behind, TceTable};
+use crate::addr::{Iova, IovaRange, PageShift};
+use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
+use crate::window::{DEFAULT_PAGE, WindowRequest};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// What a PHB is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhbConfig {
+    /// Bus unit ID: what RTAS calls name it with.
+    pub buid: u64,
+    /// Of the default window; the dynamic one has the next.
+    pub liobn: Liobn,
+    /// The default window, with 4 KiB pages. A host has it from bus address 0 on: 1 GiB on pseries, 2 GiB on powernv.
+    pub default: IovaRange,
+    /// Where the dynamic window starts while no device of the host says otherwise.
+    pub dynamic: Iova,
+    /// Bit n: dynamic windows with pages of 2^n bytes may be offered.
+    pub pages: u64,
+    /// The most TCEs of a dynamic window.
+    pub entries: u64,
+}
+
+impl PhbConfig {
+    /// A PHB like QEMU's: a default window of 1 GiB, the dynamic one at 2^59 with pages of 4 KiB, 64 KiB, 2 MiB and 16 MiB and
+    /// at most 2^31 TCEs.
+    pub fn new(buid: u64, liobn: Liobn) -> Result<Self, crate::addr::RangeError> {
+        let default = IovaRange::new(Iova(0), 1 << 30)?;
+        let pages = [PageShift::P4K, PageShift::P64K, PageShift::P2M, PageShift::P16M];
+        let pages = pages.iter().fold(0, |mask, page| mask | page.bytes());
+        Ok(Self { buid, liobn, default, dynamic: Iova(1 << 59), pages, entries: 1 << 31 })
+    }
+
+    /// LIOBN of the dynamic window.
+    pub(super) fn dynamic_liobn(&self) -> Liobn {
+        Liobn(self.liobn.0.wrapping_add(1))
+    }
+}
+
+/// Why a PHB is not added, or a device not attached. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PhbError {
+    /// Another PHB has its BUID.
+    #[error("there is a PHB with BUID {buid:#x}")]
+    BuidTaken {
+        /// The BUID.
+        buid: u64,
+    },
+    /// Another table has its LIOBN.
+    #[error("there is a table with {liobn}")]
+    LiobnTaken {
+        /// The LIOBN.
+        liobn: Liobn,
+    },
+    /// The windows are not sound.
+    #[error("default window {default}, dynamic one at {dynamic}: whole pages are needed, and they may not overlap")]
+    Windows {
+        /// The default window.
+        default: IovaRange,
+        /// Where the dynamic one starts.
+        dynamic: Iova,
+    },
+    /// A group cannot be attached or detached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The host cannot have a window the guest has.
+    #[error("the host cannot have the guest's window {window}: {why}")]
+    Window {
+        /// The guest's window.
+        window: IovaRange,
+        /// Why.
+        #[source]
+        why: WindowError,
+    },
+    /// The host has such a window elsewhere.
+    #[error("the guest's window {window} would start at {start} on this host: use a host with the same windows")]
+    Elsewhere {
+        /// The guest's window.
+        window: IovaRange,
+        /// Where the host has it.
+        start: Iova,
+    },
+    /// What the guest has mapped is not RAM any more.
+    #[error(transparent)]
+    Table(#[from] HcallError),
+    /// What the guest has mapped cannot be mapped for the device.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// A PCI host bridge of a guest.
+#[derive(Debug)]
+pub struct Phb {
+    config: PhbConfig,
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) directory: Arc<Directory>,
+    space: AddressSpace,
+    /// Read by translations, which wait for nobody.
+    tables: ArcSwap<Vec<Arc<TceTable>>>,
+    /// Groups of the host. Held by whatever changes windows or groups.
+    pub(super) groups: Mutex<Vec<u32>>,
+}
+
+impl Phb {
+    pub(super) fn new(config: PhbConfig, ram: Arc<GuestRam>, directory: Arc<Directory>) -> Result<Self, PhbError> {
+        let PhbConfig { default, dynamic, .. } = config;
+        if !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & (1 << 34) - 1 != 0 || dynamic < default.end() {
+            return Err(PhbError::Windows { default, dynamic });
+        }
+        let space = AddressSpace::new(ram.registry());
+        let phb = Self { config, ram, directory, space, tables: ArcSwap::default(), groups: Mutex::default() };
+        let taken = phb.directory.0.load().contains_key(&config.dynamic_liobn());
+        let table = Arc::new(TceTable::new(config.liobn, default, DEFAULT_PAGE));
+        match !taken && phb.enter(table) {
+            true => Ok(phb),
+            false => Err(PhbError::LiobnTaken { liobn: config.liobn }),
+        }
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &PhbConfig {
+        &self.config
+    }
+
+    /// What its devices of the host see.
+    pub fn space(&self) -> &AddressSpace {
+        &self.space
+    }
+
+    /// Its windows: the default one, if the guest still has it, and the dynamic one.
+    pub fn tables(&self) -> Arc<Vec<Arc<TceTable>>> {
+        self.tables.load_full()
+    }
+
+    pub(super) fn default_table(&self) -> Option<Arc<TceTable>> {
+        self.tables().iter().find(|table| table.liobn() == self.config.liobn).cloned()
+    }
+
+    /// Makes a table known to hypercalls and translations; false when its LIOBN is taken.
+    pub(super) fn enter(&self, table: Arc<TceTable>) -> bool {
+        let free = self.directory.insert(&table);
+        if free {
+            self.tables.rcu(|tables| tables.iter().chain([&table]).cloned().collect::<Vec<_>>());
+        }
+        free
+    }
+
+    /// The reverse.
+    pub(super) fn forget(&self, liobn: Liobn) {
+        self.directory.remove(liobn);
+        self.tables.rcu(|tables| tables.iter().filter(|table| table.liobn() != liobn).cloned().collect::<Vec<_>>());
+    }
+
+    /// Attaches an IOMMU group of the host: its devices see what the guest has mapped, one MAP per run, and from now on
+    /// whatever it maps. Refused, before the kernel is asked, where the host cannot have the guest's windows.
+    pub fn attach(&self, group: u32) -> Result<(), PhbError> {
+        let mut groups = self.groups.lock();
+        let tables = self.tables();
+        let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
+        self.space.attach(group)?;
+        if groups.is_empty()
+            && let Err(error) = self.bring_up(&tables)
+        {
+            self.space.detach(group)?;
+            return Err(error);
+        }
+        groups.push(group);
+        writers.iter_mut().for_each(|writer| writer.behind = Behind::Devices(self.space.clone()));
+        Ok(())
+    }
+
+    /// Detaches a group. The guest's tables stay as they are.
+    pub fn detach(&self, group: u32) -> Result<(), PhbError> {
+        let mut groups = self.groups.lock();
+        let tables = self.tables();
+        let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
+        self.space.detach(group)?;
+        groups.retain(|other| *other != group);
+        if groups.is_empty() {
+            writers.iter_mut().for_each(|writer| writer.behind = Behind::Nothing);
+        }
+        Ok(())
+    }
+
+    /// Gives the host the guest's windows and what is mapped in them.
+    fn bring_up(&self, tables: &[Arc<TceTable>]) -> Result<(), PhbError> {
+        if self.default_table().is_none() {
+            let window = self.config.default;
+            self.space.drop_default_window().map_err(|why| PhbError::Window { window, why })?;
+        }
+        for table in tables {
+            self.make_window(table)?;
+        }
+        let mut requests = Vec::new();
+        for table in tables {
+            requests.extend(table.requests(&self.ram)?);
+        }
+        Ok(self.space.map_all(&requests, Overlap::Refuse)?)
+    }
+
+    /// A window of the host for one of the guest's, which has been placed.
+    fn make_window(&self, table: &TceTable) -> Result<(), PhbError> {
+        let window = table.window();
+        let refused = |why| PhbError::Window { window, why };
+        if table.liobn() == self.config.liobn {
+            let host = self.space.ask(window).map_err(refused)?;
+            return match host.page <= DEFAULT_PAGE {
+                true => Ok(()),
+                false => Err(PhbError::Elsewhere { window, start: host.range.start() }),
+            };
+        }
+        let request = self.host_window(table.page(), window.len());
+        let planned = self.space.plan(&request).map_err(refused)?.window.start;
+        if let Some(start) = planned.filter(|start| *start != window.start()) {
+            return Err(PhbError::Elsewhere { window, start });
+        }
+        let start = self.space.create_window(&request).map_err(refused)?.range.start();
+        match start == window.start() {
+            true => Ok(()),
+            false => Err(PhbError::Elsewhere { window, start }),
+        }
+    }
+
+    /// What is asked of the host for a window of the guest: the largest page that is no larger than the guest's and that its
+    /// RAM carries. A guest's page may be several of the host's.
+    pub(super) fn host_window(&self, page: PageShift, size: u64) -> WindowRequest {
+        let carries = self.ram.carries().unwrap_or(PageShift::P4K);
+        WindowRequest::bytes(size).carries(page.min(carries))
+    }
+}

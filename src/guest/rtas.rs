@@ -1,0 +1,154 @@
+//! RTAS calls for dynamic DMA windows, cell by cell (LoPAR, "DMA window" RTAS functions).
+
+use super::GuestIommu;
+use super::ddw::DdwError;
+use super::device_tree::DdwTokens;
+use super::liobn::Liobn;
+use super::phb::Phb;
+use crate::addr::GuestAddr;
+use crate::uapi::papr::DDW_PAGE_SHIFTS;
+use crate::uapi::papr::hcall::{H_PARAMETER, H_SUCCESS};
+use crate::uapi::papr::rtas::{PARAMETER_ERROR, SUCCESS};
+use std::sync::Arc;
+
+/// Most cells of arguments and results together.
+const MOST_CELLS: usize = 16;
+
+/// An RTAS call that is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RtasCall {
+    /// `ibm,query-pe-dma-window`: config address, BUID high, low; 5 results, or 6 with a 64-bit block.
+    QueryPeDmaWindow,
+    /// `ibm,create-pe-dma-window`: config address, BUID high, low, page shift, window shift; status, LIOBN, address high, low.
+    CreatePeDmaWindow,
+    /// `ibm,remove-pe-dma-window`: LIOBN; status.
+    RemovePeDmaWindow,
+    /// `ibm,reset-pe-dma-window`: config address, BUID high, low, and perhaps 1 for limited addressing; status.
+    ResetPeDmaWindow,
+}
+
+const fn high(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+const fn low(value: u64) -> u32 {
+    value as u32
+}
+
+/// Pages as the bits of a query's mask.
+fn page_mask(pages: u64) -> u32 {
+    let bits = DDW_PAGE_SHIFTS.iter().enumerate();
+    bits.filter(|(_, shift)| pages & (1 << **shift) != 0).fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
+impl GuestIommu {
+    /// Carries out an RTAS call. `args` and `rets` are its cells as numbers; `rets[0]` gets the status, the rest is 0 after
+    /// a failure. The error is for the VMM to log.
+    pub fn rtas(&self, call: RtasCall, args: &[u32], rets: &mut [u32]) -> Result<(), DdwError> {
+        rets.fill(0);
+        let result = self.carry_out(call, args, rets);
+        let status = match &result {
+            Ok(()) => SUCCESS,
+            Err(error) => {
+                tracing::debug!(?call, %error, "RTAS call refused");
+                rets.fill(0);
+                error.status()
+            }
+        };
+        if let Some(first) = rets.first_mut() {
+            *first = status.cast_unsigned();
+        }
+        result
+    }
+
+    fn carry_out(&self, call: RtasCall, args: &[u32], rets: &mut [u32]) -> Result<(), DdwError> {
+        let phb = |buid_high: u32, buid_low: u32| -> Result<Arc<Phb>, DdwError> {
+            let buid = u64::from(buid_high) << 32 | u64::from(buid_low);
+            self.phb(buid).ok_or(DdwError::NoPhb { buid })
+        };
+        match (call, args, rets) {
+            (RtasCall::QueryPeDmaWindow, &[_, hi, lo], [_, windows, block, pages, _]) => {
+                let offer = phb(hi, lo)?.offer();
+                // A block that does not fit the cell is told as the largest that does.
+                (*windows, *block) = (offer.windows, offer.entries.min(1 << 31) as u32);
+                *pages = page_mask(offer.pages);
+                Ok(())
+            }
+            (RtasCall::QueryPeDmaWindow, &[_, hi, lo], [_, windows, block_high, block_low, pages, _]) => {
+                let offer = phb(hi, lo)?.offer();
+                (*windows, *block_high, *block_low) = (offer.windows, high(offer.entries), low(offer.entries));
+                *pages = page_mask(offer.pages);
+                Ok(())
+            }
+            (RtasCall::CreatePeDmaWindow, &[_, hi, lo, page, window], [_, liobn, addr_high, addr_low]) => {
+                let table = phb(hi, lo)?.create_window(page, window)?;
+                let start = table.window().start().0;
+                (*liobn, *addr_high, *addr_low) = (table.liobn().0, high(start), low(start));
+                Ok(())
+            }
+            (RtasCall::RemovePeDmaWindow, &[liobn], [_]) => {
+                let liobn = Liobn(liobn);
+                let has = |phb: &Arc<Phb>| phb.tables().iter().any(|table| table.liobn() == liobn);
+                let phb = self.phbs().into_iter().find(has).ok_or(DdwError::NoWindow { liobn })?;
+                phb.remove_window(liobn)
+            }
+            // The windows are the same with limited addressing: the default one is below 4 GiB anyhow.
+            (RtasCall::ResetPeDmaWindow, &[_, hi, lo] | &[_, hi, lo, _], [_]) => phb(hi, lo)?.reset_windows(),
+            (_, args, rets) => Err(DdwError::Cells { args: args.len(), rets: rets.len() }),
+        }
+    }
+
+    /// An RTAS call whose argument block lies at `at` in guest memory, big endian: token, number of arguments, number of
+    /// results, the cells. What `H_RTAS` gets (QEMU and SLOF). `None` when the token is none of ours.
+    pub fn h_rtas(&self, tokens: &DdwTokens, at: GuestAddr) -> Option<i64> {
+        let memory = self.ram().memory();
+        let mut head = [0; 12];
+        if memory.read(at, &mut head).is_err() {
+            return Some(H_PARAMETER);
+        }
+        let mut words = head.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
+        let call = tokens.call(words.next()?)?;
+        let (args, rets) = (words.next()? as usize, words.next()? as usize);
+        if args.checked_add(rets).is_none_or(|cells| cells > MOST_CELLS) || rets == 0 {
+            return Some(H_PARAMETER);
+        }
+        let cells = GuestAddr(at.0.checked_add(12)?);
+        let mut bytes = [0; MOST_CELLS * 4];
+        let bytes = bytes.get_mut(..args * 4)?;
+        if memory.read(cells, bytes).is_err() {
+            return Some(H_PARAMETER);
+        }
+        let mut arguments = [0; MOST_CELLS];
+        for (cell, word) in arguments.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *cell = u32::from_be_bytes(*word);
+        }
+        let mut results = [0; MOST_CELLS];
+        let results = results.get_mut(..rets)?;
+        // The status is in the results.
+        let _ = self.rtas(call, arguments.get(..args)?, results);
+        let written = results.iter().zip(0_u64..).all(|(cell, number)| {
+            let at = cells.0.checked_add((args as u64 + number) * 4);
+            at.is_some_and(|at| memory.write(GuestAddr(at), &cell.to_be_bytes()).is_ok())
+        });
+        Some(if written { H_SUCCESS } else { H_PARAMETER })
+    }
+}
+
+impl DdwError {
+    /// Whether the guest asked for what it may not have, and not the host failed.
+    pub fn is_the_guests(&self) -> bool {
+        self.status() == PARAMETER_ERROR
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_have_the_bits_of_the_query() {
+        assert_eq!(page_mask(0x1211000), 0x107);
+        assert_eq!(page_mask(0x11000), 0x3);
+        assert_eq!(page_mask(1 << 34), 0x80);
+    }
+}

@@ -1,0 +1,148 @@
+//! TCEs that continue each other, and the map requests they come to.
+
+use super::error::HcallError;
+use super::memory::Slot;
+use super::ram::{Found, Snapshot};
+use super::tce;
+use crate::addr::{GuestAddr, IovaRange, PageShift, UserAddr};
+use crate::space::MapRequest;
+
+/// Values that continue each other: each leads to the page behind the one before, or all are one value without rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Counts from the first value looked at.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// The first of them.
+    pub tce: u64,
+}
+
+/// The runs of `values`.
+pub(super) fn runs(values: &[u64], page: PageShift) -> impl Iterator<Item = Run> + '_ {
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        let rest = values.get(at..)?;
+        let (&tce, rest) = rest.split_first()?;
+        let step = if tce::permission(tce).is_some() { page.bytes() } else { 0 };
+        let mut next = tce.wrapping_add(step);
+        let mut count = 1;
+        for &value in rest {
+            if value != next {
+                break;
+            }
+            next = next.wrapping_add(step);
+            count += 1;
+        }
+        let first = at as u64;
+        at += count;
+        Some(Run { first, count: count as u64, tce })
+    })
+}
+
+/// Guest pages and where they lie in user memory. Neighbours mostly share a slot, so the last one is tried first.
+pub(super) struct Pages<'a> {
+    ram: &'a Snapshot,
+    slot: Option<Slot>,
+}
+
+impl<'a> Pages<'a> {
+    pub(super) fn new(ram: &'a Snapshot) -> Self {
+        Self { ram, slot: None }
+    }
+
+    fn slot(&mut self, at: GuestAddr) -> Result<Slot, HcallError> {
+        if let Some(slot) = self.slot.filter(|slot| slot.guest.contains(at)) {
+            return Ok(slot);
+        }
+        match self.ram.find(at) {
+            Found::Slot(slot) => {
+                self.slot = Some(slot);
+                Ok(slot)
+            }
+            Found::Leaving(slot) => Err(HcallError::Leaving { at, slot }),
+            Found::Nowhere => Err(HcallError::NotRam { at }),
+        }
+    }
+
+    /// Whether all that a run leads to is RAM; `part` gets the user memory, piece by piece, with its length.
+    pub(super) fn check(
+        &mut self,
+        run: &Run,
+        page: PageShift,
+        mut part: impl FnMut(UserAddr, u64),
+    ) -> Result<(), HcallError> {
+        if tce::permission(run.tce).is_none() {
+            return Ok(());
+        }
+        let start = tce::address(run.tce, page).ok_or(HcallError::TceMisaligned { tce: run.tce, page })?;
+        let mut at = start;
+        // A run that wraps leaves its slot before, and nothing lies behind.
+        let mut left = run.count << page.get();
+        while left != 0 {
+            let slot = self.slot(at)?;
+            let len = left.min(slot.guest.end().0 - at.0);
+            part(slot.user(at), len);
+            left -= len;
+            at = GuestAddr(at.0 + len);
+        }
+        Ok(())
+    }
+}
+
+/// Map requests, as few as there can be.
+#[derive(Debug, Default)]
+pub(super) struct Requests(Vec<MapRequest>);
+
+impl Requests {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn get(&self) -> &[MapRequest] {
+        &self.0
+    }
+
+    pub(super) fn into_vec(self) -> Vec<MapRequest> {
+        self.0
+    }
+
+    /// Adds what a run at `iova` leads to; nothing for one without rights.
+    pub(super) fn add(
+        &mut self,
+        run: &Run,
+        iova: IovaRange,
+        page: PageShift,
+        pages: &mut Pages<'_>,
+    ) -> Result<(), HcallError> {
+        let Some(permission) = tce::permission(run.tce) else { return Ok(()) };
+        let mut at = iova.start();
+        pages.check(run, page, |user, len| {
+            let Ok(iova) = IovaRange::new(at, len) else { return };
+            at = iova.end();
+            let last = self.0.last_mut().filter(|last| {
+                last.iova.end() == iova.start()
+                    && last.user.0.checked_add(last.iova.len()) == Some(user.0)
+                    && last.permission == permission
+            });
+            match (last.as_ref()).and_then(|last| IovaRange::between(last.iova.start(), iova.end())).zip(last) {
+                Some((joined, last)) => last.iova = joined,
+                None => self.0.push(MapRequest { iova, user, permission }),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_pages_in_order_with_the_same_rights_or_one_value_without() {
+        let values = [0x1003, 0x2003, 0x3001, 0x4001, 0, 0, 4, 4, 0x9003];
+        let found: Vec<_> = runs(&values, PageShift::P4K).map(|run| (run.first, run.count, run.tce)).collect();
+        assert_eq!(found, [(0, 2, 0x1003), (2, 2, 0x3001), (4, 2, 0), (6, 2, 4), (8, 1, 0x9003)]);
+        assert_eq!(runs(&[], PageShift::P4K).count(), 0);
+        assert_eq!(runs(&[u64::MAX, u64::MAX.wrapping_add(0x1000)], PageShift::P4K).count(), 1);
+    }
+}

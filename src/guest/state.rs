@@ -1,0 +1,217 @@
+//! Tables and windows to save and restore: for migration, and for a VMM that restarts.
+
+use super::GuestIommu;
+use super::ddw::DdwError;
+use super::liobn::Liobn;
+use super::phb::{Phb, PhbError};
+use super::table::TceTable;
+use super::tce;
+use crate::addr::{Iova, IovaRange, PageShift, RangeError};
+use std::sync::Arc;
+
+/// The form of [`SavedIommu`] that this library writes. It reads no other.
+pub const VERSION: u32 = 1;
+
+/// A guest's windows and what it has entered in them. With the feature `serde` it can be written in any form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedIommu {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The PHBs.
+    pub phbs: Vec<SavedPhb>,
+}
+
+/// A PHB.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedPhb {
+    /// Its bus unit ID.
+    pub buid: u64,
+    /// Its windows.
+    pub windows: Vec<SavedWindow>,
+}
+
+/// A window.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedWindow {
+    /// Its LIOBN.
+    pub liobn: u32,
+    /// Its first bus address.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Its page, as a power of two.
+    pub page_shift: u32,
+    /// What the guest entered, in order.
+    pub runs: Vec<SavedRun>,
+}
+
+/// Entries that continue each other: each leads to the page behind the one before, or all are one value without rights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedRun {
+    /// The first entry.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// The first TCE.
+    pub tce: u64,
+}
+
+/// Why a saved state is not restored. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Another version wrote it.
+    #[error("the saved state has version {version}, this library reads {VERSION}")]
+    Version {
+        /// Its version.
+        version: u32,
+    },
+    /// There is no such PHB here.
+    #[error("there is no PHB with BUID {buid:#x} here: add it first, as it was")]
+    NoPhb {
+        /// The BUID.
+        buid: u64,
+    },
+    /// Devices are attached.
+    #[error("devices are attached to the PHB with BUID {buid:#x}: restore first, then attach")]
+    Attached {
+        /// The BUID.
+        buid: u64,
+    },
+    /// A window the PHB cannot have.
+    #[error("{liobn} at {start} with {size:#x} bytes is no window of the PHB with BUID {buid:#x}")]
+    Window {
+        /// The BUID.
+        buid: u64,
+        /// The window.
+        liobn: Liobn,
+        /// Its first bus address.
+        start: Iova,
+        /// Bytes.
+        size: u64,
+    },
+    /// Entries that are not in the window or not in order.
+    #[error("entry {first} of {liobn}, and {count} from there on: not in the window, or not in order")]
+    Entries {
+        /// The window.
+        liobn: Liobn,
+        /// The first entry.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// A window with an empty or wrapping range.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// A window is not offered here.
+    #[error(transparent)]
+    Ddw(#[from] DdwError),
+    /// The LIOBN is taken.
+    #[error(transparent)]
+    Phb(#[from] PhbError),
+}
+
+fn step(tce: u64, page: PageShift) -> u64 {
+    tce::permission(tce).map_or(0, |_| page.bytes())
+}
+
+fn save(table: &TceTable) -> SavedWindow {
+    let (window, page) = (table.window(), table.page());
+    let mut runs: Vec<SavedRun> = Vec::new();
+    table.each(&mut |index, tce| match runs.last_mut() {
+        Some(run)
+            if run.first + run.count == index
+                && run.tce.wrapping_add(run.count.wrapping_mul(step(run.tce, page))) == tce =>
+        {
+            run.count += 1;
+        }
+        _ => runs.push(SavedRun { first: index, count: 1, tce }),
+    });
+    let (start, size) = (window.start().0, window.len());
+    SavedWindow { liobn: table.liobn().0, start, size, page_shift: page.get(), runs }
+}
+
+/// A window to be, with its entries.
+fn build(phb: &Phb, saved: &SavedWindow) -> Result<Arc<TceTable>, RestoreError> {
+    let config = phb.config();
+    let SavedWindow { start, size, page_shift, .. } = *saved;
+    let (liobn, start) = (Liobn(saved.liobn), Iova(start));
+    let wrong = RestoreError::Window { buid: config.buid, liobn, start, size };
+    let window = IovaRange::new(start, size)?;
+    let page = PageShift::new(page_shift);
+    let fits = match page {
+        Some(PageShift::P4K) if liobn == config.liobn => window == config.default,
+        Some(page) => {
+            let entries = size >> page.get();
+            liobn == config.dynamic_liobn()
+                && config.pages & page.bytes() != 0
+                && window.is_aligned(page)
+                && entries.is_power_of_two()
+                && entries <= config.entries
+        }
+        None => false,
+    };
+    let Some(page) = page.filter(|_| fits) else { return Err(wrong) };
+    let table = TceTable::new(liobn, window, page);
+    let mut at = 0;
+    for &SavedRun { first, count, tce } in &saved.runs {
+        let end = first.checked_add(count).filter(|end| first >= at && count != 0 && *end <= table.len());
+        at = end.ok_or(RestoreError::Entries { liobn, first, count })?;
+        (first..at).fold(tce, |tce, index| {
+            table.restore(index, &[tce]);
+            tce.wrapping_add(step(tce, page))
+        });
+    }
+    Ok(Arc::new(table))
+}
+
+impl GuestIommu {
+    /// What the guest has: windows and their entries. The guest must not run meanwhile, or it has been seen at several moments.
+    pub fn save(&self) -> SavedIommu {
+        let phb = |phb: Arc<Phb>| SavedPhb {
+            buid: phb.config().buid,
+            windows: phb.tables().iter().map(|table| save(table)).collect(),
+        };
+        SavedIommu { version: VERSION, phbs: self.phbs().into_iter().map(phb).collect() }
+    }
+
+    /// Gives PHBs the windows and entries that were saved, in place of what they have. To be called before devices are attached:
+    /// [`Phb::attach`] then gives the devices the same windows, or refuses before anything is changed.
+    pub fn restore(&self, saved: &SavedIommu) -> Result<(), RestoreError> {
+        if saved.version != VERSION {
+            return Err(RestoreError::Version { version: saved.version });
+        }
+        let mut built = Vec::new();
+        for SavedPhb { buid, windows } in &saved.phbs {
+            let phb = self.phb(*buid).ok_or(RestoreError::NoPhb { buid: *buid })?;
+            if !phb.groups.lock().is_empty() {
+                return Err(RestoreError::Attached { buid: *buid });
+            }
+            let tables = windows.iter().map(|window| build(&phb, window)).collect::<Result<Vec<_>, _>>()?;
+            for (number, table) in tables.iter().enumerate() {
+                let twice = |other: &Arc<TceTable>| {
+                    other.liobn() == table.liobn() || other.window().intersection(&table.window()).is_some()
+                };
+                if tables[..number].iter().any(twice) {
+                    let (liobn, window) = (table.liobn(), table.window());
+                    let (start, size) = (window.start(), window.len());
+                    return Err(RestoreError::Window { buid: *buid, liobn, start, size });
+                }
+            }
+            built.push((phb, tables));
+        }
+        for (phb, tables) in built {
+            phb.tables().iter().for_each(|table| phb.forget(table.liobn()));
+            for table in tables {
+                let liobn = table.liobn();
+                if !phb.enter(table) {
+                    return Err(PhbError::LiobnTaken { liobn }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}

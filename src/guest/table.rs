@@ -1,0 +1,229 @@
+//! A guest's TCE table: a DMA window as the guest sees it, by its LIOBN.
+
+use super::entries::{Entries, Sparse};
+use super::error::HcallError;
+use super::liobn::Liobn;
+use super::ram::GuestRam;
+use super::runs::{self, Requests, Run};
+use super::tce;
+use crate::addr::{GuestRange, Iova, IovaRange, PageShift};
+use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
+use parking_lot::{Mutex, MutexGuard};
+
+/// What a change of a table has to reach.
+#[derive(Debug)]
+pub(super) enum Behind {
+    /// No device: the table is all there is.
+    Nothing,
+    /// Devices, which see this space.
+    Devices(AddressSpace),
+    /// The window was removed while a hypercall was on its way.
+    Removed,
+}
+
+/// Who holds this may change the table. The buffer is used again by every call.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub behind: Behind,
+    requests: Requests,
+}
+
+/// Unmaps what is mapped in `range`.
+pub(super) fn clear(space: &AddressSpace, range: IovaRange) -> Result<(), UnmapError> {
+    match space.unmap(range) {
+        // A default window of the host that still waits for its first map.
+        Ok(_) | Err(UnmapError::NoWindow { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A DMA window as a guest has it: its TCEs, by page, in a flat table.
+///
+/// Reading waits for nobody; who writes holds a lock, and with devices behind the window goes to the kernel first.
+#[derive(Debug)]
+pub struct TceTable {
+    liobn: Liobn,
+    window: IovaRange,
+    page: PageShift,
+    entries: Box<dyn Entries>,
+    writer: Mutex<Writer>,
+}
+
+impl TceTable {
+    /// An empty table in the library's own memory.
+    pub(super) fn new(liobn: Liobn, window: IovaRange, page: PageShift) -> Self {
+        Self::over(liobn, window, page, Box::new(Sparse::new(window.len() >> page.get())))
+    }
+
+    /// A table whose entries lie elsewhere.
+    pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
+        let writer = Mutex::new(Writer { behind: Behind::Nothing, requests: Requests::default() });
+        Self { liobn, window, page, entries, writer }
+    }
+
+    /// Its name.
+    pub fn liobn(&self) -> Liobn {
+        self.liobn
+    }
+
+    /// Its bus addresses.
+    pub fn window(&self) -> IovaRange {
+        self.window
+    }
+
+    /// The page of an entry.
+    pub fn page(&self) -> PageShift {
+        self.page
+    }
+
+    /// Entries.
+    #[allow(clippy::len_without_is_empty, reason = "a window is never empty")]
+    pub fn len(&self) -> u64 {
+        self.window.len() >> self.page.get()
+    }
+
+    /// The first entry of `count` pages at `ioba`.
+    pub(super) fn index(&self, ioba: u64, count: u64) -> Result<u64, HcallError> {
+        let (at, page) = (Iova(ioba), self.page);
+        if ioba & page.mask() != 0 {
+            return Err(HcallError::Misaligned { ioba: at, page });
+        }
+        let first = ioba.checked_sub(self.window.start().0).map(|offset| offset >> page.get());
+        match first.filter(|first| first.checked_add(count).is_some_and(|end| *first < self.len() && end <= self.len()))
+        {
+            Some(first) => Ok(first),
+            None => Err(HcallError::Outside { ioba: at, count, window: self.window }),
+        }
+    }
+
+    /// The entry at `index`; 0 where none was ever written.
+    pub(super) fn load(&self, index: u64) -> u64 {
+        self.entries.load(index)
+    }
+
+    /// The bus addresses of entries.
+    fn iova(&self, first: u64, count: u64) -> Result<IovaRange, HcallError> {
+        let start = Iova(self.window.start().0 + (first << self.page.get()));
+        let outside = HcallError::Outside { ioba: start, count, window: self.window };
+        IovaRange::new(start, count << self.page.get()).map_err(|_| outside)
+    }
+
+    /// Waits for whoever changes the table.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock()
+    }
+
+    /// Puts `values` at `first`, all or none: checked whole, then given to the kernel, then entered. Indices were checked.
+    pub(super) fn put(&self, ram: &GuestRam, first: u64, values: &[u64]) -> Result<(), HcallError> {
+        let Writer { behind, requests } = &mut *self.lock();
+        // With the lock held: whoever removes memory marks it, and then waits for us.
+        let ram = ram.snapshot();
+        let mut pages = runs::Pages::new(&ram);
+        let space = match behind {
+            Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
+            Behind::Nothing => {
+                runs::runs(values, self.page).try_for_each(|run| pages.check(&run, self.page, |_, _| {}))?;
+                self.entries.store(first, values);
+                return Ok(());
+            }
+            Behind::Devices(space) => space,
+        };
+        requests.clear();
+        let mut clears = false;
+        for run in runs::runs(values, self.page) {
+            clears |= tce::permission(run.tce).is_none();
+            requests.add(&run, self.iova(first + run.first, run.count)?, self.page, &mut pages)?;
+        }
+        if clears {
+            return self.put_and_clear(space, requests, first, values);
+        }
+        space.map_all(requests.get(), Overlap::Replace)?;
+        self.entries.store(first, values);
+        Ok(())
+    }
+
+    /// The same where some of the values clear: what is mapped is entered before anything is unmapped, so that table and
+    /// devices agree should the kernel refuse half way.
+    fn put_and_clear(
+        &self,
+        space: &AddressSpace,
+        requests: &Requests,
+        first: u64,
+        values: &[u64],
+    ) -> Result<(), HcallError> {
+        let enter = |run: &Run| {
+            let part = values.get(run.first as usize..(run.first + run.count) as usize).unwrap_or_default();
+            self.entries.store(first + run.first, part);
+        };
+        if !requests.get().is_empty() {
+            space.map_all(requests.get(), Overlap::Replace)?;
+            runs::runs(values, self.page).filter(|run| tce::permission(run.tce).is_some()).for_each(|run| enter(&run));
+        }
+        for run in runs::runs(values, self.page).filter(|run| tce::permission(run.tce).is_none()) {
+            clear(space, self.iova(first + run.first, run.count)?)?;
+            enter(&run);
+        }
+        Ok(())
+    }
+
+    /// Stores `value`, which gives no rights, in `count` entries.
+    pub(super) fn stuff(&self, first: u64, count: u64, value: u64) -> Result<(), HcallError> {
+        let writer = self.lock();
+        match &writer.behind {
+            Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
+            Behind::Devices(space) if count != 0 => clear(space, self.iova(first, count)?)?,
+            Behind::Devices(_) | Behind::Nothing => {}
+        }
+        self.entries.fill(first, count, value);
+        Ok(())
+    }
+
+    /// Everything the table maps, as requests to a space, in order.
+    pub(super) fn requests(&self, ram: &GuestRam) -> Result<Vec<MapRequest>, HcallError> {
+        let mut requests = Requests::default();
+        let ram = ram.snapshot();
+        let mut pages = runs::Pages::new(&ram);
+        let mut result = Ok(());
+        self.entries.each(0, self.len(), &mut |first, tce| {
+            if result.is_ok() {
+                let run = Run { first, count: 1, tce };
+                result = self.iova(first, 1).and_then(|iova| requests.add(&run, iova, self.page, &mut pages));
+            }
+        });
+        result.map(|()| requests.into_vec())
+    }
+
+    /// Adds the bus addresses that lead into `range` of the guest's memory.
+    pub(super) fn pointing(&self, range: GuestRange, found: &mut Vec<IovaRange>) {
+        let _writer = self.lock();
+        let page = self.page;
+        self.entries.each(0, self.len(), &mut |index, value| {
+            let leads = tce::permission(value).and_then(|_| tce::address(value, page));
+            let overlaps = leads
+                .and_then(|at| GuestRange::new(at, page.bytes()).ok())
+                .is_some_and(|there| there.intersection(&range).is_some());
+            let Some(iova) = self.iova(index, 1).ok().filter(|_| overlaps) else { return };
+            match found.last_mut() {
+                Some(last) if last.end() == iova.start() => {
+                    *last = IovaRange::between(last.start(), iova.end()).unwrap_or(*last);
+                }
+                _ => found.push(iova),
+            }
+        });
+    }
+
+    /// Calls `visit` with every entry that is not 0, in order: index and TCE.
+    pub fn each(&self, visit: &mut dyn FnMut(u64, u64)) {
+        self.entries.each(0, self.len(), visit);
+    }
+
+    /// Stores entries no device sees: those of a saved table.
+    pub(super) fn restore(&self, first: u64, values: &[u64]) {
+        self.entries.store(first, values);
+    }
+
+    /// Forgets all entries.
+    pub(super) fn forget(&self) {
+        self.entries.fill(0, self.len(), 0);
+    }
+}

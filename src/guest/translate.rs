@@ -1,0 +1,52 @@
+//! Where a bus address leads in the guest's memory: for devices the VMM emulates.
+
+use super::liobn::Liobn;
+use super::phb::Phb;
+use super::table::TceTable;
+use super::{GuestIommu, tce};
+use crate::addr::{GuestAddr, Iova, PageShift};
+use crate::permission::Permission;
+
+/// Where a bus address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestTranslation {
+    /// The guest's address.
+    pub guest: GuestAddr,
+    /// What the device may do there.
+    pub permission: Permission,
+    /// The window's page: it leads on to the end of it, and no further.
+    pub page: PageShift,
+}
+
+impl GuestTranslation {
+    /// The bits of an address within the page.
+    pub fn mask(&self) -> u64 {
+        self.page.mask()
+    }
+}
+
+impl TceTable {
+    /// Where `iova` leads; `None` outside the window, and where the guest gave no rights. Waits for nobody.
+    pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
+        let page = self.page();
+        let offset = iova.0.checked_sub(self.window().start().0).filter(|_| self.window().contains(iova))?;
+        let value = self.load(offset >> page.get());
+        let permission = tce::permission(value)?;
+        let start = tce::address(value, page)?;
+        Some(GuestTranslation { guest: GuestAddr(start.0 | (iova.0 & page.mask())), permission, page })
+    }
+}
+
+impl Phb {
+    /// Where a device behind this PHB gets with `iova`. Waits for nobody: hypercalls of other vCPUs may go on.
+    pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
+        self.tables().iter().find(|table| table.window().contains(iova))?.translate(iova)
+    }
+}
+
+impl GuestIommu {
+    /// Where `iova` leads in the window with that LIOBN.
+    pub fn translate(&self, liobn: Liobn, iova: Iova) -> Option<GuestTranslation> {
+        self.table(liobn).ok()?.translate(iova)
+    }
+}

@@ -1,0 +1,148 @@
+//! A guest with RAM and one PHB over a model, and the question whether its table, the space and the hardware agree.
+
+use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
+use spapr_iommu::host::model::Model;
+use spapr_iommu::host::recording::Recording;
+use spapr_iommu::host::{Host, Memory, Platform};
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::Registry;
+use std::sync::Arc;
+
+pub(crate) const LIOBN: Liobn = Liobn(0x8000_0000);
+pub(crate) const DYNAMIC: Liobn = Liobn(0x8000_0001);
+pub(crate) const BUID: u64 = 0x0800_0000_2000_0000;
+/// Where the dynamic window starts.
+pub(crate) const BIG: u64 = 1 << 59;
+pub(crate) const RAM: u64 = 64 << 20;
+/// Where lists lie.
+pub(crate) const LIST: u64 = 0x10_0000;
+
+pub(crate) const PRESETS: [&str; 5] = ["powernv8-64k", "powernv9-64k", "powernv9-4k-7.2", "pseries-64k", "pseries-4k"];
+
+pub(crate) struct Bench {
+    /// What the library runs on, and remembers the calls of.
+    pub(crate) host: Arc<Recording<Arc<Model>>>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) registry: Registry,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) iommu: GuestIommu,
+    pub(crate) phb: Arc<Phb>,
+}
+
+pub(crate) fn guest(start: u64, len: u64) -> GuestRange {
+    GuestRange::new(GuestAddr(start), len).unwrap()
+}
+
+impl Bench {
+    /// With 64 MiB of RAM at 0 and nothing attached.
+    pub(crate) fn new(preset: &str) -> Self {
+        let bench = Self::bare(preset);
+        bench.plug(0, RAM);
+        bench
+    }
+
+    /// Without RAM.
+    pub(crate) fn bare(preset: &str) -> Self {
+        let model = Arc::new(Model::new(preset.parse().unwrap()));
+        let host = Arc::new(Recording::new(Arc::clone(&model)));
+        let registry = Registry::new(host.clone());
+        let slots = Arc::new(Slots::new(model.clone()));
+        let iommu = GuestIommu::new(&registry, slots.clone());
+        let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
+        Self { host, model, registry, slots, iommu, phb }
+    }
+
+    /// Plugs memory in; where it lies in user memory.
+    pub(crate) fn plug(&self, start: u64, len: u64) -> UserAddr {
+        let user = self.model.allocate(len, Host::page_shift(self.model.as_ref())).unwrap().start();
+        self.slots.insert(Slot { guest: guest(start, len), user }).unwrap();
+        self.iommu.add_memory().unwrap();
+        user
+    }
+
+    /// Writes a list of TCEs into guest memory.
+    pub(crate) fn list(&self, tces: &[u64]) {
+        let bytes: Vec<u8> = tces.iter().flat_map(|tce| tce.to_be_bytes()).collect();
+        self.slots.write(GuestAddr(LIST), &bytes).unwrap();
+    }
+
+    /// H_PUT_TCE_INDIRECT of `tces` at `ioba`.
+    pub(crate) fn put(&self, liobn: Liobn, ioba: u64, tces: &[u64]) {
+        for (chunk, number) in tces.chunks(512).zip(0..) {
+            self.list(chunk);
+            let page = self.iommu.table(liobn).unwrap().page();
+            let ioba = ioba + (number * 512 << page.get());
+            self.iommu.h_put_tce_indirect(liobn, ioba, LIST, chunk.len() as u64).unwrap();
+        }
+    }
+
+    /// How often the kernel was asked that since the last time.
+    pub(crate) fn calls(&self) -> (usize, usize) {
+        let records = self.host.take();
+        let count = |name| records.iter().filter(|record| record.call.name() == name).count();
+        (count("VFIO_IOMMU_MAP_DMA"), count("VFIO_IOMMU_UNMAP_DMA"))
+    }
+
+    /// What a table leads to in user memory, page by page of 4 KiB.
+    fn leads(&self, table: &TceTable) -> Vec<(u64, u64, Permission)> {
+        let mut found = Vec::new();
+        table.each(&mut |index, tce| {
+            let Some(permission) = Permission::from_bits((tce & 3) as u32) else { return };
+            for part in (0..table.page().bytes()).step_by(4096) {
+                let at = GuestAddr((tce & !3) + part);
+                let slots = self.slots.slots();
+                let slot = slots.iter().find(|slot| slot.guest.contains(at)).expect("a TCE leads to RAM");
+                let iova = table.window().start().0 + (index << table.page().get()) + part;
+                found.push((iova, slot.user.0 + (at.0 - slot.guest.start().0), permission));
+            }
+        });
+        found
+    }
+
+    /// The tables of every container hold just what the guest's tables say, and no trap was met.
+    #[track_caller]
+    pub(crate) fn agrees(&self) {
+        assert_eq!(self.model.violations(), []);
+        let powernv = Host::platform(self.model.as_ref()) == Some(Platform::Powernv);
+        let seen = |permission| match permission {
+            Permission::Write if powernv => Permission::ReadWrite,
+            other => other,
+        };
+        let mut expected: Vec<_> = self.phb.tables().iter().flat_map(|table| self.leads(table)).collect();
+        expected.sort_by_key(|(iova, ..)| *iova);
+        expected.iter_mut().for_each(|(.., permission)| *permission = seen(*permission));
+        for container in self.model.containers() {
+            let tables = self.model.tables(container);
+            let mut entries = Vec::new();
+            for entry in tables.iter().flat_map(|table| &table.entries) {
+                for part in (0..entry.iova.len()).step_by(4096) {
+                    entries.push((entry.iova.start().0 + part, entry.user.0 + part, entry.permission));
+                }
+            }
+            entries.sort_by_key(|(iova, ..)| *iova);
+            assert_eq!(entries, expected, "tables of {container}");
+        }
+    }
+
+    /// Drops everything; nothing is left behind.
+    #[track_caller]
+    pub(crate) fn ends_clean(self) {
+        let Self { model, registry, iommu, phb, host, slots } = self;
+        drop((phb, iommu, registry, host, slots));
+        assert_eq!(model.locked(), 0, "locked memory");
+        assert_eq!(model.regions(), []);
+        assert_eq!(model.leaks(), []);
+        model.exit();
+        assert_eq!(model.violations(), []);
+    }
+}
+
+pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
+    IovaRange::new(Iova(start), len).unwrap()
+}
+
+/// TCEs with all rights for pages that follow each other.
+pub(crate) fn tces(first: u64, count: u64, page: PageShift) -> Vec<u64> {
+    (0..count).map(|n| first + (n << page.get()) | 3).collect()
+}

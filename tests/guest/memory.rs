@@ -1,0 +1,71 @@
+//! Memory that is plugged in and out.
+
+use crate::bench::{Bench, LIOBN, PRESETS, RAM, guest, iova, tces};
+use spapr_iommu::addr::{GuestAddr, PageShift, UserAddr};
+use spapr_iommu::guest::{AddMemoryError, HcallError, RemoveMemoryError, Slot};
+
+const MORE: u64 = 16 << 20;
+
+#[test]
+fn memory_plugged_in_can_be_mapped_at_once_and_is_few_regions() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        bench.phb.attach(0).unwrap();
+        assert!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).is_err());
+        bench.plug(RAM, MORE);
+        bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
+        bench.agrees();
+        assert!(bench.registry.regions().len() <= 2);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn slots_that_continue_in_user_memory_are_one_region() {
+    let bench = Bench::bare("powernv9-64k");
+    let user = spapr_iommu::host::Memory::allocate(bench.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
+    for n in 0..4 {
+        let slot = Slot { guest: guest(n * 2 * MORE, MORE), user: UserAddr(user.0 + n * MORE) };
+        bench.slots.insert(slot).unwrap();
+    }
+    bench.iommu.add_memory().unwrap();
+    assert_eq!(bench.registry.regions().len(), 1);
+    bench.ends_clean();
+}
+
+#[test]
+fn memory_that_is_mapped_is_not_removed_and_not_mapped_again_until_it_is_kept() {
+    for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
+        let bench = Bench::new(preset);
+        bench.plug(RAM, MORE);
+        if attached {
+            bench.phb.attach(0).unwrap();
+        }
+        let slot = guest(RAM, MORE);
+        bench.put(LIOBN, 0x8000, &tces(RAM + 0x1000, 3, PageShift::P4K));
+        let refused = bench.iommu.remove_memory(slot).unwrap_err();
+        assert_eq!(refused, RemoveMemoryError::Mapped { asked: slot, mapped: vec![iova(0x8000, 0x3000)] });
+        let leaving = HcallError::Leaving { at: GuestAddr(RAM), slot };
+        assert_eq!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(leaving));
+        bench.iommu.keep_memory(slot).unwrap();
+        bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
+        bench.iommu.remove_memory(slot).unwrap_err();
+        bench.agrees();
+        bench.iommu.h_stuff_tce(LIOBN, 0, 0, 64).unwrap();
+        bench.iommu.remove_memory(slot).unwrap();
+        bench.slots.remove(GuestAddr(RAM)).unwrap();
+        assert!(matches!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(HcallError::NotRam { .. })));
+        assert_eq!(bench.registry.regions().len(), 1);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn memory_that_goes_without_a_word_is_noticed() {
+    let bench = Bench::new("powernv9-64k");
+    let gone = bench.slots.remove(GuestAddr(0)).unwrap();
+    assert_eq!(bench.iommu.add_memory(), Err(AddMemoryError::Vanished { gone }));
+    assert!(matches!(bench.iommu.remove_memory(guest(0, MORE)), Err(RemoveMemoryError::NoSlot { .. })));
+    bench.iommu.remove_memory(gone.guest).unwrap();
+    bench.ends_clean();
+}

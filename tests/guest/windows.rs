@@ -1,0 +1,115 @@
+//! Dynamic windows, as RTAS calls ask for them.
+
+use crate::bench::{BIG, BUID, Bench, DYNAMIC, LIOBN, LIST, PRESETS, tces};
+use spapr_iommu::addr::{GuestAddr, PageShift};
+use spapr_iommu::guest::{DdwTokens, GuestMemory, RtasCall};
+
+const TOKENS: DdwTokens = DdwTokens { query: 0x2034, create: 0x2035, remove: 0x2036, reset: 0x2037 };
+const HIGH: u32 = (BUID >> 32) as u32;
+const LOW: u32 = BUID as u32;
+/// Status of a parameter that is wrong.
+const PARAMETER: u32 = -3_i32 as u32;
+
+/// An RTAS call through guest memory; its results.
+fn rtas(bench: &Bench, token: u32, args: &[u32], rets: usize) -> Vec<u32> {
+    let cells = [&[token, args.len() as u32, rets as u32], args, &vec![9; rets]].concat();
+    let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+    bench.slots.write(GuestAddr(LIST), &bytes).unwrap();
+    assert_eq!(bench.iommu.h_rtas(&TOKENS, GuestAddr(LIST)), Some(0));
+    let mut results = vec![0; rets * 4];
+    bench.slots.read(GuestAddr(LIST + 12 + 4 * args.len() as u64), &mut results).unwrap();
+    results.as_chunks().0.iter().map(|cell| u32::from_be_bytes(*cell)).collect()
+}
+
+#[test]
+fn a_window_is_offered_made_filled_and_removed() {
+    for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
+        let bench = Bench::new(preset);
+        if attached {
+            bench.phb.attach(0).unwrap();
+        }
+        let five = rtas(&bench, TOKENS.query, &[0, HIGH, LOW], 5);
+        let six = rtas(&bench, TOKENS.query, &[0, HIGH, LOW], 6);
+        assert_eq!((five[0], five[1]), (0, 1), "{preset}");
+        assert_eq!(five[3], 0x107, "{preset}");
+        assert_eq!((six[1], six[3], six[4]), (five[1], five[2], five[3]), "{preset}");
+        assert!(five[2] >= 1 << 16, "{preset}: {five:x?}");
+        let made = rtas(&bench, TOKENS.create, &[0, HIGH, LOW, 16, 31], 4);
+        assert_eq!(made, [0, DYNAMIC.0, (BIG >> 32) as u32, 0], "{preset}");
+        assert_eq!(rtas(&bench, TOKENS.query, &[0, HIGH, LOW], 5)[1], 0);
+        assert_eq!(rtas(&bench, TOKENS.create, &[0, HIGH, LOW, 16, 31], 4), [PARAMETER, 0, 0, 0]);
+        bench.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
+        bench.agrees();
+        assert_eq!(rtas(&bench, TOKENS.remove, &[DYNAMIC.0], 1), [0]);
+        assert!(bench.iommu.h_get_tce(DYNAMIC, BIG).is_err());
+        bench.agrees();
+        assert_eq!(rtas(&bench, TOKENS.remove, &[DYNAMIC.0], 1), [PARAMETER]);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn a_reset_brings_the_default_window_back_empty() {
+    for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
+        let bench = Bench::new(preset);
+        if attached {
+            bench.phb.attach(0).unwrap();
+        }
+        bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
+        rtas(&bench, TOKENS.create, &[0, HIGH, LOW, 16, 31], 4);
+        bench.put(DYNAMIC, BIG, &tces(0, 8, PageShift::P64K));
+        assert_eq!(rtas(&bench, TOKENS.reset, &[0, HIGH, LOW], 1), [0], "{preset}");
+        assert_eq!(bench.iommu.h_get_tce(LIOBN, 0), Ok(0));
+        bench.agrees();
+        // And when the guest had removed it.
+        assert_eq!(rtas(&bench, TOKENS.remove, &[LIOBN.0], 1), [0], "{preset}");
+        assert!(bench.iommu.h_get_tce(LIOBN, 0).is_err());
+        assert_eq!(rtas(&bench, TOKENS.reset, &[0, HIGH, LOW, 1], 1), [0], "{preset}");
+        bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
+        bench.agrees();
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn wrong_cells_get_a_status_and_nothing_else() {
+    let bench = Bench::new("powernv9-64k");
+    bench.phb.attach(0).unwrap();
+    let wrong = |token, args: &[u32], rets| {
+        let results = rtas(&bench, token, args, rets);
+        assert_eq!(results[0], PARAMETER, "{args:x?}");
+        assert!(results[1..].iter().all(|cell| *cell == 0));
+    };
+    wrong(TOKENS.query, &[0, HIGH, LOW], 4);
+    wrong(TOKENS.query, &[0, HIGH, LOW, 0], 5);
+    wrong(TOKENS.query, &[0, LOW, HIGH], 5);
+    wrong(TOKENS.create, &[0, HIGH, LOW, 16, 31], 3);
+    for (page, window) in [(11, 30), (13, 30), (34, 40), (16, 15), (16, 64), (16, u32::MAX), (u32::MAX, 30), (12, 63)] {
+        wrong(TOKENS.create, &[0, HIGH, LOW, page, window], 4);
+    }
+    wrong(TOKENS.reset, &[0, HIGH], 1);
+    wrong(TOKENS.remove, &[7], 1);
+    let code = |cells: &[u32]| {
+        let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+        bench.slots.write(GuestAddr(LIST), &bytes).unwrap();
+        bench.iommu.h_rtas(&TOKENS, GuestAddr(LIST))
+    };
+    assert_eq!(code(&[1, 0, 0]), None);
+    assert_eq!(code(&[TOKENS.query, u32::MAX, u32::MAX]), Some(-4));
+    assert_eq!(code(&[TOKENS.query, 3, 0]), Some(-4));
+    assert_eq!(bench.iommu.h_rtas(&TOKENS, GuestAddr(u64::MAX)), Some(-4));
+    bench.agrees();
+    bench.ends_clean();
+}
+
+#[test]
+fn the_device_tree_says_what_the_calls_take() {
+    let bench = Bench::new("powernv9-64k");
+    let properties = bench.phb.properties(&TOKENS);
+    let value = |name| &properties.iter().find(|property| property.name == name).unwrap().value;
+    assert_eq!(value("ibm,dma-window").len(), 20);
+    assert_eq!(value("ibm,dma-window")[..4], LIOBN.0.to_be_bytes());
+    assert_eq!(value("ibm,ddw-applicable")[..4], TOKENS.query.to_be_bytes());
+    assert_eq!(value("ibm,ddw-extensions").len(), 12);
+    assert_eq!(TOKENS.call(0x2037), Some(RtasCall::ResetPeDmaWindow));
+}
