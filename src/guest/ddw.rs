@@ -184,15 +184,7 @@ impl Phb {
         let table = table.ok_or(DdwError::NoWindow { liobn })?;
         let mut writer = table.lock();
         if !groups.is_empty() {
-            table::clear(self.space(), table.window())?;
-            let start = table.window().start();
-            match liobn == self.config().liobn {
-                true => {
-                    self.space().unask(table.window())?;
-                    self.space().drop_default_window()?;
-                }
-                false => self.space().remove_window(start)?,
-            }
+            self.space().discard_window(table.window().start())?;
         }
         writer.behind = Behind::Removed;
         self.forget(liobn);

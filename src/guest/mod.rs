@@ -9,6 +9,38 @@
 //! What a guest passes is never trusted: nothing it does maps a byte that is not its registered RAM, and each refusal is
 //! one of the architecture's codes (LoPAR, hypervisor calls H_GET_TCE, H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT).
 //!
+//! ```
+//! use spapr_iommu::addr::{GuestAddr, GuestRange, Iova};
+//! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slot, Slots};
+//! use spapr_iommu::host::{Host, Memory, model::Model};
+//! use spapr_iommu::registry::Registry;
+//! use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_PUT_TCE, H_SUCCESS};
+//! use std::sync::Arc;
+//!
+//! // 64 MiB of guest RAM at 0, in memory of a model of the kernel.
+//! let host = Arc::new(Model::new("powernv9-64k".parse()?));
+//! let memory = host.allocate(64 << 20, host.page_shift())?;
+//! let slots = Slots::new(host.clone());
+//! slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 64 << 20)?, user: memory.start() })?;
+//!
+//! let iommu = GuestIommu::new(&Registry::new(host), Arc::new(slots));
+//! iommu.add_memory()?;
+//! let phb = iommu.add_phb(PhbConfig::new(0x800_0000_2000_0000, Liobn(0x8000_0000))?)?;
+//! phb.attach(0)?;
+//!
+//! // What KVM hands over when the guest maps its page at 16 MiB, for reading and writing, at bus address 0x1000.
+//! let mut args = [0x8000_0000, 0x1000, 0x100_0003, 0, 0, 0, 0, 0, 0];
+//! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_SUCCESS));
+//! assert_eq!(phb.translate(Iova(0x1010)).map(|there| there.guest), Some(GuestAddr(0x100_0010)));
+//! // Devices of the host see it, too.
+//! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.start().0 + (16 << 20)));
+//!
+//! // There is no RAM at 64 MiB.
+//! let mut args = [0x8000_0000, 0x2000, 0x400_0003, 0, 0, 0, 0, 0, 0];
+//! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_PARAMETER));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Locking
 //! Each table has one writer at a time. Order: a PHB's lock, its tables', the address space's. Translation and H_GET_TCE take
 //! none.
@@ -29,6 +61,8 @@ mod state;
 mod table;
 mod tce;
 mod translate;
+#[cfg(feature = "vm-memory")]
+mod vm_memory;
 
 pub use ddw::{DdwError, DdwOffer};
 pub use device_tree::{DdwTokens, Property};
@@ -43,6 +77,8 @@ pub use slots::{Slots, SlotsOverlap};
 pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use table::TceTable;
 pub use translate::GuestTranslation;
+#[cfg(feature = "vm-memory")]
+pub use vm_memory::{PhbIommu, VmMemory};
 
 use crate::addr::GuestRange;
 use crate::registry::Registry;

@@ -130,7 +130,7 @@ impl AddressSpace {
 
 /// Whether the map holds all that devices can reach.
 fn is_sure(state: &State) -> bool {
-    state.astray.is_empty() && !state.unsure
+    state.astray.is_empty() && !state.unsure && state.held.is_empty()
 }
 
 fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
@@ -172,7 +172,8 @@ pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State,
         registry.leave(member.fd(), clean);
     }
     if !clean {
-        registry.unpin(counts().chain(state.astray.iter().map(|mapping| (mapping.region, mapping.iova.len()))));
+        let astray = state.astray.iter().map(|mapping| (mapping.region, mapping.iova.len()));
+        registry.unpin(counts().chain(astray).chain(state.held.parts()));
     }
     *state = State::default();
 }

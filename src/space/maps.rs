@@ -126,7 +126,7 @@ impl AddressSpace {
     }
 
     /// Books what the kernel has mapped, and counts out what it displaced.
-    fn enter(&self, scratch: &mut Scratch) {
+    pub(super) fn enter(&self, scratch: &mut Scratch) {
         {
             let mut books = self.0.books.write();
             for displaced in &scratch.displaced {

@@ -13,6 +13,7 @@
 //! or groups. `books` is written only for the moment in which the map changes, so that [`AddressSpace::translate`] never
 //! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces do not wait for each other.
 
+mod accelerated;
 mod apply;
 mod astray;
 mod attach;
@@ -32,6 +33,7 @@ use crate::host::{Fd, Host};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::registry::{Pointing, RegionId, Registry};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
+use accelerated::Held;
 use astray::Astray;
 use maps::Scratch;
 use member::Member;
@@ -67,6 +69,8 @@ struct State {
     astray: Astray,
     /// A call is under way; set for good when a panic came out of it.
     unsure: bool,
+    /// Memory KVM may map here by itself, pinned.
+    held: Held,
 }
 
 /// What the lock guards: the state, and buffers that are used again by every call.

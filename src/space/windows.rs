@@ -261,7 +261,7 @@ impl AddressSpace {
         member.groups.iter().for_each(|group| refused.remember(group.number, page, size, poisons));
     }
 
-    fn remove_in(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
+    pub(super) fn remove_in(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
         let there = state.windows.iter().find(|window| window.range.start() == start).copied();
         let default = there.is_none_or(|window| window.origin == Origin::Default);
         for member in &mut state.members {

@@ -4,4 +4,7 @@ mod bench;
 mod devices;
 mod hcalls;
 mod memory;
+mod state;
+#[cfg(feature = "vm-memory")]
+mod vm_memory;
 mod windows;

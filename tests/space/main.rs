@@ -1,5 +1,6 @@
 //! Address spaces on the model: what users meet, and what the kernel is told.
 
+mod accelerated;
 mod bench;
 mod faults;
 mod groups;

@@ -1,0 +1,98 @@
+//! A space whose tables KVM fills by itself: maps the library did not make, and how they are counted all the same.
+
+use super::maps::Checked;
+use super::{AddressSpace, Locked, MapError, MapRequest, Overlap, WindowError};
+use crate::addr::{Iova, IovaRange, PageShift, UserRange};
+use crate::registry::RegionId;
+use crate::window::{DefaultWindow, Refusal};
+
+/// Memory that KVM may map, with the parts of regions pinned for it.
+#[derive(Debug, Default)]
+pub(super) struct Held(Vec<(UserRange, Vec<(RegionId, u64)>)>);
+
+impl Held {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is pinned.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (RegionId, u64)> + '_ {
+        self.0.iter().flat_map(|(_, parts)| parts).copied()
+    }
+}
+
+impl AddressSpace {
+    /// KVM may map any of `memory`, which is leased, from now on, until [`Self::let_go`] or until the last group leaves. It stays
+    /// registered, in every container. The default window comes to life, since KVM ties tables to windows that are there; and
+    /// containers are closed without an UNREGISTER, which would lose what is mapped.
+    ///
+    /// To be called again after a group was attached or memory added. [`Self::observe`] tells the space what KVM did.
+    pub fn hold(&self, memory: &[UserRange]) -> Result<(), MapError> {
+        let Locked { state, scratch } = &mut *self.0.state.lock();
+        let pages = |range: &UserRange| (*range, PageShift::P4K);
+        for range in memory {
+            let parts = &mut scratch.parts;
+            self.0.registry.pin(std::iter::once(pages(range)), &state.containers, parts)?;
+            let parts = || parts.iter().map(|part| (part.region, part.user.len()));
+            match state.held.0.iter().any(|(held, _)| held == range) {
+                // Only to have it registered where it was not yet.
+                true => self.0.registry.unpin(parts()),
+                false => state.held.0.push((*range, parts().collect())),
+            }
+        }
+        match memory.is_empty() || state.windows.default == DefaultWindow::Gone {
+            true => Ok(()),
+            false => Ok(self.make_default_everywhere(state)?),
+        }
+    }
+
+    /// KVM maps no more of memory that was [held](Self::hold), and what it mapped is gone or [observed](Self::observe).
+    pub fn let_go(&self, memory: UserRange) {
+        let state = &mut self.0.state.lock().state;
+        let gone = state.held.0.extract_if(.., |(held, _)| *held == memory);
+        let parts: Vec<_> = gone.flat_map(|(_, parts)| parts).collect();
+        self.0.registry.unpin(parts.into_iter());
+    }
+
+    /// What is mapped in `range` is `found` and nothing else, since KVM made it so: entered without a call to the kernel. No
+    /// memory in it is given back from then on, and an unmap reaches all of it.
+    pub fn observe(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
+        let Locked { state, scratch } = &mut *self.0.state.lock();
+        if found.is_empty() {
+            scratch.requests.clear();
+            scratch.parts.clear();
+        } else {
+            self.check(state, found, Overlap::Replace, scratch)?;
+            if let Some(&Checked { request, .. }) = scratch.requests.iter().find(|checked| checked.page.is_none()) {
+                let windows = state.windows.iter().copied().collect();
+                let why = Refusal::NoSuchWindow { start: request.iova.start(), windows };
+                return Err(MapError::NoWindow { asked: request.iova, why });
+            }
+            let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
+            self.0.registry.pin(wanted, &state.containers, &mut scratch.parts)?;
+        }
+        scratch.displaced.clear();
+        scratch.displaced.extend(self.0.books.read().overlapping(range));
+        self.enter(scratch);
+        Ok(())
+    }
+
+    /// Removes the window that starts at `start` with all that is mapped in it, by whomever: the kernel clears its table. What
+    /// was asked of it is forgotten.
+    pub fn discard_window(&self, start: Iova) -> Result<(), WindowError> {
+        let state = &mut self.0.state.lock().state;
+        let facts = state.facts.ok_or(WindowError::NoGroup)?;
+        let live = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
+        let waits = state.windows.default == DefaultWindow::Pending;
+        let default = facts.default.filter(|range| waits && range.start() == start);
+        let windows = || state.windows.iter().copied().collect();
+        let range = live.or(default).ok_or_else(|| Refusal::NoSuchWindow { start, windows: windows() })?;
+        self.remove_in(state, start)?;
+        state.asked.remove(range.start().0..range.end().0);
+        let mut gone = Vec::new();
+        gone.extend(self.0.books.read().overlapping(range));
+        self.0.books.write().remove(range, |_| {});
+        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Tables that are saved on one host and restored on another.
+
+use crate::bench::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, tces};
+use spapr_iommu::addr::PageShift;
+use spapr_iommu::guest::{PhbError, RestoreError, SavedIommu, SavedRun, SavedWindow};
+
+/// A guest with something in both windows, on a host of its own.
+fn filled(preset: &str) -> Bench {
+    let bench = Bench::new(preset);
+    bench.phb.attach(0).unwrap();
+    bench.put(LIOBN, 0x4000, &tces(0x10_0000, 700, PageShift::P4K));
+    bench.iommu.h_put_tce(LIOBN, 0x1000_0000, 0x77_0002).unwrap();
+    bench.iommu.h_stuff_tce(LIOBN, 0x2000_0000, 0xdead_0000, 9).unwrap();
+    bench.phb.create_window(16, 32).unwrap();
+    bench.put(DYNAMIC, BIG, &tces(0, 1024, PageShift::P64K));
+    bench
+}
+
+#[test]
+fn what_was_saved_is_restored_and_devices_see_it_on_another_host() {
+    for (from, to) in PRESETS.iter().flat_map(|from| PRESETS.iter().map(move |to| (from, to))) {
+        let source = filled(from);
+        let saved = source.iommu.save();
+        assert_eq!(saved.phbs[0].windows.iter().map(|window| window.runs.len()).sum::<usize>(), 4);
+        let target = Bench::new(to);
+        target.put(LIOBN, 0x8000, &tces(0, 3, PageShift::P4K));
+        target.iommu.restore(&saved).unwrap();
+        assert_eq!(target.iommu.save(), saved);
+        target.phb.attach(0).unwrap();
+        target.agrees();
+        assert_eq!(target.iommu.h_get_tce(LIOBN, 0x2000_0000), Ok(0xdead_0000));
+        source.ends_clean();
+        target.ends_clean();
+    }
+}
+
+#[test]
+fn a_state_goes_through_any_form_and_is_as_long_as_its_runs() {
+    let bench = filled("powernv9-64k");
+    let saved = bench.iommu.save();
+    let text = serde_json::to_string(&saved).unwrap();
+    assert!(text.len() < 1000, "{text}");
+    assert_eq!(serde_json::from_str::<SavedIommu>(&text).unwrap(), saved);
+    bench.ends_clean();
+}
+
+#[test]
+fn a_host_that_cannot_have_the_windows_says_so_before_anything_changes() {
+    let source = Bench::new("pseries-64k");
+    source.phb.remove_window(LIOBN).unwrap();
+    source.phb.create_window(16, 32).unwrap();
+    let target = Bench::new("powernv9-64k");
+    target.iommu.restore(&source.iommu.save()).unwrap();
+    // powernv has its first window at 0.
+    assert!(matches!(target.phb.attach(0), Err(PhbError::Elsewhere { .. })));
+    let changes = target.host.take().iter().filter(|record| record.call.name().contains("TCE_CREATE")).count();
+    assert_eq!(changes, 0);
+    assert_eq!(target.iommu.save(), source.iommu.save());
+    target.ends_clean();
+}
+
+#[test]
+fn a_state_that_is_not_sound_is_refused_and_changes_nothing() {
+    let source = filled("powernv9-64k");
+    let good = source.iommu.save();
+    let target = Bench::new("powernv9-64k");
+    target.iommu.h_put_tce(LIOBN, 0, 0x1003).unwrap();
+    let before = target.iommu.save();
+    let refused = |change: &dyn Fn(&mut SavedIommu)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let error = target.iommu.restore(&bad).unwrap_err();
+        assert_eq!(target.iommu.save(), before);
+        error
+    };
+    assert_eq!(refused(&|bad| bad.version = 2), RestoreError::Version { version: 2 });
+    assert_eq!(refused(&|bad| bad.phbs[0].buid = 3), RestoreError::NoPhb { buid: 3 });
+    let window = |change: &dyn Fn(&mut SavedWindow)| refused(&|bad| change(&mut bad.phbs[0].windows[1]));
+    let changes: [&dyn Fn(&mut SavedWindow); 8] = [
+        &|bad| bad.liobn = 9,
+        &|bad| bad.liobn = LIOBN.0,
+        &|bad| bad.page_shift = 13,
+        &|bad| bad.page_shift = u32::MAX,
+        &|bad| bad.size = 3 << 30,
+        &|bad| bad.size = 1 << 62,
+        &|bad| bad.start = 0x1000,
+        &|bad| bad.start = 0,
+    ];
+    for change in changes {
+        assert!(matches!(window(change), RestoreError::Window { .. }));
+    }
+    assert!(matches!(window(&|bad| bad.start = u64::MAX), RestoreError::Range(_)));
+    for run in [(1, 0), (0, u64::MAX), (u64::MAX, 1), (1 << 16, 1), (5, 1 << 16)] {
+        let (first, count) = run;
+        let error = window(&|bad| bad.runs = vec![SavedRun { first, count, tce: 3 }]);
+        assert_eq!(error, RestoreError::Entries { liobn: DYNAMIC, first, count });
+    }
+    let again = SavedRun { first: 5, count: 2, tce: 3 };
+    assert!(matches!(window(&|bad| bad.runs = vec![again, again]), RestoreError::Entries { .. }));
+    target.phb.attach(0).unwrap();
+    assert!(matches!(target.iommu.restore(&good), Err(RestoreError::Attached { .. })));
+    source.ends_clean();
+    target.ends_clean();
+}
+
+#[test]
+fn entries_that_lead_to_no_ram_here_are_found_when_a_device_joins() {
+    let source = filled("powernv9-64k");
+    let saved = source.iommu.save();
+    let target = Bench::bare("powernv9-64k");
+    target.plug(0, 1 << 20);
+    target.iommu.restore(&saved).unwrap();
+    assert!(matches!(target.phb.attach(0), Err(PhbError::Table(_))));
+    assert_eq!(target.model.containers(), []);
+    target.plug(1 << 20, 63 << 20);
+    target.phb.attach(0).unwrap();
+    target.agrees();
+    source.ends_clean();
+    target.ends_clean();
+}
