@@ -6,6 +6,7 @@ pub mod addr;
 pub mod cli;
 pub mod guest;
 pub mod host;
+pub mod kvm;
 pub mod map;
 pub mod memlock;
 pub mod permission;

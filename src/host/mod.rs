@@ -29,6 +29,7 @@ pub use wrap::Wrapper;
 
 use crate::addr::{PageShift, UserRange};
 use core::fmt;
+use std::os::fd::OwnedFd;
 
 /// An open file of a host: a number in that host's own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +56,12 @@ pub trait Host: Send + Sync + fmt::Debug {
 
     /// Opens region `index` of a device for access; index and size as `VFIO_DEVICE_GET_REGION_INFO` tells them.
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
+
+    /// The file itself, duplicated, for interfaces of the kernel that take VFIO's files; `None` where there is none, as on a
+    /// model. As long as it is kept, [`Self::close`] does not end what the file stands for.
+    fn file(&self, _fd: Fd) -> Option<OwnedFd> {
+        None
+    }
 
     /// PowerNV or pSeries; `None` when this is no POWER machine.
     fn platform(&self) -> Option<Platform>;

@@ -2,6 +2,7 @@
 
 use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region};
 use crate::addr::{PageShift, UserRange};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// A host round another one, which changes nothing but calls.
@@ -41,6 +42,9 @@ impl<W: Wrapper> Host for W {
     }
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
         self.inner().region(device, index)
+    }
+    fn file(&self, fd: Fd) -> Option<OwnedFd> {
+        self.inner().file(fd)
     }
     fn platform(&self) -> Option<Platform> {
         self.inner().platform()

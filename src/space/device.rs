@@ -4,6 +4,7 @@ use super::{AddressSpace, AttachError, Inner};
 use crate::host::calls::{self, CallError};
 use crate::host::{Errno, File, Node, Region};
 use crate::uapi::vfio::{DeviceInfo, RegionInfo};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// A device of an attached group. The space, and the group in it, stay while it is open.
@@ -41,7 +42,30 @@ impl core::ops::Deref for DeviceRegion {
     }
 }
 
+/// The file of an attached group, for KVM.
+///
+/// It keeps the group open: it has to go before the group is detached, or the group stays taken.
+#[derive(Debug)]
+pub struct GroupFile {
+    /// The group's number.
+    pub number: u32,
+    /// The file; `None` where the host has no files, as a model.
+    pub file: Option<OwnedFd>,
+}
+
 impl AddressSpace {
+    /// The file of an attached group, for KVM, which has to know it before the group's devices are opened: refused while any
+    /// is open.
+    pub fn group_file(&self, group: u32) -> Result<GroupFile, AttachError> {
+        let state = &self.0.state.lock().state;
+        let found = state.members.iter().find_map(|member| member.group(group));
+        let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
+        match Arc::strong_count(&member.devices) - 1 {
+            0 => Ok(GroupFile { number: group, file: self.host().file(member.file.fd()) }),
+            count => Err(AttachError::DevicesOpen { group, count }),
+        }
+    }
+
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
     pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
         let state = &self.0.state.lock().state;

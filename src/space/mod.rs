@@ -24,7 +24,7 @@ mod maps;
 mod member;
 mod windows;
 
-pub use device::{Device, DeviceRegion};
+pub use device::{Device, DeviceRegion, GroupFile};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
 

@@ -4,6 +4,7 @@
 //! POWER is not the generic one (`arch/powerpc/include/uapi/asm/ioctl.h`: `_IO` sets bit 29).
 
 pub mod eeh;
+pub mod kvm;
 pub mod papr;
 pub mod spapr;
 pub mod vfio;

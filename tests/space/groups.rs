@@ -1,9 +1,8 @@
 //! Groups that come and go.
 
 use crate::bench::{BIG, Bench, PRESETS, RW, at, iova, part};
-use spapr_iommu::host::Memory;
 use spapr_iommu::host::model::Model;
-use spapr_iommu::host::{Obstacle, Platform};
+use spapr_iommu::host::{Host, Memory, Obstacle, Platform};
 use spapr_iommu::space::{AddressSpace, AttachError};
 use spapr_iommu::window::WindowRequest;
 
@@ -191,4 +190,17 @@ fn tables_of_a_container_that_joins_are_counted_before_they_are_made() {
     assert!(error.to_string().contains("ulimit"), "{error}");
     bench.agrees();
     bench.ends_clean();
+}
+
+#[test]
+fn a_group_s_file_is_had_while_none_of_its_devices_is_open() {
+    let bench = Bench::new("powernv9-64k");
+    let file = bench.space.group_file(0).unwrap();
+    assert!(file.number == 0 && file.file.is_none(), "a model has no files");
+    assert_eq!(bench.space.group_file(1).unwrap_err(), AttachError::NotAttached { group: 1 });
+    let address = bench.model.groups()[0].devices[0].address.clone();
+    let device = bench.space.device(0, &address).unwrap();
+    assert_eq!(bench.space.group_file(0).unwrap_err(), AttachError::DevicesOpen { group: 0, count: 1 });
+    drop(device);
+    assert!(bench.space.group_file(0).is_ok());
 }

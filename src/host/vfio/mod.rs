@@ -81,6 +81,10 @@ impl Host for Vfio {
         region::open(self.files.get(device)?, &info)
     }
 
+    fn file(&self, fd: Fd) -> Option<OwnedFd> {
+        self.files.get(fd).ok()?.file.try_clone().ok()
+    }
+
     fn platform(&self) -> Option<Platform> {
         facts::platform(&self.roots)
     }

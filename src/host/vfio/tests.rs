@@ -108,3 +108,16 @@ fn memory_and_facts_are_this_process_s() {
     host.free(range).unwrap();
     assert!(host.memlock().is_ok());
 }
+
+#[test]
+fn a_file_is_given_out_as_long_as_it_is_open() {
+    let fixture = Fixture::power("6.12.0");
+    let host = host(&fixture);
+    let container = host.open(Node::Container).unwrap();
+    let file = host.file(container).unwrap();
+    let stat = |file: &std::os::fd::OwnedFd| nix::sys::stat::fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    assert_eq!(stat(&file), stat(&host.files.get(container).unwrap().file));
+    host.close(container);
+    assert!(host.file(container).is_none());
+    assert!(stat(&file).is_ok(), "a duplicate of it stays");
+}

@@ -1,0 +1,162 @@
+//! What the kernel was told of a VM's groups and tables, and the order in which it is told.
+
+use super::error::KvmError;
+use super::seam::{KernelTable, Kvm, TableSpec};
+use crate::host::Errno;
+use crate::space::GroupFile;
+use crate::uapi::kvm::{CAP_PPC_ENABLE_HCALL, CAP_SPAPR_MULTITCE, CAP_SPAPR_TCE_64, CAP_SPAPR_TCE_VFIO};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// What the kernel must be able to do.
+const NEEDED: [(u32, &str); 4] = [
+    (CAP_SPAPR_TCE_64, "KVM_CAP_SPAPR_TCE_64"),
+    (CAP_SPAPR_TCE_VFIO, "KVM_CAP_SPAPR_TCE_VFIO"),
+    (CAP_SPAPR_MULTITCE, "KVM_CAP_SPAPR_MULTITCE"),
+    (CAP_PPC_ENABLE_HCALL, "KVM_CAP_PPC_ENABLE_HCALL"),
+];
+
+/// H_PUT_TCE, H_STUFF_TCE and H_PUT_TCE_INDIRECT. H_GET_TCE the kernel answers anyhow.
+const HCALLS: [u64; 3] = [0x20, 0x138, 0x13c];
+
+/// The acceleration of one DMA address space of a VM, which is a PHB: its groups and its tables, each group tied to each table.
+/// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.
+///
+/// Dropping it takes the groups out of the VM and closes the tables.
+#[derive(Debug)]
+pub struct Acceleration {
+    kvm: Arc<dyn Kvm>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    groups: Vec<GroupFile>,
+    tables: Vec<(TableSpec, Arc<dyn KernelTable>)>,
+}
+
+impl Acceleration {
+    /// Accelerates a VM that has no groups and tables yet. Its TCE hypercalls still come to the VMM: they name tables the
+    /// kernel does not know.
+    pub fn new(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
+        for (capability, name) in NEEDED {
+            if kvm.extension(capability).map_err(|errno| call("KVM_CHECK_EXTENSION", errno))? <= 0 {
+                return Err(KvmError::Missing { capability: name });
+            }
+        }
+        kvm.create_device().map_err(|errno| match errno {
+            Errno::EBUSY => KvmError::DeviceTaken,
+            Errno::ENODEV => KvmError::Missing { capability: "the KVM VFIO device" },
+            errno => call("KVM_CREATE_DEVICE", errno),
+        })?;
+        for number in HCALLS {
+            kvm.enable_hcall(number).map_err(|errno| call("KVM_ENABLE_CAP", errno))?;
+        }
+        Ok(Self { kvm, state: Mutex::default() })
+    }
+
+    /// The acceleration of another address space of the same VM, with no groups and tables yet.
+    pub fn beside(&self) -> Self {
+        Self { kvm: Arc::clone(&self.kvm), state: Mutex::default() }
+    }
+
+    /// Adds a group, whose windows are there and whose devices are not open yet, and ties it to all tables.
+    pub fn add_group(&self, group: GroupFile) -> Result<(), KvmError> {
+        let state = &mut *self.state.lock();
+        let number = group.number;
+        if state.groups.iter().any(|other| other.number == number) {
+            return Err(KvmError::GroupTaken { group: number });
+        }
+        self.kvm.add_group(&group).map_err(|errno| match errno {
+            Errno::EEXIST => KvmError::GroupTaken { group: number },
+            Errno::EINVAL | Errno::EBADF => KvmError::NotVfio { group: number },
+            errno => call("KVM_DEV_VFIO_GROUP_ADD", errno),
+        })?;
+        if let Err(error) = state.tables.iter().try_for_each(|(spec, _)| self.tie(&group, spec)) {
+            // Unties the tables it was tied to as well.
+            self.delete(&group);
+            return Err(error);
+        }
+        state.groups.push(group);
+        Ok(())
+    }
+
+    /// Takes a group out, before it is detached: tables do not reach its devices any more.
+    pub fn remove_group(&self, number: u32) -> Result<(), KvmError> {
+        let state = &mut *self.state.lock();
+        let at = state.groups.iter().position(|group| group.number == number);
+        let group = state.groups.swap_remove(at.ok_or(KvmError::NoGroup { group: number })?);
+        self.delete(&group);
+        Ok(())
+    }
+
+    /// Has the kernel keep a table, once all groups have a window for it, and ties it to them. From now on the guest's
+    /// calls for it stay in the kernel. Nothing is in it.
+    pub fn add_table(&self, spec: TableSpec) -> Result<Arc<dyn KernelTable>, KvmError> {
+        let TableSpec { liobn, window, page } = spec;
+        if !window.is_aligned(page) {
+            return Err(KvmError::Misaligned { window, page });
+        }
+        let state = &mut *self.state.lock();
+        if state.tables.iter().any(|(other, _)| other.liobn == liobn) {
+            return Err(KvmError::LiobnTaken { liobn });
+        }
+        let table = self.kvm.create_table(&spec).map_err(|errno| match errno {
+            Errno::EBUSY => KvmError::LiobnTaken { liobn },
+            Errno::ENOMEM => KvmError::Memory { entries: spec.entries() },
+            errno => call("KVM_CREATE_SPAPR_TCE_64", errno),
+        })?;
+        if let Err(error) = state.groups.iter().try_for_each(|group| self.tie(group, &spec)) {
+            self.kvm.close_table(liobn);
+            return Err(error);
+        }
+        state.tables.push((spec, Arc::clone(&table)));
+        Ok(table)
+    }
+
+    /// Closes a table, before its window is removed. Calls for it come to the VMM from now on.
+    pub fn remove_table(&self, liobn: u32) -> Result<(), KvmError> {
+        let state = &mut *self.state.lock();
+        let at = state.tables.iter().position(|(spec, _)| spec.liobn == liobn).ok_or(KvmError::NoTable { liobn })?;
+        state.tables.swap_remove(at);
+        self.kvm.close_table(liobn);
+        Ok(())
+    }
+
+    /// The tables the kernel keeps.
+    pub fn tables(&self) -> Vec<TableSpec> {
+        self.state.lock().tables.iter().map(|(spec, _)| *spec).collect()
+    }
+
+    /// The groups it knows.
+    pub fn groups(&self) -> Vec<u32> {
+        self.state.lock().groups.iter().map(|group| group.number).collect()
+    }
+
+    fn tie(&self, group: &GroupFile, spec: &TableSpec) -> Result<(), KvmError> {
+        let TableSpec { liobn, window, page } = *spec;
+        self.kvm.tie(group, liobn).map_err(|errno| match errno {
+            Errno::ENOENT => KvmError::NoGroup { group: group.number },
+            Errno::EINVAL => KvmError::NoWindow { group: group.number, window, page },
+            errno => call("KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE", errno),
+        })
+    }
+
+    fn delete(&self, group: &GroupFile) {
+        if let Err(errno) = self.kvm.delete_group(group) {
+            tracing::warn!(group = group.number, %errno, "KVM keeps a group");
+        }
+    }
+}
+
+impl Drop for Acceleration {
+    fn drop(&mut self) {
+        let state = std::mem::take(self.state.get_mut());
+        state.groups.iter().for_each(|group| self.delete(group));
+        state.tables.iter().for_each(|(spec, _)| self.kvm.close_table(spec.liobn));
+    }
+}
+
+fn call(call: &'static str, errno: Errno) -> KvmError {
+    KvmError::Call { call, errno }
+}

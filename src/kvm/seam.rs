@@ -1,0 +1,66 @@
+//! The seam between acceleration and KVM: [`Vm`](super::Vm) is the running kernel,
+//! [`KvmModel`](super::model::KvmModel) one in process.
+
+use crate::addr::{IovaRange, PageShift};
+use crate::host::Errno;
+use crate::space::GroupFile;
+use core::fmt::Debug;
+use std::sync::Arc;
+
+/// A TCE table the kernel shall keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// What the guest names it with.
+    pub liobn: u32,
+    /// Its bus addresses, whole pages.
+    pub window: IovaRange,
+    /// The page of an entry.
+    pub page: PageShift,
+}
+
+impl TableSpec {
+    /// Entries.
+    pub fn entries(&self) -> u64 {
+        self.window.len() >> self.page.get()
+    }
+}
+
+/// A table the kernel keeps, seen by the VMM: a TCE for each page, as the guest entered it. The kernel changes it at any
+/// moment.
+pub trait KernelTable: Send + Sync + Debug {
+    /// Entries.
+    fn entries(&self) -> u64;
+
+    /// The TCE at `index`; 0 behind the end, and once the table was closed.
+    fn load(&self, index: u64) -> u64;
+
+    /// Enters a TCE, for the guest to read; devices do not see it. Nothing happens behind the end.
+    fn store(&self, index: u64, tce: u64);
+}
+
+/// What acceleration needs of a VM. Does what it is told and says what came of it.
+pub trait Kvm: Send + Sync + Debug {
+    /// `KVM_CHECK_EXTENSION`.
+    fn extension(&self, capability: u32) -> Result<i32, Errno>;
+
+    /// `KVM_CAP_PPC_ENABLE_HCALL`: the kernel shall answer this hypercall where it can.
+    fn enable_hcall(&self, number: u64) -> Result<(), Errno>;
+
+    /// `KVM_CREATE_DEVICE` of the VFIO device, of which a VM has one.
+    fn create_device(&self) -> Result<(), Errno>;
+
+    /// `KVM_DEV_VFIO_GROUP_ADD`.
+    fn add_group(&self, group: &GroupFile) -> Result<(), Errno>;
+
+    /// `KVM_DEV_VFIO_GROUP_DEL`.
+    fn delete_group(&self, group: &GroupFile) -> Result<(), Errno>;
+
+    /// `KVM_CREATE_SPAPR_TCE_64`, and a view of the table.
+    fn create_table(&self, spec: &TableSpec) -> Result<Arc<dyn KernelTable>, Errno>;
+
+    /// `KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE`.
+    fn tie(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno>;
+
+    /// Closes a table, also for those who still have a view of it: they see zeros from then on.
+    fn close_table(&self, liobn: u32);
+}

@@ -1,0 +1,82 @@
+//! The running kernel.
+
+use super::ioctl;
+use super::seam::{KernelTable, Kvm, TableSpec};
+use super::table::MappedTable;
+use crate::host::Errno;
+use crate::space::GroupFile;
+use crate::uapi::kvm::{DEV_VFIO_GROUP_ADD, DEV_VFIO_GROUP_DEL};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+
+/// A VM of the VMM's own, by its file.
+#[derive(Debug)]
+pub struct Vm {
+    vm: OwnedFd,
+    device: OnceLock<OwnedFd>,
+    tables: Mutex<BTreeMap<u32, Arc<MappedTable>>>,
+}
+
+impl Vm {
+    /// The VM with that file (`KVM_CREATE_VM`), of which a duplicate is kept.
+    pub fn new(vm: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let vm =
+            vm.try_clone_to_owned().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF)))?;
+        Ok(Self { vm, device: OnceLock::new(), tables: Mutex::default() })
+    }
+
+    fn device(&self) -> Result<&OwnedFd, Errno> {
+        self.device.get().ok_or(Errno::ENODEV)
+    }
+}
+
+fn file(group: &GroupFile) -> Result<&OwnedFd, Errno> {
+    group.file.as_ref().ok_or(Errno::EBADF)
+}
+
+impl Kvm for Vm {
+    fn extension(&self, capability: u32) -> Result<i32, Errno> {
+        ioctl::check_extension(&self.vm, capability)
+    }
+
+    fn enable_hcall(&self, number: u64) -> Result<(), Errno> {
+        ioctl::enable_hcall(&self.vm, number)
+    }
+
+    fn create_device(&self) -> Result<(), Errno> {
+        let device = ioctl::create_device(&self.vm)?;
+        self.device.set(device).map_err(|_| Errno::EBUSY)
+    }
+
+    fn add_group(&self, group: &GroupFile) -> Result<(), Errno> {
+        ioctl::set_group(self.device()?, DEV_VFIO_GROUP_ADD, file(group)?)
+    }
+
+    fn delete_group(&self, group: &GroupFile) -> Result<(), Errno> {
+        ioctl::set_group(self.device()?, DEV_VFIO_GROUP_DEL, file(group)?)
+    }
+
+    fn create_table(&self, spec: &TableSpec) -> Result<Arc<dyn KernelTable>, Errno> {
+        let mut tables = self.tables.lock();
+        if tables.contains_key(&spec.liobn) {
+            return Err(Errno::EBUSY);
+        }
+        let table = Arc::new(MappedTable::new(ioctl::create_table(&self.vm, spec)?, spec.entries())?);
+        tables.insert(spec.liobn, Arc::clone(&table));
+        Ok(table)
+    }
+
+    fn tie(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno> {
+        let table = self.tables.lock().get(&liobn).cloned().ok_or(Errno::EBADF)?;
+        table.with_file(|table| ioctl::set_spapr_tce(self.device()?, file(group)?, table))
+    }
+
+    fn close_table(&self, liobn: u32) {
+        let table = self.tables.lock().remove(&liobn);
+        if let Some(table) = table {
+            table.close();
+        }
+    }
+}
