@@ -3,7 +3,7 @@
 use super::infer::{Entry, Known, written};
 use super::report::{Difference, MOST_DIFFERENCES, Offer, Offers, Report};
 use super::run::known;
-use super::windows::{Placed, Step, Window, WindowId};
+use super::story::{Placed, Step, Window, WindowId};
 use crate::addr::GuestAddr;
 use crate::guest::GuestTranslation;
 use crate::permission::Permission;

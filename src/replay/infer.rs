@@ -13,7 +13,7 @@
 //! An entry without proof is unknown: it is replayed as no mapping, and nothing about it is compared until it is written
 //! again.
 
-use super::windows::{Placed, Step, Story, Window, WindowId};
+use super::story::{Placed, Step, Story, Window, WindowId};
 use crate::permission::Permission;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -234,13 +234,15 @@ fn fill_runs(entries: &mut [Entry], window: &Window) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::{Iova, IovaRange};
     use crate::replay::Trace;
 
     const CREATE: &str = "spapr_iommu_ddw_create buid=0x800000020000000 addr=0x0, page size=0x10000, \
                           requested=0x100000000, start addr=0x800000000000000, liobn=0x80000001\n";
 
     fn story(text: &str) -> Story {
-        Story::new(&Trace::from_text(text.as_bytes(), |_| ()).unwrap(), 1 << 30).unwrap()
+        let default = IovaRange::new(Iova(0), 1 << 30).unwrap();
+        Story::new(&Trace::from_text(text.as_bytes(), |_| ()).unwrap(), default).unwrap()
     }
 
     /// The entries of the last list of a trace: what each is known by, and its TCE.
