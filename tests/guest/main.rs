@@ -4,4 +4,9 @@ mod bench;
 mod devices;
 mod hcalls;
 mod memory;
+mod sequences;
+mod vcpus;
 mod windows;
+
+#[path = "../hostile/mod.rs"]
+mod hostile;
