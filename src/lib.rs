@@ -12,6 +12,8 @@ pub mod memlock;
 pub mod permission;
 pub mod registry;
 #[cfg(feature = "cli")]
+pub mod replay;
+#[cfg(feature = "cli")]
 pub mod scenario;
 pub mod space;
 pub mod uapi;

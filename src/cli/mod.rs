@@ -2,13 +2,19 @@
 
 mod log;
 mod output;
+mod replay;
 mod run;
 
-use crate::host::model::Preset;
+use crate::host::model::{HostPage, KernelVersion, Machine, Preset};
+use crate::scenario::number;
 use clap::{Parser, Subcommand};
 use core::str::FromStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// The model when neither the command line nor the file names one.
+const DEFAULT_PRESET: Preset =
+    Preset { machine: Machine::Powernv9, page: HostPage::Large, kernel: KernelVersion::V6_12 };
 
 /// DMA memory manager for POWER: registers memory, plans and makes DMA windows, maps TCEs.
 #[derive(Debug, Parser)]
@@ -31,6 +37,10 @@ enum Command {
     /// Run scenarios: files that say what to do and what should come of it
     #[command(after_help = EXIT_CODES)]
     Run(RunArguments),
+
+    /// Replay QEMU traces of a guest's TCE hypercalls, and compare with what QEMU answered
+    #[command(after_help = EXIT_CODES)]
+    Replay(ReplayArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +60,34 @@ struct RunArguments {
     /// Print one JSON document per scenario, a line each, and nothing else
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReplayArguments {
+    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz (see docs/replay.md)
+    #[arg(required = true, value_name = "TRACE")]
+    traces: Vec<PathBuf>,
+
+    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example model:pseries-4k
+    #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
+    host: HostChoice,
+
+    /// The guest's RAM, for example 512M [default: the smallest power of two that holds all the trace shows]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+
+    /// The default window of the guest's PCI host bridges, as QEMU's dma_win_size
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    default_window: u64,
+
+    /// Print one JSON document per trace, a line each, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "a size is a number of bytes, for example 512M, 1G or 0x10000".into())
 }
 
 /// Which host to run on.
@@ -95,6 +133,7 @@ pub fn main() -> ExitCode {
     log::start(arguments.log.as_deref());
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),
+        Command::Replay(replay) => replay::run(&replay).into(),
     }
 }
 

@@ -1,13 +1,9 @@
 //! `spapr-iommu run`.
 
 use super::output::{Output, json::Json, text::Text};
-use super::{Exit, HostChoice, RunArguments};
-use crate::host::model::Preset;
+use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments};
 use crate::scenario::{Machine, Report, Scenario};
 use std::path::{Path, PathBuf};
-
-/// The model when neither the command line nor the file names one.
-const DEFAULT_PRESET: &str = "powernv9";
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     let mut scenarios = Vec::new();
@@ -52,17 +48,17 @@ fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Sc
     ))
 }
 
-fn machine(scenario: &Scenario, host: HostChoice) -> Option<Machine> {
-    let preset = match host {
-        HostChoice::Vfio => return Some(Machine::vfio()),
-        HostChoice::Model(preset) => preset.or(scenario.model()),
-    };
-    let preset = preset.or_else(|| DEFAULT_PRESET.parse::<Preset>().ok())?;
-    Some(Machine::model(preset, scenario.groups()))
+fn machine(scenario: &Scenario, host: HostChoice) -> Machine {
+    match host {
+        HostChoice::Vfio => Machine::vfio(),
+        HostChoice::Model(preset) => {
+            Machine::model(preset.or(scenario.model()).unwrap_or(DEFAULT_PRESET), scenario.groups())
+        }
+    }
 }
 
 fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
-    let Some(machine) = machine(scenario, arguments.host) else { return Exit::Usage };
+    let machine = machine(scenario, arguments.host);
     let mut output: Box<dyn Output> = if arguments.json { Box::new(Json) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
     let shown = path.display();

@@ -1,5 +1,6 @@
 //! Dynamic DMA windows: what a guest may have, and what becomes of its wishes.
 
+use super::error::HcallError;
 use super::liobn::Liobn;
 use super::phb::{Phb, PhbError};
 use super::table::{self, Behind, TceTable};
@@ -79,6 +80,9 @@ pub enum DdwError {
     /// The guest's TCEs could not be unmapped.
     #[error(transparent)]
     Clear(#[from] crate::space::UnmapError),
+    /// What the kernel mapped by itself could not be counted.
+    #[error(transparent)]
+    Observe(#[from] HcallError),
     /// The host placed the window where another one of the guest is, or another table has its LIOBN.
     #[error(transparent)]
     Phb(#[from] PhbError),
@@ -88,7 +92,7 @@ impl DdwError {
     /// The status the guest gets (LoPAR, RTAS return codes).
     pub fn status(&self) -> i32 {
         match self {
-            Self::Host(_) | Self::Clear(_) | Self::Phb(_) => HARDWARE_ERROR,
+            Self::Host(_) | Self::Clear(_) | Self::Observe(_) | Self::Phb(_) => HARDWARE_ERROR,
             _ => PARAMETER_ERROR,
         }
     }
@@ -148,20 +152,22 @@ impl Phb {
             false => self.space().create_window(&self.host_window(page, size))?.range.start(),
         };
         let table = self.placed(start, size, page).inspect_err(|_| self.take_back(&groups, start))?;
+        let table = self.keep(table);
         table.lock().behind = behind;
         if !self.enter(Arc::clone(&table)) {
+            self.keep_no_more(&table);
             self.take_back(&groups, start);
             return Err(PhbError::LiobnTaken { liobn: table.liobn() }.into());
         }
         Ok(table)
     }
 
-    fn placed(&self, start: Iova, size: u64, page: PageShift) -> Result<Arc<TceTable>, DdwError> {
+    fn placed(&self, start: Iova, size: u64, page: PageShift) -> Result<TceTable, DdwError> {
         let elsewhere = |window| PhbError::Elsewhere { window, start };
         let window = IovaRange::new(start, size).map_err(|_| elsewhere(self.config().default))?;
         match self.default_table().filter(|table| table.window().intersection(&window).is_some()) {
             Some(_) => Err(elsewhere(window).into()),
-            None => Ok(Arc::new(TceTable::new(self.config().dynamic_liobn(), window, page))),
+            None => Ok(TceTable::new(self.config().dynamic_liobn(), window, page)),
         }
     }
 
@@ -183,6 +189,7 @@ impl Phb {
         let table = self.tables().iter().find(|table| table.liobn() == liobn).cloned();
         let table = table.ok_or(DdwError::NoWindow { liobn })?;
         let mut writer = table.lock();
+        self.keep_no_more(&table);
         if !groups.is_empty() {
             self.space().discard_window(table.window().start())?;
         }
@@ -200,15 +207,18 @@ impl Phb {
         if let Some(table) = self.default_table() {
             let _writer = table.lock();
             if !groups.is_empty() {
+                table.observe(self.space(), &self.ram, 0, table.len())?;
                 table::clear(self.space(), table.window())?;
             }
             table.forget();
             return Ok(());
         }
         let config = self.config();
-        let table = Arc::new(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
         if !groups.is_empty() {
             self.space().create_window(&WindowRequest::cover(config.default).page(DEFAULT_PAGE))?;
+        }
+        let table = self.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
+        if !groups.is_empty() {
             table.lock().behind = Behind::Devices(self.space().clone());
         }
         match self.enter(table) {

@@ -20,6 +20,11 @@ pub trait Entries: Send + Sync + Debug {
 
     /// Calls `visit` with every entry in `first..first + count` that is not 0, in order.
     fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64));
+
+    /// Whether others change them, too: the kernel under KVM, which then maps by itself.
+    fn changes_by_itself(&self) -> bool {
+        false
+    }
 }
 
 /// Entries of a leaf: a 4 KiB page, which is what one H_PUT_TCE_INDIRECT or H_STUFF_TCE of 512 fills.

@@ -54,7 +54,7 @@ impl GuestIommu {
             return Err(HcallError::StuffsRights { tce });
         }
         let first = table.index(ioba, count)?;
-        table.stuff(first, count, tce)
+        table.stuff(self.ram(), first, count, tce)
     }
 
     /// `H_GET_TCE`: the TCE at `ioba` as the guest entered it, 0 where it never did. Waits for nobody.

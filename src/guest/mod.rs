@@ -50,6 +50,7 @@ mod device_tree;
 mod entries;
 mod error;
 mod hcall;
+mod kept;
 mod liobn;
 mod memory;
 mod phb;
@@ -81,6 +82,7 @@ pub use translate::GuestTranslation;
 pub use vm_memory::{PhbIommu, VmMemory};
 
 use crate::addr::GuestRange;
+use crate::kvm::Acceleration;
 use crate::registry::Registry;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -122,13 +124,23 @@ pub struct GuestIommu {
     ram: Arc<GuestRam>,
     directory: Arc<Directory>,
     phbs: Mutex<Vec<Arc<Phb>>>,
+    /// What PHBs are accelerated beside.
+    kvm: Option<Acceleration>,
 }
 
 impl GuestIommu {
     /// The IOMMU of a guest with that memory, of which nothing is registered yet: see [`Self::add_memory`].
     pub fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
         let ram = Arc::new(GuestRam::new(registry, memory));
-        Self { ram, directory: Arc::default(), phbs: Mutex::default() }
+        Self { ram, directory: Arc::default(), phbs: Mutex::default(), kvm: None }
+    }
+
+    /// The same for a guest on KVM: the kernel keeps the tables and answers the guest's calls itself, as far as it can. What it
+    /// cannot do comes to [`Self::hcall`] as without.
+    ///
+    /// No vCPU may run while groups are attached or detached, or memory is removed.
+    pub fn accelerated(registry: &Registry, memory: Arc<dyn GuestMemory>, kvm: Acceleration) -> Self {
+        Self { kvm: Some(kvm), ..Self::new(registry, memory) }
     }
 
     /// The guest's RAM.
@@ -138,7 +150,8 @@ impl GuestIommu {
 
     /// Registers the slots of the guest's memory that are new: at the start, and when memory was plugged in.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
-        self.ram.add()
+        self.ram.add()?;
+        self.hold().map_err(|error| AddMemoryError::Hold(Box::new(error)))
     }
 
     /// Gives a slot back. While TCEs lead into it that is refused, and names them; but from then on the guest maps no more of
@@ -150,10 +163,18 @@ impl GuestIommu {
         self.ram.mark(slot, true)?;
         let mut mapped = Vec::new();
         self.directory.0.load().values().for_each(|table| table.pointing(slot, &mut mapped));
-        match mapped.is_empty() {
-            true => self.ram.remove(slot),
-            false => Err(RemoveMemoryError::Mapped { asked: slot, mapped }),
+        if !mapped.is_empty() {
+            return Err(RemoveMemoryError::Mapped { asked: slot, mapped });
         }
+        let found = self.ram.slots().into_iter().find(|found| found.guest == slot);
+        if let Some(user) = found.and_then(|found| found.user_range()) {
+            self.let_go(user).map_err(|why| RemoveMemoryError::Kernel { asked: slot, why: Box::new(why) })?;
+        }
+        self.ram.remove(slot).inspect_err(|_| {
+            if let Err(error) = self.hold() {
+                tracing::warn!(%error, "memory that stays is not held for KVM");
+            }
+        })
     }
 
     /// A slot whose removal was refused stays, and may be mapped again.
@@ -167,7 +188,8 @@ impl GuestIommu {
         if phbs.iter().any(|phb| phb.config().buid == config.buid) {
             return Err(PhbError::BuidTaken { buid: config.buid });
         }
-        let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory))?);
+        let kvm = self.kvm.as_ref().map(Acceleration::beside);
+        let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory), kvm)?);
         phbs.push(Arc::clone(&phb));
         Ok(phb)
     }
@@ -182,7 +204,7 @@ impl GuestIommu {
         self.phbs.lock().clone()
     }
 
-    /// The table with that LIOBN.
+    /// The table with that LIOBN. While it is kept, so are the devices behind it.
     pub fn table(&self, liobn: Liobn) -> Result<Arc<TceTable>, HcallError> {
         self.directory.0.load().get(&liobn).cloned().ok_or(HcallError::NoTable { liobn })
     }

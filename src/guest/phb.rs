@@ -6,6 +6,7 @@ use super::liobn::Liobn;
 use super::ram::GuestRam;
 use super::table::{Behind, TceTable};
 use crate::addr::{Iova, IovaRange, PageShift};
+use crate::kvm::{Acceleration, KvmError};
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
 use arc_swap::ArcSwap;
@@ -94,6 +95,9 @@ pub enum PhbError {
     /// What the guest has mapped cannot be mapped for the device.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// KVM does not take the group.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
 }
 
 /// A PCI host bridge of a guest.
@@ -102,6 +106,8 @@ pub struct Phb {
     config: PhbConfig,
     pub(super) ram: Arc<GuestRam>,
     pub(super) directory: Arc<Directory>,
+    /// Before the space, so that KVM has let go of its windows when these go.
+    pub(super) kvm: Option<Acceleration>,
     space: AddressSpace,
     /// Read by translations, which wait for nobody.
     tables: ArcSwap<Vec<Arc<TceTable>>>,
@@ -110,16 +116,21 @@ pub struct Phb {
 }
 
 impl Phb {
-    pub(super) fn new(config: PhbConfig, ram: Arc<GuestRam>, directory: Arc<Directory>) -> Result<Self, PhbError> {
+    pub(super) fn new(
+        config: PhbConfig,
+        ram: Arc<GuestRam>,
+        directory: Arc<Directory>,
+        kvm: Option<Acceleration>,
+    ) -> Result<Self, PhbError> {
         let PhbConfig { default, dynamic, .. } = config;
         if !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & (1 << 34) - 1 != 0 || dynamic < default.end() {
             return Err(PhbError::Windows { default, dynamic });
         }
         let space = AddressSpace::new(ram.registry());
-        let phb = Self { config, ram, directory, space, tables: ArcSwap::default(), groups: Mutex::default() };
+        let phb = Self { config, ram, directory, kvm, space, tables: ArcSwap::default(), groups: Mutex::default() };
         let taken = phb.directory.0.load().contains_key(&config.dynamic_liobn());
-        let table = Arc::new(TceTable::new(config.liobn, default, DEFAULT_PAGE));
-        match !taken && phb.enter(table) {
+        let taken = taken || phb.directory.0.load().contains_key(&config.liobn);
+        match !taken && phb.enter(phb.keep(TceTable::new(config.liobn, default, DEFAULT_PAGE))) {
             true => Ok(phb),
             false => Err(PhbError::LiobnTaken { liobn: config.liobn }),
         }
@@ -165,10 +176,12 @@ impl Phb {
         let mut groups = self.groups.lock();
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
+        if !groups.is_empty() {
+            self.observe(&tables)?;
+        }
         self.space.attach(group)?;
-        if groups.is_empty()
-            && let Err(error) = self.bring_up(&tables)
-        {
+        let up = if groups.is_empty() { self.bring_up(&tables) } else { Ok(()) };
+        if let Err(error) = up.and_then(|()| self.join_kvm(group)) {
             self.space.detach(group)?;
             return Err(error);
         }
@@ -182,7 +195,17 @@ impl Phb {
         let mut groups = self.groups.lock();
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
-        self.space.detach(group)?;
+        if groups.contains(&group) {
+            self.leave_kvm(group)?;
+            self.observe(&tables)?;
+        }
+        if let Err(error) = self.space.detach(group) {
+            // It stays, with all that is behind it.
+            if groups.contains(&group) {
+                self.join_kvm(group)?;
+            }
+            return Err(error.into());
+        }
         groups.retain(|other| *other != group);
         if groups.is_empty() {
             writers.iter_mut().for_each(|writer| writer.behind = Behind::Nothing);

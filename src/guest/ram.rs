@@ -1,6 +1,8 @@
 //! Guest RAM that is registered: what a guest's TCEs may point to.
 
+use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
+use super::phb::PhbError;
 use crate::addr::{GuestAddr, GuestRange, IovaRange, PageShift};
 use crate::registry::{Lease, RegisterError, Registry, ReleaseError};
 use arc_swap::ArcSwap;
@@ -25,6 +27,9 @@ pub enum AddMemoryError {
     /// It cannot be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// It is registered, but cannot be for what KVM maps.
+    #[error(transparent)]
+    Hold(Box<PhbError>),
 }
 
 /// Why guest RAM cannot be removed. It stays, but takes no new TCE, until it is removed or kept.
@@ -47,6 +52,15 @@ pub enum RemoveMemoryError {
         /// Bus addresses of the guest's tables that lead there.
         mapped: Vec<IovaRange>,
     },
+    /// What the kernel mapped by itself could not be counted.
+    #[error("{asked}: {why}")]
+    Kernel {
+        /// What was asked.
+        asked: GuestRange,
+        /// Why.
+        #[source]
+        why: Box<HcallError>,
+    },
 }
 
 struct List<'a>(&'a [IovaRange]);
@@ -68,7 +82,7 @@ pub(super) enum Found {
     /// In this slot.
     Slot(Slot),
     /// In a slot that is being removed.
-    Leaving(GuestRange),
+    Leaving(Slot),
     /// Nowhere.
     Nowhere,
 }
@@ -88,7 +102,7 @@ impl Snapshot {
     pub(super) fn find(&self, at: GuestAddr) -> Found {
         let behind = self.0.partition_point(|ram| ram.slot.guest.start() <= at);
         match behind.checked_sub(1).and_then(|before| self.0.get(before)) {
-            Some(ram) if ram.slot.guest.contains(at) && ram.leaving => Found::Leaving(ram.slot.guest),
+            Some(ram) if ram.slot.guest.contains(at) && ram.leaving => Found::Leaving(ram.slot),
             Some(ram) if ram.slot.guest.contains(at) => Found::Slot(ram.slot),
             _ => Found::Nowhere,
         }

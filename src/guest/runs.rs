@@ -44,11 +44,17 @@ pub(super) fn runs(values: &[u64], page: PageShift) -> impl Iterator<Item = Run>
 pub(super) struct Pages<'a> {
     ram: &'a Snapshot,
     slot: Option<Slot>,
+    even_leaving: bool,
 }
 
 impl<'a> Pages<'a> {
     pub(super) fn new(ram: &'a Snapshot) -> Self {
-        Self { ram, slot: None }
+        Self { ram, slot: None, even_leaving: false }
+    }
+
+    /// Those in RAM that is being removed as well: they may be mapped still.
+    pub(super) fn even_leaving(&self) -> Self {
+        Self { even_leaving: true, slot: None, ..*self }
     }
 
     fn slot(&mut self, at: GuestAddr) -> Result<Slot, HcallError> {
@@ -60,7 +66,11 @@ impl<'a> Pages<'a> {
                 self.slot = Some(slot);
                 Ok(slot)
             }
-            Found::Leaving(slot) => Err(HcallError::Leaving { at, slot }),
+            Found::Leaving(slot) if self.even_leaving => {
+                self.slot = Some(slot);
+                Ok(slot)
+            }
+            Found::Leaving(slot) => Err(HcallError::Leaving { at, slot: slot.guest }),
             Found::Nowhere => Err(HcallError::NotRam { at }),
         }
     }

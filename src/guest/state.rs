@@ -135,7 +135,7 @@ fn save(table: &TceTable) -> SavedWindow {
 }
 
 /// A window to be, with its entries.
-fn build(phb: &Phb, saved: &SavedWindow) -> Result<Arc<TceTable>, RestoreError> {
+fn build(phb: &Phb, saved: &SavedWindow) -> Result<TceTable, RestoreError> {
     let config = phb.config();
     let SavedWindow { start, size, page_shift, .. } = *saved;
     let (liobn, start) = (Liobn(saved.liobn), Iova(start));
@@ -165,7 +165,7 @@ fn build(phb: &Phb, saved: &SavedWindow) -> Result<Arc<TceTable>, RestoreError> 
             tce.wrapping_add(step(tce, page))
         });
     }
-    Ok(Arc::new(table))
+    Ok(table)
 }
 
 impl GuestIommu {
@@ -192,7 +192,7 @@ impl GuestIommu {
             }
             let tables = windows.iter().map(|window| build(&phb, window)).collect::<Result<Vec<_>, _>>()?;
             for (number, table) in tables.iter().enumerate() {
-                let twice = |other: &Arc<TceTable>| {
+                let twice = |other: &TceTable| {
                     other.liobn() == table.liobn() || other.window().intersection(&table.window()).is_some()
                 };
                 if tables[..number].iter().any(twice) {
@@ -204,10 +204,13 @@ impl GuestIommu {
             built.push((phb, tables));
         }
         for (phb, tables) in built {
-            phb.tables().iter().for_each(|table| phb.forget(table.liobn()));
+            for table in phb.tables().iter() {
+                phb.keep_no_more(table);
+                phb.forget(table.liobn());
+            }
             for table in tables {
                 let liobn = table.liobn();
-                if !phb.enter(table) {
+                if !phb.enter(phb.keep(table)) {
                     return Err(PhbError::LiobnTaken { liobn }.into());
                 }
             }

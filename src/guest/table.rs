@@ -96,6 +96,11 @@ impl TceTable {
         }
     }
 
+    /// Whether the kernel keeps it, and answers the guest's calls for it.
+    pub fn is_kept(&self) -> bool {
+        self.entries.changes_by_itself()
+    }
+
     /// The entry at `index`; 0 where none was ever written.
     pub(super) fn load(&self, index: u64) -> u64 {
         self.entries.load(index)
@@ -128,6 +133,9 @@ impl TceTable {
             }
             Behind::Devices(space) => space,
         };
+        if self.is_kept() {
+            self.observe_in(space, pages.even_leaving(), first, values.len() as u64)?;
+        }
         requests.clear();
         let mut clears = false;
         for run in runs::runs(values, self.page) {
@@ -167,12 +175,16 @@ impl TceTable {
     }
 
     /// Stores `value`, which gives no rights, in `count` entries.
-    pub(super) fn stuff(&self, first: u64, count: u64, value: u64) -> Result<(), HcallError> {
+    pub(super) fn stuff(&self, ram: &GuestRam, first: u64, count: u64, value: u64) -> Result<(), HcallError> {
         let writer = self.lock();
         match &writer.behind {
             Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
+            Behind::Devices(space) if self.is_kept() => self.observe(space, ram, first, count)?,
+            _ => {}
+        }
+        match &writer.behind {
             Behind::Devices(space) if count != 0 => clear(space, self.iova(first, count)?)?,
-            Behind::Devices(_) | Behind::Nothing => {}
+            _ => {}
         }
         self.entries.fill(first, count, value);
         Ok(())
@@ -191,6 +203,39 @@ impl TceTable {
             }
         });
         result.map(|()| requests.into_vec())
+    }
+
+    /// Tells the space what the kernel mapped for `count` entries from `first` on. With the lock held.
+    pub(super) fn observe(
+        &self,
+        space: &AddressSpace,
+        ram: &GuestRam,
+        first: u64,
+        count: u64,
+    ) -> Result<(), HcallError> {
+        if !self.is_kept() || count == 0 {
+            return Ok(());
+        }
+        self.observe_in(space, runs::Pages::new(&ram.snapshot()).even_leaving(), first, count)
+    }
+
+    fn observe_in(
+        &self,
+        space: &AddressSpace,
+        mut pages: runs::Pages<'_>,
+        first: u64,
+        count: u64,
+    ) -> Result<(), HcallError> {
+        let mut found = Requests::default();
+        self.entries.each(first, count, &mut |index, tce| {
+            let run = Run { first: index, count: 1, tce };
+            // What leads to no RAM the kernel has not mapped.
+            let _ = self.iova(index, 1).and_then(|iova| found.add(&run, iova, self.page, &mut pages));
+        });
+        if count != 0 {
+            space.observe(self.iova(first, count)?, found.get())?;
+        }
+        Ok(())
     }
 
     /// Adds the bus addresses that lead into `range` of the guest's memory.

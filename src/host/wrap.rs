@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// A host round another one, which changes nothing but calls.
 pub trait Wrapper: Send + Sync + core::fmt::Debug {
     /// The host within.
-    type Inner: Host;
+    type Inner: Host + ?Sized;
 
     /// The host within.
     fn inner(&self) -> &Self::Inner;
@@ -18,7 +18,7 @@ pub trait Wrapper: Send + Sync + core::fmt::Debug {
 }
 
 /// A host that several share.
-impl<H: Host> Wrapper for Arc<H> {
+impl<H: Host + ?Sized> Wrapper for Arc<H> {
     type Inner = H;
 
     fn inner(&self) -> &H {

@@ -20,12 +20,13 @@ const NEEDED: [(u32, &str); 4] = [
 /// What the kernel shall answer. H_GET_TCE it answers anyhow.
 const HCALLS: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
 
-/// The acceleration of a VM: its groups and its tables, each group tied to each table.
+/// The acceleration of one DMA address space of a VM, which is a PHB: its groups and its tables, each group tied to each table.
+/// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.
 ///
 /// Dropping it takes the groups out of the VM and closes the tables.
 #[derive(Debug)]
 pub struct Acceleration {
-    kvm: Box<dyn Kvm>,
+    kvm: Arc<dyn Kvm>,
     state: Mutex<State>,
 }
 
@@ -38,7 +39,7 @@ struct State {
 impl Acceleration {
     /// Accelerates a VM that has no groups and tables yet. Its TCE hypercalls still come to the VMM: they name tables the
     /// kernel does not know.
-    pub fn new(kvm: Box<dyn Kvm>) -> Result<Self, KvmError> {
+    pub fn new(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
         for (capability, name) in NEEDED {
             if kvm.extension(capability).map_err(|errno| call("KVM_CHECK_EXTENSION", errno))? <= 0 {
                 return Err(KvmError::Missing { capability: name });
@@ -53,6 +54,11 @@ impl Acceleration {
             kvm.enable_hcall(number).map_err(|errno| call("KVM_ENABLE_CAP", errno))?;
         }
         Ok(Self { kvm, state: Mutex::default() })
+    }
+
+    /// The acceleration of another address space of the same VM, with no groups and tables yet.
+    pub fn beside(&self) -> Self {
+        Self { kvm: Arc::clone(&self.kvm), state: Mutex::default() }
     }
 
     /// Adds a group, whose windows are there and whose devices are not open yet, and ties it to all tables.

@@ -5,6 +5,7 @@ use super::{Acceleration, KvmError, TableSpec};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::space::GroupFile;
 use crate::uapi::kvm::CAP_SPAPR_TCE_VFIO;
+use std::sync::Arc;
 
 const LIOBN: u32 = 0x8000_0000;
 
@@ -36,7 +37,7 @@ fn kernel(groups: &[u32]) -> KvmModel {
 }
 
 fn accelerated(kvm: &KvmModel) -> Acceleration {
-    let acceleration = Acceleration::new(Box::new(kvm.clone())).unwrap();
+    let acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
     kvm.take_log();
     acceleration
 }
@@ -44,9 +45,9 @@ fn accelerated(kvm: &KvmModel) -> Acceleration {
 #[test]
 fn the_kernel_is_asked_for_the_device_and_the_three_hypercalls() {
     let kvm = kernel(&[]);
-    let _acceleration = Acceleration::new(Box::new(kvm.clone())).unwrap();
+    let _acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
     assert_eq!(kvm.take_log(), ["device", "enable 0x20", "enable 0x138", "enable 0x13c"]);
-    let again = Acceleration::new(Box::new(kvm.clone()));
+    let again = Acceleration::new(Arc::new(kvm.clone()));
     assert_eq!(again.err(), Some(KvmError::DeviceTaken));
 }
 
@@ -54,7 +55,7 @@ fn the_kernel_is_asked_for_the_device_and_the_three_hypercalls() {
 fn a_kernel_that_cannot_is_refused_before_anything_is_asked_of_it() {
     let kvm = kernel(&[]);
     kvm.lack(CAP_SPAPR_TCE_VFIO);
-    let error = Acceleration::new(Box::new(kvm.clone())).unwrap_err();
+    let error = Acceleration::new(Arc::new(kvm.clone())).unwrap_err();
     assert_eq!(error, KvmError::Missing { capability: "KVM_CAP_SPAPR_TCE_VFIO" });
     assert_eq!(kvm.take_log(), [""; 0]);
 }
@@ -177,4 +178,19 @@ fn groups_leave_before_tables_are_closed() {
     drop(acceleration);
     assert_eq!(table.load(0), 0, "whoever still looks sees an empty table");
     assert_eq!(kvm.take_log(), ["delete 2", "close 0x80000000"]);
+}
+
+#[test]
+fn a_group_is_tied_to_the_tables_of_its_own_space_alone() {
+    let kvm = kernel(&[1, 2]);
+    let first = accelerated(&kvm);
+    let second = first.beside();
+    first.add_group(file(1)).unwrap();
+    second.add_group(file(2)).unwrap();
+    first.add_table(spec(LIOBN, default_window())).unwrap();
+    second.add_table(spec(LIOBN + 0x100, default_window())).unwrap();
+    assert_eq!(kvm.ties(), [(1, LIOBN), (2, LIOBN + 0x100)]);
+    assert!(second.add_table(spec(LIOBN, default_window())).is_err());
+    drop(second);
+    assert_eq!(kvm.ties(), [(1, LIOBN)]);
 }

@@ -23,7 +23,7 @@ pub enum Machine {
     Vfio(Arc<Vfio>),
 }
 
-/// Why a scenario cannot run here at all.
+/// Why a scenario or a trace cannot run here at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotHere {
     /// Something is in the way that the user can mend.
@@ -31,11 +31,11 @@ pub enum NotHere {
     Obstacle(#[from] Obstacle),
     /// Too few groups.
     #[error(
-        "the scenario needs {needed} IOMMU groups with a device bound to vfio-pci, this host has {present}: bind more \
+        "{needed} IOMMU groups with a device bound to vfio-pci are needed, this host has {present}: bind more \
          devices (`driverctl set-override ADDRESS vfio-pci`)"
     )]
     Groups {
-        /// Groups the scenario needs.
+        /// Groups that are needed.
         needed: usize,
         /// Groups there are.
         present: usize,
@@ -68,22 +68,35 @@ impl Machine {
         format!("{} {}, {platform}, Linux {}, {} pages", note.kind, note.name, note.kernel, host.page_shift())
     }
 
-    pub(super) fn host(&self) -> Arc<dyn Host> {
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
         match self {
             Self::Model { host, .. } => Arc::clone(host),
             Self::Vfio(vfio) => Arc::clone(vfio) as Arc<dyn Host>,
         }
     }
 
-    pub(super) fn memory(&self) -> &dyn Memory {
+    pub(crate) fn memory(&self) -> &dyn Memory {
         match self {
             Self::Model { model, .. } => model.as_ref(),
             Self::Vfio(vfio) => vfio.as_ref(),
         }
     }
 
+    /// The same memory, for whoever keeps it.
+    pub(crate) fn shared_memory(&self) -> Arc<dyn Memory + Send + Sync> {
+        match self {
+            Self::Model { model, .. } => Arc::clone(model) as Arc<dyn Memory + Send + Sync>,
+            Self::Vfio(vfio) => Arc::clone(vfio) as Arc<dyn Memory + Send + Sync>,
+        }
+    }
+
+    /// Locked bytes of the process, or of the model's.
+    pub(crate) fn locked(&self) -> u64 {
+        self.host().memlock().map_or(0, |memlock| memlock.locked)
+    }
+
     /// The groups that user space can have, in order: a scenario counts them from 0.
-    pub(super) fn groups(&self, needed: usize) -> Result<Vec<GroupFacts>, NotHere> {
+    pub(crate) fn groups(&self, needed: usize) -> Result<Vec<GroupFacts>, NotHere> {
         let host = self.host();
         let is_ours = |group: &GroupFacts| group.devices.iter().any(|device| is_vfio(device.driver.as_deref()));
         let groups: Vec<_> = host.groups().into_iter().filter(is_ours).collect();
@@ -97,7 +110,7 @@ impl Machine {
     }
 
     /// What is wrong with the kernel once everything is given back. Only a model tells.
-    pub(super) fn damage(&self) -> Vec<String> {
+    pub(crate) fn damage(&self) -> Vec<String> {
         let violations = self.violations();
         let Self::Model { model, .. } = self else { return violations };
         let leaks = model.leaks().into_iter().map(|leak| match leak {
@@ -113,7 +126,7 @@ impl Machine {
         model.violations().into_iter().map(|violation| format!("violation: {violation}")).collect()
     }
 
-    pub(super) fn note(&self, groups: &[GroupFacts]) -> HostNote {
+    pub(crate) fn note(&self, groups: &[GroupFacts]) -> HostNote {
         let groups = groups.iter().map(|group| group.number).collect();
         match self {
             Self::Model { preset, .. } => {

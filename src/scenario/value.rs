@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 pub(super) const MOST_GROUPS: usize = 256;
 
 /// Reads a number of bytes: `4096`, `64K`, `1G`, `0x10000`.
-pub(super) fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     let digits = |text: &str, radix: u32| {
         let plain = !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
         plain.then(|| u64::from_str_radix(text, radix).ok())?

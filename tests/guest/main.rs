@@ -1,5 +1,6 @@
 //! A guest's TCE tables on the model: what guests ask, what devices see, what the kernel is told.
 
+mod accelerated;
 mod bench;
 mod devices;
 mod hcalls;

@@ -57,19 +57,59 @@ fn difference(model: &Value, real: &Value, path: &str) -> Option<String> {
     }
 }
 
-/// The results of a program made of tests, by what it prints at its end: a check each.
-pub(crate) fn tests(name: &str, end: Option<&str>) -> Checks {
-    let Some(line) = end else { return vec![(name.into(), Err("they did not run".into()))] };
+/// What each program made of tests printed, up to its last line.
+pub(crate) fn programs(output: &str) -> Vec<&str> {
+    let mut programs = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    for line in output.split_inclusive('\n') {
+        at += line.len();
+        if line.starts_with(RESULT) {
+            programs.push(output.get(start..at).unwrap_or_default());
+            start = at;
+        }
+    }
+    programs
+}
+
+const RESULT: &str = "test result:";
+
+/// The results of a program made of tests, by what it printed: a check each. Those that failed have their names.
+pub(crate) fn tests(name: &str, printed: Option<&str>) -> Checks {
+    let end = printed.and_then(|printed| printed.lines().find(|line| line.starts_with(RESULT)));
+    let (Some(printed), Some(end)) = (printed, end) else {
+        return vec![(name.into(), Err("they did not run".into()))];
+    };
     let count = |word: &str| -> usize {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        let words: Vec<&str> = end.split_whitespace().collect();
         let at = words.iter().position(|there| there.trim_end_matches(';') == word);
         at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
     };
+    let mut told = failures(printed).into_iter();
     let passed = (0..count("passed")).map(|i| (format!("{name} {i}"), Ok(())));
-    let failed = (0..count("failed")).map(|i| (format!("{name}, failed {i}"), Err(line.to_owned())));
+    let failed = (0..count("failed")).map(|i| match told.next() {
+        Some((test, why)) => (format!("{name} {test}"), Err(why)),
+        None => (format!("{name}, failed {i}"), Err(end.to_owned())),
+    });
     let checks: Checks = passed.chain(failed).collect();
     if checks.is_empty() { vec![(name.into(), Err("there were none".into()))] } else { checks }
 }
+
+/// Tests that failed, and what they said.
+fn failures(printed: &str) -> Vec<(String, String)> {
+    let mut told: Vec<(String, String)> = Vec::new();
+    for line in printed.lines().skip_while(|line| *line != FAILURES).skip(1).take_while(|line| *line != FAILURES) {
+        let heading = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" ----"));
+        match (heading, told.last_mut()) {
+            (Some(test), _) => told.push((test.to_owned(), String::new())),
+            (None, Some((_, why))) => *why += &format!("{line}\n"),
+            (None, None) => {}
+        }
+    }
+    told.iter().map(|(test, why)| (test.clone(), why.trim_end().to_owned())).collect()
+}
+
+/// Stands before what the tests said, and again before the list of their names.
+const FAILURES: &str = "failures:";
 
 /// Rules of the contract that were shown on the running kernel, bare calls and all.
 pub(crate) fn rules(output: &str) -> usize {
@@ -99,6 +139,47 @@ mod tests {
         let checks = scenarios(&["a.toml".into()], &model, &BTreeMap::new());
         assert!(checks[0].1.is_err());
         assert!(scenarios(&["a.toml".into()], &BTreeMap::new(), &BTreeMap::new())[0].1.is_err());
+    }
+
+    /// As `libtest_mimic` prints it, `--format terse`.
+    const FAILED: &str = "
+running 3 tests
+.20 kills, SEED=1, half of them within 270.1ms
+FF
+failures:
+
+---- first ----
+2 bytes of memory are gone:
+  9 before, 7 after
+
+---- second ----
+
+
+failures:
+    first
+    second
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 12.87s
+
+";
+
+    #[test]
+    fn a_test_that_failed_is_named_with_what_it_said() {
+        let why = |text: &str| Err(text.to_owned());
+        let checks = tests("x", Some(FAILED));
+        assert_eq!(checks[0], ("x 0".to_owned(), Ok(())));
+        assert_eq!(checks[1], ("x first".to_owned(), why("2 bytes of memory are gone:\n  9 before, 7 after")));
+        assert_eq!(checks[2], ("x second".to_owned(), why("")));
+        assert_eq!(checks.len(), 3);
+    }
+
+    #[test]
+    fn programs_are_told_apart_by_their_last_lines() {
+        let output = format!("{{\"title\": \"a\"}}\n{FAILED}test result: ok. 1 passed; 0 failed\nthe walk");
+        let programs = programs(&output);
+        assert_eq!(programs.len(), 2);
+        assert_eq!(tests("x", Some(programs[0])), tests("x", Some(FAILED)));
+        assert_eq!(tests("x", programs.get(1).copied()), [("x 0".to_owned(), Ok(()))]);
     }
 
     #[test]

@@ -127,12 +127,12 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
         let (model, real) = (compare::documents(&model), compare::documents(&real.output));
         shown.checks.extend(compare::scenarios(&run.scenarios, &model, &real));
     }
-    let mut ends = real.output.lines().filter(|line| line.starts_with("test result:"));
+    let mut programs = compare::programs(&real.output).into_iter();
     if windows {
-        shown.checks.extend(compare::tests("kernel test", ends.next()));
+        shown.checks.extend(compare::tests("kernel test", programs.next()));
     }
     if !run.only_walk {
-        shown.checks.extend(compare::tests("rule", ends.next()));
+        shown.checks.extend(compare::tests("rule", programs.next()));
     }
     shown.rules = compare::rules(&real.output);
     let answer = match walk(&real.output) {
@@ -203,8 +203,8 @@ impl Lab<'_> {
         }
         let words = ["contract", "--preset", &self.cell.preset(), "--scars"].map(str::to_owned);
         let done = self.run("scars", &options, &words)?;
-        let end = done.output.lines().find(|line| line.starts_with("test result:"));
-        shown.checks.extend(compare::tests("rule that leaves scars", end));
+        let printed = compare::programs(&done.output).first().copied();
+        shown.checks.extend(compare::tests("rule that leaves scars", printed));
         shown.checks.push(("the machine lives with its scars".into(), done.well));
         shown.rules += compare::rules(&done.output);
         Ok(())

@@ -1,8 +1,12 @@
 //! How a run is shown.
 
 pub(super) mod json;
+pub(super) mod replay;
 mod tables;
 pub(super) mod text;
+mod watch;
+
+pub(super) use watch::Watch;
 
 use crate::scenario::{Machine, Observer, Report, Scenario};
 

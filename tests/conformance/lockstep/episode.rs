@@ -1,9 +1,9 @@
 //! An episode: both sides from nothing to nothing.
 
 use super::generate::{self, Plan};
-use super::guard;
 use super::side::{Machine, Outcome, Side, fresh_model};
 use super::slots::{Slot, Step};
+use super::{failed_map, guard};
 use core::fmt;
 use fastrand::Rng;
 use spapr_iommu::host::model::{Model, Preset};
@@ -84,7 +84,13 @@ impl<M: Machine> Episode<M> {
         }
         while self.done.len() < length {
             let step = generate::next(rng, &self.model, plan);
-            self.step(&step, plan.patient, tally)?;
+            let covered = if plan.devices { failed_map::covered(&self.model, &step) } else { None };
+            let outcome = self.step(&step, plan.patient, tally)?;
+            if let Some(covered) = covered.filter(|_| outcome.is_some_and(|outcome| outcome.result.is_err())) {
+                for step in failed_map::look(rng, &self.model, &covered).into_iter().flatten() {
+                    self.step(&step, plan.patient, tally)?;
+                }
+            }
         }
         self.end(tally)
     }
@@ -98,20 +104,21 @@ impl<M: Machine> Episode<M> {
         self.end(tally)
     }
 
-    fn step(&mut self, step: &Step, patient: bool, tally: &mut Tally) -> Result<(), Failure> {
+    /// What it came to; `None` when it was left out.
+    fn step(&mut self, step: &Step, patient: bool, tally: &mut Tally) -> Result<Option<Outcome>, Failure> {
         let began = Instant::now();
         let refusal = guard::refusal(&self.model, step, patient);
         tally.model += began.elapsed();
         match refusal {
             Some(why) => {
                 *tally.left_out.entry(why).or_default() += 1;
-                Ok(())
+                Ok(None)
             }
-            None => self.apply(step, tally),
+            None => self.apply(step, tally).map(Some),
         }
     }
 
-    fn apply(&mut self, step: &Step, tally: &mut Tally) -> Result<(), Failure> {
+    fn apply(&mut self, step: &Step, tally: &mut Tally) -> Result<Outcome, Failure> {
         if self.trace {
             eprintln!("{step}");
         }
@@ -133,7 +140,7 @@ impl<M: Machine> Episode<M> {
         kind.took += took;
         tally.transfers += u64::from(matches!(step, Step::Dma { .. }));
         if model == real {
-            return Ok(());
+            return Ok(model);
         }
         Err(Failure::Difference(Box::new(Difference { step: *step, model, real })))
     }

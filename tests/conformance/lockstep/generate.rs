@@ -179,7 +179,7 @@ fn register(rng: &mut Rng, model: &Side<Model>, register: bool) -> (Call, Where)
 }
 
 /// An address by its memory.
-fn place(model: &Side<Model>, at: UserAddr) -> Option<Where> {
+pub(crate) fn place(model: &Side<Model>, at: UserAddr) -> Option<Where> {
     let slot = model.memory.iter().position(|memory| memory.contains(at))?;
     Some(Where::Memory { slot, offset: (at.0 - model.memory[slot].start().0) as i64 })
 }

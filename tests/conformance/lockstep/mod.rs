@@ -2,6 +2,7 @@
 
 pub(crate) mod document;
 pub(crate) mod episode;
+pub(crate) mod failed_map;
 pub(crate) mod generate;
 #[path = "../../shared/groups.rs"]
 pub(crate) mod groups;

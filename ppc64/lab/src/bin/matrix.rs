@@ -12,7 +12,7 @@ use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar};
 use ppc64_lab::cell::{self, Cell};
 use ppc64_lab::show::{self, Run, Shown};
-use ppc64_lab::{repository, table};
+use ppc64_lab::{document, repository, table};
 
 /// Runs the scenarios of examples/, the kernel tests, the rules of the contract and random operations on real kernels, and
 /// compares with the model.
@@ -36,7 +36,8 @@ struct Options {
     /// Machines that run at the same time [default: as many as there are processors]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Write what every cell showed when it was last run to docs/validation.md; with --jobs 0, without running any
+    /// Write what every cell showed when it was last run here into the table of docs/validation.md, whose other rows stay;
+    /// with --jobs 0, without running any
     #[arg(long)]
     write: bool,
 }
@@ -97,7 +98,7 @@ fn run(options: &Options) -> Result<bool> {
     let failed = done.iter().map(|(_, shown)| shown.checks.len()).sum::<usize>() - passed;
     if options.write {
         let last = cell::all().into_iter().filter_map(|cell| show::last(&cell, &logs).map(|shown| (cell, shown)));
-        table::write(&repository.join("docs/validation.md"), &last.collect::<Vec<_>>())?;
+        document::write(&repository.join("docs/validation.md"), &last.collect::<Vec<_>>())?;
     }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0 && (passed > 0 || jobs == 0))

@@ -1,0 +1,77 @@
+//! `spapr-iommu replay`.
+
+use super::output::{Watch, replay};
+use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments};
+use crate::replay::{Options, ReplayError, Report, Trace, TraceError};
+use crate::scenario::Machine;
+use std::path::Path;
+
+pub(super) fn run(arguments: &ReplayArguments) -> Exit {
+    let mut exit = Exit::Success;
+    for path in &arguments.traces {
+        let outcome = run_one(path, arguments);
+        if exit == Exit::Success {
+            exit = outcome;
+        }
+    }
+    exit
+}
+
+fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
+    let shown = path.display();
+    let watch = Watch::new();
+    let result = replay_one(path, arguments, &watch);
+    watch.end();
+    match result {
+        Ok((machine, report)) => {
+            if arguments.json {
+                replay::json(&shown.to_string(), &report);
+            } else {
+                replay::text(&shown.to_string(), &machine, &report);
+            }
+            judge(&shown.to_string(), &report)
+        }
+        Err(error) => {
+            eprintln!("{shown}: {error}");
+            match error {
+                ReplayError::Trace(_) | ReplayError::Size(_) | ReplayError::Slots(_) => Exit::Usage,
+                _ => Exit::Obstacle,
+            }
+        }
+    }
+}
+
+fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
+    let trace = Trace::read(path, |lines| watch.message(format!("{lines} lines read")))?;
+    let machine = machine(arguments.host, &trace)?;
+    let options = Options { memory: arguments.memory, default_window: arguments.default_window };
+    let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;
+    Ok((machine, report))
+}
+
+fn machine(host: HostChoice, trace: &Trace) -> Result<Machine, TraceError> {
+    Ok(match host {
+        HostChoice::Vfio => Machine::vfio(),
+        HostChoice::Model(preset) => Machine::model(preset.unwrap_or(DEFAULT_PRESET), trace.bridges()?),
+    })
+}
+
+/// Differences that are told; the JSON document has more.
+const MOST_TOLD: usize = 20;
+
+/// Says on stderr what was not as under QEMU.
+fn judge(path: &str, report: &Report) -> Exit {
+    let told = report.differences.iter().take(MOST_TOLD);
+    told.clone().for_each(|difference| eprintln!("{path}:{}: {difference}", difference.line));
+    let more = report.different.saturating_sub(told.len() as u64);
+    if more != 0 {
+        eprintln!("{path}: and {more} more differences");
+    }
+    if report.end.locked != 0 {
+        eprintln!("{path}: after everything was given back {} bytes are still locked", report.end.locked);
+    }
+    for damage in &report.end.damage {
+        eprintln!("{path}: in the kernel: {damage}");
+    }
+    if report.passed { Exit::Success } else { Exit::Surprise }
+}

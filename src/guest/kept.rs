@@ -1,0 +1,132 @@
+//! Tables the kernel keeps: under KVM it answers a guest's calls itself, and what it did is read here.
+//!
+//! A guest's table then lies in the kernel, which enters and maps by itself what it can; the rest comes to the VMM and is done
+//! by the same handlers as without. Before those change anything, and before memory or a window goes, the space is told what
+//! the kernel did ([`AddressSpace::observe`](crate::space::AddressSpace::observe)).
+//!
+//! No vCPU of the guest may run while groups are attached or detached or memory is removed: the kernel would go on changing tables that are
+//! being read. A call by RTAS may come while others run.
+
+use super::GuestIommu;
+use super::entries::Entries;
+use super::error::HcallError;
+use super::phb::{Phb, PhbError};
+use super::table::TceTable;
+use crate::addr::UserRange;
+use crate::kvm::{KernelTable, TableSpec};
+use std::sync::Arc;
+
+/// A table of the kernel's.
+#[derive(Debug)]
+struct Kept(Arc<dyn KernelTable>);
+
+impl Entries for Kept {
+    fn load(&self, index: u64) -> u64 {
+        self.0.load(index)
+    }
+
+    fn store(&self, first: u64, values: &[u64]) {
+        (first..).zip(values).for_each(|(index, value)| self.0.store(index, *value));
+    }
+
+    fn fill(&self, first: u64, count: u64, value: u64) {
+        let end = first.saturating_add(count).min(self.0.entries());
+        (first..end).for_each(|index| self.0.store(index, value));
+    }
+
+    fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
+        let end = first.saturating_add(count).min(self.0.entries());
+        for index in first..end {
+            match self.0.load(index) {
+                0 => {}
+                value => visit(index, value),
+            }
+        }
+    }
+
+    fn changes_by_itself(&self) -> bool {
+        true
+    }
+}
+
+impl Phb {
+    /// Has the kernel keep a table, with what is in it, once the host's window for it is there. Where it cannot, the library goes
+    /// on keeping it, and the guest's calls for it leave the kernel.
+    pub(super) fn keep(&self, table: TceTable) -> Arc<TceTable> {
+        let Some(kvm) = &self.kvm else { return Arc::new(table) };
+        let (liobn, window, page) = (table.liobn(), table.window(), table.page());
+        match kvm.add_table(TableSpec { liobn: liobn.0, window, page }) {
+            Ok(kept) => {
+                table.each(&mut |index, tce| kept.store(index, tce));
+                Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))))
+            }
+            Err(error) => {
+                tracing::warn!(%liobn, %error, "not accelerated");
+                Arc::new(table)
+            }
+        }
+    }
+
+    /// The kernel keeps a table no more: from now on it changes nothing in its window.
+    pub(super) fn keep_no_more(&self, table: &TceTable) {
+        if let Some(kvm) = self.kvm.as_ref().filter(|_| table.is_kept())
+            && let Err(error) = kvm.remove_table(table.liobn().0)
+        {
+            tracing::warn!(liobn = %table.liobn(), %error, "the kernel still keeps a table");
+        }
+    }
+
+    /// A group that was attached is one KVM maps for.
+    pub(super) fn join_kvm(&self, group: u32) -> Result<(), PhbError> {
+        let Some(kvm) = &self.kvm else { return Ok(()) };
+        self.hold()?;
+        Ok(kvm.add_group(self.space().group_file(group)?)?)
+    }
+
+    /// A group that is to be detached is one KVM maps for no more.
+    pub(super) fn leave_kvm(&self, group: u32) -> Result<(), PhbError> {
+        let Some(kvm) = &self.kvm else { return Ok(()) };
+        Ok(kvm.remove_group(group)?)
+    }
+
+    /// Keeps all of the guest's RAM registered for what KVM maps.
+    pub(super) fn hold(&self) -> Result<(), PhbError> {
+        if self.kvm.is_none() {
+            return Ok(());
+        }
+        let ram: Vec<UserRange> = self.ram.slots().iter().filter_map(|slot| slot.user_range()).collect();
+        Ok(self.space().hold(&ram)?)
+    }
+
+    /// Tells the space all that the kernel did in the tables it keeps.
+    pub(super) fn observe(&self, tables: &[Arc<TceTable>]) -> Result<(), HcallError> {
+        tables.iter().try_for_each(|table| table.observe(self.space(), &self.ram, 0, table.len()))
+    }
+}
+
+impl GuestIommu {
+    /// Tells the spaces what the kernel did, and that it maps no more of `memory`.
+    pub(super) fn let_go(&self, memory: UserRange) -> Result<(), HcallError> {
+        for phb in self.phbs().iter().filter(|phb| phb.kvm.is_some()) {
+            let groups = phb.groups.lock();
+            if !groups.is_empty() {
+                let tables = phb.tables();
+                let _writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
+                phb.observe(&tables)?;
+                phb.space().let_go(memory);
+            }
+        }
+        Ok(())
+    }
+
+    /// The reverse, and for RAM that is new.
+    pub(super) fn hold(&self) -> Result<(), PhbError> {
+        for phb in self.phbs() {
+            let groups = phb.groups.lock();
+            if !groups.is_empty() {
+                phb.hold()?;
+            }
+        }
+        Ok(())
+    }
+}

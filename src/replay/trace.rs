@@ -1,0 +1,194 @@
+//! A whole trace: its events, and how many lines say something else.
+
+use super::line::{self, Event, Line};
+use super::open;
+use std::io::{self, BufRead, Read};
+use std::path::Path;
+
+/// Bytes in a line; QEMU's longest is below 200.
+const LONGEST: u64 = 4096;
+/// Characters of a line that an error shows.
+const SHOWN: usize = 160;
+/// Lines between two words on progress.
+const STRIDE: u64 = 4096;
+
+/// What a file says, in its order.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Each event with the number of its line, from 1.
+    pub(super) events: Vec<(u64, Event)>,
+    /// Lines in the file.
+    pub(super) lines: u64,
+    /// Lines of `spapr_iommu_*` trace points that are not replayed.
+    pub(super) other_iommu: u64,
+    /// Lines that are none of `spapr_iommu_*`.
+    pub(super) other: u64,
+}
+
+/// Why a file is no trace that can be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file cannot be opened.
+    #[error("cannot open the trace: {0}")]
+    Open(#[source] io::Error),
+    /// The file cannot be read, or is damaged .xz.
+    #[error("line {line}: cannot read on: {error}; if this is .xz, `xz --test` tells whether it is whole")]
+    Read {
+        /// The line that could not be read, from 1.
+        line: u64,
+        /// What the system, or the decoder, says.
+        error: io::Error,
+    },
+    /// A `spapr_iommu_*` line is not as QEMU prints it.
+    #[error(
+        "line {line}, column {column}: expected {expected}: {text:?}: is the line cut, or were two written at once?"
+    )]
+    Malformed {
+        /// The line, from 1.
+        line: u64,
+        /// The column, from 1.
+        column: usize,
+        /// What should stand there.
+        expected: String,
+        /// The line, or its start.
+        text: String,
+    },
+    /// The last line has no end: QEMU may not have written all of it.
+    #[error("line {line}: the last line has no line end, so it may be cut: take it out, or end it")]
+    Cut {
+        /// The line, from 1.
+        line: u64,
+    },
+    /// No line is that long.
+    #[error("line {line}: longer than {LONGEST} bytes: this is no trace of QEMU")]
+    TooLong {
+        /// The line, from 1.
+        line: u64,
+    },
+    /// There is nothing to replay.
+    #[error(
+        "no spapr_iommu_* event in {lines} lines: run QEMU with -trace 'spapr_iommu_*' and an emulated PCI device behind \
+         a spapr-pci-host-bridge"
+    )]
+    Empty {
+        /// Lines in the file.
+        lines: u64,
+    },
+    /// A window is used that the trace does not show being made.
+    #[error(
+        "line {line}: LIOBN {liobn:#x} has no window here: the trace has to begin with the machine, as with QEMU's \
+         option -trace"
+    )]
+    NoWindow {
+        /// The line, from 1.
+        line: u64,
+        /// The table.
+        liobn: u64,
+    },
+    /// An event that QEMU cannot have printed.
+    #[error("line {line}: {what}")]
+    Impossible {
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl Trace {
+    /// Reads the trace at `path`, plain or .xz. `progress` is told the lines read so far now and then.
+    ///
+    /// # Errors
+    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none.
+    pub fn read(path: &Path, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
+        Self::from_text(open::open(path).map_err(TraceError::Open)?, progress)
+    }
+
+    pub(super) fn from_text(mut text: impl BufRead, mut progress: impl FnMut(u64)) -> Result<Self, TraceError> {
+        let mut trace = Self::default();
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            let line = trace.lines + 1;
+            let read = text.by_ref().take(LONGEST).read_until(b'\n', &mut bytes);
+            let length = read.map_err(|error| TraceError::Read { line, error })?;
+            if length == 0 {
+                break;
+            }
+            trace.lines = line;
+            let ended = bytes.pop_if(|last| *last == b'\n').is_some();
+            if !ended && length as u64 == LONGEST {
+                return Err(TraceError::TooLong { line });
+            }
+            bytes.pop_if(|last| *last == b'\r');
+            trace.add(line, &String::from_utf8_lossy(&bytes))?;
+            if !ended {
+                return Err(TraceError::Cut { line });
+            }
+            if line % STRIDE == 0 {
+                progress(line);
+            }
+        }
+        if trace.events.is_empty() {
+            return Err(TraceError::Empty { lines: trace.lines });
+        }
+        Ok(trace)
+    }
+
+    fn add(&mut self, number: u64, text: &str) -> Result<(), TraceError> {
+        let parsed = line::parse(text).map_err(|malformed| TraceError::Malformed {
+            line: number,
+            column: malformed.offset + 1,
+            expected: malformed.expected,
+            text: text.chars().take(SHOWN).collect(),
+        })?;
+        match parsed {
+            Line::Event(event) => self.events.push((number, event)),
+            Line::OtherIommu => self.other_iommu += 1,
+            Line::Other => self.other += 1,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Trace, TraceError> {
+        Trace::from_text(text.as_bytes(), |_| ())
+    }
+
+    #[test]
+    fn events_keep_the_numbers_of_their_lines_and_the_rest_is_counted() {
+        let trace = read("booting\nspapr_iommu_ddw_remove liobn=0x1\r\nspapr_iommu_pre_save x\n").unwrap();
+        assert_eq!(trace.events, [(2, Event::Remove { liobn: 1 })]);
+        assert_eq!((trace.lines, trace.other_iommu, trace.other), (3, 1, 1));
+    }
+
+    #[test]
+    fn a_malformed_line_is_an_error_with_its_number() {
+        let error = read("booting\nspapr_iommu_ddw_remove liobn=\n").unwrap_err();
+        let message = error.to_string();
+        assert!(message.starts_with("line 2, column 30: expected a hexadecimal number: "), "{message}");
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_may_be_cut() {
+        let error = read("spapr_iommu_ddw_remove liobn=0x8000").unwrap_err();
+        assert!(matches!(error, TraceError::Cut { line: 1 }), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_events_is_none() {
+        assert!(matches!(read("one\ntwo\n").unwrap_err(), TraceError::Empty { lines: 2 }));
+        assert!(matches!(read("").unwrap_err(), TraceError::Empty { lines: 0 }));
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_fill_the_memory() {
+        let long = "x".repeat(1 << 20);
+        assert!(matches!(read(&long).unwrap_err(), TraceError::TooLong { line: 1 }));
+        assert!(read(&format!("{}\nspapr_iommu_ddw_remove liobn=0x1\n", "x".repeat(4095))).is_ok());
+    }
+}

@@ -1,0 +1,52 @@
+//! QEMU's traces of real guests, replayed.
+
+mod changed;
+mod command;
+mod table;
+mod traces;
+
+use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use spapr_iommu::replay::{Options, Report, Trace};
+use spapr_iommu::scenario::Machine;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// The traces.
+pub(crate) const TRACES: [&str; 3] = ["net-noddw", "nvme-ddw", "nvme-ddw-64k"];
+
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where a trace is, from the root of the project.
+pub(crate) fn path(name: &str) -> String {
+    format!("tests/replay/traces/{name}.trace.xz")
+}
+
+/// The text of a trace.
+pub(crate) fn text(name: &str) -> String {
+    let file = std::fs::File::open(root().join(path(name))).unwrap();
+    let mut text = String::new();
+    lzma_rust2::XzReader::new(file, false).read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Replays a trace on a model.
+pub(crate) fn replay(name: &str, preset: &str) -> Report {
+    let trace = Trace::read(&root().join(path(name)), |_| ()).unwrap();
+    let machine = Machine::model(preset.parse().unwrap(), trace.bridges().unwrap());
+    trace.replay(&machine, &Options::default(), |_, _| ()).unwrap()
+}
+
+/// Runs the command in the project.
+pub(crate) fn spapr_iommu(arguments: &[&str]) -> OutputAssert {
+    Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env_remove("RUST_LOG").args(arguments).assert()
+}
+
+/// Replays bytes that are in a file `x.trace` of their own.
+pub(crate) fn replay_bytes(bytes: &[u8], more: &[&str]) -> OutputAssert {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.trace"), bytes).unwrap();
+    let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(folder.path()).env_remove("RUST_LOG");
+    command.args(["replay", "x.trace"]).args(more).assert()
+}
