@@ -5,6 +5,7 @@ use super::seam::{KernelTable, Kvm, TableSpec};
 use crate::host::Errno;
 use crate::space::GroupFile;
 use crate::uapi::kvm::{CAP_PPC_ENABLE_HCALL, CAP_SPAPR_MULTITCE, CAP_SPAPR_TCE_64, CAP_SPAPR_TCE_VFIO};
+use crate::uapi::papr::hcall::{H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ const NEEDED: [(u32, &str); 4] = [
     (CAP_PPC_ENABLE_HCALL, "KVM_CAP_PPC_ENABLE_HCALL"),
 ];
 
-/// H_PUT_TCE, H_STUFF_TCE and H_PUT_TCE_INDIRECT. H_GET_TCE the kernel answers anyhow.
-const HCALLS: [u64; 3] = [0x20, 0x138, 0x13c];
+/// What the kernel shall answer. H_GET_TCE it answers anyhow.
+const HCALLS: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
 
 /// The acceleration of one DMA address space of a VM, which is a PHB: its groups and its tables, each group tied to each table.
 /// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.

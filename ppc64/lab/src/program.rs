@@ -11,6 +11,9 @@ use cargo_metadata::{Message, MetadataCommand, TargetKind};
 const TARGET: &str = "powerpc64le-unknown-linux-gnu";
 const LINKER: &str = "powerpc64le-linux-gnu-gcc";
 
+/// Where the project's package says which packages of the workspace a command takes along.
+const METADATA: &str = "ppc64";
+
 /// Commands the first process knows itself.
 pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
 
@@ -30,11 +33,15 @@ struct Buildable {
     name: String,
     kind: Kind,
     features: Vec<String>,
+    /// Guests it runs.
+    guests: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Bin,
+    /// A command for bare metal.
+    Guest,
     Example,
     Test,
     Bench,
@@ -43,14 +50,18 @@ enum Kind {
 impl Buildable {
     fn arguments(&self) -> Vec<String> {
         let (command, option) = match self.kind {
-            Kind::Bin => (&["build"][..], "--bin"),
+            Kind::Bin | Kind::Guest => (&["build"][..], "--bin"),
             Kind::Example => (&["build"][..], "--example"),
             Kind::Test => (&["test", "--no-run"][..], "--test"),
             Kind::Bench => (&["bench", "--no-run"][..], "--bench"),
         };
         let mut arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
-        // A benchmark is optimised anyway, and `cargo bench` does not know the option.
-        arguments.extend((self.kind != Kind::Bench).then(|| "--release".to_owned()));
+        arguments.extend(match self.kind {
+            // Optimised anyway, and `cargo bench` does not know the option.
+            Kind::Bench => None,
+            Kind::Guest => Some("--profile=guest".to_owned()),
+            _ => Some("--release".to_owned()),
+        });
         arguments.extend(["--package", &self.package, option, &self.name].map(str::to_owned));
         if !self.features.is_empty() {
             arguments.extend(["--features".to_owned(), self.features.join(",")]);
@@ -61,9 +72,12 @@ impl Buildable {
 
 /// Builds the first process.
 pub fn build_init(repository: &Path) -> Result<Program> {
-    let init =
-        Buildable { package: "ppc64-init".into(), name: "ppc64-init".into(), kind: Kind::Bin, features: Vec::new() };
-    build(&init, repository)
+    build(&of_package("ppc64-init", Kind::Bin), repository)
+}
+
+/// The command of a package that has its name.
+fn of_package(name: &str, kind: Kind) -> Buildable {
+    Buildable { package: name.into(), name: name.into(), kind, features: Vec::new(), guests: Vec::new() }
 }
 
 /// Builds what the commands name, each once.
@@ -78,7 +92,9 @@ pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Vec
     }
     let all = list(repository)?;
     let wanted = names.iter().map(|name| find(name, &all)).collect::<Result<Vec<_>>>()?;
-    wanted.into_iter().map(|buildable| build(buildable, repository)).collect()
+    let guests: BTreeSet<&String> = wanted.iter().flat_map(|buildable| &buildable.guests).collect();
+    let guests: Vec<Buildable> = guests.into_iter().map(|name| of_package(name, Kind::Guest)).collect();
+    wanted.into_iter().chain(&guests).map(|buildable| build(buildable, repository)).collect()
 }
 
 fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
@@ -122,22 +138,33 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             name: target.name.clone(),
             kind: kind(&target.kind)?,
             features: target.required_features.clone(),
+            guests: guests(&package.metadata, &target.name),
         })
     });
     Ok(buildables.collect())
 }
 
+/// The guests that a command runs.
+fn guests(metadata: &serde_json::Value, command: &str) -> Vec<String> {
+    let names = metadata.get(METADATA).and_then(|commands| commands.get(command)?.as_array());
+    names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
 fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
     let variable = TARGET.to_uppercase().replace('-', "_");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // There is no C library inside the machine. A guest lies where it was linked to.
+    let flags = match buildable.kind {
+        Kind::Guest => "-Ctarget-feature=+crt-static -Crelocation-model=static",
+        _ => "-Ctarget-feature=+crt-static",
+    };
     let mut child = Command::new(cargo)
         .args(buildable.arguments())
         .args(["--quiet", "--target", TARGET])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(repository)
         .env(format!("CARGO_TARGET_{variable}_LINKER"), LINKER)
-        // There is no C library inside the machine.
-        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), "-Ctarget-feature=+crt-static")
+        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags)
         // Both would take precedence over the variable above.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -168,7 +195,7 @@ mod tests {
     use super::*;
 
     fn buildable(name: &str, kind: Kind) -> Buildable {
-        Buildable { package: "spapr-iommu".into(), name: name.into(), kind, features: vec!["cli".into()] }
+        Buildable { features: vec!["cli".into()], package: "spapr-iommu".into(), ..of_package(name, kind) }
     }
 
     #[test]
@@ -193,5 +220,13 @@ mod tests {
     fn the_project_offers_its_command() {
         let all = list(&crate::repository()).unwrap();
         assert_eq!(find("spapr-iommu", &all).unwrap().kind, Kind::Bin);
+    }
+
+    #[test]
+    fn the_example_monitor_takes_its_guest_along() {
+        let all = list(&crate::repository()).unwrap();
+        assert_eq!(find("vmm", &all).unwrap().guests, ["ppc64-guest"]);
+        let arguments = of_package("ppc64-guest", Kind::Guest).arguments().join(" ");
+        assert_eq!(arguments, "build --profile=guest --package ppc64-guest --bin ppc64-guest");
     }
 }

@@ -1,0 +1,81 @@
+//! The machine: RAM, a PHB with a device of the host, a virtual processor.
+
+use super::counts::Counts;
+use super::device::Passed;
+use super::kvm::{Registers, Vm};
+use super::{Options, Switch, image, tree};
+use spapr_iommu::addr::{GuestAddr, GuestRange, UserRange};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots};
+use spapr_iommu::host::recording::Recording;
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::registry::Registry;
+use std::error::Error;
+use std::sync::Arc;
+
+const BUID: u64 = 0x800_0000_2000_0000;
+const LIOBN: Liobn = Liobn(0x8000_0000);
+/// Where the guest finds its device tree.
+const TREE: u64 = 1 << 20;
+
+/// 64-bit mode, machine checks, little endian; no address translation.
+const MSR: u64 = 1 << 63 | 1 << 12 | 1;
+
+/// All of it. Fields go in this order: the processor stops before its devices go, and these before its RAM.
+pub(crate) struct Machine {
+    pub(crate) vm: Vm,
+    pub(crate) device: Passed,
+    pub(crate) iommu: GuestIommu,
+    pub(crate) recording: Arc<Recording<Arc<Vfio>>>,
+    pub(crate) counts: Counts,
+    phb: Arc<Phb>,
+    group: u32,
+    ram: UserRange,
+    host: Arc<Vfio>,
+}
+
+impl Machine {
+    /// A machine whose processor is about to run the guest's image.
+    pub(crate) fn new(host: &Arc<Vfio>, options: &Options) -> Result<Self, Box<dyn Error>> {
+        let mut vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
+        let ram = host.allocate(options.memory << 20, host.page_shift())?;
+        // SAFETY: the memory is the host's, which outlives the VM; nobody holds references to it.
+        unsafe { vm.add_memory(0, 0, ram.start().0, ram.len()) }?;
+        let slots = Arc::new(Slots::new(host.clone()));
+        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), ram.len())?, user: ram.start() })?;
+
+        let recording = Arc::new(Recording::new(Arc::clone(host)));
+        let registry = Registry::new(recording.clone());
+        if options.accel == Switch::On {
+            return Err("not yet".into());
+        }
+        let iommu = GuestIommu::new(&registry, slots.clone());
+        iommu.add_memory()?;
+        let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN)?)?;
+        let (group, pci) = options.device.find(&host.groups())?;
+        phb.attach(group)?;
+        let device = Passed::open(phb.space(), group, &pci, options.device)?;
+
+        let file = std::fs::read(&options.guest)
+            .map_err(|error| format!("{}: {error}; ppc64/run builds it", options.guest.display()))?;
+        let entry = image::load(&file, slots.as_ref())?;
+        slots.write(GuestAddr(TREE), &tree::make(ram.len(), &phb, &device)?)?;
+        let mut registers = Registers { pc: entry, msr: MSR, ..Default::default() };
+        registers.gpr[3] = TREE;
+        vm.set_registers(&registers)?;
+        let (counts, host) = (Counts::default(), Arc::clone(host));
+        Ok(Self { vm, device, iommu, recording, counts, phb, group, ram, host })
+    }
+
+    /// Takes everything down, in the order that leaks nothing; what was counted.
+    pub(crate) fn end(self) -> Result<Counts, Box<dyn Error>> {
+        let Self { vm, device, iommu, counts, phb, group, ram, host, .. } = self;
+        drop(device);
+        phb.detach(group)?;
+        drop((phb, iommu));
+        // KVM looks at guest RAM as long as there is a VM.
+        drop(vm);
+        host.free(ram)?;
+        Ok(counts)
+    }
+}

@@ -1,0 +1,75 @@
+//! A small virtual machine monitor: a pseries guest with a device of the host, on KVM.
+//!
+//! It shows all that a VMM needs of this library: guest RAM, TCE tables, hypercalls and DDW RTAS calls, and KVM acceleration.
+//! The guest is `ppc64/guest`, bare-metal code that has the device copy its memory and tries what it must not; its lines come
+//! out as they are, and what the monitor counted follows. Run it on an emulated machine with KVM:
+//!
+//! ```text
+//! ppc64/run --machine powernv9 --kernel 6.12-64k --kvm -- vmm --accel off
+//! ```
+
+mod counts;
+mod device;
+mod guest;
+mod image;
+mod kvm;
+mod machine;
+mod tree;
+
+use clap::{Parser, ValueEnum};
+use machine::Machine;
+use spapr_iommu::host::Host;
+use spapr_iommu::host::vfio::Vfio;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Runs a bare-metal guest with a device of the host.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Whether the kernel answers TCE hypercalls
+    #[arg(long, value_enum, default_value_t = Switch::Off)]
+    accel: Switch,
+    /// The device the guest gets: the first of its kind that is bound to vfio-pci
+    #[arg(long, value_enum, default_value_t = device::Kind::Edu)]
+    device: device::Kind,
+    /// The guest's image, an ELF file
+    #[arg(long, default_value = "/bin/ppc64-guest")]
+    guest: PathBuf,
+    /// MiB of guest RAM
+    #[arg(long, default_value_t = 64)]
+    memory: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all was as it has to be.
+fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let host = Arc::new(Vfio::new());
+    let before = host.memlock()?.locked;
+    let mut machine = Machine::new(&host, options)?;
+    let failures = guest::run(&mut machine)?;
+    let counts = machine.end()?;
+    let leaked = host.memlock()?.locked.saturating_sub(before);
+    print!("{counts}");
+    println!("checks failed: {failures}, memory still locked: {leaked} bytes");
+    let wrong = counts.wrong(options.accel == Switch::On);
+    wrong.iter().for_each(|wrong| println!("FAIL {wrong}"));
+    Ok(failures == 0 && leaked == 0 && wrong.is_empty())
+}
