@@ -145,6 +145,7 @@ impl Ground {
             }
             Err(RemoveMemoryError::Mapped { mapped, .. }) => Outcome::Unplugged(Err(mapped)),
             Err(RemoveMemoryError::NoSlot { .. }) => Outcome::Done,
+            Err(error @ RemoveMemoryError::Kernel { .. }) => panic!("no kernel keeps tables here: {error}"),
         }
     }
 
