@@ -61,22 +61,23 @@ mod slots;
 mod state;
 mod table;
 mod tce;
+mod tokens;
 mod translate;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 
 pub use ddw::{DdwError, DdwOffer};
-pub use device_tree::{DdwTokens, Property};
+pub use device_tree::Property;
 pub use entries::Entries;
 pub use error::HcallError;
 pub use liobn::Liobn;
 pub use memory::{GuestMemory, NoMemory, Slot};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
-pub use rtas::RtasCall;
 pub use slots::{Slots, SlotsOverlap};
 pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use table::TceTable;
+pub use tokens::{DdwTokens, RtasCall};
 pub use translate::GuestTranslation;
 #[cfg(feature = "vm-memory")]
 pub use vm_memory::{PhbIommu, VmMemory};
@@ -151,7 +152,7 @@ impl GuestIommu {
     /// Registers the slots of the guest's memory that are new: at the start, and when memory was plugged in.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
         self.ram.add()?;
-        self.hold().map_err(|error| AddMemoryError::Hold(Box::new(error)))
+        Ok(self.hold()?)
     }
 
     /// Gives a slot back. While TCEs lead into it that is refused, and names them; but from then on the guest maps no more of

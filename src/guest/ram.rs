@@ -2,9 +2,9 @@
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
-use super::phb::PhbError;
 use crate::addr::{GuestAddr, GuestRange, IovaRange, PageShift};
 use crate::registry::{Lease, RegisterError, Registry, ReleaseError};
+use crate::space::MapError;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub enum AddMemoryError {
     Register(#[from] RegisterError),
     /// It is registered, but cannot be for what KVM maps.
     #[error(transparent)]
-    Hold(Box<PhbError>),
+    Hold(#[from] MapError),
 }
 
 /// Why guest RAM cannot be removed. It stays, but takes no new TCE, until it is removed or kept.
