@@ -151,7 +151,7 @@ impl GuestIommu {
 
     /// Registers the slots of the guest's memory that are new: at the start, and when memory was plugged in.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
-        self.ram.add()?;
+        self.ram.add(|carries| self.phbs().iter().try_for_each(|phb| phb.reaches(carries)))?;
         Ok(self.hold()?)
     }
 
@@ -188,6 +188,12 @@ impl GuestIommu {
         let mut phbs = self.phbs.lock();
         if phbs.iter().any(|phb| phb.config().buid == config.buid) {
             return Err(PhbError::BuidTaken { buid: config.buid });
+        }
+        // A dynamic window's LIOBN is its PHB's also while there is none.
+        let ours = [config.liobn, config.dynamic_liobn()];
+        let theirs = phbs.iter().flat_map(|phb| [phb.config().liobn, phb.config().dynamic_liobn()]);
+        if let Some(liobn) = theirs.into_iter().find(|liobn| ours.contains(liobn)) {
+            return Err(PhbError::LiobnTaken { liobn });
         }
         let kvm = self.kvm.as_ref().map(Acceleration::beside);
         let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory), kvm)?);
