@@ -141,29 +141,27 @@ impl Teller {
                 self.reset(liobn);
                 Step::MachineReset { liobn }
             }
-            Event::Put { liobn, ioba, tce, ret } => {
-                if ret == 0 && known.is_none() {
-                    return Err(missing(liobn));
-                }
-                Step::Put { liobn, ioba, tce, ret }
+            Event::Put { liobn, ret: 0, .. }
+            | Event::Get { liobn, ret: 0, .. }
+            | Event::Stuff { liobn, ret: 0, .. }
+            | Event::Indirect { liobn, ret: 0, .. }
+                if known.is_none() =>
+            {
+                return Err(missing(liobn));
             }
-            Event::Get { liobn, ioba, tce, ret } => {
-                if ret == 0 && known.is_none() {
-                    return Err(missing(liobn));
-                }
-                Step::Get { liobn, ioba, tce, ret }
-            }
+            Event::Put { liobn, ioba, tce, ret } => Step::Put { liobn, ioba, tce, ret },
+            Event::Get { liobn, ioba, tce, ret } => Step::Get { liobn, ioba, tce, ret },
             Event::Stuff { liobn, stopped, tce, pages, ret } => {
-                let page = known.ok_or(missing(liobn))?.page;
-                let bytes = pages.checked_mul(page.bytes()).ok_or(impossible("npages is larger than any window"))?;
-                let began = if ret == 0 { stopped.checked_sub(bytes) } else { Some(stopped) };
-                let ioba =
-                    began.ok_or(impossible("ioba is where H_STUFF_TCE stopped, so it is at least npages pages"))?;
+                let bytes = known.and_then(|window| pages.checked_mul(window.page.bytes()));
+                let began = if ret == 0 { bytes.and_then(|bytes| stopped.checked_sub(bytes)) } else { Some(stopped) };
+                let ioba = began.ok_or(impossible("ioba, where H_STUFF_TCE stopped, is less than npages pages"))?;
                 Step::Stuff { liobn, ioba, tce, pages, ret }
             }
             Event::Indirect { liobn, ioba, list, last, tce, ret } => {
-                let window = known.ok_or(missing(liobn))?;
-                let count = if ret == 0 { last.checked_add(1) } else { failed_count(&window, ioba, last) };
+                let count = match known.filter(|_| ret != 0) {
+                    Some(window) => failed_count(&window, ioba, last),
+                    None => last.checked_add(1),
+                };
                 let count = count.filter(|count| *count <= MOST_ENTRIES);
                 let count = count.ok_or(impossible("iobaN is an index below 512, and the last one a call reached"))?;
                 Step::Indirect { liobn, ioba, list, count, tce, ret }
@@ -301,6 +299,17 @@ mod tests {
         assert_eq!(refused(0x1000, 0), Some(0), "a list without entries is refused as well");
         assert_eq!(refused(0x1000, 3), None);
         assert_eq!(refused(0x4000_0000, 3), None);
+    }
+
+    #[test]
+    fn what_is_refused_for_want_of_a_window_is_told() {
+        let put = "spapr_iommu_pci_put liobn=0x80000001 ioba=0x0 tce=0x1003 ret=-4\n";
+        let list = "spapr_iommu_pci_indirect liobn=0x80000001 ioba=0x0 tcelist=0x5000 iobaN=0x0 tceN=0x1003 ret=-4\n";
+        assert_eq!(steps(&[put, list]).len(), 2);
+        for done in [put, list] {
+            let done = done.replace("ret=-4", "ret=0");
+            assert!(matches!(story(&[&done]), Err(TraceError::NoWindow { line: 1, liobn: 0x8000_0001 })), "{done}");
+        }
     }
 
     #[test]
