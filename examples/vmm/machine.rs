@@ -9,6 +9,7 @@ use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, S
 use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::kvm::{self, Acceleration};
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
@@ -46,10 +47,13 @@ impl Machine {
 
         let recording = Arc::new(Recording::new(Arc::clone(host)));
         let registry = Registry::new(recording.clone());
-        if options.accel == Switch::On {
-            return Err("not yet".into());
-        }
-        let iommu = GuestIommu::new(&registry, slots.clone());
+        let iommu = match options.accel {
+            Switch::On => {
+                let acceleration = Acceleration::new(Arc::new(kvm::Vm::new(vm.file())?))?;
+                GuestIommu::accelerated(&registry, slots.clone(), acceleration)
+            }
+            Switch::Off => GuestIommu::new(&registry, slots.clone()),
+        };
         iommu.add_memory()?;
         let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN)?)?;
         let (group, pci) = options.device.find(&host.groups())?;
