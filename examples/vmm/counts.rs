@@ -10,7 +10,7 @@ use std::fmt;
 struct Calls {
     /// How many came to the monitor.
     reached: u64,
-    /// MAP ioctls they came to.
+    /// MAP ioctls they came to, for each device.
     maps: usize,
     /// The most of one.
     most: usize,
@@ -38,7 +38,7 @@ impl Counts {
         self.phase = phase;
     }
 
-    /// A hypercall that came to `maps` MAP ioctls.
+    /// A hypercall that came to `maps` MAP ioctls for each device.
     pub(crate) fn add(&mut self, number: u64, maps: usize) {
         if !NAMES.iter().any(|(known, _)| *known == number) {
             return;
@@ -73,7 +73,7 @@ impl fmt::Display for Counts {
             let phase = usize::try_from(*phase).ok().and_then(|phase| PHASES.get(phase)).unwrap_or(&"?");
             let name = NAMES.iter().find(|(known, _)| known == number).map_or("?", |(_, name)| name);
             let Calls { reached, maps, most } = calls;
-            writeln!(f, "{phase}: {reached} {name}, {maps} MAP ioctls, {most} at most for one")?;
+            writeln!(f, "{phase}: {reached} {name}, {maps} MAP ioctls a device, {most} at most for one")?;
         }
         Ok(())
     }

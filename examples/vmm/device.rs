@@ -1,8 +1,9 @@
 //! The device of the host, as the guest gets it: its BAR 0 at a real address, each access passed on.
 
 use clap::ValueEnum;
+use spapr_iommu::guest::Phb;
 use spapr_iommu::host::{GroupFacts, PciDevice};
-use spapr_iommu::space::{AddressSpace, Device, DeviceRegion};
+use spapr_iommu::space::{Device, DeviceRegion};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::error::Error;
 
@@ -21,17 +22,16 @@ impl Kind {
         }
     }
 
-    /// The first device of that kind and its group.
-    pub(crate) fn find(self, groups: &[GroupFacts]) -> Result<(u32, PciDevice), String> {
+    /// The devices of that kind that a guest may have, and their groups.
+    pub(crate) fn find(self, groups: &[GroupFacts]) -> Vec<(u32, PciDevice)> {
         let (vendor, device, _) = self.id();
         let all = groups.iter().flat_map(|group| group.devices.iter().map(|device| (group.number, device)));
-        let mut of_kind = all.filter(|(_, pci)| pci.id == (vendor, device));
-        let found = of_kind.find(|(_, pci)| pci.driver.as_deref() == Some("vfio-pci"));
-        found.map(|(group, pci)| (group, pci.clone())).ok_or(format!("no {self:?} is bound to vfio-pci"))
+        let ours = |pci: &PciDevice| pci.id == (vendor, device) && pci.driver.as_deref() == Some("vfio-pci");
+        all.filter(|(_, pci)| ours(pci)).map(|(group, pci)| (group, pci.clone())).collect()
     }
 }
 
-/// Where the guest finds BAR 0.
+/// Where the guest finds BAR 0 of its first device; that of the next one is as far behind.
 pub(crate) const BAR: u64 = 1 << 32;
 
 /// Memory and bus mastering of the command register.
@@ -40,18 +40,22 @@ const COMMAND: (u64, u16) = (4, 0x6);
 /// An open device.
 pub(crate) struct Passed {
     pub(crate) kind: Kind,
+    pub(crate) group: u32,
+    /// Where the guest finds its BAR 0.
+    pub(crate) at: u64,
     _device: Device,
     bar: DeviceRegion,
 }
 
 impl Passed {
-    /// Opens the device of an attached group.
-    pub(crate) fn open(space: &AddressSpace, group: u32, pci: &PciDevice, kind: Kind) -> Result<Self, Box<dyn Error>> {
-        let device = space.device(group, &pci.address)?;
+    /// Attaches a group to a PHB and opens its device.
+    pub(crate) fn attach(phb: &Phb, group: u32, pci: &PciDevice, kind: Kind, at: u64) -> Result<Self, Box<dyn Error>> {
+        phb.attach(group)?;
+        let device = phb.space().device(group, &pci.address)?;
         let config = device.region(PCI_CONFIG_REGION_INDEX)?;
         config.write(COMMAND.0, &COMMAND.1.to_le_bytes())?;
         let bar = device.region(PCI_BAR0_REGION_INDEX)?;
-        Ok(Self { kind, _device: device, bar })
+        Ok(Self { kind, group, at, _device: device, bar })
     }
 
     /// Bytes of BAR 0.
@@ -60,20 +64,35 @@ impl Passed {
     }
 
     /// A load by the guest; ones where no register is.
-    pub(crate) fn load(&self, at: u64, len: usize) -> Vec<u8> {
-        let mut data = vec![0xff; len];
-        if let Some(offset) = at.checked_sub(BAR)
-            && self.bar.read(offset, &mut data).is_err()
-        {
+    fn load(&self, at: u64, data: &mut [u8]) {
+        if at.checked_sub(self.at).is_none_or(|offset| self.bar.read(offset, data).is_err()) {
             data.fill(0xff);
         }
-        data
     }
 
     /// A store by the guest; nothing where no register is.
-    pub(crate) fn store(&self, at: u64, data: &[u8]) {
-        if let Some(offset) = at.checked_sub(BAR) {
-            let _ = self.bar.write(offset, data);
-        }
+    fn store(&self, at: u64, data: &[u8]) {
+        let _ = at.checked_sub(self.at).map(|offset| self.bar.write(offset, data));
+    }
+}
+
+/// The device at a real address: the last one that starts at or before it.
+fn at(devices: &[Passed], at: u64) -> Option<&Passed> {
+    devices.iter().filter(|device| device.at <= at).max_by_key(|device| device.at)
+}
+
+/// What a load by the guest gives.
+pub(crate) fn load(devices: &[Passed], address: u64, len: usize) -> Vec<u8> {
+    let mut data = vec![0xff; len];
+    if let Some(device) = at(devices, address) {
+        device.load(address, &mut data);
+    }
+    data
+}
+
+/// Passes on a store by the guest.
+pub(crate) fn store(devices: &[Passed], address: u64, data: &[u8]) {
+    if let Some(device) = at(devices, address) {
+        device.store(address, data);
     }
 }

@@ -1,9 +1,10 @@
 //! Runs the guest until it is done, and serves it.
 
+use super::device;
 use super::kvm::Exit;
 use super::machine::Machine;
 use super::tree::TOKENS;
-use ppc64_guest::{H_CRASH, H_DONE, H_PHASE};
+use ppc64_guest::{H_CRASH, H_DONE, H_PHASE, H_PLUG};
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::uapi::papr::hcall::{H_FUNCTION, H_RTAS, H_SUCCESS};
 use std::error::Error;
@@ -19,18 +20,19 @@ pub(crate) fn run(machine: &mut Machine) -> Result<u64, Box<dyn Error>> {
     loop {
         match machine.vm.run()? {
             Exit::Hcall { nr: H_DONE, args } => return Ok(args[0]),
-            Exit::Hcall { nr: H_CRASH, .. } => {
-                return Err(format!("the guest crashed: {:x?}", machine.vm.registers()?).into());
+            Exit::Hcall { nr: H_CRASH, args } => {
+                let registers = machine.vm.registers()?;
+                return Err(format!("the guest got interrupt {:#x} at {:#x}", args[0], registers.srr0).into());
             }
             Exit::Hcall { nr, mut args } => {
                 let code = hcall(machine, nr, &mut args)?;
                 machine.vm.answer_hcall(code, args);
             }
             Exit::Load { at, len } => {
-                let data = machine.device.load(at, len);
+                let data = device::load(&machine.devices, at, len);
                 machine.vm.answer_load(&data);
             }
-            Exit::Store { at, data } => machine.device.store(at, &data),
+            Exit::Store { at, data } => device::store(&machine.devices, at, &data),
             Exit::Interrupted => {}
             Exit::Other(reason) => {
                 return Err(format!("KVM exit {reason}: {:x?}", machine.vm.registers()?).into());
@@ -51,11 +53,21 @@ fn hcall(machine: &mut Machine, nr: u64, args: &mut [u64; 9]) -> Result<i64, Box
             machine.counts.enter(args[0]);
             return Ok(H_SUCCESS);
         }
+        H_PLUG => {
+            return Ok(match machine.plug()? {
+                Some(at) => {
+                    args[0] = at;
+                    H_SUCCESS
+                }
+                None => H_FUNCTION,
+            });
+        }
         H_RTAS => return Ok(machine.iommu.h_rtas(&TOKENS, GuestAddr(args[0])).unwrap_or(H_FUNCTION)),
         _ => {}
     }
     machine.recording.take();
     let code = machine.iommu.hcall(nr, args);
-    machine.counts.add(nr, machine.recording.count(MAP));
+    // Each device has a container of its own.
+    machine.counts.add(nr, machine.recording.count(MAP).div_ceil(machine.devices.len()));
     Ok(code.unwrap_or(H_FUNCTION))
 }

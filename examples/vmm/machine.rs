@@ -1,14 +1,15 @@
 //! The machine: RAM, a PHB with a device of the host, a virtual processor.
 
 use super::counts::Counts;
-use super::device::Passed;
+use super::device::{BAR, Passed};
 use super::kvm::{Registers, Vm};
-use super::{Options, Switch, image, tree};
+use super::{Options, Switch, image, tree, vectors};
 use spapr_iommu::addr::{GuestAddr, GuestRange, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots};
 use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::host::{Host, Memory, PciDevice};
+use spapr_iommu::kvm::{self, Acceleration};
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
@@ -24,12 +25,13 @@ const MSR: u64 = 1 << 63 | 1 << 12 | 1;
 /// All of it. Fields go in this order: the processor stops before its devices go, and these before its RAM.
 pub(crate) struct Machine {
     pub(crate) vm: Vm,
-    pub(crate) device: Passed,
+    pub(crate) devices: Vec<Passed>,
     pub(crate) iommu: GuestIommu,
     pub(crate) recording: Arc<Recording<Arc<Vfio>>>,
     pub(crate) counts: Counts,
     phb: Arc<Phb>,
-    group: u32,
+    /// Devices the guest may still get.
+    spare: std::vec::IntoIter<(u32, PciDevice)>,
     ram: UserRange,
     host: Arc<Vfio>,
 }
@@ -46,32 +48,47 @@ impl Machine {
 
         let recording = Arc::new(Recording::new(Arc::clone(host)));
         let registry = Registry::new(recording.clone());
-        if options.accel == Switch::On {
-            return Err("not yet".into());
-        }
-        let iommu = GuestIommu::new(&registry, slots.clone());
+        let iommu = match options.accel {
+            Switch::On => {
+                let acceleration = Acceleration::new(Arc::new(kvm::Vm::new(vm.file())?))?;
+                GuestIommu::accelerated(&registry, slots.clone(), acceleration)
+            }
+            Switch::Off => GuestIommu::new(&registry, slots.clone()),
+        };
         iommu.add_memory()?;
         let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN)?)?;
-        let (group, pci) = options.device.find(&host.groups())?;
-        phb.attach(group)?;
-        let device = Passed::open(phb.space(), group, &pci, options.device)?;
+        let mut spare = options.device.find(&host.groups()).into_iter();
+        let (group, pci) = spare.next().ok_or_else(|| format!("no {:?} is bound to vfio-pci", options.device))?;
+        let device = Passed::attach(&phb, group, &pci, options.device, BAR)?;
 
         let file = std::fs::read(&options.guest)
             .map_err(|error| format!("{}: {error}; ppc64/run builds it", options.guest.display()))?;
         let entry = image::load(&file, slots.as_ref())?;
+        vectors::write(slots.as_ref())?;
         slots.write(GuestAddr(TREE), &tree::make(ram.len(), &phb, &device)?)?;
         let mut registers = Registers { pc: entry, msr: MSR, ..Default::default() };
         registers.gpr[3] = TREE;
         vm.set_registers(&registers)?;
         let (counts, host) = (Counts::default(), Arc::clone(host));
-        Ok(Self { vm, device, iommu, recording, counts, phb, group, ram, host })
+        Ok(Self { vm, devices: vec![device], iommu, recording, counts, phb, spare, ram, host })
+    }
+
+    /// Gives the guest one more device: where its BAR 0 is, or `None` when there is none. The processor stands still.
+    pub(crate) fn plug(&mut self) -> Result<Option<u64>, Box<dyn Error>> {
+        let Some((group, pci)) = self.spare.next() else { return Ok(None) };
+        let (kind, at) = (self.devices[0].kind, BAR * (self.devices.len() as u64 + 1));
+        self.devices.push(Passed::attach(&self.phb, group, &pci, kind, at)?);
+        Ok(Some(at))
     }
 
     /// Takes everything down, in the order that leaks nothing; what was counted.
     pub(crate) fn end(self) -> Result<Counts, Box<dyn Error>> {
-        let Self { vm, device, iommu, counts, phb, group, ram, host, .. } = self;
-        drop(device);
-        phb.detach(group)?;
+        let Self { vm, devices, iommu, counts, phb, ram, host, .. } = self;
+        for device in devices {
+            let group = device.group;
+            drop(device);
+            phb.detach(group)?;
+        }
         drop((phb, iommu));
         // KVM looks at guest RAM as long as there is a VM.
         drop(vm);

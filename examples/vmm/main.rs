@@ -15,6 +15,7 @@ mod image;
 mod kvm;
 mod machine;
 mod tree;
+mod vectors;
 
 use clap::{Parser, ValueEnum};
 use machine::Machine;
@@ -31,7 +32,7 @@ struct Options {
     /// Whether the kernel answers TCE hypercalls
     #[arg(long, value_enum, default_value_t = Switch::Off)]
     accel: Switch,
-    /// The device the guest gets: the first of its kind that is bound to vfio-pci
+    /// The device the guest gets: the first of its kind that is bound to vfio-pci, and the next one when it asks for it
     #[arg(long, value_enum, default_value_t = device::Kind::Edu)]
     device: device::Kind,
     /// The guest's image, an ELF file

@@ -68,7 +68,9 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
                 Cpu::Power9 => "power9",
                 Cpu::Power10 => "power10",
             };
-            add(&["-M", "pseries", "-cpu", cpu, "-nodefaults"]);
+            // A guest of a hypervisor runs guests of its own only if that lets it.
+            let machine = if options.kvm { "pseries,cap-nested-hv=on,cap-ccf-assist=off" } else { "pseries" };
+            add(&["-M", machine, "-cpu", cpu, "-nodefaults"]);
         }
     }
     if !pseries {
@@ -183,6 +185,13 @@ mod tests {
         for option in ["--cpu power9", "--ddw on", "--pgsz 1000"] {
             assert!(line(&format!("--machine powernv10 {option}")).is_err());
         }
+    }
+
+    #[test]
+    fn a_pseries_machine_with_kvm_may_run_guests() {
+        assert!(line("--machine pseries --kvm").unwrap().contains("-M pseries,cap-nested-hv=on,"));
+        assert!(line("--machine pseries").unwrap().contains("-M pseries -cpu"));
+        assert!(!line("--machine powernv9 --kvm").unwrap().contains("nested"));
     }
 
     #[test]

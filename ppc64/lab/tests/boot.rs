@@ -201,6 +201,33 @@ fn kvm_loads_on_bare_metal() {
     assert!(output.contains("kvm_hv "), "{output}");
 }
 
+/// The example monitor runs its guest with and without acceleration: the guest's own lines are the same.
+fn runs_a_guest(machine: &str) {
+    let line = format!("--machine {machine} --kernel 6.12-64k --kvm -- vmm --accel off --then vmm --accel on");
+    let (status, output, _) = run(&line);
+    assert_eq!(status, 0, "{output}");
+    let checks: Vec<&str> = output.lines().filter(|line| line.starts_with("ok ")).collect();
+    let (without, with) = checks.split_at(checks.len() / 2);
+    assert_eq!(without, with);
+    for check in ["the device copies RAM through the large window", "a device that joins sees what was mapped before"] {
+        assert!(without.contains(&format!("ok {check}").as_str()), "{output}");
+    }
+    assert_eq!(output.matches("checks failed: 0, memory still locked: 0 bytes").count(), 2, "{output}");
+    let mapped = |output: &str| output.lines().filter(|line| line.starts_with("maps: ")).count();
+    let (without, with) = output.split_at(output.find("memory still locked").unwrap());
+    assert!(mapped(without) > 0 && mapped(with) == 0, "{output}");
+}
+
+#[test]
+fn the_example_monitor_runs_a_guest_on_bare_metal() {
+    runs_a_guest("powernv9");
+}
+
+#[test]
+fn the_example_monitor_runs_a_guest_of_a_guest() {
+    runs_a_guest("pseries");
+}
+
 #[test]
 fn what_cannot_be_run_is_refused_before_a_boot() {
     for (line, reason) in [

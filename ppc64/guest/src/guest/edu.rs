@@ -3,7 +3,6 @@
 //! Its registers have the byte order of the host's machine, which is big endian.
 
 use super::memory::{read, read32, write};
-use super::tree::Device;
 
 const IDENTITY: u32 = 0x0100_00ed;
 const SOURCE: u64 = 0x80;
@@ -21,9 +20,9 @@ pub(super) struct Edu {
 }
 
 impl Edu {
-    /// The device, if it answers.
-    pub(super) fn new(device: &Device) -> Option<Self> {
-        (read32(device.bar).swap_bytes() == IDENTITY).then_some(Self { bar: device.bar })
+    /// The device with its BAR 0 there, if it answers.
+    pub(super) fn new(bar: u64) -> Option<Self> {
+        (read32(bar).swap_bytes() == IDENTITY).then_some(Self { bar })
     }
 
     fn get(&self, register: u64) -> u64 {

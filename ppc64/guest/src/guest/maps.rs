@@ -1,11 +1,13 @@
 //! What an honest guest does: it maps its memory, has the device copy, looks, and unmaps.
 
+use super::console::say;
 use super::edu::Edu;
 use super::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, hcall};
 use super::memory::{self, BUFFERS};
 use super::report::Report;
 use super::rtas::Window;
 use super::tree::Phb;
+use ppc64_guest::H_PLUG;
 
 const READ_WRITE: u64 = 3;
 const READ: u64 = 1;
@@ -19,17 +21,48 @@ pub(super) const LISTS: u64 = BUFFERS;
 const FROM: u64 = BUFFERS + (1 << 20);
 const TO: u64 = BUFFERS + (2 << 20);
 
+/// Bus addresses of RAM in the large window: the window's start and on.
+struct Ram<'a> {
+    window: &'a Window,
+    pages: u64,
+}
+
+impl<'a> Ram<'a> {
+    fn new(window: &'a Window, ram: u64) -> Self {
+        Self { window, pages: (ram >> window.page_shift).min(window.entries) }
+    }
+
+    fn at(&self, address: u64) -> u64 {
+        self.window.start + address
+    }
+
+    /// Makes a call for up to 512 pages at a time: the codes of all, one for success.
+    fn each(&self, call: impl Fn(u64, u64, u64) -> i64) -> i64 {
+        let firsts = (0..self.pages).step_by(LIST as usize);
+        firsts.fold(0, |codes, first| {
+            let count = LIST.min(self.pages - first);
+            codes | call(self.at(first << self.window.page_shift), first, count)
+        })
+    }
+
+    fn map(&self) -> i64 {
+        self.each(|ioba, first, count| {
+            let tces = (first..first + count).map(|page| page << self.window.page_shift | READ_WRITE);
+            memory::write_list(LISTS, tces);
+            hcall(H_PUT_TCE_INDIRECT, [self.window.liobn, ioba, LISTS, count]).0
+        })
+    }
+
+    fn unmap(&self) -> i64 {
+        self.each(|ioba, _, count| hcall(H_STUFF_TCE, [self.window.liobn, ioba, 0, count]).0)
+    }
+}
+
 /// The large window: all RAM, 512 TCEs a call, at the window's start.
 pub(super) fn large(report: &mut Report, edu: &Edu, window: &Window, ram: u64) {
-    let pages = (ram >> window.page_shift).min(window.entries);
-    let ioba = |address: u64| window.start + address;
-    let mut codes = 0;
-    for first in (0..pages).step_by(LIST as usize) {
-        let count = LIST.min(pages - first);
-        memory::write_list(LISTS, (first..first + count).map(|page| page << window.page_shift | READ_WRITE));
-        codes |= hcall(H_PUT_TCE_INDIRECT, [window.liobn, ioba(first << window.page_shift), LISTS, count]).0;
-    }
-    report.check("H_PUT_TCE_INDIRECT maps all RAM, 512 TCEs a call", codes, 0);
+    let all = Ram::new(window, ram);
+    let (pages, ioba) = (all.pages, |address| all.at(address));
+    report.check("H_PUT_TCE_INDIRECT maps all RAM, 512 TCEs a call", all.map(), 0);
     let last = pages - 1;
     let found = hcall(H_GET_TCE, [window.liobn, ioba(last << window.page_shift), 0, 0]);
     report.check("H_GET_TCE gives the last TCE back", found, (0, last << window.page_shift | READ_WRITE));
@@ -45,17 +78,33 @@ pub(super) fn large(report: &mut Report, edu: &Edu, window: &Window, ram: u64) {
     let seen = (copied, memory::differs(other, LEN, 2), memory::differs(TO, LEN, 3));
     report.check("the device writes where the new TCE leads", seen, (true, None, None));
 
-    let mut codes = 0;
-    for first in (0..pages).step_by(LIST as usize) {
-        let count = LIST.min(pages - first);
-        codes |= hcall(H_STUFF_TCE, [window.liobn, ioba(first << window.page_shift), 0, count]).0;
-    }
-    report.check("H_STUFF_TCE unmaps all RAM", codes, 0);
+    report.check("H_STUFF_TCE unmaps all RAM", all.unmap(), 0);
     let found = hcall(H_GET_TCE, [window.liobn, ioba(TO), 0, 0]);
     report.check("H_GET_TCE gives 0 then", found, (0, 0));
     memory::fill(other, LEN, 4);
     edu.copy(ioba(FROM), ioba(TO), LEN);
     report.check("the device reaches nothing any more", memory::differs(other, LEN, 4), None);
+}
+
+/// A device that is plugged while RAM is mapped sees it as the first one does, and what is mapped afterwards. All of it is left
+/// mapped.
+pub(super) fn plugged(report: &mut Report, window: &Window, ram: u64) -> Result<(), &'static str> {
+    let all = Ram::new(window, ram);
+    report.check("H_PUT_TCE_INDIRECT maps all RAM again", all.map(), 0);
+    let (code, bar) = hcall(H_PLUG, [0; 4]);
+    if code != 0 {
+        say!("no second device to plug");
+        return Ok(());
+    }
+    let edu = Edu::new(bar).ok_or("the second device does not answer")?;
+    copies(report, "a device that joins sees what was mapped before", &edu, all.at(FROM), all.at(TO));
+    report.check("H_STUFF_TCE unmaps it from both", all.unmap(), 0);
+    memory::fill(TO, LEN, 5);
+    edu.copy(all.at(FROM), all.at(TO), LEN);
+    report.check("the device that joined reaches nothing then", memory::differs(TO, LEN, 5), None);
+    report.check("H_PUT_TCE_INDIRECT maps for both", all.map(), 0);
+    copies(report, "the device that joined sees what is mapped now", &edu, all.at(FROM), all.at(TO));
+    Ok(())
 }
 
 /// The default window, whose pages are 4 KiB: a page to read, a page to write.
@@ -68,6 +117,8 @@ pub(super) fn small(report: &mut Report, edu: &Edu, phb: &Phb) {
     report.check("H_PUT_TCE unmaps", (put(from, 0), put(to, 0)), (0, 0));
     let found = (hcall(H_GET_TCE, [phb.liobn, from, 0, 0]), hcall(H_GET_TCE, [phb.liobn, to, 0, 0]));
     report.check("H_GET_TCE gives 0 there", found, ((0, 0), (0, 0)));
+    // Whatever a guest leaves mapped, its monitor has to take down.
+    report.check("H_PUT_TCE maps a page and leaves it", put(from, FROM | READ), 0);
 }
 
 fn copies(report: &mut Report, what: &str, edu: &Edu, from: u64, to: u64) {

@@ -37,7 +37,7 @@ fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
     if phb.device.kind != Kind::Edu {
         return Err("no driver for this device");
     }
-    let edu = Edu::new(&phb.device).ok_or("the device does not answer")?;
+    let edu = Edu::new(phb.device.bar).ok_or("the device does not answer")?;
     let (windows, page_shift) = phb.query(&phb.ddw).ok_or("no dynamic window to be had")?;
     report.check("one dynamic window is left", windows, 1);
     // Twice the RAM: some of it stays empty.
@@ -50,8 +50,10 @@ fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
     maps::small(report, &edu, phb);
     report.phase(PHASE_HOSTILE);
     hostile::all(report, phb, &window, machine.ram);
+    report.phase(PHASE_MAPS);
+    maps::plugged(report, &window, machine.ram)?;
     report.phase(PHASE_SET_UP);
-    report.check("the window is given back", rtas::remove(&phb.ddw, window.liobn), 0);
+    report.check("the window is given back with all that is mapped in it", rtas::remove(&phb.ddw, window.liobn), 0);
     let gone = hcall::hcall(hcall::H_GET_TCE, [window.liobn, window.start, 0, 0]).0;
     report.check("its LIOBN is unknown then", gone, -4);
     Ok(())
