@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -133,29 +133,51 @@ fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
     }
     let mirror = Mirror::find()?;
     let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(cache)?;
-    let mut newer = None;
+    let mut newer: Option<(Archive, Vec<String>, Vec<Release>)> = None;
     for (index, suites) in SUITES.iter().enumerate() {
         let directory = scratch.path().join(index.to_string());
         let archive = Archive::open(&mirror, suites, &directory)?;
         let packages = archive.kernel_packages()?;
         match choose(label, &releases(&packages)) {
-            Some((Match::Series, release)) => {
-                return download(&archive, release, &packages, scratch.path(), cache);
+            Some((Match::Series, best)) => {
+                return download_best(&archive, &best, &packages, scratch.path(), cache);
             }
-            Some((Match::Newer, release)) => {
-                let release = release.clone();
-                if newer.as_ref().is_none_or(|(_, _, r)| release.series() < Release::series(r)) {
-                    newer = Some((archive, packages, release));
+            Some((Match::Newer, best)) => {
+                let best: Vec<Release> = best.into_iter().cloned().collect();
+                let series = |best: &[Release]| best.first().map(Release::series);
+                if newer.as_ref().is_none_or(|(_, _, other)| series(&best) < series(other)) {
+                    newer = Some((archive, packages, best));
                 }
             }
             None => {}
         }
     }
-    let Some((archive, packages, release)) = newer else {
+    let Some((archive, packages, best)) = newer else {
         bail!("the archive has no kernel {label} and none newer");
     };
-    eprintln!("the archive has no {label} kernel any more, taking {}", release.name());
-    download(&archive, &release, &packages, scratch.path(), cache)
+    eprintln!("the archive has no {label} kernel any more, taking the next newer series");
+    download_best(&archive, &best.iter().collect::<Vec<_>>(), &packages, scratch.path(), cache)
+}
+
+/// The first that can be had: a mirror between two updates lists packages that it does not have yet.
+fn download_best(
+    archive: &Archive,
+    best: &[&Release],
+    packages: &[String],
+    scratch: &Path,
+    cache: &Path,
+) -> Result<Kernel> {
+    let mut failed = None;
+    for release in best {
+        match download(archive, release, packages, &scratch.join(release.name()), cache) {
+            Ok(kernel) => return Ok(kernel),
+            Err(error) => {
+                eprintln!("{error:#}");
+                failed = Some(error);
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| anyhow!("the archive has no such kernel")))
 }
 
 /// Kernels among packages: `linux-image-RELEASE` holds it all, or `linux-binary-RELEASE` the image and

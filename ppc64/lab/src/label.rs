@@ -88,47 +88,62 @@ pub enum Match {
     Newer,
 }
 
-/// The newest release of the label's series, else the newest of the next newer series.
-pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, &Release)> {
+/// Kernels the table of docs/validation.md was made with. They are preferred while the archive has them: a newer one may
+/// behave in a way the model does not know yet.
+const SHOWN: [[u32; 3]; 2] = [[6, 12, 107], [7, 2, 13]];
+
+/// Releases of the label's series, else of the next newer series, the best first: those that were shown, then the newest.
+pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, Vec<&Release>)> {
     let fitting = || releases.iter().filter(|r| r.large_pages == label.large_pages && r.series() >= label.series);
     let series = fitting().map(Release::series).min()?;
-    let newest =
-        fitting().filter(|r| r.series() == series).max_by(|a, b| (&a.numbers, &a.name).cmp(&(&b.numbers, &b.name)))?;
+    let mut best: Vec<&Release> = fitting().filter(|r| r.series() == series).collect();
+    let rank = |r: &Release| (SHOWN.iter().any(|shown| r.numbers == shown), r.numbers.clone(), r.name.clone());
+    best.sort_by_cached_key(|r| core::cmp::Reverse(rank(r)));
     let how = if series == label.series { Match::Series } else { Match::Newer };
-    Some((how, newest))
+    Some((how, best))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ARCHIVE: [&str; 6] = [
+    const ARCHIVE: [&str; 8] = [
         "6.12.94+deb13-powerpc64le",
         "6.12.107+deb13-powerpc64le",
         "6.12.107+deb13-powerpc64le-64k",
         "7.2.9+deb13-powerpc64le-64k",
         "7.2.11+deb13-powerpc64le-64k",
         "7.4.1+deb13-powerpc64le-64k",
+        "7.4.9+deb13-powerpc64le-64k",
+        "7.4.11+deb13-powerpc64le-64k",
     ];
 
     fn chosen(label: &str) -> Option<(Match, String)> {
         let releases: Vec<Release> = ARCHIVE.iter().map(|name| name.parse().unwrap()).collect();
-        choose(label.parse().unwrap(), &releases).map(|(how, r)| (how, r.name().to_owned()))
+        choose(label.parse().unwrap(), &releases).map(|(how, best)| (how, best[0].name().to_owned()))
     }
 
     #[test]
     fn the_newest_of_the_series_by_number_not_by_text() {
-        let expected = Some((Match::Series, ARCHIVE[1].into()));
-        assert_eq!(chosen("6.12"), expected);
+        let expected = Some((Match::Series, ARCHIVE[7].into()));
+        assert_eq!(chosen("7.4-64k"), expected);
         let expected = Some((Match::Series, ARCHIVE[4].into()));
         assert_eq!(chosen("7.2-64k"), expected);
+    }
+
+    #[test]
+    fn a_kernel_that_was_shown_comes_before_newer_ones_and_these_before_older_ones() {
+        let names = ["6.12.94+deb13-powerpc64le", "6.12.117+deb13-powerpc64le", "6.12.107+deb13-powerpc64le"];
+        let releases: Vec<Release> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let (_, best) = choose("6.12".parse().unwrap(), &releases).unwrap();
+        assert_eq!(best.iter().map(|r| r.name()).collect::<Vec<_>>(), [names[2], names[1], names[0]]);
     }
 
     #[test]
     fn the_next_newer_series_stands_in() {
         let expected = Some((Match::Newer, ARCHIVE[4].into()));
         assert_eq!(chosen("6.18-64k"), expected);
-        let expected = Some((Match::Newer, ARCHIVE[5].into()));
+        let expected = Some((Match::Newer, ARCHIVE[7].into()));
         assert_eq!(chosen("7.3-64k"), expected);
     }
 
