@@ -1,9 +1,12 @@
-//! Bytes of memory per live map, whatever its length, and allocations of a map and unmap in steady state.
+//! Bytes of memory per live map, whatever its length, and allocations of a map and unmap in steady state; bytes per TCE of
+//! a guest's table.
 //!
 //! `cargo bench --bench memory`
 
 use dhat::{HeapStats, Profiler};
-use spapr_iommu::addr::{Bytes, Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::addr::{Bytes, GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, PhbConfig, Slot, Slots};
+use spapr_iommu::host::Memory;
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::null::Null;
 use spapr_iommu::permission::Permission;
@@ -49,6 +52,33 @@ fn main() -> Result<(), Box<dyn Error>> {
         let blocks = HeapStats::get().total_blocks - before;
         let per_map = |total: f64| total / COUNT as f64;
         println!("{:>12} {:>14.1} {:>28.4}", Bytes(len), per_map(bytes as f64), per_map(blocks as f64));
+    }
+    guest_tables()
+}
+
+/// A guest's window as large as it can be, in which so many TCEs are entered by lists of 512.
+fn guest_tables() -> Result<(), Box<dyn Error>> {
+    let model = Arc::new(Model::new("powernv9-4k".parse()?));
+    let slots = Arc::new(Slots::new(model.clone()));
+    let guest = GuestRange::new(GuestAddr(0), 64 << 20)?;
+    slots.insert(Slot { guest, user: model.allocate(guest.len(), PageShift::P4K)?.start() })?;
+    let iommu = GuestIommu::new(&Registry::new(model), slots.clone());
+    iommu.add_memory()?;
+    let phb = iommu.add_phb(PhbConfig::new(1, Liobn(1))?)?;
+    let list: Vec<u8> = (0..512_u64).flat_map(|n| (n << 12 | 3).to_be_bytes()).collect();
+    slots.write(GuestAddr(0), &list)?;
+    println!("\na guest's window of 2^31 TCEs");
+    println!("{:>12} {:>14} {:>14}", "touched", "bytes", "bytes per TCE");
+    let before = HeapStats::get().curr_bytes;
+    let table = phb.create_window(12, 43)?;
+    let mut done = 0_u64;
+    for touched in [0, 1 << 18, 1 << 20, 1 << 22] {
+        while done < touched {
+            iommu.h_put_tce_indirect(table.liobn(), table.window().start().0 + (done << 12), 0, 512)?;
+            done += 512;
+        }
+        let bytes = HeapStats::get().curr_bytes - before;
+        println!("{touched:>12} {bytes:>14} {:>14.2}", bytes as f64 / touched.max(1) as f64);
     }
     Ok(())
 }

@@ -32,6 +32,9 @@ const LEAF: usize = 512;
 /// Leaves of a branch.
 const BRANCH: usize = 512;
 
+/// An entry is whole by itself: nothing else is read by its word.
+const RELAXED: Ordering = Ordering::Relaxed;
+
 type Leaf = [AtomicU64; LEAF];
 type Branch = [OnceLock<Box<Leaf>>; BRANCH];
 
@@ -70,6 +73,25 @@ impl Sparse {
         Some(branch.get(leaf)?.get_or_init(new_leaf))
     }
 
+    /// Calls `part` with what there is of leaves in `first..first + count`. What was never written is passed over, by the
+    /// branch and by the leaf.
+    fn each_leaf(&self, first: u64, count: u64, mut part: impl FnMut(u64, &[AtomicU64])) {
+        let end = first.saturating_add(count).min(self.len);
+        let mut at = first;
+        while at < end {
+            let (branch, _, offset) = Self::split(at);
+            if self.branches.get(branch).is_none_or(|branch| branch.get().is_none()) {
+                at = (branch as u64 + 1) * (LEAF * BRANCH) as u64;
+                continue;
+            }
+            let len = (LEAF - offset).min(usize::try_from(end - at).unwrap_or(LEAF));
+            if let Some(leaf) = self.leaf(at) {
+                part(at, &leaf[offset..][..len]);
+            }
+            at += len as u64;
+        }
+    }
+
     /// Bytes of leaves.
     #[cfg(test)]
     fn bytes(&self) -> usize {
@@ -92,7 +114,7 @@ fn parts(first: u64, count: u64) -> impl Iterator<Item = (u64, usize)> {
 
 impl Entries for Sparse {
     fn load(&self, index: u64) -> u64 {
-        self.leaf(index).map_or(0, |leaf| leaf[Self::split(index).2].load(Ordering::Relaxed))
+        self.leaf(index).map_or(0, |leaf| leaf[Self::split(index).2].load(RELAXED))
     }
 
     fn store(&self, first: u64, values: &[u64]) {
@@ -108,42 +130,33 @@ impl Entries for Sparse {
             };
             let Some(leaf) = leaf else { continue };
             for (entry, &value) in leaf[Self::split(at).2..].iter().zip(here) {
-                entry.store(value, Ordering::Relaxed);
+                entry.store(value, RELAXED);
             }
         }
     }
 
     fn fill(&self, first: u64, count: u64, value: u64) {
+        if value == 0 {
+            self.each_leaf(first, count, |_, part| part.iter().for_each(|entry| entry.store(0, RELAXED)));
+            return;
+        }
         for (at, len) in parts(first, count.min(self.len.saturating_sub(first))) {
-            let leaf = if value == 0 { self.leaf(at) } else { self.make_leaf(at) };
-            let Some(leaf) = leaf else { continue };
+            let Some(leaf) = self.make_leaf(at) else { continue };
             for entry in &leaf[Self::split(at).2..][..len] {
-                entry.store(value, Ordering::Relaxed);
+                entry.store(value, RELAXED);
             }
         }
     }
 
     fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
-        let end = first.saturating_add(count).min(self.len);
-        let mut at = first;
-        while at < end {
-            let (branch, _, offset) = Self::split(at);
-            // What was never written is passed over by the branch and by the leaf.
-            if self.branches.get(branch).is_none_or(|branch| branch.get().is_none()) {
-                at = (branch as u64 + 1) * (LEAF * BRANCH) as u64;
-                continue;
-            }
-            let len = (LEAF - offset).min(usize::try_from(end - at).unwrap_or(LEAF));
-            if let Some(leaf) = self.leaf(at) {
-                for (entry, index) in leaf[offset..][..len].iter().zip(at..) {
-                    match entry.load(Ordering::Relaxed) {
-                        0 => {}
-                        value => visit(index, value),
-                    }
+        self.each_leaf(first, count, |at, part| {
+            for (entry, index) in part.iter().zip(at..) {
+                match entry.load(RELAXED) {
+                    0 => {}
+                    value => visit(index, value),
                 }
             }
-            at += len as u64;
-        }
+        });
     }
 }
 

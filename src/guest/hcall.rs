@@ -18,9 +18,7 @@ impl GuestIommu {
     /// `H_PUT_TCE`: enters one TCE at `ioba`, which is a bus address, the window's start included. A TCE without rights
     /// unmaps, and is kept as it is. What was there before is replaced.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
-        let table = self.table(liobn)?;
-        let first = table.index(ioba, 1)?;
-        table.put(self.ram(), first, &[tce])
+        self.with_table(liobn, |table| table.put(self.ram(), table.index(ioba, 1)?, &[tce]))
     }
 
     /// `H_PUT_TCE_INDIRECT`: enters the `count` TCEs, 512 at most, that lie big endian at `list` in guest memory. The list is
@@ -59,9 +57,7 @@ impl GuestIommu {
 
     /// `H_GET_TCE`: the TCE at `ioba` as the guest entered it, 0 where it never did. Waits for nobody.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
-        let table = self.table(liobn)?;
-        let index = table.index(ioba, 1)?;
-        Ok(table.load(index))
+        self.with_table(liobn, |table| Ok(table.load(table.index(ioba, 1)?)))
     }
 
     /// A hypercall as `KVM_EXIT_PAPR_HCALL` hands it over: its number and r4 to r12. What the guest gets in r3 is returned,

@@ -213,6 +213,15 @@ impl GuestIommu {
 
     /// The table with that LIOBN. While it is kept, so are the devices behind it.
     pub fn table(&self, liobn: Liobn) -> Result<Arc<TceTable>, HcallError> {
-        self.directory.0.load().get(&liobn).cloned().ok_or(HcallError::NoTable { liobn })
+        self.with_table(liobn, |table| Ok(Arc::clone(table)))
+    }
+
+    /// Does something with that table, without counting a user of it: that costs more than a lookup.
+    fn with_table<T>(
+        &self,
+        liobn: Liobn,
+        act: impl FnOnce(&Arc<TceTable>) -> Result<T, HcallError>,
+    ) -> Result<T, HcallError> {
+        act(self.directory.0.load().get(&liobn).ok_or(HcallError::NoTable { liobn })?)
     }
 }

@@ -9,7 +9,7 @@ use crate::addr::{Iova, IovaRange, PageShift};
 use crate::kvm::{Acceleration, KvmError};
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -156,6 +156,11 @@ impl Phb {
     /// Its windows: the default one, if the guest still has it, and the dynamic one.
     pub fn tables(&self) -> Arc<Vec<Arc<TceTable>>> {
         self.tables.load_full()
+    }
+
+    /// The same, for a look that counts no user of them.
+    pub(super) fn tables_now(&self) -> Guard<Arc<Vec<Arc<TceTable>>>> {
+        self.tables.load()
     }
 
     pub(super) fn default_table(&self) -> Option<Arc<TceTable>> {

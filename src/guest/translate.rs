@@ -40,13 +40,13 @@ impl TceTable {
 impl Phb {
     /// Where a device behind this PHB gets with `iova`. Waits for nobody: hypercalls of other vCPUs may go on.
     pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
-        self.tables().iter().find(|table| table.window().contains(iova))?.translate(iova)
+        self.tables_now().iter().find(|table| table.window().contains(iova))?.translate(iova)
     }
 }
 
 impl GuestIommu {
     /// Where `iova` leads in the window with that LIOBN.
     pub fn translate(&self, liobn: Liobn, iova: Iova) -> Option<GuestTranslation> {
-        self.table(liobn).ok()?.translate(iova)
+        self.with_table(liobn, |table| Ok(table.translate(iova))).ok()?
     }
 }

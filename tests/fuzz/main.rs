@@ -1,5 +1,11 @@
 //! The kept inputs of the fuzzer, run as ordinary tests. `tests/fuzz/README.md` tells how they come to be.
 
+#[path = "../guest/bench.rs"]
+#[allow(dead_code, reason = "its short ways are for tests/guest")]
+mod bench;
+#[path = "../hostile/mod.rs"]
+#[allow(dead_code, reason = "the threads are for tests/guest")]
+mod hostile;
 #[path = "targets/mod.rs"]
 mod targets;
 #[path = "../twin/mod.rs"]
@@ -42,4 +48,9 @@ fn no_kept_raw_call_upsets_the_model() {
 #[test]
 fn no_kept_text_upsets_the_scenarios() {
     replay("scenario", targets::scenario);
+}
+
+#[test]
+fn no_kept_guest_gets_out_of_its_memory() {
+    replay("guest", targets::guest);
 }

@@ -10,10 +10,9 @@ mod setup;
 mod step;
 mod twin;
 
-pub(crate) use ground::{Ground, Outcome};
+pub(crate) use {ground::Ground, setup::Setup, step::Step};
 #[allow(unused_imports, reason = "for the threads of tests/guest")]
-pub(crate) use setup::{SLOTS, Setup};
-pub(crate) use step::Step;
+pub(crate) use {ground::Outcome, setup::SLOTS};
 
 use arbitrary::Unstructured;
 use twin::Twin;

@@ -2,6 +2,10 @@
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "each target is one of several")]
 
+#[path = "../../guest/bench.rs"]
+mod bench;
+#[path = "../../hostile/mod.rs"]
+mod hostile;
 #[path = "../targets/mod.rs"]
 mod targets;
 #[path = "../../twin/mod.rs"]

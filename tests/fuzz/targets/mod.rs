@@ -6,7 +6,7 @@ mod scenario;
 
 pub(crate) use scenario::scenario;
 
-use crate::twin::Sequence;
+use crate::{hostile, twin::Sequence};
 
 /// A sequence of calls of the library: no trap is met, and all agrees after each.
 pub(crate) fn space(input: &[u8]) {
@@ -22,10 +22,18 @@ pub(crate) fn raw(input: &[u8]) {
     }
 }
 
+/// A hostile guest: nothing leads out of its RAM, and all tables agree after each of its calls.
+pub(crate) fn guest(input: &[u8]) {
+    if let Ok(sequence) = hostile::Sequence::decode(input) {
+        sequence.run();
+    }
+}
+
 /// An input as a person reads it.
 pub(crate) fn show(target: &str, input: &[u8]) -> String {
     match target {
         "space" => format!("{:?}", Sequence::decode(input)),
+        "guest" => format!("{:?}", hostile::Sequence::decode(input)),
         "raw" => format!("{:?}", raw::Calls::decode(input)),
         _ => String::from_utf8_lossy(input).into_owned(),
     }
