@@ -2,7 +2,7 @@
 
 use super::output::{Watch, replay};
 use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments};
-use crate::replay::{Options, ReplayError, Report, Trace, TraceError};
+use crate::replay::{Options, ReplayError, Report, Trace};
 use crate::scenario::Machine;
 use std::path::Path;
 
@@ -34,7 +34,7 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
         Err(error) => {
             eprintln!("{shown}: {error}");
             match error {
-                ReplayError::Trace(_) | ReplayError::Size(_) | ReplayError::Slots(_) => Exit::Usage,
+                ReplayError::Trace(_) | ReplayError::Size(_) | ReplayError::DefaultWindow { .. } => Exit::Usage,
                 _ => Exit::Obstacle,
             }
         }
@@ -43,17 +43,17 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
 
 fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
     let trace = Trace::read(path, |lines| watch.message(format!("{lines} lines read")))?;
-    let machine = machine(arguments.host, &trace)?;
+    let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
     let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;
     Ok((machine, report))
 }
 
-fn machine(host: HostChoice, trace: &Trace) -> Result<Machine, TraceError> {
-    Ok(match host {
+fn machine(host: HostChoice, trace: &Trace) -> Machine {
+    match host {
         HostChoice::Vfio => Machine::vfio(),
-        HostChoice::Model(preset) => Machine::model(preset.unwrap_or(DEFAULT_PRESET), trace.bridges()?),
-    })
+        HostChoice::Model(preset) => Machine::model(preset.unwrap_or(DEFAULT_PRESET), trace.bridges()),
+    }
 }
 
 /// Differences that are told; the JSON document has more.

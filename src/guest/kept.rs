@@ -14,6 +14,7 @@ use super::phb::{Phb, PhbError};
 use super::table::TceTable;
 use crate::addr::UserRange;
 use crate::kvm::{KernelTable, TableSpec};
+use crate::space::MapError;
 use std::sync::Arc;
 
 /// A table of the kernel's.
@@ -90,12 +91,12 @@ impl Phb {
     }
 
     /// Keeps all of the guest's RAM registered for what KVM maps.
-    pub(super) fn hold(&self) -> Result<(), PhbError> {
+    pub(super) fn hold(&self) -> Result<(), MapError> {
         if self.kvm.is_none() {
             return Ok(());
         }
         let ram: Vec<UserRange> = self.ram.slots().iter().filter_map(|slot| slot.user_range()).collect();
-        Ok(self.space().hold(&ram)?)
+        self.space().hold(&ram)
     }
 
     /// Tells the space all that the kernel did in the tables it keeps.
@@ -120,7 +121,7 @@ impl GuestIommu {
     }
 
     /// The reverse, and for RAM that is new.
-    pub(super) fn hold(&self) -> Result<(), PhbError> {
+    pub(super) fn hold(&self) -> Result<(), MapError> {
         for phb in self.phbs() {
             let groups = phb.groups.lock();
             if !groups.is_empty() {

@@ -61,22 +61,23 @@ mod slots;
 mod state;
 mod table;
 mod tce;
+mod tokens;
 mod translate;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 
 pub use ddw::{DdwError, DdwOffer};
-pub use device_tree::{DdwTokens, Property};
+pub use device_tree::Property;
 pub use entries::Entries;
 pub use error::HcallError;
 pub use liobn::Liobn;
 pub use memory::{GuestMemory, NoMemory, Slot};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
-pub use rtas::RtasCall;
 pub use slots::{Slots, SlotsOverlap};
 pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use table::TceTable;
+pub use tokens::{DdwTokens, RtasCall};
 pub use translate::GuestTranslation;
 #[cfg(feature = "vm-memory")]
 pub use vm_memory::{PhbIommu, VmMemory};
@@ -150,8 +151,8 @@ impl GuestIommu {
 
     /// Registers the slots of the guest's memory that are new: at the start, and when memory was plugged in.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
-        self.ram.add()?;
-        self.hold().map_err(|error| AddMemoryError::Hold(Box::new(error)))
+        self.ram.add(|carries| self.phbs().iter().try_for_each(|phb| phb.reaches(carries)))?;
+        Ok(self.hold()?)
     }
 
     /// Gives a slot back. While TCEs lead into it that is refused, and names them; but from then on the guest maps no more of
@@ -187,6 +188,12 @@ impl GuestIommu {
         let mut phbs = self.phbs.lock();
         if phbs.iter().any(|phb| phb.config().buid == config.buid) {
             return Err(PhbError::BuidTaken { buid: config.buid });
+        }
+        // A dynamic window's LIOBN is its PHB's also while there is none.
+        let ours = [config.liobn, config.dynamic_liobn()];
+        let theirs = phbs.iter().flat_map(|phb| [phb.config().liobn, phb.config().dynamic_liobn()]);
+        if let Some(liobn) = theirs.into_iter().find(|liobn| ours.contains(liobn)) {
+            return Err(PhbError::LiobnTaken { liobn });
         }
         let kvm = self.kvm.as_ref().map(Acceleration::beside);
         let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory), kvm)?);

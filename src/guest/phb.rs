@@ -3,7 +3,7 @@
 use super::Directory;
 use super::error::HcallError;
 use super::liobn::Liobn;
-use super::ram::GuestRam;
+use super::ram::{AddMemoryError, GuestRam};
 use super::table::{Behind, TceTable};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::kvm::{Acceleration, KvmError};
@@ -12,6 +12,9 @@ use crate::window::{DEFAULT_PAGE, WindowRequest};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::sync::Arc;
+
+/// The most TCEs of a table: 512 GiB of them, which no host has.
+const MOST_ENTRIES: u64 = 1 << 36;
 
 /// What a PHB is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +65,17 @@ pub enum PhbError {
         liobn: Liobn,
     },
     /// The windows are not sound.
-    #[error("default window {default}, dynamic one at {dynamic}: whole pages are needed, and they may not overlap")]
+    #[error(
+        "default window {default}, dynamic one at {dynamic} with up to {entries:#x} TCEs: whole pages are needed, they may not \
+         overlap, and a table has at most {MOST_ENTRIES:#x} TCEs"
+    )]
     Windows {
         /// The default window.
         default: IovaRange,
         /// Where the dynamic one starts.
         dynamic: Iova,
+        /// The most TCEs of the dynamic one.
+        entries: u64,
     },
     /// A group cannot be attached or detached.
     #[error(transparent)]
@@ -122,15 +130,14 @@ impl Phb {
         directory: Arc<Directory>,
         kvm: Option<Acceleration>,
     ) -> Result<Self, PhbError> {
-        let PhbConfig { default, dynamic, .. } = config;
-        if !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & (1 << 34) - 1 != 0 || dynamic < default.end() {
-            return Err(PhbError::Windows { default, dynamic });
+        let PhbConfig { default, dynamic, entries, .. } = config;
+        let large = entries > MOST_ENTRIES || default.len() >> DEFAULT_PAGE.get() > MOST_ENTRIES;
+        if large || !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & ((1 << 34) - 1) != 0 || dynamic < default.end() {
+            return Err(PhbError::Windows { default, dynamic, entries });
         }
         let space = AddressSpace::new(ram.registry());
         let phb = Self { config, ram, directory, kvm, space, tables: ArcSwap::default(), groups: Mutex::default() };
-        let taken = phb.directory.0.load().contains_key(&config.dynamic_liobn());
-        let taken = taken || phb.directory.0.load().contains_key(&config.liobn);
-        match !taken && phb.enter(phb.keep(TceTable::new(config.liobn, default, DEFAULT_PAGE))) {
+        match phb.enter(phb.keep(TceTable::new(config.liobn, default, DEFAULT_PAGE))) {
             true => Ok(phb),
             false => Err(PhbError::LiobnTaken { liobn: config.liobn }),
         }
@@ -211,6 +218,15 @@ impl Phb {
             writers.iter_mut().for_each(|writer| writer.behind = Behind::Nothing);
         }
         Ok(())
+    }
+
+    /// Whether the host's windows have pages that memory carries.
+    pub(super) fn reaches(&self, carries: PageShift) -> Result<(), AddMemoryError> {
+        let windows = self.space.status().windows;
+        match windows.iter().map(|(window, _)| window).find(|window| window.page > carries) {
+            Some(window) => Err(AddMemoryError::Page { carries, window: window.range, page: window.page }),
+            None => Ok(()),
+        }
     }
 
     /// Gives the host the guest's windows and what is mapped in them.

@@ -2,9 +2,9 @@
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
-use super::phb::PhbError;
 use crate::addr::{GuestAddr, GuestRange, IovaRange, PageShift};
 use crate::registry::{Lease, RegisterError, Registry, ReleaseError};
+use crate::space::MapError;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -24,12 +24,25 @@ pub enum AddMemoryError {
         /// What was there.
         gone: Slot,
     },
+    /// Devices could not reach it: the host's window has larger pages than it carries.
+    #[error(
+        "new RAM carries pages of {carries}, and devices reach RAM through the window {window} with pages of {page}: back it with \
+         memory like that there is, or have the guest give up the window"
+    )]
+    Page {
+        /// The largest IOMMU page it carries.
+        carries: PageShift,
+        /// The host's window.
+        window: IovaRange,
+        /// Its page.
+        page: PageShift,
+    },
     /// It cannot be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// It is registered, but cannot be for what KVM maps.
     #[error(transparent)]
-    Hold(Box<PhbError>),
+    Hold(#[from] MapError),
 }
 
 /// Why guest RAM cannot be removed. It stays, but takes no new TCE, until it is removed or kept.
@@ -159,8 +172,8 @@ impl GuestRam {
         (bits != 0).then(|| PageShift::new(bits.trailing_zeros().min(34)).unwrap_or(PageShift::P4K))
     }
 
-    /// Registers the slots that are new.
-    pub(super) fn add(&self) -> Result<(), AddMemoryError> {
+    /// Registers the slots that are new, unless `check` minds the largest page that all RAM carries then.
+    pub(super) fn add(&self, check: impl Fn(PageShift) -> Result<(), AddMemoryError>) -> Result<(), AddMemoryError> {
         let mut leases = self.leases.lock();
         let wanted = self.memory.slots();
         let now = self.snapshot();
@@ -176,6 +189,8 @@ impl GuestRam {
         let ranges = added.iter().map(|slot| slot.user_range().ok_or(AddMemoryError::Slot { asked: *slot }));
         let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
         let new = self.registry.register_all(&ranges)?;
+        // Dropped leases are memory given back.
+        ranges.iter().filter_map(|range| self.registry.carries(*range)).min().map_or(Ok(()), check)?;
         leases.extend(added.iter().map(|slot| slot.guest).zip(new));
         let leaving = |slot: &Slot| now.0.iter().any(|ram| ram.slot == *slot && ram.leaving);
         self.now

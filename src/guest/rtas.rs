@@ -2,9 +2,9 @@
 
 use super::GuestIommu;
 use super::ddw::DdwError;
-use super::device_tree::DdwTokens;
 use super::liobn::Liobn;
 use super::phb::Phb;
+use super::tokens::{DdwTokens, RtasCall};
 use crate::addr::GuestAddr;
 use crate::uapi::papr::DDW_PAGE_SHIFTS;
 use crate::uapi::papr::hcall::{H_PARAMETER, H_SUCCESS};
@@ -13,19 +13,6 @@ use std::sync::Arc;
 
 /// Most cells of arguments and results together.
 const MOST_CELLS: usize = 16;
-
-/// An RTAS call that is ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RtasCall {
-    /// `ibm,query-pe-dma-window`: config address, BUID high, low; 5 results, or 6 with a 64-bit block.
-    QueryPeDmaWindow,
-    /// `ibm,create-pe-dma-window`: config address, BUID high, low, page shift, window shift; status, LIOBN, address high, low.
-    CreatePeDmaWindow,
-    /// `ibm,remove-pe-dma-window`: LIOBN; status.
-    RemovePeDmaWindow,
-    /// `ibm,reset-pe-dma-window`: config address, BUID high, low, and perhaps 1 for limited addressing; status.
-    ResetPeDmaWindow,
-}
 
 const fn high(value: u64) -> u32 {
     (value >> 32) as u32

@@ -194,7 +194,8 @@ impl TceTable {
     pub(super) fn requests(&self, ram: &GuestRam) -> Result<Vec<MapRequest>, HcallError> {
         let mut requests = Requests::default();
         let ram = ram.snapshot();
-        let mut pages = runs::Pages::new(&ram);
+        // RAM whose removal was refused is mapped still.
+        let mut pages = runs::Pages::new(&ram).even_leaving();
         let mut result = Ok(());
         self.entries.each(0, self.len(), &mut |first, tce| {
             if result.is_ok() {

@@ -1,9 +1,9 @@
 //! Compares what came of a step with what came of it under QEMU, and counts.
 
 use super::infer::{Entry, Known, written};
-use super::report::{Difference, MOST_DIFFERENCES, Offer, Offers, Report};
+use super::report::{Difference, MOST_DIFFERENCES, MOST_OFFERS, Offer, Offers, Report};
 use super::run::known;
-use super::windows::{Placed, Step, Window, WindowId};
+use super::story::{Placed, Step, Window, WindowId};
 use crate::addr::GuestAddr;
 use crate::guest::GuestTranslation;
 use crate::permission::Permission;
@@ -136,19 +136,14 @@ impl<'a> Comparison<'a> {
         spent: bool,
     ) {
         let Step::Translate { liobn, ioba, target, permission, mask } = placed.step else { return };
+        let what = format!("bus address {ioba:#x} of LIOBN {liobn:#x}");
+        self.agree(placed, &what, here.map(|there| there.guest), reach);
         let unknown = window.is_some_and(|window| self.is_unknown(window, ioba));
         let counts = &mut self.report.translations;
         match (spent, unknown) {
             (true, _) => return counts.proofs += 1,
             (_, true) => return counts.unknown += 1,
             _ => counts.compared += 1,
-        }
-        let what = format!("bus address {ioba:#x} of LIOBN {liobn:#x}");
-        let emulated = here.map(|there| there.guest);
-        if emulated != reach {
-            let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
-            let here = format!("{} for a device of the host", shown(reach));
-            self.differ(placed, what.clone(), format!("leads to {} for an emulated device", shown(emulated)), here);
         }
         let qemu = Permission::from_bits(permission).map(|permission| (target, permission, mask));
         let here = here.map(|there| (there.page.floor(there.guest.0), there.permission, there.mask() as u32));
@@ -158,6 +153,15 @@ impl<'a> Comparison<'a> {
                 None => "leads nowhere".to_owned(),
             };
             self.differ(placed, what, shown(qemu), shown(here));
+        }
+    }
+
+    /// Emulated devices and those of the host get to the same byte, whatever QEMU says.
+    fn agree(&mut self, placed: &Placed, what: &str, emulated: Option<GuestAddr>, reach: Option<GuestAddr>) {
+        if emulated != reach {
+            let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
+            let qemu = format!("does not say, but here an emulated device gets to {}", shown(emulated));
+            self.differ(placed, what.to_owned(), qemu, format!("a device of the host to {}", shown(reach)));
         }
     }
 
@@ -179,7 +183,8 @@ impl<'a> Comparison<'a> {
         let Some([_, windows, largest, pages, _]) = rets else { return };
         let qemu = Offer { windows: free, largest: block, pages: sizes };
         let here = Offer { windows, largest: u64::from(largest), pages };
-        if !self.report.offers.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
+        let told = &self.report.offers;
+        if told.len() < MOST_OFFERS && !told.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
             self.report.offers.push(Offers { line: placed.line, qemu, here });
         }
     }

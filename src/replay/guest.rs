@@ -2,7 +2,7 @@
 //! kernel is told.
 
 use super::run::ReplayError;
-use super::windows::{Bridge, Step, Story};
+use super::story::{Bridge, Step, Story};
 use crate::addr::{GuestAddr, GuestRange, Iova, IovaRange, UserRange};
 use crate::guest::{GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
 use crate::host::recording::Recording;
@@ -25,7 +25,12 @@ pub(super) struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     /// A guest with `memory` bytes of RAM from address 0 on, and the bridges of the trace.
-    pub(super) fn new(machine: &'a Machine, story: &Story, memory: u64, default: u64) -> Result<Self, ReplayError> {
+    pub(super) fn new(
+        machine: &'a Machine,
+        story: &Story,
+        memory: u64,
+        default: IovaRange,
+    ) -> Result<Self, ReplayError> {
         let groups = machine.groups(story.bridges.len())?;
         let recording = Arc::new(Recording::new(machine.host()));
         let registry = Registry::new(Arc::clone(&recording) as Arc<dyn Host>);
@@ -72,10 +77,10 @@ impl<'a> Guest<'a> {
 }
 
 /// A bridge as QEMU's: what a VMM decides for itself is what the trace shows QEMU to have decided.
-fn config(story: &Story, bridge: &Bridge, default: u64) -> Result<PhbConfig, ReplayError> {
+fn config(story: &Story, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, ReplayError> {
     let liobn = u32::try_from(bridge.liobn).unwrap_or_default();
     let mut config = PhbConfig::new(bridge.buid, Liobn(liobn))?;
-    config.default = IovaRange::new(Iova(0), default)?;
+    config.default = default;
     let masks = story.steps.iter().filter_map(|placed| match placed.step {
         Step::Query { buid, pages, .. } if buid == bridge.buid => Some(pages),
         _ => None,

@@ -13,7 +13,7 @@
 //! An entry without proof is unknown: it is replayed as no mapping, and nothing about it is compared until it is written
 //! again.
 
-use super::windows::{Placed, Step, Story, Window, WindowId};
+use super::story::{Placed, Step, Story, Window, WindowId};
 use crate::permission::Permission;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -80,7 +80,7 @@ impl Proofs {
                 sights.insert((id, index), Sight { step: at, tce });
             }
             let Some((first, count)) = written(placed, window) else { continue };
-            let list = list(story, placed).filter(|_| !proofs.is_direct(id));
+            let list = list(story, placed).filter(|list| !proofs.is_direct(list));
             for (index, sight) in take(&mut sights, id, first, count) {
                 if let Some(list) = list.filter(|list| index + 1 < list.first + list.count) {
                     proofs.seen.entry(at).or_default().insert(index - list.first, sight.tce);
@@ -91,8 +91,9 @@ impl Proofs {
         proofs
     }
 
-    fn is_direct(&self, window: WindowId) -> bool {
-        self.direct.get(window).copied().unwrap_or(false)
+    /// Whether the list maps RAM directly. One that ends without rights says nothing of the rights before.
+    fn is_direct(&self, list: &List) -> bool {
+        self.direct.get(list.window).copied().unwrap_or(false) && list.last & 3 != 0
     }
 
     /// Whether that step is a proof, so that comparing it would be to compare it with itself.
@@ -111,7 +112,7 @@ impl Proofs {
         }
         let window = story.windows.get(placed.window?)?;
         let Some(list) = list(story, placed).filter(|_| ret == 0) else { return Some(entries) };
-        if self.is_direct(list.window) {
+        if self.is_direct(&list) {
             let low = tce & window.page.mask();
             for (index, entry) in (list.first..).zip(&mut entries).filter(|(_, entry)| entry.known == Known::Unknown) {
                 *entry = Entry { tce: index << window.page.get() | low, known: Known::Direct };
@@ -234,13 +235,15 @@ fn fill_runs(entries: &mut [Entry], window: &Window) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::{Iova, IovaRange};
     use crate::replay::Trace;
 
     const CREATE: &str = "spapr_iommu_ddw_create buid=0x800000020000000 addr=0x0, page size=0x10000, \
                           requested=0x100000000, start addr=0x800000000000000, liobn=0x80000001\n";
 
     fn story(text: &str) -> Story {
-        Story::new(&Trace::from_text(text.as_bytes(), |_| ()).unwrap(), 1 << 30).unwrap()
+        let default = IovaRange::new(Iova(0), 1 << 30).unwrap();
+        Story::new(&Trace::from_text(text.as_bytes(), |_| ()).unwrap(), default).unwrap()
     }
 
     /// The entries of the last list of a trace: what each is known by, and its TCE.
@@ -271,6 +274,8 @@ mod tests {
         assert_eq!(last_list(&direct), known);
         let elsewhere = format!("{CREATE}{}{}", dynamic(0, 0x9_0003), dynamic(0x3_0000, 0x5_0001));
         assert_eq!(last_list(&elsewhere)[0], (Known::Unknown, 0));
+        let cleared = format!("{direct}{}", dynamic(0x6_0000, 0));
+        assert_eq!(last_list(&cleared)[0], (Known::Unknown, 0), "no rights at the end say nothing of those before");
         let put = "spapr_iommu_pci_put liobn=0x80000001 ioba=0x800000000000000 tce=0x90003 ret=0\n";
         assert_eq!(last_list(&format!("{direct}{put}"))[0], (Known::Unknown, 0));
     }

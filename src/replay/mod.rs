@@ -8,7 +8,7 @@
 //! use spapr_iommu::scenario::Machine;
 //!
 //! let trace = Trace::read("tests/replay/traces/nvme-ddw.trace.xz".as_ref(), |_lines| ())?;
-//! let machine = Machine::model("powernv9-64k".parse()?, trace.bridges()?);
+//! let machine = Machine::model("powernv9-64k".parse()?, trace.bridges());
 //! let report = trace.replay(&machine, &Options::default(), |_done, _all| ())?;
 //! assert!(report.passed);
 //! assert_eq!(report.translations.compared, 924);
@@ -23,8 +23,9 @@ mod open;
 mod ram;
 mod report;
 mod run;
+mod story;
+mod tell;
 mod trace;
-mod windows;
 
 pub use report::{Difference, Entries, Hypercalls, Ioctls, Lines, Offer, Offers, Report, Rtas, Tces, Translations};
 pub use run::{Options, ReplayError};

@@ -1,6 +1,6 @@
 //! How much memory the guest had: the trace shows some of it.
 
-use super::windows::{Step, Story};
+use super::story::{Step, Story};
 
 /// The least a guest is given, bytes.
 const LEAST: u64 = 16 << 20;
@@ -27,11 +27,12 @@ pub(super) fn guess(story: &Story) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::{Iova, IovaRange};
     use crate::replay::Trace;
 
     fn guess_of(text: &str) -> u64 {
         let trace = Trace::from_text(text.as_bytes(), |_| ()).unwrap();
-        guess(&Story::new(&trace, 1 << 30).unwrap())
+        guess(&Story::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap()).unwrap())
     }
 
     #[test]

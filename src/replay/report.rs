@@ -5,6 +5,8 @@ use serde::Serialize;
 
 /// Differences that are told one by one; all are counted.
 pub(super) const MOST_DIFFERENCES: usize = 100;
+/// Answers to queries that are told.
+pub(super) const MOST_OFFERS: usize = 16;
 
 /// What a replay came to.
 #[derive(Clone, Debug, Serialize)]
@@ -35,7 +37,7 @@ pub struct Report {
     pub ioctls: Ioctls,
     /// Translations of emulated devices.
     pub translations: Translations,
-    /// What a query said under QEMU and says here; that may differ, for it is what the host can back.
+    /// What queries said under QEMU and say here, the first 16 that differ from each other; it is what the host can back.
     pub offers: Vec<Offers>,
     /// What came out otherwise than under QEMU, the first 100.
     pub differences: Vec<Difference>,

@@ -3,11 +3,11 @@
 use super::compare::Comparison;
 use super::guest::Guest;
 use super::infer::{Entry, Known, Proofs};
-use super::ram;
 use super::report::{Ioctls, Lines, Report};
+use super::story::{Placed, Step, Story};
 use super::trace::{Trace, TraceError};
-use super::windows::{Placed, Step, Story};
-use crate::addr::{Bytes, RangeError};
+use super::{ram, tell};
+use crate::addr::{Bytes, Iova, IovaRange, PageShift, RangeError};
 use crate::guest::{AddMemoryError, PhbError, RtasCall, SlotsOverlap};
 use crate::host::Errno;
 use crate::scenario::{End, Machine, NotHere};
@@ -33,6 +33,15 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The default window.
+    fn default_range(&self) -> Result<IovaRange, ReplayError> {
+        let range = IovaRange::new(Iova(0), self.default_window)?;
+        let whole = range.is_aligned(PageShift::P4K);
+        whole.then_some(range).ok_or(ReplayError::DefaultWindow { bytes: self.default_window })
+    }
+}
+
 /// Why a trace cannot be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -50,6 +59,12 @@ pub enum ReplayError {
         /// What the host says.
         errno: Errno,
     },
+    /// The default window is not whole pages.
+    #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
+    DefaultWindow {
+        /// Its size.
+        bytes: u64,
+    },
     /// A size is none.
     #[error(transparent)]
     Size(#[from] RangeError),
@@ -66,8 +81,8 @@ pub enum ReplayError {
 
 impl Trace {
     /// PCI host bridges that the trace names: as many groups of the host are needed.
-    pub fn bridges(&self) -> Result<usize, TraceError> {
-        Ok(Story::new(self, DEFAULT_WINDOW)?.bridges.len())
+    pub fn bridges(&self) -> usize {
+        tell::bridges(self).len()
     }
 
     /// Replays the trace on a machine. `progress` is told steps done and all steps now and then.
@@ -81,11 +96,12 @@ impl Trace {
         options: &Options,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Report, ReplayError> {
-        let story = Story::new(self, options.default_window)?;
+        let default = options.default_range()?;
+        let story = Story::new(self, default)?;
         let proofs = Proofs::new(&story);
         let locked = machine.locked();
         let memory = options.memory.unwrap_or_else(|| ram::guess(&story));
-        let guest = Guest::new(machine, &story, memory, options.default_window)?;
+        let guest = Guest::new(machine, &story, memory, default)?;
         let mut report = blank(self, &story, machine, memory);
         let mut run = Run { story: &story, proofs: &proofs, guest: &guest, comparison: Comparison::new(&mut report) };
         let mut ioctls = Ioctls::default();

@@ -1,10 +1,14 @@
 //! A guest with RAM and one PHB over a model, and the question whether its table, the space and the hardware agree.
 
+#[path = "../shared/joined.rs"]
+mod joined;
+
+use joined::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::recording::Recording;
-use spapr_iommu::host::{Host, Memory, Platform};
+use spapr_iommu::host::{Fd, Host, Memory, Platform};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::sync::Arc;
@@ -44,12 +48,17 @@ impl Bench {
 
     /// Without RAM.
     pub(crate) fn bare(preset: &str) -> Self {
-        let model = Arc::new(Model::new(preset.parse().unwrap()));
+        Self::over(Model::new(preset.parse().unwrap()), PhbConfig::new(BUID, LIOBN).unwrap())
+    }
+
+    /// On that machine, with that PHB, without RAM.
+    pub(crate) fn over(model: Model, config: PhbConfig) -> Self {
+        let model = Arc::new(model);
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(host.clone());
         let slots = Arc::new(Slots::new(model.clone()));
         let iommu = GuestIommu::new(&registry, slots.clone());
-        let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
+        let phb = iommu.add_phb(config).unwrap();
         Self { host, model, registry, slots, iommu, phb }
     }
 
@@ -72,7 +81,7 @@ impl Bench {
         for (chunk, number) in tces.chunks(512).zip(0..) {
             self.list(chunk);
             let page = self.iommu.table(liobn).unwrap().page();
-            let ioba = ioba + (number * 512 << page.get());
+            let ioba = ioba + ((number * 512) << page.get());
             self.iommu.h_put_tce_indirect(liobn, ioba, LIST, chunk.len() as u64).unwrap();
         }
     }
@@ -84,18 +93,22 @@ impl Bench {
         (count("VFIO_IOMMU_MAP_DMA"), count("VFIO_IOMMU_UNMAP_DMA"))
     }
 
-    /// What a table leads to in user memory, page by page of 4 KiB.
-    fn leads(&self, table: &TceTable) -> Vec<(u64, u64, Permission)> {
+    /// What a table leads to in user memory: each page, in as many parts as slots have of it.
+    fn leads(&self, table: &TceTable) -> Vec<Stretch> {
+        let slots = self.slots.slots();
         let mut found = Vec::new();
         table.each(&mut |index, tce| {
             let Some(permission) = Permission::from_bits((tce & 3) as u32) else { return };
-            for part in (0..table.page().bytes()).step_by(4096) {
-                let at = GuestAddr((tce & !3) + part);
-                let slots = self.slots.slots();
-                let slot = slots.iter().find(|slot| slot.guest.contains(at)).expect("a TCE leads to RAM");
-                let iova = table.window().start().0 + (index << table.page().get()) + part;
-                found.push((iova, slot.user.0 + (at.0 - slot.guest.start().0), permission));
-            }
+            let page = guest(tce & !3, table.page().bytes());
+            let iova = table.window().start().0 + (index << table.page().get());
+            let parts = slots.iter().filter_map(|slot| Some((slot, slot.guest.intersection(&page)?)));
+            let before = found.len();
+            found.extend(parts.map(|(slot, part)| {
+                let (iova, user) = (part.start().0 - page.start().0 + iova, part.start().0 - slot.guest.start().0);
+                (iova, part.len(), user + slot.user.0, permission)
+            }));
+            let there: u64 = found[before..].iter().map(|part| part.1).sum();
+            assert_eq!(there, page.len(), "TCE {tce:#x} leads to RAM");
         });
         found
     }
@@ -105,24 +118,25 @@ impl Bench {
     pub(crate) fn agrees(&self) {
         assert_eq!(self.model.violations(), []);
         let powernv = Host::platform(self.model.as_ref()) == Some(Platform::Powernv);
-        let seen = |permission| match permission {
-            Permission::Write if powernv => Permission::ReadWrite,
-            other => other,
+        let seen = |(iova, len, user, permission)| match permission {
+            Permission::Write if powernv => (iova, len, user, Permission::ReadWrite),
+            _ => (iova, len, user, permission),
         };
-        let mut expected: Vec<_> = self.phb.tables().iter().flat_map(|table| self.leads(table)).collect();
-        expected.sort_by_key(|(iova, ..)| *iova);
-        expected.iter_mut().for_each(|(.., permission)| *permission = seen(*permission));
-        for container in self.model.containers() {
-            let tables = self.model.tables(container);
-            let mut entries = Vec::new();
-            for entry in tables.iter().flat_map(|table| &table.entries) {
-                for part in (0..entry.iova.len()).step_by(4096) {
-                    entries.push((entry.iova.start().0 + part, entry.user.0 + part, entry.permission));
-                }
+        let mut open = self.model.containers();
+        for phb in self.iommu.phbs() {
+            let groups = phb.space().status().groups;
+            let expected = joined(phb.tables().iter().flat_map(|table| self.leads(table)).map(seen));
+            let its = |fd: &Fd| self.model.groups_in(*fd).iter().any(|group| groups.iter().any(|g| g.group == *group));
+            let (of, others) = open.into_iter().partition(its);
+            open = others;
+            for container in of {
+                let tables = self.model.tables(container);
+                let entries = tables.iter().flat_map(|table| &table.entries);
+                let entries = joined(entries.map(|e| (e.iova.start().0, e.iova.len(), e.user.0, e.permission)));
+                assert_eq!(entries, expected, "tables of {container}");
             }
-            entries.sort_by_key(|(iova, ..)| *iova);
-            assert_eq!(entries, expected, "tables of {container}");
         }
+        assert_eq!(open, [], "containers of no PHB");
     }
 
     /// Drops everything; nothing is left behind.
@@ -144,5 +158,5 @@ pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
 
 /// TCEs with all rights for pages that follow each other.
 pub(crate) fn tces(first: u64, count: u64, page: PageShift) -> Vec<u64> {
-    (0..count).map(|n| first + (n << page.get()) | 3).collect()
+    (0..count).map(|n| (first + (n << page.get())) | 3).collect()
 }

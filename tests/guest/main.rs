@@ -5,7 +5,12 @@ mod bench;
 mod devices;
 mod hcalls;
 mod memory;
+mod sequences;
 mod state;
+mod vcpus;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 mod windows;
+
+#[path = "../hostile/mod.rs"]
+mod hostile;

@@ -1,8 +1,9 @@
 //! Memory that is plugged in and out.
 
-use crate::bench::{Bench, LIOBN, PRESETS, RAM, guest, iova, tces};
+use crate::bench::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, RAM, guest, iova, tces};
 use spapr_iommu::addr::{GuestAddr, PageShift, UserAddr};
 use spapr_iommu::guest::{AddMemoryError, HcallError, RemoveMemoryError, Slot};
+use spapr_iommu::host::Memory;
 
 const MORE: u64 = 16 << 20;
 
@@ -23,7 +24,7 @@ fn memory_plugged_in_can_be_mapped_at_once_and_is_few_regions() {
 #[test]
 fn slots_that_continue_in_user_memory_are_one_region() {
     let bench = Bench::bare("powernv9-64k");
-    let user = spapr_iommu::host::Memory::allocate(bench.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
+    let user = Memory::allocate(bench.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
     for n in 0..4 {
         let slot = Slot { guest: guest(n * 2 * MORE, MORE), user: UserAddr(user.0 + n * MORE) };
         bench.slots.insert(slot).unwrap();
@@ -67,5 +68,38 @@ fn memory_that_goes_without_a_word_is_noticed() {
     assert_eq!(bench.iommu.add_memory(), Err(AddMemoryError::Vanished { gone }));
     assert!(matches!(bench.iommu.remove_memory(guest(0, MORE)), Err(RemoveMemoryError::NoSlot { .. })));
     bench.iommu.remove_memory(gone.guest).unwrap();
+    bench.ends_clean();
+}
+
+#[test]
+fn memory_that_devices_could_not_reach_is_not_added() {
+    let bench = Bench::bare("pseries-64k");
+    let huge = Memory::allocate(bench.model.as_ref(), MORE, PageShift::P2M).unwrap().start();
+    bench.slots.insert(Slot { guest: guest(0, MORE), user: huge }).unwrap();
+    bench.iommu.add_memory().unwrap();
+    bench.phb.attach(0).unwrap();
+    bench.phb.create_window(21, 30).unwrap();
+    let window = bench.phb.space().status().windows.iter().find(|(window, _)| window.range.start().0 == BIG).unwrap().0;
+    assert_eq!(window.page, PageShift::P2M);
+    let before = bench.registry.regions();
+    let ordinary = Memory::allocate(bench.model.as_ref(), MORE, PageShift::P64K).unwrap().start();
+    bench.slots.insert(Slot { guest: guest(RAM, MORE), user: ordinary }).unwrap();
+    let (range, page) = (window.range, window.page);
+    let refused = AddMemoryError::Page { carries: PageShift::P64K, window: range, page };
+    assert_eq!(bench.iommu.add_memory(), Err(refused));
+    assert_eq!(bench.registry.regions(), before);
+    bench.phb.remove_window(DYNAMIC).unwrap();
+    bench.iommu.add_memory().unwrap();
+    bench.agrees();
+    bench.ends_clean();
+}
+
+#[test]
+fn a_device_joins_while_memory_that_is_mapped_is_to_go() {
+    let bench = Bench::new("powernv9-64k");
+    bench.put(LIOBN, 0, &tces(0, 4, PageShift::P4K));
+    bench.iommu.remove_memory(guest(0, RAM)).unwrap_err();
+    bench.phb.attach(0).unwrap();
+    bench.agrees();
     bench.ends_clean();
 }

@@ -1,8 +1,8 @@
 //! Dynamic windows, as RTAS calls ask for them.
 
-use crate::bench::{BIG, BUID, Bench, DYNAMIC, LIOBN, LIST, PRESETS, tces};
-use spapr_iommu::addr::{GuestAddr, PageShift};
-use spapr_iommu::guest::{DdwTokens, GuestMemory, RtasCall};
+use crate::bench::{BIG, BUID, Bench, DYNAMIC, LIOBN, LIST, PRESETS, iova, tces};
+use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
+use spapr_iommu::guest::{DdwTokens, GuestMemory, Liobn, PhbConfig, PhbError, RtasCall};
 
 const TOKENS: DdwTokens = DdwTokens { query: 0x2034, create: 0x2035, remove: 0x2036, reset: 0x2037 };
 const HIGH: u32 = (BUID >> 32) as u32;
@@ -112,4 +112,27 @@ fn the_device_tree_says_what_the_calls_take() {
     assert_eq!(value("ibm,ddw-applicable")[..4], TOKENS.query.to_be_bytes());
     assert_eq!(value("ibm,ddw-extensions").len(), 12);
     assert_eq!(TOKENS.call(0x2037), Some(RtasCall::ResetPeDmaWindow));
+}
+
+#[test]
+fn a_phb_that_makes_no_sense_is_refused() {
+    let bench = Bench::new("powernv9-64k");
+    let good = PhbConfig { buid: 7, ..PhbConfig::new(7, Liobn(0x100)).unwrap() };
+    assert_eq!(bench.iommu.add_phb(PhbConfig { buid: BUID, ..good }).unwrap_err(), PhbError::BuidTaken { buid: BUID });
+    for liobn in [LIOBN, DYNAMIC, Liobn(LIOBN.0 - 1)] {
+        let refused = bench.iommu.add_phb(PhbConfig { liobn, ..good });
+        assert!(matches!(refused, Err(PhbError::LiobnTaken { .. })), "{liobn}");
+    }
+    let windows = [
+        PhbConfig { default: iova(0, 0x1800), ..good },
+        PhbConfig { default: iova(0, 1 << 62), ..good },
+        PhbConfig { entries: 1 << 40, ..good },
+        PhbConfig { dynamic: Iova(0), ..good },
+        PhbConfig { dynamic: Iova((1 << 59) + 4096), ..good },
+    ];
+    for config in windows {
+        assert!(matches!(bench.iommu.add_phb(config), Err(PhbError::Windows { .. })), "{config:x?}");
+    }
+    bench.iommu.add_phb(good).unwrap();
+    bench.ends_clean();
 }

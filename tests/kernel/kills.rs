@@ -121,4 +121,5 @@ pub(crate) fn killed_at_any_moment() -> Result<(), Failed> {
     }
     // A lost region is more than that.
     process::none_lost(free, now.2, (NOISE + KEPT * u64::from(windows)).min(RAM / 2 - 1))
+        .map_err(|error| format!("SEED={seed}: {}", error.message().unwrap_or("")).into())
 }

@@ -34,7 +34,7 @@ pub(crate) fn text(name: &str) -> String {
 /// Replays a trace on a model.
 pub(crate) fn replay(name: &str, preset: &str) -> Report {
     let trace = Trace::read(&root().join(path(name)), |_| ()).unwrap();
-    let machine = Machine::model(preset.parse().unwrap(), trace.bridges().unwrap());
+    let machine = Machine::model(preset.parse().unwrap(), trace.bridges());
     trace.replay(&machine, &Options::default(), |_, _| ()).unwrap()
 }
 

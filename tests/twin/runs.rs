@@ -1,5 +1,10 @@
 //! What should be mapped, the naive way: a list that is walked from end to end.
 
+#[path = "../shared/joined.rs"]
+mod joined;
+
+pub(crate) use joined::{Stretch, joined};
+
 use spapr_iommu::permission::Permission;
 
 /// A stretch of bus addresses that leads to a stretch of user memory.
@@ -61,21 +66,7 @@ impl Runs {
     }
 
     /// In order, those joined that continue each other.
-    pub(crate) fn joined(&self) -> Vec<(u64, u64, u64, Permission)> {
+    pub(crate) fn joined(&self) -> Vec<Stretch> {
         joined(self.0.iter().map(|run| (run.iova, run.len, run.user, run.permission)))
     }
-}
-
-/// Bus address, length, user address, permission: in order, those joined that continue each other.
-pub(crate) fn joined(runs: impl Iterator<Item = (u64, u64, u64, Permission)>) -> Vec<(u64, u64, u64, Permission)> {
-    let mut sorted: Vec<_> = runs.collect();
-    sorted.sort_by_key(|run| run.0);
-    let mut all: Vec<(u64, u64, u64, Permission)> = Vec::new();
-    for run in sorted {
-        match all.last_mut() {
-            Some(last) if (last.0 + last.1, last.2 + last.1, last.3) == (run.0, run.2, run.3) => last.1 += run.1,
-            _ => all.push(run),
-        }
-    }
-    all
 }

@@ -23,32 +23,34 @@ pub fn meminfo_kib(field: &str) -> Result<u64> {
         .with_context(|| format!("/proc/meminfo has no {field}"))
 }
 
-/// Free memory once nothing more comes back by itself.
-///
-/// Freed pages arrive late, for instance from RCU callbacks, and the per-CPU lists of free pages, some of
-/// which stay there for good, are not part of MemFree.
+/// Free memory once it stays the same: freed pages arrive late, for instance from RCU callbacks.
 pub fn settled_free_kib() -> Result<u64> {
     let page_kib = page_size()? / 1024;
-    let mut best = 0;
-    let mut unchanged = 0;
-    for _ in 0..30 {
+    let (mut last, mut best, mut unchanged) = (0, 0, 0);
+    for _ in 0..40 {
         nix::unistd::sync();
         fs::write("/proc/sys/vm/drop_caches", "3").context("drop caches")?;
         shrink_slabs();
         sleep(Duration::from_millis(100));
-        let zones = fs::read_to_string("/proc/zoneinfo").context("read /proc/zoneinfo")?;
-        let free = meminfo_kib("MemFree")? + per_cpu_pages(&zones) * page_kib;
-        if free > best {
-            best = free;
-            unchanged = 0;
-        } else {
-            unchanged += 1;
-        }
+        let free = free_pages()? * page_kib;
+        unchanged = if free == last { unchanged + 1 } else { 0 };
+        (last, best) = (free, best.max(free));
         if unchanged == 3 {
-            break;
+            return Ok(free);
         }
     }
     Ok(best)
+}
+
+/// Free pages of all zones, those on the per-CPU lists among them, some of which stay there for good.
+///
+/// A CPU adds to a zone's number what it took and gave back, in steps: of ten pages in a machine with 2 GiB, so that two
+/// readings may be 1280 KiB apart where pages have 64 KiB. It is told to add the rest first. Both kinds of pages are read
+/// from one file: between two, pages go from the lists to the zone, and would count twice. What is left are readings that
+/// are too low while the lists shrink; they differ from each other.
+fn free_pages() -> Result<u64> {
+    fs::write("/proc/sys/vm/stat_refresh", "1").context("bring the numbers of free pages up to date")?;
+    Ok(pages(&fs::read_to_string("/proc/zoneinfo").context("read /proc/zoneinfo")?))
 }
 
 /// Has slab caches give back what each CPU keeps at hand. Not every cache allows it.
@@ -58,13 +60,13 @@ fn shrink_slabs() {
     }
 }
 
-/// Pages on the per-CPU lists of all zones.
-fn per_cpu_pages(zones: &str) -> u64 {
-    zones
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("count:"))
-        .filter_map(|count| count.trim().parse::<u64>().ok())
-        .sum()
+/// Free pages of all zones and those on their per-CPU lists.
+fn pages(zones: &str) -> u64 {
+    let number = |line: &str| {
+        let line = line.trim();
+        line.strip_prefix("pages free").or_else(|| line.strip_prefix("count:"))?.trim().parse::<u64>().ok()
+    };
+    zones.lines().filter_map(number).sum()
 }
 
 /// Sets aside huge pages of the default size.
@@ -82,12 +84,14 @@ pub fn reserve_huge_pages(pages: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::per_cpu_pages;
+    use super::pages;
 
     #[test]
-    fn per_cpu_lists_are_added_up() {
-        let zones = "Node 0, zone   Normal\n  pages free     31000\n  pagesets\n    cpu: 0\n              \
-            count:    12\n              high:     40\n    cpu: 1\n              count:    3\n";
-        assert_eq!(per_cpu_pages(zones), 15);
+    fn free_pages_and_per_cpu_lists_of_all_zones_are_added_up() {
+        let zones = "Node 0, zone   Normal\n  per-node stats\n      nr_inactive_anon 7\n  pages free     31000\n        \
+            boost    0\n        min      90\n      nr_free_pages 31000\n  pagesets\n    cpu: 0\n              \
+            count:    12\n              high:     40\n    cpu: 1\n              count:    3\n\
+            Node 0, zone  Movable\n  pages free     200\n  pagesets\n    cpu: 0\n              count: 1\n";
+        assert_eq!(pages(zones), 31000 + 12 + 3 + 200 + 1);
     }
 }

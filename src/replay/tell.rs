@@ -5,6 +5,7 @@
 //! had, when the machine was reset.
 
 use super::line::Event;
+use super::story::{Bridge, Placed, Step, Story, Window, WindowId};
 use super::trace::{Trace, TraceError};
 use crate::addr::{Iova, IovaRange, PageShift};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,93 +19,28 @@ const BASE_BUID: u64 = 0x0800_0000_2000_0000;
 /// Bridges of a machine, which lie 1 TiB apart between 32 and 64 TiB (likewise).
 const MOST_BRIDGES: u64 = 31;
 /// The most entries a list may have (LoPAR, H_PUT_TCE_INDIRECT).
-pub(super) const MOST_ENTRIES: u64 = 512;
-
-/// A window, from when it is made to when it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) liobn: u64,
-    pub(super) range: IovaRange,
-    pub(super) page: PageShift,
-    /// Made by ibm,create-pe-dma-window.
-    pub(super) dynamic: bool,
-}
-
-/// An index into [`Story::windows`].
-pub(super) type WindowId = usize;
-
-/// An event as the guest saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The machine was reset; this is the LIOBN of a bridge's default window.
-    MachineReset { liobn: u64 },
-    /// H_PUT_TCE.
-    Put { liobn: u64, ioba: u64, tce: u64, ret: i64 },
-    /// H_GET_TCE.
-    Get { liobn: u64, ioba: u64, tce: u64, ret: i64 },
-    /// H_STUFF_TCE.
-    Stuff { liobn: u64, ioba: u64, tce: u64, pages: u64, ret: i64 },
-    /// H_PUT_TCE_INDIRECT of `count` entries, the last of which is `tce`.
-    Indirect { liobn: u64, ioba: u64, list: u64, count: u64, tce: u64, ret: i64 },
-    /// A translation; the IOBA is the whole bus address.
-    Translate { liobn: u64, ioba: u64, target: u64, permission: u32, mask: u32 },
-    /// ibm,query-pe-dma-window.
-    Query { buid: u64, address: u32, windows: u32, largest: u64, pages: u32 },
-    /// ibm,create-pe-dma-window.
-    Create { buid: u64, address: u32, page: u32, size: u32, start: u64, liobn: u64 },
-    /// ibm,remove-pe-dma-window.
-    Remove { liobn: u64 },
-    /// ibm,reset-pe-dma-window.
-    Reset { buid: u64, address: u32 },
-}
-
-/// A step, where it stands, and the window it is about, if there is one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
-    pub(super) line: u64,
-    pub(super) step: Step,
-    pub(super) window: Option<WindowId>,
-}
-
-/// A trace as the guest saw it.
-#[derive(Debug, Default)]
-pub(super) struct Story {
-    pub(super) steps: Vec<Placed>,
-    pub(super) windows: Vec<Window>,
-    /// The bridges, by the LIOBN of their default window.
-    pub(super) bridges: Vec<Bridge>,
-}
-
-/// A PCI host bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bridge {
-    pub(super) liobn: u64,
-    pub(super) buid: u64,
-}
-
-impl Window {
-    /// The number of the entry at a bus address, if the window has it.
-    pub(super) fn index(&self, ioba: u64) -> Option<u64> {
-        let inside = self.range.contains(Iova(ioba));
-        inside.then(|| (ioba - self.range.start().0) >> self.page.get())
-    }
-
-    /// Entries of its table.
-    pub(super) fn entries(&self) -> u64 {
-        self.range.len() >> self.page.get()
-    }
-}
+const MOST_ENTRIES: u64 = 512;
 
 impl Story {
-    /// What the trace tells, with default windows of `default` bytes at bus address 0.
-    pub(super) fn new(trace: &Trace, default: u64) -> Result<Self, TraceError> {
-        let mut teller = Teller::new(trace, default)?;
-        let ahead = news(trace);
+    /// What the trace tells, with such a default window behind each bridge, of 4 KiB pages.
+    pub(super) fn new(trace: &Trace, default: IovaRange) -> Result<Self, TraceError> {
+        let mut teller = Teller::new(trace, default);
+        let news = news(trace);
         for (at, (line, event)) in trace.events.iter().enumerate() {
-            teller.add(*line, event, ahead.contains(&at))?;
+            teller.add(*line, event, news.contains(&at))?;
         }
         Ok(teller.story)
     }
+}
+
+/// The bridges a trace names, in the order of their LIOBNs.
+pub(super) fn bridges(trace: &Trace) -> Vec<Bridge> {
+    let named = trace.events.iter().filter_map(|(_, event)| match event {
+        Event::Query { buid, .. } | Event::Reset { buid, .. } => bridge_of(*buid),
+        other => other.liobn().and_then(bridge_with),
+    });
+    let bridges: BTreeMap<_, _> = named.map(|bridge| (bridge.liobn, bridge)).collect();
+    bridges.into_values().collect()
 }
 
 /// Which events are table creations that belong to no RTAS call: QEMU prints those of a call before the call itself.
@@ -166,22 +102,13 @@ struct Teller {
 }
 
 impl Teller {
-    fn new(trace: &Trace, default: u64) -> Result<Self, TraceError> {
-        let named = trace.events.iter().filter_map(|(_, event)| match event {
-            Event::Query { buid, .. } | Event::Reset { buid, .. } => bridge_of(*buid),
-            other => other.liobn().and_then(bridge_with),
-        });
-        let bridges: BTreeMap<_, _> = named.map(|bridge| (bridge.liobn, bridge)).collect();
-        let line = trace.events.first().map_or(0, |(line, _)| *line);
-        let range = IovaRange::new(Iova(0), default).ok().filter(|range| range.is_aligned(PageShift::P4K));
-        let what = "the default window has to be a multiple of 4K";
-        let default = range.ok_or(TraceError::Impossible { line, what })?;
-        let story = Story { bridges: bridges.into_values().collect(), ..Story::default() };
+    fn new(trace: &Trace, default: IovaRange) -> Self {
+        let bridges = bridges(trace);
+        let liobns: Vec<_> = bridges.iter().map(|bridge| bridge.liobn).collect();
+        let story = Story { bridges, ..Story::default() };
         let mut teller = Self { story, now: BTreeMap::new(), started: BTreeSet::new(), default };
-        for at in 0..teller.story.bridges.len() {
-            teller.open_default(teller.story.bridges[at].liobn);
-        }
-        Ok(teller)
+        liobns.into_iter().for_each(|liobn| teller.open_default(liobn));
+        teller
     }
 
     fn open(&mut self, window: Window) {
@@ -214,29 +141,27 @@ impl Teller {
                 self.reset(liobn);
                 Step::MachineReset { liobn }
             }
-            Event::Put { liobn, ioba, tce, ret } => {
-                if ret == 0 && known.is_none() {
-                    return Err(missing(liobn));
-                }
-                Step::Put { liobn, ioba, tce, ret }
+            Event::Put { liobn, ret: 0, .. }
+            | Event::Get { liobn, ret: 0, .. }
+            | Event::Stuff { liobn, ret: 0, .. }
+            | Event::Indirect { liobn, ret: 0, .. }
+                if known.is_none() =>
+            {
+                return Err(missing(liobn));
             }
-            Event::Get { liobn, ioba, tce, ret } => {
-                if ret == 0 && known.is_none() {
-                    return Err(missing(liobn));
-                }
-                Step::Get { liobn, ioba, tce, ret }
-            }
+            Event::Put { liobn, ioba, tce, ret } => Step::Put { liobn, ioba, tce, ret },
+            Event::Get { liobn, ioba, tce, ret } => Step::Get { liobn, ioba, tce, ret },
             Event::Stuff { liobn, stopped, tce, pages, ret } => {
-                let page = known.ok_or(missing(liobn))?.page;
-                let bytes = pages.checked_mul(page.bytes()).ok_or(impossible("npages is larger than any window"))?;
-                let began = if ret == 0 { stopped.checked_sub(bytes) } else { Some(stopped) };
-                let ioba =
-                    began.ok_or(impossible("ioba is where H_STUFF_TCE stopped, so it is at least npages pages"))?;
+                let bytes = known.and_then(|window| pages.checked_mul(window.page.bytes()));
+                let began = if ret == 0 { bytes.and_then(|bytes| stopped.checked_sub(bytes)) } else { Some(stopped) };
+                let ioba = began.ok_or(impossible("ioba, where H_STUFF_TCE stopped, is less than npages pages"))?;
                 Step::Stuff { liobn, ioba, tce, pages, ret }
             }
             Event::Indirect { liobn, ioba, list, last, tce, ret } => {
-                let window = known.ok_or(missing(liobn))?;
-                let count = if ret == 0 { last.checked_add(1) } else { failed_count(&window, ioba, last) };
+                let count = match known.filter(|_| ret != 0) {
+                    Some(window) => failed_count(&window, ioba, last),
+                    None => last.checked_add(1),
+                };
                 let count = count.filter(|count| *count <= MOST_ENTRIES);
                 let count = count.ok_or(impossible("iobaN is an index below 512, and the last one a call reached"))?;
                 Step::Indirect { liobn, ioba, list, count, tce, ret }
@@ -307,7 +232,7 @@ mod tests {
 
     fn story(parts: &[&str]) -> Result<Story, TraceError> {
         let trace = Trace::from_text(parts.concat().as_bytes(), |_| ())?;
-        Story::new(&trace, 1 << 30)
+        Story::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap())
     }
 
     fn steps(parts: &[&str]) -> Vec<Step> {
@@ -374,6 +299,17 @@ mod tests {
         assert_eq!(refused(0x1000, 0), Some(0), "a list without entries is refused as well");
         assert_eq!(refused(0x1000, 3), None);
         assert_eq!(refused(0x4000_0000, 3), None);
+    }
+
+    #[test]
+    fn what_is_refused_for_want_of_a_window_is_told() {
+        let put = "spapr_iommu_pci_put liobn=0x80000001 ioba=0x0 tce=0x1003 ret=-4\n";
+        let list = "spapr_iommu_pci_indirect liobn=0x80000001 ioba=0x0 tcelist=0x5000 iobaN=0x0 tceN=0x1003 ret=-4\n";
+        assert_eq!(steps(&[put, list]).len(), 2);
+        for done in [put, list] {
+            let done = done.replace("ret=-4", "ret=0");
+            assert!(matches!(story(&[&done]), Err(TraceError::NoWindow { line: 1, liobn: 0x8000_0001 })), "{done}");
+        }
     }
 
     #[test]
