@@ -119,7 +119,7 @@ pub(super) fn small(report: &mut Report, device: &Copier, phb: &Phb) {
     let put = |ioba, tce| hcall(H_PUT_TCE, [phb.liobn, ioba, tce, 0]).0;
     let queues = phb.window.0 + 0x10_0000;
     let queue = (0..QUEUE_BYTES).step_by(4096);
-    let queue = queue.fold(0, |codes, at| codes | put(queues + at, QUEUES + at | READ_WRITE));
+    let queue = queue.fold(0, |codes, at| codes | put(queues + at, (QUEUES + at) | READ_WRITE));
     let codes = (put(from, FROM | READ), put(to, TO | READ_WRITE) | queue);
     report.check("H_PUT_TCE maps in the default window", codes, (0, 0));
     copies(report, "the device copies through the default window", device, from, to, queues);
