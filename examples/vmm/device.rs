@@ -12,6 +12,8 @@ use std::error::Error;
 pub(crate) enum Kind {
     /// QEMU's teaching device
     Edu,
+    /// A disk controller
+    Nvme,
 }
 
 impl Kind {
@@ -19,6 +21,7 @@ impl Kind {
     pub(crate) fn id(self) -> (u16, u16, u32) {
         match self {
             Self::Edu => (0x1234, 0x11e8, 0x00_ff00),
+            Self::Nvme => (0x1b36, 0x0010, 0x01_0802),
         }
     }
 

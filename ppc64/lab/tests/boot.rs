@@ -1,4 +1,4 @@
-//! Boots machines: `cargo test --release --package ppc64-lab --test boot`. About 30 boots, 4 minutes.
+//! Boots machines: `cargo test --release --package ppc64-lab --test boot`. About 32 boots, 5 minutes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -202,8 +202,10 @@ fn kvm_loads_on_bare_metal() {
 }
 
 /// The example monitor runs its guest with and without acceleration: the guest's own lines are the same.
-fn runs_a_guest(machine: &str) {
-    let line = format!("--machine {machine} --kernel 6.12-64k --kvm -- vmm --accel off --then vmm --accel on");
+fn runs_a_guest(machine: &str, device: &str) {
+    let vmm = format!("vmm --device {device} --accel");
+    let devices = format!("--device {device} --device {device}");
+    let line = format!("--machine {machine} --kernel 6.12-64k {devices} --kvm -- {vmm} off --then {vmm} on");
     let (status, output, _) = run(&line);
     assert_eq!(status, 0, "{output}");
     let checks: Vec<&str> = output.lines().filter(|line| line.starts_with("ok ")).collect();
@@ -220,12 +222,12 @@ fn runs_a_guest(machine: &str) {
 
 #[test]
 fn the_example_monitor_runs_a_guest_on_bare_metal() {
-    runs_a_guest("powernv9");
+    runs_a_guest("powernv9", "edu");
 }
 
 #[test]
 fn the_example_monitor_runs_a_guest_of_a_guest() {
-    runs_a_guest("pseries");
+    runs_a_guest("pseries", "nvme");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Its registers have the byte order of the host's machine, which is big endian.
 
-use super::memory::{read, read32, write};
+use super::memory::{order, read, read32, write};
 
 const IDENTITY: u32 = 0x0100_00ed;
 const SOURCE: u64 = 0x80;
@@ -34,10 +34,10 @@ impl Edu {
     }
 
     fn run(&self, command: u64) -> bool {
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        order();
         self.set(COMMAND, command | START);
         let done = (0..1_000_000).any(|_| self.get(COMMAND) & START == 0);
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        order();
         done
     }
 

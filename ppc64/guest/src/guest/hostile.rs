@@ -19,7 +19,7 @@ pub(super) fn all(report: &mut Report, phb: &Phb, window: &Window, ram: u64) {
     let page = 1 << window.page_shift;
     let (liobn, start) = (window.liobn, window.start);
     let end = start + (window.entries << window.page_shift);
-    memory::write_list(GOOD, (0..LIST + 1).map(|index| index * page % ram | READ_WRITE));
+    memory::write_list(GOOD, (0..LIST + 1).map(|index| (index * page % ram) | READ_WRITE));
     memory::write_list(BAD, (0..LIST).map(|index| if index == LIST - 1 { ram } else { index * page } | READ_WRITE));
     let nobody = 0x1234_5678;
     let refused: [(&str, u64, [u64; 4]); 17] = [

@@ -1,20 +1,19 @@
 //! What an honest guest does: it maps its memory, has the device copy, looks, and unmaps.
 
 use super::console::say;
-use super::edu::Edu;
+use super::copier::{Copier, LEN};
 use super::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, hcall};
 use super::memory::{self, BUFFERS};
+use super::nvme::{QUEUE_BYTES, QUEUES};
 use super::report::Report;
 use super::rtas::Window;
-use super::tree::Phb;
+use super::tree::{Kind, Phb};
 use ppc64_guest::H_PLUG;
 
 const READ_WRITE: u64 = 3;
 const READ: u64 = 1;
 /// TCEs of one H_PUT_TCE_INDIRECT.
 pub(super) const LIST: u64 = 512;
-/// Bytes the device copies.
-const LEN: u64 = 4096;
 /// Where lists of TCEs lie.
 pub(super) const LISTS: u64 = BUFFERS;
 /// Where the device reads, and where it writes.
@@ -59,14 +58,14 @@ impl<'a> Ram<'a> {
 }
 
 /// The large window: all RAM, 512 TCEs a call, at the window's start.
-pub(super) fn large(report: &mut Report, edu: &Edu, window: &Window, ram: u64) {
+pub(super) fn large(report: &mut Report, device: &Copier, window: &Window, ram: u64) {
     let all = Ram::new(window, ram);
     let (pages, ioba) = (all.pages, |address| all.at(address));
     report.check("H_PUT_TCE_INDIRECT maps all RAM, 512 TCEs a call", all.map(), 0);
     let last = pages - 1;
     let found = hcall(H_GET_TCE, [window.liobn, ioba(last << window.page_shift), 0, 0]);
     report.check("H_GET_TCE gives the last TCE back", found, (0, last << window.page_shift | READ_WRITE));
-    copies(report, "the device copies RAM through the large window", edu, ioba(FROM), ioba(TO));
+    copies(report, "the device copies RAM through the large window", device, ioba(FROM), ioba(TO), ioba(QUEUES));
 
     // A second page for where the device writes: one TCE over another.
     let other = TO + (1 << 20);
@@ -74,7 +73,7 @@ pub(super) fn large(report: &mut Report, edu: &Edu, window: &Window, ram: u64) {
     report.check("H_PUT_TCE replaces a TCE", code, 0);
     memory::fill(FROM, LEN, 2);
     memory::fill(TO, LEN, 3);
-    let copied = edu.copy(ioba(FROM), ioba(TO), LEN);
+    let copied = device.copy(ioba(FROM), ioba(TO), ioba(QUEUES));
     let seen = (copied, memory::differs(other, LEN, 2), memory::differs(TO, LEN, 3));
     report.check("the device writes where the new TCE leads", seen, (true, None, None));
 
@@ -82,13 +81,13 @@ pub(super) fn large(report: &mut Report, edu: &Edu, window: &Window, ram: u64) {
     let found = hcall(H_GET_TCE, [window.liobn, ioba(TO), 0, 0]);
     report.check("H_GET_TCE gives 0 then", found, (0, 0));
     memory::fill(other, LEN, 4);
-    edu.copy(ioba(FROM), ioba(TO), LEN);
+    device.copy(ioba(FROM), ioba(TO), ioba(QUEUES));
     report.check("the device reaches nothing any more", memory::differs(other, LEN, 4), None);
 }
 
 /// A device that is plugged while RAM is mapped sees it as the first one does, and what is mapped afterwards. All of it is left
 /// mapped.
-pub(super) fn plugged(report: &mut Report, window: &Window, ram: u64) -> Result<(), &'static str> {
+pub(super) fn plugged(report: &mut Report, kind: Kind, window: &Window, ram: u64) -> Result<(), &'static str> {
     let all = Ram::new(window, ram);
     report.check("H_PUT_TCE_INDIRECT maps all RAM again", all.map(), 0);
     let (code, bar) = hcall(H_PLUG, [0; 4]);
@@ -96,24 +95,34 @@ pub(super) fn plugged(report: &mut Report, window: &Window, ram: u64) -> Result<
         say!("no second device to plug");
         return Ok(());
     }
-    let edu = Edu::new(bar).ok_or("the second device does not answer")?;
-    copies(report, "a device that joins sees what was mapped before", &edu, all.at(FROM), all.at(TO));
+    let device = Copier::new(kind, bar).ok_or("the second device does not answer")?;
+    copies(
+        report,
+        "a device that joins sees what was mapped before",
+        &device,
+        all.at(FROM),
+        all.at(TO),
+        all.at(QUEUES),
+    );
     report.check("H_STUFF_TCE unmaps it from both", all.unmap(), 0);
     memory::fill(TO, LEN, 5);
-    edu.copy(all.at(FROM), all.at(TO), LEN);
+    device.copy(all.at(FROM), all.at(TO), all.at(QUEUES));
     report.check("the device that joined reaches nothing then", memory::differs(TO, LEN, 5), None);
     report.check("H_PUT_TCE_INDIRECT maps for both", all.map(), 0);
-    copies(report, "the device that joined sees what is mapped now", &edu, all.at(FROM), all.at(TO));
+    copies(report, "the device that joined sees what is mapped now", &device, all.at(FROM), all.at(TO), all.at(QUEUES));
     Ok(())
 }
 
 /// The default window, whose pages are 4 KiB: a page to read, a page to write.
-pub(super) fn small(report: &mut Report, edu: &Edu, phb: &Phb) {
+pub(super) fn small(report: &mut Report, device: &Copier, phb: &Phb) {
     let (from, to) = (phb.window.0 + 0x5000, phb.window.0 + 0x9000);
     let put = |ioba, tce| hcall(H_PUT_TCE, [phb.liobn, ioba, tce, 0]).0;
-    let codes = (put(from, FROM | READ), put(to, TO | READ_WRITE));
+    let queues = phb.window.0 + 0x10_0000;
+    let queue = (0..QUEUE_BYTES).step_by(4096);
+    let queue = queue.fold(0, |codes, at| codes | put(queues + at, (QUEUES + at) | READ_WRITE));
+    let codes = (put(from, FROM | READ), put(to, TO | READ_WRITE) | queue);
     report.check("H_PUT_TCE maps in the default window", codes, (0, 0));
-    copies(report, "the device copies through the default window", edu, from, to);
+    copies(report, "the device copies through the default window", device, from, to, queues);
     report.check("H_PUT_TCE unmaps", (put(from, 0), put(to, 0)), (0, 0));
     let found = (hcall(H_GET_TCE, [phb.liobn, from, 0, 0]), hcall(H_GET_TCE, [phb.liobn, to, 0, 0]));
     report.check("H_GET_TCE gives 0 there", found, ((0, 0), (0, 0)));
@@ -121,9 +130,9 @@ pub(super) fn small(report: &mut Report, edu: &Edu, phb: &Phb) {
     report.check("H_PUT_TCE maps a page and leaves it", put(from, FROM | READ), 0);
 }
 
-fn copies(report: &mut Report, what: &str, edu: &Edu, from: u64, to: u64) {
+fn copies(report: &mut Report, what: &str, device: &Copier, from: u64, to: u64, queues: u64) {
     memory::fill(FROM, LEN, 1);
     memory::fill(TO, LEN, 0);
-    let copied = edu.copy(from, to, LEN);
+    let copied = device.copy(from, to, queues);
     report.check(what, (copied, memory::differs(TO, LEN, 1)), (true, None));
 }

@@ -12,7 +12,7 @@ pub(super) fn fill(at: u64, len: u64, seed: u64) {
 
 /// The first byte offset at which the pattern is not there.
 pub(super) fn differs(at: u64, len: u64, seed: u64) -> Option<u64> {
-    fence(Ordering::SeqCst);
+    order();
     (0..len / 8).find(|index| read(at + 8 * index) != pattern(seed, *index)).map(|index| 8 * index)
 }
 
@@ -41,4 +41,15 @@ pub(super) fn read(at: u64) -> u64 {
 pub(super) fn read32(at: u64) -> u32 {
     // SAFETY: as in `write`.
     unsafe { core::ptr::with_exposed_provenance::<u32>(at as usize).read_volatile() }
+}
+
+/// Stores, likewise.
+pub(super) fn write32(at: u64, value: u32) {
+    // SAFETY: as in `write`.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u32>(at as usize).write_volatile(value) }
+}
+
+/// Accesses before are done before those after, to memory and devices alike.
+pub(super) fn order() {
+    fence(Ordering::SeqCst);
 }

@@ -1,22 +1,23 @@
 //! The guest: it finds its PHB, asks for a window, has the device copy its memory, and tries what it must not.
 
 mod console;
+mod copier;
 mod edu;
 mod hcall;
 mod hostile;
 mod library;
 mod maps;
 mod memory;
+mod nvme;
 mod report;
 mod rtas;
 mod start;
 mod tree;
 
 use console::say;
-use edu::Edu;
+use copier::Copier;
 use ppc64_guest::{PHASE_HOSTILE, PHASE_MAPS, PHASE_SET_UP};
 use report::Report;
-use tree::Kind;
 
 /// What `_start` calls: the device tree's address is what the monitor left in r3.
 #[unsafe(no_mangle)]
@@ -34,10 +35,8 @@ fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
     let machine = unsafe { tree::machine(tree) }?;
     let phb = &machine.phb;
     report.check("the default window starts at 0", phb.window.0, 0);
-    if phb.device.kind != Kind::Edu {
-        return Err("no driver for this device");
-    }
-    let edu = Edu::new(phb.device.bar).ok_or("the device does not answer")?;
+    let kind = phb.device.kind;
+    let device = Copier::new(kind, phb.device.bar).ok_or("the device does not answer")?;
     let (windows, page_shift) = phb.query(&phb.ddw).ok_or("no dynamic window to be had")?;
     report.check("one dynamic window is left", windows, 1);
     // Twice the RAM: some of it stays empty.
@@ -46,12 +45,12 @@ fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
     report.check("the dynamic window lies high", window.start >> 32 != 0, true);
 
     report.phase(PHASE_MAPS);
-    maps::large(report, &edu, &window, machine.ram);
-    maps::small(report, &edu, phb);
+    maps::large(report, &device, &window, machine.ram);
+    maps::small(report, &device, phb);
     report.phase(PHASE_HOSTILE);
     hostile::all(report, phb, &window, machine.ram);
     report.phase(PHASE_MAPS);
-    maps::plugged(report, &window, machine.ram)?;
+    maps::plugged(report, kind, &window, machine.ram)?;
     report.phase(PHASE_SET_UP);
     report.check("the window is given back with all that is mapped in it", rtas::remove(&phb.ddw, window.liobn), 0);
     let gone = hcall::hcall(hcall::H_GET_TCE, [window.liobn, window.start, 0, 0]).0;
