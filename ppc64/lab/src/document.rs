@@ -217,7 +217,7 @@ mod tests {
         let text = table("", &[(cell.clone(), shown(K7, "abc", 3, 9))]);
         let columns: Vec<usize> = text.lines().map(|line| line.matches('|').count()).collect();
         assert_eq!(columns, [15; 4]);
-        assert_eq!(rows(&text), [row.clone()]);
+        assert_eq!(rows(&text), std::slice::from_ref(&row));
         assert!(row.is_of(&cell) && !row.is_of(&"pseries:7.2".parse().unwrap()));
     }
 
