@@ -6,6 +6,8 @@ mod bench;
 #[path = "../hostile/mod.rs"]
 #[allow(dead_code, reason = "the threads are for tests/guest")]
 mod hostile;
+#[path = "../shared/joined.rs"]
+mod joined;
 #[path = "targets/mod.rs"]
 mod targets;
 #[path = "../twin/mod.rs"]

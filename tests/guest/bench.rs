@@ -1,9 +1,6 @@
 //! A guest with RAM and one PHB over a model, and the question whether its table, the space and the hardware agree.
 
-#[path = "../shared/joined.rs"]
-mod joined;
-
-use joined::{Stretch, joined};
+use crate::joined::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
 use spapr_iommu::host::model::Model;

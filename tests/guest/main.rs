@@ -14,3 +14,5 @@ mod windows;
 
 #[path = "../hostile/mod.rs"]
 mod hostile;
+#[path = "../shared/joined.rs"]
+mod joined;

@@ -16,5 +16,7 @@ mod together;
 mod twice;
 mod windows;
 
+#[path = "../shared/joined.rs"]
+mod joined;
 #[path = "../twin/mod.rs"]
 mod twin;

@@ -1,9 +1,6 @@
 //! What should be mapped, the naive way: a list that is walked from end to end.
 
-#[path = "../shared/joined.rs"]
-mod joined;
-
-pub(crate) use joined::{Stretch, joined};
+pub(crate) use crate::joined::{Stretch, joined};
 
 use spapr_iommu::permission::Permission;
 

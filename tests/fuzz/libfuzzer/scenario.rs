@@ -6,6 +6,8 @@
 mod bench;
 #[path = "../../hostile/mod.rs"]
 mod hostile;
+#[path = "../../shared/joined.rs"]
+mod joined;
 #[path = "../targets/mod.rs"]
 mod targets;
 #[path = "../../twin/mod.rs"]
