@@ -29,7 +29,8 @@ pub struct PhbConfig {
     pub dynamic: Iova,
     /// Bit n: dynamic windows with pages of 2^n bytes may be offered.
     pub pages: u64,
-    /// The most TCEs of a dynamic window.
+    /// The most TCEs of a dynamic window. A guest can make its table take 8 bytes for each, and with one `H_STUFF_TCE` of a
+    /// value that is not 0 in one call.
     pub entries: u64,
 }
 

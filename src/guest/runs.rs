@@ -25,19 +25,36 @@ pub(super) fn runs(values: &[u64], page: PageShift) -> impl Iterator<Item = Run>
         let rest = values.get(at..)?;
         let (&tce, rest) = rest.split_first()?;
         let step = if tce::permission(tce).is_some() { page.bytes() } else { 0 };
-        let mut next = tce.wrapping_add(step);
-        let mut count = 1;
-        for &value in rest {
-            if value != next {
-                break;
-            }
-            next = next.wrapping_add(step);
-            count += 1;
-        }
+        let count = 1 + continuing(rest, tce.wrapping_add(step), step);
         let first = at as u64;
         at += count;
         Some(Run { first, count: count as u64, tce })
     })
+}
+
+/// How many of the values go on from `next` in such steps. Eight at a time, which takes no branch for each.
+fn continuing(values: &[u64], mut next: u64, step: u64) -> usize {
+    if values.first() != Some(&next) {
+        return 0;
+    }
+    let (eights, _) = values.as_chunks::<8>();
+    let mut count = 0;
+    for eight in eights {
+        let expected = (0..).map(|n: u64| next.wrapping_add(n.wrapping_mul(step)));
+        if eight.iter().zip(expected).fold(0, |differ, (value, expected)| differ | (value ^ expected)) != 0 {
+            break;
+        }
+        next = next.wrapping_add(step.wrapping_mul(8));
+        count += 8;
+    }
+    for &value in values.get(count..).unwrap_or_default() {
+        if value != next {
+            break;
+        }
+        next = next.wrapping_add(step);
+        count += 1;
+    }
+    count
 }
 
 /// Guest pages and where they lie in user memory. Neighbours mostly share a slot, so the last one is tried first.
@@ -87,6 +104,14 @@ impl<'a> Pages<'a> {
         }
         let start = tce::address(run.tce, page).ok_or(HcallError::TceMisaligned { tce: run.tce, page })?;
         let mut at = start;
+        // Most lie in the slot of the one before.
+        if let Some(slot) = self.slot
+            && slot.guest.contains(at)
+            && run.count << page.get() <= slot.guest.end().0 - at.0
+        {
+            part(slot.user(at), run.count << page.get());
+            return Ok(());
+        }
         // A run that wraps leaves its slot before, and nothing lies behind.
         let mut left = run.count << page.get();
         while left != 0 {
@@ -152,6 +177,9 @@ mod tests {
         let values = [0x1003, 0x2003, 0x3001, 0x4001, 0, 0, 4, 4, 0x9003];
         let found: Vec<_> = runs(&values, PageShift::P4K).map(|run| (run.first, run.count, run.tce)).collect();
         assert_eq!(found, [(0, 2, 0x1003), (2, 2, 0x3001), (4, 2, 0), (6, 2, 4), (8, 1, 0x9003)]);
+        let long: Vec<u64> = (1..=40).map(|n| n << 12 | 3).chain([0x29005]).collect();
+        let found: Vec<_> = runs(&long, PageShift::P4K).map(|run| (run.first, run.count)).collect();
+        assert_eq!(found, [(0, 40), (40, 1)]);
         assert_eq!(runs(&[], PageShift::P4K).count(), 0);
         assert_eq!(runs(&[u64::MAX, u64::MAX.wrapping_add(0x1000)], PageShift::P4K).count(), 1);
     }
