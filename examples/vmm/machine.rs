@@ -3,13 +3,13 @@
 use super::counts::Counts;
 use super::device::{BAR, Passed};
 use super::kvm::{Registers, Vm};
-use super::{Options, Switch, image, tree, vectors};
+use super::{Accel, Options, image, tree, vectors};
 use spapr_iommu::addr::{GuestAddr, GuestRange, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots};
 use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory, PciDevice};
-use spapr_iommu::kvm::{self, Acceleration};
+use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
@@ -48,12 +48,15 @@ impl Machine {
 
         let recording = Arc::new(Recording::new(Arc::clone(host)));
         let registry = Registry::new(recording.clone());
-        let iommu = match options.accel {
-            Switch::On => {
-                let acceleration = Acceleration::new(Arc::new(kvm::Vm::new(vm.file())?))?;
-                GuestIommu::accelerated(&registry, slots.clone(), acceleration)
-            }
-            Switch::Off => GuestIommu::new(&registry, slots.clone()),
+        let kvm = || -> Result<Arc<dyn Kvm>, Box<dyn Error>> { Ok(Arc::new(kvm::Vm::new(vm.file())?)) };
+        let acceleration = match options.accel {
+            Accel::On => Some(Acceleration::new(kvm()?)?),
+            Accel::PutOnly => Some(Acceleration::put_only(kvm()?)?),
+            Accel::Off => None,
+        };
+        let iommu = match acceleration {
+            Some(acceleration) => GuestIommu::accelerated(&registry, slots.clone(), acceleration),
+            None => GuestIommu::new(&registry, slots.clone()),
         };
         iommu.add_memory()?;
         let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN)?)?;

@@ -18,7 +18,9 @@ const NEEDED: [(u32, &str); 4] = [
 ];
 
 /// What the kernel shall answer. H_GET_TCE it answers anyhow.
-const HCALLS: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
+const ALL: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
+/// What it answers without harm, whatever a guest asks.
+const HARMLESS: [u64; 1] = [H_PUT_TCE];
 
 /// The acceleration of one DMA address space of a VM, which is a PHB: its groups and its tables, each group tied to each table.
 /// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.
@@ -39,7 +41,19 @@ struct State {
 impl Acceleration {
     /// Accelerates a VM that has no groups and tables yet. Its TCE hypercalls still come to the VMM: they name tables the
     /// kernel does not know.
+    ///
+    /// For guests one trusts: see [what a guest can do to the kernel](super#guests-that-are-not-trusted).
     pub fn new(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
+        Self::with(kvm, &ALL)
+    }
+
+    /// The same, but the kernel answers only H_PUT_TCE and H_GET_TCE; H_PUT_TCE_INDIRECT and H_STUFF_TCE come to the VMM,
+    /// which checks them. For any guest.
+    pub fn put_only(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
+        Self::with(kvm, &HARMLESS)
+    }
+
+    fn with(kvm: Arc<dyn Kvm>, hcalls: &[u64]) -> Result<Self, KvmError> {
         for (capability, name) in NEEDED {
             if kvm.extension(capability).map_err(|errno| call("KVM_CHECK_EXTENSION", errno))? <= 0 {
                 return Err(KvmError::Missing { capability: name });
@@ -50,7 +64,7 @@ impl Acceleration {
             Errno::ENODEV => KvmError::Missing { capability: "the KVM VFIO device" },
             errno => call("KVM_CREATE_DEVICE", errno),
         })?;
-        for number in HCALLS {
+        for &number in hcalls {
             kvm.enable_hcall(number).map_err(|errno| call("KVM_ENABLE_CAP", errno))?;
         }
         Ok(Self { kvm, state: Mutex::default() })

@@ -52,6 +52,13 @@ fn the_kernel_is_asked_for_the_device_and_the_three_hypercalls() {
 }
 
 #[test]
+fn put_only_leaves_lists_and_runs_to_the_vmm() {
+    let kvm = kernel(&[]);
+    let _acceleration = Acceleration::put_only(Arc::new(kvm.clone())).unwrap();
+    assert_eq!(kvm.take_log(), ["device", "enable 0x20"]);
+}
+
+#[test]
 fn a_kernel_that_cannot_is_refused_before_anything_is_asked_of_it() {
     let kvm = kernel(&[]);
     kvm.lack(CAP_SPAPR_TCE_VFIO);
