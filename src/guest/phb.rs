@@ -113,7 +113,7 @@ pub struct Phb {
 impl Phb {
     pub(super) fn new(config: PhbConfig, ram: Arc<GuestRam>, directory: Arc<Directory>) -> Result<Self, PhbError> {
         let PhbConfig { default, dynamic, .. } = config;
-        if !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & (1 << 34) - 1 != 0 || dynamic < default.end() {
+        if !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & ((1 << 34) - 1) != 0 || dynamic < default.end() {
             return Err(PhbError::Windows { default, dynamic });
         }
         let space = AddressSpace::new(ram.registry());

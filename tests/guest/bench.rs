@@ -1,6 +1,7 @@
 //! A guest with RAM and one PHB over a model, and the question whether its table, the space and the hardware agree.
 
 #[path = "../shared/joined.rs"]
+#[allow(clippy::duplicate_mod, reason = "a test that has both a guest and a space has it twice")]
 mod joined;
 
 use joined::{Stretch, joined};
@@ -81,7 +82,7 @@ impl Bench {
         for (chunk, number) in tces.chunks(512).zip(0..) {
             self.list(chunk);
             let page = self.iommu.table(liobn).unwrap().page();
-            let ioba = ioba + (number * 512 << page.get());
+            let ioba = ioba + ((number * 512) << page.get());
             self.iommu.h_put_tce_indirect(liobn, ioba, LIST, chunk.len() as u64).unwrap();
         }
     }
@@ -158,5 +159,5 @@ pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
 
 /// TCEs with all rights for pages that follow each other.
 pub(crate) fn tces(first: u64, count: u64, page: PageShift) -> Vec<u64> {
-    (0..count).map(|n| first + (n << page.get()) | 3).collect()
+    (0..count).map(|n| (first + (n << page.get())) | 3).collect()
 }

@@ -78,7 +78,7 @@ fn a_list_with_one_wrong_tce_changes_nothing() {
         bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
         for (wrong, error) in [
             (RAM | 3, HcallError::NotRam { at: GuestAddr(RAM) }),
-            (u64::MAX & !0xfff | 1, HcallError::NotRam { at: GuestAddr(u64::MAX & !0xfff) }),
+            (!0xfff | 1, HcallError::NotRam { at: GuestAddr(!0xfff) }),
             (0x1803, HcallError::TceMisaligned { tce: 0x1803, page: PageShift::P4K }),
             (0x1007, HcallError::TceMisaligned { tce: 0x1007, page: PageShift::P4K }),
         ] {

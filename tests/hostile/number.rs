@@ -72,13 +72,13 @@ pub(crate) fn tce(u: &mut Unstructured<'_>) -> Result<u64> {
     let slot = pick(u, &[0, 0, 1, 1, 2, 2, 3, 4])?;
     let (start, len) = SLOTS[slot];
     Ok(match kind {
-        0..=7 => start + below(u, 64)? * SMALL | rights,
-        8..=19 => start + below(u, 16)? * LARGE | rights,
-        20 | 21 => start + (below(u, 8)? << 21) | rights,
-        22 => start + (below(u, 2)? << 24) | rights,
+        0..=7 => (start + below(u, 64)? * SMALL) | rights,
+        8..=19 => (start + below(u, 16)? * LARGE) | rights,
+        20 | 21 => (start + (below(u, 8)? << 21)) | rights,
+        22 => (start + (below(u, 2)? << 24)) | rights,
         23 | 24 => (start + len).wrapping_sub(below(u, 3)? * SMALL) | rights,
         25 => start.wrapping_sub(SMALL) | rights,
-        26 => start + 0x804 | rights,
+        26 => (start + 0x804) | rights,
         27 | 28 => 0,
         29 | 30 => border(u)? | rights,
         _ => u.arbitrary()?,

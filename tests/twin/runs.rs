@@ -1,6 +1,7 @@
 //! What should be mapped, the naive way: a list that is walked from end to end.
 
 #[path = "../shared/joined.rs"]
+#[allow(clippy::duplicate_mod, reason = "a test that has both a guest and a space has it twice")]
 mod joined;
 
 pub(crate) use joined::{Stretch, joined};
