@@ -127,7 +127,7 @@ fn singles(tces: &[u64], attached: bool) -> Result<(), Box<dyn Error>> {
     let (ours, theirs) = median_ns(TCES, ours, || each().for_each(|(ioba, _)| keep(plain_get(ioba))));
     Table::precise("H_GET_TCE", ours, theirs);
     let ours = || each().for_each(|(ioba, _)| keep(iommu.translate(LIOBN, Iova(ioba + 8))));
-    let plain = |ioba: u64| plain_get(ioba) & !(PAGE - 1) | ioba & (PAGE - 1);
+    let plain = |ioba: u64| (plain_get(ioba) & !(PAGE - 1)) | (ioba & (PAGE - 1));
     let (by_liobn, theirs) = median_ns(TCES, ours, || each().for_each(|(ioba, _)| keep(plain(ioba + 8))));
     Table::precise("translation by LIOBN", by_liobn, theirs);
     let phb = iommu.phb(1).expect("there is one");

@@ -123,7 +123,7 @@ impl Twin {
                 let window = self.windows.get(liobn);
                 let expected = window.and_then(|window| {
                     let to = Window::leads(*window.tces.get(&(iova >> window.shift))?)?;
-                    Some(to | iova & ((1 << window.shift) - 1))
+                    Some(to | (iova & ((1 << window.shift) - 1)))
                 });
                 assert_eq!(found.map(|found| found.guest.0), expected, "{step:x?}");
             }
@@ -225,7 +225,7 @@ impl Twin {
             return with(if gone.is_some() { 0 } else { -3 });
         }
         let (&[_, high, low], rest) = args.split_first_chunk().map_or((&[0; 3], args), |(pe, rest)| (pe, rest));
-        let phb = match u64::from(high) << 32 | u64::from(low) {
+        let phb = match (u64::from(high) << 32) | u64::from(low) {
             BUID => 0,
             buid if buid == BUID + 1 => 1,
             _ => return wrong,
