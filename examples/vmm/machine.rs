@@ -50,8 +50,8 @@ impl Machine {
         let registry = Registry::new(recording.clone());
         let kvm = || -> Result<Arc<dyn Kvm>, Box<dyn Error>> { Ok(Arc::new(kvm::Vm::new(vm.file())?)) };
         let acceleration = match options.accel {
-            Accel::On => Some(Acceleration::new(kvm()?)?),
-            Accel::PutOnly => Some(Acceleration::put_only(kvm()?)?),
+            Accel::On => Some(Acceleration::trusting(kvm()?)?),
+            Accel::PutOnly => Some(Acceleration::new(kvm()?)?),
             Accel::Off => None,
         };
         let iommu = match acceleration {

@@ -39,18 +39,16 @@ struct State {
 }
 
 impl Acceleration {
-    /// Accelerates a VM that has no groups and tables yet. Its TCE hypercalls still come to the VMM: they name tables the
-    /// kernel does not know.
-    ///
-    /// For guests one trusts: see [what a guest can do to the kernel](super#guests-that-are-not-trusted).
+    /// Accelerates a VM that has no groups and tables yet. The kernel will answer H_PUT_TCE and H_GET_TCE;
+    /// H_PUT_TCE_INDIRECT and H_STUFF_TCE come to the VMM, whose handlers check them whole. For any guest.
     pub fn new(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
-        Self::with(kvm, &ALL)
+        Self::with(kvm, &HARMLESS)
     }
 
-    /// The same, but the kernel answers only H_PUT_TCE and H_GET_TCE; H_PUT_TCE_INDIRECT and H_STUFF_TCE come to the VMM,
-    /// which checks them. For any guest.
-    pub fn put_only(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
-        Self::with(kvm, &HARMLESS)
+    /// The same, but the kernel answers H_PUT_TCE_INDIRECT and H_STUFF_TCE as well. For guests that are trusted like the host
+    /// itself: see [what a guest can do to the kernel](super#guests-that-are-not-trusted).
+    pub fn trusting(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
+        Self::with(kvm, &ALL)
     }
 
     fn with(kvm: Arc<dyn Kvm>, hcalls: &[u64]) -> Result<Self, KvmError> {

@@ -43,18 +43,18 @@ fn accelerated(kvm: &KvmModel) -> Acceleration {
 }
 
 #[test]
-fn the_kernel_is_asked_for_the_device_and_the_three_hypercalls() {
+fn for_a_trusted_guest_the_kernel_is_asked_for_the_device_and_the_three_hypercalls() {
     let kvm = kernel(&[]);
-    let _acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
+    let _acceleration = Acceleration::trusting(Arc::new(kvm.clone())).unwrap();
     assert_eq!(kvm.take_log(), ["device", "enable 0x20", "enable 0x138", "enable 0x13c"]);
     let again = Acceleration::new(Arc::new(kvm.clone()));
     assert_eq!(again.err(), Some(KvmError::DeviceTaken));
 }
 
 #[test]
-fn put_only_leaves_lists_and_runs_to_the_vmm() {
+fn lists_and_runs_are_left_to_the_vmm_unless_the_guest_is_trusted() {
     let kvm = kernel(&[]);
-    let _acceleration = Acceleration::put_only(Arc::new(kvm.clone())).unwrap();
+    let _acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
     assert_eq!(kvm.take_log(), ["device", "enable 0x20"]);
 }
 
