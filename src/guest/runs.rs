@@ -6,6 +6,9 @@ use super::ram::{Found, Snapshot};
 use super::tce;
 use crate::addr::{GuestAddr, IovaRange, PageShift, UserAddr};
 use crate::space::MapRequest;
+use crate::uapi::papr::tce::{READ, WRITE};
+
+const RIGHTS: u64 = READ | WRITE;
 
 /// Values that continue each other: each leads to the page behind the one before, or all are one value without rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,34 @@ impl<'a> Pages<'a> {
             Found::Leaving(slot) => Err(HcallError::Leaving { at, slot: slot.guest }),
             Found::Nowhere => Err(HcallError::NotRam { at }),
         }
+    }
+
+    /// Whether all that values lead to is RAM.
+    pub(super) fn check_all(&mut self, values: &[u64], page: PageShift) -> Result<(), HcallError> {
+        match runs(values, page).next() {
+            Some(run) if run.count == values.len() as u64 => self.check(&run, page, |_, _| {}),
+            _ if self.in_one_slot(values, page) => Ok(()),
+            _ => runs(values, page).try_for_each(|run| self.check(&run, page, |_, _| {})),
+        }
+    }
+
+    /// Whether all values lead to pages of one slot, or give no rights, as is so of most lists. No branch for each.
+    fn in_one_slot(&mut self, values: &[u64], page: PageShift) -> bool {
+        let Some(first) = values.iter().find(|tce| tce::permission(**tce).is_some()) else { return true };
+        let found = tce::address(*first, page).and_then(|at| self.slot(at).ok());
+        let Some(slot) = found else { return false };
+        // How far from the slot's start a page may begin.
+        let room = slot.guest.len().checked_sub(page.bytes()).filter(|room| room >> 63 == 0);
+        let Some(room) = room else { return false };
+        let (start, below) = (slot.guest.start().0, page.mask() & !RIGHTS);
+        let wrong = values.iter().fold(0, |wrong, tce| {
+            let offset = (tce & !RIGHTS).wrapping_sub(start);
+            // The top bit says whether it is more than `room`, which has none.
+            let outside = (room.wrapping_sub(offset) | offset) >> 63;
+            let counts = 0_u64.wrapping_sub((tce | tce >> 1) & 1);
+            wrong | (counts & (outside | (tce & below)))
+        });
+        wrong == 0
     }
 
     /// Whether all that a run leads to is RAM; `part` gets the user memory, piece by piece, with its length.

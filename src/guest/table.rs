@@ -127,7 +127,7 @@ impl TceTable {
         let space = match behind {
             Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
             Behind::Nothing => {
-                runs::runs(values, self.page).try_for_each(|run| pages.check(&run, self.page, |_, _| {}))?;
+                pages.check_all(values, self.page)?;
                 self.entries.store(first, values);
                 return Ok(());
             }
