@@ -172,8 +172,9 @@ mod tests {
 
     #[test]
     fn only_what_was_written_takes_memory() {
-        let entries = Sparse::new(1 << 30);
-        entries.fill(0, 1 << 30, 0);
+        let len = if cfg!(miri) { 1 << 21 } else { 1 << 30 };
+        let entries = Sparse::new(len);
+        entries.fill(0, len, 0);
         entries.store(5, &[0; 4096]);
         assert_eq!((entries.bytes(), entries.load(5)), (0, 0));
         entries.store((1 << 20) - 1, &[7, 8]);

@@ -14,11 +14,11 @@ fn window(start: u64, len: u64) -> IovaRange {
 }
 
 fn default_window() -> GroupWindow {
-    (window(0, 1 << 30), PageShift::P4K)
+    (window(0, 1 << 24), PageShift::P4K)
 }
 
 fn large_window() -> GroupWindow {
-    (window(1 << 59, 1 << 30), PageShift::P64K)
+    (window(1 << 59, 1 << 26), PageShift::P64K)
 }
 
 fn spec(liobn: u32, (window, page): GroupWindow) -> TableSpec {
@@ -94,10 +94,10 @@ fn a_table_without_groups_is_kept_all_the_same() {
     let kvm = kernel(&[]);
     let acceleration = accelerated(&kvm);
     let table = acceleration.add_table(spec(LIOBN, default_window())).unwrap();
-    assert_eq!(table.entries(), 1 << 18);
-    table.store((1 << 18) - 1, 3);
-    table.store(1 << 18, 3);
-    assert_eq!((table.load((1 << 18) - 1), table.load(1 << 18), table.load(u64::MAX)), (3, 0, 0));
+    assert_eq!(table.entries(), 1 << 12);
+    table.store((1 << 12) - 1, 3);
+    table.store(1 << 12, 3);
+    assert_eq!((table.load((1 << 12) - 1), table.load(1 << 12), table.load(u64::MAX)), (3, 0, 0));
 }
 
 #[test]
@@ -136,11 +136,11 @@ fn a_table_may_have_larger_pages_than_the_window_and_be_shorter_but_not_the_reve
     acceleration.add_group(file(1)).unwrap();
     let start = 1 << 59;
     for (window, page, fits) in [
-        (window(start, 1 << 30), PageShift::P16M, true),
-        (window(start, 1 << 29), PageShift::P64K, true),
-        (window(start, 1 << 31), PageShift::P64K, false),
-        (window(start, 1 << 30), PageShift::P4K, false),
-        (window(start + (1 << 29), 1 << 29), PageShift::P64K, false),
+        (window(start, 1 << 26), PageShift::P16M, true),
+        (window(start, 1 << 25), PageShift::P64K, true),
+        (window(start, 1 << 27), PageShift::P64K, false),
+        (window(start, 1 << 26), PageShift::P4K, false),
+        (window(start + (1 << 25), 1 << 25), PageShift::P64K, false),
     ] {
         let result = acceleration.add_table(TableSpec { liobn: LIOBN, window, page });
         assert_eq!(result.is_ok(), fits, "{window} {page}");
@@ -167,7 +167,7 @@ fn what_is_there_already_or_not_at_all_is_named() {
     assert!(matches!(acceleration.add_table(odd), Err(KvmError::Misaligned { .. })));
     kvm.limit(100);
     let error = acceleration.add_table(spec(3, large_window())).unwrap_err();
-    assert_eq!(error, KvmError::Memory { entries: 1 << 14 });
+    assert_eq!(error, KvmError::Memory { entries: 1 << 10 });
 }
 
 #[test]
