@@ -18,6 +18,8 @@ pub mod vfio;
 mod call;
 mod facts;
 mod file;
+mod shared;
+mod volatile;
 mod wrap;
 
 pub use call::{Call, Node};
@@ -25,6 +27,7 @@ pub use facts::{Extent, GroupFacts, Memlock, Obstacle, PciDevice, Platform};
 pub use file::File;
 pub use memory::Memory;
 pub use nix::errno::Errno;
+pub use shared::Shared;
 pub use wrap::Wrapper;
 
 use crate::addr::{PageShift, UserRange};
@@ -80,6 +83,19 @@ pub trait Host: Send + Sync + fmt::Debug {
 
     /// The IOMMU groups with their devices, lowest group first.
     fn groups(&self) -> Vec<GroupFacts>;
+
+    /// New memory of this process for devices to share: `size` bytes, zeroed, in whole pages of `page`, which is the host's
+    /// page or one of hugetlb, and aligned to it and to 64 KiB.
+    fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno>;
+
+    /// Lets the kernel see memory of this process that was not made by [`Self::share`]. The running kernel sees all of it; a
+    /// model sees nothing else, and takes whole pages of its own size.
+    fn adopt(&self, _memory: &Shared) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// Ends what [`Self::share`] or [`Self::adopt`] began, before the memory goes.
+    fn disown(&self, _memory: &Shared) {}
 
     /// What stands in the way of opening or using `node`, once it failed.
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle>;

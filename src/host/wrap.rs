@@ -1,6 +1,6 @@
 //! Wrappers round a host: what is not said otherwise goes through.
 
-use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region};
+use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};
 use crate::addr::{PageShift, UserRange};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -63,6 +63,15 @@ impl<W: Wrapper> Host for W {
     }
     fn groups(&self) -> Vec<GroupFacts> {
         self.inner().groups()
+    }
+    fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno> {
+        self.inner().share(size, page)
+    }
+    fn adopt(&self, memory: &Shared) -> Result<(), Errno> {
+        self.inner().adopt(memory)
+    }
+    fn disown(&self, memory: &Shared) {
+        self.inner().disown(memory);
     }
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
         self.inner().obstacle(node)

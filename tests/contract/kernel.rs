@@ -3,7 +3,9 @@
 use spapr_iommu::addr::{PageShift, UserRange};
 use spapr_iommu::host::model::Model;
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region};
+use spapr_iommu::host::{
+    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
+};
 
 #[derive(Debug)]
 pub(crate) enum Kernel {
@@ -64,6 +66,9 @@ impl Host for Kernel {
     }
     fn groups(&self) -> Vec<GroupFacts> {
         self.host().groups()
+    }
+    fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno> {
+        self.host().share(size, page)
     }
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
         self.host().obstacle(node)

@@ -3,10 +3,10 @@
 use super::container::Result;
 use super::edu::{BAR_SIZE, CONFIG_SIZE, Edu};
 use super::state::{File, State};
+use crate::host::volatile::pieces;
 use crate::host::{Call, Errno, Fd, Platform, Region};
 use crate::uapi::eeh::state::{RESET, STOPPED};
 use crate::uapi::vfio;
-use core::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Regions and interrupt indices of a PCI device.
@@ -118,8 +118,8 @@ impl Region for DeviceRegion {
         if self.index == vfio::PCI_CONFIG_REGION_INDEX {
             edu.read_config(offset, data)?;
         } else {
-            for piece in pieces(offset, data.len()) {
-                edu.read_bar(offset + piece.start as u64, &mut data[piece])?;
+            for (at, piece) in pieces(offset, data.len()) {
+                edu.read_bar(at, &mut data[piece])?;
             }
         }
         if stopped {
@@ -138,8 +138,7 @@ impl Region for DeviceRegion {
         if self.index == vfio::PCI_CONFIG_REGION_INDEX {
             return state.edu(group, index)?.write_config(offset, data);
         }
-        for piece in pieces(offset, data.len()) {
-            let at = offset + piece.start as u64;
+        for (at, piece) in pieces(offset, data.len()) {
             if let Some(transfer) = state.edu(group, index)?.write_bar(at, &data[piece])? {
                 state.transfer(group, index, transfer);
             }
@@ -150,27 +149,4 @@ impl Region for DeviceRegion {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Cuts an access into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes.
-fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut done = 0;
-    core::iter::from_fn(move || {
-        let at = offset + done as u64;
-        let width = [8, 4, 2, 1].into_iter().find(|width| at.is_multiple_of(*width as u64) && *width <= len - done)?;
-        done += width;
-        Some(done - width..done)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_access_is_cut_where_it_is_aligned() {
-        assert_eq!(pieces(0x80, 16).collect::<Vec<_>>(), [0..8, 8..16]);
-        assert_eq!(pieces(3, 14).collect::<Vec<_>>(), [0..1, 1..5, 5..13, 13..14]);
-        assert_eq!(pieces(0, 0).count(), 0);
-    }
 }

@@ -6,7 +6,9 @@ use super::group::Group;
 use super::state::File;
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::memory::Protection;
-use crate::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region};
+use crate::host::{
+    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
+};
 
 impl Host for Model {
     fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
@@ -44,6 +46,30 @@ impl Host for Model {
 
     fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {
         Ok(self.lock().kernel.process.backing(range.start().0..range.end().0))
+    }
+
+    fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno> {
+        let mut state = self.lock();
+        let process = &mut state.kernel.process;
+        if page < process.page || size == 0 || size & page.mask() != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let memory = Shared::heap(size, page.max(PageShift::P64K))?;
+        process.adopt(&memory, page)?;
+        Ok(memory)
+    }
+
+    fn adopt(&self, memory: &Shared) -> Result<(), Errno> {
+        let process = &mut self.lock().kernel.process;
+        let page = process.page;
+        process.adopt(memory, page)
+    }
+
+    fn disown(&self, memory: &Shared) {
+        let range = memory.range().start().0..memory.range().end().0;
+        let mut state = self.lock();
+        let held = state.kernel.regions.held(&range);
+        state.kernel.process.disown(range, &held);
     }
 
     fn groups(&self) -> Vec<GroupFacts> {

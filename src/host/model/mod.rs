@@ -166,6 +166,7 @@ impl Model {
     pub fn fork(&self) -> Self {
         let mut state = self.lock().clone();
         state.strict = false;
+        state.kernel.process.physical.take_back_all();
         Self { state: Arc::new(Mutex::new(state)) }
     }
 

@@ -1,5 +1,6 @@
 //! Physical memory: addresses are given out once and never again, contents are kept where they are not zero.
 
+use crate::host::Shared;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,12 +13,14 @@ const FIRST: u64 = super::process::TASK_SIZE;
 pub(super) struct Physical {
     /// Shared with forks of the machine until one writes.
     blocks: BTreeMap<u64, Arc<[u8]>>,
+    /// Memory of the program that runs the model, by where it starts.
+    lent: BTreeMap<u64, Shared>,
     next: u64,
 }
 
 impl Default for Physical {
     fn default() -> Self {
-        Self { blocks: BTreeMap::new(), next: FIRST }
+        Self { blocks: BTreeMap::new(), lent: BTreeMap::new(), next: FIRST }
     }
 }
 
@@ -29,9 +32,42 @@ impl Physical {
         Some(start)
     }
 
+    /// From now on `memory` lies at an address.
+    pub(super) fn lend(&mut self, at: u64, memory: Shared) {
+        self.lent.insert(at, memory);
+    }
+
+    /// It lies there no more.
+    pub(super) fn take_back(&mut self, at: u64) {
+        self.lent.remove(&at);
+    }
+
+    /// Keeps the contents of what was lent, and nothing else of it.
+    pub(super) fn take_back_all(&mut self) {
+        for (at, memory) in core::mem::take(&mut self.lent) {
+            let mut bytes = vec![0; memory.range().len() as usize];
+            if memory.read(0, &mut bytes).is_ok() {
+                self.write(at, &bytes);
+            }
+        }
+    }
+
+    /// The lent memory at an address, and the offset in it.
+    fn lent(&self, at: u64) -> Option<(&Shared, u64)> {
+        let (start, memory) = self.lent.range(..=at).next_back()?;
+        (at - start < memory.range().len()).then_some((memory, at - start))
+    }
+
     pub(super) fn read(&self, at: u64, data: &mut [u8]) {
         for (block, offset, span) in pieces(at, data.len()) {
             let target = &mut data[span];
+            if let Some((memory, at)) = self.lent(block * BLOCK + offset as u64) {
+                // Taken back by its owner, it reads as nothing.
+                if memory.read(at, target).is_err() {
+                    target.fill(0);
+                }
+                continue;
+            }
             match self.blocks.get(&block) {
                 Some(bytes) => target.copy_from_slice(&bytes[offset..offset + target.len()]),
                 None => target.fill(0),
@@ -42,6 +78,10 @@ impl Physical {
     pub(super) fn write(&mut self, at: u64, data: &[u8]) {
         for (block, offset, span) in pieces(at, data.len()) {
             let source = &data[span];
+            if let Some((memory, at)) = self.lent(block * BLOCK + offset as u64) {
+                let _ = memory.write(at, source);
+                continue;
+            }
             if source.iter().all(|byte| *byte == 0) && !self.blocks.contains_key(&block) {
                 continue;
             }
@@ -76,6 +116,31 @@ fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, usize, core::ops::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lent_memory_is_its_owners() {
+        let mut memory = Physical::default();
+        let lent = Shared::heap(0x2000, crate::addr::PageShift::P4K).unwrap();
+        let at = memory.allocate(0x3000, 0x10000).unwrap();
+        memory.lend(at, lent.clone());
+        memory.write(at + 0x1ffe, b"abcd");
+        let mut back = [0; 4];
+        lent.read(0x1ffe, &mut back[..2]).unwrap();
+        assert_eq!(&back, b"ab\0\0");
+        lent.write(0x1ffe, b"AB").unwrap();
+        memory.read(at + 0x1ffe, &mut back);
+        assert_eq!(&back, b"ABcd");
+        let mut fork = memory.clone();
+        fork.take_back_all();
+        fork.write(at + 0x1ffe, b"x");
+        memory.read(at + 0x1ffe, &mut back);
+        assert_eq!(&back, b"ABcd");
+        fork.read(at + 0x1ffe, &mut back);
+        assert_eq!(&back, b"xBcd");
+        memory.take_back(at);
+        memory.read(at + 0x1ffe, &mut back);
+        assert_eq!(&back, b"\0\0cd");
+    }
 
     #[test]
     fn contents_cross_blocks_and_zeros_cost_nothing() {

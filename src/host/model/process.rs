@@ -4,7 +4,7 @@ use super::memlock::Locked;
 use super::physical::Physical;
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::memory::Protection;
-use crate::host::{Errno, Extent};
+use crate::host::{Errno, Extent, Shared};
 use core::ops::Range;
 use rangemap::{RangeMap, RangeSet};
 use std::collections::BTreeMap;
@@ -127,6 +127,29 @@ impl Process {
         let device = kind == MemoryKind::Device;
         self.vmas.insert(range, Vma { pages, protection: Protection::ReadWrite, device });
         Ok(())
+    }
+
+    /// Memory of the program that runs the model, at its own address: nothing of the process may be there.
+    pub(super) fn adopt(&mut self, memory: &Shared, page: PageShift) -> Result<(), Errno> {
+        let range = memory.range().start().0..memory.range().end().0;
+        if self.vmas.overlaps(&range) {
+            return Err(Errno::EEXIST);
+        }
+        let kind = if page == self.page { MemoryKind::Ordinary } else { MemoryKind::Huge(page) };
+        self.place(range.clone(), kind)?;
+        if let Some(vma) = self.vmas.get(&range.start) {
+            self.physical.lend(range.start.wrapping_add(vma.pages.delta), memory.clone());
+        }
+        Ok(())
+    }
+
+    /// Unmaps it; `held` as in [`Self::free`]. Whoever still reaches it finds zeros.
+    pub(super) fn disown(&mut self, range: Range<u64>, held: &[Stretch]) {
+        if let Some(vma) = self.vmas.get(&range.start) {
+            self.physical.take_back(range.start.wrapping_add(vma.pages.delta));
+        }
+        // Whole pages of one kind: that is never refused.
+        let _ = self.free(range, held);
     }
 
     /// What lies in a range, in address order; `None` for holes.

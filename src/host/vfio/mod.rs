@@ -22,7 +22,7 @@ mod tests;
 
 use super::calls::{self, Failure};
 use super::memory::Protection;
-use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region};
+use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use files::{Files, Kind};
 use nix::fcntl::{OFlag, open};
@@ -103,6 +103,10 @@ impl Host for Vfio {
 
     fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {
         smaps::backing(&self.roots, range)
+    }
+
+    fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno> {
+        Shared::anonymous(size, page, self.page_shift(), page.max(PageShift::P64K))
     }
 
     fn groups(&self) -> Vec<GroupFacts> {

@@ -1,15 +1,14 @@
 //! Access to device regions: BARs through a mapping, the rest through the device's file.
 //!
-//! Both kinds cut an access in the same way: into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes. So 1, 2, 4
-//! and 8 aligned bytes of a mapped BAR are exactly one access, as long as the caller asks for them in one go; through
-//! the file the kernel does the cutting, and may turn 8 bytes into twice 4.
+//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`), as long as the caller asks for
+//! them in one go; through the file the kernel cuts likewise, and may turn 8 bytes into twice 4.
 //!
 //! A mapped BAR answers only while memory space is enabled in the device's command register: touched while it is not,
 //! the process gets SIGBUS from the kernel.
 #![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
 
 use super::files::OpenFile;
-use crate::host::{Errno, Region};
+use crate::host::{Errno, Region, volatile};
 use crate::uapi::vfio::{REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_READ, REGION_INFO_FLAG_WRITE, RegionInfo};
 use core::ffi::c_void;
 use core::num::NonZeroUsize;
@@ -120,11 +119,6 @@ impl MappedRegion {
         let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &device.file, window.offset as i64) }?;
         Ok(Self { base, len, window, _device: device })
     }
-
-    /// The address of a checked offset.
-    fn at(&self, offset: u64) -> *mut c_void {
-        self.base.as_ptr().wrapping_byte_add(offset as usize)
-    }
 }
 
 impl Drop for MappedRegion {
@@ -144,20 +138,8 @@ impl Region for MappedRegion {
         // POWER orders accesses to memory and to device registers only across a full `sync`, which this fence is: what
         // was written before must be seen by the device, and what is read afterwards must be younger than the register.
         fence(Ordering::SeqCst);
-        for (at, piece) in pieces(offset, data.len()) {
-            let address = self.at(at);
-            let target = &mut data[piece];
-            // SAFETY: `check` saw that the piece lies in the mapping, which is readable; `pieces` aligns it to its
-            // width, and the mapping starts on a page.
-            unsafe {
-                match target.len() {
-                    8 => target.copy_from_slice(&address.cast::<u64>().read_volatile().to_ne_bytes()),
-                    4 => target.copy_from_slice(&address.cast::<u32>().read_volatile().to_ne_bytes()),
-                    2 => target.copy_from_slice(&address.cast::<u16>().read_volatile().to_ne_bytes()),
-                    _ => target.copy_from_slice(&[address.cast::<u8>().read_volatile()]),
-                }
-            }
-        }
+        // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is readable.
+        unsafe { volatile::read(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
     }
@@ -166,37 +148,11 @@ impl Region for MappedRegion {
         self.window.check(offset, data.len(), REGION_INFO_FLAG_WRITE)?;
         // As in `read`: a doorbell must not overtake the memory it announces.
         fence(Ordering::SeqCst);
-        for (at, piece) in pieces(offset, data.len()) {
-            let address = self.at(at);
-            // SAFETY: as in `read`; the mapping is writable.
-            unsafe {
-                match data[piece] {
-                    [a, b, c, d, e, f, g, h] => {
-                        address.cast::<u64>().write_volatile(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
-                    }
-                    [a, b, c, d] => address.cast::<u32>().write_volatile(u32::from_ne_bytes([a, b, c, d])),
-                    [a, b] => address.cast::<u16>().write_volatile(u16::from_ne_bytes([a, b])),
-                    [a] => address.cast::<u8>().write_volatile(a),
-                    _ => {}
-                }
-            }
-        }
+        // SAFETY: as in `read`; the mapping is writable.
+        unsafe { volatile::write(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
     }
-}
-
-/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest first possible: where
-/// each lies in the region, and which of the caller's bytes it is. The range must not wrap.
-fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
-    let mut done = 0;
-    core::iter::from_fn(move || {
-        let at = offset + done as u64;
-        let width = [8, 4, 2, 1].into_iter().find(|width| *width <= len - done && at.is_multiple_of(*width as u64))?;
-        let piece = done..done + width;
-        done += width;
-        Some((at, piece))
-    })
 }
 
 #[cfg(test)]
@@ -282,17 +238,5 @@ mod tests {
         let device = Arc::new(OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Device });
         let region = open(device, &RegionInfo { flags: RW, size: SIZE, ..Default::default() }).unwrap();
         assert_eq!(region.read(0, &mut [0; 4]), Err(Errno::EIO));
-    }
-
-    #[test]
-    fn aligned_widths_are_one_piece_and_the_rest_is_cut_widest_first() {
-        let widths = |offset, len| pieces(offset, len).map(|(_, piece)| piece.len()).collect::<Vec<_>>();
-        for width in [1, 2, 4, 8] {
-            assert_eq!(widths(8, width), [width]);
-        }
-        assert_eq!(widths(1, 16), [1, 2, 4, 8, 1]);
-        assert_eq!(widths(4, 8), [4, 4]);
-        assert_eq!(widths(2, 4), [2, 2]);
-        assert_eq!(widths(6, 0), [0; 0]);
     }
 }
