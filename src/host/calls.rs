@@ -89,6 +89,7 @@ impl fmt::Display for Arguments<'_> {
             Call::GroupGetStatus(a) => write!(f, "flags={:#x}", a.flags),
             Call::DeviceGetInfo(a) => write!(f, "flags={:#x} regions={}", a.flags, a.num_regions),
             Call::DeviceGetRegionInfo(a) => write!(f, "index={} size={:#x} flags={:#x}", a.index, a.size, a.flags),
+            Call::DeviceGetIrqInfo(a) => write!(f, "index={} count={} flags={:#x}", a.index, a.count, a.flags),
             Call::GetApiVersion | Call::Enable | Call::Disable | Call::GroupUnsetContainer | Call::DeviceReset => {
                 Ok(())
             }
@@ -276,6 +277,17 @@ pub fn device_region_info(host: &dyn Host, device: Fd, index: u32) -> Result<vfi
     run_zero(host, device, &mut call)?;
     match call {
         Call::DeviceGetRegionInfo(info) => Ok(info),
+        _ => Ok(Default::default()),
+    }
+}
+
+/// `VFIO_DEVICE_GET_IRQ_INFO`.
+pub fn device_irq_info(host: &dyn Host, device: Fd, index: u32) -> Result<vfio::IrqInfo, CallError> {
+    let mut call =
+        Call::DeviceGetIrqInfo(vfio::IrqInfo { argsz: argsz::<vfio::IrqInfo>(), index, ..Default::default() });
+    run_zero(host, device, &mut call)?;
+    match call {
+        Call::DeviceGetIrqInfo(info) => Ok(info),
         _ => Ok(Default::default()),
     }
 }

@@ -2,16 +2,18 @@
 
 use super::container::Result;
 use super::edu::{BAR_SIZE, CONFIG_SIZE, Edu};
+use super::irq;
 use super::state::{File, State};
 use crate::host::{Call, Errno, Fd, Platform, Region};
 use crate::uapi::eeh::state::{RESET, STOPPED};
 use crate::uapi::vfio;
+use crate::uapi::vfio::IrqSet;
 use core::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Regions and interrupt indices of a PCI device.
+/// Regions of a PCI device.
 const REGIONS: u32 = 9;
-const IRQS: u32 = 5;
 /// The VGA region, which only VGA devices have.
 const VGA: u32 = 8;
 /// `struct vfio_device_info` up to its capability offset.
@@ -27,7 +29,7 @@ impl State {
                     return Err(Errno::EINVAL);
                 }
                 info.flags = vfio::DEVICE_FLAGS_PCI | if resets { vfio::DEVICE_FLAGS_RESET } else { 0 };
-                (info.num_regions, info.num_irqs) = (REGIONS, IRQS);
+                (info.num_regions, info.num_irqs) = (REGIONS, irq::INDICES);
                 Ok(0)
             }
             Call::DeviceGetRegionInfo(info) => {
@@ -43,6 +45,7 @@ impl State {
                 info.offset = u64::from(info.index) << 40;
                 Ok(0)
             }
+            Call::DeviceGetIrqInfo(info) => irq::info(info),
             Call::DeviceReset if resets => {
                 self.edu(group, index)?.reset();
                 Ok(0)
@@ -50,6 +53,15 @@ impl State {
             Call::DeviceReset => Err(Errno::EINVAL),
             _ => Err(Errno::ENOTTY),
         }
+    }
+
+    /// `VFIO_DEVICE_SET_IRQS`.
+    pub(super) fn set_irqs(&mut self, fd: Fd, set: &IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result {
+        let (group, index) = self.device(fd)?;
+        let group = self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?;
+        let device = group.devices.get_mut(index).ok_or(Errno::ENODEV)?;
+        let line = device.edu.asserts();
+        device.irqs.set(set, eventfds, line)
     }
 
     fn edu(&mut self, group: u32, index: usize) -> Result<&mut Edu> {

@@ -35,6 +35,8 @@ pub(super) enum Transfer {
 pub(super) struct Edu {
     config: [u8; CONFIG_SIZE as usize],
     liveness: u32,
+    /// Interrupts raised and not yet acknowledged.
+    interrupts: u32,
     source: u64,
     destination: u64,
     count: u64,
@@ -53,6 +55,7 @@ impl Default for Edu {
         Self {
             config,
             liveness: 0,
+            interrupts: 0,
             source: 0,
             destination: 0,
             count: 0,
@@ -135,6 +138,11 @@ impl Edu {
         }
         let (offset, len) = (offset as usize, self.count as usize);
         Some(if to_memory { Transfer::Write { iova, offset, len } } else { Transfer::Read { iova, offset, len } })
+    }
+
+    /// Whether its interrupt pin is asserted.
+    pub(super) fn asserts(&self) -> bool {
+        self.interrupts != 0
     }
 
     fn check_enabled(&self) -> Result<(), Errno> {

@@ -35,6 +35,7 @@ mod edu;
 mod eeh;
 mod group;
 mod host;
+mod irq;
 mod mapping;
 mod memlock;
 mod physical;
