@@ -4,6 +4,8 @@
 pub mod addr;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod device;
+pub mod eeh;
 pub mod guest;
 pub mod host;
 pub mod kvm;

@@ -239,6 +239,12 @@ pub fn eeh_pe_op(host: &dyn Host, container: Fd, op: u32) -> Result<i32, CallErr
     run(host, container, &mut Call::EehPeOp(args))
 }
 
+/// `VFIO_EEH_PE_OP` with [`eeh::op::INJECT_ERR`].
+pub fn eeh_inject(host: &dyn Host, container: Fd, err: eeh::PeErr) -> Result<(), CallError> {
+    let args = eeh::PeOp { argsz: argsz::<eeh::PeOp>(), op: eeh::op::INJECT_ERR, err, ..Default::default() };
+    run_zero(host, container, &mut Call::EehPeOp(args))
+}
+
 /// `VFIO_GROUP_GET_STATUS`.
 pub fn group_status(host: &dyn Host, group: Fd) -> Result<vfio::GroupStatus, CallError> {
     let mut call =

@@ -1,7 +1,8 @@
 //! A device's file: what it says of itself, and access to its regions.
 
 use super::container::Result;
-use super::edu::{BAR_SIZE, CONFIG_SIZE, Edu};
+use super::edu::{self, BAR_SIZE, CONFIG_SIZE, Edu};
+use super::group::Device;
 use super::irq;
 use super::state::{File, State};
 use crate::host::{Call, Errno, Fd, Platform, Region};
@@ -46,6 +47,8 @@ impl State {
                 Ok(0)
             }
             Call::DeviceGetIrqInfo(info) => irq::info(info),
+            // Nobody answers after the reset.
+            Call::DeviceReset if self.gone(group) => Err(Errno::ENOTTY),
             Call::DeviceReset if resets => {
                 self.edu(group, index)?.reset();
                 Ok(0)
@@ -76,9 +79,25 @@ impl State {
         }
     }
 
-    /// Whether loads from the device fail, as in a PE that is frozen or in reset.
+    fn gone(&self, group: u32) -> bool {
+        self.kernel.groups.get(&group).is_some_and(|group| group.gone)
+    }
+
+    /// Whether loads from the device fail: it is gone, or its PE is frozen or in reset.
     fn stopped(&self, group: u32) -> bool {
-        self.kernel.groups.get(&group).is_some_and(|group| matches!(group.eeh_state, STOPPED | RESET))
+        let group = self.kernel.groups.get(&group);
+        group.is_some_and(|group| group.gone || matches!(group.eeh_state, STOPPED | RESET))
+    }
+
+    /// What the device raised reaches user space.
+    fn interrupt(&mut self, group: u32, index: usize) {
+        let device = self.kernel.groups.get_mut(&group).and_then(|group| group.devices.get_mut(index));
+        let Some(Device { edu, irqs, .. }) = device else { return };
+        // A message is a write to memory.
+        if edu.take_raised() && edu.is_master() {
+            irqs.message();
+        }
+        irqs.level(edu.asserts());
     }
 }
 
@@ -135,7 +154,9 @@ impl Region for DeviceRegion {
             }
         }
         if stopped {
-            data.fill(0xff);
+            let physical = |at: &u64| self.index != vfio::PCI_CONFIG_REGION_INDEX || !edu::is_virtual(*at);
+            let ones = (offset..).zip(data).filter(|(at, _)| physical(at));
+            ones.for_each(|(_, byte)| *byte = 0xff);
         }
         Ok(())
     }
@@ -155,6 +176,7 @@ impl Region for DeviceRegion {
             if let Some(transfer) = state.edu(group, index)?.write_bar(at, &data[piece])? {
                 state.transfer(group, index, transfer);
             }
+            state.interrupt(group, index);
         }
         Ok(())
     }

@@ -157,6 +157,15 @@ impl Model {
         }
     }
 
+    /// Takes the devices of a group away, as when a card is pulled: loads read ones, stores are lost, and who asked for
+    /// [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) is told.
+    pub fn unplug(&self, group: u32) {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+            group.gone = true;
+            group.devices.iter().for_each(|device| device.irqs.ask_back());
+        }
+    }
+
     /// Ends the process: every file is closed, last opened first, and what is left behind is a violation.
     pub fn exit(&self) {
         self.run(State::exit);
