@@ -4,6 +4,9 @@
 pub mod addr;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod device;
+pub mod dma;
+pub mod eeh;
 pub mod guest;
 pub mod host;
 pub mod kvm;

@@ -58,6 +58,8 @@ pub enum Call {
     DeviceGetInfo(vfio::DeviceInfo),
     /// `VFIO_DEVICE_GET_REGION_INFO` on a device.
     DeviceGetRegionInfo(vfio::RegionInfo),
+    /// `VFIO_DEVICE_GET_IRQ_INFO` on a device.
+    DeviceGetIrqInfo(vfio::IrqInfo),
     /// `VFIO_DEVICE_RESET` on a device.
     DeviceReset,
 }
@@ -84,6 +86,7 @@ impl Call {
             Self::GroupUnsetContainer => "VFIO_GROUP_UNSET_CONTAINER",
             Self::DeviceGetInfo(_) => "VFIO_DEVICE_GET_INFO",
             Self::DeviceGetRegionInfo(_) => "VFIO_DEVICE_GET_REGION_INFO",
+            Self::DeviceGetIrqInfo(_) => "VFIO_DEVICE_GET_IRQ_INFO",
             Self::DeviceReset => "VFIO_DEVICE_RESET",
         }
     }

@@ -89,6 +89,7 @@ impl fmt::Display for Arguments<'_> {
             Call::GroupGetStatus(a) => write!(f, "flags={:#x}", a.flags),
             Call::DeviceGetInfo(a) => write!(f, "flags={:#x} regions={}", a.flags, a.num_regions),
             Call::DeviceGetRegionInfo(a) => write!(f, "index={} size={:#x} flags={:#x}", a.index, a.size, a.flags),
+            Call::DeviceGetIrqInfo(a) => write!(f, "index={} count={} flags={:#x}", a.index, a.count, a.flags),
             Call::GetApiVersion | Call::Enable | Call::Disable | Call::GroupUnsetContainer | Call::DeviceReset => {
                 Ok(())
             }
@@ -238,6 +239,12 @@ pub fn eeh_pe_op(host: &dyn Host, container: Fd, op: u32) -> Result<i32, CallErr
     run(host, container, &mut Call::EehPeOp(args))
 }
 
+/// `VFIO_EEH_PE_OP` with [`eeh::op::INJECT_ERR`].
+pub fn eeh_inject(host: &dyn Host, container: Fd, err: eeh::PeErr) -> Result<(), CallError> {
+    let args = eeh::PeOp { argsz: argsz::<eeh::PeOp>(), op: eeh::op::INJECT_ERR, err, ..Default::default() };
+    run_zero(host, container, &mut Call::EehPeOp(args))
+}
+
 /// `VFIO_GROUP_GET_STATUS`.
 pub fn group_status(host: &dyn Host, group: Fd) -> Result<vfio::GroupStatus, CallError> {
     let mut call =
@@ -276,6 +283,17 @@ pub fn device_region_info(host: &dyn Host, device: Fd, index: u32) -> Result<vfi
     run_zero(host, device, &mut call)?;
     match call {
         Call::DeviceGetRegionInfo(info) => Ok(info),
+        _ => Ok(Default::default()),
+    }
+}
+
+/// `VFIO_DEVICE_GET_IRQ_INFO`.
+pub fn device_irq_info(host: &dyn Host, device: Fd, index: u32) -> Result<vfio::IrqInfo, CallError> {
+    let mut call =
+        Call::DeviceGetIrqInfo(vfio::IrqInfo { argsz: argsz::<vfio::IrqInfo>(), index, ..Default::default() });
+    run_zero(host, device, &mut call)?;
+    match call {
+        Call::DeviceGetIrqInfo(info) => Ok(info),
         _ => Ok(Default::default()),
     }
 }

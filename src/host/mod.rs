@@ -9,6 +9,7 @@
 
 pub mod calls;
 pub mod faulty;
+pub mod irqs;
 pub mod memory;
 pub mod model;
 pub mod null;
@@ -31,8 +32,9 @@ pub use shared::Shared;
 pub use wrap::Wrapper;
 
 use crate::addr::{PageShift, UserRange};
+use crate::uapi::vfio::IrqSet;
 use core::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// An open file of a host: a number in that host's own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +58,10 @@ pub trait Host: Send + Sync + fmt::Debug {
 
     /// Runs an ioctl. `Ok` is the kernel's raw result, positive ones included; what the kernel writes back is in `call`.
     fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+
+    /// `VFIO_DEVICE_SET_IRQS`, which is no [`Call`] since its data has any length. `eventfds` is the data, with -1 for `None`,
+    /// and empty where `set` says that there is none; `argsz` is filled in.
+    fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno>;
 
     /// Opens region `index` of a device for access; index and size as `VFIO_DEVICE_GET_REGION_INFO` tells them.
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;

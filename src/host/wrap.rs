@@ -2,7 +2,8 @@
 
 use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};
 use crate::addr::{PageShift, UserRange};
-use std::os::fd::OwnedFd;
+use crate::uapi::vfio::IrqSet;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// A host round another one, which changes nothing but calls.
@@ -39,6 +40,9 @@ impl<W: Wrapper> Host for W {
     }
     fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         self.wrapped_call(fd, call)
+    }
+    fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
+        self.inner().set_irqs(device, set, eventfds)
     }
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
         self.inner().region(device, index)

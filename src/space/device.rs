@@ -1,8 +1,9 @@
 //! Devices of an attached group.
 
+use super::member::Member;
 use super::{AddressSpace, AttachError, Inner};
 use crate::host::calls::{self, CallError};
-use crate::host::{Errno, File, Node, Region};
+use crate::host::{Errno, Fd, File, Host, Node, Region};
 use crate::uapi::vfio::{DeviceInfo, RegionInfo};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Device {
     file: File,
+    group: u32,
     keep: Keep,
 }
 
@@ -19,7 +21,7 @@ pub struct Device {
 struct Keep {
     /// Counted by the group, which cannot leave before.
     _group: Arc<()>,
-    _space: Arc<Inner>,
+    space: Arc<Inner>,
 }
 
 /// A region of a device: a BAR, or its configuration space.
@@ -39,6 +41,19 @@ impl core::ops::Deref for DeviceRegion {
 
     fn deref(&self) -> &Self::Target {
         self.region.as_ref()
+    }
+}
+
+/// Whoever drives a device: the only one in its space, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Driven {
+    address: String,
+    space: Arc<Inner>,
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.space.driven.lock().remove(&self.address);
     }
 }
 
@@ -66,6 +81,12 @@ impl AddressSpace {
         }
     }
 
+    /// Claims a device for a driver; `None` while another has it.
+    pub(crate) fn drive(&self, address: &str) -> Option<Driven> {
+        let new = self.0.driven.lock().insert(address.into());
+        new.then(|| Driven { address: address.into(), space: Arc::clone(&self.0) })
+    }
+
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
     pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
         let state = &self.0.state.lock().state;
@@ -74,11 +95,34 @@ impl AddressSpace {
         let node = Node::Device { group: member.file.fd(), name: address };
         let file = File::open(self.0.registry.host(), node)
             .map_err(|errno| AttachError::Open { what: format!("device {address} of group {group}"), errno })?;
-        Ok(Device { file, keep: Keep { _group: Arc::clone(&member.devices), _space: Arc::clone(&self.0) } })
+        Ok(Device { file, group, keep: Keep { _group: Arc::clone(&member.devices), space: Arc::clone(&self.0) } })
     }
 }
 
 impl Device {
+    /// Its group.
+    pub fn group(&self) -> u32 {
+        self.group
+    }
+
+    pub(crate) fn host(&self) -> &Arc<dyn Host> {
+        self.file.host()
+    }
+
+    pub(crate) fn fd(&self) -> Fd {
+        self.file.fd()
+    }
+
+    /// The container of its group, and the other groups in it. The container stays as long as the device is open.
+    pub(crate) fn container(&self) -> (Fd, Vec<u32>) {
+        let state = &self.keep.space.state.lock().state;
+        let found = state.members.iter().find(|member| member.group(self.group).is_some());
+        let groups =
+            |member: &Member| member.groups.iter().map(|group| group.number).filter(|n| *n != self.group).collect();
+        // An open device keeps its group where it is, so there always is one.
+        found.map_or((self.file.fd(), Vec::new()), |member| (member.fd(), groups(member)))
+    }
+
     /// `VFIO_DEVICE_GET_INFO`.
     pub fn info(&self) -> Result<DeviceInfo, CallError> {
         calls::device_info(self.file.host().as_ref(), self.file.fd())

@@ -24,6 +24,7 @@ mod maps;
 mod member;
 mod windows;
 
+pub(crate) use device::Driven;
 pub use device::{Device, DeviceRegion, GroupFile};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
@@ -39,6 +40,7 @@ use maps::Scratch;
 use member::Member;
 use parking_lot::{Mutex, RwLock};
 use rangemap::RangeSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 /// One DMA address space over one or more containers.
@@ -54,6 +56,8 @@ struct Inner {
     registry: Registry,
     state: Mutex<Locked>,
     books: RwLock<IntervalMap<RegionId>>,
+    /// Devices that have a driver in this process, by address. Locked alone.
+    driven: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +109,12 @@ pub struct SpaceStatus {
 impl AddressSpace {
     /// An address space without groups that maps what `registry` has registered.
     pub fn new(registry: &Registry) -> Self {
-        let inner = Arc::new(Inner { registry: registry.clone(), state: Mutex::default(), books: RwLock::default() });
+        let inner = Arc::new(Inner {
+            registry: registry.clone(),
+            state: Mutex::default(),
+            books: RwLock::default(),
+            driven: Mutex::default(),
+        });
         let weak: Weak<Inner> = Arc::downgrade(&inner);
         registry.add_space(weak);
         Self(inner)

@@ -17,6 +17,8 @@ fn numbers_are_the_targets() {
         (vfio::GROUP_GET_DEVICE_FD, raw::VFIO_GROUP_GET_DEVICE_FD),
         (vfio::DEVICE_GET_INFO, raw::VFIO_DEVICE_GET_INFO),
         (vfio::DEVICE_GET_REGION_INFO, raw::VFIO_DEVICE_GET_REGION_INFO),
+        (vfio::DEVICE_GET_IRQ_INFO, raw::VFIO_DEVICE_GET_IRQ_INFO),
+        (vfio::DEVICE_SET_IRQS, raw::VFIO_DEVICE_SET_IRQS),
         (vfio::DEVICE_RESET, raw::VFIO_DEVICE_RESET),
         (vfio::IOMMU_MAP_DMA, raw::VFIO_IOMMU_MAP_DMA),
         (vfio::IOMMU_UNMAP_DMA, raw::VFIO_IOMMU_UNMAP_DMA),
@@ -38,6 +40,30 @@ fn numbers_are_the_targets() {
 fn power_sets_bit_29() {
     let expected = if cfg!(target_arch = "powerpc64") { 0x2000_3b70 } else { 0x3b70 };
     assert_eq!(spapr::TCE_GET_INFO, expected);
+}
+
+#[test]
+fn numbers_of_interrupts_are_the_kernels() {
+    let pairs = [
+        (vfio::PCI_INTX_IRQ_INDEX, header::VFIO_PCI_INTX_IRQ_INDEX),
+        (vfio::PCI_MSI_IRQ_INDEX, header::VFIO_PCI_MSI_IRQ_INDEX),
+        (vfio::PCI_MSIX_IRQ_INDEX, header::VFIO_PCI_MSIX_IRQ_INDEX),
+        (vfio::PCI_ERR_IRQ_INDEX, header::VFIO_PCI_ERR_IRQ_INDEX),
+        (vfio::PCI_REQ_IRQ_INDEX, header::VFIO_PCI_REQ_IRQ_INDEX),
+        (vfio::IRQ_INFO_EVENTFD, header::VFIO_IRQ_INFO_EVENTFD),
+        (vfio::IRQ_INFO_MASKABLE, header::VFIO_IRQ_INFO_MASKABLE),
+        (vfio::IRQ_INFO_AUTOMASKED, header::VFIO_IRQ_INFO_AUTOMASKED),
+        (vfio::IRQ_INFO_NORESIZE, header::VFIO_IRQ_INFO_NORESIZE),
+        (vfio::IRQ_SET_DATA_NONE, header::VFIO_IRQ_SET_DATA_NONE),
+        (vfio::IRQ_SET_DATA_BOOL, header::VFIO_IRQ_SET_DATA_BOOL),
+        (vfio::IRQ_SET_DATA_EVENTFD, header::VFIO_IRQ_SET_DATA_EVENTFD),
+        (vfio::IRQ_SET_ACTION_MASK, header::VFIO_IRQ_SET_ACTION_MASK),
+        (vfio::IRQ_SET_ACTION_UNMASK, header::VFIO_IRQ_SET_ACTION_UNMASK),
+        (vfio::IRQ_SET_ACTION_TRIGGER, header::VFIO_IRQ_SET_ACTION_TRIGGER),
+    ];
+    for (ours, theirs) in pairs {
+        assert_eq!(ours, theirs);
+    }
 }
 
 macro_rules! same_layout {
@@ -70,6 +96,16 @@ fn layouts_are_the_kernels() {
         cap_offset = cap_offset,
         size = size,
         offset = offset,
+    );
+    same_layout!(vfio::IrqInfo, header::vfio_irq_info, argsz = argsz, flags = flags, index = index, count = count,);
+    same_layout!(
+        vfio::IrqSet,
+        header::vfio_irq_set,
+        argsz = argsz,
+        flags = flags,
+        index = index,
+        start = start,
+        count = count,
     );
     same_layout!(
         vfio::DmaMap,

@@ -20,6 +20,10 @@ pub const GROUP_GET_DEVICE_FD: Number = number(6);
 pub const DEVICE_GET_INFO: Number = number(7);
 /// `VFIO_DEVICE_GET_REGION_INFO`, on a device.
 pub const DEVICE_GET_REGION_INFO: Number = number(8);
+/// `VFIO_DEVICE_GET_IRQ_INFO`, on a device.
+pub const DEVICE_GET_IRQ_INFO: Number = number(9);
+/// `VFIO_DEVICE_SET_IRQS`, on a device.
+pub const DEVICE_SET_IRQS: Number = number(10);
 /// `VFIO_DEVICE_RESET`, on a device.
 pub const DEVICE_RESET: Number = number(11);
 /// `VFIO_IOMMU_MAP_DMA`, on a container.
@@ -60,6 +64,39 @@ pub const REGION_INFO_FLAG_MMAP: u32 = 4;
 pub const PCI_BAR0_REGION_INDEX: u32 = 0;
 /// Region number of the configuration space.
 pub const PCI_CONFIG_REGION_INDEX: u32 = 7;
+
+/// Interrupt index of the interrupt pin.
+pub const PCI_INTX_IRQ_INDEX: u32 = 0;
+/// Interrupt index of MSI.
+pub const PCI_MSI_IRQ_INDEX: u32 = 1;
+/// Interrupt index of MSI-X.
+pub const PCI_MSIX_IRQ_INDEX: u32 = 2;
+/// Interrupt index of uncorrected errors, of PCI Express devices only.
+pub const PCI_ERR_IRQ_INDEX: u32 = 3;
+/// Interrupt index of the host's request to give the device back.
+pub const PCI_REQ_IRQ_INDEX: u32 = 4;
+
+/// The interrupt can signal an eventfd: `VFIO_IRQ_INFO_EVENTFD`.
+pub const IRQ_INFO_EVENTFD: u32 = 1;
+/// It can be masked and unmasked: `VFIO_IRQ_INFO_MASKABLE`.
+pub const IRQ_INFO_MASKABLE: u32 = 2;
+/// It masks itself each time it fires: `VFIO_IRQ_INFO_AUTOMASKED`.
+pub const IRQ_INFO_AUTOMASKED: u32 = 4;
+/// All that shall be used have to be enabled at once: `VFIO_IRQ_INFO_NORESIZE`.
+pub const IRQ_INFO_NORESIZE: u32 = 8;
+
+/// No data: `VFIO_IRQ_SET_DATA_NONE`.
+pub const IRQ_SET_DATA_NONE: u32 = 1;
+/// A byte for each interrupt: `VFIO_IRQ_SET_DATA_BOOL`.
+pub const IRQ_SET_DATA_BOOL: u32 = 2;
+/// An eventfd, or -1, for each interrupt: `VFIO_IRQ_SET_DATA_EVENTFD`.
+pub const IRQ_SET_DATA_EVENTFD: u32 = 4;
+/// Masks: `VFIO_IRQ_SET_ACTION_MASK`.
+pub const IRQ_SET_ACTION_MASK: u32 = 8;
+/// Unmasks: `VFIO_IRQ_SET_ACTION_UNMASK`.
+pub const IRQ_SET_ACTION_UNMASK: u32 = 16;
+/// Enables with eventfds, disables with count 0, else fires: `VFIO_IRQ_SET_ACTION_TRIGGER`.
+pub const IRQ_SET_ACTION_TRIGGER: u32 = 32;
 
 /// `struct vfio_group_status`.
 #[repr(C)]
@@ -105,6 +142,36 @@ pub struct RegionInfo {
     pub size: u64,
     /// Where the region starts in the device's file.
     pub offset: u64,
+}
+
+/// `struct vfio_irq_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IrqInfo {
+    /// Size of the caller's structure, bytes.
+    pub argsz: u32,
+    /// `IRQ_INFO_*`.
+    pub flags: u32,
+    /// Interrupt index, set by the caller.
+    pub index: u32,
+    /// How many interrupts the index has.
+    pub count: u32,
+}
+
+/// `struct vfio_irq_set` without its trailing data.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IrqSet {
+    /// Size of the structure and its data, bytes.
+    pub argsz: u32,
+    /// One of `IRQ_SET_DATA_*` and one of `IRQ_SET_ACTION_*`.
+    pub flags: u32,
+    /// Interrupt index.
+    pub index: u32,
+    /// The first interrupt it is for.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// `struct vfio_iommu_type1_dma_map`.

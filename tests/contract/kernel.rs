@@ -6,6 +6,8 @@ use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
+use spapr_iommu::uapi::vfio::IrqSet;
+use std::os::fd::BorrowedFd;
 
 #[derive(Debug)]
 pub(crate) enum Kernel {
@@ -45,6 +47,9 @@ impl Host for Kernel {
     }
     fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         self.host().call(fd, call)
+    }
+    fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
+        self.host().set_irqs(device, set, eventfds)
     }
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
         self.host().region(device, index)

@@ -1,17 +1,20 @@
 //! A device's file: what it says of itself, and access to its regions.
 
 use super::container::Result;
-use super::edu::{BAR_SIZE, CONFIG_SIZE, Edu};
+use super::edu::{self, BAR_SIZE, CONFIG_SIZE, Edu};
+use super::group::Device;
+use super::irq;
 use super::state::{File, State};
 use crate::host::volatile::pieces;
 use crate::host::{Call, Errno, Fd, Platform, Region};
 use crate::uapi::eeh::state::{RESET, STOPPED};
 use crate::uapi::vfio;
+use crate::uapi::vfio::IrqSet;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Regions and interrupt indices of a PCI device.
+/// Regions of a PCI device.
 const REGIONS: u32 = 9;
-const IRQS: u32 = 5;
 /// The VGA region, which only VGA devices have.
 const VGA: u32 = 8;
 /// `struct vfio_device_info` up to its capability offset.
@@ -27,7 +30,7 @@ impl State {
                     return Err(Errno::EINVAL);
                 }
                 info.flags = vfio::DEVICE_FLAGS_PCI | if resets { vfio::DEVICE_FLAGS_RESET } else { 0 };
-                (info.num_regions, info.num_irqs) = (REGIONS, IRQS);
+                (info.num_regions, info.num_irqs) = (REGIONS, irq::INDICES);
                 Ok(0)
             }
             Call::DeviceGetRegionInfo(info) => {
@@ -43,6 +46,9 @@ impl State {
                 info.offset = u64::from(info.index) << 40;
                 Ok(0)
             }
+            Call::DeviceGetIrqInfo(info) => irq::info(info),
+            // Nobody answers after the reset.
+            Call::DeviceReset if self.gone(group) => Err(Errno::ENOTTY),
             Call::DeviceReset if resets => {
                 self.edu(group, index)?.reset();
                 Ok(0)
@@ -50,6 +56,15 @@ impl State {
             Call::DeviceReset => Err(Errno::EINVAL),
             _ => Err(Errno::ENOTTY),
         }
+    }
+
+    /// `VFIO_DEVICE_SET_IRQS`.
+    pub(super) fn set_irqs(&mut self, fd: Fd, set: &IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result {
+        let (group, index) = self.device(fd)?;
+        let group = self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?;
+        let device = group.devices.get_mut(index).ok_or(Errno::ENODEV)?;
+        let line = device.edu.asserts();
+        device.irqs.set(set, eventfds, line)
     }
 
     fn edu(&mut self, group: u32, index: usize) -> Result<&mut Edu> {
@@ -64,9 +79,25 @@ impl State {
         }
     }
 
-    /// Whether loads from the device fail, as in a PE that is frozen or in reset.
+    fn gone(&self, group: u32) -> bool {
+        self.kernel.groups.get(&group).is_some_and(|group| group.gone)
+    }
+
+    /// Whether loads from the device fail: it is gone, or its PE is frozen or in reset.
     fn stopped(&self, group: u32) -> bool {
-        self.kernel.groups.get(&group).is_some_and(|group| matches!(group.eeh_state, STOPPED | RESET))
+        let group = self.kernel.groups.get(&group);
+        group.is_some_and(|group| group.gone || matches!(group.eeh_state, STOPPED | RESET))
+    }
+
+    /// What the device raised reaches user space.
+    fn interrupt(&mut self, group: u32, index: usize) {
+        let device = self.kernel.groups.get_mut(&group).and_then(|group| group.devices.get_mut(index));
+        let Some(Device { edu, irqs, .. }) = device else { return };
+        // A message is a write to memory.
+        if edu.take_raised() && edu.is_master() {
+            irqs.message();
+        }
+        irqs.level(edu.asserts());
     }
 }
 
@@ -123,7 +154,9 @@ impl Region for DeviceRegion {
             }
         }
         if stopped {
-            data.fill(0xff);
+            let physical = |at: &u64| self.index != vfio::PCI_CONFIG_REGION_INDEX || !edu::is_virtual(*at);
+            let ones = (offset..).zip(data).filter(|(at, _)| physical(at));
+            ones.for_each(|(_, byte)| *byte = 0xff);
         }
         Ok(())
     }
@@ -142,6 +175,7 @@ impl Region for DeviceRegion {
             if let Some(transfer) = state.edu(group, index)?.write_bar(at, &data[piece])? {
                 state.transfer(group, index, transfer);
             }
+            state.interrupt(group, index);
         }
         Ok(())
     }

@@ -21,6 +21,18 @@ const BAR0: usize = 0x10;
 
 const START: u64 = 1;
 const TO_MEMORY: u64 = 2;
+/// Interrupt once the transfer has ended.
+const INTERRUPT: u64 = 4;
+
+/// Status: interrupt once the factorial is there.
+const STATUS_INTERRUPT: u32 = 0x80;
+/// Interrupt status: a factorial was computed.
+const FACTORIAL_DONE: u32 = 1;
+/// Interrupt status: a transfer has ended.
+const TRANSFER_DONE: u32 = 0x100;
+
+/// Where the MSI capability is: one vector, addresses of 64 bits.
+const MSI: usize = 0x40;
 
 /// A transfer the device asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +47,12 @@ pub(super) enum Transfer {
 pub(super) struct Edu {
     config: [u8; CONFIG_SIZE as usize],
     liveness: u32,
+    factorial: u32,
+    status: u32,
+    /// Interrupts raised and not yet acknowledged.
+    interrupts: u32,
+    /// An interrupt was raised since [`Self::take_raised`].
+    raised: bool,
     source: u64,
     destination: u64,
     count: u64,
@@ -47,12 +65,20 @@ impl Default for Edu {
         let mut config = [0; CONFIG_SIZE as usize];
         config[0..2].copy_from_slice(&VENDOR.to_le_bytes());
         config[2..4].copy_from_slice(&DEVICE.to_le_bytes());
+        config[6] = 0x10; // status: has capabilities
         config[8] = 0x10; // revision
-        config[0x0b] = 0xff; // class: none of the known ones
+        config[0x0a] = 0xff; // class: none of the known ones
+        config[0x2c..0x30].copy_from_slice(&[0xf4, 0x1a, 0x00, 0x11]); // subsystem: QEMU's
+        config[0x34] = MSI as u8;
+        config[MSI..MSI + 4].copy_from_slice(&[0x05, 0x00, 0x80, 0x00]);
         config[0x3d] = 1; // interrupt pin A
         Self {
             config,
             liveness: 0,
+            factorial: 0,
+            status: 0,
+            interrupts: 0,
+            raised: false,
             source: 0,
             destination: 0,
             count: 0,
@@ -67,6 +93,27 @@ impl Edu {
     pub(super) fn reset(&mut self) {
         let config = self.config;
         *self = Self { config, ..Self::default() };
+    }
+
+    /// A reset of the bus, after which the kernel puts BARs and memory decode back.
+    pub(super) fn reset_bus(&mut self) {
+        self.reset();
+        self.config[COMMAND] &= !MASTER;
+    }
+
+    /// Whether it may write to memory, messages that interrupt included.
+    pub(super) fn is_master(&self) -> bool {
+        self.config[COMMAND] & MASTER != 0
+    }
+
+    /// Whether an interrupt was raised since the last time.
+    pub(super) fn take_raised(&mut self) -> bool {
+        core::mem::take(&mut self.raised)
+    }
+
+    fn raise(&mut self, interrupts: u32) {
+        self.interrupts |= interrupts;
+        self.raised |= self.interrupts != 0;
     }
 
     pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
@@ -93,6 +140,9 @@ impl Edu {
         let value = match (offset, data.len()) {
             (0x00, 4) => u64::from(ID),
             (0x04, 4) => u64::from(self.liveness),
+            (0x08, 4) => u64::from(self.factorial),
+            (0x20, 4) => u64::from(self.status),
+            (0x24, 4) => u64::from(self.interrupts),
             (0x80, 4 | 8) => self.source,
             (0x88, 4 | 8) => self.destination,
             (0x90, 4 | 8) => self.count,
@@ -110,11 +160,24 @@ impl Edu {
         let value = data.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
         match (offset, data.len()) {
             (0x04, 4) => self.liveness = !(value as u32),
+            // Computed at once: nobody sees the status say that it is being computed.
+            (0x08, 4) => {
+                self.factorial = factorial(value as u32);
+                if self.status & STATUS_INTERRUPT != 0 {
+                    self.raise(FACTORIAL_DONE);
+                }
+            }
+            (0x20, 4) => self.status = value as u32 & STATUS_INTERRUPT,
+            (0x60, 4) => self.raise(value as u32),
+            (0x64, 4) => self.interrupts &= !(value as u32),
             (0x80, 4 | 8) => self.source = value,
             (0x88, 4 | 8) => self.destination = value,
             (0x90, 4 | 8) => self.count = value,
             (0x98, 4 | 8) if value & START != 0 => {
                 self.command = value & !START;
+                if value & INTERRUPT != 0 {
+                    self.raise(TRANSFER_DONE);
+                }
                 return Ok(self.transfer());
             }
             _ => {}
@@ -123,7 +186,7 @@ impl Edu {
     }
 
     fn transfer(&self) -> Option<Transfer> {
-        if self.config[COMMAND] & MASTER == 0 {
+        if !self.is_master() {
             return None;
         }
         let to_memory = self.command & TO_MEMORY != 0;
@@ -137,9 +200,25 @@ impl Edu {
         Some(if to_memory { Transfer::Write { iova, offset, len } } else { Transfer::Read { iova, offset, len } })
     }
 
+    /// Whether its interrupt pin is asserted.
+    pub(super) fn asserts(&self) -> bool {
+        self.interrupts != 0
+    }
+
     fn check_enabled(&self) -> Result<(), Errno> {
         if self.config[COMMAND] & MEMORY == 0 { Err(Errno::EIO) } else { Ok(()) }
     }
+}
+
+/// Whether vfio-pci answers for a byte of the configuration space itself: ids, BARs, the head of the list of capabilities,
+/// interrupt line and pin (`init_pci_cap_basic_perm` in `drivers/vfio/pci/vfio_pci_config.c`).
+pub(super) fn is_virtual(offset: u64) -> bool {
+    matches!(offset, 0..4 | 0x10..0x28 | 0x30..0x35 | 0x3c..0x3e)
+}
+
+/// Modulo 2^32, to which 34 is the first that adds up to 0.
+fn factorial(n: u32) -> u32 {
+    if n < 34 { (1..=n).fold(1, u32::wrapping_mul) } else { 0 }
 }
 
 fn config_span(offset: u64, len: usize) -> Result<core::ops::Range<usize>, Errno> {
@@ -174,6 +253,24 @@ mod tests {
         let mut back = [0; 4];
         edu.read_bar(4, &mut back).unwrap();
         assert_eq!(back, [0xff, 0xff, 0xff, 0xfa]);
+    }
+
+    #[test]
+    fn interrupts_stay_until_they_are_acknowledged() {
+        let mut edu = ready();
+        edu.write_bar(0x20, &[0xff; 4]).unwrap();
+        edu.write_bar(0x08, &5u32.to_be_bytes()).unwrap();
+        let read = |edu: &Edu, register| {
+            let mut value = [0; 4];
+            edu.read_bar(register, &mut value).map(|()| u32::from_be_bytes(value))
+        };
+        assert_eq!([0x08, 0x20, 0x24].map(|at| read(&edu, at).unwrap()), [120, 0x80, 1]);
+        assert_eq!((edu.take_raised(), edu.take_raised(), edu.asserts()), (true, false, true));
+        edu.write_bar(0x98, &(START | INTERRUPT).to_be_bytes()).unwrap();
+        edu.write_bar(0x60, &6u32.to_be_bytes()).unwrap();
+        assert_eq!(read(&edu, 0x24), Ok(0x107));
+        edu.write_bar(0x64, &0x107u32.to_be_bytes()).unwrap();
+        assert_eq!((read(&edu, 0x24), edu.asserts()), (Ok(0), false));
     }
 
     #[test]

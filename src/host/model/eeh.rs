@@ -22,6 +22,9 @@ impl Driver {
             }
             check_args(args.argsz, SHORT, args.flags)?;
             let Some(group) = kernel.groups.get_mut(group) else { continue };
+            if matches!(args.op, op::RESET_HOT | op::RESET_FUNDAMENTAL) {
+                group.devices.iter_mut().for_each(|device| device.edu.reset_bus());
+            }
             match operate(kernel.preset.machine, &mut group.eeh_state, args)? {
                 0 => {}
                 state => return Ok(state),

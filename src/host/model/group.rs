@@ -1,6 +1,7 @@
 //! An IOMMU group and its devices.
 
 use super::edu::{self, Edu};
+use super::irq::Irqs;
 use super::platform::Pe;
 use crate::host::{GroupFacts, PciDevice};
 use crate::uapi::eeh::state;
@@ -14,6 +15,8 @@ pub(super) struct Group {
     pub(super) devices: Vec<Device>,
     pub(super) pe: Pe,
     pub(super) eeh_state: i32,
+    /// Its devices were taken away.
+    pub(super) gone: bool,
     /// The container it is in.
     pub(super) container: Option<u32>,
     /// Files that hold the group open: its own and those of its devices.
@@ -29,6 +32,7 @@ pub(super) struct Device {
     /// Files of this device.
     pub(super) files: u32,
     pub(super) edu: Edu,
+    pub(super) irqs: Irqs,
 }
 
 impl Group {
@@ -39,6 +43,7 @@ impl Group {
             devices: Vec::new(),
             pe: Pe::new(number),
             eeh_state: state::NORMAL,
+            gone: false,
             container: None,
             files: 0,
             device_files: 0,
@@ -59,7 +64,13 @@ impl Group {
 
     fn add_device(&mut self, driver: &str) {
         let address = format!("{:04x}:00:{:02x}.0", self.number, self.devices.len());
-        self.devices.push(Device { address, driver: driver.into(), files: 0, edu: Edu::default() });
+        self.devices.push(Device {
+            address,
+            driver: driver.into(),
+            files: 0,
+            edu: Edu::default(),
+            irqs: Irqs::default(),
+        });
     }
 
     /// One more file of a device, which holds the group as well.

@@ -9,6 +9,8 @@ use crate::host::memory::Protection;
 use crate::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
+use crate::uapi::vfio::IrqSet;
+use std::os::fd::BorrowedFd;
 
 impl Host for Model {
     fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
@@ -21,6 +23,10 @@ impl Host for Model {
 
     fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         self.run(|state| state.call(fd, call))
+    }
+
+    fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
+        self.run(|state| state.set_irqs(device, &set, eventfds))
     }
 
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {

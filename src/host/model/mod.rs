@@ -35,6 +35,7 @@ mod edu;
 mod eeh;
 mod group;
 mod host;
+mod irq;
 mod mapping;
 mod memlock;
 mod physical;
@@ -153,6 +154,15 @@ impl Model {
     pub fn set_eeh_state(&self, group: u32, state: i32) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.eeh_state = state;
+        }
+    }
+
+    /// Takes the devices of a group away, as when a card is pulled: loads read ones, stores are lost, and who asked for
+    /// [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) is told.
+    pub fn unplug(&self, group: u32) {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+            group.gone = true;
+            group.devices.iter().for_each(|device| device.irqs.ask_back());
         }
     }
 

@@ -101,6 +101,7 @@ impl State {
                     // With its last file a device is reset and loses the bus.
                     if device.files == 0 {
                         device.edu = edu::Edu::default();
+                        device.irqs = Default::default();
                     }
                 }
                 self.close_group(group);

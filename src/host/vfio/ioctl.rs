@@ -8,7 +8,7 @@ use super::files::{Files, OpenFile};
 use crate::host::{Call, Errno};
 use crate::uapi::{Number, eeh, spapr, vfio};
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A structure the kernel reads and writes.
 ///
@@ -39,6 +39,7 @@ arguments!(
     vfio::GroupStatus,
     vfio::DeviceInfo,
     vfio::RegionInfo,
+    vfio::IrqInfo,
     eeh::PeOp,
 );
 
@@ -63,6 +64,7 @@ pub(super) fn run(files: &Files, open: &OpenFile, call: &mut Call) -> Result<i32
         Call::GroupUnsetContainer => by_value(open, vfio::GROUP_UNSET_CONTAINER, 0),
         Call::DeviceGetInfo(argument) => by_address(open, vfio::DEVICE_GET_INFO, argument),
         Call::DeviceGetRegionInfo(argument) => by_address(open, vfio::DEVICE_GET_REGION_INFO, argument),
+        Call::DeviceGetIrqInfo(argument) => by_address(open, vfio::DEVICE_GET_IRQ_INFO, argument),
         Call::DeviceReset => by_value(open, vfio::DEVICE_RESET, 0),
     }
 }
@@ -75,6 +77,22 @@ pub(super) fn device(group: &OpenFile, name: &str) -> Result<OwnedFd, Errno> {
     let raw = Errno::result(result)?;
     // SAFETY: the kernel has just made this file for us; nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// `VFIO_DEVICE_SET_IRQS`.
+pub(super) fn set_irqs(
+    device: &OpenFile,
+    set: vfio::IrqSet,
+    eventfds: &[Option<BorrowedFd<'_>>],
+) -> Result<i32, Errno> {
+    // The structure and its data are words of 32 bits without gaps.
+    let head = size_of::<vfio::IrqSet>() / size_of::<u32>();
+    let argsz = u32::try_from((head + eventfds.len()) * size_of::<u32>()).map_err(|_| Errno::EINVAL)?;
+    let mut words = vec![argsz, set.flags, set.index, set.start, set.count];
+    // An eventfd is an `int`; none is -1.
+    words.extend(eventfds.iter().map(|fd| fd.map_or(-1, |fd| fd.as_raw_fd()) as u32));
+    // SAFETY: the kernel only reads, and no more than `argsz` bytes, which is all of `words`.
+    Errno::result(unsafe { libc::ioctl(device.file.as_raw_fd(), vfio::DEVICE_SET_IRQS, words.as_ptr()) })
 }
 
 fn by_value(open: &OpenFile, number: Number, value: u32) -> Result<i32, Errno> {
@@ -134,11 +152,13 @@ mod tests {
             Call::GroupUnsetContainer,
             Call::DeviceGetInfo(Default::default()),
             Call::DeviceGetRegionInfo(Default::default()),
+            Call::DeviceGetIrqInfo(Default::default()),
             Call::DeviceReset,
         ];
         for mut call in calls {
             assert_eq!(run(&files, &open, &mut call), Err(Errno::ENOTTY), "{}", call.name());
         }
+        assert_eq!(set_irqs(&open, Default::default(), &[None]), Err(Errno::ENOTTY));
         assert_eq!(device(&open, "0000:00:00.0").unwrap_err(), Errno::ENOTTY);
     }
 

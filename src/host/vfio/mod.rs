@@ -24,12 +24,13 @@ use super::calls::{self, Failure};
 use super::memory::Protection;
 use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared};
 use crate::addr::{PageShift, UserAddr, UserRange};
+use crate::uapi::vfio::IrqSet;
 use files::{Files, Kind};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use obstacle::Asked;
 use roots::Roots;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// The running kernel as a host, and as a source of memory.
@@ -71,6 +72,10 @@ impl Host for Vfio {
 
     fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         ioctl::run(&self.files, &*self.files.get(fd)?, call)
+    }
+
+    fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
+        ioctl::set_irqs(&*self.files.get(device)?, set, eventfds)
     }
 
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {

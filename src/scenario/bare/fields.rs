@@ -158,6 +158,7 @@ pub(super) fn blanks() -> Vec<Step> {
         Call::GroupUnsetContainer,
         Call::DeviceGetInfo(vfio::DeviceInfo { argsz: argsz::<vfio::DeviceInfo>(), ..Default::default() }),
         Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: argsz::<vfio::RegionInfo>(), ..Default::default() }),
+        Call::DeviceGetIrqInfo(vfio::IrqInfo { argsz: argsz::<vfio::IrqInfo>(), ..Default::default() }),
         Call::DeviceReset,
     ];
     let others = [
@@ -204,6 +205,7 @@ impl Step {
                 Call::GroupUnsetContainer => "group-unset-container",
                 Call::DeviceGetInfo(_) => "device-get-info",
                 Call::DeviceGetRegionInfo(_) => "device-get-region-info",
+                Call::DeviceGetIrqInfo(_) => "device-get-irq-info",
                 Call::DeviceReset => "device-reset",
             },
         }
@@ -317,6 +319,12 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
             may("cap_offset", Small(&mut a.cap_offset)),
             may("size", Large(&mut a.size)),
             may("offset", Large(&mut a.offset)),
+        ],
+        Call::DeviceGetIrqInfo(a) => vec![
+            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::IrqInfo>())),
+            may("flags", Small(&mut a.flags)),
+            must("index", Small(&mut a.index)),
+            may("count", Small(&mut a.count)),
         ],
     }
 }

@@ -300,6 +300,9 @@ fn device_call(rng: &mut Rng) -> Call {
         return Call::DeviceGetInfo(vfio::DeviceInfo { argsz: argsz(rng, 24), ..Default::default() });
     }
     let index = if chance(rng, 90) { rng.u32(0..12) } else { rng.u32(..) };
+    if chance(rng, 30) {
+        return Call::DeviceGetIrqInfo(vfio::IrqInfo { argsz: argsz(rng, 16), index, ..Default::default() });
+    }
     Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: argsz(rng, 32), index, ..Default::default() })
 }
 

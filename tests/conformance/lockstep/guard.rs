@@ -134,6 +134,7 @@ fn harmless(step: &Step) -> bool {
             | Call::GroupGetStatus(_)
             | Call::DeviceGetInfo(_)
             | Call::DeviceGetRegionInfo(_)
+            | Call::DeviceGetIrqInfo(_)
             | Call::DeviceReset => true,
             Call::EehPeOp(args) => args.op != eeh::op::RESET_HOT,
             _ => false,

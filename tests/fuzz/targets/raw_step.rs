@@ -101,7 +101,10 @@ fn call(u: &mut Unstructured<'_>) -> Result<Call> {
             let (argsz, index) = (argsz(u)?, below(u, 12)? as u32);
             Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz, index, ..Default::default() })
         }
-        9 | 10 => Call::EehPeOp(eeh::PeOp { argsz: argsz(u)?, flags: flags(u)?, op: flags(u)?, ..Default::default() }),
+        9 => {
+            Call::DeviceGetIrqInfo(vfio::IrqInfo { argsz: argsz(u)?, index: below(u, 8)? as u32, ..Default::default() })
+        }
+        10 => Call::EehPeOp(eeh::PeOp { argsz: argsz(u)?, flags: flags(u)?, op: flags(u)?, ..Default::default() }),
         11 => Call::EehPeOp(eeh::PeOp { argsz: argsz(u)?, op: below(u, 12)? as u32, ..Default::default() }),
         12..=17 => Call::RegisterMemory(memory(u)?),
         18..=20 => Call::UnregisterMemory(memory(u)?),

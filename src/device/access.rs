@@ -1,0 +1,52 @@
+//! One access to one region, checked before it is made.
+
+use super::AccessError;
+use super::value::{Endian, RegisterValue, decode, encode};
+use crate::host::Errno;
+use crate::space::DeviceRegion;
+use std::sync::Arc;
+
+/// What BARs are called in errors.
+pub(super) const BARS: [&str; 6] = ["BAR 0", "BAR 1", "BAR 2", "BAR 3", "BAR 4", "BAR 5"];
+/// What the configuration space is called in errors.
+pub(super) const CONFIG: &str = "configuration space";
+
+/// A region of a device, with its name.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) region: DeviceRegion,
+    pub(super) device: Arc<str>,
+    pub(super) name: &'static str,
+}
+
+impl Access {
+    fn check(&self, offset: u64, width: usize) -> Result<(), AccessError> {
+        let (device, region, size) = (|| Arc::clone(&self.device), self.name, self.region.size());
+        if !offset.is_multiple_of(width as u64) {
+            return Err(AccessError::Misaligned { device: device(), region, offset, width });
+        }
+        if offset.checked_add(width as u64).is_none_or(|end| end > size) {
+            return Err(AccessError::Outside { device: device(), region, offset, width, size });
+        }
+        Ok(())
+    }
+
+    fn failed(&self, offset: u64, width: usize, errno: Errno) -> AccessError {
+        AccessError::Failed { device: Arc::clone(&self.device), region: self.name, offset, width, errno }
+    }
+
+    /// The value, and whether it is all ones.
+    pub(super) fn read<V: RegisterValue>(&self, offset: u64, endian: Endian) -> Result<(V, bool), AccessError> {
+        self.check(offset, V::WIDTH)?;
+        let mut data = [0; 8];
+        let data = &mut data[..V::WIDTH];
+        self.region.read(offset, data).map_err(|errno| self.failed(offset, V::WIDTH, errno))?;
+        Ok((decode(data, endian), data.iter().all(|byte| *byte == 0xff)))
+    }
+
+    pub(super) fn write<V: RegisterValue>(&self, offset: u64, value: V, endian: Endian) -> Result<(), AccessError> {
+        self.check(offset, V::WIDTH)?;
+        let data = &encode(value, endian)[..V::WIDTH];
+        self.region.write(offset, data).map_err(|errno| self.failed(offset, V::WIDTH, errno))
+    }
+}

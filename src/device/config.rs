@@ -1,0 +1,173 @@
+//! The configuration space.
+
+use super::AccessError;
+use super::access::Access;
+use super::value::{Endian, RegisterValue};
+use core::ops::Range;
+use parking_lot::Mutex;
+
+const ID: u64 = 0;
+const COMMAND: u64 = 4;
+const STATUS: u64 = 6;
+const CLASS: u64 = 8;
+const BARS: Range<u64> = 0x10..0x28;
+const ROM: Range<u64> = 0x30..0x34;
+const FIRST_CAPABILITY: u64 = 0x34;
+
+const MEMORY: u16 = 2;
+const MASTER: u16 = 4;
+const HAS_CAPABILITIES: u16 = 0x10;
+
+/// Capabilities with registers that are guarded, by their ids of the PCI specification.
+const POWER: u8 = 0x01;
+const MSI: u8 = 0x05;
+const EXPRESS: u8 = 0x10;
+const MSIX: u8 = 0x11;
+const ADVANCED: u8 = 0x13;
+/// No list is longer: 192 bytes hold no more.
+const MOST: usize = 48;
+
+/// A register that has a method of its own.
+#[derive(Debug)]
+struct Guard {
+    span: Range<u64>,
+    register: &'static str,
+    method: &'static str,
+}
+
+/// The configuration space of a device, little endian as PCI has it.
+///
+/// Nobody turns memory decode off, for which the kernel kills whoever touches a BAR with SIGBUS, nor moves BARs or the device
+/// to sleep, nor sets up DMA and interrupts behind the back of [`Device`](super::Device): writes to those registers are refused.
+///
+/// vfio-pci answers for some of it itself (ids, BARs, capability list), so these read well of a device that is gone.
+#[derive(Debug)]
+pub struct Config {
+    access: Access,
+    guards: Vec<Guard>,
+    capabilities: Vec<(u8, u64)>,
+    /// What the command register should hold.
+    command: Mutex<u16>,
+}
+
+impl Config {
+    /// Takes over: memory decode on, bus mastering off.
+    pub(super) fn open(access: Access) -> Result<Self, AccessError> {
+        let capabilities = capabilities(&access)?;
+        let guards = guards(&capabilities);
+        let config = Self { access, guards, capabilities, command: Mutex::new(0) };
+        let command = (config.read::<u16>(COMMAND)? | MEMORY) & !MASTER;
+        *config.command.lock() = command;
+        config.put(command)?;
+        Ok(config)
+    }
+
+    /// Its size: 256 bytes, or 4096 for PCI Express.
+    pub fn size(&self) -> u64 {
+        self.access.region.size()
+    }
+
+    /// Reads a register, by one access of its width.
+    pub fn read<V: RegisterValue>(&self, offset: u64) -> Result<V, AccessError> {
+        Ok(self.access.read(offset, Endian::Little)?.0)
+    }
+
+    /// Writes a register, likewise. Refused where [`Device`](super::Device) has a method for it.
+    pub fn write<V: RegisterValue>(&self, offset: u64, value: V) -> Result<(), AccessError> {
+        let span = offset..offset.saturating_add(V::WIDTH as u64);
+        match self.guards.iter().find(|guard| guard.span.start < span.end && span.start < guard.span.end) {
+            Some(Guard { register, method, .. }) => {
+                let device = self.access.device.clone();
+                Err(AccessError::Guarded { device, offset, width: V::WIDTH, register, method })
+            }
+            None => self.access.write(offset, value, Endian::Little),
+        }
+    }
+
+    /// Where the first capability with that id (PCI specification, appendix H) is.
+    pub fn capability(&self, id: u8) -> Option<u64> {
+        self.capabilities.iter().find(|(found, _)| *found == id).map(|(_, at)| *at)
+    }
+
+    /// Vendor and device.
+    pub(super) fn id(&self) -> Result<(u16, u16), AccessError> {
+        Ok((self.read(ID)?, self.read(ID + 2)?))
+    }
+
+    /// Whether the device answers. The kernel answers for the vendor's id itself, but not for class and revision.
+    pub(super) fn answers(&self) -> bool {
+        self.read::<u32>(CLASS).is_ok_and(|class| class != u32::MAX)
+    }
+
+    /// Sets or clears the bus master bit; what the register reads then, which has waited for the write to arrive.
+    pub(super) fn set_master(&self, on: bool) -> Result<u16, AccessError> {
+        let mut command = self.command.lock();
+        let wanted = if on { *command | MASTER } else { *command & !MASTER };
+        let read = self.put(wanted)?;
+        *command = wanted;
+        Ok(read)
+    }
+
+    /// Writes the command register as it should be, after something has reset the device or thrown away a write. With
+    /// memory decode the kernel puts back BARs that were lost (`vfio_basic_config_write`).
+    pub(super) fn restore(&self) -> Result<u16, AccessError> {
+        let command = self.command.lock();
+        self.put(*command)
+    }
+
+    /// Clears the bus master bit for when writes arrive again.
+    pub(super) fn forget_master(&self) {
+        *self.command.lock() &= !MASTER;
+    }
+
+    fn put(&self, command: u16) -> Result<u16, AccessError> {
+        self.access.write(COMMAND, command, Endian::Little)?;
+        self.read(COMMAND)
+    }
+}
+
+/// Whether a command register says that the device may use the bus. All ones say nothing.
+pub(super) fn is_master(command: u16) -> bool {
+    command & MASTER != 0 && command != u16::MAX
+}
+
+/// Ids and places, in the order of the list.
+fn capabilities(access: &Access) -> Result<Vec<(u8, u64)>, AccessError> {
+    let byte = |at: u64| access.read::<u8>(at, Endian::Little).map(|(byte, _)| byte);
+    let (status, _) = access.read::<u16>(STATUS, Endian::Little)?;
+    let mut found = Vec::new();
+    if status & HAS_CAPABILITIES == 0 {
+        return Ok(found);
+    }
+    let mut next = byte(FIRST_CAPABILITY)? & !3;
+    while next >= 0x40 && found.len() < MOST {
+        let at = u64::from(next);
+        found.push((byte(at)?, at));
+        next = byte(at + 1)? & !3;
+    }
+    Ok(found)
+}
+
+fn guards(capabilities: &[(u8, u64)]) -> Vec<Guard> {
+    let guard = |span, register, method| Guard { span, register, method };
+    let mut all = vec![
+        guard(COMMAND..COMMAND + 2, "the command register", "`Device::start_dma` and `stop_dma`"),
+        guard(BARS, "a BAR", "`Device::bar`, which knows where the kernel put it"),
+        guard(ROM, "the ROM's BAR", "the kernel's `rom` file in sysfs"),
+    ];
+    for &(id, at) in capabilities {
+        let interrupts = "`Device::enable_interrupts`";
+        all.extend(match id {
+            POWER => {
+                Some(guard(at + 4..at + 6, "the power state", "drop the device, then the kernel puts it to sleep"))
+            }
+            MSI => Some(guard(at + 2..at + 4, "MSI", interrupts)),
+            MSIX => Some(guard(at + 2..at + 4, "MSI-X", interrupts)),
+            // Bit 15 of device control, and bit 0 of AF control, reset the function.
+            EXPRESS => Some(guard(at + 9..at + 10, "function level reset", "`Device::reset`")),
+            ADVANCED => Some(guard(at + 4..at + 5, "function level reset", "`Device::reset`")),
+            _ => None,
+        });
+    }
+    all
+}

@@ -1,0 +1,198 @@
+//! A PCI device for a driver in user space: registers, configuration space, bus mastering, interrupts, reset.
+//!
+//! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it there. When the device
+//! is dropped, also while a panic unwinds and also while its BARs are still held, it is taken off the bus and its interrupts
+//! are disabled, so that nothing it does can reach memory that goes next.
+//!
+//! ```
+//! use spapr_iommu::device::{Device, Endian, InterruptKind};
+//! use spapr_iommu::host::model::Model;
+//! use spapr_iommu::registry::Registry;
+//! use spapr_iommu::space::AddressSpace;
+//! use std::{sync::Arc, time::Duration};
+//!
+//! let space = AddressSpace::new(&Registry::new(Arc::new(Model::new("powernv9".parse()?))));
+//! space.attach(0)?;
+//! // QEMU's `edu`; on POWER machines its registers are big endian.
+//! let device = Device::open(&space, 0, "0000:00:00.0")?;
+//! assert_eq!(device.id(), (0x1234, 0x11e8));
+//! let registers = device.bar(0, Endian::Big)?;
+//! assert_eq!(registers.read::<u32>(0x00)?, 0x0100_00ed);
+//!
+//! // Have it compute a factorial, and interrupt when it is done.
+//! let interrupts = device.enable_interrupts(InterruptKind::Intx, 1)?;
+//! registers.write(0x20, 0x80u32)?;
+//! registers.write(0x08, 5u32)?;
+//! assert!(interrupts[0].wait(Some(Duration::from_secs(1)))?);
+//! assert_eq!(registers.read::<u32>(0x08)?, 120);
+//! // Acknowledge, then let the interrupt come again.
+//! registers.write(0x64, registers.read::<u32>(0x24)?)?;
+//! interrupts[0].rearm()?;
+//!
+//! // Wrong use gives an error, not a crash.
+//! assert!(registers.read::<u32>(0x02).is_err(), "not aligned");
+//! assert!(device.config().write(4, 0u16).is_err(), "nobody turns memory decode off");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod access;
+mod bar;
+mod config;
+mod error;
+mod interrupt;
+mod opened;
+mod value;
+
+pub use bar::Bar;
+pub use config::Config;
+pub use error::{AccessError, DeviceError};
+pub use interrupt::{Interrupt, InterruptInfo, InterruptKind};
+pub use opened::DmaState;
+pub use value::{Endian, RegisterValue};
+
+use crate::eeh::Eeh;
+use crate::space::{AddressSpace, Driven};
+use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
+use access::{Access, BARS, CONFIG};
+pub(crate) use opened::Opened;
+use std::sync::Arc;
+
+/// A device that is open for a driver: one at a time for each device in an address space.
+///
+/// The space, and the group in it, stay while it, a [`Bar`] or an [`Interrupt`] of it is held.
+#[derive(Debug)]
+pub struct Device {
+    opened: Arc<Opened>,
+    id: (u16, u16),
+    /// The kernel can reset it.
+    resets: bool,
+    _driven: Driven,
+}
+
+impl Device {
+    /// Opens a device of an attached group by its PCI address, `0000:00:00.0`: its BARs answer, and it does no DMA.
+    pub fn open(space: &AddressSpace, group: u32, address: &str) -> Result<Self, DeviceError> {
+        let name: Arc<str> = address.into();
+        // Asked first: opening takes the device off the bus.
+        let driven = space.drive(address).ok_or_else(|| DeviceError::OpenAlready { device: Arc::clone(&name) })?;
+        let device = space.device(group, address)?;
+        let info = device.info()?;
+        if info.flags & DEVICE_FLAGS_PCI == 0 {
+            return Err(DeviceError::NotPci { device: name });
+        }
+        let region = device.region(PCI_CONFIG_REGION_INDEX);
+        let region = region.map_err(|errno| DeviceError::Region { device: name.clone(), region: CONFIG, errno })?;
+        let config = Config::open(Access { region, device: Arc::clone(&name), name: CONFIG })?;
+        let id = config.id()?;
+        let opened = Arc::new(Opened::new(device, name, config));
+        if !opened.config.answers() {
+            opened.check()?;
+        }
+        Ok(Self { opened, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
+    }
+
+    /// Its PCI address.
+    pub fn address(&self) -> &str {
+        &self.opened.address
+    }
+
+    /// Vendor and device id.
+    pub fn id(&self) -> (u16, u16) {
+        self.id
+    }
+
+    /// Its group.
+    pub fn group(&self) -> u32 {
+        self.opened.device.group()
+    }
+
+    /// Its configuration space.
+    pub fn config(&self) -> &Config {
+        &self.opened.config
+    }
+
+    /// BAR 0 to 5, with the order of bytes its registers have.
+    pub fn bar(&self, index: u32, endian: Endian) -> Result<Bar, DeviceError> {
+        let device = &self.opened.device;
+        let is_there = |index: u32| Ok::<_, DeviceError>(device.region_info(PCI_BAR0_REGION_INDEX + index)?.size > 0);
+        let name = BARS.get(index as usize).copied();
+        let Some(name) = name.filter(|_| !matches!(is_there(index), Ok(false))) else {
+            let mut present = Vec::new();
+            for other in 0..BARS.len() as u32 {
+                if is_there(other)? {
+                    present.push(other);
+                }
+            }
+            return Err(DeviceError::NoBar { device: Arc::clone(&self.opened.address), index, present });
+        };
+        let region = device.region(PCI_BAR0_REGION_INDEX + index).map_err(|errno| DeviceError::Region {
+            device: Arc::clone(&self.opened.address),
+            region: name,
+            errno,
+        })?;
+        let access = Access { region, device: Arc::clone(&self.opened.address), name };
+        Ok(Bar { access, endian, opened: Arc::clone(&self.opened) })
+    }
+
+    /// Lets the device read and write memory, and send MSI and MSI-X: the bus master bit.
+    pub fn start_dma(&self) -> Result<(), DeviceError> {
+        self.opened.start_dma()
+    }
+
+    /// Takes the device off the bus; what it was doing has arrived when this returns.
+    pub fn stop_dma(&self) -> Result<(), DeviceError> {
+        self.opened.stop_dma()
+    }
+
+    /// Whether the device may use the bus.
+    pub fn is_dma_on(&self) -> bool {
+        self.opened.dma.is_on()
+    }
+
+    /// The same, to be kept and asked elsewhere. Off for good once the device is dropped.
+    pub fn dma_state(&self) -> DmaState {
+        self.opened.dma.clone()
+    }
+
+    /// Resets the device (`VFIO_DEVICE_RESET`), which is off the bus afterwards. Registers are as after power-on, and the
+    /// kernel puts back the configuration space; interrupts stay enabled on the kernel's side.
+    ///
+    /// Where the kernel has no way to reset this device alone, [`DeviceError::NoReset`].
+    pub fn reset(&self) -> Result<(), DeviceError> {
+        if !self.resets {
+            return Err(DeviceError::NoReset { device: Arc::clone(&self.opened.address) });
+        }
+        // The kernel restores what it finds, so bus mastering has to be off before.
+        self.stop_dma()?;
+        self.opened.device.reset()?;
+        Ok(self.opened.restore()?)
+    }
+
+    /// How many interrupts of a kind the device has; [`DeviceError::NoInterrupt`] for none.
+    pub fn interrupts(&self, kind: InterruptKind) -> Result<InterruptInfo, DeviceError> {
+        interrupt::info(&self.opened, kind)
+    }
+
+    /// Enables the first `count` interrupts of a kind, all at once: none can be added later. They are disabled when all of
+    /// them are dropped, or the device is.
+    pub fn enable_interrupts(&self, kind: InterruptKind, count: u32) -> Result<Vec<Interrupt>, DeviceError> {
+        interrupt::enable(&self.opened, kind, count)
+    }
+
+    /// Error handling of the device's PE.
+    pub fn eeh(&self) -> Eeh<'_> {
+        Eeh::new(&self.opened, self.id)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let address = &self.opened.address;
+        if let Err(error) = self.opened.stop_dma() {
+            tracing::warn!(device = %address, %error, "the device may still use the bus until its file is closed");
+        }
+        if let Err(error) = self.opened.disable_interrupts() {
+            tracing::warn!(device = %address, %error, "interrupts stay enabled until the device's file is closed");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a device, its BARs and its interrupts share: the open file, and whether the device may use the bus.
+
+use super::config::{Config, is_master};
+use super::interrupt::{InterruptKind, Slots};
+use super::{AccessError, DeviceError};
+use crate::eeh::{self, EehError, PeState};
+use crate::host::irqs;
+use crate::space;
+use core::sync::atomic::{AtomicBool, Ordering};
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
+
+/// Whether a device may use the bus, for whoever must not take memory away meanwhile. Cheap to clone and to ask.
+#[derive(Clone, Debug, Default)]
+pub struct DmaState(Arc<AtomicBool>);
+
+impl DmaState {
+    /// Whether the device may read and write memory, from before [`Device::start_dma`](super::Device::start_dma) until
+    /// after DMA has stopped.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The same, for as long as the device, or a handle of it, is held.
+    pub(crate) fn downgrade(&self) -> Weak<AtomicBool> {
+        Arc::downgrade(&self.0)
+    }
+
+    fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Release);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) device: space::Device,
+    pub(crate) address: Arc<str>,
+    pub(super) config: Config,
+    pub(super) dma: DmaState,
+    pub(super) slots: Mutex<Slots>,
+    /// The kernel said that there is no PE, which it goes on saying.
+    no_pe: AtomicBool,
+    /// Starting and stopping DMA take turns.
+    turn: Mutex<()>,
+}
+
+impl Opened {
+    pub(super) fn new(device: space::Device, address: Arc<str>, config: Config) -> Self {
+        Self {
+            device,
+            address,
+            config,
+            dma: DmaState::default(),
+            slots: Mutex::default(),
+            no_pe: AtomicBool::new(false),
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// Something read all ones: whether the device is still there.
+    pub(super) fn check(&self) -> Result<(), AccessError> {
+        let device = || Arc::clone(&self.address);
+        if !self.no_pe.load(Ordering::Relaxed) {
+            match eeh::state(&self.device) {
+                Ok(state @ (PeState::Reset | PeState::Stopped | PeState::Unavailable)) => {
+                    return Err(AccessError::Frozen { device: device(), state });
+                }
+                Err(EehError::NoPe { .. }) => self.no_pe.store(true, Ordering::Relaxed),
+                // A container of several groups tells of no PE in particular; what is left is to look at the device.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if self.config.answers() { Ok(()) } else { Err(AccessError::Gone { device: device() }) }
+    }
+
+    pub(super) fn start_dma(&self) -> Result<(), DeviceError> {
+        let _turn = self.turn.lock();
+        let was = self.dma.is_on();
+        // Said before it is so, and taken back when it is not.
+        self.dma.set(true);
+        let error = match self.config.set_master(true) {
+            Ok(command) if is_master(command) => return Ok(()),
+            Ok(command) => match self.check() {
+                Err(error) => error.into(),
+                Ok(()) => DeviceError::BusMaster { device: Arc::clone(&self.address), command },
+            },
+            Err(error) => error.into(),
+        };
+        if !was {
+            // The write may have arrived all the same.
+            let _ = self.config.set_master(false);
+            self.config.forget_master();
+            self.dma.set(false);
+        }
+        Err(error)
+    }
+
+    /// Stops DMA; what was under way has arrived when it returns. A device that is frozen or gone does none, and does none
+    /// either when it comes back.
+    pub(crate) fn stop_dma(&self) -> Result<(), DeviceError> {
+        let _turn = self.turn.lock();
+        match self.config.set_master(false) {
+            Ok(command) if is_master(command) => {
+                return Err(DeviceError::BusMaster { device: Arc::clone(&self.address), command });
+            }
+            Ok(_) => {}
+            Err(error) => match self.check() {
+                Err(AccessError::Frozen { .. } | AccessError::Gone { .. }) => self.config.forget_master(),
+                _ => return Err(error.into()),
+            },
+        }
+        self.dma.set(false);
+        Ok(())
+    }
+
+    /// Disables all interrupts. The last error, if any.
+    pub(crate) fn disable_interrupts(&self) -> Result<(), DeviceError> {
+        let mut slots = self.slots.lock();
+        let mut result = Ok(());
+        for kind in InterruptKind::ALL {
+            if slots.take(kind) {
+                let disabled = irqs::disable(self.device.host().as_ref(), self.device.fd(), kind.index());
+                result = disabled.map_err(DeviceError::from).and(result);
+            }
+        }
+        result
+    }
+
+    /// Vendor and device, if it answers.
+    pub(crate) fn present(&self) -> Result<(u16, u16), AccessError> {
+        self.check()?;
+        self.config.id()
+    }
+
+    /// Puts the command register back after a reset or a freeze; whether the device answers.
+    pub(crate) fn restore(&self) -> Result<(), AccessError> {
+        self.config.restore()?;
+        self.check()
+    }
+}

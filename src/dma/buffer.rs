@@ -1,0 +1,230 @@
+//! A buffer: typed memory that devices see for as long as it lives.
+
+use super::mapped::Mapped;
+use super::memory::Leased;
+use super::part::Part;
+use super::{Dma, DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
+use crate::addr::{Iova, IovaRange};
+use crate::permission::Permission;
+use core::fmt;
+use core::marker::PhantomData;
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// What a buffer holds: any type of plain bytes, in the order the device has them. Integers of a device's order are in
+/// `zerocopy::{little_endian, big_endian}`.
+pub trait Pod: FromBytes + IntoBytes + Immutable {}
+
+impl<T: FromBytes + IntoBytes + Immutable> Pod for T {}
+
+/// `len` elements of `T` in one piece of memory, at one piece of bus addresses. Registered and mapped once, unmapped and given
+/// back when dropped, in any order with devices and other buffers.
+///
+/// Elements are copied in and out, since a device may change them at any moment. An access of naturally aligned 1, 2, 4 or 8
+/// bytes is one load or store; longer ones are several, in ascending order. What one call reads is read before what a later
+/// call reads, what one call writes is seen before what a later one writes, and before a register that is written later.
+pub struct Buffer<T> {
+    home: Home,
+    /// Where it begins in the memory, bytes.
+    offset: u64,
+    iova: IovaRange,
+    len: usize,
+    kind: PhantomData<fn() -> T>,
+}
+
+#[derive(Debug)]
+enum Home {
+    /// Pages of its own.
+    Own(Mapped),
+    /// A part of a page.
+    Part(Part),
+}
+
+impl Dma {
+    /// A buffer of `len` elements, zeroed, which devices may use as `permission` says, in the best window all of them reach.
+    pub fn buffer<T: Pod>(&self, len: usize, permission: Permission) -> Result<Buffer<T>, DmaError> {
+        let too_large = DmaError::TooLarge { count: len, size: size_of::<T>() };
+        let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| u64::try_from(bytes).ok()).ok_or(too_large)?;
+        if bytes == 0 {
+            return Err(DmaError::Empty);
+        }
+        let mut refused = None;
+        for which in self.windows()? {
+            let page = self.page_of(which)?;
+            let backing = page.max(self.space().registry().host().page_shift());
+            let made = match bytes <= backing.bytes() / 2 {
+                true => Part::take(self, which, backing, bytes, permission).map(|part| {
+                    let (offset, iova) = part.place(bytes);
+                    (Home::Part(part), offset, iova)
+                }),
+                false => Mapped::of_new_memory(self, which, backing, bytes, permission).map(|mapped| {
+                    let iova = IovaRange::new(mapped.iova().start(), bytes).unwrap_or(mapped.iova());
+                    (Home::Own(mapped), 0, iova)
+                }),
+            };
+            match made {
+                Ok((home, offset, iova)) => return Ok(Buffer { home, offset, iova, len, kind: PhantomData }),
+                // The other window takes ordinary memory, or has room.
+                Err(error @ (DmaError::NoRoom { .. } | DmaError::Memory { .. })) => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or(DmaError::NoDevice))
+    }
+}
+
+impl<T: Pod> Buffer<T> {
+    /// Elements.
+    #[allow(clippy::len_without_is_empty, reason = "there is no empty buffer")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The bus address of the first element.
+    pub fn iova(&self) -> Iova {
+        self.iova.start()
+    }
+
+    /// The bus addresses of all elements.
+    pub fn iova_range(&self) -> IovaRange {
+        self.iova
+    }
+
+    /// The bus address of element `index`.
+    pub fn iova_of(&self, index: usize) -> Result<Iova, OutOfBounds> {
+        Ok(Iova(self.iova.start().0 + self.span(index, 1)?))
+    }
+
+    /// Reads element `index`.
+    pub fn read(&self, index: usize) -> Result<T, OutOfBounds> {
+        let mut value = T::new_zeroed();
+        let at = self.span(index, 1)?;
+        self.get(at, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Writes element `index`.
+    pub fn write(&self, index: usize, value: T) -> Result<(), OutOfBounds> {
+        self.put(self.span(index, 1)?, value.as_bytes())
+    }
+
+    /// Reads a field of element `index` by its `offset`, as of `core::mem::offset_of!`: such as the flag that says whether the rest
+    /// is there.
+    pub fn read_field<F: Pod>(&self, index: usize, offset: usize) -> Result<F, OutOfBounds> {
+        let mut value = F::new_zeroed();
+        let at = self.field(index, offset, size_of::<F>())?;
+        self.get(at, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Writes a field of element `index`, likewise.
+    pub fn write_field<F: Pod>(&self, index: usize, offset: usize, value: F) -> Result<(), OutOfBounds> {
+        self.put(self.field(index, offset, size_of::<F>())?, value.as_bytes())
+    }
+
+    /// Reads elements from `index` on.
+    pub fn read_slice(&self, index: usize, values: &mut [T]) -> Result<(), OutOfBounds> {
+        let at = self.span(index, values.len())?;
+        self.get(at, values.as_mut_bytes())
+    }
+
+    /// Writes elements from `index` on.
+    pub fn write_slice(&self, index: usize, values: &[T]) -> Result<(), OutOfBounds> {
+        self.put(self.span(index, values.len())?, values.as_bytes())
+    }
+
+    /// Reads `data.len()` bytes at `offset`, in bytes.
+    pub fn read_bytes(&self, offset: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
+        self.get(self.within(offset, data.len() as u64)?, data)
+    }
+
+    /// Writes `data` at `offset`, in bytes.
+    pub fn write_bytes(&self, offset: u64, data: &[u8]) -> Result<(), OutOfBounds> {
+        self.put(self.within(offset, data.len() as u64)?, data)
+    }
+
+    /// Gives the buffer back, unless a device does DMA, or the kernel does not let go of it. Dropping it gives it back in any case: a
+    /// device that still uses it then meets no mapping.
+    pub fn release(mut self) -> Result<(), ReleaseError<Self>> {
+        match self.try_release() {
+            Ok(()) => Ok(()),
+            Err(why) => Err(ReleaseError { held: self, why }),
+        }
+    }
+
+    fn try_release(&mut self) -> Result<(), ReleaseRefusal> {
+        if let Some(device) = self.dma().running() {
+            return Err(ReleaseRefusal::DeviceRuns { iova: self.iova, device });
+        }
+        match &mut self.home {
+            Home::Own(mapped) => Ok(mapped.unmap()?),
+            // Its page goes with the last part.
+            Home::Part(_) => Ok(()),
+        }
+    }
+
+    fn get(&self, at: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
+        self.leased().read(self.offset + at, data)
+    }
+
+    fn put(&self, at: u64, data: &[u8]) -> Result<(), OutOfBounds> {
+        self.leased().write(self.offset + at, data)
+    }
+
+    /// Where `count` elements from `index` on lie, if they do.
+    fn span(&self, index: usize, count: usize) -> Result<u64, OutOfBounds> {
+        let size = size_of::<T>() as u64;
+        let bytes = |n: usize| (n as u64).saturating_mul(size);
+        self.within(bytes(index), bytes(count))
+    }
+
+    /// Where a field lies, if it lies in its element.
+    fn field(&self, index: usize, offset: usize, len: usize) -> Result<u64, OutOfBounds> {
+        let element = self.span(index, 1)?;
+        match offset.checked_add(len) {
+            Some(end) if end <= size_of::<T>() => Ok(element + offset as u64),
+            _ => Err(OutOfBounds { offset: offset as u64, len: len as u64, size: size_of::<T>() as u64 }),
+        }
+    }
+
+    fn within(&self, offset: u64, len: u64) -> Result<u64, OutOfBounds> {
+        let size = self.iova.len();
+        let within = offset.checked_add(len).is_some_and(|end| end <= size);
+        if within { Ok(offset) } else { Err(OutOfBounds { offset, len, size }) }
+    }
+}
+
+impl<T> Buffer<T> {
+    fn mapped(&self) -> &Mapped {
+        match &self.home {
+            Home::Own(mapped) => mapped,
+            Home::Part(part) => part.mapped(),
+        }
+    }
+
+    fn leased(&self) -> &Arc<Leased> {
+        self.mapped().leased()
+    }
+
+    fn dma(&self) -> &Dma {
+        self.mapped().dma()
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if matches!(&self.home, Home::Own(mapped) if mapped.is_there())
+            && let Some(device) = self.dma().running()
+        {
+            tracing::warn!(iova = %self.iova, device, "a buffer is taken away while the device does DMA");
+        }
+    }
+}
+
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} of {} bytes at {})", self.len, size_of::<T>(), self.iova)
+    }
+}

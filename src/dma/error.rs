@@ -1,0 +1,125 @@
+//! Why there is no memory for a device.
+
+use super::DmaMask;
+use crate::addr::{Bytes, Iova, IovaRange, PageShift, UserRange};
+use crate::host::Errno;
+use crate::registry::RegisterError;
+use crate::space::{MapError, UnmapError, WindowError};
+
+/// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been created.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DmaError {
+    /// No bytes.
+    #[error("a buffer of no bytes was asked for: ask for one element at least")]
+    Empty,
+    /// More bytes than there are addresses.
+    #[error("{count} elements of {size} bytes are more than any memory: ask for less")]
+    TooLarge {
+        /// Elements.
+        count: usize,
+        /// Bytes of one.
+        size: usize,
+    },
+    /// No window is known before a device was opened.
+    #[error("no device is open: open one first, windows are its group's")]
+    NoDevice,
+    /// A device reaches no window.
+    #[error(
+        "a device with a DMA mask of {mask} reaches no DMA window, the lowest bus address for memory is {lowest}: it cannot do DMA here"
+    )]
+    MaskTooSmall {
+        /// The smallest mask of the devices that are open.
+        mask: DmaMask,
+        /// The lowest bus address of all windows that is given out.
+        lowest: Iova,
+    },
+    /// No bus addresses are left.
+    #[error(
+        "no {} of bus addresses in one piece are free in {window}, the largest is {}: drop buffers, or ask for a larger \
+         window with `DmaConfig::capacity`",
+        Bytes(*bytes),
+        Bytes(*largest)
+    )]
+    NoRoom {
+        /// What was asked.
+        bytes: u64,
+        /// The window.
+        window: IovaRange,
+        /// The largest piece that is free, and in reach of the devices.
+        largest: u64,
+    },
+    /// The process got no memory.
+    #[error("no {} of memory in pages of {page}: {errno}", Bytes(*bytes))]
+    Memory {
+        /// What was asked.
+        bytes: u64,
+        /// The page.
+        page: PageShift,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// Memory that is there already does not begin and end on a page.
+    #[error("the memory at {user} does not begin and end on a page of {page}: devices would see what is beside it")]
+    Unaligned {
+        /// The memory.
+        user: UserRange,
+        /// The page.
+        page: PageShift,
+    },
+    /// Outside the memory.
+    #[error(transparent)]
+    OutOfBounds(#[from] OutOfBounds),
+    /// All blocks of a pool are taken.
+    #[error("all {blocks} blocks of the pool are taken: drop one, or make the pool larger")]
+    PoolEmpty {
+        /// Blocks of the pool.
+        blocks: usize,
+    },
+    /// No window.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// The memory cannot be registered; among other reasons since the process may lock no more.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The memory cannot be mapped.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// An access outside a buffer. Nothing was read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{len} bytes at offset {offset:#x} lie outside the memory of {} bytes", size)]
+pub struct OutOfBounds {
+    /// Where, in bytes; all ones where that is no number of bytes.
+    pub offset: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// Bytes there are.
+    pub size: u64,
+}
+
+/// Why a buffer was not given back. `held` is it, as it was.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct ReleaseError<B> {
+    /// The buffer.
+    pub held: B,
+    /// Why.
+    pub why: ReleaseRefusal,
+}
+
+/// Why a buffer was not given back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseRefusal {
+    /// A device may be using it.
+    #[error("{iova} is in reach of {device}, which does DMA: stop it first with `Device::stop_dma`")]
+    DeviceRuns {
+        /// Where devices see the buffer.
+        iova: IovaRange,
+        /// The PCI address of one that does DMA.
+        device: String,
+    },
+    /// The kernel did not unmap it.
+    #[error(transparent)]
+    Unmap(#[from] UnmapError),
+}

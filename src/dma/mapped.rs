@@ -1,0 +1,141 @@
+//! What is mapped for devices, and is unmapped before its memory goes.
+
+use super::arena::{Place, Which};
+use super::memory::Leased;
+use super::{Dma, DmaError};
+use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::host::Errno;
+use crate::permission::Permission;
+use crate::space::{MapRequest, Overlap, UnmapError};
+use std::sync::Arc;
+
+/// Whole IOMMU pages of memory that are mapped.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    dma: Dma,
+    leased: Arc<Leased>,
+    user: UserRange,
+    iova: IovaRange,
+    /// `None` once it is unmapped.
+    place: Option<Place>,
+}
+
+impl Mapped {
+    /// Maps the IOMMU pages that hold `user`, a part of `leased`, where all devices that are open reach them.
+    pub(super) fn new(
+        dma: &Dma,
+        leased: &Arc<Leased>,
+        user: UserRange,
+        permission: Permission,
+    ) -> Result<Self, DmaError> {
+        let mut refused = None;
+        for which in dma.windows()? {
+            // The next one has smaller pages, or more room.
+            match Self::in_window(dma, which, leased, user, permission) {
+                Err(error @ (DmaError::NoRoom { .. } | DmaError::Unaligned { .. })) => {
+                    refused.get_or_insert(error);
+                }
+                result => return result,
+            }
+        }
+        Err(refused.unwrap_or(DmaError::NoDevice))
+    }
+
+    /// The same in one window.
+    pub(super) fn in_window(
+        dma: &Dma,
+        which: Which,
+        leased: &Arc<Leased>,
+        user: UserRange,
+        permission: Permission,
+    ) -> Result<Self, DmaError> {
+        let page = dma.page_of(which)?;
+        let whole = leased.shared.range();
+        let unaligned = DmaError::Unaligned { user: whole, page };
+        if leased.carries < page {
+            return Err(unaligned);
+        }
+        let start = page.floor(user.start().0);
+        let end = page.ceil(user.end().0).ok_or(unaligned.clone())?;
+        let user = UserRange::between(UserAddr(start), UserAddr(end)).filter(|user| whole.contains_range(user));
+        let user = user.ok_or(unaligned)?;
+        let place = dma.allocate(which, user.len())?;
+        let request = MapRequest { iova: place.range(), user: user.start(), permission };
+        match dma.space().map_all(&[request], Overlap::Refuse) {
+            Ok(()) => {
+                let leased = Arc::clone(leased);
+                Ok(Self { dma: dma.clone(), leased, user, iova: request.iova, place: Some(place) })
+            }
+            Err(error) => {
+                dma.give_back(place);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// New memory of at least `bytes`, in whole pages of `backing`, mapped.
+    pub(super) fn of_new_memory(
+        dma: &Dma,
+        which: Which,
+        backing: PageShift,
+        bytes: u64,
+        permission: Permission,
+    ) -> Result<Self, DmaError> {
+        let too_much = DmaError::Memory { bytes, page: backing, errno: Errno::ENOMEM };
+        let size = backing.ceil(bytes).ok_or(too_much)?;
+        let leased = Leased::new(dma.space().registry(), size, backing)?;
+        let all = leased.shared.range();
+        let user = UserRange::new(all.start(), bytes).unwrap_or(all);
+        Self::in_window(dma, which, &leased, user, permission)
+    }
+
+    pub(super) fn leased(&self) -> &Arc<Leased> {
+        &self.leased
+    }
+
+    /// Where devices see `user`, which lies in it.
+    pub(super) fn iova_of(&self, user: UserRange) -> IovaRange {
+        let first = self.iova.start().0 + (user.start().0 - self.user.start().0);
+        IovaRange::new(Iova(first), user.len()).unwrap_or(self.iova)
+    }
+
+    /// Where devices see all of it.
+    pub(super) fn iova(&self) -> IovaRange {
+        self.iova
+    }
+
+    /// Whether it is still mapped.
+    pub(super) fn is_there(&self) -> bool {
+        self.place.is_some()
+    }
+
+    pub(super) fn dma(&self) -> &Dma {
+        &self.dma
+    }
+
+    /// Unmaps it. Errors leave it mapped.
+    pub(super) fn unmap(&mut self) -> Result<(), UnmapError> {
+        if self.place.is_none() {
+            return Ok(());
+        }
+        match self.dma.space().unmap(self.iova) {
+            // The last group has left, and all windows with it.
+            Ok(_) | Err(UnmapError::NoWindow { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(place) = self.place.take() {
+            self.dma.give_back(place);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmap() {
+            tracing::error!(%error, "memory stays mapped until the process ends");
+            // A device may still reach it, so nobody else may get it.
+            core::mem::forget(Arc::clone(&self.leased));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Memory for devices: what a user-space driver needs.
+//!
+//! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered, mapped in the best window all of
+//! them reach, unmapped and given back when dropped, in any order. A [`Pool`] hands out blocks of one buffer without calling the
+//! kernel; [`DmaMemory`] is registered once and mapped transfer by transfer, and may be a file; a slice can be lent for
+//! a while ([`Dma::with_slice`]).
+//!
+//! ```
+//! use spapr_iommu::dma::{Dma, DmaMask};
+//! use spapr_iommu::host::model::Model;
+//! use spapr_iommu::permission::Permission;
+//! use std::sync::Arc;
+//!
+//! let dma = Dma::new(Arc::new(Model::new("powernv9-64k".parse()?)));
+//! let device = dma.open("0000:00:00.0", DmaMask::ALL)?;
+//! let ring = dma.buffer::<u64>(512, Permission::ReadWrite)?;
+//! // What the device is told.
+//! assert_eq!(ring.iova().0, 1 << 59);
+//! // A device with fewer bits gets the default window.
+//! let old = dma.open("0001:00:00.0", DmaMask::bits(32).ok_or("1 to 64 bits")?)?;
+//! let low = dma.buffer::<u64>(512, Permission::ReadWrite)?;
+//! assert!(low.iova_range().end().0 <= 1 << 32);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Windows
+//! A device that reaches the dynamic window gets memory there, a window of [`DmaConfig::capacity`] bytes that is made for the first
+//! such device: removing a window costs time for each entry, so it is sized to need. Its pages are the host's, or those of
+//! hugetlb where the process gets such memory. Devices with fewer address bits get the default window.
+
+mod arena;
+mod buffer;
+mod error;
+mod iova;
+mod mapped;
+mod mask;
+mod memory;
+mod open;
+mod part;
+mod pool;
+
+pub use buffer::{Buffer, Pod};
+pub use error::{DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
+pub use iova::{IovaSpan, Iovas};
+pub use mask::DmaMask;
+pub use memory::{DmaMemory, StreamMap};
+pub use open::OpenError;
+pub use pool::{Block, Pool};
+
+use crate::addr::PageShift;
+use crate::host::Host;
+use crate::registry::Registry;
+use crate::space::AddressSpace;
+use arena::{Arenas, Place, Which};
+use arrayvec::ArrayVec;
+use open::{Devices, Opened};
+use parking_lot::{Mutex, MutexGuard};
+use part::Pages;
+use std::sync::Arc;
+
+/// How memory for devices is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaConfig {
+    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two.
+    pub capacity: u64,
+    /// The dynamic window's page. `None` for the largest for which the process gets hugetlb memory, if the capacity is 64 such
+    /// pages or more, else the host's page.
+    pub page: Option<PageShift>,
+    /// Keep the default window. Without it devices of 32 bits cannot be served, and there is less to set up and to take
+    /// down: on pseries a quarter of a million entries.
+    pub default_window: bool,
+}
+
+impl Default for DmaConfig {
+    /// 256 MiB, the best page, and the default window.
+    fn default() -> Self {
+        Self { capacity: 256 << 20, page: None, default_window: true }
+    }
+}
+
+/// Memory for the devices of one DMA address space. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Dma(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    space: AddressSpace,
+    config: DmaConfig,
+    state: Mutex<State>,
+    /// Taken before `state`.
+    pages: Mutex<Pages>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    devices: Devices,
+    arenas: Arenas,
+}
+
+impl Dma {
+    /// On `host`, with a registry of its own: the only one of the process.
+    pub fn new<H: Host + 'static>(host: Arc<H>) -> Self {
+        Self::with_registry(&Registry::new(host), DmaConfig::default())
+    }
+
+    /// With the registry that the process has already.
+    pub fn with_registry(registry: &Registry, config: DmaConfig) -> Self {
+        let space = AddressSpace::new(registry);
+        Self(Arc::new(Inner { space, config, state: Mutex::default(), pages: Mutex::default() }))
+    }
+
+    /// What the devices see: to look at, or to map more in windows of one's own.
+    pub fn space(&self) -> &AddressSpace {
+        &self.0.space
+    }
+
+    /// How it was set up.
+    pub fn config(&self) -> &DmaConfig {
+        &self.0.config
+    }
+
+    /// The windows all devices reach, best first.
+    fn windows(&self) -> Result<ArrayVec<Which, 2>, DmaError> {
+        let mask = self.0.state.lock().devices.mask().ok_or(DmaError::NoDevice)?;
+        self.reached_by(mask)
+    }
+
+    fn reached_by(&self, mask: DmaMask) -> Result<ArrayVec<Which, 2>, DmaError> {
+        self.0.state.lock().arenas.reached(self.space(), self.config(), mask)
+    }
+
+    fn add(&self, device: Opened) {
+        self.0.state.lock().devices.add(device);
+    }
+
+    fn page_of(&self, which: Which) -> Result<PageShift, DmaError> {
+        self.0.state.lock().arenas.page(which)
+    }
+
+    fn allocate(&self, which: Which, bytes: u64) -> Result<Place, DmaError> {
+        let State { devices, arenas } = &mut *self.0.state.lock();
+        arenas.allocate(which, bytes, devices.mask().ok_or(DmaError::NoDevice)?)
+    }
+
+    fn give_back(&self, place: Place) {
+        self.0.state.lock().arenas.give_back(place);
+    }
+
+    fn running(&self) -> Option<String> {
+        self.0.state.lock().devices.running()
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.pages.lock()
+    }
+}

@@ -1,0 +1,95 @@
+//! Opening a device: from its PCI address to a group in the space.
+
+use super::{Dma, DmaError, DmaMask};
+use crate::device::{Device, DeviceError};
+use crate::space::AttachError;
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Weak;
+
+/// Why a device was not opened. Nothing has changed, but that its group may be attached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such device, or it is in no IOMMU group.
+    #[error(
+        "no IOMMU group has a device {address} (there are {}): give an address as `/sys/bus/pci/devices` has it",
+        devices.join(", ")
+    )]
+    NoDevice {
+        /// The address that was asked for.
+        address: String,
+        /// The addresses there are.
+        devices: Vec<String>,
+    },
+    /// Its group cannot be used; the error says what stands in the way and how to mend it.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The device itself cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// It cannot reach memory.
+    #[error(transparent)]
+    Dma(#[from] DmaError),
+}
+
+/// A device that is open, as memory sees it.
+#[derive(Debug)]
+pub(super) struct Opened {
+    address: String,
+    mask: DmaMask,
+    /// Whether it does DMA; gone with the device.
+    running: Weak<AtomicBool>,
+}
+
+/// The devices that were opened.
+#[derive(Debug, Default)]
+pub(super) struct Devices(Vec<Opened>);
+
+impl Devices {
+    pub(super) fn add(&mut self, device: Opened) {
+        self.0.retain(|device| device.running.strong_count() > 0);
+        self.0.push(device);
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Opened> {
+        self.0.iter().filter(|device| device.running.strong_count() > 0)
+    }
+
+    /// What all devices that are open reach; `None` without any.
+    pub(super) fn mask(&self) -> Option<DmaMask> {
+        self.open().map(|device| device.mask).min()
+    }
+
+    /// The address of a device that does DMA.
+    pub(super) fn running(&self) -> Option<String> {
+        let runs = |device: &&Opened| device.running.upgrade().is_some_and(|running| running.load(Ordering::Acquire));
+        self.open().find(runs).map(|device| device.address.clone())
+    }
+}
+
+impl Dma {
+    /// Opens a device by its PCI address, `0000:00:01.0`, bound to vfio-pci. Its group is attached, in a container of its own, and
+    /// stays attached. `mask` says which bus addresses the device can put out: all memory that is made from now on is in
+    /// reach of all devices that are open, so those with the smallest mask are best opened first.
+    pub fn open(&self, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
+        let space = self.space();
+        let groups = space.registry().host().groups();
+        let group = groups.iter().find(|group| group.devices.iter().any(|device| device.address == address));
+        let Some(group) = group.map(|group| group.number) else {
+            let devices = groups.into_iter().flat_map(|group| group.devices).map(|device| device.address);
+            return Err(OpenError::NoDevice { address: address.to_owned(), devices: devices.collect() });
+        };
+        let status = space.status();
+        if !status.groups.iter().any(|there| there.group == group) {
+            space.attach(group)?;
+            if status.groups.is_empty() && !self.config().default_window {
+                space.drop_default_window().map_err(DmaError::from)?;
+            }
+        }
+        let device = Device::open(space, group, address)?;
+        // Before anybody can count on it.
+        self.reached_by(mask)?;
+        let running = device.dma_state().downgrade();
+        self.add(Opened { address: address.to_owned(), mask, running });
+        Ok(device)
+    }
+}

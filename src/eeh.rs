@@ -1,0 +1,248 @@
+//! EEH: what POWER does when a device or its bus misbehaves.
+//!
+//! The hardware freezes the PE: loads give ones, stores are lost, DMA is stopped, until someone recovers it. A read of a
+//! [`Bar`](crate::device::Bar) that gives all ones looks for it; [`Eeh::recover`] gets the device going again, in the one
+//! order that is safe. What a frozen device was doing is lost: set it up anew afterwards. Maps stay as they are.
+//!
+//! A PE belongs to a group, and the kernel's call to a container, where it acts on all groups: so a device whose group shares
+//! its container ([`AddressSpace::attach_beside`](crate::space::AddressSpace::attach_beside)) is refused.
+
+use crate::device::{AccessError, DeviceError, Opened};
+use crate::host::calls::{self, CallError};
+use crate::host::{Errno, Fd};
+use crate::space;
+use crate::uapi::eeh::{PeErr, op, state};
+use core::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a PE may be unavailable while the firmware works on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The state of a PE (`VFIO_EEH_PE_GET_STATE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeState {
+    /// Works.
+    Normal,
+    /// Held in reset.
+    Reset,
+    /// Loads, stores and DMA are stopped.
+    Stopped,
+    /// DMA is stopped.
+    StoppedDma,
+    /// Not available: the firmware works on it, or has given it up.
+    Unavailable,
+}
+
+impl fmt::Display for PeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Normal => "normal",
+            Self::Reset => "in reset",
+            Self::Stopped => "frozen",
+            Self::StoppedDma => "frozen for DMA",
+            Self::Unavailable => "unavailable",
+        })
+    }
+}
+
+/// Why nothing was done to a PE, or it does not work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum EehError {
+    /// The group has no PE with EEH, as emulated devices of pseries have none.
+    #[error("group {group} has no PE with EEH: there is nothing to recover, use `Device::reset`")]
+    NoPe {
+        /// The group.
+        group: u32,
+    },
+    /// The container has other groups, which the call would act on as well.
+    #[error(
+        "group {group} shares its container with {others:?}, and EEH acts on all of it: attach the group by itself"
+    )]
+    Shared {
+        /// The group.
+        group: u32,
+        /// The others.
+        others: Vec<u32>,
+    },
+    /// The kernel tells of a state that is unknown.
+    #[error("the PE of group {group} is in state {state}, which is none that is known")]
+    UnknownState {
+        /// The group.
+        group: u32,
+        /// The kernel's number.
+        state: i32,
+    },
+    /// It did not become available in time.
+    #[error("the PE of group {group} was unavailable for {} s: the firmware may have given the device up", waited.as_secs())]
+    Unavailable {
+        /// The group.
+        group: u32,
+        /// For so long.
+        waited: Duration,
+    },
+    /// It was reset, and does not work all the same.
+    #[error("the PE of group {group} was reset and is {state}: the device fails, drop it")]
+    NotRecovered {
+        /// The group.
+        group: u32,
+        /// Its state.
+        state: PeState,
+    },
+    /// What answers after the reset is not the device that was there.
+    #[error("device {device} was {was:x?} before the reset and is {now:x?}")]
+    OtherDevice {
+        /// The device's address.
+        device: Arc<str>,
+        /// Vendor and device id.
+        was: (u16, u16),
+        /// Likewise.
+        now: (u16, u16),
+    },
+    /// The platform does not inject such an error.
+    #[error("the platform does not inject this error into group {group}: {errno}")]
+    NotInjected {
+        /// The group.
+        group: u32,
+        /// The kernel's error number.
+        errno: Errno,
+    },
+    /// DMA or interrupts of the device could not be stopped.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The device does not answer.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// An error to inject, with the numbers of the kernel's `EEH_ERR_TYPE_*` and `EEH_ERR_FUNC_*` (`asm/eeh.h`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Injection {
+    /// An error of 64 bits, not 32.
+    pub wide: bool,
+    /// Which: 0 and 1 a load of memory, by address and by data; 4 and 5 of the configuration space; 6 and 7 a store to memory,
+    /// 10 and 11 to the configuration space; others up to 19 are I/O ports and DMA.
+    pub function: u32,
+    /// The bus address that shall fail.
+    pub address: u64,
+    /// Which bits of the address count.
+    pub mask: u64,
+}
+
+/// Error handling of one device's PE.
+#[derive(Debug)]
+pub struct Eeh<'a> {
+    opened: &'a Opened,
+    id: (u16, u16),
+}
+
+/// The state of the PE a device is in.
+pub(crate) fn state(device: &space::Device) -> Result<PeState, EehError> {
+    let group = device.group();
+    match operate(device, op::GET_STATE)? {
+        state::NORMAL => Ok(PeState::Normal),
+        state::RESET => Ok(PeState::Reset),
+        state::STOPPED => Ok(PeState::Stopped),
+        state::STOPPED_DMA => Ok(PeState::StoppedDma),
+        state::UNAVAIL => Ok(PeState::Unavailable),
+        state => Err(EehError::UnknownState { group, state }),
+    }
+}
+
+fn container(device: &space::Device) -> Result<Fd, EehError> {
+    let (fd, others) = device.container();
+    if others.is_empty() { Ok(fd) } else { Err(EehError::Shared { group: device.group(), others }) }
+}
+
+fn operate(device: &space::Device, op: u32) -> Result<i32, EehError> {
+    let result = calls::eeh_pe_op(device.host().as_ref(), container(device)?, op);
+    result.map_err(|error| no_pe(device, &error).unwrap_or(error.into()))
+}
+
+fn no_pe(device: &space::Device, error: &CallError) -> Option<EehError> {
+    (error.errno() == Some(Errno::ENODEV)).then(|| EehError::NoPe { group: device.group() })
+}
+
+impl<'a> Eeh<'a> {
+    pub(crate) fn new(opened: &'a Opened, id: (u16, u16)) -> Self {
+        Self { opened, id }
+    }
+
+    /// The state of the PE. Firmware may take a while to answer.
+    pub fn state(&self) -> Result<PeState, EehError> {
+        state(&self.opened.device)
+    }
+
+    /// Lets loads and stores through again, for a look at a frozen device; DMA stays stopped. The device is in the state it
+    /// was in: [`Self::recover`] resets it.
+    pub fn unfreeze_io(&self) -> Result<(), EehError> {
+        operate(&self.opened.device, op::UNFREEZE_IO)?;
+        // What was written to the command register meanwhile was lost.
+        Ok(self.opened.restore()?)
+    }
+
+    /// Lets DMA through again, after [`Self::unfreeze_io`]: the device goes on where it was stopped, unless
+    /// [`Device::stop_dma`](crate::device::Device::stop_dma) came in between.
+    pub fn unfreeze_dma(&self) -> Result<(), EehError> {
+        operate(&self.opened.device, op::UNFREEZE_DMA).map(drop)
+    }
+
+    /// Gets a frozen device going again: interrupts disabled, DMA off, PE reset and configured, BARs back. The device is then
+    /// as after power-on and off the bus: enable interrupts, set it up, and start DMA.
+    ///
+    /// Takes seconds. Everything that was enabled or running stays off also when it fails.
+    pub fn recover(&self) -> Result<(), EehError> {
+        self.recover_within(PATIENCE)
+    }
+
+    /// The same, with another patience for a PE that is unavailable.
+    pub fn recover_within(&self, patience: Duration) -> Result<(), EehError> {
+        let (device, group) = (&self.opened.device, self.opened.device.group());
+        // Before anything is turned off: whether there is something to recover.
+        self.state()?;
+        self.opened.disable_interrupts()?;
+        self.opened.stop_dma()?;
+        let began = Instant::now();
+        while self.state()? == PeState::Unavailable {
+            if began.elapsed() >= patience {
+                return Err(EehError::Unavailable { group, waited: began.elapsed() });
+            }
+            std::thread::sleep(PAUSE.min(patience));
+        }
+        for step in [op::RESET_HOT, op::RESET_DEACTIVATE, op::CONFIGURE] {
+            operate(device, step)?;
+        }
+        match self.state()? {
+            PeState::Normal => {}
+            state => return Err(EehError::NotRecovered { group, state }),
+        }
+        self.opened.restore()?;
+        match self.opened.present()? {
+            now if now == self.id => Ok(()),
+            now => Err(EehError::OtherDevice { device: Arc::clone(&self.opened.address), was: self.id, now }),
+        }
+    }
+
+    /// Has the firmware inject an error, for tests.
+    ///
+    /// Linux checks the function (at most 19) and then asks the platform. pseries takes loads and stores of memory only; powernv
+    /// what its PHB can do. QEMU's powernv machines take errors of the configuration space, powernv8 those of memory as well,
+    /// and none of them freezes a PE for it. [`EehError::NotInjected`] otherwise.
+    pub fn inject(&self, injection: Injection) -> Result<(), EehError> {
+        let device = &self.opened.device;
+        let Injection { wide, function, address, mask } = injection;
+        let error = PeErr { kind: wide.into(), func: function, addr: address, mask };
+        calls::eeh_inject(device.host().as_ref(), container(device)?, error).map_err(|error| {
+            match (no_pe(device, &error), error.errno()) {
+                (Some(no_pe), _) => no_pe,
+                (None, Some(errno)) => EehError::NotInjected { group: device.group(), errno },
+                (None, None) => error.into(),
+            }
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! Memory for devices on the model: what drivers get, what the kernel is told, and what is left behind.
+
+mod buffers;
+mod ground;
+mod pools;
+mod streams;
+mod windows;
+mod wrong;

@@ -1,0 +1,152 @@
+//! Memory that is mapped transfer by transfer, and memory that was there before.
+
+use crate::ground::{FIRST, Ground, PRESETS, RW, SECOND, bits};
+use spapr_iommu::dma::{DmaError, DmaMask};
+use spapr_iommu::host::Host;
+use spapr_iommu::permission::Permission;
+use std::io::{Read, Seek, SeekFrom, Write};
+
+/// A slice of `len` bytes that begins on a page of 64 KiB.
+fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    memory.resize(len + 0x1_0000, 0);
+    let skip = memory.as_ptr().align_offset(0x1_0000);
+    &mut memory[skip..skip + len]
+}
+
+#[test]
+fn a_transfer_costs_one_map_and_one_unmap_and_comes_to_the_same_place() {
+    for preset in PRESETS {
+        let ground = Ground::new(preset);
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let memory = ground.dma.memory(1 << 20).unwrap();
+        drop(memory.map(0, 1, RW).unwrap());
+        ground.names();
+        let mut places = Vec::new();
+        for transfer in 0..100u64 {
+            let offset = transfer * 5000;
+            memory.write_bytes(offset, &transfer.to_be_bytes()).unwrap();
+            let map = memory.map(offset, 5000, Permission::Read).unwrap();
+            assert_eq!(ground.device_reads(map.iova_range().start(), 8), transfer.to_be_bytes());
+            places.push(map.iova_range().start().0 >> 18);
+        }
+        places.dedup();
+        assert_eq!(places.len(), 1, "hot addresses are used again");
+        let names = ground.names();
+        assert_eq!(names.len(), 200, "{names:?}");
+        drop((memory, device));
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_part_outside_the_memory_is_refused() {
+    let ground = Ground::new("powernv9-64k");
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let memory = ground.dma.memory(0x1_0000).unwrap();
+    for (offset, len) in [(0, 0x1_0001), (0x1_0000, 1), (u64::MAX, 1), (0, 0), (1, u64::MAX)] {
+        let refused = memory.map(offset, len, RW).unwrap_err();
+        assert!(matches!(refused, DmaError::OutOfBounds(_)), "{refused}");
+    }
+    let map = memory.map(0x8000, 0x100, RW).unwrap();
+    assert!(map.write_bytes(0xff, &[1, 2]).is_err());
+    map.write_bytes(0xff, &[1]).unwrap();
+    let mut byte = [0];
+    memory.read_bytes(0x80ff, &mut byte).unwrap();
+    assert_eq!(byte, [1]);
+    drop((map, memory, device));
+    ground.ends_clean();
+}
+
+#[test]
+fn a_slice_is_mapped_while_it_is_lent() {
+    for preset in PRESETS {
+        let ground = Ground::new(preset);
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let mut memory = Vec::new();
+        let slice = aligned(&mut memory, 0x2_0000);
+        slice[0x1_2345] = 9;
+        let at = ground
+            .dma
+            .with_slice(slice, RW, |map| {
+                let at = map.iova_range().start();
+                assert_eq!(ground.device_reads(at, 0x2_0000)[0x1_2345], 9, "{preset}");
+                map.write_bytes(5, b"from the device").unwrap();
+                at
+            })
+            .unwrap();
+        assert_eq!(&slice[5..20], b"from the device");
+        assert_eq!(ground.device_reads(at, 0x2_0000), vec![0; 0x2_0000]);
+        drop(device);
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_slice_is_taken_back_when_its_user_panics() {
+    let ground = Ground::new("powernv9-64k");
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let mut memory = Vec::new();
+    let slice = aligned(&mut memory, 0x1_0000);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        ground.dma.with_slice(slice, RW, |_| panic!("in between"))
+    }));
+    assert!(result.is_err());
+    drop(device);
+    ground.ends_clean();
+}
+
+#[test]
+fn a_slice_off_a_page_is_refused_since_its_neighbours_are_not_the_callers() {
+    let ground = Ground::new("powernv9-64k");
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let mut memory = Vec::new();
+    let slice = aligned(&mut memory, 0x2_0000);
+    for (from, to) in [(8, 0x1_0000), (0, 0x1_0008), (0x1000, 0x2000)] {
+        let refused = ground.dma.with_slice(&mut slice[from..to], RW, |_| ()).unwrap_err();
+        assert!(matches!(refused, DmaError::Unaligned { .. }), "{refused}");
+    }
+    assert!(ground.dma.with_slice(&mut [], RW, |_| ()).is_err());
+    drop(device);
+    ground.ends_clean();
+}
+
+#[test]
+fn a_files_memory_is_mapped_and_shared_with_it() {
+    // Mapped files lie on pages of this machine.
+    let page = spapr_iommu::host::vfio::Vfio::new().page_shift();
+    for preset in PRESETS {
+        let ground = Ground::new(preset);
+        if ground.model.page_shift() > page {
+            continue;
+        }
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(0x4_0000).unwrap();
+        file.write_all(b"in the file").unwrap();
+        let memory = ground.dma.file(&file, 0, 0x2_0000).unwrap();
+        let map = memory.map(0, 0x2_0000, RW).unwrap();
+        assert_eq!(ground.device_reads(map.iova_range().start(), 11), b"in the file");
+        map.write_bytes(0x1_fffc, b"back").unwrap();
+        let mut back = [0; 4];
+        file.seek(SeekFrom::Start(0x1_fffc)).unwrap();
+        file.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"back");
+        assert!(ground.dma.file(&file, 0x3_0000, 0x2_0000).is_err(), "past its end");
+        drop((map, memory, device));
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_device_that_comes_later_sees_what_is_mapped() {
+    let ground = Ground::new("powernv9-64k");
+    let first = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let buffer = ground.dma.buffer::<u64>(16, RW).unwrap();
+    buffer.write(0, u64::from_be_bytes(*b"all see ")).unwrap();
+    let second = ground.dma.open(SECOND, bits(64)).unwrap();
+    let mut seen = [0; 8];
+    ground.model.device_read(ground.model.containers()[1], buffer.iova(), &mut seen);
+    assert_eq!(&seen, &u64::from_be_bytes(*b"all see ").to_ne_bytes());
+    drop((first, buffer, second));
+    ground.ends_clean();
+}

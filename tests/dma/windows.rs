@@ -1,0 +1,109 @@
+//! Which window memory is mapped in.
+
+use crate::ground::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
+use spapr_iommu::addr::PageShift;
+use spapr_iommu::dma::{DmaConfig, DmaError, DmaMask};
+use spapr_iommu::window::Origin;
+
+#[test]
+fn the_mask_decides_between_the_windows() {
+    for preset in PRESETS {
+        for (mask, big) in [(64, true), (60, true), (59, false), (32, false), (28, false)] {
+            let ground = Ground::new(preset);
+            let device = ground.dma.open(FIRST, bits(mask)).unwrap();
+            let large = ground.dma.buffer::<u8>(300_000, RW).unwrap();
+            let small = ground.dma.buffer::<u8>(300, RW).unwrap();
+            for range in [large.iova_range(), small.iova_range()] {
+                assert_eq!(range.start().0 >= BIG, big, "{preset}, {mask} bits: {range}");
+                assert!(bits(mask).reaches(range));
+                assert_ne!(range.start().0, 0, "which devices take for none");
+            }
+            let dynamic = ground.dma.space().status().windows.iter().any(|(w, _)| w.origin != Origin::Default);
+            assert_eq!(dynamic, big, "a window is made for who reaches it");
+            drop((large, small, device));
+            ground.ends_clean();
+        }
+    }
+}
+
+#[test]
+fn memory_is_in_reach_of_every_open_device() {
+    let ground = Ground::new("pseries-64k");
+    let wide = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let high = ground.dma.buffer::<u8>(100_000, RW).unwrap();
+    let narrow = ground.dma.open(SECOND, bits(32)).unwrap();
+    let low = ground.dma.buffer::<u8>(100_000, RW).unwrap();
+    assert!(high.iova().0 >= BIG && low.iova_range().end().0 <= 1 << 32);
+    drop(narrow);
+    let high_again = ground.dma.buffer::<u8>(100_000, RW).unwrap();
+    assert!(high_again.iova().0 >= BIG);
+    drop((wide, high, low, high_again));
+    ground.ends_clean();
+}
+
+#[test]
+fn the_dynamic_window_is_as_large_as_asked_and_has_the_hosts_page() {
+    // A table has at least a host page of entries.
+    for (preset, page, bytes) in [
+        ("powernv9-4k", PageShift::P4K, 32 << 20),
+        ("pseries-4k", PageShift::P4K, 32 << 20),
+        ("powernv9-64k", PageShift::P64K, 512 << 20),
+    ] {
+        let config = DmaConfig { capacity: 32 << 20, ..DmaConfig::default() };
+        let ground = Ground::with(preset, config, |model| model.with_free_huge_pages(0));
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let status = ground.dma.space().status();
+        let (window, _) = status.windows.iter().find(|(window, _)| window.origin != Origin::Default).unwrap();
+        assert_eq!((window.page, window.range.len()), (page, bytes), "{preset}");
+        drop(device);
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn hugetlb_pages_are_used_when_there_are_some_and_small_buffers_share_one() {
+    let ground = Ground::with("pseries-4k", DmaConfig::default(), |model| model.with_free_huge_pages(4));
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let large = ground.dma.buffer::<u8>(3 << 20, RW).unwrap();
+    let small: Vec<_> = (0..10).map(|_| ground.dma.buffer::<u8>(10_000, RW).unwrap()).collect();
+    let in_window = |range: spapr_iommu::addr::IovaRange| {
+        let status = ground.dma.space().status();
+        status.windows.iter().find(|(window, _)| window.range.contains_range(&range)).map(|(window, _)| window.page)
+    };
+    assert_eq!(in_window(large.iova_range()), Some(PageShift::P2M));
+    assert!(small.iter().all(|buffer| in_window(buffer.iova_range()) == Some(PageShift::P2M)));
+    // One is left, which is not enough: ordinary memory, which any window's device reaches.
+    let ordinary = ground.dma.buffer::<u8>(3 << 20, RW).unwrap();
+    assert_eq!(in_window(ordinary.iova_range()), Some(PageShift::P4K));
+    ordinary.write(5, 5).unwrap();
+    drop((large, small, ordinary, device));
+    ground.ends_clean();
+}
+
+#[test]
+fn without_the_default_window_there_is_one_window_and_less_to_lock() {
+    for preset in PRESETS {
+        let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+        let ground = Ground::with(preset, config, |model| model.with_free_huge_pages(0));
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let buffer = ground.dma.buffer::<u8>(100_000, RW).unwrap();
+        assert_eq!(ground.dma.space().status().windows.len(), 1, "{preset}");
+        assert_ne!(buffer.iova().0, 0);
+        drop((buffer, device));
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_window_that_is_full_says_so_and_has_room_again() {
+    let config = DmaConfig { capacity: 32 << 20, default_window: false, ..DmaConfig::default() };
+    let ground = Ground::with("powernv9-4k", config, |model| model.with_free_huge_pages(0));
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let buffers: Vec<_> = (0..4).map(|_| ground.dma.buffer::<u8>(7 << 20, RW).unwrap()).collect();
+    let refused = ground.dma.buffer::<u8>(7 << 20, RW).unwrap_err();
+    assert!(matches!(refused, DmaError::NoRoom { largest: 4_190_208, .. }), "{refused:?}");
+    drop(buffers);
+    ground.dma.buffer::<u8>(28 << 20, RW).unwrap();
+    drop(device);
+    ground.ends_clean();
+}
