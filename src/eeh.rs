@@ -142,9 +142,15 @@ pub struct Eeh<'a> {
 }
 
 /// The state of the PE a device is in.
-pub(crate) fn state(device: &space::Device) -> Result<PeState, EehError> {
+fn state(device: &space::Device) -> Result<PeState, EehError> {
+    container(device)?;
+    any_state(device)
+}
+
+/// Likewise; where the container has several groups, the state of the first PE that is not normal.
+pub(crate) fn any_state(device: &space::Device) -> Result<PeState, EehError> {
     let group = device.group();
-    match operate(device, op::GET_STATE)? {
+    match run(device, device.container().0, op::GET_STATE)? {
         state::NORMAL => Ok(PeState::Normal),
         state::RESET => Ok(PeState::Reset),
         state::STOPPED => Ok(PeState::Stopped),
@@ -160,7 +166,11 @@ fn container(device: &space::Device) -> Result<Fd, EehError> {
 }
 
 fn operate(device: &space::Device, op: u32) -> Result<i32, EehError> {
-    let result = calls::eeh_pe_op(device.host().as_ref(), container(device)?, op);
+    run(device, container(device)?, op)
+}
+
+fn run(device: &space::Device, container: Fd, op: u32) -> Result<i32, EehError> {
+    let result = calls::eeh_pe_op(device.host().as_ref(), container, op);
     result.map_err(|error| no_pe(device, &error).unwrap_or(error.into()))
 }
 
