@@ -4,6 +4,7 @@
 pub mod addr;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod dma;
 pub mod guest;
 pub mod host;
 pub mod kvm;

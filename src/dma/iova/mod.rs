@@ -1,0 +1,265 @@
+//! Bus addresses of one DMA window, handed out to transfers and taken back.
+//!
+//! Two-level segregated fit over IOMMU pages (Masmano, Ripoll, Crespo and Real, "TLSF: a new dynamic memory allocator for
+//! real-time systems", ECRTS 2004): free blocks lie in lists by size, last freed first, and bitmaps find a list with a block
+//! that is large enough. A freed block joins its free neighbours at once. Neither allocating nor freeing depends on how much is
+//! live, or takes memory once there have been as many blocks. Only when no list is left whose blocks all fit are others looked
+//! through, so that what fits anywhere is found.
+
+use crate::addr::{Iova, IovaRange, PageShift, Range};
+use bins::{Bins, NONE, bin_for, bin_of};
+use slab::Slab;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+mod bins;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
+
+/// Most blocks: slots are below [`NONE`], and one allocation makes two.
+const MOST_BLOCKS: usize = NONE as usize - 2;
+
+/// Bus addresses that are taken. Give them back with [`Iovas::free`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "dropped, its addresses stay taken"]
+pub struct IovaSpan {
+    range: IovaRange,
+    slot: u32,
+    owner: u32,
+}
+
+impl IovaSpan {
+    /// The addresses, whole IOMMU pages.
+    pub fn range(&self) -> IovaRange {
+        self.range
+    }
+}
+
+/// A stretch of pages, free or taken. Blocks cover the window without gaps, and no two free ones touch.
+#[derive(Debug)]
+struct Block {
+    /// Number of the first page on the bus.
+    start: u64,
+    pages: u64,
+    /// The blocks before and behind it in the window.
+    before: u32,
+    behind: u32,
+    /// The blocks before and behind it in the list of its bin, when it is free.
+    previous: u32,
+    next: u32,
+    is_free: bool,
+}
+
+impl Block {
+    /// Where `pages` pages on a boundary of `mask` + 1 start in it, when they fit.
+    fn place(&self, pages: u64, mask: u64) -> Option<u64> {
+        let at = (self.start + mask) & !mask;
+        (at + pages <= self.start + self.pages).then_some(at)
+    }
+}
+
+/// The bus addresses of one window, by IOMMU pages.
+#[derive(Debug)]
+pub struct Iovas {
+    page: PageShift,
+    blocks: Slab<Block>,
+    bins: Bins,
+    free_pages: u64,
+    live: usize,
+    /// Tells its spans from those of others.
+    owner: u32,
+}
+
+impl Iovas {
+    /// All whole pages of `range`, free; there may be none.
+    pub fn new(range: IovaRange, page: PageShift) -> Self {
+        static OWNERS: AtomicU32 = AtomicU32::new(0);
+        let start = range.start().0.div_ceil(page.bytes());
+        let pages = (range.end().0 >> page.get()).saturating_sub(start);
+        let mut iovas = Self {
+            page,
+            blocks: Slab::new(),
+            bins: Bins::new(pages),
+            free_pages: pages,
+            live: 0,
+            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+        };
+        if pages != 0 {
+            let slot = iovas.add(Block {
+                start,
+                pages,
+                before: NONE,
+                behind: NONE,
+                previous: NONE,
+                next: NONE,
+                is_free: true,
+            });
+            iovas.link(slot);
+        }
+        iovas
+    }
+
+    /// Takes `bytes` bytes, rounded up to pages, on a boundary of `align` or of a page, whichever is larger. `None` when no free
+    /// block holds them, and for 0 bytes.
+    pub fn allocate(&mut self, bytes: u64, align: PageShift) -> Option<IovaSpan> {
+        let pages = bytes.div_ceil(self.page.bytes());
+        let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
+        if pages == 0 || pages > self.free_pages || self.blocks.len() > MOST_BLOCKS {
+            return None;
+        }
+        let (slot, at) = self.find(pages, mask)?;
+        let range = Range::new(Iova(at << self.page.get()), pages << self.page.get()).ok()?;
+        let slot = self.take(slot, at, pages);
+        self.free_pages -= pages;
+        self.live += 1;
+        Some(IovaSpan { range, slot, owner: self.owner })
+    }
+
+    /// Gives addresses back; `false`, and nothing changes, when they are another allocator's.
+    pub fn free(&mut self, span: IovaSpan) -> bool {
+        if span.owner != self.owner {
+            return false;
+        }
+        let block = self.at(span.slot);
+        let (pages, before, behind) = (block.pages, block.before, block.behind);
+        let mut slot = span.slot;
+        if self.is_free(behind) {
+            self.unlink(behind);
+            self.join(slot, behind);
+        }
+        if self.is_free(before) {
+            self.unlink(before);
+            self.join(before, slot);
+            slot = before;
+        }
+        self.link(slot);
+        self.free_pages += pages;
+        self.live -= 1;
+        true
+    }
+
+    /// Bytes that are free, in however many blocks.
+    pub fn free_bytes(&self) -> u64 {
+        self.free_pages << self.page.get()
+    }
+
+    /// Bytes of the largest free block. Looks through the blocks of about its size.
+    pub fn largest_free(&self) -> u64 {
+        let largest =
+            self.bins.last().and_then(|bin| self.list(bin).map(|slot| self.blocks[slot as usize].pages).max());
+        largest.unwrap_or(0) << self.page.get()
+    }
+
+    /// How many blocks the free bytes are in.
+    pub fn free_blocks(&self) -> usize {
+        self.blocks.len() - self.live
+    }
+
+    /// Spans that are taken.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Whether none is taken.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// A free block and the page in it where the pages fit.
+    fn find(&self, pages: u64, mask: u64) -> Option<(u32, u64)> {
+        let bin = bin_of(pages);
+        let fit = |slot: u32| Some((slot, self.blocks.get(slot as usize)?.place(pages, mask)?));
+        // The first of its own size may fit just so; from the next bin on all do, wherever the boundary falls.
+        let enough = bin_for(pages + mask);
+        fit(self.bins.first(bin))
+            .or_else(|| fit(self.bins.first(self.bins.next(enough)?)))
+            .or_else(|| (bin..enough).find_map(|bin| self.list(bin).find_map(fit)))
+    }
+
+    /// Takes pages out of a free block; what is before and behind them stays free.
+    fn take(&mut self, mut slot: u32, at: u64, pages: u64) -> u32 {
+        self.unlink(slot);
+        if self.at(slot).start < at {
+            let rest = self.split(slot, at);
+            self.link(slot);
+            slot = rest;
+        }
+        if pages < self.at(slot).pages {
+            let rest = self.split(slot, at + pages);
+            self.link(rest);
+        }
+        self.at(slot).is_free = false;
+        slot
+    }
+
+    /// Cuts a block at a page within it; the part behind gets a slot of its own.
+    fn split(&mut self, slot: u32, at: u64) -> u32 {
+        let block = self.at(slot);
+        let pages = block.start + block.pages - at;
+        let behind = block.behind;
+        block.pages -= pages;
+        let rest =
+            self.add(Block { start: at, pages, before: slot, behind, previous: NONE, next: NONE, is_free: true });
+        self.at(slot).behind = rest;
+        if behind != NONE {
+            self.at(behind).before = rest;
+        }
+        rest
+    }
+
+    /// Makes one block of two that touch, neither of them in a list.
+    fn join(&mut self, slot: u32, behind: u32) {
+        let gone = self.blocks.remove(behind as usize);
+        let block = self.at(slot);
+        block.pages += gone.pages;
+        block.behind = gone.behind;
+        if gone.behind != NONE {
+            self.at(gone.behind).before = slot;
+        }
+    }
+
+    /// Puts a block first in the list of its bin.
+    fn link(&mut self, slot: u32) {
+        let bin = bin_of(self.at(slot).pages);
+        let next = self.bins.first(bin);
+        let block = self.at(slot);
+        (block.previous, block.next, block.is_free) = (NONE, next, true);
+        if next != NONE {
+            self.at(next).previous = slot;
+        }
+        self.bins.set_first(bin, slot);
+    }
+
+    /// Takes a block out of the list of its bin.
+    fn unlink(&mut self, slot: u32) {
+        let block = self.at(slot);
+        let (bin, previous, next) = (bin_of(block.pages), block.previous, block.next);
+        if next != NONE {
+            self.at(next).previous = previous;
+        }
+        if previous != NONE {
+            self.at(previous).next = next;
+        } else {
+            self.bins.set_first(bin, next);
+        }
+    }
+
+    /// The blocks of a bin, last freed first.
+    fn list(&self, bin: usize) -> impl Iterator<Item = u32> + '_ {
+        let known = |slot: u32| (slot != NONE).then_some(slot);
+        std::iter::successors(known(self.bins.first(bin)), move |&slot| known(self.blocks[slot as usize].next))
+    }
+
+    fn is_free(&self, slot: u32) -> bool {
+        self.blocks.get(slot as usize).is_some_and(|block| block.is_free)
+    }
+
+    fn at(&mut self, slot: u32) -> &mut Block {
+        &mut self.blocks[slot as usize]
+    }
+
+    fn add(&mut self, block: Block) -> u32 {
+        self.blocks.insert(block) as u32
+    }
+}
