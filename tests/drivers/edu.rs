@@ -2,11 +2,17 @@
 
 use crate::edu_driver::{Edu, ID, MOST};
 use crate::ground::Ground;
+use crate::huge;
 use crate::left::Left;
 use libtest_mimic::Failed;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use spapr_iommu::addr::PageShift;
 use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Buffer, Dma, DmaMask};
+use spapr_iommu::host::Host;
+use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::permission::Permission;
+use std::fs::File;
 
 /// Where the dynamic window begins, unless the default one is gone.
 const BIG: u64 = 1 << 59;
@@ -93,19 +99,23 @@ pub(crate) fn reaches_slices_and_files(ground: &Ground) -> Result<(), Failed> {
     check("slice", &expected)?;
 
     // Mapped files lie on pages of the machine that runs this, not of a model.
-    if ground.model.is_some()
-        && page > spapr_iommu::host::Host::page_shift(&spapr_iommu::host::vfio::Vfio::new()).bytes() as usize
-    {
+    if ground.host.page_shift() > Vfio::new().page_shift() {
         return Ok(());
     }
-    let memfd = nix::sys::memfd::memfd_create("drivers", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
-    let file = std::fs::File::from(memfd);
-    file.set_len(page as u64)?;
-    std::os::unix::fs::FileExt::write_all_at(&file, b"in a memfd", 0)?;
-    let mapped = dma.file(&file, 0, page as u64)?;
-    let map = mapped.map(0, MOST, Permission::Read)?;
-    edu.copy_between(map.iova_range(), to.iova_range())?;
-    check("memfd", b"in a memfd")
+    let mut files = vec![(MFdFlags::MFD_CLOEXEC, page as u64)];
+    if ground.model.is_none() && !huge::huge_pages(&[PageShift::P2M]).is_empty() {
+        files.push((MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB, PageShift::P2M.bytes()));
+    }
+    for (flags, len) in files {
+        let file = File::from(memfd_create("drivers", flags)?);
+        file.set_len(len)?;
+        let mapped = dma.file(&file, 0, len)?;
+        mapped.write_bytes(0, &len.to_be_bytes())?;
+        let map = mapped.map(0, MOST, Permission::Read)?;
+        edu.copy_between(map.iova_range(), to.iova_range())?;
+        check("memfd", &len.to_be_bytes())?;
+    }
+    Ok(())
 }
 
 /// A round: open, use, close.

@@ -10,6 +10,8 @@ mod ground;
 #[path = "../shared/groups.rs"]
 mod groups;
 mod guide;
+#[path = "../shared/huge.rs"]
+mod huge;
 mod left;
 #[path = "../shared/limit.rs"]
 mod real_limit;
