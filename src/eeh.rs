@@ -205,7 +205,8 @@ impl<'a> Eeh<'a> {
     /// Gets a frozen device going again: interrupts disabled, DMA off, PE reset and configured, BARs back. The device is then
     /// as after power-on and off the bus: enable interrupts, set it up, and start DMA.
     ///
-    /// Takes seconds. Everything that was enabled or running stays off also when it fails.
+    /// Takes seconds. Everything that was enabled or running stays off also when it fails. Other devices of the group are in the
+    /// same PE and are reset with it: their drivers have to be told.
     pub fn recover(&self) -> Result<(), EehError> {
         self.recover_within(PATIENCE)
     }
