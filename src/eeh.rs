@@ -205,7 +205,8 @@ impl<'a> Eeh<'a> {
     /// Gets a frozen device going again: interrupts disabled, DMA off, PE reset and configured, BARs back. The device is then
     /// as after power-on and off the bus: enable interrupts, set it up, and start DMA.
     ///
-    /// Takes seconds. Everything that was enabled or running stays off also when it fails.
+    /// Takes seconds. Everything that was enabled or running stays off also when it fails. Other devices of the group are in the
+    /// same PE and are reset with it: their drivers have to be told.
     pub fn recover(&self) -> Result<(), EehError> {
         self.recover_within(PATIENCE)
     }
@@ -241,8 +242,8 @@ impl<'a> Eeh<'a> {
     /// Has the firmware inject an error, for tests.
     ///
     /// Linux checks the function (at most 19) and then asks the platform. pseries takes loads and stores of memory only; powernv
-    /// what its PHB can do. QEMU's powernv machines take errors of the configuration space, powernv8 those of memory as well,
-    /// and none of them freezes a PE for it. [`EehError::NotInjected`] otherwise.
+    /// what its PHB can do: powernv9 under QEMU errors of the configuration space (4, 5, 10, 11), powernv8 also those of memory
+    /// (0, 1, 6, 7) and of DMA (12 to 19), and no PE freezes for it there. [`EehError::NotInjected`] otherwise.
     pub fn inject(&self, injection: Injection) -> Result<(), EehError> {
         let device = &self.opened.device;
         let Injection { wide, function, address, mask } = injection;

@@ -116,7 +116,7 @@ fn the_platform_says_what_it_injects() {
         let bench = Bench::new(preset);
         let inject = |function| match bench.device.eeh().inject(Injection { function, ..Default::default() }) {
             Err(EehError::NotInjected { group: 0, errno }) => Err(errno),
-            other => Ok(other.unwrap()),
+            other => other.map_err(|error| panic!("{error}")),
         };
         assert_eq!((inject(4), inject(0), inject(20)), (Ok(()), loads, Err(Errno::EINVAL)), "{preset}");
     }

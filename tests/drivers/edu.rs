@@ -127,14 +127,13 @@ fn round(ground: &Ground, address: &str, seed: u64) -> Result<(), Failed> {
 
 pub(crate) fn rounds_leave_nothing(ground: &Ground) -> Result<(), Failed> {
     let address = ground.device(ID)?;
+    let _quick = ground.without_reset(&address)?;
     // What is made once and kept, such as slabs of the kernel, is made before.
     (0..2).try_for_each(|seed| round(ground, &address, seed))?;
     let before = Left::now(ground)?;
     for seed in 0..ground.rounds {
         round(ground, &address, seed.into())?;
-        if ground.rounds > 100 && (seed + 1) % 100 == 0 {
-            eprintln!("edu: {} of {} rounds", seed + 1, ground.rounds);
-        }
+        ground.progress("edu", seed + 1);
     }
     Left::now(ground)?.same_as(&before)
 }

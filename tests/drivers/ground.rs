@@ -69,4 +69,38 @@ impl Ground {
         let none = || format!("no device {:04x}:{:04x} is bound to vfio-pci", id.0, id.1);
         Ok(self.devices(id).into_iter().next().ok_or_else(none)?)
     }
+
+    /// Has the kernel not reset a device when it is opened and closed, until what is returned is dropped: the bus of an emulated
+    /// powernv takes seconds to do that.
+    pub(crate) fn without_reset(&self, address: &str) -> Result<Option<NoReset>, Failed> {
+        if self.model.is_some() {
+            return Ok(None);
+        }
+        let file = format!("/sys/bus/pci/devices/{address}/reset_method");
+        match std::fs::read_to_string(&file) {
+            // There is none anyhow.
+            Err(_) => Ok(None),
+            Ok(_) => {
+                std::fs::write(&file, "\n")?;
+                Ok(Some(NoReset(file)))
+            }
+        }
+    }
+
+    /// Says how far it is, now and then.
+    pub(crate) fn progress(&self, what: &str, round: u32) {
+        if self.rounds > 100 && round % 100 == 0 {
+            eprintln!("{what}: {round} of {} rounds", self.rounds);
+        }
+    }
+}
+
+pub(crate) struct NoReset(String);
+
+impl Drop for NoReset {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(&self.0, "default\n") {
+            eprintln!("{}: {error}", self.0);
+        }
+    }
 }

@@ -96,8 +96,6 @@ fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, command: u64) 
 pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
     let bench = Bench::new()?;
     let (device, config) = (&bench.device, bench.device.config());
-    let bytes: Result<Vec<_>, _> = (0..0x50).map(|at| config.read::<u8>(at)).collect();
-    eprintln!("{} {:02x?} {:?}", device.address(), bytes?, InterruptKind::Msi);
     ensure(device.id() == ID, format!("{:x?}", device.id()))?;
     ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id")?;
     ensure(config.capability(5) == Some(0x40), format!("MSI at {:x?}", config.capability(5)))?;
@@ -238,7 +236,6 @@ pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed>
         let injection = Injection { wide: false, function, address, mask: 0xffff_ffff };
         let result = eeh.inject(injection);
         let value = bench.bar.read::<u32>(0);
-        eprintln!("function {function}: {result:?}, then {:?}, {value:x?}", eeh.state());
         match (function, result) {
             (20.., Err(EehError::NotInjected { errno: Errno::EINVAL, .. })) => {}
             (0..20, Ok(()) | Err(EehError::NotInjected { errno: Errno::EIO, .. })) => {}
