@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cell::{self, Cell};
 use crate::compare::Checks;
@@ -40,14 +41,48 @@ impl Drivers {
         Shown { kernel, checks, took, commit, ..Shown::default() }
     }
 
-    /// The words of the program.
-    pub(crate) fn words(rounds: u32) -> Vec<String> {
-        ["drivers", "--rounds", &rounds.to_string(), "--format", "terse"].map(str::to_owned).into()
+    /// The words of the programs: tests, the NVMe driver in each way it works, two that share buffers, and rounds of it.
+    pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
+        let rounds = rounds.to_string();
+        let mut words = vec!["drivers", "--rounds", &rounds, "--format", "terse"];
+        if cell.has_windows() {
+            words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
+            words.extend(["--then", "nvme", "--rounds", &rounds, "--json"]);
+        }
+        words.into_iter().map(str::to_owned).collect()
     }
 
     /// How long to wait for it, seconds: a round takes some of `edu`'s transfers, of 100 ms each.
     pub(crate) fn timeout(rounds: u32) -> u64 {
         600 + u64::from(rounds) * 4
+    }
+
+    /// What the NVMe driver showed, by the lines it printed: a check for each way of working.
+    pub(crate) fn nvme(cell: &Cell, output: &str) -> Checks {
+        if !cell.has_windows() {
+            return Checks::new();
+        }
+        let documents: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let shown = |name: String, fields: &[(&str, Value)]| {
+            let found = documents.iter().any(|line| fields.iter().all(|(field, value)| line.get(field) == Some(value)));
+            (name, if found { Ok(()) } else { Err("it was not shown".into()) })
+        };
+        let mut checks = Checks::new();
+        for mask in [64, 32] {
+            for depth in [1, 32] {
+                for wait in ["interrupts", "polling"] {
+                    let fields = [("mask", mask.into()), ("depth", depth.into()), ("wait", wait.into())];
+                    checks.push(shown(format!("NVMe with {mask} bits, depth {depth}, {wait}"), &fields));
+                }
+            }
+        }
+        // One container for two groups is for bare metal.
+        for containers in if cell.is_pseries() { 2..=2 } else { 1..=2 } {
+            checks.push(shown(format!("NVMe disks in {containers} containers"), &[("containers", containers.into())]));
+        }
+        let rounds = documents.iter().any(|line| line.get("rounds").is_some());
+        checks.push(("NVMe rounds".into(), if rounds { Ok(()) } else { Err("they did not end well".into()) }));
+        checks
     }
 
     pub(crate) fn keep(&self, cell: &Cell, logs: &Path) -> Result<()> {
@@ -98,6 +133,19 @@ fn replaced(text: &str, kept: impl Fn(&Cell) -> Option<Drivers>) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_way_of_working_is_a_check() {
+        let cell = "pseries:6.12".parse().unwrap();
+        let good = |output: &str| Drivers::nvme(&cell, output).iter().filter(|(_, result)| result.is_ok()).count();
+        assert_eq!(Drivers::nvme(&cell, "").len(), 10);
+        assert_eq!(good(""), 0);
+        let lines =
+            "x\n{\"mask\":64,\"depth\":1,\"wait\":\"polling\",\"crc32\":\"0\"}\n{\"containers\":2}\n{\"rounds\":5}\n";
+        assert_eq!(good(lines), 3);
+        assert_eq!(Drivers::nvme(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
+        assert_eq!(Drivers::nvme(&"powernv9:6.12".parse().unwrap(), lines).len(), 11);
+    }
 
     #[test]
     fn cells_that_were_not_run_keep_their_rows() {

@@ -241,8 +241,9 @@ impl Lab<'_> {
         let began = Instant::now();
         let timeout = Drivers::timeout(rounds).to_string();
         let options = [&DEVICES[..], &["--timeout", &timeout]].concat();
-        let done = self.run("drivers", &options, &Drivers::words(rounds))?;
+        let done = self.run("drivers", &options, &Drivers::words(self.cell, rounds))?;
         let mut checks = compare::tests("driver test", compare::programs(&done.output).first().copied());
+        checks.extend(Drivers::nvme(self.cell, &done.output));
         checks.push(("the machine lost nothing to drivers".into(), done.well));
         let (kernel, commit) = (self.cell.kernel().to_owned(), commit(self.repository)?);
         let drivers = Drivers { kernel, checks, rounds, took: began.elapsed(), commit };
