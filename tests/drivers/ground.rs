@@ -89,7 +89,7 @@ impl Ground {
 
     /// Says how far it is, now and then.
     pub(crate) fn progress(&self, what: &str, round: u32) {
-        if self.rounds > 100 && round % 100 == 0 {
+        if self.rounds > 100 && round.is_multiple_of(100) {
             eprintln!("{what}: {round} of {} rounds", self.rounds);
         }
     }

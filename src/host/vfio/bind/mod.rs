@@ -179,9 +179,6 @@ impl Binder {
 
     /// The group of a device that nothing speaks against binding; what can be seen without a right is looked at first.
     fn can_bind(&self, address: &str) -> Result<u32, BindError> {
-        if facts::platform(&self.roots).is_none() {
-            return Err(Obstacle::NotPower { arch: std::env::consts::ARCH.to_owned() }.into());
-        }
         if self.is_bridge(address) {
             return Err(BindError::Bridge { address: address.to_owned() });
         }
@@ -239,6 +236,9 @@ impl Binder {
     /// The address in sysfs's spelling, of a device that is there.
     fn find(&self, given: &str) -> Result<String, BindError> {
         let address = address::canonical(given)?;
+        if facts::platform(&self.roots).is_none() {
+            return Err(Obstacle::NotPower { arch: std::env::consts::ARCH.to_owned() }.into());
+        }
         if self.roots.pci(&address).exists() {
             return Ok(address);
         }

@@ -306,7 +306,6 @@ fn a_group_comes_without_its_bridges_and_with_what_is_in_the_way() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "opens files for itself alone")]
 fn the_running_kernel_is_written_to_and_asked() {
     let fixture = Fixture::new();
     fixture.write("sys/attribute", "old");
