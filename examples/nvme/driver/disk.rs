@@ -1,0 +1,288 @@
+//! A disk: blocks to and from memory, many commands at a time.
+
+use super::command::{Command, Operation};
+use super::controller::{Controller, PAGE};
+use super::identify::{Identity, Namespace};
+use super::queue::QueuePair;
+use super::{NvmeError, Setup, TIMEOUT, Wait};
+use core::hint::spin_loop;
+use spapr_iommu::addr::{Iova, IovaRange};
+use spapr_iommu::device::{Device, InterruptKind};
+use spapr_iommu::dma::{Buffer, Dma};
+use spapr_iommu::permission::Permission;
+use std::time::{Duration, Instant};
+use zerocopy::little_endian::U64;
+
+/// The namespace that is used.
+const NAMESPACE: u32 = 1;
+/// Entries of a list of pages: one page full.
+const LIST: u64 = PAGE / 8;
+/// An interrupt that does not come: after this long a register is read, which tells of a device that is frozen or gone.
+const DOUBT: Duration = Duration::from_secs(1);
+/// Looks at the completion queue between two looks at the clock.
+const LOOKS: u32 = 1 << 12;
+
+/// What one command does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    pub(crate) operation: Operation,
+    /// The first block.
+    pub(crate) first: u64,
+    /// Where the data is: whole blocks, on a multiple of 4 bytes. Not looked at for a flush.
+    pub(crate) iova: IovaRange,
+}
+
+/// The first namespace of a controller, with one pair of queues.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// Before all memory, so that it is off the bus when that goes.
+    controller: Controller,
+    namespace: Namespace,
+    queues: QueuePair,
+    /// A list of pages for each command.
+    lists: Buffer<[U64; LIST as usize]>,
+    wait: Wait,
+    /// By identifier, what is under way.
+    under_way: Vec<Option<Operation>>,
+    /// Identifiers that are not.
+    free: Vec<u16>,
+    /// INTx has fired and is to be armed again.
+    fired: bool,
+    /// Interrupts that came.
+    interrupts: u64,
+}
+
+impl Disk {
+    /// Opens the disk of the controller at `address`.
+    pub(crate) fn open(dma: &Dma, address: &str, setup: &Setup) -> Result<Self, NvmeError> {
+        let mut controller = Controller::open(dma, address, setup.mask, setup.kind)?;
+        let namespace = controller.namespace(NAMESPACE)?;
+        let most = controller.registers.capabilities.entries() - 1;
+        let depth = setup.depth.clamp(1, u16::try_from(most).unwrap_or(u16::MAX - 1));
+        let queues = QueuePair::new(dma, 1, depth + 1)?;
+        let lists = dma.buffer(depth.into(), Permission::Read)?;
+        let interrupts = setup.wait == Wait::Interrupts;
+        if interrupts && controller.interrupts.is_empty() {
+            return Err(NvmeError::Unsupported { what: "waiting for interrupts where there are none" });
+        }
+        controller.create_queues(&queues, interrupts)?;
+        Ok(Self {
+            controller,
+            namespace,
+            queues,
+            lists,
+            wait: setup.wait,
+            under_way: vec![None; depth.into()],
+            free: (0..depth).rev().collect(),
+            fired: false,
+            interrupts: 0,
+        })
+    }
+
+    /// Blocks of the disk.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.namespace.blocks
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn block(&self) -> u64 {
+        self.namespace.block
+    }
+
+    /// Bytes that one command moves at most.
+    pub(crate) fn most(&self) -> u64 {
+        let most = self.controller.identity.most.unwrap_or(u64::MAX);
+        most.min(LIST * PAGE).min(self.block() << 16)
+    }
+
+    /// What the controller says of itself.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.controller.identity
+    }
+
+    /// The device, for its configuration space and EEH.
+    pub(crate) fn device(&self) -> &Device {
+        self.controller.device()
+    }
+
+    /// The interrupts it has got, by their kind; `None` for none.
+    pub(crate) fn interrupt_kind(&self) -> Option<InterruptKind> {
+        Some(self.controller.interrupts.last()?.kind())
+    }
+
+    /// How many interrupts came.
+    pub(crate) fn interrupts(&self) -> u64 {
+        self.interrupts
+    }
+
+    /// Commands that may be under way at a time.
+    pub(crate) fn depth(&self) -> u16 {
+        self.under_way.len() as u16
+    }
+
+    /// Commands that are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.len() - self.free.len()
+    }
+
+    /// Writes a command into the queue and returns its identifier, below [`Self::depth`]. The controller sees it at the next
+    /// [`Self::ring`]. The memory has to stay until the command is complete.
+    pub(crate) fn submit(&mut self, request: &Request) -> Result<u16, NvmeError> {
+        let mut command =
+            Command { opcode: request.operation as u8, namespace: NAMESPACE.into(), ..Command::default() };
+        let id = *self.free.last().ok_or(NvmeError::Full { depth: self.depth() })?;
+        if request.operation != Operation::Flush {
+            let count = self.count(request)?;
+            command.prp = self.pages(id, request.iova)?;
+            command.dwords[0] = (request.first as u32).into();
+            command.dwords[1] = ((request.first >> 32) as u32).into();
+            // Less one.
+            command.dwords[2] = (count - 1).into();
+        }
+        command.id = id.into();
+        self.queues.push(command)?;
+        self.free.pop();
+        self.under_way[usize::from(id)] = Some(request.operation);
+        Ok(id)
+    }
+
+    /// Tells the controller of new commands.
+    pub(crate) fn ring(&mut self) -> Result<(), NvmeError> {
+        self.queues.ring(&self.controller.registers)
+    }
+
+    /// The identifier of a command that is complete, if there is one. They complete in any order.
+    pub(crate) fn poll(&mut self) -> Result<Option<u16>, NvmeError> {
+        let Some(completion) = self.queues.take()? else { return Ok(None) };
+        let id = completion.id.get();
+        let operation = self.under_way.get_mut(usize::from(id)).and_then(Option::take);
+        let operation = operation.ok_or(NvmeError::Stranger { id })?;
+        self.free.push(id);
+        match completion.status() {
+            status if status.is_success() => Ok(Some(id)),
+            status => Err(NvmeError::Command { opcode: operation as u8, status }),
+        }
+    }
+
+    /// Waits until a command is complete.
+    pub(crate) fn wait(&mut self) -> Result<u16, NvmeError> {
+        let began = Instant::now();
+        self.ring()?;
+        let mut looks = 0u32;
+        loop {
+            if let Some(id) = self.poll()? {
+                return Ok(id);
+            }
+            if self.wait == Wait::Interrupts {
+                self.sleep()?;
+            } else {
+                spin_loop();
+                looks = looks.wrapping_add(1);
+                if looks % LOOKS != 0 {
+                    continue;
+                }
+            }
+            self.give_up_after(began)?;
+        }
+    }
+
+    /// Sleeps until an interrupt comes, or for so long that something must be wrong.
+    fn sleep(&mut self) -> Result<(), NvmeError> {
+        // All completions were taken, and the controller is told, so INTx is low.
+        self.ring()?;
+        let Some(interrupt) = self.controller.interrupts.last() else { return Ok(()) };
+        if core::mem::take(&mut self.fired) {
+            interrupt.rearm()?;
+        }
+        if interrupt.wait(Some(DOUBT)).map_err(NvmeError::Wait)? {
+            self.fired = interrupt.kind() == InterruptKind::Intx;
+            self.interrupts += 1;
+            return Ok(());
+        }
+        self.controller.registers.check()
+    }
+
+    fn give_up_after(&self, began: Instant) -> Result<(), NvmeError> {
+        if began.elapsed() < TIMEOUT {
+            return Ok(());
+        }
+        self.controller.registers.check()?;
+        Err(NvmeError::Timeout { commands: self.under_way(), timeout: TIMEOUT })
+    }
+
+    /// Runs the requests that `next` gives for a free place, as many at a time as the queue takes, until it gives none and all
+    /// are complete. How many there were. After an error others may be under way.
+    pub(crate) fn run(&mut self, mut next: impl FnMut() -> Option<Request>) -> Result<u64, NvmeError> {
+        let (mut count, mut more) = (0, true);
+        loop {
+            while more && !self.free.is_empty() {
+                match next() {
+                    Some(request) => {
+                        self.submit(&request)?;
+                        count += 1;
+                    }
+                    None => more = false,
+                }
+            }
+            if self.under_way() == 0 {
+                return Ok(count);
+            }
+            self.wait()?;
+            while self.poll()?.is_some() {}
+        }
+    }
+
+    /// Moves all of `iova` to or from the blocks from `first` on, in as many commands as it takes.
+    pub(crate) fn transfer(&mut self, operation: Operation, first: u64, iova: IovaRange) -> Result<u64, NvmeError> {
+        let (most, block) = (self.most(), self.block());
+        let mut parts = iova.chunks(most / PAGE * PAGE);
+        let block_of = |part: Iova| first.saturating_add((part.0 - iova.start().0) / block);
+        self.run(|| parts.next().map(|part| Request { operation, first: block_of(part.start()), iova: part }))
+    }
+
+    /// Has the controller write back what it caches.
+    pub(crate) fn flush(&mut self) -> Result<(), NvmeError> {
+        let mut request = IovaRange::new(Iova(PAGE), PAGE).ok();
+        self.run(|| request.take().map(|iova| Request { operation: Operation::Flush, first: 0, iova }))?;
+        Ok(())
+    }
+
+    /// Takes it down in order. Dropping does the same, without an error.
+    pub(crate) fn close(self) -> Result<(), NvmeError> {
+        self.controller.close()
+    }
+
+    /// Blocks of a request, if they are there.
+    fn count(&self, request: &Request) -> Result<u32, NvmeError> {
+        let (block, blocks, iova) = (self.block(), self.blocks(), request.iova);
+        if iova.len() % block != 0 || iova.start().0 % 4 != 0 {
+            return Err(NvmeError::Buffer { iova, block });
+        }
+        let (count, most) = (iova.len() / block, self.most() / block);
+        let within = request.first.checked_add(count).is_some_and(|end| end <= blocks);
+        let (first, clipped) = (request.first, u32::try_from(count).unwrap_or(u32::MAX));
+        if count == 0 || count > most || !within {
+            return Err(NvmeError::Range { first, count: clipped, blocks, most: most as u32 });
+        }
+        Ok(clipped)
+    }
+
+    /// How a command names `iova`: the first page with an offset; then the second, or the address of the list of all others.
+    fn pages(&self, id: u16, iova: IovaRange) -> Result<[U64; 2], NvmeError> {
+        let start = iova.start().0;
+        let second = start - start % PAGE + PAGE;
+        let others = iova.end().0.saturating_sub(second).div_ceil(PAGE);
+        let address = match others {
+            0 => 0,
+            1 => second,
+            _ => {
+                let list = usize::from(id);
+                for i in 0..others {
+                    self.lists.write_field(list, 8 * i as usize, U64::new(second + i * PAGE))?;
+                }
+                self.lists.iova_of(list)?.0
+            }
+        };
+        Ok([start.into(), address.into()])
+    }
+}

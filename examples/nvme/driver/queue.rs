@@ -1,0 +1,88 @@
+//! A queue pair: commands to the controller, and completions from it.
+
+use super::NvmeError;
+use super::command::{Command, Completion};
+use super::registers::Registers;
+use core::mem::offset_of;
+use spapr_iommu::dma::{Buffer, Dma};
+use spapr_iommu::permission::Permission;
+use zerocopy::little_endian::U16;
+
+/// A queue pair in memory, both rings of the same length. No more commands than one less may be under way, then neither
+/// overruns.
+#[derive(Debug)]
+pub(crate) struct QueuePair {
+    id: u16,
+    entries: u16,
+    commands: Buffer<Command>,
+    completions: Buffer<Completion>,
+    /// Where the next command goes, and as far as the controller was told.
+    tail: u16,
+    told: u16,
+    /// Where the next completion comes, and as far as the controller was told.
+    head: u16,
+    seen: u16,
+    /// The phase bit that a new completion has.
+    phase: u16,
+}
+
+impl QueuePair {
+    /// The controller only reads commands, and need not read completions.
+    pub(crate) fn new(dma: &Dma, id: u16, entries: u16) -> Result<Self, NvmeError> {
+        let commands = dma.buffer(entries.into(), Permission::Read)?;
+        let completions = dma.buffer(entries.into(), Permission::ReadWrite)?;
+        Ok(Self { id, entries, commands, completions, tail: 0, told: 0, head: 0, seen: 0, phase: 1 })
+    }
+
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(crate) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// Bus addresses of commands and completions.
+    pub(crate) fn addresses(&self) -> (u64, u64) {
+        (self.commands.iova().0, self.completions.iova().0)
+    }
+
+    /// Writes a command into the ring.
+    pub(crate) fn push(&mut self, command: Command) -> Result<(), NvmeError> {
+        self.commands.write(self.tail.into(), command)?;
+        self.tail = self.after(self.tail);
+        Ok(())
+    }
+
+    /// Tells the controller of completions that were taken, then of commands: so there is room for what they give.
+    pub(crate) fn ring(&mut self, registers: &Registers) -> Result<(), NvmeError> {
+        if self.seen != self.head {
+            registers.ring_completions(self.id, self.head)?;
+            self.seen = self.head;
+        }
+        if self.told != self.tail {
+            registers.ring_commands(self.id, self.tail)?;
+            self.told = self.tail;
+        }
+        Ok(())
+    }
+
+    /// The next completion, if it is there. The controller writes the phase with the last of it, so that is read first.
+    pub(crate) fn take(&mut self) -> Result<Option<Completion>, NvmeError> {
+        let at = self.head.into();
+        let status: U16 = self.completions.read_field(at, offset_of!(Completion, status))?;
+        if status.get() & 1 != self.phase {
+            return Ok(None);
+        }
+        let completion = self.completions.read(at)?;
+        self.head = self.after(self.head);
+        if self.head == 0 {
+            self.phase ^= 1;
+        }
+        Ok(Some(completion))
+    }
+
+    fn after(&self, index: u16) -> u16 {
+        if index + 1 == self.entries { 0 } else { index + 1 }
+    }
+}

@@ -1,0 +1,31 @@
+//! NVMe controllers of the machine.
+
+use spapr_iommu::host::Host;
+use std::error::Error;
+
+/// QEMU's controller. The kernel's list of devices has no class, which would tell any.
+const QEMU: (u16, u16) = (0x1b36, 0x0010);
+
+/// A controller that is bound to vfio-pci.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) address: String,
+    pub(crate) group: u32,
+}
+
+/// All controllers that are bound to vfio-pci, lowest group first.
+pub(crate) fn all(host: &dyn Host) -> Vec<Found> {
+    let groups = host.groups().into_iter();
+    let devices = groups.flat_map(|group| group.devices.into_iter().map(move |device| (group.number, device)));
+    let bound = devices.filter(|(_, device)| device.id == QEMU && device.driver.as_deref() == Some("vfio-pci"));
+    bound.map(|(group, device)| Found { address: device.address, group }).collect()
+}
+
+/// The controller at `address`, or the first one.
+pub(crate) fn one(host: &dyn Host, address: Option<&str>) -> Result<String, Box<dyn Error>> {
+    if let Some(address) = address {
+        return Ok(address.to_owned());
+    }
+    let first = all(host).into_iter().next();
+    Ok(first.ok_or("no NVMe controller of QEMU is bound to vfio-pci: bind one, or name one with --device")?.address)
+}

@@ -1,0 +1,108 @@
+//! An NVMe driver in user space, and a program that shows it at work.
+//!
+//! The driver is `driver/`. The program writes random data to the first NVMe disk that is bound to vfio-pci, from any place of a
+//! buffer and in commands of any length, reads it back into another buffer and compares checksums: in the dynamic and in
+//! the default window, one command at a time and 32, by interrupts and by polling. **What is on the disk is lost.**
+//!
+//! ```text
+//! ppc64/run --machine powernv9 --kernel 6.12-64k --device nvme -- nvme
+//! ppc64/run --machine pseries --kernel 6.12 --device nvme --device nvme -- nvme --share
+//! ppc64/run --machine pseries --kernel 6.12 --device nvme --timeout 3000 -- nvme --rounds 1000
+//! ```
+
+mod cases;
+mod driver;
+mod find;
+mod rounds;
+mod share;
+
+use clap::{Parser, ValueEnum};
+use driver::Wait;
+use spapr_iommu::host::vfio::Vfio;
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Writes random data to an NVMe disk and reads it back. What is on the disk is lost.
+#[derive(Debug, Parser)]
+#[command(name = "nvme")]
+struct Options {
+    /// PCI address of the controller [default: the first that is bound to vfio-pci]
+    #[arg(long)]
+    device: Option<String>,
+    /// Bits of bus addresses: 64 for the dynamic window, 32 for the default window [default: each]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    mask: Option<u32>,
+    /// Commands under way at a time [default: 1 and 32]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    depth: Option<u16>,
+    /// How to know of completions [default: each]
+    #[arg(long, value_enum)]
+    wait: Option<How>,
+    /// Interrupts to use [default: MSI-X, else MSI, else INTx]
+    #[arg(long, value_enum)]
+    interrupts: Option<Kind>,
+    /// Blocks to write and read
+    #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..))]
+    blocks: u64,
+    /// Open, use and close the disk so many times, and see what is left
+    #[arg(long, value_name = "N", conflicts_with_all = ["depth", "blocks", "share"])]
+    rounds: Option<u32>,
+    /// Two disks, in different groups, share a buffer
+    #[arg(long, conflicts_with_all = ["device", "depth", "wait", "mask"])]
+    share: bool,
+    /// Print JSON, a line for each case
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum How {
+    Interrupts,
+    Polling,
+}
+
+impl From<How> for Wait {
+    fn from(how: How) -> Self {
+        match how {
+            How::Interrupts => Self::Interrupts,
+            How::Polling => Self::Polling,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Msix,
+    Msi,
+    Intx,
+}
+
+impl From<Kind> for spapr_iommu::device::InterruptKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Msix => Self::Msix,
+            Kind::Msi => Self::Msi,
+            Kind::Intx => Self::Intx,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nvme: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let host = Arc::new(Vfio::new());
+    match options.rounds {
+        Some(rounds) => rounds::run(&host, options, rounds),
+        None if options.share => share::run(&host, options),
+        None => cases::run(&host, options),
+    }
+}

@@ -1,0 +1,108 @@
+//! The disk opened, used and closed many times: what is left afterwards is what there was.
+
+use crate::cases::{checksum, config, fill, part};
+use crate::driver::{Disk, Operation, Setup, Wait};
+use crate::{Options, find};
+use fastrand::Rng;
+use ppc64_init::memory::settled_free_kib;
+use spapr_iommu::addr::Bytes;
+use spapr_iommu::dma::{Dma, DmaMask};
+use spapr_iommu::host::Host;
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::Registry;
+use std::error::Error;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes that each round writes and reads.
+const BYTES: u64 = 64 << 10;
+/// KiB of memory that may be missing afterwards: pages that the kernel has for slabs, some per processor.
+const TOLERANCE: u64 = 1024;
+/// Rounds that are not measured: they fill caches of kernel and allocator.
+const WARM_UP: u32 = 3;
+/// Between two lines of progress.
+const EVERY: Duration = Duration::from_secs(20);
+
+/// What is held.
+#[derive(Debug)]
+struct Held {
+    locked: u64,
+    files: usize,
+    free_kib: u64,
+}
+
+impl Held {
+    fn now(host: &Vfio) -> Result<Self, Box<dyn Error>> {
+        let files = fs::read_dir("/proc/self/fd")?.count();
+        Ok(Self { locked: host.memlock()?.locked, files, free_kib: settled_free_kib()? })
+    }
+}
+
+/// `rounds` rounds, and a few before.
+pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+    let address = find::one(host.as_ref(), options.device.as_deref())?;
+    for _ in 0..WARM_UP {
+        round(host, options, &address)?;
+    }
+    let before = Held::now(host)?;
+    let began = Instant::now();
+    let mut told = began;
+    for done in 0..rounds {
+        if told.elapsed() > EVERY {
+            told = Instant::now();
+            eprintln!("{done} rounds in {:.0?}", began.elapsed());
+        }
+        round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
+    }
+    let took = began.elapsed();
+    let after = Held::now(host)?;
+    let missing = before.free_kib.saturating_sub(after.free_kib);
+    let each = took / rounds.max(1);
+    if options.json {
+        let line = serde_json::json!({
+            "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,
+            "files": after.files, "missing_kib": missing,
+        });
+        println!("{line}");
+    } else {
+        println!("{rounds} rounds in {took:.1?}, {each:.2?} each, of {} each way", Bytes(BYTES));
+        println!(
+            "locked memory {} before, {} after; open files {}, {}; free memory {} KiB, {} KiB",
+            Bytes(before.locked),
+            Bytes(after.locked),
+            before.files,
+            after.files,
+            before.free_kib,
+            after.free_kib
+        );
+    }
+    if (before.locked, before.files) != (after.locked, after.files) || missing > TOLERANCE {
+        return Err("something was not given back".into());
+    }
+    Ok(())
+}
+
+/// All from nothing: registry, container, window, controller, queues; and all back.
+fn round(host: &Arc<Vfio>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
+    let mask = DmaMask::bits(options.mask.unwrap_or(64)).ok_or("1 to 64 bits")?;
+    let dma = Dma::with_registry(&Registry::new(host.clone()), config(BYTES, mask < DmaMask::ALL));
+    let wait = options.wait.map_or(Wait::Interrupts, Into::into);
+    let mut disk =
+        Disk::open(&dma, address, &Setup { mask, depth: 32, wait, kind: options.interrupts.map(Into::into) })?;
+    let mut rng = Rng::new();
+    let first = rng.u64(0..disk.blocks().saturating_sub(BYTES / disk.block()));
+    let out = dma.buffer::<u8>(BYTES as usize, Permission::Read)?;
+    let back = dma.buffer::<u8>(BYTES as usize, Permission::ReadWrite)?;
+    let written = fill(&out, 0, BYTES, &mut rng)?;
+    disk.transfer(Operation::Write, first, part(&out, 0, BYTES)?)?;
+    disk.transfer(Operation::Read, first, part(&back, 0, BYTES)?)?;
+    let read = checksum(&back, 0, BYTES)?;
+    disk.close()?;
+    if read == written {
+        Ok(())
+    } else {
+        Err(format!("written with CRC-32 {written:08x}, read with {read:08x}").into())
+    }
+}
