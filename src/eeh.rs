@@ -142,9 +142,15 @@ pub struct Eeh<'a> {
 }
 
 /// The state of the PE a device is in.
-pub(crate) fn state(device: &space::Device) -> Result<PeState, EehError> {
+fn state(device: &space::Device) -> Result<PeState, EehError> {
+    container(device)?;
+    any_state(device)
+}
+
+/// Likewise; where the container has several groups, the state of the first PE that is not normal.
+pub(crate) fn any_state(device: &space::Device) -> Result<PeState, EehError> {
     let group = device.group();
-    match operate(device, op::GET_STATE)? {
+    match run(device, device.container().0, op::GET_STATE)? {
         state::NORMAL => Ok(PeState::Normal),
         state::RESET => Ok(PeState::Reset),
         state::STOPPED => Ok(PeState::Stopped),
@@ -160,7 +166,11 @@ fn container(device: &space::Device) -> Result<Fd, EehError> {
 }
 
 fn operate(device: &space::Device, op: u32) -> Result<i32, EehError> {
-    let result = calls::eeh_pe_op(device.host().as_ref(), container(device)?, op);
+    run(device, container(device)?, op)
+}
+
+fn run(device: &space::Device, container: Fd, op: u32) -> Result<i32, EehError> {
+    let result = calls::eeh_pe_op(device.host().as_ref(), container, op);
     result.map_err(|error| no_pe(device, &error).unwrap_or(error.into()))
 }
 
@@ -195,7 +205,8 @@ impl<'a> Eeh<'a> {
     /// Gets a frozen device going again: interrupts disabled, DMA off, PE reset and configured, BARs back. The device is then
     /// as after power-on and off the bus: enable interrupts, set it up, and start DMA.
     ///
-    /// Takes seconds. Everything that was enabled or running stays off also when it fails.
+    /// Takes seconds. Everything that was enabled or running stays off also when it fails. Other devices of the group are in the
+    /// same PE and are reset with it: their drivers have to be told.
     pub fn recover(&self) -> Result<(), EehError> {
         self.recover_within(PATIENCE)
     }
@@ -231,8 +242,8 @@ impl<'a> Eeh<'a> {
     /// Has the firmware inject an error, for tests.
     ///
     /// Linux checks the function (at most 19) and then asks the platform. pseries takes loads and stores of memory only; powernv
-    /// what its PHB can do. QEMU's powernv machines take errors of the configuration space, powernv8 those of memory as well,
-    /// and none of them freezes a PE for it. [`EehError::NotInjected`] otherwise.
+    /// what its PHB can do: powernv9 under QEMU errors of the configuration space (4, 5, 10, 11), powernv8 also those of memory
+    /// (0, 1, 6, 7) and of DMA (12 to 19), and no PE freezes for it there. [`EehError::NotInjected`] otherwise.
     pub fn inject(&self, injection: Injection) -> Result<(), EehError> {
         let device = &self.opened.device;
         let Injection { wide, function, address, mask } = injection;

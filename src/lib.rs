@@ -21,3 +21,8 @@ pub mod scenario;
 pub mod space;
 pub mod uapi;
 pub mod window;
+
+/// The guide's programs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/drivers.md")]
+mod guide {}

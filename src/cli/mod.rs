@@ -1,5 +1,6 @@
 //! The command `spapr-iommu`.
 
+mod bind;
 mod log;
 mod output;
 mod replay;
@@ -41,6 +42,14 @@ enum Command {
     /// Replay QEMU traces of a guest's TCE hypercalls, and compare with what QEMU answered
     #[command(after_help = EXIT_CODES)]
     Replay(ReplayArguments),
+
+    /// Give PCI devices to vfio-pci, so that a program can drive them
+    #[command(after_help = EXIT_CODES)]
+    Bind(BindArguments),
+
+    /// Put PCI devices back as they were before `bind`
+    #[command(after_help = EXIT_CODES)]
+    Unbind(BindArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,6 +90,21 @@ struct ReplayArguments {
     default_window: u64,
 
     /// Print one JSON document per trace, a line each, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct BindArguments {
+    /// Addresses of PCI devices in full, as `lspci -D` shows them, for example 0000:00:01.0
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<String>,
+
+    /// Take along all other devices of the IOMMU group but bridges: a group is used as a whole
+    #[arg(long)]
+    group: bool,
+
+    /// Print one JSON document on one line, and nothing else
     #[arg(long)]
     json: bool,
 }
@@ -134,6 +158,8 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),
         Command::Replay(replay) => replay::run(&replay).into(),
+        Command::Bind(arguments) => bind::run(&arguments, bind::Direction::Bind).into(),
+        Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
     }
 }
 

@@ -51,15 +51,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// Takes over: memory decode on, bus mastering off.
     pub(super) fn open(access: Access) -> Result<Self, AccessError> {
         let capabilities = capabilities(&access)?;
         let guards = guards(&capabilities);
-        let config = Self { access, guards, capabilities, command: Mutex::new(0) };
-        let command = (config.read::<u16>(COMMAND)? | MEMORY) & !MASTER;
-        *config.command.lock() = command;
-        config.put(command)?;
-        Ok(config)
+        Ok(Self { access, guards, capabilities, command: Mutex::default() })
+    }
+
+    /// Memory decode on, bus mastering off. For a device that answers: ones would be taken for what the register holds.
+    pub(super) fn take_over(&self) -> Result<(), AccessError> {
+        let mut command = self.command.lock();
+        *command = (self.read::<u16>(COMMAND)? | MEMORY) & !MASTER;
+        self.put(*command).map(drop)
     }
 
     /// Its size: 256 bytes, or 4096 for PCI Express.

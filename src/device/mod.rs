@@ -88,6 +88,7 @@ impl Device {
         if !opened.config.answers() {
             opened.check()?;
         }
+        opened.config.take_over()?;
         Ok(Self { opened, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
     }
 
@@ -149,7 +150,7 @@ impl Device {
         self.opened.dma.is_on()
     }
 
-    /// The same, to be kept and asked elsewhere. Off for good once the device is dropped.
+    /// The same, to be kept and asked elsewhere. Off once the device is dropped; should the kernel refuse that, it stays on.
     pub fn dma_state(&self) -> DmaState {
         self.opened.dma.clone()
     }

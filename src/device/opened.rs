@@ -60,17 +60,18 @@ impl Opened {
     /// Something read all ones: whether the device is still there.
     pub(super) fn check(&self) -> Result<(), AccessError> {
         let device = || Arc::clone(&self.address);
+        let answers = self.config.answers();
         if !self.no_pe.load(Ordering::Relaxed) {
-            match eeh::state(&self.device) {
-                Ok(state @ (PeState::Reset | PeState::Stopped | PeState::Unavailable)) => {
+            match eeh::any_state(&self.device) {
+                // The container may have PEs of other groups: a device that answers is in none of these.
+                Ok(state @ (PeState::Reset | PeState::Stopped | PeState::Unavailable)) if !answers => {
                     return Err(AccessError::Frozen { device: device(), state });
                 }
                 Err(EehError::NoPe { .. }) => self.no_pe.store(true, Ordering::Relaxed),
-                // A container of several groups tells of no PE in particular; what is left is to look at the device.
                 Ok(_) | Err(_) => {}
             }
         }
-        if self.config.answers() { Ok(()) } else { Err(AccessError::Gone { device: device() }) }
+        if answers { Ok(()) } else { Err(AccessError::Gone { device: device() }) }
     }
 
     pub(super) fn start_dma(&self) -> Result<(), DeviceError> {

@@ -70,7 +70,9 @@ impl Arenas {
         if !tried || self.default.is_none() {
             let status = space.status();
             let facts = status.facts.ok_or(DmaError::NoDevice)?;
-            if self.default.is_none() && config.default_window && status.default != DefaultWindow::Gone {
+            // Without dynamic windows in the firmware Linux makes none at all; the refusal of one says so.
+            let wanted = config.default_window && facts.windows.is_some();
+            if self.default.is_none() && wanted && status.default != DefaultWindow::Gone {
                 self.default = facts.default.and_then(|range| Arena::new(range, DEFAULT_PAGE));
             }
             if !tried {

@@ -147,10 +147,10 @@ impl<T: Pod> Buffer<T> {
 
     /// Gives the buffer back, unless a device does DMA, or the kernel does not let go of it. Dropping it gives it back in any case: a
     /// device that still uses it then meets no mapping.
-    pub fn release(mut self) -> Result<(), ReleaseError<Self>> {
+    pub fn release(mut self) -> Result<(), Box<ReleaseError<Self>>> {
         match self.try_release() {
             Ok(()) => Ok(()),
-            Err(why) => Err(ReleaseError { held: self, why }),
+            Err(why) => Err(Box::new(ReleaseError { held: self, why })),
         }
     }
 

@@ -134,6 +134,10 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         if let Err(error) = self.unmap() {
             tracing::error!(%error, "memory stays mapped until the process ends");
+            if self.leased.shared.is_lent() {
+                // Its owner is about to use it again, and cannot be told to wait.
+                std::process::abort();
+            }
             // A device may still reach it, so nobody else may get it.
             core::mem::forget(Arc::clone(&self.leased));
         }

@@ -76,14 +76,21 @@ pub struct DmaMemory {
 }
 
 impl Dma {
-    /// New memory of at least `bytes`, in whole host pages, zeroed: registered, not mapped.
+    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the window that devices reach has such, and
+    /// the process gets some, else in pages of the host.
     pub fn memory(&self, bytes: u64) -> Result<DmaMemory, DmaError> {
-        let page = self.space().registry().host().page_shift();
-        let size = page.ceil(bytes).ok_or(DmaError::Memory { bytes, page, errno: Errno::ENOMEM })?;
-        if size == 0 {
+        if bytes == 0 {
             return Err(DmaError::Empty);
         }
-        let leased = Leased::new(self.space().registry(), size, page)?;
+        let registry = self.space().registry();
+        let host = registry.host().page_shift();
+        let best = self.windows().ok().and_then(|windows| self.page_of(*windows.first()?).ok());
+        let best = best.filter(|page| *page > host && bytes > page.bytes() / 2);
+        let new = |page: PageShift| {
+            let size = page.ceil(bytes).ok_or(DmaError::Memory { bytes, page, errno: Errno::ENOMEM })?;
+            Leased::new(registry, size, page)
+        };
+        let leased = best.and_then(|page| new(page).ok()).map_or_else(|| new(host), Ok)?;
         Ok(DmaMemory { dma: self.clone(), leased })
     }
 
@@ -99,7 +106,7 @@ impl Dma {
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and the bytes behind that by copies.
     /// It begins and ends on a host page. When `f` returns or panics it is unmapped and the slice is the caller's again, with
-    /// what devices wrote.
+    /// what devices wrote. Should the kernel not unmap it, the process ends: a device could write to what is the caller's.
     pub fn with_slice<R>(
         &self,
         slice: &mut [u8],

@@ -104,12 +104,16 @@ pub enum Obstacle {
     },
     /// There is no such group node.
     #[error(
-        "/dev/vfio/{group} is missing: bind a device of IOMMU group {group} to vfio-pci (groups with vfio-pci: {})",
-        List(present)
+        "/dev/vfio/{group} is missing: no device of IOMMU group {group} is bound to vfio-pci (groups with vfio-pci: {}): \
+         `spapr-iommu bind {} --group`",
+        List(present),
+        device.as_deref().unwrap_or("ADDRESS")
     )]
     NoGroup {
         /// The group that was asked for.
         group: u32,
+        /// A device of that group.
+        device: Option<String>,
         /// The groups that are there.
         present: Vec<u32>,
     },
@@ -145,7 +149,7 @@ pub enum Obstacle {
         devices: Vec<String>,
     },
     /// The device has no driver.
-    #[error("{device} is bound to no driver: bind it to vfio-pci")]
+    #[error("{device} is bound to no driver: `spapr-iommu bind {device}`")]
     NotBound {
         /// Address of the device.
         device: String,
@@ -169,7 +173,7 @@ pub enum Obstacle {
         group: u32,
     },
     /// A host driver holds a device of the group.
-    #[error("IOMMU group {group} is not viable: {device} is bound to {driver}; unbind it or bind it to vfio-pci")]
+    #[error("IOMMU group {group} is not viable: {device} is bound to {driver}: `spapr-iommu bind {device}`")]
     NotViable {
         /// The group.
         group: u32,

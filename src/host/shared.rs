@@ -120,6 +120,11 @@ impl Shared {
         self.0.range
     }
 
+    /// Whether its owner takes it back.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.0.owner, Owner::Borrowed(_))
+    }
+
     /// Reads `data.len()` bytes at `offset`.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.0.check(offset, data.len())?;

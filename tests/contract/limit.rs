@@ -1,16 +1,13 @@
-//! A limit of locked memory that holds: without `CAP_IPC_LOCK`, which a user other than root does not have.
+//! A limit of locked memory, on the kernel or on the model.
 
 use crate::ground::Ground;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Uid, seteuid};
+use crate::real_limit::RealLimit;
 use spapr_iommu::host::Host;
-
-const NOBODY: u32 = 65534;
 
 /// Holds until it is dropped.
 pub(crate) struct Limit<'g> {
     ground: &'g Ground,
-    before: Option<(u64, u64)>,
+    _real: Option<RealLimit>,
 }
 
 impl<'g> Limit<'g> {
@@ -18,22 +15,13 @@ impl<'g> Limit<'g> {
     pub(crate) fn new(ground: &'g Ground, room: u64) -> Self {
         let most = ground.kernel.memlock().unwrap().locked + room;
         ground.on_model(|model| model.set_memlock(Some(most), false));
-        if ground.is_model() {
-            return Self { ground, before: None };
-        }
-        let before = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
-        setrlimit(Resource::RLIMIT_MEMLOCK, most, before.1.max(most)).unwrap();
-        seteuid(Uid::from_raw(NOBODY)).unwrap();
-        Self { ground, before: Some(before) }
+        let real = (!ground.is_model()).then(|| RealLimit::new(most).unwrap());
+        Self { ground, _real: real }
     }
 }
 
 impl Drop for Limit<'_> {
     fn drop(&mut self) {
         self.ground.on_model(|model| model.set_memlock(None, true));
-        if let Some((soft, hard)) = self.before {
-            let back = seteuid(Uid::from_raw(0)).and_then(|()| setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard));
-            assert!(back.is_ok() || std::thread::panicking(), "{back:?}");
-        }
     }
 }

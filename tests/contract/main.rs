@@ -38,6 +38,8 @@ mod pages;
 mod platform;
 mod process;
 mod raw;
+#[path = "../shared/limit.rs"]
+mod real_limit;
 mod register;
 mod remove;
 mod rule;

@@ -1,7 +1,7 @@
 //! Memory that is mapped transfer by transfer, and memory that was there before.
 
-use crate::ground::{FIRST, Ground, PRESETS, RW, SECOND, bits};
-use spapr_iommu::dma::{DmaError, DmaMask};
+use crate::ground::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
+use spapr_iommu::dma::{DmaConfig, DmaError, DmaMask, DmaMemory};
 use spapr_iommu::host::Host;
 use spapr_iommu::permission::Permission;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -36,6 +36,19 @@ fn a_transfer_costs_one_map_and_one_unmap_and_comes_to_the_same_place() {
         drop((memory, device));
         ground.ends_clean();
     }
+}
+
+#[test]
+fn large_memory_lies_in_hugetlb_pages_where_the_window_has_them() {
+    let ground = Ground::with("pseries-4k", DmaConfig::default(), |model| model.with_free_huge_pages(4));
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let large = ground.dma.memory(3 << 20).unwrap();
+    let small = ground.dma.memory(3 << 12).unwrap();
+    assert_eq!((large.size(), small.size()), (4 << 20, 3 << 12));
+    let place = |memory: &DmaMemory| memory.map(0, 1, RW).unwrap().iova_range().start().0;
+    assert!(place(&large) >= BIG && place(&small) < BIG);
+    drop((large, small, device));
+    ground.ends_clean();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- kernel`
 
+mod device;
 #[path = "../shared/groups.rs"]
 mod groups;
 mod kills;
@@ -125,6 +126,12 @@ fn main() -> ExitCode {
         return worker::work(seed);
     }
     let tests = vec![
+        Trial::test("a_device_is_opened_for_a_driver", device::a_device_is_opened_for_a_driver),
+        Trial::test("intx_arrives_masked_until_rearmed", device::intx_arrives_masked_until_rearmed),
+        Trial::test("msi_arrives_while_the_device_has_the_bus", device::msi_arrives_while_the_device_has_the_bus),
+        Trial::test("a_panic_takes_the_device_off_the_bus", device::a_panic_takes_the_device_off_the_bus),
+        Trial::test("a_device_is_reset_and_recovered", device::a_device_is_reset_and_recovered),
+        Trial::test("errors_are_injected_where_the_platform_can", device::errors_are_injected_where_the_platform_can),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),

@@ -28,7 +28,10 @@ fn a_group_has_one_opener() {
 fn a_missing_group_is_named_with_those_that_are_there() {
     let model = model("powernv9").with_groups(3);
     assert_eq!(model.open(Node::Group(9)), Err(Errno::ENOENT));
-    assert_eq!(model.obstacle(Node::Group(9)), Some(Obstacle::NoGroup { group: 9, present: vec![0, 1, 2] }));
+    assert_eq!(
+        model.obstacle(Node::Group(9)),
+        Some(Obstacle::NoGroup { group: 9, device: None, present: vec![0, 1, 2] })
+    );
 }
 
 #[test]

@@ -176,3 +176,15 @@ fn help_names_the_exit_codes() {
     let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
     assert!(text.contains("Exit codes: 0 all as expected"), "{}", text.into_data());
 }
+
+#[test]
+fn what_is_no_address_is_2_and_a_device_that_is_not_there_3() {
+    for command in ["bind", "unbind"] {
+        spapr_iommu(&[command, "00:01.0"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+"00:01.0" is not a PCI address: write it as `lspci -D` does, for example 0000:00:01.0
+
+"#]]);
+        let missing = spapr_iommu(&[command, "ffffffff:ff:1f.7", "--group"]).code(3).stdout_eq(str![]);
+        assert!(!missing.get_output().stderr.is_empty());
+    }
+}

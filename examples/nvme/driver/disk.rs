@@ -178,7 +178,7 @@ impl Disk {
             } else {
                 spin_loop();
                 looks = looks.wrapping_add(1);
-                if looks % LOOKS != 0 {
+                if !looks.is_multiple_of(LOOKS) {
                     continue;
                 }
             }

@@ -3,8 +3,8 @@
 //! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`] finds the
 //! kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`] describes the machine,
 //! [`boot`] runs it, [`console`] takes its console apart and [`verdict`] judges. Of all machines with all kernels: [`cell`]
-//! is one of them, [`show`] what is run in it, [`compare`] what is made of it, [`table`] and [`document`] how it is
-//! told.
+//! is one of them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its own, [`compare`] what is made of it, [`table`] and
+//! [`document`] how it is told.
 
 pub mod apt;
 pub mod archive;
@@ -13,6 +13,7 @@ pub mod cell;
 pub mod compare;
 pub mod console;
 pub mod document;
+pub mod drivers;
 pub mod initramfs;
 pub mod kernel;
 pub mod label;

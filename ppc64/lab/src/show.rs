@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::compare::{self, Checks};
+use crate::drivers::{DEVICES, Drivers};
 
 /// What a cell showed.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -69,8 +70,19 @@ pub struct Run {
     pub operations: u64,
     /// Where the walk starts.
     pub seed: u64,
+    /// Rounds of drivers in user space.
+    pub rounds: u32,
     /// Nothing else.
-    pub only_walk: bool,
+    pub only: Option<Only>,
+}
+
+/// A part of what is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// The random walk.
+    Walk,
+    /// Drivers in user space.
+    Drivers,
 }
 
 /// Memory that may be missing after everything but the walk.
@@ -88,6 +100,10 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     let began = Instant::now();
     let mut shown = Shown { commit: commit(repository)?, ..Shown::default() };
     let lab = Lab { cell, repository, logs, progress };
+    if run.only == Some(Only::Drivers) {
+        return Ok(lab.drivers(run.rounds)?.shown());
+    }
+    let only_walk = run.only == Some(Only::Walk);
     let mut words: Vec<String> = Vec::new();
     let mut then = |line: &[&str]| {
         if !words.is_empty() {
@@ -95,14 +111,14 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
         }
         words.extend(line.iter().map(ToString::to_string));
     };
-    let windows = cell.has_windows() && !run.only_walk;
+    let windows = cell.has_windows() && !only_walk;
     if windows {
         let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
         then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
         then(&["kernel", "--format", "terse"]);
     }
     let preset = cell.preset();
-    if !run.only_walk {
+    if !only_walk {
         then(&["contract", "--preset", &preset]);
     }
     let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
@@ -111,7 +127,7 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     let timeout = 600 + run.operations / SLOWEST;
     let tolerance = LEAK_KIB + run.operations / OPERATIONS_A_KIB;
     let options = ["--timeout", &timeout.to_string(), "--leak-tolerance", &tolerance.to_string()];
-    let real = lab.run(if run.only_walk { "walk" } else { "real" }, &options, &words)?;
+    let real = lab.run(if only_walk { "walk" } else { "real" }, &options, &words)?;
 
     shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
     if windows {
@@ -131,7 +147,7 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     if windows {
         shown.checks.extend(compare::tests("kernel test", programs.next()));
     }
-    if !run.only_walk {
+    if !only_walk {
         shown.checks.extend(compare::tests("rule", programs.next()));
     }
     shown.rules = compare::rules(&real.output);
@@ -145,14 +161,15 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     };
     shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
     facts(&real.errors, &mut shown);
-    if !run.only_walk {
+    if !only_walk {
         lab.scars(&mut shown)?;
         for rule in cell.fatal_rules() {
             lab.fatal(rule, &mut shown)?;
         }
+        shown.checks.extend(lab.drivers(run.rounds)?.checks);
     }
     shown.took = began.elapsed();
-    fs::write(kept(cell, logs, run.only_walk), serde_json::to_vec(&shown)?)?;
+    fs::write(kept(cell, logs, only_walk), serde_json::to_vec(&shown)?)?;
     Ok(shown)
 }
 
@@ -217,6 +234,21 @@ impl Lab<'_> {
         shown.rules += usize::from(done.well.is_ok());
         shown.checks.push((format!("{rule}: the machine ends"), done.well));
         Ok(())
+    }
+
+    /// Drivers in user space, in a machine with devices for them.
+    fn drivers(&self, rounds: u32) -> Result<Drivers> {
+        let began = Instant::now();
+        let timeout = Drivers::timeout(rounds).to_string();
+        let options = [&DEVICES[..], &["--timeout", &timeout]].concat();
+        let done = self.run("drivers", &options, &Drivers::words(self.cell, rounds))?;
+        let mut checks = compare::tests("driver test", compare::programs(&done.output).first().copied());
+        checks.extend(Drivers::nvme(self.cell, &done.output));
+        checks.push(("the machine lost nothing to drivers".into(), done.well));
+        let (kernel, commit) = (self.cell.kernel().to_owned(), commit(self.repository)?);
+        let drivers = Drivers { kernel, checks, rounds, took: began.elapsed(), commit };
+        drivers.keep(self.cell, self.logs)?;
+        Ok(drivers)
     }
 
     /// Runs commands in the machine.

@@ -1,4 +1,4 @@
-//! Boots machines: `cargo test --release --package ppc64-lab --test boot`. About 32 boots, 5 minutes.
+//! Boots machines: `cargo test --release --package ppc64-lab --test boot`. About 34 boots, 5 minutes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -181,6 +181,37 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
         assert_eq!(status, 0);
         assert!(output.contains("nvme, group 1, driver nvme"), "{output}");
         assert!(output.contains("edu, group 0, driver vfio-pci"), "{output}");
+    }
+}
+
+/// A device that a host driver has goes to vfio-pci and comes back, with what the driver makes of it.
+#[test]
+fn a_device_is_bound_and_put_back() {
+    for (machine, kernel, address) in [("pseries", "6.12", "0000:00:00.0"), ("powernv9", "6.12-64k", "0000:01:00.0")] {
+        let line = format!("--machine {machine} --kernel {kernel} --host-driver --device nvme --device edu");
+        let (bind, unbind) = (format!("spapr-iommu bind {address}"), format!("spapr-iommu unbind {address}"));
+        let disks = "selftest cat /proc/partitions";
+        let words = [disks, &bind, "report", disks, &bind, &unbind, "report", disks, &unbind].join(" --then ");
+        let (status, output, _) = run(&format!("{line} -- {words}"));
+        assert_eq!(status, 0, "{output}");
+        let mut rest = output.as_str();
+        for expected in [
+            "nvme0n1\n".to_owned(),
+            format!("{address} is bound to vfio-pci; before: nvme\n\nGroup 0\n"),
+            "Nothing is in its way".to_owned(),
+            format!("{address} nvme, group 0, driver vfio-pci\n"),
+            "/dev/vfio/0 /dev/vfio/1 /dev/vfio/vfio\n".to_owned(),
+            format!("{address} is bound to vfio-pci, as it was: nothing changed\n"),
+            format!("{address} is bound to nvme; before: vfio-pci\n"),
+            format!("{address} nvme, group 0, driver nvme\n"),
+            "\n/dev/vfio/1 /dev/vfio/vfio\n".to_owned(),
+            "nvme0n1\n".to_owned(),
+            format!("{address} is bound to nvme, as it was: nothing changed\n"),
+        ] {
+            let at = rest.find(&expected).unwrap_or_else(|| panic!("no {expected:?} in {rest}"));
+            rest = &rest[at + expected.len()..];
+        }
+        assert_eq!(output.matches("nvme0n1\n").count(), 2, "{output}");
     }
 }
 

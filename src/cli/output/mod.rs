@@ -1,5 +1,6 @@
 //! How a run is shown.
 
+pub(super) mod bind;
 pub(super) mod json;
 pub(super) mod replay;
 mod tables;

@@ -1,12 +1,10 @@
 //! Bus addresses of one DMA window, handed out to transfers and taken back.
 //!
-//! Two-level segregated fit over IOMMU pages (Masmano, Ripoll, Crespo and Real, "TLSF: a new dynamic memory allocator for real-time
-//! systems", ECRTS 2004): free blocks lie in lists by size, last freed first, and bitmaps find a list with a block that
-//! is large enough. A freed block joins its free neighbours at once. Allocating and freeing take the same time whatever is live, and
-//! no memory once there have been as many blocks.
-//!
-//! A size comes back at the place where it was freed last, when that is still free: its TCEs and the map's entry are warm, and
-//! transfers that come and go leave the window as they found it.
+//! Two-level segregated fit over IOMMU pages (Masmano, Ripoll, Crespo and Real, "TLSF: a new dynamic memory allocator for
+//! real-time systems", ECRTS 2004): free blocks lie in lists by size, last freed first, and bitmaps find a list with a block
+//! that is large enough. A freed block joins its free neighbours at once. Neither allocating nor freeing depends on how much is
+//! live, or takes memory once there have been as many blocks. Only when no list is left whose blocks all fit are others looked
+//! through, so that what fits anywhere is found.
 
 use crate::addr::{Iova, IovaRange, PageShift, Range};
 use bins::{Bins, NONE, bin_for, bin_of};
@@ -61,21 +59,12 @@ impl Block {
     }
 }
 
-/// Where a size was freed last: a block that held it then, and its first page.
-#[derive(Clone, Copy, Debug)]
-struct Hot {
-    slot: u32,
-    start: u64,
-}
-
 /// The bus addresses of one window, by IOMMU pages.
 #[derive(Debug)]
 pub struct Iovas {
     page: PageShift,
     blocks: Slab<Block>,
     bins: Bins,
-    /// By bin.
-    hot: Vec<Hot>,
     free_pages: u64,
     live: usize,
     /// Tells its spans from those of others.
@@ -92,7 +81,6 @@ impl Iovas {
             page,
             blocks: Slab::new(),
             bins: Bins::new(pages),
-            hot: vec![Hot { slot: NONE, start: 0 }; bin_of(pages.max(1)) + 1],
             free_pages: pages,
             live: 0,
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
@@ -112,8 +100,8 @@ impl Iovas {
         iovas
     }
 
-    /// Takes `bytes` bytes, rounded up to pages, on a boundary of `align` or of a page, whichever is larger. `None` when no free block
-    /// holds them, and for 0 bytes.
+    /// Takes `bytes` bytes, rounded up to pages, on a boundary of `align` or of a page, whichever is larger. `None` when no free
+    /// block holds them, and for 0 bytes.
     pub fn allocate(&mut self, bytes: u64, align: PageShift) -> Option<IovaSpan> {
         let pages = bytes.div_ceil(self.page.bytes());
         let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
@@ -134,7 +122,7 @@ impl Iovas {
             return false;
         }
         let block = self.at(span.slot);
-        let (start, pages, before, behind) = (block.start, block.pages, block.before, block.behind);
+        let (pages, before, behind) = (block.pages, block.before, block.behind);
         let mut slot = span.slot;
         if self.is_free(behind) {
             self.unlink(behind);
@@ -146,7 +134,6 @@ impl Iovas {
             slot = before;
         }
         self.link(slot);
-        self.hot[bin_of(pages)] = Hot { slot, start };
         self.free_pages += pages;
         self.live -= 1;
         true
@@ -182,16 +169,6 @@ impl Iovas {
     /// A free block and the page in it where the pages fit.
     fn find(&self, pages: u64, mask: u64) -> Option<(u32, u64)> {
         let bin = bin_of(pages);
-        // Blocks and slots may have changed since: any free block around the place will do.
-        let hot = self.hot[bin];
-        if let Some(block) = self.blocks.get(hot.slot as usize)
-            && block.is_free
-            && hot.start & mask == 0
-            && block.start <= hot.start
-            && hot.start + pages <= block.start + block.pages
-        {
-            return Some((hot.slot, hot.start));
-        }
         let fit = |slot: u32| Some((slot, self.blocks.get(slot as usize)?.place(pages, mask)?));
         // The first of its own size may fit just so; from the next bin on all do, wherever the boundary falls.
         let enough = bin_for(pages + mask);

@@ -35,7 +35,7 @@ impl Driver {
 }
 
 /// Errors the firmware knows how to inject: on all PHBs those of the configuration space, on PHB3 also those of loads
-/// and stores to memory.
+/// and stores to memory. PHB3 takes those of DMA (12 to 19) once there is a window, which is not modelled.
 fn injects(machine: Machine, func: u32) -> bool {
     matches!(func, 4 | 5 | 10 | 11) || machine == Machine::Powernv8 && matches!(func, 0 | 1 | 6 | 7)
 }

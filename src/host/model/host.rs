@@ -88,7 +88,9 @@ impl Host for Model {
         match node {
             Node::Container => None,
             Node::Group(number) => match groups.get(&number) {
-                None => Some(Obstacle::NoGroup { group: number, present: groups.keys().copied().collect() }),
+                None => {
+                    Some(Obstacle::NoGroup { group: number, device: None, present: groups.keys().copied().collect() })
+                }
                 Some(group) => {
                     not_viable(group).or_else(|| (group.files != 0).then_some(Obstacle::Busy { group: number }))
                 }

@@ -1,4 +1,4 @@
-//! A tree that stands in for `/sys`, `/proc` and `/dev`.
+//! A tree that stands in for `/sys`, `/proc`, `/dev` and `/run`.
 
 use super::roots::Roots;
 use std::fs;
@@ -16,7 +16,7 @@ impl Fixture {
 
     pub(super) fn roots(&self) -> Roots {
         let folder = |name| self.0.path().join(name);
-        Roots { sys: folder("sys"), proc: folder("proc"), dev: folder("dev") }
+        Roots { sys: folder("sys"), proc: folder("proc"), dev: folder("dev"), run: folder("run") }
     }
 
     /// A path in the tree whose folder exists.
@@ -42,6 +42,10 @@ impl Fixture {
         if let Some(driver) = driver {
             self.link(&format!("{device}/driver"), &format!("../../../bus/pci/drivers/{driver}"));
         }
+        self.write(&format!("{device}/class"), "0x00ff00\n");
+        self.write(&format!("{device}/driver_override"), "(null)\n");
+        self.link(&format!("{device}/iommu_group"), &format!("../../../kernel/iommu_groups/{group}"));
+        self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../devices/pci0000:00/{address}"));
         let entry = format!("sys/kernel/iommu_groups/{group}/devices/{address}");
         self.link(&entry, &format!("../../../../devices/pci0000:00/{address}"));
     }
@@ -52,6 +56,7 @@ impl Fixture {
         fixture.write("proc/cpuinfo", "processor : 0\n\nplatform\t: pSeries\n");
         fixture.write("proc/sys/kernel/osrelease", &format!("{release}\n"));
         fixture.write("dev/vfio/vfio", "");
+        fixture.write("sys/bus/pci/drivers/vfio-pci/unbind", "");
         for module in ["vfio", "vfio_iommu_spapr_tce"] {
             fixture.write(&format!("sys/module/{module}/initstate"), "live\n");
         }

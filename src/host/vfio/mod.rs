@@ -4,6 +4,8 @@
 //! `region` and `memory`. Everything that is read from `/proc` and `/sys` is read under `Roots`, so that tests run on
 //! trees of their own.
 
+pub mod bind;
+
 mod facts;
 mod files;
 mod ioctl;

@@ -1,4 +1,4 @@
-//! Which file systems keep a copy of their files elsewhere, from `/proc/self/mountinfo`.
+//! What is mounted, from `/proc/self/mountinfo`, and which file systems keep a copy of their files elsewhere.
 
 use super::roots::Roots;
 use std::fs;
@@ -12,16 +12,41 @@ const IN_MEMORY: [&str; 5] = ["tmpfs", "hugetlbfs", "ramfs", "rootfs", "devtmpfs
 /// Whether files of that file system are written back to a disk or a server. One that is mounted nowhere is the
 /// kernel's own, of memfds and shared anonymous memory, and is not.
 pub(super) fn is_written_back(roots: &Roots, device: DeviceNumber) -> bool {
-    let mounts = fs::read(roots.proc.join("self/mountinfo")).unwrap_or_default();
-    let mounts = String::from_utf8_lossy(&mounts);
-    mounts.lines().filter_map(parse).any(|(mounted, kind)| mounted == device && !IN_MEMORY.contains(&kind))
+    mounted(roots).iter().any(|mount| mount.device == device && !IN_MEMORY.contains(&mount.kind.as_str()))
 }
 
-/// The device number and type in a line `id parent major:minor root point options... - type source options`.
-fn parse(line: &str) -> Option<(DeviceNumber, &str)> {
+/// A file system where it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) device: DeviceNumber,
+    pub(super) point: String,
+    pub(super) kind: String,
+    /// Often the node of a block device.
+    pub(super) source: String,
+}
+
+/// What is mounted for this process.
+pub(super) fn mounted(roots: &Roots) -> Vec<Mount> {
+    let mounts = fs::read(roots.proc.join("self/mountinfo")).unwrap_or_default();
+    String::from_utf8_lossy(&mounts).lines().filter_map(parse).collect()
+}
+
+/// A line `id parent major:minor root point options... - type source options`.
+fn parse(line: &str) -> Option<Mount> {
     let (place, kind) = line.split_once(" - ")?;
-    let (major, minor) = place.split_ascii_whitespace().nth(2)?.split_once(':')?;
-    Some(((major.parse().ok()?, minor.parse().ok()?), kind.split_ascii_whitespace().next()?))
+    let mut place = place.split_ascii_whitespace().skip(2);
+    let (major, minor) = place.next()?.split_once(':')?;
+    let point = plain(place.nth(1)?);
+    let mut kind = kind.split_ascii_whitespace();
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    Some(Mount { device, point, kind: kind.next()?.to_owned(), source: plain(kind.next().unwrap_or_default()) })
+}
+
+/// A field without escapes: `/proc` writes spaces, tabs, newlines and backslashes in octal.
+pub(super) fn plain(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |text, (escape, character)| text.replace(escape, character))
 }
 
 #[cfg(test)]
@@ -54,5 +79,19 @@ mod tests {
         ] {
             assert_eq!(is_written_back(&roots, device), expected, "{device:?}");
         }
+    }
+
+    #[test]
+    fn mounts_have_their_point_and_source() {
+        let fixture = Fixture::new();
+        let line = "36 35 259:1 / /srv/my\\040disk rw,noatime master:1 - ext4 /dev/nvme0n1p1 rw\n";
+        fixture.write("proc/self/mountinfo", line);
+        let expected = Mount {
+            device: (259, 1),
+            point: "/srv/my disk".to_owned(),
+            kind: "ext4".to_owned(),
+            source: "/dev/nvme0n1p1".to_owned(),
+        };
+        assert_eq!(mounted(&fixture.roots()), [expected]);
     }
 }

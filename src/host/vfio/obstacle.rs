@@ -37,6 +37,20 @@ pub(super) fn find(roots: &Roots, asked: &Asked<'_>, probe: impl Fn(&Path) -> Re
     }
 }
 
+/// Everything that still keeps a user from a group, each with the device it is about.
+pub(super) fn all(roots: &Roots, number: u32, probe: impl Fn(&Path) -> Result<(), Errno>) -> Vec<Obstacle> {
+    if let Some(obstacle) = find(roots, &Asked::Container, &probe) {
+        return vec![obstacle];
+    }
+    let groups = sysfs::groups(roots);
+    let drivers: Vec<_> = groups.iter().filter(|group| group.number == number).flat_map(host_drivers).collect();
+    if drivers.is_empty() {
+        group(roots, number, probe(&roots.group(number)).err()).into_iter().collect()
+    } else {
+        drivers
+    }
+}
+
 fn container(roots: &Roots, failed: Option<Errno>) -> Option<Obstacle> {
     match failed {
         Some(Errno::ENOENT) => Some(Obstacle::NoVfio),
@@ -58,7 +72,7 @@ fn group(roots: &Roots, number: u32, failed: Option<Errno>) -> Option<Obstacle> 
     match failed {
         Some(Errno::ENOENT) => Some(no_group(roots, number)),
         Some(Errno::EACCES | Errno::EPERM) => Some(Obstacle::Permission { path: format!("/dev/vfio/{number}") }),
-        Some(Errno::EBUSY) => Some(holder(roots, number).unwrap_or(Obstacle::Busy { group: number })),
+        Some(Errno::EBUSY) => Some(opener(roots, number)),
         _ => not_viable(facts).or_else(|| module(roots)),
     }
 }
@@ -67,12 +81,19 @@ fn no_group(roots: &Roots, number: u32) -> Obstacle {
     if !roots.container().exists() {
         return Obstacle::NoVfio;
     }
+    too_old(roots).unwrap_or_else(|| {
+        let groups = sysfs::groups(roots).into_iter().filter(|group| group.number == number);
+        let mut devices = groups.flat_map(|group| group.devices);
+        let device = devices.find(|device| device.driver.as_deref() != Some(BRIDGES)).map(|device| device.address);
+        Obstacle::NoGroup { group: number, device, present: sysfs::numbers(&roots.dev.join("vfio")) }
+    })
+}
+
+/// The running kernel is one that cannot bind.
+pub(super) fn too_old(roots: &Roots) -> Option<Obstacle> {
     let release = fs::read_to_string(roots.proc.join("sys/kernel/osrelease")).unwrap_or_default();
     let release = release.trim();
-    if cannot_bind(release) {
-        return Obstacle::KernelTooOld { release: release.to_owned() };
-    }
-    Obstacle::NoGroup { group: number, present: sysfs::numbers(&roots.dev.join("vfio")) }
+    cannot_bind(release).then(|| Obstacle::KernelTooOld { release: release.to_owned() })
 }
 
 fn device(roots: &Roots, number: u32, name: &str) -> Option<Obstacle> {
@@ -94,16 +115,28 @@ fn module(roots: &Roots) -> Option<Obstacle> {
 }
 
 fn not_viable(group: &GroupFacts) -> Option<Obstacle> {
-    group.devices.iter().find_map(|device| {
+    host_drivers(group).next()
+}
+
+fn host_drivers(group: &GroupFacts) -> impl Iterator<Item = Obstacle> {
+    group.devices.iter().filter_map(|device| {
         let driver = device.driver.as_deref().filter(|driver| !leaves_dma_to_the_user(driver))?;
         Some(Obstacle::NotViable { group: group.number, device: device.address.clone(), driver: driver.to_owned() })
     })
 }
 
+/// The driver of PCI bridges.
+const BRIDGES: &str = "pcieport";
+
 /// Drivers the kernel tolerates in a group that a user owns (`driver_managed_dma`): VFIO's own and its variants
 /// (`mlx5_vfio_pci`), the stub, and bridges.
 fn leaves_dma_to_the_user(driver: &str) -> bool {
-    driver.contains("vfio") || driver == "pci-stub" || driver == "pcieport"
+    is_vfio(driver) || driver == "pci-stub" || driver == BRIDGES
+}
+
+/// VFIO's own driver for PCI devices, or a variant of it.
+pub(super) fn is_vfio(driver: &str) -> bool {
+    driver.contains("vfio")
 }
 
 /// Linux 5.19 to 6.3: VFIO asks powerpc's IOMMU for cache coherency, which it first learned to answer in 6.4.
@@ -113,6 +146,11 @@ fn cannot_bind(release: &str) -> bool {
         (Some(major), Some(minor)) => ((5, 19)..=(6, 3)).contains(&(major, minor)),
         _ => false,
     }
+}
+
+/// Who has a group open, once opening it came to `EBUSY`.
+pub(super) fn opener(roots: &Roots, number: u32) -> Obstacle {
+    holder(roots, number).unwrap_or(Obstacle::Busy { group: number })
 }
 
 /// The process that has the group open, if this one may look.
@@ -195,7 +233,10 @@ mod tests {
         let fixture = ready();
         fixture.device(12, "0001:00:00.0", EDU, None);
         fixture.write("dev/vfio/30", "");
-        assert_eq!(found(&fixture, &group(12)), Some(Obstacle::NoGroup { group: 12, present: vec![7, 30] }));
+        let device = Some("0001:00:00.0".to_owned());
+        let missing = found(&fixture, &group(12)).unwrap();
+        assert_eq!(missing, Obstacle::NoGroup { group: 12, device, present: vec![7, 30] });
+        assert!(missing.to_string().contains("`spapr-iommu bind 0001:00:00.0 --group`"), "{missing}");
         assert_eq!(found(&fixture, &group(9)), Some(Obstacle::UnknownGroup { group: 9, known: vec![7, 12] }));
     }
 
@@ -244,9 +285,28 @@ mod tests {
         let fixture = ready();
         fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
         let (device, driver) = ("0000:00:02.0".to_owned(), "nvme".to_owned());
-        let expected = Some(Obstacle::NotViable { group: 7, device, driver });
-        assert_eq!(found(&fixture, &group(7)), expected);
-        assert_eq!(found(&fixture, &Asked::Device { group: 7, name: "0000:00:01.0" }), expected);
+        let expected = Obstacle::NotViable { group: 7, device, driver };
+        assert!(expected.to_string().contains("`spapr-iommu bind 0000:00:02.0`"));
+        assert_eq!(found(&fixture, &group(7)).as_ref(), Some(&expected));
+        assert_eq!(found(&fixture, &Asked::Device { group: 7, name: "0000:00:01.0" }), Some(expected));
+    }
+
+    #[test]
+    fn all_that_is_in_the_way_of_a_group_is_found() {
+        let fixture = ready();
+        let all =
+            |fixture: &Fixture| all(&fixture.roots(), 7, |path| fs::File::open(path).map(drop).map_err(facts::errno));
+        assert_eq!(all(&fixture), []);
+        fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
+        fixture.device(7, "0000:00:03.0", EDU, Some("e1000e"));
+        fixture.device(8, "0000:00:04.0", EDU, Some("e1000e"));
+        let held = |device: &str, driver: &str| Obstacle::NotViable {
+            group: 7,
+            device: device.to_owned(),
+            driver: driver.to_owned(),
+        };
+        assert_eq!(all(&fixture), [held("0000:00:02.0", "nvme"), held("0000:00:03.0", "e1000e")]);
+        assert!(matches!(all(&Fixture::new())[..], [Obstacle::NotPower { .. }]));
     }
 
     #[test]
@@ -254,7 +314,9 @@ mod tests {
         let fixture = ready();
         fixture.device(7, "0000:00:02.0", EDU, None);
         let device = |name| found(&fixture, &Asked::Device { group: 7, name });
-        assert_eq!(device("0000:00:02.0"), Some(Obstacle::NotBound { device: "0000:00:02.0".to_owned() }));
+        let unbound = device("0000:00:02.0").unwrap();
+        assert_eq!(unbound, Obstacle::NotBound { device: "0000:00:02.0".to_owned() });
+        assert!(unbound.to_string().contains("`spapr-iommu bind 0000:00:02.0`"), "{unbound}");
         let obstacle = device("0000:00:09.0").unwrap();
         let devices = vec!["0000:00:01.0".to_owned(), "0000:00:02.0".to_owned()];
         assert_eq!(obstacle, Obstacle::NoDevice { group: 7, device: "0000:00:09.0".to_owned(), devices });

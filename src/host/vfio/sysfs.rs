@@ -23,7 +23,8 @@ pub(super) fn numbers(folder: &Path) -> Vec<u32> {
     numbers
 }
 
-fn names(folder: &Path) -> Vec<String> {
+/// The entries of a folder, in no order.
+pub(super) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
@@ -31,15 +32,19 @@ fn names(folder: &Path) -> Vec<String> {
 fn devices(folder: &Path) -> Vec<PciDevice> {
     let mut addresses = names(folder);
     addresses.sort_unstable();
-    let device = |address: String| {
-        let path = folder.join(&address);
-        let driver = fs::read_link(path.join("driver")).ok();
-        let driver = driver.and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
-        // All ones is what PCI reads where there is no device.
-        let id = (hex(&path.join("vendor")).unwrap_or(0xffff), hex(&path.join("device")).unwrap_or(0xffff));
-        PciDevice { address, id, driver }
-    };
-    addresses.into_iter().map(device).collect()
+    addresses.into_iter().map(|address| device(&folder.join(&address), address)).collect()
+}
+
+/// The device whose folder `path` is.
+pub(super) fn device(path: &Path, address: String) -> PciDevice {
+    // All ones is what PCI reads where there is no device.
+    let id = (hex(&path.join("vendor")).unwrap_or(0xffff), hex(&path.join("device")).unwrap_or(0xffff));
+    PciDevice { address, id, driver: target(&path.join("driver")) }
+}
+
+/// The name of what a link leads to.
+pub(super) fn target(link: &Path) -> Option<String> {
+    Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
 }
 
 fn hex(file: &Path) -> Option<u16> {

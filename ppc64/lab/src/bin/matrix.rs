@@ -11,11 +11,11 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar};
 use ppc64_lab::cell::{self, Cell};
-use ppc64_lab::show::{self, Run, Shown};
-use ppc64_lab::{document, repository, table};
+use ppc64_lab::show::{self, Only, Run, Shown};
+use ppc64_lab::{document, drivers, repository, table};
 
-/// Runs the scenarios of examples/, the kernel tests, the rules of the contract and random operations on real kernels, and
-/// compares with the model.
+/// Runs the scenarios of examples/, the kernel tests, the rules of the contract, drivers in user space and random operations on
+/// real kernels, and compares with the model.
 #[derive(Parser)]
 #[command(name = "ppc64/matrix")]
 struct Options {
@@ -33,10 +33,16 @@ struct Options {
     /// Nothing but the random walk
     #[arg(long)]
     only_walk: bool,
+    /// Nothing but drivers in user space
+    #[arg(long, conflicts_with = "only_walk")]
+    only_drivers: bool,
+    /// How often drivers open, use and close their devices before what is left is counted
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
     /// Machines that run at the same time [default: as many as there are processors]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Write what every cell showed when it was last run here into the table of docs/validation.md, whose other rows stay;
+    /// Write what every cell showed when it was last run here into the tables of docs/validation.md, whose other rows stay;
     /// with --jobs 0, without running any
     #[arg(long)]
     write: bool,
@@ -59,7 +65,13 @@ fn run(options: &Options) -> Result<bool> {
     let logs = repository.join("target/cells");
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
     let scenarios = scenarios(&repository)?;
-    let run = Run { command, scenarios, operations: options.ops, seed: options.seed, only_walk: options.only_walk };
+    let only = match (options.only_walk, options.only_drivers) {
+        (true, _) => Some(Only::Walk),
+        (_, true) => Some(Only::Drivers),
+        _ => None,
+    };
+    let (operations, seed, rounds) = (options.ops, options.seed, options.rounds);
+    let run = Run { command, scenarios, operations, seed, rounds, only };
     let cells = match (options.cells.is_empty(), options.all) {
         (false, _) => options.cells.clone(),
         (true, true) => cell::all(),
@@ -97,6 +109,7 @@ fn run(options: &Options) -> Result<bool> {
     let passed: usize = done.iter().map(|(_, shown)| shown.passed()).sum();
     let failed = done.iter().map(|(_, shown)| shown.checks.len()).sum::<usize>() - passed;
     if options.write {
+        drivers::write(&repository.join("docs/validation.md"), &logs)?;
         let last = cell::all().into_iter().filter_map(|cell| show::last(&cell, &logs).map(|shown| (cell, shown)));
         document::write(&repository.join("docs/validation.md"), &last.collect::<Vec<_>>())?;
     }

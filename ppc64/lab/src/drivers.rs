@@ -1,0 +1,168 @@
+//! Drivers in user space at work in a cell: the test program `drivers`, and the table of what it showed.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cell::{self, Cell};
+use crate::compare::Checks;
+use crate::show::Shown;
+
+const BEGIN: &str = "<!-- The table of drivers is written by ppc64/matrix --only-drivers --write. -->\n";
+const END: &str = "<!-- The end of the table of drivers. -->\n";
+const HEADING: &str = "| cell | kernel | tests | rounds | time | commit |\n|---|---|---|---|---|---|\n";
+
+/// What stands on the host bridges: as many as POWER8's has.
+pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "--device", "nvme"];
+
+/// What drivers showed in a cell.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Drivers {
+    /// The kernel's label.
+    pub kernel: String,
+    /// What was checked.
+    pub checks: Checks,
+    /// How often each device was opened, used and closed.
+    pub rounds: u32,
+    /// How long it took.
+    pub took: Duration,
+    /// Of the repository.
+    pub commit: String,
+}
+
+impl Drivers {
+    /// As a cell's whole show.
+    pub(crate) fn shown(&self) -> Shown {
+        let Self { kernel, checks, took, commit, .. } = self.clone();
+        Shown { kernel, checks, took, commit, ..Shown::default() }
+    }
+
+    /// The words of the programs: tests, the NVMe driver in each way it works, two that share buffers, and rounds of it.
+    pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
+        let rounds = rounds.to_string();
+        let mut words = vec!["drivers", "--rounds", &rounds, "--format", "terse"];
+        if cell.has_windows() {
+            words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
+            words.extend(["--then", "nvme", "--rounds", &rounds, "--json"]);
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// How long to wait for it, seconds: a round takes some of `edu`'s transfers, of 100 ms each.
+    pub(crate) fn timeout(rounds: u32) -> u64 {
+        600 + u64::from(rounds) * 4
+    }
+
+    /// What the NVMe driver showed, by the lines it printed: a check for each way of working.
+    pub(crate) fn nvme(cell: &Cell, output: &str) -> Checks {
+        if !cell.has_windows() {
+            return Checks::new();
+        }
+        let documents: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let shown = |name: String, fields: &[(&str, Value)]| {
+            let found = documents.iter().any(|line| fields.iter().all(|(field, value)| line.get(field) == Some(value)));
+            (name, if found { Ok(()) } else { Err("it was not shown".into()) })
+        };
+        let mut checks = Checks::new();
+        for mask in [64, 32] {
+            for depth in [1, 32] {
+                for wait in ["interrupts", "polling"] {
+                    let fields = [("mask", mask.into()), ("depth", depth.into()), ("wait", wait.into())];
+                    checks.push(shown(format!("NVMe with {mask} bits, depth {depth}, {wait}"), &fields));
+                }
+            }
+        }
+        // One container for two groups is for bare metal.
+        for containers in if cell.is_pseries() { 2..=2 } else { 1..=2 } {
+            checks.push(shown(format!("NVMe disks in {containers} containers"), &[("containers", containers.into())]));
+        }
+        let rounds = documents.iter().any(|line| line.get("rounds").is_some());
+        checks.push(("NVMe rounds".into(), if rounds { Ok(()) } else { Err("they did not end well".into()) }));
+        checks
+    }
+
+    pub(crate) fn keep(&self, cell: &Cell, logs: &Path) -> Result<()> {
+        std::fs::write(file(cell, logs), serde_json::to_vec(self)?).context("keep what drivers showed")
+    }
+
+    fn row(&self, cell: &Cell) -> String {
+        let passed = self.checks.iter().filter(|(_, result)| result.is_ok()).count();
+        format!(
+            "| {} | {} | {passed} of {} | {} | {:.0} s | {} |",
+            cell.machine(),
+            cell.kernel(),
+            self.checks.len(),
+            self.rounds,
+            self.took.as_secs_f64(),
+            self.commit
+        )
+    }
+}
+
+fn file(cell: &Cell, logs: &Path) -> PathBuf {
+    logs.join(format!("{}.drivers.json", cell.file_name()))
+}
+
+/// Puts what drivers showed, as far as it was kept, into the table of a file; other rows stay.
+pub fn write(document: &Path, logs: &Path) -> Result<()> {
+    let kept = |cell: &Cell| serde_json::from_slice::<Drivers>(&std::fs::read(file(cell, logs)).ok()?).ok();
+    let name = document.display();
+    let before = std::fs::read_to_string(document).with_context(|| format!("read {name}"))?;
+    let after = replaced(&before, kept).with_context(|| format!("{name} has no place for the table of drivers"))?;
+    std::fs::write(document, after).with_context(|| format!("write {name}"))
+}
+
+fn replaced(text: &str, kept: impl Fn(&Cell) -> Option<Drivers>) -> Option<String> {
+    let (head, rest) = text.split_once(BEGIN)?;
+    let (old, tail) = rest.split_once(END)?;
+    let mut table = String::from(HEADING);
+    for cell in cell::all() {
+        let start = format!("| {} | {} |", cell.machine(), cell.kernel());
+        let older = old.lines().find(|line| line.starts_with(&start)).map(str::to_owned);
+        if let Some(row) = kept(&cell).map(|drivers| drivers.row(&cell)).or(older) {
+            let _ = writeln!(table, "{row}");
+        }
+    }
+    Some(format!("{head}{BEGIN}{table}{END}{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_of_working_is_a_check() {
+        let cell = "pseries:6.12".parse().unwrap();
+        let good = |output: &str| Drivers::nvme(&cell, output).iter().filter(|(_, result)| result.is_ok()).count();
+        assert_eq!(Drivers::nvme(&cell, "").len(), 10);
+        assert_eq!(good(""), 0);
+        let lines =
+            "x\n{\"mask\":64,\"depth\":1,\"wait\":\"polling\",\"crc32\":\"0\"}\n{\"containers\":2}\n{\"rounds\":5}\n";
+        assert_eq!(good(lines), 3);
+        assert_eq!(Drivers::nvme(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
+        assert_eq!(Drivers::nvme(&"powernv9:6.12".parse().unwrap(), lines).len(), 11);
+    }
+
+    #[test]
+    fn cells_that_were_not_run_keep_their_rows() {
+        let drivers = |commit: &str| Drivers {
+            checks: vec![("a".into(), Ok(())), ("b".into(), Err("c".into()))],
+            rounds: 10,
+            commit: commit.into(),
+            ..Drivers::default()
+        };
+        let only = |name: &'static str, commit: &'static str| {
+            move |cell: &Cell| (cell.machine() == name && cell.kernel() == "6.12").then(|| drivers(commit))
+        };
+        let empty = format!("a\n{BEGIN}{END}b\n");
+        let first = replaced(&empty, only("pseries", "old")).unwrap();
+        let both = replaced(&first, only("powernv9", "new")).unwrap();
+        let rows = "| powernv9 | 6.12 | 1 of 2 | 10 | 0 s | new |\n| pseries | 6.12 | 1 of 2 | 10 | 0 s | old |\n";
+        assert_eq!(both, format!("a\n{BEGIN}{HEADING}{rows}{END}b\n"));
+        assert_eq!(replaced("no table", only("pseries", "x")), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! Freezes and recovery.
+
+use crate::bench::{ADDRESS, Bench, model, space};
+use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
+use spapr_iommu::eeh::{EehError, Injection, PeState};
+use spapr_iommu::host::Errno;
+use spapr_iommu::uapi::eeh::state;
+use std::time::Duration;
+
+fn frozen(state: PeState) -> AccessError {
+    AccessError::Frozen { device: ADDRESS.into(), state }
+}
+
+#[test]
+fn a_frozen_device_is_seen_recovered_and_works_again() {
+    let bench = Bench::new("powernv9");
+    let eeh = bench.device.eeh();
+    let msi = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
+    bench.device.start_dma().unwrap();
+    assert!(bench.moves());
+    bench.model.set_eeh_state(0, state::STOPPED);
+    assert_eq!(bench.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
+    assert_eq!(eeh.state(), Ok(PeState::Stopped));
+    assert_eq!(bench.device.config().read::<u16>(0), Ok(0x1234), "for which the kernel answers");
+
+    eeh.recover().unwrap();
+    assert_eq!(eeh.state(), Ok(PeState::Normal));
+    assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed));
+    assert!(!bench.device.is_dma_on() && !bench.moves(), "off the bus until it is set up");
+    assert!(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })));
+    let msi = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
+    bench.device.start_dma().unwrap();
+    // Mapped as before.
+    assert!(bench.moves());
+    bench.bar.write(0x60, 1u32).unwrap();
+    assert!(msi.wait(Some(Duration::ZERO)).unwrap());
+}
+
+#[test]
+fn dma_that_is_stopped_while_frozen_does_not_come_back() {
+    let bench = Bench::new("powernv9");
+    bench.device.start_dma().unwrap();
+    bench.model.set_eeh_state(0, state::STOPPED);
+    let refused = bench.device.start_dma().unwrap_err();
+    assert_eq!(refused, frozen(PeState::Stopped).into());
+    bench.device.stop_dma().unwrap();
+    assert!(!bench.device.is_dma_on());
+    bench.device.eeh().unfreeze_io().unwrap();
+    assert_eq!(bench.device.eeh().state(), Ok(PeState::StoppedDma));
+    assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed), "for a look at the device");
+    bench.device.eeh().unfreeze_dma().unwrap();
+    assert!(!bench.moves());
+    bench.device.start_dma().unwrap();
+    assert!(bench.moves());
+}
+
+#[test]
+fn a_pe_that_stays_unavailable_is_given_up() {
+    let bench = Bench::new("powernv8");
+    bench.device.start_dma().unwrap();
+    bench.model.set_eeh_state(0, state::UNAVAIL);
+    let refused = bench.device.eeh().recover_within(Duration::from_millis(3)).unwrap_err();
+    assert!(matches!(refused, EehError::Unavailable { group: 0, waited } if waited >= Duration::from_millis(3)));
+    assert!(!bench.device.is_dma_on());
+    bench.model.set_eeh_state(0, 3);
+    assert_eq!(bench.device.eeh().state(), Err(EehError::UnknownState { group: 0, state: 3 }));
+}
+
+#[test]
+fn a_device_that_is_gone_is_not_recovered() {
+    let bench = Bench::new("powernv9");
+    bench.model.set_eeh_state(0, state::STOPPED);
+    bench.model.unplug(0);
+    let refused = bench.device.eeh().recover().unwrap_err();
+    assert_eq!(refused, EehError::Access(AccessError::Gone { device: ADDRESS.into() }));
+}
+
+#[test]
+fn emulated_devices_of_pseries_have_no_pe() {
+    let bench = Bench::new("pseries");
+    let msi = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
+    bench.device.start_dma().unwrap();
+    let eeh = bench.device.eeh();
+    let none = EehError::NoPe { group: 0 };
+    assert_eq!(eeh.state(), Err(none.clone()));
+    assert_eq!(eeh.unfreeze_io(), Err(none.clone()));
+    assert_eq!(eeh.unfreeze_dma(), Err(none.clone()));
+    assert_eq!(eeh.inject(Injection::default()), Err(none.clone()));
+    assert_eq!(eeh.recover(), Err(none));
+    assert!(bench.device.is_dma_on() && msi[0].rearm().is_ok(), "nothing was turned off");
+}
+
+#[test]
+fn a_container_of_two_groups_is_left_alone() {
+    let (model, space) = space(model("powernv9"));
+    let device = Device::open(&space, 0, ADDRESS).unwrap();
+    space.attach_beside(1, 0).unwrap();
+    let shared = EehError::Shared { group: 0, others: vec![1] };
+    assert_eq!(device.eeh().state(), Err(shared.clone()));
+    assert_eq!(device.eeh().recover(), Err(shared));
+    // A read still tells that the device does not answer, and why.
+    model.set_eeh_state(0, state::STOPPED);
+    let bar = device.bar(0, Endian::Big).unwrap();
+    assert_eq!(bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
+    model.set_eeh_state(0, state::NORMAL);
+    model.set_eeh_state(1, state::STOPPED);
+    assert_eq!(bar.read::<u32>(0x100), Ok(u32::MAX), "the other group's PE is frozen");
+    model.set_eeh_state(1, state::NORMAL);
+    space.detach(1).unwrap();
+    assert_eq!(device.eeh().state(), Ok(PeState::Normal));
+}
+
+#[test]
+fn the_platform_says_what_it_injects() {
+    for (preset, loads) in [("powernv8", Ok(())), ("powernv9", Err(Errno::EIO))] {
+        let bench = Bench::new(preset);
+        let inject = |function| match bench.device.eeh().inject(Injection { function, ..Default::default() }) {
+            Err(EehError::NotInjected { group: 0, errno }) => Err(errno),
+            other => other.map_err(|error| panic!("{error}")),
+        };
+        assert_eq!((inject(4), inject(0), inject(20)), (Ok(()), loads, Err(Errno::EINVAL)), "{preset}");
+    }
+}

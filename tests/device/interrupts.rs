@@ -1,0 +1,148 @@
+//! Interrupts by eventfd.
+
+use crate::bench::Bench;
+use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
+use spapr_iommu::host::calls::Failure;
+use spapr_iommu::host::{Errno, Host, Node, calls, irqs};
+use spapr_iommu::uapi::vfio::{IRQ_SET_ACTION_MASK, IRQ_SET_DATA_NONE, IrqSet};
+use std::time::Duration;
+
+const RAISE: u64 = 0x60;
+const ACKNOWLEDGE: u64 = 0x64;
+
+fn fired(interrupt: &Interrupt) -> bool {
+    interrupt.wait(Some(Duration::ZERO)).unwrap()
+}
+
+fn one(bench: &Bench, kind: InterruptKind) -> Interrupt {
+    let mut all = bench.device.enable_interrupts(kind, 1).unwrap();
+    assert_eq!((all.len(), all[0].vector(), all[0].kind()), (1, 0, kind));
+    all.remove(0)
+}
+
+#[test]
+fn a_device_tells_what_interrupts_it_has() {
+    let bench = Bench::new("powernv9");
+    let count = |kind| bench.device.interrupts(kind).map(|info| info.count).ok();
+    use InterruptKind::{Error, Intx, Msi, Msix, Request};
+    assert_eq!([Intx, Msi, Msix, Error, Request].map(count), [Some(1), Some(1), None, None, Some(1)]);
+    let refused = bench.device.enable_interrupts(Msix, 1).unwrap_err();
+    assert!(matches!(refused, DeviceError::NoInterrupt { kind: Msix, .. }), "{refused}");
+    for asked in [0, 2, u32::MAX] {
+        let refused = bench.device.enable_interrupts(Msi, asked).unwrap_err();
+        assert!(matches!(refused, DeviceError::Vectors { there: 1, .. }), "{refused}");
+    }
+}
+
+#[test]
+fn intx_masks_itself_until_it_is_rearmed() {
+    let bench = Bench::new("pseries");
+    let intx = one(&bench, InterruptKind::Intx);
+    assert!(!fired(&intx));
+    bench.bar.write(RAISE, 1u32).unwrap();
+    assert!(fired(&intx) && !fired(&intx));
+    bench.bar.write(RAISE, 2u32).unwrap();
+    assert!(!fired(&intx), "masked");
+    intx.rearm().unwrap();
+    assert!(fired(&intx), "the device still asserts it");
+    bench.bar.write(ACKNOWLEDGE, 3u32).unwrap();
+    intx.rearm().unwrap();
+    assert!(!fired(&intx));
+    bench.bar.write(RAISE, 4u32).unwrap();
+    assert!(fired(&intx));
+}
+
+#[test]
+fn messages_need_the_bus_and_no_rearming() {
+    let bench = Bench::new("powernv9");
+    let msi = one(&bench, InterruptKind::Msi);
+    bench.bar.write(RAISE, 1u32).unwrap();
+    assert!(!fired(&msi), "off the bus");
+    bench.device.start_dma().unwrap();
+    for _ in 0..2 {
+        bench.bar.write(RAISE, 1u32).unwrap();
+        assert!(fired(&msi) && !fired(&msi));
+        msi.rearm().unwrap();
+    }
+    assert!(!fired(&msi));
+    // The end of a transfer, too.
+    bench.bar.write(0x98, 5u64).unwrap();
+    assert!(msi.wait(None).unwrap());
+    assert_eq!(bench.bar.read::<u32>(0x24), Ok(0x101));
+}
+
+#[test]
+fn one_kind_at_a_time_and_all_at_once() {
+    let bench = Bench::new("powernv9");
+    let msi = one(&bench, InterruptKind::Msi);
+    let refused = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap_err();
+    assert!(matches!(refused, DeviceError::EnabledAlready { kind: InterruptKind::Msi, .. }), "{refused}");
+    let refused = bench.device.enable_interrupts(InterruptKind::Intx, 1).unwrap_err();
+    assert!(matches!(refused, DeviceError::OtherKind { enabled: InterruptKind::Msi, .. }), "{refused}");
+    // The host's request is none of the three.
+    let _request = one(&bench, InterruptKind::Request);
+    drop(msi);
+    let intx = one(&bench, InterruptKind::Intx);
+    bench.bar.write(RAISE, 1u32).unwrap();
+    assert!(fired(&intx));
+}
+
+#[test]
+fn interrupts_end_with_the_device() {
+    let bench = Bench::new("powernv9");
+    let intx = one(&bench, InterruptKind::Intx);
+    let Bench { bar, device, .. } = bench;
+    drop(device);
+    bar.write(RAISE, 1u32).unwrap();
+    assert!(!fired(&intx));
+    let refused = intx.rearm().unwrap_err();
+    assert!(matches!(refused, DeviceError::Disabled { .. }), "{refused}");
+}
+
+#[test]
+fn an_old_interrupt_does_not_disable_a_new_one() {
+    let bench = Bench::new("powernv9");
+    let old = one(&bench, InterruptKind::Intx);
+    bench.device.eeh().recover().unwrap();
+    let new = one(&bench, InterruptKind::Intx);
+    drop(old);
+    bench.bar.write(RAISE, 1u32).unwrap();
+    assert!(fired(&new));
+}
+
+#[test]
+fn the_host_asks_for_a_device_that_is_taken_away() {
+    let bench = Bench::new("pseries");
+    let request = one(&bench, InterruptKind::Request);
+    assert!(!request.wait(Some(Duration::from_millis(1))).unwrap());
+    bench.model.unplug(0);
+    assert!(fired(&request));
+}
+
+#[test]
+fn the_model_refuses_as_vfio_pci_does() {
+    let bench = Bench::new("powernv9");
+    let (model, set) = (&bench.model, IrqSet::default());
+    let group = model.open(Node::Group(1)).unwrap();
+    assert_eq!(model.set_irqs(group, set, &[]), Err(Errno::ENOTTY));
+    let container = model.open(Node::Container).unwrap();
+    calls::group_set_container(&**model, group, container).unwrap();
+    calls::set_iommu(&**model, container, 7).unwrap();
+    let device = model.open(Node::Device { group, name: "0001:00:00.0" }).unwrap();
+    let refused = |result: Result<(), irqs::IrqsError>| result.unwrap_err().failure;
+    // Nothing is enabled yet; what is not there cannot be.
+    assert_eq!(refused(irqs::unmask(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
+    assert_eq!(refused(irqs::disable(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
+    for index in [2, 3, 5] {
+        assert_eq!(refused(irqs::disable(&**model, device, index)), Failure::Errno(Errno::EINVAL), "{index}");
+    }
+    let mask = IrqSet { flags: IRQ_SET_DATA_NONE | IRQ_SET_ACTION_MASK, index: 1, count: 1, ..set };
+    assert_eq!(model.set_irqs(device, mask, &[]), Err(Errno::ENOTTY), "MSI is not masked");
+    let both = IrqSet { flags: 3 | IRQ_SET_ACTION_MASK, count: 1, ..set };
+    assert_eq!(model.set_irqs(device, both, &[]), Err(Errno::EINVAL));
+    let short = IrqSet { flags: 36, count: 1, ..set };
+    assert_eq!(model.set_irqs(device, short, &[]), Err(Errno::EINVAL), "no data");
+    assert_eq!(model.set_irqs(device, short, &[None]), Ok(0));
+    assert_eq!(refused(irqs::enable(&**model, device, 1, &[])), Failure::Errno(Errno::EINVAL), "INTx is enabled");
+    assert_eq!(irqs::disable(&**model, device, 0), Ok(()));
+}

@@ -1,0 +1,8 @@
+//! Devices for drivers, on the model: what drivers meet, wrong use included.
+
+mod access;
+mod bench;
+mod dma;
+mod eeh;
+mod interrupts;
+mod open;

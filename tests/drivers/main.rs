@@ -1,0 +1,72 @@
+//! Real drivers on a real kernel, and on models. The devices are what vfio-pci has: `edu` and NVMe controllers.
+//!
+//! `ppc64/run --machine powernv9 --kernel 6.12-64k --device edu --device nvme --device nvme -- drivers`, `--rounds N` behind `drivers` for
+//! longer rounds; `cargo test --test drivers` on models, of which there is none with NVMe.
+
+mod edu;
+#[path = "../../examples/edu/driver.rs"]
+mod edu_driver;
+mod ground;
+#[path = "../shared/groups.rs"]
+mod groups;
+mod guide;
+#[path = "../shared/huge.rs"]
+mod huge;
+mod left;
+#[path = "../shared/limit.rs"]
+mod real_limit;
+mod wrong;
+
+use clap::Parser;
+use ground::{Ground, PRESETS};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// A test of one machine: the running kernel's, or a model.
+type Test = fn(&Ground) -> Result<(), Failed>;
+
+/// Where DMA windows can be made.
+const TESTS: &[(&str, Test)] = &[
+    ("edu_copies_through_both_windows_with_every_interrupt", edu::copies_through_both_windows_with_every_interrupt),
+    ("edu_streams_through_memory_mapped_for_each_transfer", edu::streams),
+    ("edu_reaches_slices_and_files", edu::reaches_slices_and_files),
+    ("edu_rounds_leave_nothing", edu::rounds_leave_nothing),
+    ("a_mask_too_small_is_named", wrong::a_mask_too_small_is_named),
+    ("a_budget_too_small_is_named", wrong::a_budget_too_small_is_named),
+    ("a_buffer_dropped_while_the_device_runs_is_out_of_reach", wrong::a_buffer_dropped_while_the_device_runs),
+    ("a_panic_while_the_device_runs_leaves_nothing", wrong::a_panic_while_the_device_runs),
+    ("a_device_that_is_gone_is_named", wrong::a_device_that_is_gone_is_named),
+];
+
+/// Where the firmware has none.
+const WITHOUT_WINDOWS: &[(&str, Test)] = &[("firmware_without_windows_is_named", wrong::firmware_without_windows)];
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    arguments: Arguments,
+    /// How often devices are opened, used and closed before what is left is counted
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+}
+
+fn main() -> ExitCode {
+    let Options { mut arguments, rounds } = Options::parse();
+    // A device has one driver at a time.
+    arguments.test_threads = Some(1);
+    let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide::shows_the_drivers_code)];
+    let grounds = match Ground::running(rounds) {
+        Some(ground) => vec![("kernel".to_owned(), ground)],
+        None => PRESETS.map(|preset| (format!("model:{preset}"), Ground::model(preset, rounds))).into(),
+    };
+    for (kind, ground) in grounds {
+        let ground = Arc::new(ground);
+        let tests = if ground.has_windows() { TESTS } else { WITHOUT_WINDOWS };
+        for (name, test) in tests {
+            let ground = Arc::clone(&ground);
+            trials.push(Trial::test(*name, move || test(&ground)).with_kind(kind.clone()));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,163 @@
+//! Wrong use: the error is named, and nothing is left.
+
+use crate::edu::{copied, mask};
+use crate::edu_driver::{Edu, EduError, ID, MOST};
+use crate::ground::Ground;
+use crate::left::Left;
+use crate::real_limit::RealLimit;
+use libtest_mimic::Failed;
+use spapr_iommu::addr::IovaRange;
+use spapr_iommu::device::{AccessError, InterruptKind};
+use spapr_iommu::dma::{Dma, DmaError, DmaMask, OpenError, ReleaseRefusal};
+use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::RegisterError;
+use std::time::Duration;
+
+fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {
+    Err(format!("another error was expected than {what:?}").into())
+}
+
+/// Runs `f` twice; the second time leaves what the first time left.
+fn twice(ground: &Ground, f: impl Fn() -> Result<(), Failed>) -> Result<(), Failed> {
+    f()?;
+    let before = Left::now(ground)?;
+    f()?;
+    Left::now(ground)?.same_as(&before)
+}
+
+pub(crate) fn a_mask_too_small_is_named(ground: &Ground) -> Result<(), Failed> {
+    let address = ground.device(ID)?;
+    twice(ground, || match Edu::open(&ground.dma(), &address, mask(12), None).err() {
+        Some(EduError::Open(OpenError::Dma(DmaError::MaskTooSmall { .. }))) => Ok(()),
+        other => unexpected(other),
+    })
+}
+
+pub(crate) fn a_budget_too_small_is_named(ground: &Ground) -> Result<(), Failed> {
+    twice(ground, || {
+        let dma = ground.small_dma();
+        let _edu = Edu::open(&dma, &ground.device(ID)?, DmaMask::ALL, None)?;
+        let most = ground.host.memlock()?.locked + (1 << 20);
+        match &ground.model {
+            Some(model) => {
+                model.set_memlock(Some(most), false);
+                let refused = over_budget(&dma);
+                model.set_memlock(None, true);
+                refused
+            }
+            None => {
+                let _limit = RealLimit::new(most)?;
+                over_budget(&dma)
+            }
+        }
+    })
+}
+
+fn over_budget(dma: &Dma) -> Result<(), Failed> {
+    match dma.buffer::<u8>(8 << 20, Permission::ReadWrite).err() {
+        Some(DmaError::Register(RegisterError::Memlock(MemlockError::OverLimit { missing, .. }))) if missing > 0 => {
+            Ok(())
+        }
+        other => unexpected(other),
+    }
+}
+
+/// Its memory is gone for the device before it is gone for the process.
+pub(crate) fn a_buffer_dropped_while_the_device_runs(ground: &Ground) -> Result<(), Failed> {
+    let address = ground.device(ID)?;
+    twice(ground, || {
+        let dma = ground.small_dma();
+        let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
+        let (from, to) = copied(&dma, &edu, 7)?;
+        let refused = match to.release() {
+            Err(refused) => refused,
+            Ok(()) => return Err("a buffer was released while the device does DMA".into()),
+        };
+        let ReleaseRefusal::DeviceRuns { device, .. } = &refused.why else { return unexpected(refused.why) };
+        if *device != address {
+            return unexpected(device);
+        }
+        let gone: IovaRange = from.iova_range();
+        drop((from, refused));
+        // Small buffers share pages: nothing is left in this one.
+        if dma.space().translate(gone.start()).is_some() {
+            return Err("the page is still mapped".into());
+        }
+        // The device is told to read what is not mapped any more; what it then writes is not what was there.
+        let to = dma.buffer::<u8>(MOST as usize, Permission::ReadWrite)?;
+        if to.iova_range().intersection(&gone).is_some() {
+            // The same place was given out again, which is as good: the device reads new memory.
+            return Ok(());
+        }
+        match edu.copy_between(gone, to.iova_range()) {
+            Ok(()) | Err(EduError::Access(AccessError::Frozen { .. })) => {}
+            Err(error) => return unexpected(error),
+        }
+        let mut found = vec![1; MOST as usize];
+        to.read_slice(0, &mut found)?;
+        if found.iter().all(|byte| matches!(byte, 0 | 0xff)) {
+            Ok(())
+        } else {
+            Err("the device read what was gone".into())
+        }
+    })
+}
+
+pub(crate) fn a_panic_while_the_device_runs(ground: &Ground) -> Result<(), Failed> {
+    let address = ground.device(ID)?;
+    twice(ground, || {
+        let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<(), Failed> {
+            let dma = ground.small_dma();
+            let edu = Edu::open(&dma, &address, DmaMask::ALL, Some(InterruptKind::Msi))?;
+            let _buffers = copied(&dma, &edu, 8)?;
+            std::panic::resume_unwind(Box::new("in between"));
+        }));
+        match panics {
+            Err(_) => Ok(()),
+            Ok(result) => result.and(Err("there was no panic".into())),
+        }
+    })
+}
+
+/// The last device: it does not come back to a real machine.
+pub(crate) fn a_device_that_is_gone_is_named(ground: &Ground) -> Result<(), Failed> {
+    let devices = ground.devices(ID);
+    let address = devices.last().ok_or("there is no edu")?.clone();
+    let dma = ground.small_dma();
+    let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
+    match &ground.model {
+        Some(model) => {
+            let group = edu.device().group();
+            model.unplug(group);
+            match copied(&dma, &edu, 9) {
+                Err(error) if format!("{error:?}").contains("is gone") => {}
+                other => return unexpected(other.map(drop)),
+            }
+        }
+        None => {
+            // The kernel asks for the device back, and waits until it is let go.
+            let asked = edu.device().enable_interrupts(InterruptKind::Request, 1)?;
+            let path = format!("/sys/bus/pci/devices/{address}/remove");
+            let remover = std::thread::spawn(move || std::fs::write(path, "1"));
+            if !asked[0].wait(Some(Duration::from_secs(20)))? {
+                return Err("the kernel did not ask for the device".into());
+            }
+            drop((asked, edu));
+            remover.join().map_err(|_| "the thread panicked")??;
+            match Edu::open(&dma, &address, DmaMask::ALL, None).err() {
+                Some(EduError::Open(OpenError::NoDevice { .. })) => {}
+                other => return unexpected(other),
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn firmware_without_windows(ground: &Ground) -> Result<(), Failed> {
+    let address = ground.device(ID)?;
+    twice(ground, || match Edu::open(&ground.dma(), &address, DmaMask::ALL, None).err() {
+        Some(error) if error.to_string().contains("ddw") => Ok(()),
+        other => unexpected(other),
+    })
+}

@@ -1,0 +1,254 @@
+//! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these machines.
+
+use crate::groups;
+use libtest_mimic::Failed;
+use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
+use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
+use spapr_iommu::eeh::{EehError, Injection, PeState};
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Errno, Host, Memory, Platform};
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::{Lease, Registry};
+use spapr_iommu::space::AddressSpace;
+use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const ID: (u16, u16) = (0x1234, 0x11e8);
+const SIZE: u64 = 0x20000;
+const AT: u64 = 0x10000;
+const BUFFER: u64 = 0x40000;
+const RAISE: u64 = 0x60;
+const STATUS: u64 = 0x24;
+const ACKNOWLEDGE: u64 = 0x64;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for an interrupt to come that should not.
+const SILENCE: Duration = Duration::from_millis(200);
+
+fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
+    if is_so { Ok(()) } else { Err(what.to_string().into()) }
+}
+
+/// An `edu` with memory that it can reach.
+struct Bench {
+    // Dropped in this order.
+    bar: Bar,
+    device: Device,
+    space: AddressSpace,
+    _lease: Lease,
+    memory: UserRange,
+    host: Arc<Vfio>,
+}
+
+impl Bench {
+    fn new() -> Result<Self, Failed> {
+        let host = Arc::new(Vfio::new());
+        let groups = groups::groups(&*host);
+        let found = groups.iter().flat_map(|group| group.devices.iter().map(move |device| (group.number, device)));
+        let edu = found.into_iter().find(|(_, device)| device.id == ID);
+        let (group, edu) = edu.ok_or("an edu with vfio-pci is needed")?;
+        let space = AddressSpace::new(&Registry::new(host.clone()));
+        space.attach(group)?;
+        let memory = host.allocate(SIZE, host.page_shift())?;
+        let lease = space.registry().register(memory)?;
+        space.map(IovaRange::new(Iova(AT), SIZE)?, memory.start(), Permission::ReadWrite)?;
+        let device = Device::open(&space, group, &edu.address)?;
+        let bar = device.bar(0, Endian::Big)?;
+        Ok(Self { bar, device, space, _lease: lease, memory, host })
+    }
+
+    fn place(&self, offset: u64) -> UserAddr {
+        UserAddr(self.memory.start().0 + offset)
+    }
+
+    /// Whether the device moves memory.
+    fn moves(&self) -> Result<bool, Failed> {
+        let (text, mut there) = (*b"over the bus", [0; 12]);
+        self.host.write(self.place(0), &text)?;
+        self.host.write(self.place(0x1000), &there)?;
+        transfer(&self.bar, AT, BUFFER, 12, 1)?;
+        transfer(&self.bar, BUFFER, AT + 0x1000, 12, 3)?;
+        self.host.read(self.place(0x1000), &mut there)?;
+        Ok(there == text)
+    }
+
+    fn one(&self, kind: InterruptKind) -> Result<Interrupt, Failed> {
+        let mut all = self.device.enable_interrupts(kind, 1)?;
+        Ok(all.remove(0))
+    }
+}
+
+fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, command: u64) -> Result<(), Failed> {
+    for (register, value) in [(0x80, source), (0x88, destination), (0x90, count), (0x98, command)] {
+        bar.write(register, value)?;
+    }
+    let began = Instant::now();
+    while bar.read::<u64>(0x98)? & 1 != 0 {
+        ensure(began.elapsed() < PATIENCE, "a transfer does not end")?;
+        sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// What a driver sees of a device that it has just opened.
+pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
+    let bench = Bench::new()?;
+    let (device, config) = (&bench.device, bench.device.config());
+    ensure(device.id() == ID, format!("{:x?}", device.id()))?;
+    ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id")?;
+    ensure(config.capability(5) == Some(0x40), format!("MSI at {:x?}", config.capability(5)))?;
+    ensure(config.read::<u32>(0x40)? & 0xff00_00ff == 5, "the capability's head")?;
+    let command = config.read::<u16>(4)?;
+    ensure(command & 6 == 2, format!("command {command:#x}: not just memory decode"))?;
+    ensure(matches!(config.write(4, 0u16), Err(AccessError::Guarded { .. })), "the command register was written")?;
+    ensure(bench.bar.read::<u32>(0x100)? == u32::MAX, "all ones where there is no register are a value")?;
+    use InterruptKind::{Error, Intx, Msi, Msix, Request};
+    let counts = [Intx, Msi, Msix, Error, Request].map(|kind| device.interrupts(kind).map(|info| info.count).ok());
+    ensure(counts == [Some(1), Some(1), None, None, Some(1)], format!("{counts:?}"))?;
+    ensure(!bench.moves()?, "DMA before it was started")?;
+    device.start_dma()?;
+    ensure(bench.moves()?, "no DMA after it was started")?;
+    device.stop_dma()?;
+    ensure(!bench.moves()?, "DMA after it was stopped")
+}
+
+pub(crate) fn intx_arrives_masked_until_rearmed() -> Result<(), Failed> {
+    let bench = Bench::new()?;
+    let intx = bench.one(InterruptKind::Intx)?;
+    ensure(!intx.wait(Some(SILENCE))?, "an interrupt nobody raised")?;
+    bench.bar.write(RAISE, 1u32)?;
+    ensure(intx.wait(Some(PATIENCE))?, "INTx does not arrive")?;
+    ensure(!intx.wait(Some(SILENCE))?, "INTx arrives again though masked")?;
+    intx.rearm()?;
+    ensure(intx.wait(Some(PATIENCE))?, "INTx that is still asserted does not arrive again")?;
+    ensure(bench.bar.read::<u32>(STATUS)? == 1, "the interrupt's status")?;
+    bench.bar.write(ACKNOWLEDGE, 1u32)?;
+    intx.rearm()?;
+    ensure(!intx.wait(Some(SILENCE))?, "INTx that was acknowledged arrives")?;
+    let refused = bench.device.enable_interrupts(InterruptKind::Msi, 1);
+    ensure(matches!(refused, Err(DeviceError::OtherKind { .. })), "MSI beside INTx")?;
+    // The factorial of 5, with an interrupt at its end.
+    bench.bar.write(0x20, 0x80u32)?;
+    bench.bar.write(0x08, 5u32)?;
+    ensure(intx.wait(Some(PATIENCE))?, "the factorial's interrupt does not arrive")?;
+    ensure(bench.bar.read::<u32>(0x08)? == 120, "the factorial of 5")?;
+    Ok(bench.bar.write(ACKNOWLEDGE, 1u32)?)
+}
+
+pub(crate) fn msi_arrives_while_the_device_has_the_bus() -> Result<(), Failed> {
+    let bench = Bench::new()?;
+    let msi = bench.one(InterruptKind::Msi)?;
+    bench.bar.write(RAISE, 1u32)?;
+    ensure(!msi.wait(Some(SILENCE))?, "MSI from a device off the bus")?;
+    bench.device.start_dma()?;
+    for _ in 0..3 {
+        bench.bar.write(RAISE, 1u32)?;
+        ensure(msi.wait(Some(PATIENCE))?, "MSI does not arrive")?;
+        bench.bar.write(ACKNOWLEDGE, 1u32)?;
+        msi.rearm()?;
+        ensure(!msi.wait(Some(SILENCE))?, "MSI arrives twice")?;
+    }
+    bench.bar.write(0x90, 4u64)?;
+    transfer(&bench.bar, AT, BUFFER, 4, 5)?;
+    ensure(msi.wait(Some(PATIENCE))?, "MSI at the end of a transfer does not arrive")?;
+    ensure(bench.bar.read::<u32>(STATUS)? == 0x100, "the status after a transfer")?;
+    drop(msi);
+    drop(bench.one(InterruptKind::Intx)?);
+    drop(bench.one(InterruptKind::Msi)?);
+    drop(bench.one(InterruptKind::Request)?);
+    Ok(())
+}
+
+pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
+    let bench = Bench::new()?;
+    bench.device.start_dma()?;
+    ensure(bench.moves()?, "no DMA")?;
+    let Bench { device, bar, space, .. } = &bench;
+    let low = space.device(device.group(), device.address())?;
+    let (bar, config) = (device.bar(0, bar.endian())?, low.region(PCI_CONFIG_REGION_INDEX)?);
+    let Bench { device, memory, host, .. } = bench;
+    let result = catch_unwind(AssertUnwindSafe(move || {
+        let _device = device;
+        std::panic::resume_unwind(Box::new("the driver has a bug"));
+    }));
+    ensure(result.is_err(), "no panic")?;
+    let mut command = [0; 2];
+    config.read(4, &mut command)?;
+    ensure(command[0] & 6 == 2, format!("command {command:x?} after a panic"))?;
+    host.write(UserAddr(memory.start().0 + 0x1000), &[0; 4])?;
+    transfer(&bar, BUFFER, AT + 0x1000, 4, 3)?;
+    let mut there = [7; 4];
+    host.read(UserAddr(memory.start().0 + 0x1000), &mut there)?;
+    ensure(there == [0; 4], "DMA after a panic")
+}
+
+/// A reset where the kernel has one, and recovery of a PE where there is one: DMA works before and after.
+pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
+    let bench = Bench::new()?;
+    let (device, eeh) = (&bench.device, bench.device.eeh());
+    let powernv = bench.host.platform() == Some(Platform::Powernv);
+    device.start_dma()?;
+    ensure(bench.moves()?, "no DMA before")?;
+    match device.reset() {
+        Ok(()) if powernv => {
+            ensure(!device.is_dma_on() && !bench.moves()?, "DMA after a reset")?;
+            device.start_dma()?;
+        }
+        Err(DeviceError::NoReset { .. }) if !powernv => {}
+        other => return Err(format!("reset: {other:?}").into()),
+    }
+    ensure(bench.moves()?, "no DMA after a reset")?;
+    if !powernv {
+        let none = EehError::NoPe { group: device.group() };
+        ensure(eeh.state() == Err(none.clone()) && eeh.recover() == Err(none), "a PE on pseries")?;
+        return ensure(device.is_dma_on() && bench.moves()?, "no DMA without a PE");
+    }
+    for _ in 0..2 {
+        let msi = bench.one(InterruptKind::Msi)?;
+        ensure(eeh.state()? == PeState::Normal, "not normal before")?;
+        eeh.recover()?;
+        ensure(eeh.state()? == PeState::Normal, "not normal after")?;
+        ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id after recovery")?;
+        ensure(!device.is_dma_on() && !bench.moves()?, "DMA after recovery")?;
+        ensure(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })), "interrupts after recovery")?;
+        let msi = bench.one(InterruptKind::Msi)?;
+        device.start_dma()?;
+        ensure(bench.moves()?, "no DMA after recovery")?;
+        bench.bar.write(RAISE, 1u32)?;
+        ensure(msi.wait(Some(PATIENCE))?, "no MSI after recovery")?;
+        bench.bar.write(ACKNOWLEDGE, 1u32)?;
+    }
+    Ok(())
+}
+
+/// What the firmware of these machines injects: errors of loads and stores by the BAR's address, of DMA by that of memory.
+/// None has been seen to freeze a PE; one that does is recovered.
+pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed> {
+    let bench = Bench::new()?;
+    let (device, eeh) = (&bench.device, bench.device.eeh());
+    if bench.host.platform() != Some(Platform::Powernv) {
+        let refused = eeh.inject(Injection::default());
+        return ensure(refused == Err(EehError::NoPe { group: device.group() }), format!("{refused:?}"));
+    }
+    device.start_dma()?;
+    for function in 0..=20 {
+        let bar = u64::from(device.config().read::<u32>(0x10)? & !0xf);
+        let address = if function < 12 { bar } else { AT };
+        match (function, eeh.inject(Injection { wide: false, function, address, mask: 0xffff_f000 })) {
+            (20.., Err(EehError::NotInjected { errno: Errno::EINVAL, .. })) => {}
+            (0..20, Ok(()) | Err(EehError::NotInjected { errno: Errno::EIO, .. })) => {}
+            (_, other) => return Err(format!("function {function}: {other:?}").into()),
+        }
+        let moved = bench.bar.read::<u32>(0).map_err(Failed::from).and_then(|_| bench.moves());
+        if eeh.state()? != PeState::Normal {
+            ensure(matches!(bench.bar.read::<u32>(0), Err(AccessError::Frozen { .. })), "a freeze that no read tells")?;
+            eeh.recover()?;
+            device.start_dma()?;
+        } else {
+            ensure(moved?, format!("no DMA after function {function}"))?;
+        }
+    }
+    ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed && bench.moves()?, "the device afterwards")
+}
