@@ -4,7 +4,13 @@
 //! deferred to the call that waits. The disk goes from driver to driver and back, round by round, and each reads the same
 //! blocks in the same order and looks whether they hold what was written there. **What is on the disk is lost.**
 //!
-//! `ppc64/run --machine pseries --kernel 6.12-64k --device nvme --host-driver -- iops`
+//! ```text
+//! ppc64/run --machine powernv9 --kernel 6.12-64k --device nvme --host-driver -- iops
+//! ppc64/run --machine pseries --kernel 6.12-64k --memory 2G,slots=1,maxmem=4G --device nvme --host-driver -- iops
+//! ```
+//!
+//! On pseries the machine has room for more memory, without which Linux asks the firmware for a window of no size when its
+//! own driver starts. The firmware refuses, and Linux makes no window for that device any more.
 
 #[path = "../../examples/nvme/driver/mod.rs"]
 mod driver;
@@ -18,7 +24,7 @@ use spapr_iommu::host::vfio::bind::Binder;
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Bytes of a read.
@@ -111,8 +117,8 @@ fn disk(address: &str) -> Result<PathBuf, Box<dyn Error>> {
         let controllers = fs::read_dir(format!("/sys/bus/pci/devices/{address}/nvme")).into_iter().flatten().flatten();
         let parts = controllers.flat_map(|controller| fs::read_dir(controller.path()).into_iter().flatten().flatten());
         let mut names = parts.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let disk = names.find(|name| name.starts_with("nvme") && name.ends_with("n1"));
-        if let Some(path) = disk.map(|name| PathBuf::from("/dev").join(name)).filter(|path| path.exists()) {
+        let name = names.find(|name| name.starts_with("nvme") && name.ends_with("n1")).map(|name| without_path(&name));
+        if let Some(path) = name.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()) {
             return Ok(path);
         }
         if began.elapsed() > Duration::from_secs(20) {
@@ -120,6 +126,12 @@ fn disk(address: &str) -> Result<PathBuf, Box<dyn Error>> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// `nvme0n1` of `nvme0c1n1`: a disk that may have several paths has a name beside theirs.
+fn without_path(name: &str) -> String {
+    let parts = name.split_once('c').and_then(|(subsystem, path)| Some((subsystem, path.split_once('n')?.1)));
+    parts.map_or(name.to_owned(), |(subsystem, disk)| format!("{subsystem}n{disk}"))
 }
 
 /// The disk, without the page cache.

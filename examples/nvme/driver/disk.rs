@@ -110,9 +110,12 @@ impl Disk {
         Some(self.controller.interrupts.last()?.kind())
     }
 
-    /// How many interrupts came.
-    pub(crate) fn interrupts(&self) -> u64 {
-        self.interrupts
+    /// How many interrupts were waited for, or one that came where all commands were complete before anybody waited.
+    pub(crate) fn interrupts(&mut self) -> Result<u64, NvmeError> {
+        if self.wait == Wait::Interrupts && self.interrupts == 0 {
+            self.sleep()?;
+        }
+        Ok(self.interrupts)
     }
 
     /// Commands that may be under way at a time.
