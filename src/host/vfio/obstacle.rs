@@ -285,10 +285,11 @@ mod tests {
         let fixture = ready();
         fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
         let (device, driver) = ("0000:00:02.0".to_owned(), "nvme".to_owned());
-        let expected = Some(Obstacle::NotViable { group: 7, device, driver });
+        let expected = Obstacle::NotViable { group: 7, device, driver };
+        assert!(expected.to_string().contains("`spapr-iommu bind 0000:00:02.0`"), "{expected}");
+        let expected = Some(expected);
         assert_eq!(found(&fixture, &group(7)), expected);
         assert_eq!(found(&fixture, &Asked::Device { group: 7, name: "0000:00:01.0" }), expected);
-        assert!(expected.unwrap().to_string().contains("`spapr-iommu bind 0000:00:02.0`"));
     }
 
     #[test]
