@@ -225,6 +225,8 @@ impl Disk {
                 }
             }
             if self.under_way() == 0 {
+                // Nothing is left that it would interrupt for.
+                self.ring()?;
                 return Ok(count);
             }
             self.wait()?;
