@@ -4,5 +4,6 @@ mod buffers;
 mod ground;
 mod pools;
 mod streams;
+mod threads;
 mod windows;
 mod wrong;

@@ -58,8 +58,10 @@ pub(crate) fn copies_through_both_windows_with_every_interrupt(ground: &Ground) 
 
 /// Memory is registered once; each transfer is a MAP and an UNMAP at the same place.
 pub(crate) fn streams(ground: &Ground) -> Result<(), Failed> {
+    let address = ground.device(ID)?;
+    let _quick = ground.without_reset(&address)?;
     let dma = ground.dma();
-    let edu = Edu::open(&dma, &ground.device(ID)?, DmaMask::ALL, None)?;
+    let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
     let memory = dma.memory(4 * MOST)?;
     memory.write_bytes(MOST, &[0x5a; 64])?;
     let from = memory.map(MOST, MOST, Permission::Read)?;
@@ -81,8 +83,10 @@ pub(crate) fn streams(ground: &Ground) -> Result<(), Failed> {
 
 pub(crate) fn reaches_slices_and_files(ground: &Ground) -> Result<(), Failed> {
     let page = ground.host.page_shift().bytes() as usize;
+    let address = ground.device(ID)?;
+    let _quick = ground.without_reset(&address)?;
     let dma = ground.dma();
-    let edu = Edu::open(&dma, &ground.device(ID)?, DmaMask::ALL, None)?;
+    let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
     let to = dma.buffer::<u8>(MOST as usize, Permission::Write)?;
     let check = |what: &str, expected: &[u8]| {
         let mut found = vec![0; expected.len()];

@@ -20,6 +20,7 @@ fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {
 
 /// Runs `f` twice; the second time leaves what the first time left.
 fn twice(ground: &Ground, f: impl Fn() -> Result<(), Failed>) -> Result<(), Failed> {
+    let _quick = ground.without_reset(&ground.device(ID)?)?;
     f()?;
     let before = Left::now(ground)?;
     f()?;

@@ -118,6 +118,12 @@ impl Disk {
         Ok(self.interrupts)
     }
 
+    /// Whether an interrupt came that nobody waited for: where completions are there before the driver sleeps.
+    pub(crate) fn has_interrupted(&self) -> Result<bool, NvmeError> {
+        let interrupt = self.controller.interrupts.last();
+        interrupt.map_or(Ok(false), |interrupt| interrupt.wait(Some(DOUBT))).map_err(NvmeError::Wait)
+    }
+
     /// Commands that may be under way at a time.
     pub(crate) fn depth(&self) -> u16 {
         self.under_way.len() as u16

@@ -1,0 +1,51 @@
+//! Several threads that take and drop memory at once.
+
+use crate::ground::{FIRST, Ground, RW};
+use spapr_iommu::dma::{Block, Buffer, Dma, DmaMask, DmaMemory, Pool, StreamMap};
+use std::thread;
+
+#[test]
+fn memory_may_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Dma>();
+    shared::<Buffer<u64>>();
+    shared::<(Pool<u64>, Block<u64>)>();
+    shared::<(DmaMemory, StreamMap)>();
+}
+
+#[test]
+fn threads_that_take_and_drop_memory_meet_no_trap() {
+    let ground = Ground::new("pseries-64k");
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let pool = ground.dma.pool::<[u8; 512]>(8, RW).unwrap();
+    let memory = ground.dma.memory(1 << 20).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let (dma, pool, memory) = (&ground.dma, &pool, &memory);
+            scope.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(thread.into());
+                let mut small = Vec::new();
+                for _ in 0..200 {
+                    match rng.u8(..5) {
+                        // Of a page that other threads have parts of.
+                        0 | 1 => small.push(dma.buffer::<u8>(rng.usize(1..8000), RW).unwrap()),
+                        2 => drop(dma.buffer::<u8>(rng.usize(40_000..200_000), RW).unwrap()),
+                        3 => drop(memory.map(rng.u64(0..16) << 16, 1 << 16, RW).unwrap()),
+                        _ => {
+                            let block = pool.take().unwrap();
+                            block.write([thread; 512]).unwrap();
+                            assert_eq!(block.read().unwrap(), [thread; 512], "no other thread has it");
+                        }
+                    }
+                    if rng.u8(..8) == 0 {
+                        small.clear();
+                    }
+                    small.iter().for_each(|buffer: &Buffer<u8>| buffer.write(0, thread).unwrap());
+                    assert!(small.iter().all(|buffer| buffer.read(0) == Ok(thread)));
+                }
+            });
+        }
+    });
+    drop((pool, memory, device));
+    ground.ends_clean();
+}
