@@ -110,12 +110,9 @@ impl Disk {
         Some(self.controller.interrupts.last()?.kind())
     }
 
-    /// How many interrupts were waited for, or one that came where all commands were complete before anybody waited.
-    pub(crate) fn interrupts(&mut self) -> Result<u64, NvmeError> {
-        if self.wait == Wait::Interrupts && self.interrupts == 0 {
-            self.sleep()?;
-        }
-        Ok(self.interrupts)
+    /// How many interrupts came.
+    pub(crate) fn interrupts(&self) -> u64 {
+        self.interrupts
     }
 
     /// Whether an interrupt came that nobody waited for: where completions are there before the driver sleeps.
