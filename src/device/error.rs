@@ -202,6 +202,19 @@ pub enum DeviceError {
         /// Which.
         kind: InterruptKind,
     },
+    /// They were enabled, and the device was not told where to send them; they are disabled again.
+    #[error(
+        "the kernel did not tell device {device} where message {vector} of {kind} goes, as Linux 7.2 on pseries does once the device was \
+         reset: bind it anew (`spapr-iommu unbind {device}`, then `spapr-iommu bind {device}`), or use INTx"
+    )]
+    NoMessages {
+        /// The device's address.
+        device: Arc<str>,
+        /// Which.
+        kind: InterruptKind,
+        /// The first vector without an address.
+        vector: u32,
+    },
     /// No eventfd could be made.
     #[error("cannot make an eventfd: {0}")]
     Eventfd(Errno),

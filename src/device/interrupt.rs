@@ -1,7 +1,7 @@
 //! Interrupts, by eventfd.
 
-use super::DeviceError;
 use super::opened::Opened;
+use super::{DeviceError, messages};
 use crate::host::calls::{self, Failure};
 use crate::host::{Errno, irqs};
 use crate::uapi::vfio::{
@@ -213,6 +213,15 @@ pub(super) fn enable(opened: &Arc<Opened>, kind: InterruptKind, count: u32) -> R
             Failure::Errno(_) => error.into(),
         }
     })?;
+    if kind == InterruptKind::Msix {
+        let missing = messages::missing(&opened.device, &opened.address, &opened.config, count);
+        if !matches!(missing, Ok(None)) {
+            irqs::disable(opened.device.host().as_ref(), opened.device.fd(), kind.index())?;
+        }
+        if let Some(vector) = missing? {
+            return Err(DeviceError::NoMessages { device: device(), kind, vector });
+        }
+    }
     slots.last += 1;
     let owner = slots.last;
     *slots.owner(kind) = Some(owner);

@@ -40,6 +40,7 @@ mod bar;
 mod config;
 mod error;
 mod interrupt;
+mod messages;
 mod opened;
 mod value;
 

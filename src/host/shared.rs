@@ -88,7 +88,7 @@ impl Shared {
     }
 
     /// Zeroed memory of the allocator, for a kernel that is not the running one.
-    pub(super) fn heap(size: u64, align: PageShift) -> Result<Self, Errno> {
+    pub(crate) fn heap(size: u64, align: PageShift) -> Result<Self, Errno> {
         let (len, align) = (usize::try_from(size).map_err(|_| Errno::ENOMEM)?, align.bytes() as usize);
         let layout = Layout::from_size_align(len, align).map_err(|_| Errno::ENOMEM)?;
         if len == 0 {

@@ -141,15 +141,19 @@ impl Drop for Controller {
     }
 }
 
-/// Two vectors, so that the admin queue has its own, or one where there are no more.
+/// Two vectors, so that the admin queue has its own, or one where there are no more; of the best kind that works.
 fn enable_interrupts(device: &Device, kind: Option<InterruptKind>) -> Result<Vec<Interrupt>, NvmeError> {
     let best = [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx];
+    let mut lost = None;
     for kind in kind.map_or(best.to_vec(), |kind| vec![kind]) {
-        match device.interrupts(kind) {
-            Ok(there) => return Ok(device.enable_interrupts(kind, there.count.min(2))?),
+        let enabled = device.interrupts(kind).and_then(|there| device.enable_interrupts(kind, there.count.min(2)));
+        match enabled {
+            Ok(interrupts) => return Ok(interrupts),
             Err(DeviceError::NoInterrupt { .. }) => {}
+            // The next kind may work all the same.
+            Err(error @ DeviceError::NoMessages { .. }) => lost = Some(error),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Vec::new())
+    lost.map_or(Ok(Vec::new()), |error| Err(error.into()))
 }
