@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::compare::{self, Checks};
-use crate::drivers::{DEVICES, Drivers};
+use crate::drivers::{DEVICES, Drivers, RECOVERY};
 
 /// What a cell showed.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -115,7 +115,7 @@ pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &d
     if windows {
         let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
         then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
-        then(&["kernel", "--format", "terse"]);
+        then(&["kernel", "--format", "terse", "--skip", RECOVERY]);
     }
     let preset = cell.preset();
     if !only_walk {
@@ -242,7 +242,12 @@ impl Lab<'_> {
         let timeout = Drivers::timeout(rounds).to_string();
         let options = [&DEVICES[..], &["--timeout", &timeout]].concat();
         let done = self.run("drivers", &options, &Drivers::words(self.cell, rounds))?;
-        let mut checks = compare::tests("driver test", compare::programs(&done.output).first().copied());
+        let mut programs = compare::programs(&done.output).into_iter();
+        let mut checks = Checks::new();
+        if self.cell.has_windows() {
+            checks.extend(compare::tests("recovery", programs.next()));
+        }
+        checks.extend(compare::tests("driver test", programs.next()));
         checks.extend(Drivers::nvme(self.cell, &done.output));
         checks.push(("the machine lost nothing to drivers".into(), done.well));
         let (kernel, commit) = (self.cell.kernel().to_owned(), commit(self.repository)?);
