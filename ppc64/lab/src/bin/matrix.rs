@@ -37,7 +37,7 @@ struct Options {
     #[arg(long, conflicts_with = "only_walk")]
     only_drivers: bool,
     /// How often drivers open, use and close their devices before what is left is counted
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 4)]
     rounds: u32,
     /// Machines that run at the same time [default: as many as there are processors]
     #[arg(long)]
