@@ -22,7 +22,7 @@ const HAS_CAPABILITIES: u16 = 0x10;
 const POWER: u8 = 0x01;
 const MSI: u8 = 0x05;
 const EXPRESS: u8 = 0x10;
-const MSIX: u8 = 0x11;
+pub(super) const MSIX: u8 = 0x11;
 const ADVANCED: u8 = 0x13;
 /// No list is longer: 192 bytes hold no more.
 const MOST: usize = 48;

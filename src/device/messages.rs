@@ -3,15 +3,14 @@
 //! Linux 7.2 on pseries has the firmware fill the table once for each binding to a driver; the reset when vfio-pci's device is opened again
 //! clears it, and nobody fills it any more: the interrupts are enabled, and never come (seen on 7.2.13 under QEMU).
 
-use super::config::Config;
+use super::config::{Config, MSIX};
 use super::{AccessError, DeviceError};
 use crate::host::{Errno, Region};
 use crate::space;
 use crate::uapi::vfio::PCI_BAR0_REGION_INDEX;
 use std::sync::Arc;
 
-/// Id of the capability, and where in it the table is named: a BAR in the low bits, an offset in it in the others.
-const MSIX: u8 = 0x11;
+/// Where in the capability the table is named: a BAR in the low bits, an offset in it in the others.
 const TABLE: u64 = 4;
 const BAR: u32 = 7;
 /// Bytes of a table's entry, which begins with the address.

@@ -46,27 +46,11 @@ unsafe impl Send for Inner {}
 unsafe impl Sync for Inner {}
 
 impl Shared {
-    /// Anonymous memory: `size` bytes in whole pages of `page`, hugetlb where that is not the host's, aligned to it and to
-    /// `align`.
+    /// Anonymous memory, as [`map_anonymous`] makes it.
     pub(super) fn anonymous(size: u64, page: PageShift, host: PageShift, align: PageShift) -> Result<Self, Errno> {
-        if page < host || size == 0 || size & page.mask() != 0 {
-            return Err(Errno::EINVAL);
-        }
-        let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS;
-        if page > host {
-            let shift = i32::try_from(page.get()).map_err(|_| Errno::EINVAL)? << libc::MAP_HUGE_SHIFT;
-            flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(shift);
-        }
-        // The kernel aligns to the page.
-        let asked = size.checked_add(align.bytes().saturating_sub(page.bytes())).ok_or(Errno::ENOMEM)?;
-        let len = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
-        // SAFETY: a new mapping where the kernel finds room replaces none.
-        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
-        let owner = Owner::Mapping { base, len: len.get() };
-        let start = align.ceil(address(base)).ok_or(Errno::ENOMEM)?;
-        let range = UserRange::new(UserAddr(start), size).map_err(|_| Errno::ENOMEM)?;
-        let base = base.map_addr(|at| at.saturating_add(start as usize - at.get()));
-        Ok(Self(Arc::new(Inner { base, range, owner })))
+        let (start, len, range) = map_anonymous(size, page, host, align)?;
+        let base = start.map_addr(|at| at.saturating_add((range.start().0 - address(start)) as usize));
+        Ok(Self(Arc::new(Inner { base, range, owner: Owner::Mapping { base: start, len } })))
     }
 
     /// `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both must be whole pages
@@ -207,6 +191,32 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shared({})", self.range())
     }
+}
+
+/// Maps anonymous memory: `size` bytes in whole pages of `page`, hugetlb where that is not the host's, aligned to it and to
+/// `align`. The whole mapping, its length, and the part of it that was asked for.
+pub(super) fn map_anonymous(
+    size: u64,
+    page: PageShift,
+    host: PageShift,
+    align: PageShift,
+) -> Result<(NonNull<c_void>, usize, UserRange), Errno> {
+    if page < host || size == 0 || size & page.mask() != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS;
+    if page > host {
+        let shift = i32::try_from(page.get()).map_err(|_| Errno::EINVAL)? << libc::MAP_HUGE_SHIFT;
+        flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(shift);
+    }
+    // The kernel aligns to the page; for more there has to be room in front.
+    let asked = size.checked_add(align.bytes().saturating_sub(page.bytes())).ok_or(Errno::ENOMEM)?;
+    let len = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
+    // SAFETY: a new mapping where the kernel finds room replaces none.
+    let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+    let start = align.ceil(address(base)).ok_or(Errno::ENOMEM)?;
+    let range = UserRange::new(UserAddr(start), size).map_err(|_| Errno::ENOMEM)?;
+    Ok((base, len.get(), range))
 }
 
 fn address(base: NonNull<c_void>) -> u64 {

@@ -9,12 +9,12 @@
 
 use crate::addr::{PageShift, Range, UserAddr, UserRange};
 use crate::host::memory::Protection;
+use crate::host::shared::map_anonymous;
 use crate::host::{Errno, Memory};
 use core::ffi::c_void;
-use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use nix::sys::mman::{ProtFlags, mprotect, munmap};
 use rangemap::RangeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -32,26 +32,12 @@ pub(super) struct ProcessMemory {
 
 impl Memory for ProcessMemory {
     fn allocate(&self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
-        let host_page = super::facts::page_shift();
-        if page < host_page || size == 0 || size & page.mask() != 0 {
-            return Err(Errno::EINVAL);
-        }
-        let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS;
-        if page > host_page {
-            let shift = i32::try_from(page.get()).map_err(|_| Errno::EINVAL)? << libc::MAP_HUGE_SHIFT;
-            flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(shift);
-        }
-        // The kernel aligns to the page, the trait asks for 64 KiB at least: ask for more and give the rest back.
+        // The trait asks for 64 KiB at least: what was mapped in excess for that is given back.
         let align = page.max(PageShift::P64K);
-        let asked = size.checked_add(align.bytes() - page.bytes()).ok_or(Errno::ENOMEM)?;
-        let len = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
-        // SAFETY: a new mapping where the kernel finds room replaces none.
-        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        let (base, len, range) = map_anonymous(size, page, super::facts::page_shift(), align)?;
         let start = base.as_ptr().expose_provenance() as u64;
-        let first = align.ceil(start).ok_or(Errno::ENOMEM)?;
-        let range = Range::new(UserAddr(first), size).map_err(|_| Errno::ENOMEM)?;
         let before = Range::between(UserAddr(start), range.start());
-        let behind = Range::between(range.end(), UserAddr(start + asked));
+        let behind = Range::between(range.end(), UserAddr(start + len as u64));
         for rest in before.into_iter().chain(behind) {
             // SAFETY: a part of the new mapping that nobody has been told of.
             unsafe { munmap(pointer(rest.start()), rest.len() as usize) }?;
