@@ -5,11 +5,10 @@
 #[path = "measure/mod.rs"]
 mod measure;
 
-use measure::{Table, median_ns, median_ns_then};
+use measure::{Null, Table, median_ns, median_ns_then};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, NoMemory, PhbConfig, Slot};
-use spapr_iommu::host::model::Model;
-use spapr_iommu::host::null::Null;
+use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::hint::black_box;

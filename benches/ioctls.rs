@@ -7,9 +7,9 @@ mod measure;
 
 use measure::{Table, median_ns_then};
 use spapr_iommu::addr::{Bytes, Iova, IovaRange, UserAddr, UserRange};
-use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Fd, Host, Memory, Node, calls};
+use spapr_iommu::model::Recording;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};

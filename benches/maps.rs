@@ -5,10 +5,9 @@
 #[path = "measure/mod.rs"]
 mod measure;
 
-use measure::{Table, median_ns};
+use measure::{Null, Table, median_ns};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
-use spapr_iommu::host::model::{Model, Preset};
-use spapr_iommu::host::null::Null;
+use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;

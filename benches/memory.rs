@@ -3,12 +3,15 @@
 //!
 //! `cargo bench --bench memory`
 
+#[path = "measure/null.rs"]
+mod null;
+
 use dhat::{HeapStats, Profiler};
+use null::Null;
 use spapr_iommu::addr::{Bytes, GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, PhbConfig, Slot, Slots};
 use spapr_iommu::host::Memory;
-use spapr_iommu::host::model::Model;
-use spapr_iommu::host::null::Null;
+use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;

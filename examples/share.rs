@@ -4,9 +4,9 @@
 //! `ppc64/run --machine pseries --kernel 6.12-64k -- share vfio`.
 
 use spapr_iommu::addr::{Iova, IovaRange};
-use spapr_iommu::host::model::Model;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;

@@ -2,8 +2,6 @@
 #![deny(unsafe_code)]
 
 pub mod addr;
-#[cfg(feature = "cli")]
-pub mod cli;
 pub mod device;
 pub mod dma;
 pub mod eeh;
@@ -12,12 +10,10 @@ pub mod host;
 pub mod kvm;
 pub mod map;
 pub mod memlock;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod permission;
 pub mod registry;
-#[cfg(feature = "cli")]
-pub mod replay;
-#[cfg(feature = "cli")]
-pub mod scenario;
 pub mod space;
 pub mod uapi;
 pub mod window;

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
+mod null;
+
+#[allow(unused_imports, reason = "each benchmark uses a part")]
+pub(crate) use null::Null;
 use std::time::Instant;
 
 /// Rounds of each.

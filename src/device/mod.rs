@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use spapr_iommu::device::{Device, Endian, InterruptKind};
-//! use spapr_iommu::host::model::Model;
+//! use spapr_iommu::model::Model;
 //! use spapr_iommu::registry::Registry;
 //! use spapr_iommu::space::AddressSpace;
 //! use std::{sync::Arc, time::Duration};

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use spapr_iommu::dma::{Dma, DmaMask};
-//! use spapr_iommu::host::model::Model;
+//! use spapr_iommu::model::Model;
 //! use spapr_iommu::permission::Permission;
 //! use std::sync::Arc;
 //!

@@ -12,7 +12,8 @@
 //! ```
 //! use spapr_iommu::addr::{GuestAddr, GuestRange, Iova};
 //! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slot, Slots};
-//! use spapr_iommu::host::{Host, Memory, model::Model};
+//! use spapr_iommu::host::{Host, Memory};
+//! use spapr_iommu::model::Model;
 //! use spapr_iommu::registry::Registry;
 //! use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_PUT_TCE, H_SUCCESS};
 //! use std::sync::Arc;

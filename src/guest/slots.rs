@@ -94,7 +94,7 @@ impl GuestMemory for Slots {
 mod tests {
     use super::*;
     use crate::addr::{GuestRange, PageShift};
-    use crate::host::model::Model;
+    use crate::model::Model;
 
     #[test]
     fn bytes_run_on_from_slot_to_slot_and_stop_at_holes() {

@@ -1,26 +1,23 @@
 //! The seam between the manager and a kernel.
 //!
 //! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it. [`vfio::Vfio`] is the running
-//! kernel, [`model::Model`] is the kernel in process. What lies above the seam is written once and runs on both.
+//! kernel, the feature `model` has the kernel in
+//! process. What lies above the seam is written once and runs on both.
 //!
-//! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper round a host ([`recording`],
-//! [`faulty`], [`null`]) is one function, and a test can say exactly what the kernel is told. Nobody above runs a bare
+//! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper round a host ([`Wrapper`]) is one
+//! function, and a test can say exactly what the kernel is told. Nobody above runs a bare
 //! call: [`calls`] builds, traces and judges them.
 
 pub mod calls;
-pub mod faulty;
 pub mod irqs;
 pub mod memory;
-pub mod model;
-pub mod null;
-pub mod recording;
 pub mod vfio;
 
 mod call;
 mod facts;
 mod file;
 mod shared;
-mod volatile;
+pub(crate) mod volatile;
 mod wrap;
 
 pub use call::{Call, Node};

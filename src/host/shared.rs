@@ -71,7 +71,8 @@ impl Shared {
         Ok(Self(Arc::new(Inner { base, range, owner })))
     }
 
-    /// Zeroed memory of the allocator, for a kernel that is not the running one.
+    /// Zeroed memory of the allocator, for the kernel in process.
+    #[cfg(feature = "model")]
     pub(crate) fn heap(size: u64, align: PageShift) -> Result<Self, Errno> {
         let (len, align) = (usize::try_from(size).map_err(|_| Errno::ENOMEM)?, align.bytes() as usize);
         let layout = Layout::from_size_align(len, align).map_err(|_| Errno::ENOMEM)?;

@@ -51,7 +51,7 @@ pub(super) unsafe fn write(base: *mut c_void, offset: u64, data: &[u8]) {
 
 /// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest first possible: where
 /// each lies, and which of the caller's bytes it is. The range must not wrap.
-pub(super) fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+pub(crate) fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut done = 0;
     core::iter::from_fn(move || {
         let at = offset + done as u64;

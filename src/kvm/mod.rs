@@ -26,6 +26,7 @@
 mod acceleration;
 mod error;
 mod ioctl;
+#[cfg(feature = "model")]
 pub mod model;
 mod seam;
 mod table;

@@ -1,7 +1,7 @@
 //! The running kernel as a side.
 
-use super::lockstep::side::Machine;
 use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu_tests::lockstep::side::Machine;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;

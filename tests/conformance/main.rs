@@ -5,26 +5,23 @@
 //!
 //! The walk is made of episodes, each a function of the seed and its number: memory is allocated, containers are made
 //! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
-//! that would crash, poison or lose something (a [`Violation`](spapr_iommu::host::model::Violation)) or take too long are
+//! that would crash, poison or lose something (a [`Violation`](spapr_iommu::model::Violation)) or take too long are
 //! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
 //! shrunk to the shortest sequence of steps that still differs, and printed as a scenario of bare steps with the model's
 //! answers, which `spapr-iommu run` replays.
 //!
 //! The calls that are left out each have a test of their own in `tests/contract`.
 
-#[path = "../shared/huge.rs"]
-mod huge;
 mod kernel;
-mod lockstep;
-#[path = "../shared/machine.rs"]
-mod machine;
 
 use clap::Parser;
-use lockstep::episode::Pair;
-use lockstep::run::{Amount, Summary, run};
-use lockstep::side::{Side, groups, shifted_model};
-use spapr_iommu::host::model::Preset;
 use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::model::Preset;
+use spapr_iommu_tests::huge;
+use spapr_iommu_tests::lockstep::episode::Pair;
+use spapr_iommu_tests::lockstep::run::{Amount, Summary, run};
+use spapr_iommu_tests::lockstep::side::{Side, groups, shifted_model};
+use spapr_iommu_tests::machine;
 use std::process::ExitCode;
 
 /// Compares the model with the running kernel, operation by operation.

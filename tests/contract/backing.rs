@@ -1,10 +1,10 @@
 //! Which IOMMU pages registered memory carries.
 
-use crate::ground::{Ground, HIGH, K64, iova, part};
+use crate::fixture::{Ground, HIGH, K64, iova, part};
 use crate::raw::Raw;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::model::MemoryKind;
+use spapr_iommu::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, WindowError};

@@ -1,7 +1,7 @@
 //! What neither a model nor `Call` can say: arguments that fault, numbers of other architectures, other processes, files.
 #![allow(unsafe_code, reason = "bare ioctls with bad arguments")]
 
-use crate::ground::{Ground, K64, part};
+use crate::fixture::{Ground, K64, part};
 use libc::{c_int, c_ulong};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};

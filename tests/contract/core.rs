@@ -1,6 +1,6 @@
 //! Calls of VFIO's core on a container.
 
-use crate::ground::{Ground, K64};
+use crate::fixture::{Ground, K64};
 use spapr_iommu::host::Host;
 use spapr_iommu::host::{Call, Errno, Node};
 use spapr_iommu::space::AttachError;

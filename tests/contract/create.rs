@@ -1,10 +1,10 @@
 //! TCE_CREATE: its checks, in their order, and what it does on every machine.
 
-use crate::ground::{Ground, HIGH, K4, K64, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge, without_default};
 use spapr_iommu::addr::{Iova, PageShift};
-use spapr_iommu::host::model::Violation;
 use spapr_iommu::host::{Call, Errno, Host};
+use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::WindowError;
 use spapr_iommu::uapi::spapr::TceCreate;

@@ -1,11 +1,11 @@
 //! TCE_CREATE on pseries: the firmware has the say, and what it refuses once is refused until reboot.
 
-use crate::ground::{Ground, HIGH, K4, K64, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge, without_default};
 use crate::rule::Leaves;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::model::{Firmware, Machine, Preset, Violation};
+use spapr_iommu::model::{Firmware, Machine, Preset, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, MapError, WindowError};

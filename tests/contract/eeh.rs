@@ -1,6 +1,6 @@
 //! EEH_PE_OP, which the library leaves alone.
 
-use crate::ground::{Ground, K4, K64, iova};
+use crate::fixture::{Ground, K4, K64, iova};
 use crate::raw::{Outcome, Raw};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;

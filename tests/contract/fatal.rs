@@ -1,8 +1,8 @@
 //! Calls that end the machine.
 
-use crate::ground::{Ground, K4, K64, iova};
+use crate::fixture::{Ground, K4, K64, iova};
 use spapr_iommu::addr::{Iova, IovaRange};
-use spapr_iommu::host::model::Violation;
+use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::MapError;

@@ -1,10 +1,10 @@
 //! GET_INFO.
 
-use crate::ground::Ground;
+use crate::fixture::Ground;
 use crate::raw::Raw;
 use crate::rule;
-use spapr_iommu::host::model::Machine;
 use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::model::Machine;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::spapr::{INFO_DDW, TceDdwInfo, TceInfo};
 

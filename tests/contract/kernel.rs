@@ -1,11 +1,11 @@
 //! The kernel a rule is shown on: the running one, or a model.
 
 use spapr_iommu::addr::{PageShift, UserRange};
-use spapr_iommu::host::model::Model;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
+use spapr_iommu::model::Model;
 use spapr_iommu::uapi::vfio::IrqSet;
 use std::os::fd::BorrowedFd;
 

@@ -1,9 +1,9 @@
 //! The library on the same kernel. It reaches no trap, and leaves nothing behind.
 
-use crate::ground::Ground;
+use crate::fixture::Ground;
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Host;
-use spapr_iommu::host::model::Violation;
+use spapr_iommu::model::Violation;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use std::sync::Arc;

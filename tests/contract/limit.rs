@@ -1,8 +1,8 @@
 //! A limit of locked memory, on the kernel or on the model.
 
-use crate::ground::Ground;
-use crate::real_limit::RealLimit;
+use crate::fixture::Ground;
 use spapr_iommu::host::Host;
+use spapr_iommu_tests::limit::RealLimit;
 
 /// Holds until it is dropped.
 pub(crate) struct Limit<'g> {

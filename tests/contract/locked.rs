@@ -1,6 +1,6 @@
 //! Locked memory: what windows are charged with, and whether it comes back.
 
-use crate::ground::{Ground, K4, K64, iova};
+use crate::fixture::{Ground, K4, K64, iova};
 use crate::raw::Raw;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::{Call, Errno, Host};

@@ -19,18 +19,12 @@ mod create_pseries;
 mod document;
 mod eeh;
 mod fatal;
-mod ground;
-#[path = "../shared/groups.rs"]
-mod groups;
-#[path = "../shared/huge.rs"]
-mod huge;
+mod fixture;
 mod info;
 mod kernel;
 mod library;
 mod limit;
 mod locked;
-#[path = "../shared/machine.rs"]
-mod machine;
 mod map;
 mod orphan;
 mod ownership;
@@ -38,8 +32,6 @@ mod pages;
 mod platform;
 mod process;
 mod raw;
-#[path = "../shared/limit.rs"]
-mod real_limit;
 mod register;
 mod remove;
 mod rule;
@@ -53,7 +45,7 @@ mod v1;
 
 use clap::Parser;
 use libtest_mimic::Arguments;
-use spapr_iommu::host::model::Preset;
+use spapr_iommu::model::Preset;
 use std::process::ExitCode;
 
 /// Shows every rule of the kernel's sPAPR VFIO interface.
@@ -93,13 +85,13 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if let Some(name) = options.alone.as_deref() {
-        return run::alone(name, options.preset, options.group, ground::Part::Whole);
+        return run::alone(name, options.preset, options.group, fixture::Part::Whole);
     }
     if let Some(name) = options.fatal.as_deref() {
-        return run::alone(name, options.preset, 0, ground::Part::Bare);
+        return run::alone(name, options.preset, 0, fixture::Part::Bare);
     }
     if let Some(name) = options.refused.as_deref() {
-        return run::alone(name, options.preset, 0, ground::Part::Library);
+        return run::alone(name, options.preset, 0, fixture::Part::Library);
     }
     // On a real machine a group has one opener at a time; models have a machine each.
     match run::trials(options.preset, options.scars) {

@@ -1,6 +1,6 @@
 //! MAP_DMA: what is checked before the first page, in which order.
 
-use crate::ground::{Ground, HIGH, K4, K64, at, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, at, iova};
 use crate::raw::{READ, WRITE};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::{Call, Errno};
@@ -245,7 +245,7 @@ pub(crate) fn no_positive_result_passes_for_success(ground: &Ground) {
     assert_eq!(failure(map), Failure::Positive(1));
     assert_eq!(failure(calls::unmap_dma(&*ground.kernel, raw.fd, bad)), Failure::Positive(1));
     let holed = ground.memory(4 * K64);
-    ground.free(crate::ground::part(holed, 2 * K64, K64));
+    ground.free(crate::fixture::part(holed, 2 * K64, K64));
     let pages = i32::try_from(2 * K64 / ground.page()).unwrap();
     assert_eq!(failure(calls::register_memory(&*ground.kernel, raw.fd, holed)), Failure::Positive(pages));
     calls::map_dma(&*ground.kernel, raw.fd, memory.start(), good, RW).unwrap();

@@ -1,11 +1,11 @@
 //! The kernel cannot say EBUSY: UNREGISTER of memory that TCEs point into returns 0, and nobody holds the region any more.
 
-use crate::ground::{Ground, K4, K64, iova, part};
+use crate::fixture::{Ground, K4, K64, iova, part};
 use crate::raw::Raw;
 use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::model::{Leak, Violation};
+use spapr_iommu::model::{Leak, Violation};
 use spapr_iommu::permission::Permission;
 use std::process::Command;
 

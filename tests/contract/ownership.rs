@@ -1,11 +1,11 @@
 //! Groups, devices and the files that hold them.
 
-use crate::ground::{Ground, K4, K64, iova};
+use crate::fixture::{Ground, K4, K64, iova};
 use crate::locked::default_charge;
 use crate::raw::Raw;
 use crate::rule::Leaves;
-use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
+use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AttachError;
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;

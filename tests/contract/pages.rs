@@ -1,12 +1,12 @@
 //! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
 
-use crate::ground::{Ground, HIGH, K4, K64, at, iova, part};
+use crate::fixture::{Ground, HIGH, K4, K64, at, iova, part};
 use crate::library::Library;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::faulty::Faulty;
-use spapr_iommu::host::model::Violation;
-use spapr_iommu::host::recording::Recording;
+use spapr_iommu::model::Faulty;
+use spapr_iommu::model::Recording;
+use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, MapRequest, Overlap};

@@ -1,6 +1,6 @@
 //! What differs between bare metal and partitions, beyond windows.
 
-use crate::ground::{Ground, HIGH, K4, K64, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, iova};
 use spapr_iommu::addr::Iova;
 use spapr_iommu::host::Errno;
 use spapr_iommu::permission::Permission;

@@ -1,6 +1,6 @@
 //! What belongs to a process: containers, once they are bound to it, and regions.
 
-use crate::ground::{Ground, K64, iova};
+use crate::fixture::{Ground, K64, iova};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;

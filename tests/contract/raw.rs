@@ -1,10 +1,10 @@
 //! A container and its bare calls: the kernel's raw results, positive ones included.
 
-use crate::ground::Ground;
+use crate::fixture::Ground;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
-use spapr_iommu::scenario::bare;
 use spapr_iommu::uapi::{spapr, vfio};
+use spapr_iommu_cli::scenario::bare;
 use std::cell::RefCell;
 
 pub(crate) type Outcome = Result<i32, Errno>;

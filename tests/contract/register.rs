@@ -1,11 +1,11 @@
 //! REGISTER_MEMORY.
 
-use crate::ground::{Ground, K4, K64, at, part};
+use crate::fixture::{Ground, K4, K64, at, part};
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::memory::Protection;
-use spapr_iommu::host::model::{MemoryKind, Violation};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::model::{MemoryKind, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::uapi::spapr;
@@ -106,10 +106,10 @@ pub(crate) fn register_in_a_second_container_costs_nothing(ground: &Ground) {
     library.space.attach(ground.groups[1].0).unwrap();
     let before = ground.locked();
     let (memory, _lease) = library.leased(K64);
-    library.space.map(crate::ground::iova(0, K4), memory.start(), Permission::ReadWrite).unwrap();
+    library.space.map(crate::fixture::iova(0, K4), memory.start(), Permission::ReadWrite).unwrap();
     let tables = 2 * crate::map::default_table(ground);
     assert_eq!(ground.locked() - before, K64.cast_signed() + tables, "memory once, a table in each container");
-    library.space.unmap(crate::ground::iova(0, K4)).unwrap();
+    library.space.unmap(crate::fixture::iova(0, K4)).unwrap();
 }
 
 /// The charge comes first: no page is pinned.
@@ -269,7 +269,7 @@ pub(crate) fn register_enables_the_container_for_good(ground: &Ground) {
     let library = ground.library();
     let (memory, lease) = library.leased(K64);
     lease.release().unwrap();
-    let asked = library.space.map(crate::ground::iova(K4, K4), memory.start(), Permission::Read).unwrap_err();
+    let asked = library.space.map(crate::fixture::iova(K4, K4), memory.start(), Permission::Read).unwrap_err();
     assert!(matches!(asked, spapr_iommu::space::MapError::Memory(_)), "{asked}");
 }
 

@@ -1,6 +1,6 @@
 //! TCE_REMOVE.
 
-use crate::ground::{Ground, HIGH, K4, K64, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::{Call, Errno};

@@ -1,7 +1,7 @@
 //! What a rule of the contract is.
 
-use crate::ground::Ground;
-use spapr_iommu::host::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
+use crate::fixture::Ground;
+use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
 
 /// A rule of the kernel's interface, with the test that shows it.
 pub(crate) struct Rule {

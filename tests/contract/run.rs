@@ -1,13 +1,15 @@
 //! Which rules are shown, where, and in which process.
 
-use crate::ground::{Ground, Part};
+use crate::document;
+use crate::fixture::{Ground, Part};
 use crate::rule::{Leaves, Rule};
 use crate::rules::RULES;
-use crate::{document, huge, machine};
 use libtest_mimic::{Failed, Trial};
 use spapr_iommu::host::Host;
-use spapr_iommu::host::model::Preset;
 use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::model::Preset;
+use spapr_iommu_tests::huge;
+use spapr_iommu_tests::machine;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! Groups that come to a container and leave it.
 
-use crate::ground::{Ground, HIGH, K4, K64, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;

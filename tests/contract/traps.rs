@@ -1,11 +1,11 @@
 //! Traps that lie between calls.
 
-use crate::ground::{Ground, K4, K64, iova};
+use crate::fixture::{Ground, K4, K64, iova};
 use crate::rule;
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::model::Violation;
 use spapr_iommu::host::{Errno, Platform};
 use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{AttachError, WindowError};
 use spapr_iommu::uapi::spapr;

@@ -1,10 +1,10 @@
 //! UNMAP_DMA.
 
-use crate::ground::{Ground, HIGH, K4, K64, at, iova};
+use crate::fixture::{Ground, HIGH, K4, K64, at, iova};
 use crate::map::default_table;
 use spapr_iommu::addr::Iova;
-use spapr_iommu::host::model::Violation;
 use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::UnmapError;
 use spapr_iommu::uapi::vfio;

@@ -1,9 +1,9 @@
 //! UNREGISTER_MEMORY, and who holds a region.
 
-use crate::ground::{Ground, K4, K64, iova, part};
+use crate::fixture::{Ground, K4, K64, iova, part};
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::model::Violation;
+use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::spapr;
 

@@ -1,6 +1,6 @@
 //! Registers and configuration space.
 
-use crate::bench::{ADDRESS, AT, Bench};
+use crate::fixture::{ADDRESS, AT, Bench};
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::device::{AccessError, Endian};
 

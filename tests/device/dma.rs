@@ -1,6 +1,6 @@
 //! Bus mastering and reset.
 
-use crate::bench::{Bench, copy};
+use crate::fixture::{Bench, copy};
 use spapr_iommu::addr::UserAddr;
 use spapr_iommu::device::DeviceError;
 use spapr_iommu::host::Memory;

@@ -1,6 +1,6 @@
 //! Freezes and recovery.
 
-use crate::bench::{ADDRESS, Bench, model, space};
+use crate::fixture::{ADDRESS, Bench, model, space};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
 use spapr_iommu::eeh::{EehError, Injection, PeState};
 use spapr_iommu::host::Errno;

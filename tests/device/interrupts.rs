@@ -1,6 +1,6 @@
 //! Interrupts by eventfd.
 
-use crate::bench::Bench;
+use crate::fixture::Bench;
 use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::host::calls::Failure;
 use spapr_iommu::host::{Errno, Host, Node, calls, irqs};

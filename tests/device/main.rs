@@ -1,8 +1,8 @@
 //! Devices for drivers, on the model: what drivers meet, wrong use included.
 
 mod access;
-mod bench;
 mod dma;
 mod eeh;
+mod fixture;
 mod interrupts;
 mod open;

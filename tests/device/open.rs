@@ -1,6 +1,6 @@
 //! Opening, and what stays open.
 
-use crate::bench::{ADDRESS, Bench, model, space};
+use crate::fixture::{ADDRESS, Bench, model, space};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian};
 use spapr_iommu::host::Errno;
 use spapr_iommu::space::AttachError;

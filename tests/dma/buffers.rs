@@ -1,6 +1,6 @@
 //! Buffers: typed, bounds-checked, seen by devices, gone when dropped.
 
-use crate::ground::{BIG, FIRST, Ground, PRESETS, RW, apart};
+use crate::fixture::{BIG, FIRST, Ground, PRESETS, RW, apart};
 use core::mem::offset_of;
 use spapr_iommu::dma::{DmaError, DmaMask, OutOfBounds};
 use zerocopy::little_endian::{U16, U32, U64};

@@ -1,7 +1,7 @@
 //! Memory for devices on the model: what drivers get, what the kernel is told, and what is left behind.
 
 mod buffers;
-mod ground;
+mod fixture;
 mod pools;
 mod streams;
 mod threads;

@@ -1,6 +1,6 @@
 //! Pools: no call to the kernel in the steady state.
 
-use crate::ground::{FIRST, Ground, RW, apart};
+use crate::fixture::{FIRST, Ground, RW, apart};
 use spapr_iommu::dma::{DmaError, DmaMask};
 
 #[test]

@@ -1,6 +1,6 @@
 //! Memory that is mapped transfer by transfer, and memory that was there before.
 
-use crate::ground::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
+use crate::fixture::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
 use spapr_iommu::dma::{DmaConfig, DmaError, DmaMask, DmaMemory};
 use spapr_iommu::host::Host;
 use spapr_iommu::permission::Permission;

@@ -1,6 +1,6 @@
 //! Several threads that take and drop memory at once.
 
-use crate::ground::{FIRST, Ground, RW};
+use crate::fixture::{FIRST, Ground, RW};
 use spapr_iommu::dma::{Block, Buffer, Dma, DmaMask, DmaMemory, Pool, StreamMap};
 use std::thread;
 

@@ -1,6 +1,6 @@
 //! Which window memory is mapped in.
 
-use crate::ground::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
+use crate::fixture::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::dma::{DmaConfig, DmaError, DmaMask};
 use spapr_iommu::window::Origin;

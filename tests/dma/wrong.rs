@@ -1,6 +1,6 @@
 //! Wrong use: the error is named, and nothing is left behind.
 
-use crate::ground::{FIRST, Ground, RW, bits};
+use crate::fixture::{FIRST, Ground, RW, bits};
 use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal};
 use spapr_iommu::host::Obstacle;
 use spapr_iommu::memlock::MemlockError;
@@ -105,7 +105,7 @@ fn several_with_one_registry_do_not_meet() {
     let ground = Ground::new("powernv9-64k");
     let other = Dma::with_registry(ground.dma.space().registry(), DmaConfig::default());
     let first = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
-    let second = other.open(crate::ground::SECOND, DmaMask::ALL).unwrap();
+    let second = other.open(crate::fixture::SECOND, DmaMask::ALL).unwrap();
     let (a, b) = (ground.dma.buffer::<u8>(100_000, RW).unwrap(), other.buffer::<u8>(100_000, RW).unwrap());
     assert_eq!(a.iova(), b.iova(), "each has an address space of its own");
     assert!(matches!(other.open(FIRST, DmaMask::ALL), Err(OpenError::Attach(_))), "a group has one");

@@ -1,8 +1,7 @@
 //! The `edu` driver at work.
 
 use crate::edu_driver::{Edu, ID, MOST};
-use crate::ground::Ground;
-use crate::huge;
+use crate::fixture::Ground;
 use crate::left::Left;
 use libtest_mimic::Failed;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -12,6 +11,7 @@ use spapr_iommu::dma::{Buffer, Dma, DmaMask};
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::permission::Permission;
+use spapr_iommu_tests::huge;
 use std::fs::File;
 
 /// Where the dynamic window begins, unless the default one is gone.

@@ -1,6 +1,6 @@
 //! What is left behind: locked memory, open files, free memory.
 
-use crate::ground::Ground;
+use crate::fixture::Ground;
 use libtest_mimic::Failed;
 use ppc64_init::memory::settled_free_kib;
 use std::fs;

@@ -6,19 +6,13 @@
 mod edu;
 #[path = "../../examples/edu/driver.rs"]
 mod edu_driver;
-mod ground;
-#[path = "../shared/groups.rs"]
-mod groups;
+mod fixture;
 mod guide;
-#[path = "../shared/huge.rs"]
-mod huge;
 mod left;
-#[path = "../shared/limit.rs"]
-mod real_limit;
 mod wrong;
 
 use clap::Parser;
-use ground::{Ground, PRESETS};
+use fixture::{Ground, PRESETS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::sync::Arc;

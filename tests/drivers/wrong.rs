@@ -2,9 +2,8 @@
 
 use crate::edu::{copied, mask};
 use crate::edu_driver::{Edu, EduError, ID, MOST};
-use crate::ground::Ground;
+use crate::fixture::Ground;
 use crate::left::Left;
-use crate::real_limit::RealLimit;
 use libtest_mimic::Failed;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::device::{AccessError, InterruptKind};
@@ -12,6 +11,7 @@ use spapr_iommu::dma::{Dma, DmaError, DmaMask, OpenError, ReleaseRefusal};
 use spapr_iommu::memlock::MemlockError;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
+use spapr_iommu_tests::limit::RealLimit;
 use std::time::Duration;
 
 fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {

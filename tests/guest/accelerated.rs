@@ -1,15 +1,15 @@
 //! Under KVM: the kernel keeps the tables and maps by itself. Both are models here; what the kernel does for a guest's call is
 //! done past the library.
 
-use crate::bench::{BIG, BUID, DYNAMIC, LIOBN, PRESETS, RAM, guest};
 use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RemoveMemoryError, Slot, Slots};
-use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Host, Memory, calls};
 use spapr_iommu::kvm::Acceleration;
 use spapr_iommu::kvm::model::KvmModel;
+use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, LIOBN, PRESETS, RAM, guest};
 use std::sync::Arc;
 
 struct Vm {

@@ -1,8 +1,8 @@
 //! Devices that come and go behind a PHB.
 
-use crate::bench::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, tces};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::guest::PhbError;
+use spapr_iommu_tests::guest_fixture::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, tces};
 
 #[test]
 fn a_device_that_joins_later_sees_the_table_with_one_map_per_run() {

@@ -1,9 +1,9 @@
 //! The hypercalls: their arguments, codes and effects, with and without devices.
 
-use crate::bench::{BIG, Bench, LIOBN, LIST, PRESETS, RAM, tces};
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
 use spapr_iommu::guest::{GuestMemory, HcallError, Liobn};
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS};
+use spapr_iommu_tests::guest_fixture::{BIG, Bench, LIOBN, LIST, PRESETS, RAM, tces};
 
 const PAGE: u64 = 0x1000;
 
@@ -139,16 +139,17 @@ fn arguments_out_of_range_are_h_parameter() {
 
 #[test]
 fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
-    use spapr_iommu::host::faulty::Faulty;
-    use spapr_iommu::host::model::Model;
     use spapr_iommu::host::{Errno, Memory};
+    use spapr_iommu::model::Faulty;
+    use spapr_iommu::model::Model;
     use std::sync::Arc;
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let host = Arc::new(Faulty::new(Arc::clone(&model)));
     let registry = spapr_iommu::registry::Registry::new(host.clone());
     let slots = Arc::new(spapr_iommu::guest::Slots::new(model.clone()));
     let ram = model.allocate(1 << 20, PageShift::P64K).unwrap();
-    let slot = spapr_iommu::guest::Slot { guest: crate::bench::guest(0, 1 << 20), user: ram.start() };
+    let slot =
+        spapr_iommu::guest::Slot { guest: spapr_iommu_tests::guest_fixture::guest(0, 1 << 20), user: ram.start() };
     slots.insert(slot).unwrap();
     let iommu = spapr_iommu::guest::GuestIommu::new(&registry, slots.clone());
     iommu.add_memory().unwrap();

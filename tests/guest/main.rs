@@ -1,7 +1,6 @@
 //! A guest's TCE tables on the model: what guests ask, what devices see, what the kernel is told.
 
 mod accelerated;
-mod bench;
 mod devices;
 mod hcalls;
 mod memory;
@@ -11,8 +10,3 @@ mod vcpus;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 mod windows;
-
-#[path = "../hostile/mod.rs"]
-mod hostile;
-#[path = "../shared/joined.rs"]
-mod joined;

@@ -1,9 +1,9 @@
 //! Memory that is plugged in and out.
 
-use crate::bench::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, RAM, guest, iova, tces};
 use spapr_iommu::addr::{GuestAddr, PageShift, UserAddr};
 use spapr_iommu::guest::{AddMemoryError, HcallError, RemoveMemoryError, Slot};
 use spapr_iommu::host::Memory;
+use spapr_iommu_tests::guest_fixture::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, RAM, guest, iova, tces};
 
 const MORE: u64 = 16 << 20;
 

@@ -1,8 +1,8 @@
 //! Any sequence of a guest's calls, with devices and memory that come and go: tables, hardware and a naive twin agree.
 
-use crate::hostile::Sequence;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use spapr_iommu_tests::guest_model::Sequence;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 fn sequence() -> impl Strategy<Value = Sequence> {

@@ -1,8 +1,8 @@
 //! Tables that are saved on one host and restored on another.
 
-use crate::bench::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, tces};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::guest::{PhbError, RestoreError, SavedIommu, SavedRun, SavedWindow};
+use spapr_iommu_tests::guest_fixture::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, tces};
 
 /// A guest with something in both windows, on a host of its own.
 fn filled(preset: &str) -> Bench {

@@ -1,8 +1,8 @@
 //! Several vCPUs at once, while lists change under them, memory and devices come and go and emulated devices translate.
 
-use crate::hostile::{Ground, Outcome, Setup, Step};
 use arbitrary::{Result, Unstructured};
 use spapr_iommu::guest::{GuestMemory, GuestTranslation};
+use spapr_iommu_tests::guest_model::{Ground, Outcome, Setup, Step};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -30,7 +30,9 @@ fn is_architected(outcome: &Outcome) -> bool {
 }
 
 fn is_ram(found: GuestTranslation) -> bool {
-    crate::hostile::SLOTS.iter().any(|(start, len)| *start <= found.guest.0 && found.guest.0 < start + len)
+    spapr_iommu_tests::guest_model::SLOTS
+        .iter()
+        .any(|(start, len)| *start <= found.guest.0 && found.guest.0 < start + len)
 }
 
 /// Calls that came to something, and MAPs.

@@ -1,10 +1,10 @@
 //! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's tables.
 
-use crate::bench::{BUID, LIOBN, guest};
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::guest::{GuestIommu, PhbConfig, PhbIommu, RemoveMemoryError, VmMemory};
-use spapr_iommu::host::model::{MemoryKind, Model};
+use spapr_iommu::model::{MemoryKind, Model};
 use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::guest_fixture::{BUID, LIOBN, guest};
 use std::sync::Arc;
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,

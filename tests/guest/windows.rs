@@ -1,8 +1,8 @@
 //! Dynamic windows, as RTAS calls ask for them.
 
-use crate::bench::{BIG, BUID, Bench, DYNAMIC, LIOBN, LIST, PRESETS, iova, tces};
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
 use spapr_iommu::guest::{DdwTokens, GuestMemory, Liobn, PhbConfig, PhbError, RtasCall};
+use spapr_iommu_tests::guest_fixture::{BIG, BUID, Bench, DYNAMIC, LIOBN, LIST, PRESETS, iova, tces};
 
 const TOKENS: DdwTokens = DdwTokens { query: 0x2034, create: 0x2035, remove: 0x2036, reset: 0x2037 };
 const HIGH: u32 = (BUID >> 32) as u32;

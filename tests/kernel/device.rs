@@ -1,6 +1,5 @@
 //! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these machines.
 
-use crate::groups;
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
@@ -11,6 +10,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use spapr_iommu_tests::groups;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::sleep;

@@ -3,8 +3,6 @@
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- kernel`
 
 mod device;
-#[path = "../shared/groups.rs"]
-mod groups;
 mod kills;
 mod process;
 mod victim;
@@ -17,6 +15,7 @@ use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::groups;
 use std::process::ExitCode;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Any call with any numbers in any order: the model answers, and its books balance.
 
-use super::raw::Calls;
 use proptest::prelude::*;
+use spapr_iommu_tests::fuzz::raw::Calls;
 
 fn calls() -> impl Strategy<Value = Calls> {
     prop::collection::vec(any::<u8>(), 0..1200).prop_map(|bytes| Calls::decode(&bytes).unwrap())

@@ -1,6 +1,6 @@
 //! Calls of the VFIO core, GET_INFO and EEH.
 
-use super::bench::*;
+use super::fixture::*;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 

@@ -1,9 +1,9 @@
 //! The model against the rules of the kernel, one test a rule.
 
 mod anything;
-mod bench;
 mod core_calls;
 mod device;
+mod fixture;
 mod groups;
 mod mapping;
 mod memory;
@@ -12,8 +12,3 @@ mod registration;
 mod twin;
 mod v1;
 mod windows;
-
-#[path = "../fuzz/targets/raw.rs"]
-mod raw;
-#[path = "../fuzz/targets/raw_step.rs"]
-mod raw_step;

@@ -1,9 +1,9 @@
 //! MAP and UNMAP.
 
-use super::bench::*;
+use super::fixture::*;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr};
-use spapr_iommu::host::model::{MemoryKind, Violation};
 use spapr_iommu::host::{Call, Errno, Memory};
+use spapr_iommu::model::{MemoryKind, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::vfio;
 use std::time::{Duration, Instant};

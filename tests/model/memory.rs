@@ -1,10 +1,10 @@
 //! The process's memory.
 
-use super::bench::*;
+use super::fixture::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
-use spapr_iommu::host::model::MemoryKind;
 use spapr_iommu::host::{Errno, Extent, Host, Memory};
+use spapr_iommu::model::MemoryKind;
 
 #[test]
 fn new_memory_is_zero_aligned_and_its_own() {

@@ -1,8 +1,8 @@
 //! Window rules of pseries: order, poisoning, one group a container.
 
-use super::bench::*;
-use spapr_iommu::host::model::{Leak, Violation};
+use super::fixture::*;
 use spapr_iommu::host::{Call, Errno, Host, Node};
+use spapr_iommu::model::{Leak, Violation};
 
 const POISONED: Violation = Violation::Poisoned { group: 0 };
 

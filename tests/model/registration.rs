@@ -1,10 +1,10 @@
 //! REGISTER and UNREGISTER: regions of the whole process.
 
-use super::bench::*;
+use super::fixture::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
-use spapr_iommu::host::model::{Leak, MemoryKind, Violation};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
+use spapr_iommu::model::{Leak, MemoryKind, Violation};
 
 #[test]
 fn a_region_is_host_pages_and_does_not_wrap() {

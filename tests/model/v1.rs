@@ -1,9 +1,9 @@
 //! v1 containers.
 
-use super::bench::*;
+use super::fixture::*;
 use spapr_iommu::host::memory::Protection;
-use spapr_iommu::host::model::MemoryKind;
 use spapr_iommu::host::{Call, Errno, Memory};
+use spapr_iommu::model::MemoryKind;
 use spapr_iommu::uapi::spapr;
 
 fn v1(preset: &str) -> Bench {

@@ -1,9 +1,9 @@
 //! TCE_CREATE, TCE_REMOVE and the default window.
 
-use super::bench::*;
+use super::fixture::*;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr};
-use spapr_iommu::host::model::{Leak, Violation};
 use spapr_iommu::host::{Call, Errno, Host, Node};
+use spapr_iommu::model::{Leak, Violation};
 
 #[test]
 fn a_whole_path_leaves_nothing_behind() {

@@ -126,8 +126,8 @@ x.trace: line 1: cannot read on: [..]; if this is .xz, `xz --test` tells whether
 #[test]
 fn whatever_is_changed_nothing_panics() {
     let mut random = fastrand::Rng::with_seed(4);
-    let machine = |trace: &spapr_iommu::replay::Trace| {
-        spapr_iommu::scenario::Machine::model("pseries-4k".parse().unwrap(), trace.bridges())
+    let machine = |trace: &spapr_iommu_cli::replay::Trace| {
+        spapr_iommu_cli::scenario::Machine::model("pseries-4k".parse().unwrap(), trace.bridges())
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.trace");
@@ -151,7 +151,7 @@ fn whatever_is_changed_nothing_panics() {
             }
         }
         std::fs::write(&path, lines.join("\n") + "\n").unwrap();
-        let Ok(trace) = spapr_iommu::replay::Trace::read(&path, |_| ()) else { continue };
+        let Ok(trace) = spapr_iommu_cli::replay::Trace::read(&path, |_| ()) else { continue };
         if let Ok(report) = trace.replay(&machine(&trace), &Default::default(), |_, _| ()) {
             assert!(report.end.is_clean(), "{:?}: {}", report.end, lines.join("\n"));
             replayed += 1;

@@ -6,8 +6,8 @@ mod table;
 mod traces;
 
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
-use spapr_iommu::replay::{Options, Report, Trace};
-use spapr_iommu::scenario::Machine;
+use spapr_iommu_cli::replay::{Options, Report, Trace};
+use spapr_iommu_cli::scenario::Machine;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 pub(crate) const TRACES: [&str; 3] = ["net-noddw", "nvme-ddw", "nvme-ddw-64k"];
 
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Where a trace is, from the root of the project.

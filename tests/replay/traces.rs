@@ -1,7 +1,7 @@
 //! The traces as they are.
 
 use super::{TRACES, replay, text};
-use spapr_iommu::replay::{Entries, Ioctls, Translations};
+use spapr_iommu_cli::replay::{Entries, Ioctls, Translations};
 
 /// Hosts that can have a guest with a default window of 1 GiB and a dynamic one beside it.
 const PRESETS: [&str; 9] = [

@@ -3,13 +3,13 @@
 
 use super::failures::failures;
 use super::{examples, presets};
-use spapr_iommu::host::faulty::Faulty;
-use spapr_iommu::host::model::Model;
-use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::{Errno, Host, Platform};
+use spapr_iommu::model::Faulty;
+use spapr_iommu::model::Model;
+use spapr_iommu::model::Recording;
 use spapr_iommu::permission::Permission;
-use spapr_iommu::scenario::{Machine, Observer, Scenario};
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_cli::scenario::{Machine, Observer, Scenario};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ pub(crate) fn presets() -> impl Iterator<Item = String> {
 }
 
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The example scenarios: name and text.

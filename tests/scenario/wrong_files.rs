@@ -1,6 +1,6 @@
 //! A wrong file: where, what, and what may stand there.
 
-use spapr_iommu::scenario::{FileError, Scenario};
+use spapr_iommu_cli::scenario::{FileError, Scenario};
 
 const MEMORY: &str = "title = 't'\n[[memory]]\nname = 'ram'\nsize = '1M'\n";
 

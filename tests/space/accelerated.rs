@@ -1,6 +1,6 @@
 //! Spaces whose tables KVM fills by itself: here by calls past the space, as the kernel's own code would.
 
-use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
+use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::calls;
 use spapr_iommu::space::MapRequest;

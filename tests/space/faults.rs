@@ -1,10 +1,10 @@
 //! The kernel fails a call: afterwards all is as before, or the error says what is not.
 
-use crate::bench::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::faulty::Faulty;
-use spapr_iommu::host::model::{Model, Preset};
+use spapr_iommu::model::Faulty;
+use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap, UnmapError};
 use spapr_iommu::window::WindowRequest;
@@ -85,7 +85,7 @@ fn a_registration_that_fails_leaves_none() {
     let (trial, _lease) = Trial::new();
     let more = trial.bench.allocate(4 * M);
     let other = trial.bench.allocate(4 * M);
-    let ranges = [crate::bench::part(more, 0, M), crate::bench::part(other, 2 * M, M)];
+    let ranges = [crate::fixture::part(more, 0, M), crate::fixture::part(other, 2 * M, M)];
     for result in [Err(Errno::ENOMEM), Ok(17)] {
         let leases = std::cell::RefCell::new(Vec::new());
         let register = || trial.bench.registry.register_all(&ranges).map(|new| *leases.borrow_mut() = new).is_ok();

@@ -1,8 +1,8 @@
 //! Groups that come and go.
 
-use crate::bench::{BIG, Bench, PRESETS, RW, at, iova, part};
-use spapr_iommu::host::model::Model;
+use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova, part};
 use spapr_iommu::host::{Host, Memory, Obstacle, Platform};
+use spapr_iommu::model::Model;
 use spapr_iommu::space::{AddressSpace, AttachError};
 use spapr_iommu::window::WindowRequest;
 

@@ -1,6 +1,6 @@
 //! Leases and the kernel regions under them.
 
-use crate::bench::{BIG, Bench, RW, at, iova, part};
+use crate::fixture::{BIG, Bench, RW, at, iova, part};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Memory;
 use spapr_iommu::host::memory::Protection;
@@ -145,7 +145,7 @@ fn hugetlb_memory_carries_larger_pages_and_is_a_region_of_its_own() {
 
 #[test]
 fn leases_taken_before_a_group_comes_are_registered_when_it_does() {
-    let bench = Bench::with(spapr_iommu::host::model::Model::new("pseries-64k".parse().unwrap()));
+    let bench = Bench::with(spapr_iommu::model::Model::new("pseries-64k".parse().unwrap()));
     let ram = bench.allocate(16 * M);
     let lease = bench.registry.register(ram).unwrap();
     assert_eq!(bench.model.locked(), 0);

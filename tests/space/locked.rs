@@ -1,8 +1,8 @@
 //! Locked memory: counted before the kernel counts it.
 
-use crate::bench::{BIG, Bench, RW, at, iova, part};
-use spapr_iommu::host::model::Model;
+use crate::fixture::{BIG, Bench, RW, at, iova, part};
 use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::model::Model;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::window::{Refusal, WindowRequest};

@@ -1,8 +1,8 @@
 //! Address spaces on the model: what users meet, and what the kernel is told.
 
 mod accelerated;
-mod bench;
 mod faults;
+mod fixture;
 mod groups;
 mod leases;
 mod locked;
@@ -15,8 +15,3 @@ mod threads;
 mod together;
 mod twice;
 mod windows;
-
-#[path = "../shared/joined.rs"]
-mod joined;
-#[path = "../twin/mod.rs"]
-mod twin;

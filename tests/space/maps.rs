@@ -1,10 +1,10 @@
 //! Mapping and unmapping.
 
-use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
+use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
-use spapr_iommu::host::model::Model;
-use spapr_iommu::host::recording::Recording;
 use spapr_iommu::host::{Memory, Wrapper};
+use spapr_iommu::model::Model;
+use spapr_iommu::model::Recording;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{PinError, Registry};
 use spapr_iommu::space::{AddressSpace, MapError, MapRequest, Overlap, UnmapError};
@@ -80,10 +80,10 @@ fn replacing_leads_to_the_new_memory_and_keeps_the_rest() {
 fn memory_must_be_registered_throughout() {
     let bench = Bench::new("powernv10-64k");
     let ram = bench.allocate(16 * M);
-    let _lease = bench.registry.register(crate::bench::part(ram, 0, 4 * M)).unwrap();
+    let _lease = bench.registry.register(crate::fixture::part(ram, 0, 4 * M)).unwrap();
     let error = bench.space.map(iova(BIG, 8 * M), at(ram, 0), RW).unwrap_err();
-    let missing = crate::bench::part(ram, 4 * M, 4 * M);
-    assert_eq!(error, PinError::NotRegistered { asked: crate::bench::part(ram, 0, 8 * M), missing }.into());
+    let missing = crate::fixture::part(ram, 4 * M, 4 * M);
+    assert_eq!(error, PinError::NotRegistered { asked: crate::fixture::part(ram, 0, 8 * M), missing }.into());
     let error = bench.space.map(iova(BIG, 2 * M), UserAddr(u64::MAX - M + 1), RW).unwrap_err();
     assert!(matches!(error, MapError::Memory(PinError::NotRegistered { .. })), "{error}");
     bench.agrees();
@@ -144,7 +144,7 @@ fn a_map_that_is_refused_leaves_no_window_behind() {
 
 #[test]
 fn without_a_group_there_is_nothing_to_map_for() {
-    let bench = Bench::with(spapr_iommu::host::model::Model::new("pseries".parse().unwrap()));
+    let bench = Bench::with(spapr_iommu::model::Model::new("pseries".parse().unwrap()));
     let ram = bench.allocate(M);
     let _lease = bench.registry.register(ram).unwrap();
     let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();

@@ -1,8 +1,8 @@
 //! Random programs of several threads on spaces and a registry that they share.
 
-use crate::twin::Sequence;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use spapr_iommu_tests::space_model::Sequence;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! A host that answers some calls by a rule of the test, and what the library makes of kernels that fail twice.
 
-use crate::bench::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Bench, RW, at, iova};
 use parking_lot::Mutex;
 use spapr_iommu::addr::{Iova, UserRange};
-use spapr_iommu::host::model::Model;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
+use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap};
 use spapr_iommu::window::{Refusal, WindowRequest};

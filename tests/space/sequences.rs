@@ -1,7 +1,7 @@
 //! Any sequence of calls, valid or hostile: no trap is met, and space, hardware and a naive twin agree.
 
-use crate::twin::Sequence;
 use proptest::prelude::*;
+use spapr_iommu_tests::space_model::Sequence;
 
 fn sequence() -> impl Strategy<Value = Sequence> {
     prop::collection::vec(any::<u8>(), 0..600).prop_map(|bytes| Sequence::decode(&bytes).unwrap())

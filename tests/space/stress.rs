@@ -1,6 +1,6 @@
 //! A hundred thousand live maps in random places, then none.
 
-use crate::bench::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::{Iova, UserAddr};
 use spapr_iommu::window::WindowRequest;
 use std::collections::BTreeMap;

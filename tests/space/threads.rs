@@ -1,8 +1,8 @@
 //! Several threads at once: maps, translations, leases, groups.
 
-use crate::bench::{BIG, Bench, RW, at, iova, part};
+use crate::fixture::{BIG, Bench, RW, at, iova, part};
 use spapr_iommu::addr::Iova;
-use spapr_iommu::host::model::Model;
+use spapr_iommu::model::Model;
 use spapr_iommu::space::AddressSpace;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -1,8 +1,8 @@
 //! Windows that one call, or containers that joined late, need at the same time.
 
-use crate::bench::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::{Iova, PageShift};
-use spapr_iommu::host::model::Model;
+use spapr_iommu::model::Model;
 use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
 use spapr_iommu::window::{DefaultWindow, Reason, Refusal, WindowRequest};
 

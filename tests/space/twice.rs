@@ -1,11 +1,11 @@
 //! The kernel fails twice in one operation: the change, and then the way back. What the error says is lost, and no more,
 //! is what the tables miss; what devices may still reach is named, too.
 
-use crate::bench::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::{IovaRange, UserRange};
 use spapr_iommu::host::Errno;
-use spapr_iommu::host::faulty::Faulty;
-use spapr_iommu::host::model::Model;
+use spapr_iommu::model::Faulty;
+use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, NotRestored, Overlap, UnmapError};
 use spapr_iommu::window::WindowRequest;

@@ -1,8 +1,8 @@
 //! Windows: planned, asked, made on demand, removed.
 
-use crate::bench::{BIG, Bench, PRESETS, RW, at, iova};
+use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, PageShift};
-use spapr_iommu::host::model::Model;
+use spapr_iommu::model::Model;
 use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
 use spapr_iommu::window::{DefaultWindow, Origin, Reason, Refusal, WindowRequest};
 
@@ -149,11 +149,11 @@ fn what_is_asked_decides_how_large_a_window_is() {
 
 #[test]
 fn one_window_firmware_gets_its_default_window_dropped_first() {
-    let preset: spapr_iommu::host::model::Preset = "pseries-64k".parse().unwrap();
-    let spapr_iommu::host::model::Machine::Pseries(firmware) = preset.machine else { panic!("{preset}") };
-    let firmware = spapr_iommu::host::model::Firmware { windows: 1, ..firmware };
-    let machine = spapr_iommu::host::model::Machine::Pseries(firmware);
-    let bench = Bench::with(Model::new(spapr_iommu::host::model::Preset { machine, ..preset }));
+    let preset: spapr_iommu::model::Preset = "pseries-64k".parse().unwrap();
+    let spapr_iommu::model::Machine::Pseries(firmware) = preset.machine else { panic!("{preset}") };
+    let firmware = spapr_iommu::model::Firmware { windows: 1, ..firmware };
+    let machine = spapr_iommu::model::Machine::Pseries(firmware);
+    let bench = Bench::with(Model::new(spapr_iommu::model::Preset { machine, ..preset }));
     bench.space.attach(0).unwrap();
     let plan = bench.space.plan(&WindowRequest::bytes(G)).unwrap();
     assert!(plan.reasons.contains(&Reason::DefaultMakesRoom));

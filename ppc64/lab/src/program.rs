@@ -115,14 +115,13 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
     )
 }
 
-/// Commands, examples, integration tests and benchmarks of the package at the top of the repository.
+/// Commands, examples, integration tests and benchmarks of the workspace's default members: library, command and tests.
 fn list(repository: &Path) -> Result<Vec<Buildable>> {
     let metadata = MetadataCommand::new()
         .manifest_path(repository.join("Cargo.toml"))
         .no_deps()
         .exec()
         .context("ask cargo for the project's targets")?;
-    let package = metadata.root_package().context("the repository has no package at its top")?;
     let kind = |kinds: &[TargetKind]| {
         kinds.iter().find_map(|kind| match kind {
             TargetKind::Bin => Some(Kind::Bin),
@@ -132,7 +131,10 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             _ => None,
         })
     };
-    let buildables = package.targets.iter().filter_map(|target| {
+    let packages = metadata.workspace_default_packages();
+    ensure!(!packages.is_empty(), "the repository has no default members");
+    let targets = packages.iter().flat_map(|package| package.targets.iter().map(move |target| (package, target)));
+    let buildables = targets.filter_map(|(package, target)| {
         Some(Buildable {
             package: package.name.to_string(),
             name: target.name.clone(),

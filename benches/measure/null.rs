@@ -1,0 +1,22 @@
+//! A host that maps nothing.
+
+use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
+
+/// Answers MAP and UNMAP itself, with success, and passes on the rest: what is left is the cost of the library.
+#[derive(Debug)]
+pub(crate) struct Null<H>(pub(crate) H);
+
+impl<H: Host> Wrapper for Null<H> {
+    type Inner = H;
+
+    fn inner(&self) -> &H {
+        &self.0
+    }
+
+    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        match call {
+            Call::MapDma(_) | Call::UnmapDma(_) => Ok(0),
+            _ => self.0.call(fd, call),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The command `spapr-iommu`.
+
+mod bind;
+mod log;
+mod output;
+mod replay;
+mod run;
+
+use crate::scenario::number;
+use clap::{Parser, Subcommand};
+use core::str::FromStr;
+use spapr_iommu::model::{HostPage, KernelVersion, Machine, Preset};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The model when neither the command line nor the file names one.
+const DEFAULT_PRESET: Preset =
+    Preset { machine: Machine::Powernv9, page: HostPage::Large, kernel: KernelVersion::V6_12 };
+
+/// DMA memory manager for POWER: registers memory, plans and makes DMA windows, maps TCEs.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+
+    /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls alone, or a filter as in RUST_LOG
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
+    log: Option<String>,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 all as expected, 1 something came out otherwise, 2 a wrong file or wrong usage, 3 something is in the way \
+on this host.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios: files that say what to do and what should come of it
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArguments),
+
+    /// Replay QEMU traces of a guest's TCE hypercalls, and compare with what QEMU answered
+    #[command(after_help = EXIT_CODES)]
+    Replay(ReplayArguments),
+
+    /// Give PCI devices to vfio-pci, so that a program can drive them
+    #[command(after_help = EXIT_CODES)]
+    Bind(BindArguments),
+
+    /// Put PCI devices back as they were before `bind`
+    #[command(after_help = EXIT_CODES)]
+    Unbind(BindArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// Scenario files (see docs/scenario.md)
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<PathBuf>,
+
+    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example model:pseries-4k
+    #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
+    host: HostChoice,
+
+    /// Let bare steps run on the running kernel: they may crash it, or lose memory and devices until it boots again
+    #[arg(long)]
+    bare: bool,
+
+    /// Print one JSON document per scenario, a line each, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReplayArguments {
+    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz (see docs/replay.md)
+    #[arg(required = true, value_name = "TRACE")]
+    traces: Vec<PathBuf>,
+
+    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example model:pseries-4k
+    #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
+    host: HostChoice,
+
+    /// The guest's RAM, for example 512M [default: the smallest power of two that holds all the trace shows]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+
+    /// The default window of the guest's PCI host bridges, as QEMU's dma_win_size
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    default_window: u64,
+
+    /// Print one JSON document per trace, a line each, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct BindArguments {
+    /// Addresses of PCI devices in full, as `lspci -D` shows them, for example 0000:00:01.0
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<String>,
+
+    /// Take along all other devices of the IOMMU group but bridges: a group is used as a whole
+    #[arg(long)]
+    group: bool,
+
+    /// Print one JSON document on one line, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "a size is a number of bytes, for example 512M, 1G or 0x10000".into())
+}
+
+/// Which host to run on.
+#[derive(Clone, Copy, Debug)]
+enum HostChoice {
+    Model(Option<Preset>),
+    Vfio,
+}
+
+impl FromStr for HostChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "vfio" => Ok(Self::Vfio),
+            None if text == "model" => Ok(Self::Model(None)),
+            Some(("model", preset)) => {
+                preset.parse().map(|preset| Self::Model(Some(preset))).map_err(|e| format!("{e}"))
+            }
+            _ => Err("hosts are model, model:PRESET (for example model:powernv9-4k) and vfio".into()),
+        }
+    }
+}
+
+/// How the command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Success = 0,
+    Surprise = 1,
+    Usage = 2,
+    Obstacle = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs the command with the arguments of the process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log::start(arguments.log.as_deref());
+    match arguments.command {
+        Command::Run(run) => run::run(&run).into(),
+        Command::Replay(replay) => replay::run(&replay).into(),
+        Command::Bind(arguments) => bind::run(&arguments, bind::Direction::Bind).into(),
+        Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

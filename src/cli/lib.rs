@@ -1,0 +1,8 @@
+//! The command `spapr-iommu`, and what it is made of: scenario files and replayed traces.
+//!
+//! Everything here uses the public interface of [`spapr_iommu`] and nothing else.
+#![deny(unsafe_code)]
+
+pub mod command;
+pub mod replay;
+pub mod scenario;

@@ -1,0 +1,7 @@
+//! The command `spapr-iommu`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    spapr_iommu_cli::command::main()
+}

@@ -1,0 +1,218 @@
+//! Compares what came of a step with what came of it under QEMU, and counts.
+
+use super::infer::{Entry, Known, written};
+use super::report::{Difference, MOST_DIFFERENCES, MOST_OFFERS, Offer, Offers, Report};
+use super::run::known;
+use super::story::{Placed, Step, Window, WindowId};
+use rangemap::RangeSet;
+use spapr_iommu::addr::GuestAddr;
+use spapr_iommu::guest::GuestTranslation;
+use spapr_iommu::permission::Permission;
+use std::collections::HashMap;
+
+/// A window and its number.
+type Numbered<'a> = Option<(WindowId, &'a Window)>;
+
+/// Compares, and counts into a report.
+pub(super) struct Comparison<'a> {
+    report: &'a mut Report,
+    /// Entries, by window, that need not be here what they were under QEMU.
+    unknown: HashMap<WindowId, RangeSet<u64>>,
+}
+
+impl<'a> Comparison<'a> {
+    pub(super) fn new(report: &'a mut Report) -> Self {
+        Self { report, unknown: HashMap::new() }
+    }
+
+    fn differ(&mut self, placed: &Placed, what: String, qemu: String, here: String) {
+        self.report.different += 1;
+        if self.report.differences.len() < MOST_DIFFERENCES {
+            self.report.differences.push(Difference { line: placed.line, what, qemu, here });
+        }
+    }
+
+    /// Compares return codes; false when they differ.
+    fn codes(&mut self, placed: &Placed, call: &str, qemu: i64, here: i64) -> bool {
+        if qemu != here {
+            let at = |ioba: u64, liobn: u64| format!("{call} at {ioba:#x} of LIOBN {liobn:#x}");
+            let what = match placed.step {
+                Step::Put { liobn, ioba, .. }
+                | Step::Get { liobn, ioba, .. }
+                | Step::Stuff { liobn, ioba, .. }
+                | Step::Indirect { liobn, ioba, .. } => at(ioba, liobn),
+                _ => call.to_owned(),
+            };
+            self.differ(placed, what, format!("returned {qemu}"), format!("{here}"));
+        }
+        qemu == here
+    }
+
+    fn is_unknown(&self, (id, window): (WindowId, &Window), ioba: u64) -> bool {
+        let index = window.index(ioba);
+        index.is_some_and(|index| self.unknown.get(&id).is_some_and(|entries| entries.contains(&index)))
+    }
+
+    /// Entries are what they were under QEMU from now on, or need not be.
+    fn mark(&mut self, id: WindowId, first: u64, count: u64, unknown: bool) {
+        let range = first..first.saturating_add(count);
+        if range.is_empty() {
+            return;
+        }
+        let entries = self.unknown.entry(id).or_default();
+        if unknown { entries.insert(range) } else { entries.remove(range) }
+    }
+
+    /// What a writing hypercall leaves: known entries where both wrote, unknown ones where only one did.
+    fn wrote(&mut self, placed: &Placed, window: Numbered<'_>, qemu: i64, here: i64) {
+        let Some((id, window)) = window else { return };
+        let single = match placed.step {
+            Step::Put { ioba, .. } => window.index(ioba).map(|index| (index, 1)),
+            _ => None,
+        };
+        if let Some((first, count)) = written(placed, window).or(single.filter(|_| qemu != here)) {
+            self.mark(id, first, count, qemu != 0 || here != 0);
+        }
+    }
+
+    pub(super) fn put(&mut self, placed: &Placed, window: Numbered<'_>, qemu: i64, here: i64) {
+        self.report.hypercalls.put += 1;
+        self.report.tces.put += u64::from(qemu == 0);
+        self.codes(placed, "H_PUT_TCE", qemu, here);
+        self.wrote(placed, window, qemu, here);
+    }
+
+    pub(super) fn stuff(&mut self, placed: &Placed, window: Numbered<'_>, pages: u64, qemu: i64, here: i64) {
+        self.report.hypercalls.stuff += 1;
+        self.report.tces.stuff += if qemu == 0 { pages } else { 0 };
+        self.codes(placed, "H_STUFF_TCE", qemu, here);
+        self.wrote(placed, window, qemu, here);
+    }
+
+    pub(super) fn indirect(&mut self, placed: &Placed, window: Numbered<'_>, entries: &[Entry], qemu: i64, here: i64) {
+        self.report.hypercalls.indirect += 1;
+        self.codes(placed, "H_PUT_TCE_INDIRECT", qemu, here);
+        self.wrote(placed, window, qemu, here);
+        if qemu != 0 {
+            return;
+        }
+        self.report.tces.indirect += entries.len() as u64;
+        let counts = &mut self.report.entries;
+        counts.last += known(entries, Known::Last);
+        counts.direct += known(entries, Known::Direct);
+        counts.seen += known(entries, Known::Seen);
+        counts.run += known(entries, Known::Run);
+        counts.unknown += known(entries, Known::Unknown);
+        let Step::Indirect { ioba, .. } = placed.step else { return };
+        let Some((id, first)) = window.and_then(|(id, window)| Some((id, window.index(ioba)?))) else { return };
+        for (index, _) in (first..).zip(entries).filter(|(_, entry)| entry.known == Known::Unknown) {
+            self.mark(id, index, 1, true);
+        }
+    }
+
+    pub(super) fn get(
+        &mut self,
+        placed: &Placed,
+        window: Numbered<'_>,
+        (qemu, tce): (i64, u64),
+        (here, found): (i64, u64),
+        spent: bool,
+    ) {
+        self.report.hypercalls.get += 1;
+        let Step::Get { liobn, ioba, .. } = placed.step else { return };
+        let same = self.codes(placed, "H_GET_TCE", qemu, here);
+        let unknown = window.is_some_and(|window| self.is_unknown(window, ioba));
+        if same && qemu == 0 && !unknown && !spent && tce != found {
+            let what = format!("H_GET_TCE at {ioba:#x} of LIOBN {liobn:#x}");
+            self.differ(placed, what, format!("gave {tce:#x}"), format!("{found:#x}"));
+        }
+    }
+
+    pub(super) fn translation(
+        &mut self,
+        placed: &Placed,
+        window: Numbered<'_>,
+        (here, reach): (Option<GuestTranslation>, Option<GuestAddr>),
+        spent: bool,
+    ) {
+        let Step::Translate { liobn, ioba, target, permission, mask } = placed.step else { return };
+        let what = format!("bus address {ioba:#x} of LIOBN {liobn:#x}");
+        self.agree(placed, &what, here.map(|there| there.guest), reach);
+        let unknown = window.is_some_and(|window| self.is_unknown(window, ioba));
+        let counts = &mut self.report.translations;
+        match (spent, unknown) {
+            (true, _) => return counts.proofs += 1,
+            (_, true) => return counts.unknown += 1,
+            _ => counts.compared += 1,
+        }
+        let qemu = Permission::from_bits(permission).map(|permission| (target, permission, mask));
+        let here = here.map(|there| (there.page.floor(there.guest.0), there.permission, there.mask() as u32));
+        if qemu != here {
+            let shown = |what: Option<(u64, Permission, u32)>| match what {
+                Some((to, permission, mask)) => format!("leads to {to:#x} ({permission}, mask {mask:#x})"),
+                None => "leads nowhere".to_owned(),
+            };
+            self.differ(placed, what, shown(qemu), shown(here));
+        }
+    }
+
+    /// Emulated devices and those of the host get to the same byte, whatever QEMU says.
+    fn agree(&mut self, placed: &Placed, what: &str, emulated: Option<GuestAddr>, reach: Option<GuestAddr>) {
+        if emulated != reach {
+            let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
+            let qemu = format!("does not say, but here an emulated device gets to {}", shown(emulated));
+            self.differ(placed, what.to_owned(), qemu, format!("a device of the host to {}", shown(reach)));
+        }
+    }
+
+    /// QEMU prints RTAS calls that it carried out, so the status has to be 0.
+    fn carried_out<T>(&mut self, placed: &Placed, call: &str, rets: Result<T, String>) -> Option<T> {
+        match rets {
+            Ok(rets) => Some(rets),
+            Err(why) => {
+                self.differ(placed, call.to_owned(), "returned 0".to_owned(), why);
+                None
+            }
+        }
+    }
+
+    pub(super) fn query(&mut self, placed: &Placed, rets: Result<[u32; 5], String>) {
+        self.report.rtas.query += 1;
+        let Step::Query { windows: free, largest: block, pages: sizes, .. } = placed.step else { return };
+        let rets = self.carried_out(placed, "ibm,query-pe-dma-window", rets);
+        let Some([_, windows, largest, pages, _]) = rets else { return };
+        let qemu = Offer { windows: free, largest: block, pages: sizes };
+        let here = Offer { windows, largest: u64::from(largest), pages };
+        let told = &self.report.offers;
+        if told.len() < MOST_OFFERS && !told.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
+            self.report.offers.push(Offers { line: placed.line, qemu, here });
+        }
+    }
+
+    pub(super) fn create(&mut self, placed: &Placed, rets: Result<[u32; 4], String>) {
+        self.report.rtas.create += 1;
+        let Step::Create { page, size, start, liobn, .. } = placed.step else { return };
+        let call = format!("ibm,create-pe-dma-window of 2^{size} bytes with pages of 2^{page}");
+        let Some([_, number, high, low]) = self.carried_out(placed, &call, rets) else { return };
+        let here = (u64::from(number), u64::from(high) << 32 | u64::from(low));
+        if here != (liobn, start) {
+            let shown = |(liobn, start): (u64, u64)| format!("LIOBN {liobn:#x} at {start:#x}");
+            self.differ(placed, call, format!("made {}", shown((liobn, start))), shown(here));
+        }
+    }
+
+    pub(super) fn remove(&mut self, placed: &Placed, rets: Result<[u32; 1], String>) {
+        self.report.rtas.remove += 1;
+        self.carried_out(placed, "ibm,remove-pe-dma-window", rets);
+    }
+
+    pub(super) fn reset(&mut self, placed: &Placed, rets: Result<[u32; 1], String>) {
+        self.report.rtas.reset += 1;
+        self.carried_out(placed, "ibm,reset-pe-dma-window", rets);
+    }
+
+    pub(super) fn machine_reset(&mut self, placed: &Placed, rets: Result<[u32; 1], String>) {
+        self.report.machine_resets += 1;
+        self.carried_out(placed, "a reset of the machine, as ibm,reset-pe-dma-window", rets);
+    }
+}

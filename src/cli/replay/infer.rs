@@ -1,0 +1,328 @@
+//! What stood in the lists of H_PUT_TCE_INDIRECT, as far as the trace proves it.
+//!
+//! QEMU prints a list's address, the number of its last entry and that entry's TCE. The others follow, or they do not:
+//!
+//! * **direct**: the window is a dynamic one, and every list put in it ends with a TCE for the guest address that is the
+//!   entry's distance from the window's start, as does every single TCE put in it: the guest maps its RAM directly there.
+//!   Translations are no part of this proof; all of them are compared.
+//! * **seen**: a later line shows the entry, before anything is written to it again: a translation gives address and
+//!   rights, H_GET_TCE the TCE. The first such line is the proof and proves nothing else, so it is not compared.
+//! * **run**: two proven entries of one list have the same rights, and their addresses are as far apart as the entries
+//!   are: those between continue the first.
+//!
+//! An entry without proof is unknown: it is replayed as no mapping, and nothing about it is compared until it is written
+//! again.
+
+use super::story::{Placed, Step, Story, Window, WindowId};
+use spapr_iommu::permission::Permission;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// How an entry of a list is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// The trace says it.
+    Last,
+    /// The window maps RAM directly.
+    Direct,
+    /// A later line shows it.
+    Seen,
+    /// It lies between two entries that continue each other.
+    Run,
+    /// Not at all.
+    Unknown,
+}
+
+/// An entry of a list; an unknown one is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) tce: u64,
+    pub(super) known: Known,
+}
+
+/// A list that was put.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    window: WindowId,
+    first: u64,
+    count: u64,
+    last: u64,
+}
+
+/// What a trace proves.
+#[derive(Debug, Default)]
+pub(super) struct Proofs {
+    /// By window: RAM is mapped directly.
+    direct: Vec<bool>,
+    /// By step, the entries that later steps show: from the list's start, with the TCE.
+    seen: HashMap<usize, BTreeMap<u64, u64>>,
+    /// Steps that are such a proof.
+    spent: HashSet<usize>,
+}
+
+/// The first line that shows an entry after it was written.
+#[derive(Clone, Copy, Debug)]
+struct Sight {
+    step: usize,
+    tce: u64,
+}
+
+type Sights = BTreeMap<(WindowId, u64), Sight>;
+
+impl Proofs {
+    pub(super) fn new(story: &Story) -> Self {
+        let mut proofs = Self { direct: direct(story), ..Self::default() };
+        // Going backwards, so that what is shown is known before what wrote it.
+        let mut sights = Sights::new();
+        for (at, placed) in story.steps.iter().enumerate().rev() {
+            let known = placed.window.and_then(|id| Some((id, story.windows.get(id)?)));
+            let Some((id, window)) = known else { continue };
+            if let Some((index, tce)) = shown(placed, window) {
+                sights.insert((id, index), Sight { step: at, tce });
+            }
+            let Some((first, count)) = written(placed, window) else { continue };
+            let list = list(story, placed).filter(|list| !proofs.is_direct(list));
+            for (index, sight) in take(&mut sights, id, first, count) {
+                if let Some(list) = list.filter(|list| index + 1 < list.first + list.count) {
+                    proofs.seen.entry(at).or_default().insert(index - list.first, sight.tce);
+                    proofs.spent.insert(sight.step);
+                }
+            }
+        }
+        proofs
+    }
+
+    /// Whether the list maps RAM directly. One that ends without rights says nothing of the rights before.
+    fn is_direct(&self, list: &List) -> bool {
+        self.direct.get(list.window).copied().unwrap_or(false) && list.last & 3 != 0
+    }
+
+    /// Whether that step is a proof, so that comparing it would be to compare it with itself.
+    pub(super) fn is_spent(&self, step: usize) -> bool {
+        self.spent.contains(&step)
+    }
+
+    /// The entries of the list of step `at`, if that is H_PUT_TCE_INDIRECT. One that was refused is known by its last
+    /// entry alone.
+    pub(super) fn entries(&self, story: &Story, at: usize) -> Option<Vec<Entry>> {
+        let placed = story.steps.get(at)?;
+        let Step::Indirect { count, tce, ret, .. } = placed.step else { return None };
+        let mut entries = vec![Entry { tce: 0, known: Known::Unknown }; usize::try_from(count).ok()?];
+        if let Some(last) = entries.last_mut() {
+            *last = Entry { tce, known: Known::Last };
+        }
+        let window = story.windows.get(placed.window?)?;
+        let Some(list) = list(story, placed).filter(|_| ret == 0) else { return Some(entries) };
+        if self.is_direct(&list) {
+            let low = tce & window.page.mask();
+            for (index, entry) in (list.first..).zip(&mut entries).filter(|(_, entry)| entry.known == Known::Unknown) {
+                *entry = Entry { tce: index << window.page.get() | low, known: Known::Direct };
+            }
+            return Some(entries);
+        }
+        for (index, tce) in self.seen.get(&at).into_iter().flatten() {
+            if let Some(entry) = usize::try_from(*index).ok().and_then(|index| entries.get_mut(index)) {
+                *entry = Entry { tce: *tce, known: Known::Seen };
+            }
+        }
+        fill_runs(&mut entries, window);
+        Some(entries)
+    }
+}
+
+/// What a TCE means: the page and the rights.
+fn meaning(tce: u64, window: &Window) -> (u64, Option<Permission>) {
+    (window.page.floor(tce), Permission::from_bits((tce & 3) as u32))
+}
+
+/// The list of a call that was carried out.
+fn list(story: &Story, placed: &Placed) -> Option<List> {
+    let Step::Indirect { ioba, count, tce, ret: 0, .. } = placed.step else { return None };
+    let id = placed.window?;
+    let first = story.windows.get(id)?.index(ioba)?;
+    Some(List { window: id, first, count, last: tce })
+}
+
+/// Which windows map RAM directly.
+fn direct(story: &Story) -> Vec<bool> {
+    // None: nothing said so far.
+    let mut said: Vec<Option<bool>> = vec![None; story.windows.len()];
+    for placed in &story.steps {
+        let single = match placed.step {
+            Step::Put { ioba, tce, ret: 0, .. } => Some((ioba, tce)),
+            _ => None,
+        };
+        let Some((id, window)) = placed.window.and_then(|id| Some((id, story.windows.get(id)?))) else { continue };
+        let (index, tce, proves) = match (single, list(story, placed)) {
+            (Some((ioba, tce)), _) => (window.index(ioba), tce, false),
+            (None, Some(list)) => ((list.first + list.count).checked_sub(1), list.last, true),
+            (None, None) => continue,
+        };
+        let (page, rights) = meaning(tce, window);
+        let fits = rights.is_none() || index.is_some_and(|index| page == index << window.page.get());
+        if let Some(said) = said.get_mut(id) {
+            *said = match *said {
+                _ if !fits => Some(false),
+                None if proves && rights.is_some() => Some(true),
+                before => before,
+            };
+        }
+    }
+    said.iter().zip(&story.windows).map(|(said, window)| window.dynamic && *said == Some(true)).collect()
+}
+
+/// The entry a step shows, and what it holds.
+fn shown(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
+    match placed.step {
+        Step::Get { ioba, tce, ret: 0, .. } => Some((window.index(ioba)?, tce)),
+        Step::Translate { ioba, target, permission, mask, .. } => {
+            let whole = mask == window.page.mask() as u32 && permission <= 3;
+            Some((window.index(ioba)?, window.page.floor(target) | u64::from(permission))).filter(|_| whole)
+        }
+        _ => None,
+    }
+}
+
+/// The entries a step wrote, or may have written: the first, and how many.
+pub(super) fn written(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
+    let left = |index: u64| window.entries().saturating_sub(index);
+    match placed.step {
+        Step::Put { ioba, ret: 0, .. } => Some((window.index(ioba)?, 1)),
+        Step::Stuff { ioba, pages, ret: 0, .. } => {
+            let first = window.index(ioba)?;
+            Some((first, pages.min(left(first))))
+        }
+        // QEMU writes entries until one lies outside the window, and does not say where it began.
+        Step::Stuff { pages, .. } => {
+            let first = window.entries().saturating_sub(pages);
+            Some((first, left(first)))
+        }
+        Step::Indirect { ioba, count, .. } => {
+            let first = window.index(ioba)?;
+            Some((first, count.min(left(first))))
+        }
+        _ => None,
+    }
+}
+
+/// Takes the sights of some entries.
+fn take(sights: &mut Sights, id: WindowId, first: u64, count: u64) -> Vec<(u64, Sight)> {
+    let found = sights.range((id, first)..(id, first.saturating_add(count)));
+    let found: Vec<_> = found.map(|((_, index), sight)| (*index, *sight)).collect();
+    for (index, _) in &found {
+        sights.remove(&(id, *index));
+    }
+    found
+}
+
+/// Fills what lies between proven entries that continue each other.
+fn fill_runs(entries: &mut [Entry], window: &Window) {
+    let proven: Vec<_> = (0..).zip(&*entries).filter(|(_, entry)| entry.known != Known::Unknown).collect();
+    let proven: Vec<(usize, u64)> = proven.into_iter().map(|(at, entry)| (at, entry.tce)).collect();
+    for pair in proven.windows(2) {
+        let [(from, first), (to, last)] = *pair else { continue };
+        let ((start, rights), (end, same)) = (meaning(first, window), meaning(last, window));
+        let apart = ((to - from) as u64) << window.page.get();
+        if rights.is_none() || rights != same || start.checked_add(apart) != Some(end) {
+            continue;
+        }
+        let tces = (1..).map(|step: u64| first + (step << window.page.get()));
+        for (entry, tce) in entries.iter_mut().take(to).skip(from + 1).zip(tces) {
+            *entry = Entry { tce, known: Known::Run };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::Trace;
+    use spapr_iommu::addr::{Iova, IovaRange};
+
+    const CREATE: &str = "spapr_iommu_ddw_create buid=0x800000020000000 addr=0x0, page size=0x10000, \
+                          requested=0x100000000, start addr=0x800000000000000, liobn=0x80000001\n";
+
+    fn story(text: &str) -> Story {
+        let default = IovaRange::new(Iova(0), 1 << 30).unwrap();
+        Story::new(&Trace::from_text(text.as_bytes(), |_| ()).unwrap(), default).unwrap()
+    }
+
+    /// The entries of the last list of a trace: what each is known by, and its TCE.
+    fn last_list(text: &str) -> Vec<(Known, u64)> {
+        let story = story(text);
+        let proofs = Proofs::new(&story);
+        let is_list = |placed: &Placed| matches!(placed.step, Step::Indirect { .. });
+        let at = story.steps.iter().rposition(is_list).unwrap();
+        proofs.entries(&story, at).unwrap().iter().map(|entry| (entry.known, entry.tce)).collect()
+    }
+
+    fn indirect(liobn: u64, ioba: u64, last: u64, tce: u64) -> String {
+        format!(
+            "spapr_iommu_pci_indirect liobn={liobn:#x} ioba={ioba:#x} tcelist=0x5000 iobaN={last:#x} tceN={tce:#x} \
+             ret=0\n"
+        )
+    }
+
+    fn translate(offset: u64, target: u64) -> String {
+        format!("spapr_iommu_xlate liobn=0x80000000 {offset:#x} -> {target:#x} perm=3 mask=0xfff\n")
+    }
+
+    #[test]
+    fn a_dynamic_window_is_direct_when_every_list_ends_so() {
+        let dynamic = |offset: u64, tce| indirect(0x8000_0001, (1 << 59) + offset, 2, tce);
+        let direct = format!("{CREATE}{}", dynamic(0x3_0000, 0x5_0001));
+        let known = [(Known::Direct, 0x3_0001), (Known::Direct, 0x4_0001), (Known::Last, 0x5_0001)];
+        assert_eq!(last_list(&direct), known);
+        let elsewhere = format!("{CREATE}{}{}", dynamic(0, 0x9_0003), dynamic(0x3_0000, 0x5_0001));
+        assert_eq!(last_list(&elsewhere)[0], (Known::Unknown, 0));
+        let cleared = format!("{direct}{}", dynamic(0x6_0000, 0));
+        assert_eq!(last_list(&cleared)[0], (Known::Unknown, 0), "no rights at the end say nothing of those before");
+        let put = "spapr_iommu_pci_put liobn=0x80000001 ioba=0x800000000000000 tce=0x90003 ret=0\n";
+        assert_eq!(last_list(&format!("{direct}{put}"))[0], (Known::Unknown, 0));
+    }
+
+    #[test]
+    fn the_default_window_is_never_direct() {
+        assert_eq!(last_list(&indirect(0x8000_0000, 0x1000, 1, 0x2003)), [(Known::Unknown, 0), (Known::Last, 0x2003)]);
+    }
+
+    #[test]
+    fn what_a_translation_shows_is_known_and_what_lies_between_continues_it() {
+        let list = indirect(0x8000_0000, 0x1000, 3, 0x5_3003);
+        let known = [(Known::Seen, 0x5_0003), (Known::Run, 0x5_1003), (Known::Run, 0x5_2003), (Known::Last, 0x5_3003)];
+        assert_eq!(last_list(&format!("{list}{}", translate(0x1234, 0x5_0000))), known);
+        let scattered = last_list(&format!("{list}{}", translate(0x1234, 0x6_0000)));
+        assert_eq!(scattered[..2], [(Known::Seen, 0x6_0003), (Known::Unknown, 0)]);
+    }
+
+    #[test]
+    fn a_hypercall_shows_an_entry_too() {
+        let get = "spapr_iommu_pci_get liobn=0x80000000 ioba=0x1000 ret=0 tce=0x77001\n";
+        let list = indirect(0x8000_0000, 0x1000, 1, 0x5_3003);
+        assert_eq!(last_list(&format!("{list}{get}"))[0], (Known::Seen, 0x7_7001));
+    }
+
+    #[test]
+    fn what_is_written_in_between_shows_nothing() {
+        let list = indirect(0x8000_0000, 0x1000, 1, 0x5_1003);
+        let sight = translate(0x1000, 0x5_0000);
+        for write in [
+            "spapr_iommu_pci_put liobn=0x80000000 ioba=0x1000 tce=0x50003 ret=0\n",
+            "spapr_iommu_pci_stuff liobn=0x80000000 ioba=0x2000 tcevalue=0x0 npages=1 ret=0\n",
+            "spapr_iommu_pci_stuff liobn=0x80000000 ioba=0x40000000 tcevalue=0x0 npages=262144 ret=-4\n",
+        ] {
+            assert_eq!(last_list(&format!("{list}{write}{sight}"))[0], (Known::Unknown, 0), "{write}");
+        }
+        let beside = "spapr_iommu_pci_stuff liobn=0x80000000 ioba=0x1000 tcevalue=0x0 npages=1 ret=0\n";
+        assert_eq!(last_list(&format!("{list}{beside}{sight}"))[0], (Known::Seen, 0x5_0003));
+    }
+
+    #[test]
+    fn the_first_sight_is_the_proof_and_the_others_are_compared() {
+        let list = indirect(0x8000_0000, 0x1000, 1, 0x5_1003);
+        let text = format!("{list}{}{}", translate(0x1000, 0x6_0000), translate(0x1008, 0x7_0000));
+        let story = story(&text);
+        let proofs = Proofs::new(&story);
+        assert_eq!(proofs.entries(&story, 0).unwrap()[0].tce, 0x6_0003);
+        assert!(proofs.is_spent(1) && !proofs.is_spent(2));
+    }
+}

@@ -1,0 +1,32 @@
+//! Replays what QEMU traced of a guest through this library's handlers, and compares return codes and translations.
+//!
+//! QEMU writes such a trace with `-trace 'spapr_iommu_*'`. `docs/replay.md` tells what is compared, what is counted, and
+//! which entries of a list are inferred by which proof.
+//!
+//! ```
+//! use spapr_iommu_cli::replay::{Options, Trace};
+//! use spapr_iommu_cli::scenario::Machine;
+//!
+//! let trace = Trace::read("tests/replay/traces/nvme-ddw.trace.xz".as_ref(), |_lines| ())?;
+//! let machine = Machine::model("powernv9-64k".parse()?, trace.bridges());
+//! let report = trace.replay(&machine, &Options::default(), |_done, _all| ())?;
+//! assert!(report.passed);
+//! assert_eq!(report.translations.compared, 924);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod compare;
+mod guest;
+mod infer;
+mod line;
+mod open;
+mod ram;
+mod report;
+mod run;
+mod story;
+mod tell;
+mod trace;
+
+pub use report::{Difference, Entries, Hypercalls, Ioctls, Lines, Offer, Offers, Report, Rtas, Tces, Translations};
+pub use run::{Options, ReplayError};
+pub use trace::{Trace, TraceError};

@@ -1,0 +1,223 @@
+//! Feeds a trace through the guest's handlers, and compares.
+
+use super::compare::Comparison;
+use super::guest::Guest;
+use super::infer::{Entry, Known, Proofs};
+use super::report::{Ioctls, Lines, Report};
+use super::story::{Placed, Step, Story};
+use super::trace::{Trace, TraceError};
+use super::{ram, tell};
+use crate::scenario::{End, Machine, NotHere};
+use spapr_iommu::addr::{Bytes, Iova, IovaRange, PageShift, RangeError};
+use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotsOverlap};
+use spapr_iommu::host::Errno;
+use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
+
+/// Steps between two words on progress.
+const STRIDE: usize = 256;
+/// QEMU's default window, bytes.
+const DEFAULT_WINDOW: u64 = 1 << 30;
+
+/// What a trace does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The guest's RAM, bytes; `None`: the smallest power of two that holds all the trace shows, at least 16 MiB.
+    pub memory: Option<u64>,
+    /// The default window of each PCI host bridge, bytes: QEMU's `dma_win_size`.
+    pub default_window: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { memory: None, default_window: DEFAULT_WINDOW }
+    }
+}
+
+impl Options {
+    /// The default window.
+    fn default_range(&self) -> Result<IovaRange, ReplayError> {
+        let range = IovaRange::new(Iova(0), self.default_window)?;
+        let whole = range.is_aligned(PageShift::P4K);
+        whole.then_some(range).ok_or(ReplayError::DefaultWindow { bytes: self.default_window })
+    }
+}
+
+/// Why a trace cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The trace makes no sense.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The host cannot do it.
+    #[error(transparent)]
+    NotHere(#[from] NotHere),
+    /// The guest's RAM is not to be had.
+    #[error("cannot get {} of memory for the guest: {errno}: give the guest's own size with --memory", Bytes(*bytes))]
+    Memory {
+        /// How much.
+        bytes: u64,
+        /// What the host says.
+        errno: Errno,
+    },
+    /// The default window is not whole pages.
+    #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
+    DefaultWindow {
+        /// Its size.
+        bytes: u64,
+    },
+    /// A size is none.
+    #[error(transparent)]
+    Size(#[from] RangeError),
+    /// Guest RAM overlaps.
+    #[error(transparent)]
+    Slots(#[from] SlotsOverlap),
+    /// The guest's RAM cannot be registered.
+    #[error("the guest's RAM: {0}")]
+    Register(#[from] AddMemoryError),
+    /// A bridge cannot be made, or no group attached to it.
+    #[error("a PCI host bridge of the guest: {0}")]
+    Bridge(#[from] PhbError),
+}
+
+impl Trace {
+    /// PCI host bridges that the trace names: as many groups of the host are needed.
+    pub fn bridges(&self) -> usize {
+        tell::bridges(self).len()
+    }
+
+    /// Replays the trace on a machine. `progress` is told steps done and all steps now and then.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when the trace makes no sense or the machine cannot have such a guest. Whatever comes out otherwise
+    /// than under QEMU is no error, but in the report.
+    pub fn replay(
+        &self,
+        machine: &Machine,
+        options: &Options,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Report, ReplayError> {
+        let default = options.default_range()?;
+        let story = Story::new(self, default)?;
+        let proofs = Proofs::new(&story);
+        let locked = machine.locked();
+        let memory = options.memory.unwrap_or_else(|| ram::guess(&story));
+        let guest = Guest::new(machine, &story, memory, default)?;
+        let mut report = blank(self, &story, machine, memory);
+        let mut run = Run { story: &story, proofs: &proofs, guest: &guest, comparison: Comparison::new(&mut report) };
+        let mut ioctls = Ioctls::default();
+        for (at, placed) in story.steps.iter().enumerate() {
+            if at % STRIDE == 0 {
+                progress(at, story.steps.len());
+            }
+            run.step(at, placed);
+            let (map, unmap) = guest.ioctls();
+            ioctls = Ioctls { map: ioctls.map + map, unmap: ioctls.unmap + unmap, ..ioctls };
+        }
+        guest.end();
+        let end = End { locked: machine.locked().saturating_sub(locked), damage: machine.damage() };
+        report.ioctls = Ioctls { one_per_tce: report.tces.all(), ..ioctls };
+        report.passed = report.different == 0 && end.is_clean();
+        report.end = end;
+        Ok(report)
+    }
+}
+
+fn blank(trace: &Trace, story: &Story, machine: &Machine, memory: u64) -> Report {
+    let host = machine.host();
+    let events = trace.events.len() as u64;
+    Report {
+        host: machine.note(&[]),
+        platform: host.platform().map(|platform| platform.to_string()),
+        page: host.page_shift().bytes(),
+        memory,
+        bridges: story.bridges.len(),
+        lines: Lines { all: trace.lines, events, other_iommu: trace.other_iommu, other: trace.other },
+        hypercalls: Default::default(),
+        rtas: Default::default(),
+        machine_resets: 0,
+        tces: Default::default(),
+        entries: Default::default(),
+        ioctls: Default::default(),
+        translations: Default::default(),
+        offers: Vec::new(),
+        differences: Vec::new(),
+        different: 0,
+        end: End::default(),
+        passed: false,
+    }
+}
+
+/// A replay under way.
+struct Run<'a> {
+    story: &'a Story,
+    proofs: &'a Proofs,
+    guest: &'a Guest<'a>,
+    comparison: Comparison<'a>,
+}
+
+impl Run<'_> {
+    fn step(&mut self, at: usize, placed: &Placed) {
+        let window = placed.window.and_then(|id| Some((id, self.story.windows.get(id)?)));
+        let compare = &mut self.comparison;
+        match placed.step {
+            Step::Put { liobn, ioba, tce, ret } => {
+                let (here, _) = self.guest.hypercall(H_PUT_TCE, [liobn, ioba, tce, 0]);
+                compare.put(placed, window, ret, here);
+            }
+            Step::Stuff { liobn, ioba, tce, pages, ret } => {
+                let (here, _) = self.guest.hypercall(H_STUFF_TCE, [liobn, ioba, tce, pages]);
+                compare.stuff(placed, window, pages, ret, here);
+            }
+            Step::Indirect { liobn, ioba, list, count, ret, .. } => {
+                let entries = self.proofs.entries(self.story, at).unwrap_or_default();
+                self.guest.write_list(list, entries.iter().map(|entry| entry.tce));
+                let (here, _) = self.guest.hypercall(H_PUT_TCE_INDIRECT, [liobn, ioba, list, count]);
+                compare.indirect(placed, window, &entries, ret, here);
+            }
+            Step::Get { liobn, ioba, tce, ret } => {
+                let (here, found) = self.guest.hypercall(H_GET_TCE, [liobn, ioba, 0, 0]);
+                compare.get(placed, window, (ret, tce), (here, found), self.proofs.is_spent(at));
+            }
+            Step::Translate { liobn, ioba, .. } => {
+                let here = self.guest.translate(liobn, ioba);
+                let reach = self.guest.reach(liobn, ioba);
+                compare.translation(placed, window, (here, reach), self.proofs.is_spent(at));
+            }
+            Step::Query { buid, address, .. } => {
+                let rets = self.guest.rtas::<5>(RtasCall::QueryPeDmaWindow, &[address, high(buid), low(buid)]);
+                compare.query(placed, rets);
+            }
+            Step::Create { buid, address, page, size, .. } => {
+                let args = [address, high(buid), low(buid), page, size];
+                let rets = self.guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &args);
+                compare.create(placed, rets);
+            }
+            Step::Remove { liobn } => {
+                let rets = self.guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[low(liobn)]);
+                compare.remove(placed, rets);
+            }
+            Step::Reset { buid, address } => {
+                let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[address, high(buid), low(buid)]);
+                compare.reset(placed, rets);
+            }
+            Step::MachineReset { liobn } => {
+                let buid = self.story.bridges.iter().find(|bridge| bridge.liobn == liobn).map_or(0, |it| it.buid);
+                let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, high(buid), low(buid)]);
+                compare.machine_reset(placed, rets);
+            }
+        }
+    }
+}
+
+/// How many entries are known in that way.
+pub(super) fn known(entries: &[Entry], known: Known) -> u64 {
+    entries.iter().filter(|entry| entry.known == known).count() as u64
+}
+
+fn high(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+fn low(value: u64) -> u32 {
+    value as u32
+}

@@ -1,0 +1,222 @@
+//! Carries out the actions that ask something of the library.
+
+use super::action::{Action, Ask, Attach, Detach, Map, Register, Release, Stretch, Translate, WindowArguments};
+use super::code::Code;
+use super::memory_act;
+use super::report::PlanReport;
+use super::value::{OneOrMany, Target};
+use super::world::{Held, StepError, World};
+use spapr_iommu::addr::{Bytes, UserRange};
+use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
+use spapr_iommu::window::{Plan, Step as PlanStep, Window, WindowRequest};
+
+/// What came of an action.
+#[derive(Default)]
+pub(super) struct Done {
+    pub message: String,
+    pub plan: Option<PlanReport>,
+}
+
+impl From<String> for Done {
+    fn from(message: String) -> Self {
+        Self { message, plan: None }
+    }
+}
+
+pub(super) type Outcome = Result<Done, StepError>;
+
+/// Tells how far long work is: done, of how many bytes.
+pub(super) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+impl World<'_> {
+    pub(super) fn act(&mut self, action: &Action, progress: Progress<'_>) -> Outcome {
+        match action {
+            Action::Attach(attach) => self.attach(attach),
+            Action::Detach(detach) => self.detach(detach),
+            Action::Register(OneOrMany(parts)) => self.register(parts),
+            Action::Release(release) => self.release(release),
+            Action::Window(window) => self.window(window),
+            Action::Plan(window) => self.plan(window),
+            Action::RemoveWindow(at) => {
+                let space = self.space(&at.space)?;
+                space.remove_window(self.at(space, &at.at)?)?;
+                Ok(Done::default())
+            }
+            Action::DropDefault(of) => Ok(self.space(&of.space)?.drop_default_window().map(|()| Done::default())?),
+            Action::Ask(ask) => self.ask(ask),
+            Action::Unask(Stretch { at, size, space }) => {
+                let space = self.space(space)?;
+                space.unask(self.range(space, at, *size)?)?;
+                Ok(Done::default())
+            }
+            Action::Trim(of) => Ok(self.space(&of.space)?.trim().map(|()| Done::default())?),
+            Action::Map(OneOrMany(maps)) => self.map(maps),
+            Action::Unmap(Stretch { at, size, space }) => {
+                let space = self.space(space)?;
+                let bytes = space.unmap(self.range(space, at, *size)?)?;
+                Ok(format!("{} were mapped", Bytes(bytes)).into())
+            }
+            Action::Translate(translate) => self.translate(translate),
+            Action::Fill(fill) => memory_act::fill(self, fill, progress),
+            Action::Check(check) => memory_act::check(self, check, progress),
+            Action::Dma(dma) => memory_act::dma(self, dma, progress),
+            Action::Punch(part) => memory_act::punch(self, part),
+            Action::Protect(protect) => memory_act::protect(self, protect),
+            Action::Show(_) => Ok(Done::default()),
+        }
+    }
+
+    fn attach(&mut self, attach: &Attach) -> Outcome {
+        let group = self.group(attach.group.0)?;
+        let other = attach.beside.map(|other| self.group(other.0)).transpose()?;
+        let space = &self.space_or_new(&attach.space).space;
+        match other {
+            None => space.attach(group)?,
+            Some(other) => space.attach_beside(group, other)?,
+        }
+        Ok(Done::default())
+    }
+
+    fn detach(&mut self, detach: &Detach) -> Outcome {
+        let group = self.group(detach.group.0)?;
+        self.close_devices(&detach.space, detach.group.0);
+        self.space(&detach.space)?.detach(group)?;
+        Ok(Done::default())
+    }
+
+    fn register(&mut self, parts: &[Register]) -> Outcome {
+        let range = |part: &Register| memory_act::part(self, &part.memory, part.offset, part.size);
+        let ranges: Vec<UserRange> = parts.iter().map(range).collect::<Result<_, _>>()?;
+        let before = self.registry.regions().len();
+        let leases = match ranges.as_slice() {
+            [range] => vec![self.registry.register(*range)?],
+            ranges => self.registry.register_all(ranges)?,
+        };
+        let after = self.registry.regions().len();
+        let names = parts.iter().map(|part| part.lease.as_ref().map(|name| name.get_ref().clone()));
+        self.leases.extend(names.zip(leases).map(|(name, lease)| Held { name, lease }));
+        Ok(format!("new kernel regions: {}", after.saturating_sub(before)).into())
+    }
+
+    fn release(&mut self, release: &Release) -> Outcome {
+        let name = release.lease.get_ref();
+        let found = self.leases.iter().position(|held| held.name.as_ref() == Some(name));
+        let Some(at) = found else {
+            return Err(StepError::unknown(format!("there is no lease {name:?} any more, or it was never made")));
+        };
+        let Held { name, lease } = self.leases.remove(at);
+        match lease.release() {
+            Ok(()) => Ok(Done::default()),
+            Err(error) => {
+                let failed = StepError { code: error.code(), message: error.to_string(), obstacle: false };
+                self.leases.insert(at, Held { name, lease: error.lease });
+                Err(failed)
+            }
+        }
+    }
+
+    fn request(&self, space: &AddressSpace, window: &WindowArguments) -> Result<WindowRequest, StepError> {
+        let mut request = match (&window.size, &window.cover) {
+            (Some(size), _) => WindowRequest::bytes(size.0),
+            (None, Some(cover)) => WindowRequest::cover(self.range(space, &cover.at, cover.size)?),
+            // The file was checked to have one of them.
+            (None, None) => WindowRequest::bytes(1),
+        };
+        request.page = window.page.map(|page| page.0);
+        request.carries = window.carries.map(|page| page.0);
+        request.reach = window.reach.map(|reach| reach.0);
+        Ok(request)
+    }
+
+    fn window(&mut self, arguments: &WindowArguments) -> Outcome {
+        let space = self.space(&arguments.space)?;
+        let window = space.create_window(&self.request(space, arguments)?)?;
+        self.name_window(&arguments.name, &arguments.space, window.range.start());
+        Ok(describe(&window).into())
+    }
+
+    fn plan(&mut self, arguments: &WindowArguments) -> Outcome {
+        let space = self.space(&arguments.space)?;
+        let plan = report(&space.plan(&self.request(space, arguments)?)?);
+        let calls = match plan.calls.as_slice() {
+            [] => "nothing to do".to_owned(),
+            calls => calls.join(", "),
+        };
+        Ok(Done { message: format!("{calls}; locks {}", Bytes(plan.locked)), plan: Some(plan) })
+    }
+
+    fn ask(&mut self, ask: &Ask) -> Outcome {
+        let space = self.space(&ask.space)?;
+        let window = space.ask(self.range(space, &ask.at, ask.size)?)?;
+        self.name_window(&ask.name, &ask.space, window.range.start());
+        Ok(describe(&window).into())
+    }
+
+    fn map(&mut self, maps: &[Map]) -> Outcome {
+        let Some(first) = maps.first() else { return Ok(Done::default()) };
+        let space = self.space(&first.space)?;
+        let mut requests = Vec::new();
+        for map in maps {
+            let user = memory_act::part(self, &map.memory, map.offset, map.size)?;
+            let iova = self.range(space, &map.at, super::value::Size(user.len()))?;
+            requests.push(MapRequest { iova, user: user.start(), permission: map.access.0 });
+        }
+        let overlap = if first.replace { Overlap::Replace } else { Overlap::Refuse };
+        space.map_all(&requests, overlap)?;
+        let bytes = requests.iter().map(|request| request.iova.len()).sum();
+        Ok(format!("{} mapped", Bytes(bytes)).into())
+    }
+
+    fn translate(&mut self, translate: &Translate) -> Outcome {
+        let space = self.space(&translate.space)?;
+        let found = space.translate(self.at(space, &translate.at)?);
+        let shown = match &found {
+            None => "nothing".to_owned(),
+            Some(found) => format!("{} {}", self.places.show(found.user), found.permission),
+        };
+        let wanted = match (translate.gives.get_ref(), translate.access) {
+            (Target::Nothing, _) | (_, None) => translate.gives.get_ref().to_string(),
+            (target, Some(access)) => format!("{target} {}", access.0),
+        };
+        let leads = shown == wanted || shown.split(' ').next() == Some(wanted.as_str());
+        match leads {
+            true => Ok(format!("leads to {shown}").into()),
+            false => Err(StepError::mismatch(format!("it leads to {shown}, not to {wanted}"))),
+        }
+    }
+}
+
+fn describe(window: &Window) -> String {
+    let Window { range, page, levels, .. } = window;
+    format!(
+        "{} at {}, {page} pages, {levels} level{}",
+        Bytes(range.len()),
+        range.start(),
+        if *levels == 1 { "" } else { "s" }
+    )
+}
+
+fn report(plan: &Plan) -> PlanReport {
+    let call = |step: &PlanStep| match step {
+        PlanStep::Remove(start) => format!("remove the window at {start}"),
+        PlanStep::Create { page, size, levels } => {
+            format!(
+                "create {} with {page} pages and {levels} level{}",
+                Bytes(*size),
+                if *levels == 1 { "" } else { "s" }
+            )
+        }
+    };
+    PlanReport {
+        calls: plan.steps.iter().map(call).collect(),
+        start: plan.window.start.map(|start| start.to_string()),
+        size: plan.window.size,
+        page: plan.window.page.bytes(),
+        levels: plan.window.levels,
+        locked: plan.locked_bytes,
+        ioctls: plan.ioctls,
+        teardown_entries: plan.teardown.entries,
+        teardown_hypercalls: plan.teardown.hypercalls,
+        reasons: plan.reasons.iter().map(ToString::to_string).collect(),
+    }
+}

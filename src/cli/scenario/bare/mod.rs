@@ -1,0 +1,35 @@
+//! Bare steps: calls to the kernel that pass by the library, one by one, each with the answer it should give.
+//!
+//! The library asks a kernel for nothing that would harm it; bare steps ask for whatever they say, hostile arguments
+//! included. A scenario consists of the one kind or of the other: the library knows all that is registered in a process
+//! because nobody else registers, and bare calls behind its back would make its books wrong.
+//!
+//! ```
+//! use spapr_iommu::host::Errno;
+//! use spapr_iommu_cli::scenario::bare::{Entry, Slot, Step, document};
+//! use spapr_iommu_cli::scenario::{Machine, Scenario};
+//!
+//! let entry = Entry::new(Step::Open(Slot::Group(9)), Err(Errno::ENOENT));
+//! let text = document("no such group", None, Some("powernv9".parse()?), &[entry]);
+//! let scenario = Scenario::parse(&text)?;
+//! assert_eq!(scenario.groups(), 10);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod answer;
+mod document;
+mod entry;
+mod fields;
+mod process;
+mod run;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use document::document;
+pub use entry::Entry;
+pub use process::{Done, Process, contents, dma};
+pub use step::{DeviceFile, Part, Slot, Step, Where, Which};
+
+pub(super) use entry::Line;
+pub(super) use run::run;

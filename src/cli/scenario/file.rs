@@ -1,0 +1,241 @@
+//! The file: text in, scenario out, or the place of the first mistake.
+
+use super::action::{Action, Name, Nothing, Protection};
+use super::bare::Line;
+use super::expect::{Expect, Verdict};
+use super::names;
+use super::value::{Offset, Page, Size};
+use core::fmt;
+use core::ops::Range;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use spapr_iommu::model::Preset;
+use toml::Spanned;
+
+/// A scenario: memory, and steps that use it.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    pub(super) title: String,
+    pub(super) about: Option<String>,
+    model: Option<ModelName>,
+    #[serde(default)]
+    pub(super) memory: Vec<Memory>,
+    #[serde(default, rename = "step")]
+    pub(super) steps: Vec<Step>,
+    /// In place of steps.
+    #[serde(default)]
+    pub(super) bare: Vec<Line>,
+}
+
+#[derive(Debug)]
+struct ModelName(Preset);
+
+impl<'de> Deserialize<'de> for ModelName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// A piece of memory of the process.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Memory {
+    pub name: Name,
+    pub size: Spanned<Size>,
+    pub page: Option<Page>,
+    #[serde(default)]
+    pub holes: Vec<Spanned<Hole>>,
+    #[serde(default)]
+    pub protect: Vec<Spanned<Protected>>,
+}
+
+/// A part that is not mapped.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hole {
+    pub offset: Offset,
+    pub size: Size,
+}
+
+/// A part that the process may not write, or not touch.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Protected {
+    pub offset: Offset,
+    pub size: Size,
+    pub access: Protection,
+}
+
+/// One step.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub name: Option<String>,
+    pub note: Option<String>,
+    pub expect: Expect<Verdict>,
+    pub action: Action,
+    /// Where the action's key stands.
+    pub span: Range<usize>,
+    pub line: usize,
+    /// A key that may not be there.
+    mistake: Option<Mistake>,
+}
+
+/// Keys of a step that are no actions.
+const STEP_KEYS: [&str; 3] = ["name", "note", "expect"];
+
+impl<'de> Deserialize<'de> for Step {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Step;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a step with one of {}", Action::KEYS.join(", "))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Step, M::Error> {
+                let (mut name, mut note, mut expect, mut found, mut mistake) = (None, None, None, None, None);
+                while let Some(key) = map.next_key::<Name>()? {
+                    let span = key.span();
+                    match key.get_ref().as_str() {
+                        "name" => name = Some(map.next_value()?),
+                        "note" => note = Some(map.next_value()?),
+                        "expect" => expect = Some(map.next_value()?),
+                        key => match (Action::read(key, &mut map)?, &found) {
+                            (Some(action), None) => found = Some((action, span)),
+                            (Some(_), Some((first, _))) => {
+                                mistake.get_or_insert_with(|| (span, one_action(first.key(), key)));
+                            }
+                            (None, _) => {
+                                map.next_value::<de::IgnoredAny>()?;
+                                mistake.get_or_insert_with(|| (span, unknown_key(key, Action::KEYS, &STEP_KEYS)));
+                            }
+                        },
+                    }
+                }
+                let (action, span) = match (found, &mistake) {
+                    (Some(found), _) => found,
+                    // The unknown key may have been meant for the action.
+                    (None, Some((span, _))) => (Action::Show(Nothing {}), span.clone()),
+                    (None, None) => {
+                        return Err(de::Error::custom(format_args!(
+                            "this step does nothing, {}",
+                            one_of(Action::KEYS, &[])
+                        )));
+                    }
+                };
+                Ok(Step { name, note, expect: expect.unwrap_or_default(), action, span, line: 0, mistake })
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+pub(super) fn one_of(actions: &[&str], more: &[&str]) -> String {
+    format!("expected one of `{}`", [actions, more].concat().join("`, `"))
+}
+
+pub(super) fn unknown_key(key: &str, actions: &[&str], more: &[&str]) -> String {
+    format!("unknown field `{key}`, {}", one_of(actions, more))
+}
+
+pub(super) fn one_action(first: &str, key: &str) -> String {
+    format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`")
+}
+
+/// What is wrong with a scenario's text, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{line}:{column}: {message}")]
+pub struct FileError {
+    /// Counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// What is wrong, and what may stand there.
+    pub message: String,
+    /// The line's text.
+    pub text: String,
+}
+
+impl FileError {
+    fn new(text: &str, at: usize, message: String) -> Self {
+        let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let before = &text[..at];
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text[start..].lines().next().unwrap_or_default();
+        Self {
+            line: 1 + before.matches('\n').count(),
+            column: 1 + before[start..].chars().count(),
+            message,
+            text: line.to_owned(),
+        }
+    }
+}
+
+/// A mistake and the bytes where it stands.
+pub(super) type Mistake = (Range<usize>, String);
+
+impl Scenario {
+    /// Reads a scenario. All that can be told without a host is checked here: words, numbers, names.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        let mut scenario: Self = toml::from_str(text).map_err(|error| {
+            let message = error.message().trim_end().replace('\n', "; ");
+            FileError::new(text, error.span().map_or(0, |span| span.start), message)
+        })?;
+        let wrong = |(span, message): Mistake| FileError::new(text, span.start, message);
+        for step in &mut scenario.steps {
+            step.line = FileError::new(text, step.span.start, String::new()).line;
+            if let Some(mistake) = step.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
+        for line in &mut scenario.bare {
+            line.number = FileError::new(text, line.span.start, String::new()).line;
+            if let Some(mistake) = line.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
+        names::check(&scenario).map_err(wrong)?;
+        Ok(scenario)
+    }
+
+    /// Its title.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// What it shows.
+    pub fn about(&self) -> Option<&str> {
+        self.about.as_deref()
+    }
+
+    /// The machine it names.
+    pub fn model(&self) -> Option<Preset> {
+        self.model.as_ref().map(|model| model.0)
+    }
+
+    /// Whether its steps are bare calls, which may crash the running kernel.
+    pub fn is_bare(&self) -> bool {
+        !self.bare.is_empty()
+    }
+
+    /// How many steps it has.
+    pub fn len(&self) -> usize {
+        self.steps.len() + self.bare.len()
+    }
+
+    /// Whether it has no step.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many groups it needs.
+    pub fn groups(&self) -> usize {
+        let groups = self.steps.iter().filter_map(|step| match &step.action {
+            Action::Attach(attach) => Some(1 + attach.group.0.max(attach.beside.map_or(0, |other| other.0))),
+            _ => None,
+        });
+        let bare = self.bare.iter().filter_map(|line| line.entry.step.group()).map(|group| 1 + group);
+        groups.chain(bare).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,148 @@
+//! What a scenario runs on.
+
+use super::edu::is_vfio;
+use super::report::HostNote;
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{GroupFacts, Host, Memory, Node, Obstacle};
+use spapr_iommu::model::{KernelVersion, Leak, Model, Preset};
+use std::sync::Arc;
+
+/// A host with memory to use, and what it lets us see of its kernel.
+#[derive(Clone, Debug)]
+pub enum Machine {
+    /// The kernel in process.
+    Model {
+        /// The model.
+        model: Arc<Model>,
+        /// How it is written.
+        preset: Preset,
+        /// What the calls go to: the model, or something round it.
+        host: Arc<dyn Host>,
+    },
+    /// The running kernel.
+    Vfio(Arc<Vfio>),
+}
+
+/// Why a scenario or a trace cannot run here at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHere {
+    /// Something is in the way that the user can mend.
+    #[error(transparent)]
+    Obstacle(#[from] Obstacle),
+    /// Too few groups.
+    #[error(
+        "{needed} IOMMU groups with a device bound to vfio-pci are needed, this host has {present}: bind more \
+         devices (`driverctl set-override ADDRESS vfio-pci`)"
+    )]
+    Groups {
+        /// Groups that are needed.
+        needed: usize,
+        /// Groups there are.
+        present: usize,
+    },
+}
+
+impl Machine {
+    /// A model of `preset` with at least `groups` groups.
+    pub fn model(preset: Preset, groups: usize) -> Self {
+        Self::wrapped(preset, groups, |model| model)
+    }
+
+    /// The same with another host round it, for tests.
+    pub fn wrapped<H: Host + 'static>(preset: Preset, groups: usize, wrap: impl FnOnce(Arc<Model>) -> Arc<H>) -> Self {
+        let groups = u32::try_from(groups).unwrap_or(u32::MAX);
+        let model = Arc::new(Model::new(preset).with_groups(groups.max(2)));
+        Self::Model { model: Arc::clone(&model), preset, host: wrap(model) }
+    }
+
+    /// The running kernel.
+    pub fn vfio() -> Self {
+        Self::Vfio(Arc::default())
+    }
+
+    /// Which host it is, in a few words.
+    pub fn describe(&self) -> String {
+        let note = self.note(&[]);
+        let (host, platform) = (self.host(), self.host().platform());
+        let platform = platform.map_or("no POWER machine".into(), |platform| platform.to_string());
+        format!("{} {}, {platform}, Linux {}, {} pages", note.kind, note.name, note.kernel, host.page_shift())
+    }
+
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        match self {
+            Self::Model { host, .. } => Arc::clone(host),
+            Self::Vfio(vfio) => Arc::clone(vfio) as Arc<dyn Host>,
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &dyn Memory {
+        match self {
+            Self::Model { model, .. } => model.as_ref(),
+            Self::Vfio(vfio) => vfio.as_ref(),
+        }
+    }
+
+    /// The same memory, for whoever keeps it.
+    pub(crate) fn shared_memory(&self) -> Arc<dyn Memory + Send + Sync> {
+        match self {
+            Self::Model { model, .. } => Arc::clone(model) as Arc<dyn Memory + Send + Sync>,
+            Self::Vfio(vfio) => Arc::clone(vfio) as Arc<dyn Memory + Send + Sync>,
+        }
+    }
+
+    /// Locked bytes of the process, or of the model's.
+    pub(crate) fn locked(&self) -> u64 {
+        self.host().memlock().map_or(0, |memlock| memlock.locked)
+    }
+
+    /// The groups that user space can have, in order: a scenario counts them from 0.
+    pub(crate) fn groups(&self, needed: usize) -> Result<Vec<GroupFacts>, NotHere> {
+        let host = self.host();
+        let is_ours = |group: &GroupFacts| group.devices.iter().any(|device| is_vfio(device.driver.as_deref()));
+        let groups: Vec<_> = host.groups().into_iter().filter(is_ours).collect();
+        if groups.len() >= needed {
+            return Ok(groups);
+        }
+        match host.obstacle(Node::Container) {
+            Some(obstacle) => Err(obstacle.into()),
+            None => Err(NotHere::Groups { needed, present: groups.len() }),
+        }
+    }
+
+    /// What is wrong with the kernel once everything is given back. Only a model tells.
+    pub(crate) fn damage(&self) -> Vec<String> {
+        let violations = self.violations();
+        let Self::Model { model, .. } = self else { return violations };
+        let leaks = model.leaks().into_iter().map(|leak| match leak {
+            Leak::Region(range) => format!("leak: {range} stays pinned"),
+            Leak::Locked(bytes) => format!("leak: {bytes} bytes stay locked"),
+        });
+        violations.into_iter().chain(leaks).collect()
+    }
+
+    /// What was done so far that would have harmed a kernel. Only a model tells.
+    pub(super) fn violations(&self) -> Vec<String> {
+        let Self::Model { model, .. } = self else { return Vec::new() };
+        model.violations().into_iter().map(|violation| format!("violation: {violation}")).collect()
+    }
+
+    pub(crate) fn note(&self, groups: &[GroupFacts]) -> HostNote {
+        let groups = groups.iter().map(|group| group.number).collect();
+        match self {
+            Self::Model { preset, .. } => {
+                let kernel = match preset.kernel {
+                    KernelVersion::V6_12 => "6.12",
+                    KernelVersion::V7_2 => "7.2",
+                };
+                HostNote { kind: "model", name: preset.to_string(), kernel: kernel.into(), groups }
+            }
+            Self::Vfio(_) => {
+                let uname = nix::sys::utsname::uname().ok();
+                let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+                let name = uname.as_ref().map(|uname| text(uname.nodename())).unwrap_or_default();
+                let kernel = uname.as_ref().map(|uname| text(uname.release())).unwrap_or_default();
+                HostNote { kind: "vfio", name, kernel, groups }
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Scenarios: a file that says what to do with memory, windows and devices, and what should come of it.
+//!
+//! The same file runs on a [model](spapr_iommu::model) and on the running kernel, and gives the same [`Report`] on both.
+//! `docs/scenario.md` has the format.
+//!
+//! ```
+//! use spapr_iommu_cli::scenario::{Machine, Scenario};
+//!
+//! let scenario = Scenario::parse(
+//!     r#"
+//!     title = "one page"
+//!     [[memory]]
+//!     name = "ram"
+//!     size = "64K"
+//!     [[step]]
+//!     attach = { group = 0 }
+//!     [[step]]
+//!     register = { memory = "ram" }
+//!     [[step]]
+//!     map = { at = "default+1M", memory = "ram" }
+//!     "#,
+//! )?;
+//! let machine = Machine::model("powernv9".parse()?, scenario.groups());
+//! let report = scenario.run(&machine, &mut ())?;
+//! assert!(report.passed);
+//! assert_eq!(report.tables.maps[0].memory, "ram+0x0");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod act;
+mod action;
+pub mod bare;
+mod code;
+mod edu;
+mod expect;
+mod file;
+mod machine;
+mod memory_act;
+mod names;
+mod observer;
+mod pattern;
+mod places;
+mod report;
+mod run;
+mod tables;
+mod value;
+mod world;
+
+pub use file::{FileError, Scenario};
+pub use machine::{Machine, NotHere};
+pub use observer::Observer;
+pub use places::NoMemory;
+pub use report::{
+    End, GroupRow, HostNote, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
+};
+pub(crate) use value::number;
+pub use world::StartError;

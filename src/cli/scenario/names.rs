@@ -1,0 +1,225 @@
+//! Whether the names of a scenario exist, and its ranges fit.
+
+use super::action::{Action, MAIN, Map, Name, WindowArguments};
+use super::file::{Hole, Memory, Mistake, Protected, Scenario, Step};
+use super::value::{Offset, OneOrMany, Place, Size, Target, is_name};
+use core::ops::Range;
+use spapr_iommu::addr::Bytes;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+/// The window every space has a name for.
+pub(super) const DEFAULT: &str = "default";
+
+/// Names that steps before gave.
+#[derive(Default)]
+struct Known<'a> {
+    /// Sizes of memory.
+    memory: BTreeMap<&'a str, u64>,
+    leases: Vec<&'a str>,
+    windows: Vec<&'a str>,
+    spaces: Vec<&'a str>,
+}
+
+type Checked = Result<(), Mistake>;
+
+pub(super) fn check(scenario: &Scenario) -> Checked {
+    if let (Some(line), false) = (scenario.bare.first(), scenario.steps.is_empty()) {
+        let message =
+            "this file has `[[step]]`, which goes through the library: write bare steps into a file of their own";
+        return wrong(line.span.clone(), message);
+    }
+    if let (true, Some(memory)) = (scenario.is_bare(), scenario.memory.first()) {
+        return wrong(memory.name.span(), "bare steps have memory of their own: get it by `allocate`");
+    }
+    let mut known = Known::default();
+    for memory in &scenario.memory {
+        known.enter_memory(memory)?;
+    }
+    scenario.steps.iter().try_for_each(|step| known.step(step))
+}
+
+fn wrong(span: Range<usize>, message: impl Into<String>) -> Checked {
+    Err((span, message.into()))
+}
+
+fn new_name<'a>(name: &'a Name, taken: &[&str], what: &str) -> Result<&'a str, Mistake> {
+    let text = name.get_ref().as_str();
+    if !is_name(text) {
+        return Err((name.span(), format!("{text:?} is no name: letters, digits, - and _, a letter first")));
+    }
+    match taken.contains(&text) {
+        true => Err((name.span(), format!("there is {what} {text:?} already: give it another name"))),
+        false => Ok(text),
+    }
+}
+
+fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.into_iter().collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+impl<'a> Known<'a> {
+    fn enter_memory(&mut self, memory: &'a Memory) -> Checked {
+        let taken: Vec<_> = self.memory.keys().copied().collect();
+        let name = new_name(&memory.name, &taken, "a memory")?;
+        let Size(size) = *memory.size.get_ref();
+        if memory.page.is_some_and(|page| size % page.0.bytes() != 0) {
+            return wrong(memory.size.span(), "the size is no multiple of the page");
+        }
+        self.memory.insert(name, size);
+        for hole in &memory.holes {
+            let Hole { offset, size } = hole.get_ref();
+            self.within(name, hole.span(), *offset, Some(*size))?;
+        }
+        for part in &memory.protect {
+            let Protected { offset, size, .. } = part.get_ref();
+            self.within(name, part.span(), *offset, Some(*size))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a part lies in its memory.
+    fn within(&self, name: &str, span: Range<usize>, Offset(offset): Offset, size: Option<Size>) -> Checked {
+        let Some(all) = self.memory.get(name) else {
+            let known = listed(self.memory.keys().copied());
+            return wrong(span, format!("there is no memory {name:?} (memory: {known})"));
+        };
+        let end = offset.checked_add(size.map_or(1, |size| size.0));
+        match end.is_some_and(|end| end <= *all) {
+            true => Ok(()),
+            false => wrong(span, format!("this reaches past the end of {name}, which has {}", Bytes(*all))),
+        }
+    }
+
+    fn part(&self, name: &Name, offset: Offset, size: Option<Size>) -> Checked {
+        self.within(name.get_ref(), name.span(), offset, size)
+    }
+
+    fn place(&self, at: &Spanned<Place>) -> Checked {
+        let Some(window) = at.get_ref().window.as_deref().filter(|window| *window != DEFAULT) else { return Ok(()) };
+        match self.windows.contains(&window) {
+            true => Ok(()),
+            false => {
+                let known = listed(self.windows.iter().copied().chain([DEFAULT]));
+                wrong(at.span(), format!("no step before makes a window {window:?} (windows: {known})"))
+            }
+        }
+    }
+
+    fn space(&self, space: &Option<Name>, span: &Range<usize>) -> Checked {
+        let name = space.as_ref().map_or(MAIN, |name| name.get_ref());
+        if self.spaces.contains(&name) {
+            return Ok(());
+        }
+        let span = space.as_ref().map_or(span.clone(), |name| name.span());
+        let known = listed(self.spaces.iter().copied());
+        wrong(span, format!("no step before attaches a group to the space {name:?} (spaces: {known})"))
+    }
+
+    fn enter_window(&mut self, name: &'a Option<Name>) -> Checked {
+        if let Some(name) = name {
+            let taken = [self.windows.as_slice(), &[DEFAULT]].concat();
+            self.windows.push(new_name(name, &taken, "a window")?);
+        }
+        Ok(())
+    }
+
+    fn window(&mut self, window: &'a WindowArguments, step: &Range<usize>) -> Checked {
+        self.space(&window.space, step)?;
+        match (&window.size, &window.cover) {
+            (Some(_), None) => Ok(()),
+            (None, Some(cover)) => self.place(&cover.at),
+            _ => wrong(step.clone(), "give either `size`, or `cover` with the bus addresses it shall hold"),
+        }
+    }
+
+    fn maps(&self, maps: &[Map], step: &Range<usize>) -> Checked {
+        let Some(first) = maps.first() else { return Ok(()) };
+        for map in maps {
+            self.space(&map.space, step)?;
+            self.place(&map.at)?;
+            self.part(&map.memory, map.offset, map.size)?;
+            let same =
+                |other: &Map| other.space.as_ref().map(Spanned::get_ref) == map.space.as_ref().map(Spanned::get_ref);
+            if !same(first) || first.replace != map.replace {
+                return wrong(map.at.span(), "all maps of one step have the same `space` and the same `replace`");
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &'a Step) -> Checked {
+        let span = &step.span;
+        match &step.action {
+            Action::Attach(attach) => {
+                let name = match &attach.space {
+                    Some(space) => new_name(space, &[], "a space")?,
+                    None => MAIN,
+                };
+                self.spaces.push(name);
+                Ok(())
+            }
+            Action::Detach(detach) => self.space(&detach.space, span),
+            Action::Register(OneOrMany(parts)) => {
+                for register in parts {
+                    self.part(&register.memory, register.offset, register.size)?;
+                    if let Some(lease) = &register.lease {
+                        self.leases.push(new_name(lease, &self.leases, "a lease")?);
+                    }
+                }
+                Ok(())
+            }
+            Action::Release(release) => {
+                let name = release.lease.get_ref().as_str();
+                if self.leases.contains(&name) {
+                    return Ok(());
+                }
+                let known = listed(self.leases.iter().copied());
+                wrong(release.lease.span(), format!("no step before makes a lease {name:?} (leases: {known})"))
+            }
+            Action::Window(window) => {
+                self.window(window, span)?;
+                self.enter_window(&window.name)
+            }
+            Action::Plan(window) => match &window.name {
+                Some(name) => wrong(name.span(), "a plan makes no window, so it has no name"),
+                None => self.window(window, span),
+            },
+            Action::RemoveWindow(at) => self.space(&at.space, span).and_then(|()| self.place(&at.at)),
+            Action::DropDefault(of) | Action::Trim(of) => self.space(&of.space, span),
+            Action::Ask(ask) => {
+                self.space(&ask.space, span)?;
+                self.place(&ask.at)?;
+                self.enter_window(&ask.name)
+            }
+            Action::Unask(at) | Action::Unmap(at) => self.space(&at.space, span).and_then(|()| self.place(&at.at)),
+            Action::Map(OneOrMany(maps)) => self.maps(maps, span),
+            Action::Translate(translate) => {
+                self.space(&translate.space, span)?;
+                self.place(&translate.at)?;
+                match translate.gives.get_ref() {
+                    Target::Nothing => Ok(()),
+                    Target::Memory { name, offset } => self.within(name, translate.gives.span(), Offset(*offset), None),
+                }
+            }
+            Action::Fill(fill) => self.part(&fill.memory, fill.offset, fill.size),
+            Action::Check(check) => {
+                self.part(&check.memory, check.offset, check.size)?;
+                let kinds = [check.pattern.is_some(), check.not_pattern.is_some(), check.zero];
+                match kinds.into_iter().filter(|given| *given).count() {
+                    1 => Ok(()),
+                    _ => wrong(span.clone(), "give one of `pattern`, `not-pattern` and `zero = true`"),
+                }
+            }
+            Action::Dma(dma) => {
+                self.space(&dma.space, span)?;
+                self.place(&dma.from)?;
+                self.place(&dma.to)
+            }
+            Action::Punch(part) => self.part(&part.memory, part.offset, part.size),
+            Action::Protect(protect) => self.part(&protect.memory, protect.offset, protect.size),
+            Action::Show(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Runs a scenario, step by step, to the end or the first surprise.
+
+use super::action::Action;
+use super::bare;
+use super::expect::Verdict;
+use super::file::{Scenario, Step};
+use super::machine::Machine;
+use super::observer::Observer;
+use super::report::{Report, StepReport};
+use super::tables::tables;
+use super::world::{StartError, World};
+use spapr_iommu::addr::PageShift;
+use spapr_iommu::host::Platform;
+
+impl Scenario {
+    /// Runs it, up to the first surprise, and gives everything back. Bare steps on the running kernel may end it: ask
+    /// [`Scenario::is_bare`] first.
+    pub fn run(&self, machine: &Machine, observer: &mut dyn Observer) -> Result<Report, StartError> {
+        if self.is_bare() {
+            return bare::run(self, machine, observer);
+        }
+        let mut world = World::new(machine, self)?;
+        let host = machine.host();
+        let (platform, page) = (host.platform(), host.page_shift());
+        let mut steps: Vec<StepReport> = Vec::new();
+        for (at, step) in self.steps.iter().enumerate() {
+            observer.begins(at + 1, self.steps.len(), step.action.key());
+            let report = run_step(&mut world, at + 1, step, (platform, page), observer);
+            observer.stands(&mut world.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
+            observer.done(&report);
+            let stop = report.surprise;
+            steps.push(report);
+            if stop {
+                break;
+            }
+        }
+        let tables = tables(&world);
+        let host = machine.note(&world.groups);
+        let end = world.end();
+        let passed = end.is_clean() && !steps.iter().any(|step| step.surprise);
+        let platform = platform.map(|platform| platform.to_string());
+        let title = self.title.clone();
+        Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host, bare: false })
+    }
+}
+
+fn run_step(
+    world: &mut World<'_>,
+    number: usize,
+    step: &Step,
+    (platform, page): (Option<Platform>, PageShift),
+    observer: &mut dyn Observer,
+) -> StepReport {
+    let expected = step.expect.on(platform, page);
+    let result = world.act(&step.action, &mut |done, all| observer.progress(done, all));
+    let (outcome, message, plan, obstacle) = match result {
+        Ok(done) => (Verdict::Ok, done.message, done.plan, false),
+        Err(error) => (Verdict::Refused(error.code), world.message(&error), None, error.obstacle),
+    };
+    let shows = matches!(step.action, Action::Show(_));
+    StepReport {
+        number,
+        line: step.line,
+        name: step.name.clone(),
+        note: step.note.clone(),
+        action: step.action.key(),
+        arguments: step.action.to_string(),
+        expected: expected.to_string(),
+        outcome: outcome.to_string(),
+        message,
+        surprise: outcome != expected,
+        obstacle: obstacle && outcome != expected,
+        plan,
+        tables: shows.then(|| tables(world)),
+    }
+}

@@ -1,7 +1,0 @@
-//! The command `spapr-iommu`.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    spapr_iommu::cli::main()
-}

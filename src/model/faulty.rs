@@ -1,0 +1,78 @@
+//! A host that fails when it is told to.
+
+use crate::host::{Call, Errno, Fd, Host, Wrapper};
+use crate::uapi::vfio::{DmaMap, DmaUnmap};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+
+/// Half of a failed MAP is cut to this, which is a multiple of every ordinary IOMMU page.
+const PREFIX: u64 = 64 << 10;
+
+#[derive(Debug)]
+struct Armed {
+    /// Calls so far.
+    calls: u32,
+    /// What calls fail with, by their number.
+    faults: BTreeMap<u32, Result<i32, Errno>>,
+    failed: u32,
+}
+
+/// Lets calls through until it is armed, and then fails as the kernel does.
+#[derive(Debug)]
+pub struct Faulty<H> {
+    inner: H,
+    armed: Mutex<Option<Armed>>,
+}
+
+impl<H: Host> Faulty<H> {
+    /// Round `inner`, not armed.
+    pub fn new(inner: H) -> Self {
+        Self { inner, armed: Mutex::new(None) }
+    }
+
+    /// Fails the call after the next `calls`, and the `failures - 1` behind it, with `result`: an error, or a positive
+    /// value.
+    pub fn arm(&self, calls: u32, failures: u32, result: Result<i32, Errno>) {
+        self.arm_each((calls..calls.saturating_add(failures)).map(|call| (call, result)));
+    }
+
+    /// Fails calls by their number, counted from 0, each with a result of its own.
+    pub fn arm_each(&self, faults: impl IntoIterator<Item = (u32, Result<i32, Errno>)>) {
+        *self.armed.lock() = Some(Armed { calls: 0, faults: faults.into_iter().collect(), failed: 0 });
+    }
+
+    /// Lets calls through again. How many were failed.
+    pub fn disarm(&self) -> u32 {
+        self.armed.lock().take().map_or(0, |armed| armed.failed)
+    }
+
+    fn fault(&self) -> Option<Result<i32, Errno>> {
+        let mut armed = self.armed.lock();
+        let armed = armed.as_mut()?;
+        let fault = armed.faults.get(&armed.calls).copied();
+        armed.calls = armed.calls.saturating_add(1);
+        armed.failed += u32::from(fault.is_some());
+        fault
+    }
+}
+
+impl<H: Host> Wrapper for Faulty<H> {
+    type Inner = H;
+
+    fn inner(&self) -> &H {
+        &self.inner
+    }
+
+    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        let Some(result) = self.fault() else { return self.inner.call(fd, call) };
+        // The kernel fails a MAP somewhere within, and clears what it had come by, old entries included.
+        if let Call::MapDma(DmaMap { iova, size, .. }) = *call {
+            let size = (size / 2) & !(PREFIX - 1);
+            let prefix = DmaUnmap { argsz: size_of::<DmaUnmap>() as u32, flags: 0, iova, size };
+            if size > 0 {
+                self.inner.call(fd, &mut Call::UnmapDma(prefix))?;
+            }
+        }
+        result
+    }
+}

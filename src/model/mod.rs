@@ -1,0 +1,265 @@
+//! The kernel in process: the same calls, results and traps, on any machine and without privilege.
+//!
+//! A [`Model`] is one machine with one process on it. It answers as Linux does, in the order Linux checks, with the same
+//! positive results and the same silent losses; DMA of its `edu` devices goes through its TCE tables. What would crash or
+//! corrupt a real machine, or lose memory until reboot, is recorded as a [`Violation`].
+//!
+//! ```
+//! use spapr_iommu::addr::PageShift;
+//! use spapr_iommu::model::{Model, Preset};
+//! use spapr_iommu::host::{Host, Memory, Node, calls};
+//! use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
+//!
+//! let model = Model::new("powernv9".parse::<Preset>()?);
+//! let container = model.open(Node::Container)?;
+//! let group = model.open(Node::Group(0))?;
+//! calls::group_set_container(&model, group, container)?;
+//! calls::set_iommu(&model, container, TCE_V2_IOMMU)?;
+//! let memory = model.allocate(1 << 20, model.page_shift())?;
+//! calls::register_memory(&model, container, memory)?;
+//! assert_eq!(calls::tce_create(&model, container, PageShift::P64K, 1 << 40, 2)?.0, 1 << 59);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Locking
+//! One mutex guards the whole machine, and each call, memory access or region access holds it from beginning to end: two
+//! calls never overlap, so the races of the real MAP and UNMAP, which take no lock, are not modelled.
+//!
+//! # Not modelled
+//! A second process, faulting arguments, races, fragmentation of physical memory, KVM.
+
+mod container;
+mod device;
+mod dma;
+mod edu;
+mod eeh;
+mod faulty;
+mod group;
+mod host;
+mod irq;
+mod mapping;
+mod memlock;
+mod physical;
+mod platform;
+mod preset;
+mod process;
+mod recording;
+mod region;
+mod register;
+mod state;
+mod table;
+mod view;
+mod violation;
+mod window;
+
+pub use faulty::Faulty;
+pub use preset::{Firmware, HostPage, KernelVersion, Machine, Preset, PresetError};
+pub use process::MemoryKind;
+pub use recording::{Record, Recording};
+pub use view::{EntryView, RegionView, TableView};
+pub use violation::{Leak, Violation};
+
+use crate::addr::{Iova, UserRange};
+use crate::host::{Errno, Fd};
+use container::Kernel;
+use group::Group;
+use process::Process;
+use region::Regions;
+use state::{File, State};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A POWER machine with one process on it.
+#[derive(Debug)]
+pub struct Model {
+    state: Arc<Mutex<State>>,
+}
+
+/// The setters that take the model by value are for setting up, before anything is open.
+impl Model {
+    /// A machine with two groups, 0 and 1, of one `edu` device each; with hugetlb pages in plenty; whose process is root:
+    /// its locked memory is counted, not limited.
+    pub fn new(preset: Preset) -> Self {
+        let kernel = Kernel {
+            preset,
+            process: Process::new(preset.page.shift(), preset.huge_pages()),
+            regions: Regions::default(),
+            groups: [0, 1].map(|number| (number, Group::new(number))).into(),
+            violations: Vec::new(),
+        };
+        Self { state: Arc::new(Mutex::new(State::new(kernel))) }
+    }
+
+    /// With groups 0 to `count - 1`, each in its own PE (on powernv, behind its own PHB).
+    pub fn with_groups(self, count: u32) -> Self {
+        self.lock().kernel.groups = (0..count).map(|number| (number, Group::new(number))).collect();
+        self
+    }
+
+    /// With `count` devices in a group.
+    pub fn with_devices(self, group: u32, count: u32) -> Self {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+            group.set_devices(count);
+        }
+        self
+    }
+
+    /// With one more device in a group, which a driver of the host holds: the group is not viable.
+    pub fn with_host_driver(self, group: u32, driver: &str) -> Self {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+            group.add_host_device(driver);
+        }
+        self
+    }
+
+    /// Without `CAP_IPC_LOCK`, and with that `RLIMIT_MEMLOCK`, in bytes; `None` for no limit.
+    pub fn with_memlock(self, limit: Option<u64>) -> Self {
+        self.set_memlock(limit, false);
+        self
+    }
+
+    /// With or without `CAP_IPC_LOCK`.
+    pub fn with_cap_ipc_lock(self, capable: bool) -> Self {
+        self.lock().kernel.process.locked.set_capable(capable);
+        self
+    }
+
+    /// With that many free hugetlb pages of each size.
+    pub fn with_free_huge_pages(self, count: u64) -> Self {
+        self.lock().kernel.process.set_free_huge_pages(count);
+        self
+    }
+
+    /// Every address that nobody declared is ordinary memory, up to where user addresses end (2^52).
+    pub fn with_open_memory(self) -> Self {
+        self.lock().kernel.process.open_memory = true;
+        self
+    }
+
+    /// Panics at the first violation.
+    pub fn panic_on_violation(self) -> Self {
+        self.lock().strict = true;
+        self
+    }
+
+    /// Puts memory of a kind at an address, or a hole; what was there is unmapped. EINVAL where the range is not aligned to
+    /// its page, ENOMEM without free huge pages.
+    pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
+        self.lock().kernel.process.place(range.start().0..range.end().0, kind)
+    }
+
+    /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.
+    pub fn set_memlock(&self, limit: Option<u64>, capable: bool) {
+        let locked = &mut self.lock().kernel.process.locked;
+        locked.set_limit(limit);
+        locked.set_capable(capable);
+    }
+
+    /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`]: what an error of the hardware does.
+    pub fn set_eeh_state(&self, group: u32, state: i32) {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+            group.eeh_state = state;
+        }
+    }
+
+    /// Takes the devices of a group away, as when a card is pulled: loads read ones, stores are lost, and who asked for
+    /// [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) is told.
+    pub fn unplug(&self, group: u32) {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+            group.gone = true;
+            group.devices.iter().for_each(|device| device.irqs.ask_back());
+        }
+    }
+
+    /// Ends the process: every file is closed, last opened first, and what is left behind is a violation.
+    pub fn exit(&self) {
+        self.run(State::exit);
+    }
+
+    /// Another machine in the same state: what is done to one does not reach the other, and a violation in it does not
+    /// panic. Files and memory have the same numbers and addresses in both.
+    pub fn fork(&self) -> Self {
+        let mut state = self.lock().clone();
+        state.strict = false;
+        state.kernel.process.physical.take_back_all();
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// What went wrong so far, oldest first.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.lock().kernel.violations.clone()
+    }
+
+    /// The containers that are open, in the order they were opened.
+    pub fn containers(&self) -> Vec<Fd> {
+        let state = self.lock();
+        state.files.iter().filter(|(_, file)| matches!(file, File::Container(_))).map(|(&fd, _)| Fd(fd)).collect()
+    }
+
+    /// The windows of an open container with what is mapped, slot 0 first.
+    pub fn tables(&self, container: Fd) -> Vec<TableView> {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::tables(&state, id),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The groups in an open container, newest first.
+    pub fn groups_in(&self, container: Fd) -> Vec<u32> {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::groups(&state, id),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a device in an open container reads at a bus address: zeros where it may not read.
+    pub fn device_read(&self, container: Fd, iova: Iova, data: &mut [u8]) {
+        let state = self.lock();
+        match state.file(container) {
+            Ok(File::Container(id)) => view::device_read(&state, id, iova, data),
+            _ => data.fill(0),
+        }
+    }
+
+    /// The regions of the process, newest first.
+    pub fn regions(&self) -> Vec<RegionView> {
+        view::regions(&self.lock())
+    }
+
+    /// `VmLck`, in bytes.
+    pub fn locked(&self) -> u64 {
+        self.lock().kernel.process.locked.bytes()
+    }
+
+    /// What can never be freed again: orphaned regions, and locked memory that no region and no open container accounts
+    /// for.
+    pub fn leaks(&self) -> Vec<Leak> {
+        let state = self.lock();
+        let regions = view::regions(&state);
+        let page = state.kernel.process.page.bytes();
+        let drivers = state.containers.values().filter_map(|container| container.driver.as_ref());
+        let tables = drivers.map(|d| d.v1_locked + d.tables.iter().flatten().map(|table| table.charged).sum::<u64>());
+        let known = tables.sum::<u64>() * page + regions.iter().map(|region| region.range.len()).sum::<u64>();
+        let locked = state.kernel.process.locked.bytes().saturating_sub(known);
+        let orphans = regions.iter().filter(|region| region.orphan).map(|region| Leak::Region(region.range));
+        orphans.chain((locked != 0).then_some(Leak::Locked(locked))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs under the lock; in a strict model a violation panics once the lock is free again.
+    fn run<T>(&self, what: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let before = state.kernel.violations.len();
+        let result = what(&mut state);
+        let first = state.kernel.violations.get(before).filter(|_| state.strict && !std::thread::panicking()).cloned();
+        drop(state);
+        if let Some(violation) = first {
+            panic!("{violation}");
+        }
+        result
+    }
+}

@@ -1,0 +1,53 @@
+//! A host that remembers what it was told.
+
+use crate::host::{Call, Errno, Fd, Host, Wrapper};
+use parking_lot::Mutex;
+
+/// A call and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The file.
+    pub fd: Fd,
+    /// The call, with what the kernel wrote back.
+    pub call: Call,
+    /// The kernel's result.
+    pub result: Result<i32, Errno>,
+}
+
+/// Remembers every call to the host within.
+#[derive(Debug)]
+pub struct Recording<H> {
+    inner: H,
+    records: Mutex<Vec<Record>>,
+}
+
+impl<H: Host> Recording<H> {
+    /// Round `inner`, with nothing recorded.
+    pub fn new(inner: H) -> Self {
+        Self { inner, records: Mutex::default() }
+    }
+
+    /// What was called since the last time.
+    pub fn take(&self) -> Vec<Record> {
+        std::mem::take(&mut self.records.lock())
+    }
+
+    /// How often a call of that name was made since the last [`Self::take`].
+    pub fn count(&self, name: &str) -> usize {
+        self.records.lock().iter().filter(|record| record.call.name() == name).count()
+    }
+}
+
+impl<H: Host> Wrapper for Recording<H> {
+    type Inner = H;
+
+    fn inner(&self) -> &H {
+        &self.inner
+    }
+
+    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        let result = self.inner.call(fd, call);
+        self.records.lock().push(Record { fd, call: *call, result });
+        result
+    }
+}

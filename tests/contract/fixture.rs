@@ -1,0 +1,248 @@
+//! Where a rule is shown: a kernel, with what is to be known of it, and short words for both.
+
+use crate::kernel::Kernel;
+use crate::library::Library;
+use crate::limit::Limit;
+use crate::raw::Raw;
+use crate::rule::{self, Leaves};
+use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Host, Node, Wrapper};
+use spapr_iommu::model::Recording;
+use spapr_iommu::model::{Leak, Model, Preset, Violation};
+use spapr_iommu::uapi::spapr;
+use spapr_iommu_tests::groups;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Whole host pages everywhere, and a large host page.
+pub(crate) const K64: u64 = 64 << 10;
+/// The page of the default window.
+pub(crate) const K4: u64 = 4 << 10;
+/// The second window of powernv, and the dynamic one of pseries.
+pub(crate) const HIGH: u64 = 1 << 59;
+
+/// How much of a rule is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Bare calls and the library.
+    Whole,
+    /// What the library does; bare calls would cost something.
+    Library,
+    /// The bare calls that end the machine.
+    Bare,
+}
+
+pub(crate) struct Ground {
+    pub(crate) kernel: Arc<Recording<Kernel>>,
+    /// The machine, or the one that is modelled.
+    pub(crate) preset: Preset,
+    /// Groups a rule may use, each with its device; at least two.
+    pub(crate) groups: Vec<(u32, String)>,
+    part: Part,
+    locked: u64,
+}
+
+impl Ground {
+    /// The running kernel, with its groups from number `first` on.
+    pub(crate) fn running(preset: Preset, first: usize, part: Part) -> Result<Self, String> {
+        let host = Vfio::new();
+        let mut groups = first_devices(&host);
+        if groups.len() < first + 2 && (first == 0 || groups.len() <= first) {
+            return Err(format!("{} groups with vfio-pci are too few: start with more `--device edu`", groups.len()));
+        }
+        groups.rotate_left(first);
+        Ok(Self::new(Kernel::Running(host), groups, preset, part))
+    }
+
+    /// A model.
+    pub(crate) fn model(preset: Preset) -> Self {
+        Self::over(Model::new(preset), preset)
+    }
+
+    /// A model that was set up otherwise.
+    pub(crate) fn over(model: Model, preset: Preset) -> Self {
+        let groups = first_devices(&model);
+        Self::new(Kernel::Model(model), groups, preset, Part::Whole)
+    }
+
+    fn new(kernel: Kernel, groups: Vec<(u32, String)>, preset: Preset, part: Part) -> Self {
+        let locked = kernel.memlock().map_or(0, |memlock| memlock.locked);
+        Self { kernel: Arc::new(Recording::new(kernel)), preset, groups, part, locked }
+    }
+
+    fn inner(&self) -> &Kernel {
+        Recording::inner(&self.kernel)
+    }
+
+    /// What `rule.leaves` promises, once the rule was shown.
+    pub(crate) fn ends(&self, leaves: Leaves) {
+        if leaves.clean() || self.part == Part::Library {
+            assert_eq!(self.locked(), 0, "locked bytes that the rule left behind");
+            assert_eq!((self.violations(), self.leaks()), (vec![], vec![]), "the rule is not clean");
+        } else if self.is_model() {
+            assert!(!self.violations().is_empty(), "a rule that costs something is a violation");
+        }
+    }
+
+    /// Bare calls that leave scars or end the machine: not always made.
+    pub(crate) fn scars<T: Debug>(&self, bare: impl FnOnce() -> T) {
+        if self.part == Part::Library {
+            return;
+        }
+        let outcome = bare();
+        assert!(self.part != Part::Bare, "the kernel lives and answers {outcome:?}");
+    }
+
+    pub(crate) fn is_model(&self) -> bool {
+        self.inner().model().is_some()
+    }
+
+    /// What only a model shows.
+    pub(crate) fn on_model(&self, look: impl FnOnce(&Model)) {
+        if let Some(model) = self.inner().model() {
+            look(model);
+        }
+    }
+
+    /// What a model recorded; nothing on the running kernel.
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.inner().model().map(Model::violations).unwrap_or_default()
+    }
+
+    /// What can never be freed again, as far as a model knows.
+    pub(crate) fn leaks(&self) -> Vec<Leak> {
+        self.inner().model().map(Model::leaks).unwrap_or_default()
+    }
+
+    pub(crate) fn powernv(&self) -> bool {
+        rule::powernv(&self.preset)
+    }
+
+    /// Bytes locked since the rule began.
+    pub(crate) fn locked(&self) -> i64 {
+        self.kernel.memlock().unwrap().locked.cast_signed() - self.locked.cast_signed()
+    }
+
+    /// Locked bytes that `what` adds.
+    pub(crate) fn cost<T>(&self, what: impl FnOnce() -> T) -> (T, i64) {
+        let before = self.locked();
+        let result = what();
+        (result, self.locked() - before)
+    }
+
+    /// Bytes of a host page.
+    pub(crate) fn page(&self) -> u64 {
+        self.preset.page.shift().bytes()
+    }
+
+    /// What the default window offers: its length in bytes. It starts at 0.
+    pub(crate) fn default_window(&self) -> u64 {
+        if self.powernv() { 2 << 30 } else { 1 << 30 }
+    }
+
+    /// Memory of host pages, aligned to 64 KiB.
+    pub(crate) fn memory(&self, size: u64) -> UserRange {
+        self.inner().memory().allocate(size, self.preset.page.shift()).unwrap()
+    }
+
+    /// Memory of hugetlb pages, where there is any.
+    pub(crate) fn huge(&self, size: u64, page: PageShift) -> Option<UserRange> {
+        self.inner().memory().allocate(size, page).ok()
+    }
+
+    /// Gives memory back.
+    pub(crate) fn free(&self, range: UserRange) {
+        self.inner().memory().free(range).unwrap();
+    }
+
+    pub(crate) fn source(&self) -> &dyn spapr_iommu::host::Memory {
+        self.inner().memory()
+    }
+
+    /// A container with nothing in it.
+    pub(crate) fn empty(&self) -> Raw<'_> {
+        Raw::open(self)
+    }
+
+    /// A container of a type with groups, by their places in `groups`.
+    pub(crate) fn container(&self, kind: u32, groups: &[usize]) -> Raw<'_> {
+        let raw = self.empty();
+        for group in groups {
+            assert_eq!(raw.attach(*group), Ok(0));
+        }
+        assert_eq!(raw.set_iommu(kind), Ok(0));
+        raw
+    }
+
+    /// A v2 container with the first group.
+    pub(crate) fn v2(&self) -> Raw<'_> {
+        self.container(spapr::TCE_V2_IOMMU, &[0])
+    }
+
+    /// A v1 container with the first group.
+    pub(crate) fn v1(&self) -> Raw<'_> {
+        self.container(spapr::TCE_IOMMU, &[0])
+    }
+
+    /// The library, with the first group attached.
+    pub(crate) fn library(&self) -> Library<'_> {
+        let library = self.library_without_groups();
+        library.space.attach(self.groups[0].0).unwrap();
+        library
+    }
+
+    /// The library, with nothing attached.
+    pub(crate) fn library_without_groups(&self) -> Library<'_> {
+        Library::new(self)
+    }
+
+    /// The library on something round this kernel.
+    pub(crate) fn library_on(&self, host: Arc<dyn Host>) -> Library<'_> {
+        let library = Library::on(self, host);
+        library.space.attach(self.groups[0].0).unwrap();
+        library
+    }
+
+    /// Until it is dropped, no more than `room` bytes can be locked.
+    pub(crate) fn limit(&self, room: u64) -> Limit<'_> {
+        Limit::new(self, room)
+    }
+
+    /// Fills memory with a byte.
+    pub(crate) fn fill(&self, range: UserRange, byte: u8) {
+        let data = vec![byte; range.len() as usize];
+        self.source().write(range.start(), &data).unwrap();
+    }
+
+    /// A byte of memory.
+    pub(crate) fn byte(&self, range: UserRange, offset: u64) -> u8 {
+        let mut byte = [0];
+        self.source().read(at(range, offset), &mut byte).unwrap();
+        byte[0]
+    }
+
+    /// Whether the group can be opened: nobody else has it.
+    pub(crate) fn is_free(&self, group: usize) -> bool {
+        let opened = self.kernel.open(Node::Group(self.groups[group].0));
+        opened.map(|fd| self.kernel.close(fd)).is_ok()
+    }
+}
+
+pub(crate) fn at(range: UserRange, offset: u64) -> UserAddr {
+    UserAddr(range.start().0 + offset)
+}
+
+pub(crate) fn part(range: UserRange, offset: u64, len: u64) -> UserRange {
+    UserRange::new(at(range, offset), len).unwrap()
+}
+
+pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
+    IovaRange::new(Iova(start), len).unwrap()
+}
+
+/// Groups with vfio-pci, each with the address of its first device.
+fn first_devices(host: &impl Host) -> Vec<(u32, String)> {
+    let groups = groups::groups(host).into_iter();
+    groups.filter_map(|group| Some((group.number, group.devices.into_iter().next()?.address))).collect()
+}

@@ -1,0 +1,106 @@
+//! The machine the drivers run on.
+
+use libtest_mimic::Failed;
+use spapr_iommu::dma::{Dma, DmaConfig};
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{GroupFacts, Host, Node, Obstacle};
+use spapr_iommu::model::Model;
+use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::groups;
+use std::sync::Arc;
+
+/// The models.
+pub(crate) const PRESETS: [&str; 4] = ["powernv9-4k", "powernv9-64k", "pseries-4k", "pseries-64k"];
+/// The dynamic window of a driver whose device needs little.
+const SMALL: u64 = 16 << 20;
+
+pub(crate) struct Ground {
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) model: Option<Arc<Model>>,
+    pub(crate) rounds: u32,
+    registry: Registry,
+}
+
+impl Ground {
+    /// The running kernel, if it is one of POWER.
+    pub(crate) fn running(rounds: u32) -> Option<Self> {
+        let host = Arc::new(Vfio::new());
+        let power = !matches!(host.obstacle(Node::Container), Some(Obstacle::NotPower { .. }));
+        let registry = Registry::new(host.clone());
+        power.then(|| Self { registry, host, model: None, rounds })
+    }
+
+    pub(crate) fn model(preset: &str, rounds: u32) -> Self {
+        let model = Arc::new(Model::new(preset.parse().unwrap()).panic_on_violation());
+        let registry = Registry::new(model.clone());
+        Self { registry, host: model.clone(), model: Some(model), rounds }
+    }
+
+    /// Linux needs `ibm,ddw-applicable` even for the default window.
+    pub(crate) fn has_windows(&self) -> bool {
+        let bridges = std::fs::read_dir("/proc/device-tree").into_iter().flatten().flatten();
+        let mut bridges = bridges.map(|node| node.path()).filter(|path| path.join("ibm,dma-window").exists());
+        self.model.is_some() || bridges.all(|bridge| bridge.join("ibm,ddw-applicable").exists())
+    }
+
+    /// Memory for devices, both windows.
+    pub(crate) fn dma(&self) -> Dma {
+        Dma::with_registry(&self.registry, DmaConfig::default())
+    }
+
+    /// With the dynamic window alone, and a small one: quick to set up and to take down.
+    pub(crate) fn small_dma(&self) -> Dma {
+        let config = DmaConfig { capacity: SMALL, default_window: false, ..DmaConfig::default() };
+        Dma::with_registry(&self.registry, config)
+    }
+
+    fn groups(&self) -> Vec<GroupFacts> {
+        groups::groups(self.host.as_ref())
+    }
+
+    /// The addresses of all devices with an id.
+    pub(crate) fn devices(&self, id: (u16, u16)) -> Vec<String> {
+        let devices = self.groups().into_iter().flat_map(|group| group.devices);
+        devices.filter(|device| device.id == id).map(|device| device.address).collect()
+    }
+
+    /// The first of them.
+    pub(crate) fn device(&self, id: (u16, u16)) -> Result<String, Failed> {
+        let none = || format!("no device {:04x}:{:04x} is bound to vfio-pci", id.0, id.1);
+        Ok(self.devices(id).into_iter().next().ok_or_else(none)?)
+    }
+
+    /// Has the kernel not reset a device when it is opened, until what is returned is dropped: the bus of an emulated powernv takes
+    /// seconds for that. One reset a round is left there all the same.
+    pub(crate) fn without_reset(&self, address: &str) -> Result<Option<NoReset>, Failed> {
+        if self.model.is_some() {
+            return Ok(None);
+        }
+        let file = format!("/sys/bus/pci/devices/{address}/reset_method");
+        match std::fs::read_to_string(&file) {
+            // There is none anyhow.
+            Err(_) => Ok(None),
+            Ok(_) => {
+                std::fs::write(&file, "\n")?;
+                Ok(Some(NoReset(file)))
+            }
+        }
+    }
+
+    /// Says how far it is, now and then.
+    pub(crate) fn progress(&self, what: &str, round: u32) {
+        if self.rounds > 100 && round.is_multiple_of(100) {
+            eprintln!("{what}: {round} of {} rounds", self.rounds);
+        }
+    }
+}
+
+pub(crate) struct NoReset(String);
+
+impl Drop for NoReset {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(&self.0, "default\n") {
+            eprintln!("{}: {error}", self.0);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Any text as a scenario: read without a panic, refused with a place and a reason, run without harm.
+
+use spapr_iommu_cli::scenario::{Machine, Observer, Scenario, StepReport};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// Steps that are run at most, and bytes that a step may fill, compare or move.
+const MOST_STEPS: usize = 60;
+const MOST_BYTES: u64 = 8 << 20;
+
+/// A step wants to move too much for the time there is.
+struct TooLarge;
+
+/// Ends the run at such a step, by unwinding: everything has to be given back then, too.
+struct Bounded;
+
+impl Observer for Bounded {
+    fn progress(&mut self, _done: u64, all: u64) {
+        if all > MOST_BYTES {
+            resume_unwind(Box::new(TooLarge));
+        }
+    }
+}
+
+/// Reads and runs a text on two machines.
+pub fn scenario(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let scenario = match Scenario::parse(&text) {
+        Ok(scenario) => scenario,
+        Err(error) => {
+            assert!(error.line >= 1 && error.line <= text.split('\n').count() && error.column >= 1, "{error}");
+            assert!(!error.message.is_empty() && error.to_string().contains(&error.message));
+            return;
+        }
+    };
+    // A machine has a group per number that is named. Bare steps do harm on purpose, and nothing bounds them.
+    if scenario.len() > MOST_STEPS || scenario.groups() > 64 || scenario.is_bare() {
+        return;
+    }
+    let named = scenario.model().map(|preset| preset.to_string());
+    for preset in named.iter().map(String::as_str).chain(["powernv9-4k", "pseries"]) {
+        let machine = Machine::model(preset.parse().unwrap(), scenario.groups());
+        let run = || scenario.run(&machine, &mut Bounded);
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(report)) => {
+                assert!(report.end.is_clean(), "{preset}: {:?}", report.end);
+                let silent = |step: &&StepReport| step.outcome != "ok" && step.message.is_empty();
+                assert!(report.steps.iter().find(silent).is_none(), "{preset}: {:?}", report.steps);
+            }
+            Ok(Err(refused)) => assert!(!refused.to_string().is_empty()),
+            Err(panic) if panic.is::<TooLarge>() => {
+                let Machine::Model { model, .. } = &machine else { return };
+                assert_eq!((model.violations(), model.leaks()), (vec![], vec![]), "after a panic on {preset}");
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Carries steps out, alone or from several threads.
+
+use super::log::Log;
+use super::setup::{HUGE, SLOTS, Setup};
+use super::step::{Step, TOKENS};
+use crate::guest_fixture::{Bench, guest};
+use parking_lot::Mutex;
+use spapr_iommu::addr::{GuestAddr, Iova, IovaRange};
+use spapr_iommu::guest::{
+    AddMemoryError, DdwOffer, GuestMemory, GuestTranslation, Liobn, Phb, PhbError, RemoveMemoryError, Slot,
+};
+use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::model::{Model, Preset};
+use std::sync::Arc;
+
+/// What all threads share.
+pub struct Ground {
+    pub bench: Bench,
+    pub phbs: [Arc<Phb>; 2],
+    pub setup: Setup,
+    log: Mutex<Log>,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Outcome {
+    /// What the guest got in r3 and from r4 on.
+    Hcall {
+        code: Option<i64>,
+        args: [u64; 9],
+    },
+    /// What could be had before, and the cells: those of the call as they were before it, those of its results after it.
+    /// Some may not be memory.
+    Rtas {
+        code: Option<i64>,
+        offers: [DdwOffer; 2],
+        head: Option<Vec<u32>>,
+        args: Option<Vec<u32>>,
+        rets: Option<Vec<u32>>,
+    },
+    Translated(Option<GuestTranslation>),
+    Group(Result<(), PhbError>),
+    Plugged(Result<(), AddMemoryError>),
+    /// Where it is mapped, if it was refused for that.
+    Unplugged(Result<(), Vec<IovaRange>>),
+    /// Nothing to compare.
+    Done,
+}
+
+impl Ground {
+    pub fn new(setup: &Setup, strict: bool) -> Self {
+        let preset: Preset = setup.machine.parse().unwrap();
+        let mut model = Model::new(preset).with_groups(3);
+        if let Some(limit) = setup.memlock {
+            model = model.with_memlock(Some(limit));
+        }
+        let [one, two] = setup.configs();
+        let bench = Bench::over(if strict { model.panic_on_violation() } else { model }, one);
+        let phbs = [Arc::clone(&bench.phb), bench.iommu.add_phb(two).unwrap()];
+        Self { bench, phbs, setup: *setup, log: Mutex::default() }
+    }
+
+    /// What there is from the start.
+    pub fn first(setup: &Setup) -> Vec<Step> {
+        let slots = (0..SLOTS.len()).filter(|slot| setup.slots & 1 << slot != 0);
+        let device = setup.attached.then_some(Step::Attach { phb: 0, group: 0 });
+        let window = setup.window.then(|| Step::window(16, setup.entries.ilog2()));
+        slots.map(|slot| Step::Plug { slot }).chain(device).chain(window).collect()
+    }
+
+    pub fn act(&self, step: &Step) -> Outcome {
+        let Bench { iommu, slots, .. } = &self.bench;
+        match step {
+            Step::Hcall { number, args } => {
+                let mut all = [0; 9];
+                all[..4].copy_from_slice(args);
+                Outcome::Hcall { code: iommu.hcall(*number, &mut all), args: all }
+            }
+            Step::Write { at, list } => {
+                let _ = slots.write(GuestAddr(*at), &list.bytes());
+                Outcome::Done
+            }
+            Step::Rtas { at, block } => {
+                let head = [block.token, block.counts.0, block.counts.1];
+                let bytes: Vec<u8> = head.iter().chain(&block.args).flat_map(|cell| cell.to_be_bytes()).collect();
+                let _ = slots.write(GuestAddr(*at), &bytes);
+                let cells = |from: u64, count: u32| self.cells(at.checked_add(from)?, count);
+                let head = cells(0, 3);
+                let counts = head.as_ref().map(|head| (head[1], head[2]));
+                let args = counts.and_then(|(args, _)| cells(12, args));
+                let offers = [0, 1].map(|phb| self.phbs[phb].offer());
+                let code = iommu.h_rtas(&TOKENS, GuestAddr(*at));
+                let rets = counts.and_then(|(args, rets)| cells(12 + 4 * u64::from(args), rets));
+                Outcome::Rtas { code, offers, head, args, rets }
+            }
+            &Step::Translate { liobn, iova } => match u32::try_from(liobn) {
+                Ok(liobn) => Outcome::Translated(iommu.translate(Liobn(liobn), Iova(iova))),
+                Err(_) => Outcome::Done,
+            },
+            &Step::Attach { phb, group } => Outcome::Group(self.phbs[phb].attach(group)),
+            &Step::Detach { phb, group } => Outcome::Group(self.phbs[phb].detach(group)),
+            &Step::Plug { slot } => self.plug(slot),
+            &Step::Unplug { slot } => self.unplug(slot),
+            &Step::Keep { slot } => {
+                let _ = iommu.keep_memory(guest(SLOTS[slot].0, SLOTS[slot].1));
+                Outcome::Done
+            }
+        }
+    }
+
+    /// Cells of the guest's memory; `None` where it has none, and for more than a call can have.
+    fn cells(&self, at: u64, count: u32) -> Option<Vec<u32>> {
+        let mut bytes = vec![0; 4 * usize::try_from(count).ok().filter(|count| *count <= 16)?];
+        self.bench.slots.read(GuestAddr(at), &mut bytes).ok()?;
+        Some(bytes.as_chunks::<4>().0.iter().map(|cell| u32::from_be_bytes(*cell)).collect())
+    }
+
+    /// User memory is made for a slot, and given back with it.
+    fn plug(&self, slot: usize) -> Outcome {
+        let Bench { iommu, slots, model, .. } = &self.bench;
+        let (start, len) = SLOTS[slot];
+        let preset: Preset = self.setup.machine.parse().unwrap();
+        let huge = preset.huge_pages().first().copied().filter(|_| slot == HUGE);
+        let page = huge.unwrap_or(Host::page_shift(model.as_ref()));
+        let user = model.allocate(len, page).unwrap();
+        if slots.insert(Slot { guest: guest(start, len), user: user.start() }).is_err() {
+            model.free(user).unwrap();
+            return Outcome::Done;
+        }
+        let added = iommu.add_memory();
+        if added.is_err() {
+            slots.remove(GuestAddr(start)).unwrap();
+            model.free(user).unwrap();
+        }
+        Outcome::Plugged(added)
+    }
+
+    fn unplug(&self, slot: usize) -> Outcome {
+        let (start, len) = SLOTS[slot];
+        match self.bench.iommu.remove_memory(guest(start, len)) {
+            Ok(()) => {
+                let gone = self.bench.slots.remove(GuestAddr(start)).unwrap();
+                self.bench.model.free(gone.user_range().unwrap()).unwrap();
+                Outcome::Unplugged(Ok(()))
+            }
+            Err(RemoveMemoryError::Mapped { mapped, .. }) => Outcome::Unplugged(Err(mapped)),
+            Err(RemoveMemoryError::NoSlot { .. }) => Outcome::Done,
+            Err(error @ RemoveMemoryError::Kernel { .. }) => panic!("no kernel keeps tables here: {error}"),
+        }
+    }
+
+    /// What the kernel was told since the last time led to registered guest RAM only, and what is in its tables leads to
+    /// what is guest RAM now. How many MAPs there were so far.
+    pub fn stays_in_ram(&self) -> usize {
+        let slots = self.bench.slots.slots();
+        let ram: Vec<_> = slots.iter().map(|slot| slot.user_range().unwrap()).collect();
+        let tables = self.bench.model.containers().into_iter().flat_map(|fd| self.bench.model.tables(fd));
+        tables.flat_map(|table| table.entries).for_each(|entry| {
+            assert!(super::log::within(&ram, entry.user.0, entry.iova.len()), "{entry:x?} leads out of {ram:x?}");
+        });
+        let mut log = self.log.lock();
+        log.follow(&self.bench.host.take());
+        log.maps
+    }
+
+    /// All is given up, and nothing is left.
+    pub fn end(self) {
+        let Self { bench, phbs, .. } = self;
+        drop(phbs);
+        bench.ends_clean();
+    }
+}

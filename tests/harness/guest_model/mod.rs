@@ -1,0 +1,89 @@
+//! A hostile guest: hypercalls and RTAS calls as values, any arguments, and the naive twin of what they come to.
+//!
+//! Steps are decoded from bytes. So one kind of step and one way to carry it out serve the property test and the threads
+//! (`tests/guest`), and the fuzzer (`tests/fuzz`).
+
+mod fixture;
+mod log;
+mod number;
+mod setup;
+mod step;
+mod twin;
+
+pub use {fixture::Ground, setup::Setup, step::Step};
+pub use {fixture::Outcome, setup::SLOTS};
+
+use arbitrary::Unstructured;
+use twin::Twin;
+
+/// Most steps of a sequence: what can go wrong does so sooner, and a sequence stays quick.
+const MOST_STEPS: usize = 80;
+
+/// A machine and what is done on it.
+#[derive(Clone)]
+pub struct Sequence {
+    setup: Setup,
+    steps: Vec<Step>,
+}
+
+/// A step a line.
+impl core::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        writeln!(f, "{:x?}", self.setup)?;
+        self.steps.iter().try_for_each(|step| writeln!(f, "  {step:x?}"))
+    }
+}
+
+impl Sequence {
+    /// Any bytes are a sequence.
+    pub fn decode(bytes: &[u8]) -> arbitrary::Result<Self> {
+        let mut input = Unstructured::new(bytes);
+        let setup: Setup = input.arbitrary()?;
+        let mut steps = Ground::first(&setup);
+        while !input.is_empty() && steps.len() < MOST_STEPS {
+            steps.push(input.arbitrary()?);
+        }
+        Ok(Self { setup, steps })
+    }
+
+    /// Carries it out. After each step all agrees; at the end nothing is left. How many MAPs there were.
+    pub fn run(&self) -> usize {
+        let ground = Ground::new(&self.setup, true);
+        let mut twin = Twin::new(&self.setup);
+        for step in &self.steps {
+            let outcome = ground.act(step);
+            twin.follow(&ground, step, outcome);
+            agrees(&ground, &twin);
+        }
+        let maps = ground.stays_in_ram();
+        ground.end();
+        maps
+    }
+}
+
+/// Tables and twin are the same, hardware holds what the tables lead to, and nothing leads out of the guest's RAM.
+fn agrees(ground: &Ground, twin: &Twin) {
+    for (number, phb) in ground.phbs.iter().enumerate() {
+        let mut groups: Vec<_> = phb.space().status().groups.iter().map(|group| group.group).collect();
+        groups.sort_unstable();
+        assert_eq!(groups, twin.groups[number].iter().copied().collect::<Vec<_>>());
+        let of = twin.windows.iter().filter(|(_, window)| window.phb == number);
+        let expected: Vec<_> = of.map(|(&liobn, window)| (liobn, window.start, window.len, window.shift)).collect();
+        let tables = phb.tables();
+        let mut found: Vec<_> = tables
+            .iter()
+            .map(|table| (table.liobn().0.into(), table.window().start().0, table.window().len(), table.page().get()))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "windows");
+        for table in tables.iter() {
+            let first = table.window().start().0 >> table.page().get();
+            let mut entries = Vec::new();
+            table.each(&mut |index, tce| entries.push((first + index, tce)));
+            let tces = &twin.windows[&u64::from(table.liobn().0)].tces;
+            assert!(entries.iter().copied().eq(tces.iter().map(|(&page, &tce)| (page, tce))), "{}", table.liobn());
+        }
+    }
+    ground.bench.agrees();
+    ground.stays_in_ram();
+}

@@ -1,0 +1,160 @@
+//! What a guest does, and what a VMM does meanwhile.
+
+use super::number::{below, block, count, pick, target, tce};
+use super::setup::SLOTS;
+use crate::guest_fixture::{BUID, LIOBN, LIST};
+use arbitrary::{Arbitrary, Result, Unstructured};
+use spapr_iommu::guest::DdwTokens;
+use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
+
+pub const TOKENS: DdwTokens = DdwTokens { query: 0x2034, create: 0x2035, remove: 0x2036, reset: 0x2037 };
+
+/// TCEs to write somewhere: `len` of them from `first` on, each `step` more; and perhaps one that is different.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    first: u64,
+    step: u64,
+    len: u16,
+    other: Option<(u16, u64)>,
+}
+
+impl List {
+    /// As bytes in guest memory.
+    pub fn bytes(&self) -> Vec<u8> {
+        let value = |n: u16| match self.other {
+            Some((at, tce)) if at == n => tce,
+            _ => self.first.wrapping_add(self.step.wrapping_mul(n.into())),
+        };
+        (0..self.len).flat_map(|n| value(n).to_be_bytes()).collect()
+    }
+}
+
+impl<'a> Arbitrary<'a> for List {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let step = pick(u, &[1 << 12, 1 << 12, 1 << 12, 1 << 16, 1 << 16, 1 << 21, 1 << 24, 0, 2 << 12])?;
+        let step = if u.ratio(1, 8)? { 0_u64.wrapping_sub(step) } else { step };
+        let other = if u.ratio(1, 3)? { Some((below(u, 20)? as u16, tce(u)?)) } else { None };
+        Ok(Self { first: tce(u)?, step, len: pick(u, &[16, 16, 32, 128, 512])?, other })
+    }
+}
+
+/// An RTAS argument block.
+#[derive(Clone, Debug)]
+pub struct Block {
+    pub token: u32,
+    pub args: Vec<u32>,
+    /// What it says of itself.
+    pub counts: (u32, u32),
+}
+
+impl<'a> Arbitrary<'a> for Block {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let buid = BUID + u64::from(u.ratio(1, 4)?);
+        let pe = [0, (buid >> 32) as u32, buid as u32];
+        let (token, mut args, rets) = match below(u, 16)? {
+            0..=2 => (TOKENS.query, pe.to_vec(), pick(u, &[5, 6])?),
+            3..=8 => {
+                let page = pick(u, &[12, 16, 16, 21, 24])?;
+                (TOKENS.create, [&pe[..], &[page, page + below(u, 20)? as u32]].concat(), 4)
+            }
+            9..=11 => (TOKENS.remove, vec![LIOBN.0 + pick(u, &[0, 0, 1, 1, 1, 0x10, 0x11])?], 1),
+            12..=14 => (TOKENS.reset, [&pe[..], if u.arbitrary()? { &[1] } else { &[] }].concat(), 1),
+            _ => (u.arbitrary()?, vec![0; below(u, 10)? as usize], below(u, 10)? as u32),
+        };
+        let mut counts = (args.len() as u32, rets);
+        // One cell is different.
+        if u.ratio(1, 4)? {
+            let value = pick(u, &[0, 1, 2, 7, 11, 13, 34, 35, 63, 64, 1 << 31, u32::MAX])?;
+            let last = args.len() as u64;
+            match below(u, 10)? {
+                8 => counts.0 = value,
+                9 => counts.1 = value,
+                at if at < last => args[at as usize] = value,
+                _ => args.push(value),
+            }
+        }
+        Ok(Self { token, args, counts })
+    }
+}
+
+/// PHBs are 0 and 1, groups 0 to 2, and 3 is none of the machine's.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Hcall { number: u64, args: [u64; 4] },
+    Write { at: u64, list: List },
+    Rtas { at: u64, block: Block },
+    Translate { liobn: u64, iova: u64 },
+    Attach { phb: usize, group: u32 },
+    Detach { phb: usize, group: u32 },
+    Plug { slot: usize },
+    Unplug { slot: usize },
+    Keep { slot: usize },
+}
+
+impl Step {
+    /// What a vCPU can do.
+    pub fn of_guest(u: &mut Unstructured<'_>) -> Result<Self> {
+        Ok(match below(u, 32)? {
+            0..=5 => Self::hcall(u, H_PUT_TCE, |u| Ok((tce(u)?, 0)))?,
+            6..=13 => Self::hcall(u, H_PUT_TCE_INDIRECT, |u| Ok((block(u)?, count(u)?)))?,
+            14..=17 => Self::hcall(u, H_STUFF_TCE, |u| Ok((if u.ratio(3, 4)? { 0 } else { tce(u)? }, count(u)?)))?,
+            18 => Self::hcall(u, H_GET_TCE, |_| Ok((0, 0)))?,
+            19 => Self::Hcall { number: u.arbitrary()?, args: u.arbitrary()? },
+            20..=26 => Self::list(u)?,
+            27..=30 => Self::Rtas { at: block(u)?, block: u.arbitrary()? },
+            _ => Self::translate(u)?,
+        })
+    }
+
+    fn hcall(
+        u: &mut Unstructured<'_>,
+        number: u64,
+        rest: impl Fn(&mut Unstructured<'_>) -> Result<(u64, u64)>,
+    ) -> Result<Self> {
+        let ((liobn, ioba), (third, count)) = (target(u)?, rest(u)?);
+        Ok(Self::Hcall { number, args: [liobn, ioba, third, count] })
+    }
+
+    /// A dynamic window of the first PHB, made as a guest does.
+    pub fn window(page: u32, entries: u32) -> Self {
+        let args = vec![0, (BUID >> 32) as u32, BUID as u32, page, page + entries];
+        Self::Rtas { at: LIST, block: Block { token: TOKENS.create, args, counts: (5, 4) } }
+    }
+
+    /// Other TCEs in a list.
+    pub fn list(u: &mut Unstructured<'_>) -> Result<Self> {
+        Ok(Self::Write { at: block(u)?, list: u.arbitrary()? })
+    }
+
+    /// A device of the VMM's own looks something up.
+    pub fn translate(u: &mut Unstructured<'_>) -> Result<Self> {
+        let (liobn, ioba) = target(u)?;
+        Ok(Self::Translate { liobn, iova: ioba | below(u, 255)? })
+    }
+
+    /// Devices of the host come and go.
+    pub fn device(u: &mut Unstructured<'_>) -> Result<Self> {
+        let (phb, group) = (pick(u, &[0, 0, 0, 1])?, below(u, 4)? as u32);
+        Ok(if u.arbitrary()? { Self::Attach { phb, group } } else { Self::Detach { phb, group } })
+    }
+
+    /// Memory comes and goes.
+    pub fn memory(u: &mut Unstructured<'_>) -> Result<Self> {
+        let slot = u.choose_index(SLOTS.len())?;
+        Ok(match below(u, 8)? {
+            0..=3 => Self::Plug { slot },
+            4..=6 => Self::Unplug { slot },
+            _ => Self::Keep { slot },
+        })
+    }
+}
+
+impl<'a> Arbitrary<'a> for Step {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        match below(u, 32)? {
+            0..=25 => Self::of_guest(u),
+            26..=28 => Self::device(u),
+            _ => Self::memory(u),
+        }
+    }
+}

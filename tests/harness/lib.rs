@@ -1,0 +1,14 @@
+//! What several tests share: naive models beside the library's structures, fixtures, the machine a test runs on.
+#![allow(missing_docs, unreachable_pub, reason = "test code")]
+#![deny(unsafe_code)]
+
+pub mod fuzz;
+pub mod groups;
+pub mod guest_fixture;
+pub mod guest_model;
+pub mod huge;
+pub mod joined;
+pub mod limit;
+pub mod lockstep;
+pub mod machine;
+pub mod space_model;

@@ -1,0 +1,174 @@
+//! An episode: both sides from nothing to nothing.
+
+use super::generate::{self, Plan};
+use super::side::{Machine, Outcome, Side, fresh_model};
+use super::slots::{Slot, Step};
+use super::{failed_map, guard};
+use core::fmt;
+use fastrand::Rng;
+use spapr_iommu::model::{Model, Preset};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Makes both sides anew.
+pub struct Pair<'a, M> {
+    pub model: Preset,
+    pub real: &'a dyn Fn() -> Result<Side<M>, String>,
+}
+
+/// A step that came to something else on the other side.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    pub step: Step,
+    pub model: Outcome,
+    pub real: Outcome,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, real) = (self.model.beside(&self.real), self.real.beside(&self.model));
+        write!(f, "{}\n    model:  {model}\n    kernel: {real}", self.step)
+    }
+}
+
+/// Why an episode ended early.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    Difference(Box<Difference>),
+    /// The walk did what it must not, or the model does not balance: a mistake in this program or in the model.
+    Harness(String),
+}
+
+/// Steps of a kind.
+#[derive(Debug, Default)]
+pub struct Kind {
+    /// How many ended well.
+    pub well: u64,
+    /// How many ended with an error or a positive result.
+    pub otherwise: u64,
+    /// How long they took on the real side.
+    pub took: Duration,
+}
+
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Steps both sides did.
+    pub steps: u64,
+    pub transfers: u64,
+    /// Time in looking round on the real side, and in the model with its trials.
+    pub looking: Duration,
+    pub model: Duration,
+    pub kinds: BTreeMap<&'static str, Kind>,
+    /// Steps that were left out, by reason.
+    pub left_out: BTreeMap<String, u64>,
+}
+
+pub struct Episode<M> {
+    model: Side<Model>,
+    real: Side<M>,
+    /// What was done so far.
+    pub done: Vec<Step>,
+    /// Print each step before it is done.
+    pub trace: bool,
+}
+
+impl<M: Machine> Episode<M> {
+    pub fn new(pair: &Pair<'_, M>) -> Result<Self, String> {
+        Ok(Self { model: fresh_model(pair.model)?, real: (pair.real)()?, done: Vec::new(), trace: false })
+    }
+
+    /// A random one of about `length` steps.
+    pub fn walk(&mut self, rng: &mut Rng, plan: &Plan, length: usize, tally: &mut Tally) -> Result<(), Failure> {
+        for step in generate::prologue(rng, &self.model, plan) {
+            self.step(&step, plan.patient, tally)?;
+        }
+        while self.done.len() < length {
+            let step = generate::next(rng, &self.model, plan);
+            let covered = if plan.devices { failed_map::covered(&self.model, &step) } else { None };
+            let outcome = self.step(&step, plan.patient, tally)?;
+            if let Some(covered) = covered.filter(|_| outcome.is_some_and(|outcome| outcome.result.is_err())) {
+                for step in failed_map::look(rng, &self.model, &covered).into_iter().flatten() {
+                    self.step(&step, plan.patient, tally)?;
+                }
+            }
+        }
+        self.end(tally)
+    }
+
+    /// A given one.
+    pub fn replay(&mut self, steps: &[Step]) -> Result<(), Failure> {
+        let tally = &mut Tally::default();
+        for step in steps {
+            self.step(step, true, tally)?;
+        }
+        self.end(tally)
+    }
+
+    /// What it came to; `None` when it was left out.
+    fn step(&mut self, step: &Step, patient: bool, tally: &mut Tally) -> Result<Option<Outcome>, Failure> {
+        let began = Instant::now();
+        let refusal = guard::refusal(&self.model, step, patient);
+        tally.model += began.elapsed();
+        match refusal {
+            Some(why) => {
+                *tally.left_out.entry(why).or_default() += 1;
+                Ok(None)
+            }
+            None => self.apply(step, tally).map(Some),
+        }
+    }
+
+    fn apply(&mut self, step: &Step, tally: &mut Tally) -> Result<Outcome, Failure> {
+        if self.trace {
+            eprintln!("{step}");
+        }
+        let began = Instant::now();
+        let model = self.model.apply(step);
+        tally.model += began.elapsed();
+        if let Some(violation) = self.model.host.violations().first() {
+            return Err(Failure::Harness(format!("{step}: {violation}")));
+        }
+        let began = Instant::now();
+        let done = self.real.run(step);
+        let took = began.elapsed();
+        let real = self.real.outcome(step, done);
+        tally.looking += began.elapsed() - took;
+        self.done.push(*step);
+        tally.steps += 1;
+        let kind = tally.kinds.entry(name(step)).or_default();
+        *(if model.result == Ok(0) { &mut kind.well } else { &mut kind.otherwise }) += 1;
+        kind.took += took;
+        tally.transfers += u64::from(matches!(step, Step::Dma { .. }));
+        if model == real {
+            return Ok(model);
+        }
+        Err(Failure::Difference(Box::new(Difference { step: *step, model, real })))
+    }
+
+    /// Closes everything: nothing may be left.
+    fn end(&mut self, tally: &mut Tally) -> Result<(), Failure> {
+        let steps = guard::wind_down(&self.model).ok_or_else(|| Failure::Harness("there is no way back".into()))?;
+        for step in &steps {
+            self.apply(step, tally)?;
+        }
+        match self.model.locked() {
+            0 => Ok(()),
+            left => Err(Failure::Harness(format!("{left} bytes stay locked in the model"))),
+        }
+    }
+}
+
+/// The kind of a step.
+fn name(step: &Step) -> &'static str {
+    match step {
+        Step::Call { call, .. } => call.name(),
+        Step::Dma { .. } => "DMA",
+        Step::Open(Slot::Container(_)) => "open a container",
+        Step::Open(Slot::Group(_)) => "open a group",
+        Step::Open(Slot::Device(_)) => "open a device",
+        Step::Close(Slot::Container(_)) => "close a container",
+        Step::Close(Slot::Group(_)) => "close a group",
+        Step::Close(Slot::Device(_)) => "close a device",
+        Step::Allocate { .. } | Step::Free(_) | Step::Protect(..) | Step::Fill(..) | Step::Check(..) => "memory",
+    }
+}

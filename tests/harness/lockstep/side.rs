@@ -1,0 +1,180 @@
+//! One side: a host with its files and memory by slot, and what can be seen of it.
+
+use super::slots::{Slot, Step};
+use core::hash::{Hash, Hasher};
+use core::ops::Deref;
+use spapr_iommu::addr::UserRange;
+use spapr_iommu::host::{Call, Errno, GroupFacts, Host, Memory, Node};
+use spapr_iommu::model::{Model, Preset};
+use spapr_iommu::uapi::{spapr, vfio};
+use spapr_iommu_cli::scenario::bare::{Done, Process};
+use std::hash::DefaultHasher;
+
+/// Larger pieces of memory are only looked at by devices.
+const MOST_READ: u64 = 4 << 20;
+
+/// A kernel with memory.
+pub trait Machine: Host + Memory {
+    /// Bytes of this process that are locked.
+    fn locked(&self) -> u64 {
+        self.memlock().map_or(u64::MAX, |memlock| memlock.locked)
+    }
+}
+
+impl Machine for Model {}
+
+pub struct Side<M> {
+    pub host: M,
+    process: Process,
+    /// Bytes that were locked before anything was done.
+    locked: u64,
+}
+
+impl<M> Deref for Side<M> {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// What a step came to, and what is to be seen afterwards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub result: Result<i32, Errno>,
+    /// The call's structure with what the kernel wrote back.
+    pub call: Option<Call>,
+    /// Bytes locked since the start.
+    pub locked: i128,
+    /// GET_INFO of each container and GET_STATUS of each group that is open.
+    pub seen: Vec<(Slot, Result<i32, Errno>, Call)>,
+    /// A hash of each piece of memory that is not too large, after DMA.
+    pub contents: Vec<u64>,
+}
+
+impl<M: Machine> Side<M> {
+    pub fn new(host: M, groups: Vec<GroupFacts>) -> Self {
+        let locked = host.locked();
+        Self { host, process: Process::new(groups), locked }
+    }
+
+    /// Does a step and looks round.
+    pub fn apply(&mut self, step: &Step) -> Outcome {
+        let done = self.run(step);
+        self.outcome(step, done)
+    }
+
+    /// What a step that was done came to, and a look round.
+    pub fn outcome(&self, step: &Step, (result, call): Done) -> Outcome {
+        let contents = match step {
+            Step::Dma { .. } => self.small_memory().map(|(_, range)| contents(&self.host, range)).collect(),
+            _ => Vec::new(),
+        };
+        Outcome { result, call, locked: self.locked(), seen: self.look(), contents }
+    }
+
+    /// Memory that is looked at after DMA.
+    pub fn small_memory(&self) -> impl Iterator<Item = (usize, UserRange)> {
+        self.memory.iter().copied().enumerate().filter(|(_, range)| range.len() <= MOST_READ)
+    }
+
+    /// Does a step; the second is what the call's structure holds afterwards.
+    pub fn run(&mut self, step: &Step) -> Done {
+        self.process.run(&self.host, &self.host, step)
+    }
+
+    pub fn locked(&self) -> i128 {
+        i128::from(self.host.locked()) - i128::from(self.locked)
+    }
+
+    fn look(&self) -> Vec<(Slot, Result<i32, Errno>, Call)> {
+        self.open_files()
+            .filter_map(|(slot, fd)| {
+                let mut call = match slot {
+                    Slot::Container(_) => Call::TceGetInfo(spapr::TceInfo { argsz: 32, ..Default::default() }),
+                    Slot::Group(_) => Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, ..Default::default() }),
+                    Slot::Device(_) => return None,
+                };
+                let result = self.host.call(fd, &mut call);
+                Some((slot, result, call))
+            })
+            .collect()
+    }
+}
+
+impl Side<Model> {
+    /// Another one in the same state.
+    pub fn fork(&self) -> Self {
+        Self { host: self.host.fork(), process: self.process.clone(), locked: self.locked }
+    }
+}
+
+/// Two groups with vfio-pci, at least.
+pub fn groups(host: &impl Host) -> Result<Vec<GroupFacts>, String> {
+    let groups = crate::groups::groups(host);
+    if groups.len() < 2 {
+        return Err(format!("two groups with vfio-pci are needed, there are {groups:?}"));
+    }
+    Ok(groups)
+}
+
+/// A model from scratch.
+pub fn fresh_model(preset: Preset) -> Result<Side<Model>, String> {
+    let model = Model::new(preset);
+    let groups = groups(&model)?;
+    Ok(Side::new(model, groups))
+}
+
+/// Another one, whose files have other numbers and whose memory has other addresses.
+pub fn shifted_model(preset: Preset) -> Result<Side<Model>, String> {
+    let side = fresh_model(preset)?;
+    side.host.allocate(5 << 20, side.host.page_shift()).map_err(|errno| errno.to_string())?;
+    let container = side.host.open(Node::Container).map_err(|errno| errno.to_string())?;
+    side.host.close(container);
+    Ok(side)
+}
+
+/// A hash of memory, page by page, with what cannot be read.
+fn contents(memory: &impl Memory, range: UserRange) -> u64 {
+    const PIECE: u64 = 64 << 10;
+    let mut hash = DefaultHasher::new();
+    let mut data = vec![0; PIECE as usize];
+    for piece in range.chunks(PIECE) {
+        let data = &mut data[..piece.len() as usize];
+        if memory.read(piece.start(), data).is_ok() {
+            data.hash(&mut hash);
+            continue;
+        }
+        for page in piece.chunks(4096) {
+            let data = &mut data[..page.len() as usize];
+            match memory.read(page.start(), data) {
+                Ok(()) => data.hash(&mut hash),
+                Err(_) => "not readable".hash(&mut hash),
+            }
+        }
+    }
+    hash.finish()
+}
+
+impl Outcome {
+    /// The result, and what of the rest is not as in `other`.
+    pub fn beside(&self, other: &Self) -> String {
+        let mut text = match self.result {
+            Ok(value) => format!("{value}"),
+            Err(errno) => format!("{errno:?}"),
+        };
+        if self.call != other.call {
+            text += &format!(", {:?}", self.call);
+        }
+        if self.locked != other.locked {
+            text += &format!(", locked {:#x}", self.locked);
+        }
+        for (slot, result, call) in self.seen.iter().filter(|seen| !other.seen.contains(seen)) {
+            text += &format!(", {slot}: {result:?} {call:?}");
+        }
+        if self.contents != other.contents {
+            text += &format!(", memory {:x?}", self.contents);
+        }
+        text
+    }
+}

@@ -1,0 +1,280 @@
+//! Carries steps out, alone or from several threads.
+
+use super::number::{Bus, Bytes, Place};
+use super::setup::{End, Setup};
+use super::step::Step;
+use parking_lot::RwLock;
+use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::host::{Errno, Host, Memory};
+use spapr_iommu::model::Model;
+use spapr_iommu::registry::{Lease, RegisterError, Registry};
+use spapr_iommu::space::{
+    AddressSpace, AttachError, Device, DeviceRegion, MapError, MapRequest, UnmapError, WindowError,
+};
+use spapr_iommu::window::{Plan, Window, WindowRequest};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What was last written into a page, different each time.
+static MARKS: AtomicU64 = AtomicU64::new(1);
+
+pub const SPACES: usize = 3;
+pub const GROUPS: u32 = 4;
+
+/// What all threads share.
+pub struct Ground {
+    pub model: Arc<Model>,
+    pub registry: Registry,
+    spaces: Vec<RwLock<AddressSpace>>,
+    /// Two memories of ordinary pages, side by side, and one of huge pages where the machine has them.
+    pub blocks: Vec<UserRange>,
+    pub setup: Setup,
+}
+
+/// A device, and a region of it that keeps it open.
+pub struct Handle {
+    space: usize,
+    group: u32,
+    _device: Device,
+    _region: DeviceRegion,
+}
+
+/// What one thread holds.
+#[derive(Default)]
+pub struct Hands {
+    leases: Vec<Lease>,
+    devices: Vec<Handle>,
+}
+
+/// What came of a step.
+pub enum Outcome {
+    Attached(Result<(), AttachError>),
+    Detached(Result<(), AttachError>),
+    Renewed,
+    Registered(Vec<UserRange>, Result<(), RegisterError>),
+    /// Which of the leases; where it is mapped, if that was refused.
+    Released(usize, Result<(), Vec<IovaRange>>),
+    Dropped(usize),
+    Mapped(Vec<MapRequest>, Result<(), MapError>),
+    Unmapped(IovaRange, Result<u64, UnmapError>),
+    UnmappedAll(Result<(), UnmapError>),
+    /// The plan for it, and how much more is locked now.
+    Made {
+        plan: Result<Plan, WindowError>,
+        made: Result<Window, WindowError>,
+        locked: i128,
+    },
+    Windows(Result<(), WindowError>),
+    Opened(Result<(), AttachError>),
+    Closed {
+        space: usize,
+        group: u32,
+    },
+    /// Memory was changed.
+    Changed(UserRange, Result<(), Errno>),
+    Nothing,
+}
+
+impl Ground {
+    pub fn new(setup: &Setup) -> Self {
+        let mut model = Model::new(setup.preset).with_groups(GROUPS);
+        if let Some(limit) = setup.memlock {
+            model = model.with_memlock(Some(limit));
+        }
+        if setup.host_driver {
+            model = model.with_host_driver(GROUPS - 1, "nvme");
+        }
+        let model = Arc::new(model);
+        let page = model.page_shift();
+        let mut blocks: Vec<_> = [1 << 20, 512 << 10].map(|size| model.allocate(size, page).unwrap()).into();
+        if let Some(&huge) = setup.preset.huge_pages().first() {
+            blocks.push(model.allocate(3 << huge.get(), huge).unwrap());
+        }
+        let registry = Registry::new(model.clone());
+        let spaces: Vec<_> = (0..SPACES).map(|_| RwLock::new(AddressSpace::new(&registry))).collect();
+        let ground = Self { model, registry, spaces, blocks, setup: *setup };
+        ground.blocks.iter().for_each(|block| ground.mark(*block));
+        ground
+    }
+
+    pub fn space(&self, space: usize) -> AddressSpace {
+        self.spaces[space].read().clone()
+    }
+
+    /// Bytes that are mapped in all spaces.
+    pub fn mapped(&self) -> u64 {
+        (0..SPACES).map(|space| self.space(space).mapped().1).sum()
+    }
+
+    pub fn address(&self, place: Place) -> UserAddr {
+        match place {
+            Place::In { block, offset } => {
+                UserAddr(self.blocks[block % self.blocks.len()].start().0.wrapping_add(offset))
+            }
+            Place::Wild(address) => UserAddr(address),
+        }
+    }
+
+    fn part(&self, place: Place, Bytes(len): Bytes) -> Option<UserRange> {
+        UserRange::new(self.address(place), len).ok()
+    }
+
+    /// Writes something else into each page, if the memory is there and can be written.
+    pub fn mark(&self, range: UserRange) {
+        for page in range.chunks(super::number::PAGE).take(64) {
+            let mark = MARKS.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
+            let _ = self.model.write(page.start(), &mark);
+        }
+    }
+
+    /// All is given up, and nothing is left.
+    pub fn end(self, hands: Hands, end: End) {
+        let Self { model, registry, spaces, .. } = self;
+        let Hands { mut leases, devices } = hands;
+        if end == End::Killed {
+            model.exit();
+            assert_eq!(model.violations(), [], "at the kill");
+            assert_eq!((model.locked(), model.regions()), (0, vec![]), "after the kill");
+        }
+        drop(devices);
+        if end == End::Tidy {
+            for space in &spaces {
+                let space = space.read();
+                unmap_all(&space).unwrap();
+                assert_eq!(space.mapped(), (0, 0));
+            }
+            leases.drain(..).for_each(|lease| lease.release().unwrap());
+            assert_eq!(registry.regions(), []);
+            for space in &spaces {
+                let space = space.read();
+                space.status().groups.iter().for_each(|status| space.detach(status.group).unwrap());
+            }
+            assert_eq!((model.locked(), model.regions()), (0, vec![]), "after tidying up");
+        }
+        match end {
+            End::SpacesFirst => drop((spaces, leases)),
+            _ => drop((leases, spaces)),
+        }
+        drop(registry);
+        assert_eq!((model.locked(), model.regions(), model.leaks()), (0, vec![], vec![]), "at the end");
+        model.exit();
+        assert_eq!(model.violations(), [], "at the end");
+    }
+}
+
+fn unmap_all(space: &AddressSpace) -> Result<(), UnmapError> {
+    space.mappings().iter().try_for_each(|mapping| space.unmap(mapping.iova).map(drop))
+}
+
+fn range(Bus(start): Bus, Bytes(len): Bytes) -> Option<IovaRange> {
+    IovaRange::new(Iova(start), len).ok()
+}
+
+impl Hands {
+    /// Both hands' things in one.
+    pub fn with(mut self, other: Self) -> Self {
+        self.leases.extend(other.leases);
+        self.devices.extend(other.devices);
+        self
+    }
+
+    /// Carries a step out. Steps about nothing at all come to nothing.
+    pub fn act(&mut self, ground: &Ground, step: &Step) -> Outcome {
+        self.try_act(ground, step).unwrap_or(Outcome::Nothing)
+    }
+
+    fn try_act(&mut self, ground: &Ground, step: &Step) -> Option<Outcome> {
+        let on = |space: &usize| ground.space(*space);
+        Some(match step {
+            Step::Attach { space, group } => Outcome::Attached(on(space).attach(*group)),
+            Step::Beside { space, group, other } => Outcome::Attached(on(space).attach_beside(*group, *other)),
+            Step::Detach { space, group } => Outcome::Detached(on(space).detach(*group)),
+            Step::Renew { space } => {
+                self.devices.iter().all(|device| device.space != *space).then_some(())?;
+                *ground.spaces[*space].write() = AddressSpace::new(&ground.registry);
+                Outcome::Renewed
+            }
+            Step::Register { parts } => {
+                let parts: Vec<_> = parts.iter().filter_map(|&(at, len)| ground.part(at, len)).collect();
+                let leased = match parts[..] {
+                    [only] => ground.registry.register(only).map(|lease| vec![lease]),
+                    _ => ground.registry.register_all(&parts),
+                };
+                Outcome::Registered(parts, leased.map(|leases| self.leases.extend(leases)))
+            }
+            Step::Release { lease } => {
+                let at = usize::from(*lease).checked_rem(self.leases.len())?;
+                let released = self.leases.remove(at).release().map_err(|refused| {
+                    self.leases.push(refused.lease);
+                    refused.mapped
+                });
+                Outcome::Released(at, released)
+            }
+            Step::DropLease { lease } => {
+                let at = usize::from(*lease).checked_rem(self.leases.len())?;
+                drop(self.leases.remove(at));
+                Outcome::Dropped(at)
+            }
+            Step::Map { space, requests, permission, overlap } => {
+                let request = |&(at, place, len): &_| {
+                    Some(MapRequest { iova: range(at, len)?, user: ground.address(place), permission: *permission })
+                };
+                let requests: Vec<_> = requests.iter().filter_map(request).collect();
+                let mapped = on(space).map_all(&requests, *overlap);
+                Outcome::Mapped(requests, mapped)
+            }
+            Step::Unmap { space, at, len } => {
+                let range = range(*at, *len)?;
+                Outcome::Unmapped(range, on(space).unmap(range))
+            }
+            Step::UnmapAll { space } => Outcome::UnmappedAll(unmap_all(&on(space))),
+            Step::Plan { space, request } => {
+                let _ = on(space).plan(&request.0);
+                Outcome::Nothing
+            }
+            Step::Window { space, request } => make(ground, &on(space), &request.0),
+            Step::RemoveWindow { space, at } => Outcome::Windows(on(space).remove_window(Iova(at.0))),
+            Step::DropDefault { space } => Outcome::Windows(on(space).drop_default_window()),
+            Step::Ask { space, at, len } => Outcome::Windows(on(space).ask(range(*at, *len)?).map(drop)),
+            Step::Unask { space, at, len } => Outcome::Windows(on(space).unask(range(*at, *len)?)),
+            Step::Trim { space } => Outcome::Windows(on(space).trim()),
+            Step::Device { space, group } => {
+                let address = ground.model.groups().into_iter().find(|facts| facts.number == *group)?;
+                let opened = on(space).device(*group, &address.devices.first()?.address);
+                Outcome::Opened(opened.map(|device| {
+                    let region = device.region(7).unwrap();
+                    self.devices.push(Handle { space: *space, group: *group, _device: device, _region: region });
+                }))
+            }
+            Step::CloseDevice { device } => {
+                let at = usize::from(*device).checked_rem(self.devices.len())?;
+                let Handle { space, group, .. } = self.devices.remove(at);
+                Outcome::Closed { space, group }
+            }
+            Step::Declare { at, len, kind } => {
+                let range = ground.part(*at, *len).filter(is_small)?;
+                let changed = ground.model.declare(range, *kind);
+                ground.mark(range);
+                Outcome::Changed(range, changed)
+            }
+            Step::Protect { at, len, protection } => {
+                let range = ground.part(*at, *len)?;
+                // What is registered stays as it is.
+                let _ = ground.model.protect(range, *protection);
+                Outcome::Nothing
+            }
+        })
+    }
+}
+
+/// The memories are small; what is larger is not worth the time to fill it.
+fn is_small(range: &UserRange) -> bool {
+    range.len() <= 4 << PageShift::P16M.get()
+}
+
+fn make(ground: &Ground, space: &AddressSpace, request: &WindowRequest) -> Outcome {
+    let before = ground.model.locked();
+    let plan = space.plan(request);
+    let made = space.create_window(request);
+    Outcome::Made { plan, made, locked: i128::from(ground.model.locked()) - i128::from(before) }
+}

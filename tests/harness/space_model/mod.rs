@@ -1,0 +1,92 @@
+//! Calls of the library as values, hostile ones among them, and the naive twin of what they come to.
+//!
+//! Steps are decoded from bytes. So one kind of step, one way to carry it out and one twin serve the property test and
+//! the threads (`tests/space`), and the fuzzer (`tests/fuzz`).
+
+mod act;
+mod books;
+mod check;
+mod number;
+mod request;
+mod runs;
+mod setup;
+mod step;
+
+pub use act::{Ground, Hands};
+pub use books::Twin;
+pub use check::{agrees, stands};
+pub use setup::Setup;
+pub use step::Step;
+
+use arbitrary::Unstructured;
+use std::sync::Barrier;
+
+/// Most steps of a sequence: what can go wrong does so sooner, and a sequence stays quick.
+const MOST_STEPS: usize = 80;
+
+/// A machine and what is done on it.
+#[derive(Clone)]
+pub struct Sequence {
+    pub setup: Setup,
+    pub steps: Vec<Step>,
+}
+
+/// A step a line.
+impl core::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        writeln!(f, "{:?}", self.setup)?;
+        self.steps.iter().try_for_each(|step| writeln!(f, "  {step:?}"))
+    }
+}
+
+impl Sequence {
+    /// Any bytes are a sequence.
+    pub fn decode(bytes: &[u8]) -> arbitrary::Result<Self> {
+        let mut input = Unstructured::new(bytes);
+        let setup: Setup = input.arbitrary()?;
+        let mut steps = if setup.ready { Step::first() } else { Vec::new() };
+        while !input.is_empty() && steps.len() < MOST_STEPS {
+            steps.push(input.arbitrary()?);
+        }
+        Ok(Self { setup, steps })
+    }
+
+    /// Carries one out by each thread, on the machine of the first, at the same time. Afterwards library and kernel agree,
+    /// and nothing is left. How many bytes were mapped then.
+    pub fn run_together(threads: &[Self]) -> u64 {
+        let Some(first) = threads.first() else { return 0 };
+        let ground = Ground::new(&first.setup);
+        let start = Barrier::new(threads.len());
+        let run = |sequence: &Self| {
+            let mut hands = Hands::default();
+            start.wait();
+            for step in sequence.steps.iter().filter(|step| !matches!(step, Step::Renew { .. })) {
+                hands.act(&ground, step);
+            }
+            hands
+        };
+        let hands = std::thread::scope(|scope| {
+            let running: Vec<_> = threads.iter().map(|sequence| scope.spawn(|| run(sequence))).collect();
+            let ended: Vec<_> = running.into_iter().map(|thread| thread.join()).collect();
+            ended.into_iter().map(|hands| hands.unwrap()).collect::<Vec<_>>()
+        });
+        stands(&ground);
+        let mapped = ground.mapped();
+        ground.end(hands.into_iter().fold(Hands::default(), Hands::with), first.setup.end);
+        mapped
+    }
+
+    /// Carries it out. All agrees after each step, and at the end nothing is left.
+    pub fn run(&self) {
+        let ground = Ground::new(&self.setup);
+        let mut hands = Hands::default();
+        let mut twin = Twin::new(&ground);
+        agrees(&ground, &twin);
+        for step in &self.steps {
+            let outcome = hands.act(&ground, step);
+            twin.follow(&ground, step, outcome);
+            agrees(&ground, &twin);
+        }
+        ground.end(hands, self.setup.end);
+    }
+}

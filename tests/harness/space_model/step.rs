@@ -1,0 +1,171 @@
+//! A call of the library, or what a user does to the memory behind it.
+
+use super::number::{Bus, Bytes, Place};
+use super::request::Request;
+use arbitrary::{Arbitrary, Result, Unstructured};
+use spapr_iommu::host::memory::Protection;
+use spapr_iommu::model::MemoryKind;
+use spapr_iommu::permission::Permission;
+use spapr_iommu::space::Overlap;
+
+/// Spaces are 0 to 2, groups 0 to 3, and 4 is none of the machine's.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Attach {
+        space: usize,
+        group: u32,
+    },
+    Beside {
+        space: usize,
+        group: u32,
+        other: u32,
+    },
+    Detach {
+        space: usize,
+        group: u32,
+    },
+    /// Drops the space and makes it anew.
+    Renew {
+        space: usize,
+    },
+    Register {
+        parts: Vec<(Place, Bytes)>,
+    },
+    /// Counts the leases round.
+    Release {
+        lease: u8,
+    },
+    DropLease {
+        lease: u8,
+    },
+    Map {
+        space: usize,
+        requests: Vec<(Bus, Place, Bytes)>,
+        permission: Permission,
+        overlap: Overlap,
+    },
+    Unmap {
+        space: usize,
+        at: Bus,
+        len: Bytes,
+    },
+    UnmapAll {
+        space: usize,
+    },
+    Plan {
+        space: usize,
+        request: Request,
+    },
+    Window {
+        space: usize,
+        request: Request,
+    },
+    RemoveWindow {
+        space: usize,
+        at: Bus,
+    },
+    DropDefault {
+        space: usize,
+    },
+    Ask {
+        space: usize,
+        at: Bus,
+        len: Bytes,
+    },
+    Unask {
+        space: usize,
+        at: Bus,
+        len: Bytes,
+    },
+    Trim {
+        space: usize,
+    },
+    /// Opens a device, and its first region.
+    Device {
+        space: usize,
+        group: u32,
+    },
+    CloseDevice {
+        device: u8,
+    },
+    /// Other memory, or none, takes the place of what is there, leased or not.
+    Declare {
+        at: Place,
+        len: Bytes,
+        kind: MemoryKind,
+    },
+    Protect {
+        at: Place,
+        len: Bytes,
+        protection: Protection,
+    },
+}
+
+fn space(u: &mut Unstructured<'_>) -> Result<usize> {
+    Ok([0, 0, 0, 1, 1, 2][u.int_in_range(0..=5_usize)?])
+}
+
+fn group(u: &mut Unstructured<'_>) -> Result<u32> {
+    u.int_in_range(0..=4)
+}
+
+/// One or a few.
+fn several<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> Result<Vec<T>> {
+    let count = [1, 1, 1, 2, 2, 3, 4, 0][u.int_in_range(0..=7_usize)?];
+    (0..count).map(|_| u.arbitrary()).collect()
+}
+
+fn kind(u: &mut Unstructured<'_>) -> Result<MemoryKind> {
+    Ok(match u.int_in_range(0..=5_u8)? {
+        0..=2 => MemoryKind::Ordinary,
+        3 => MemoryKind::TransparentHuge,
+        4 => MemoryKind::Hole,
+        _ => MemoryKind::Device,
+    })
+}
+
+impl Step {
+    /// What most maps need.
+    pub fn first() -> Vec<Self> {
+        let parts = vec![(Place::In { block: 0, offset: 0 }, Bytes(1 << 20))];
+        vec![Self::Attach { space: 0, group: 0 }, Self::Register { parts }]
+    }
+}
+
+impl<'a> Arbitrary<'a> for Step {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(match u.int_in_range(0..=63_u8)? {
+            0..=5 => Self::Attach { space: space(u)?, group: group(u)? },
+            6 | 7 => Self::Beside { space: space(u)?, group: group(u)?, other: group(u)? },
+            8..=10 => Self::Detach { space: space(u)?, group: group(u)? },
+            11 => Self::Renew { space: space(u)? },
+            12..=17 => Self::Register { parts: several(u)? },
+            18..=20 => Self::Release { lease: u.arbitrary()? },
+            21 | 22 => Self::DropLease { lease: u.arbitrary()? },
+            23..=35 => {
+                let permission = [Permission::ReadWrite, Permission::ReadWrite, Permission::Read, Permission::Write]
+                    [u.int_in_range(0..=3_usize)?];
+                let overlap = if u.arbitrary()? { Overlap::Refuse } else { Overlap::Replace };
+                Self::Map { space: space(u)?, requests: several(u)?, permission, overlap }
+            }
+            36..=42 => Self::Unmap { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            43 => Self::UnmapAll { space: space(u)? },
+            44 | 45 => Self::Plan { space: space(u)?, request: u.arbitrary()? },
+            46..=48 => Self::Window { space: space(u)?, request: u.arbitrary()? },
+            49 | 50 => Self::RemoveWindow { space: space(u)?, at: u.arbitrary()? },
+            51 => Self::DropDefault { space: space(u)? },
+            52 | 53 => Self::Ask { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            54 => Self::Unask { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            55 => Self::Trim { space: space(u)? },
+            56 | 57 => Self::Device { space: space(u)?, group: group(u)? },
+            58 | 59 => Self::CloseDevice { device: u.arbitrary()? },
+            60 | 61 => Self::Declare { at: u.arbitrary()?, len: u.arbitrary()?, kind: kind(u)? },
+            62 => Self::Declare { at: u.arbitrary()?, len: u.arbitrary()?, kind: MemoryKind::Ordinary },
+            _ => {
+                let protection =
+                    [Protection::None, Protection::Read, Protection::ReadWrite][u.int_in_range(0..=2_usize)?];
+                Self::Protect { at: u.arbitrary()?, len: u.arbitrary()?, protection }
+            }
+        })
+    }
+}

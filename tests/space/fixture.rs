@@ -1,0 +1,117 @@
+//! A model with a registry and a space over it, and the question whether all three agree.
+
+use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::host::{Host, Memory, Platform};
+use spapr_iommu::map::IntervalMap;
+use spapr_iommu::model::{Model, Preset};
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::Registry;
+use spapr_iommu::space::AddressSpace;
+use std::sync::Arc;
+
+pub(crate) const RW: Permission = Permission::ReadWrite;
+/// Where powernv puts the second window, and QEMU's firmware the dynamic one.
+pub(crate) const BIG: u64 = 1 << 59;
+
+pub(crate) const PRESETS: [&str; 10] = [
+    "powernv8-64k",
+    "powernv9-4k",
+    "powernv9-64k",
+    "powernv10-64k",
+    "powernv9-64k-7.2",
+    "pseries-4k",
+    "pseries-64k",
+    "pseries-64k-7.2",
+    "powernv8-4k",
+    "powernv10-4k-7.2",
+];
+
+pub(crate) struct Bench {
+    pub(crate) model: Arc<Model>,
+    pub(crate) registry: Registry,
+    pub(crate) space: AddressSpace,
+}
+
+pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
+    IovaRange::new(Iova(start), len).unwrap()
+}
+
+pub(crate) fn at(range: UserRange, offset: u64) -> UserAddr {
+    UserAddr(range.start().0 + offset)
+}
+
+pub(crate) fn part(range: UserRange, offset: u64, len: u64) -> UserRange {
+    UserRange::new(at(range, offset), len).unwrap()
+}
+
+impl Bench {
+    /// With group 0 attached.
+    pub(crate) fn new(preset: &str) -> Self {
+        let bench = Self::with(Model::new(preset.parse::<Preset>().unwrap()));
+        bench.space.attach(0).unwrap();
+        bench
+    }
+
+    /// With nothing attached.
+    pub(crate) fn with(model: Model) -> Self {
+        let model = Arc::new(model);
+        let registry = Registry::new(model.clone());
+        let space = AddressSpace::new(&registry);
+        Self { model, registry, space }
+    }
+
+    pub(crate) fn allocate(&self, size: u64) -> UserRange {
+        let page = spapr_iommu::host::Host::page_shift(self.model.as_ref());
+        self.model.allocate(size, page).unwrap()
+    }
+
+    pub(crate) fn allocate_huge(&self, size: u64, page: PageShift) -> UserRange {
+        self.model.allocate(size, page).unwrap()
+    }
+
+    /// The tables of every container hold just what the space says, entry by entry, and no trap was met.
+    #[track_caller]
+    pub(crate) fn agrees(&self) {
+        self.agrees_beside(&[]);
+    }
+
+    /// The same where other spaces have one container each, opened before all others.
+    #[track_caller]
+    pub(crate) fn agrees_beside(&self, others: &[&AddressSpace]) {
+        assert_eq!(self.model.violations(), []);
+        let powernv = Host::platform(self.model.as_ref()) == Some(Platform::Powernv);
+        let seen = |permission| if powernv && permission == Permission::Write { RW } else { permission };
+        for (at, container) in self.model.containers().into_iter().enumerate() {
+            let space = others.get(at).copied().unwrap_or(&self.space);
+            let expected = joined(space.mappings().iter().map(|m| (m.iova, m.user, seen(m.permission))));
+            let tables = self.model.tables(container);
+            let entries =
+                tables.iter().flat_map(|table| &table.entries).map(|entry| (entry.iova, entry.user, entry.permission));
+            assert_eq!(joined(entries), expected, "tables of {container}");
+        }
+        let mapped: u64 = self.registry.regions().iter().map(|region| region.mapped).sum();
+        assert_eq!(mapped, others.iter().map(|space| space.mapped().1).sum::<u64>() + self.space.mapped().1);
+    }
+
+    /// Drops everything; nothing is left behind.
+    #[track_caller]
+    pub(crate) fn ends_clean(self) {
+        let Self { model, registry, space } = self;
+        drop(space);
+        drop(registry);
+        assert_eq!(model.locked(), 0, "locked memory");
+        assert_eq!(model.regions(), []);
+        assert_eq!(model.leaks(), []);
+        model.exit();
+        assert_eq!(model.violations(), []);
+    }
+}
+
+/// In order, neighbours that continue each other joined: regions aside.
+fn joined(mappings: impl Iterator<Item = (IovaRange, UserAddr, Permission)>) -> Vec<(IovaRange, u64, Permission)> {
+    let mut map = IntervalMap::new();
+    for (iova, user, permission) in mappings {
+        map.insert(spapr_iommu::map::Mapping { iova, user, permission, region: () }).unwrap();
+    }
+    map.iter().map(|m| (m.iova, m.user.0, m.permission)).collect()
+}
