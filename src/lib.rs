@@ -4,12 +4,10 @@
 pub mod addr;
 pub mod device;
 pub mod dma;
-pub mod eeh;
 pub mod guest;
 pub mod host;
 pub mod kvm;
 pub mod map;
-pub mod memlock;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod permission;

@@ -1,7 +1,7 @@
 //! Why a device refuses, or what is wrong with it.
 
 use super::InterruptKind;
-use crate::eeh::PeState;
+use crate::device::eeh::PeState;
 use crate::host::Errno;
 use crate::host::calls::CallError;
 use crate::host::irqs::IrqsError;

@@ -38,6 +38,7 @@
 mod access;
 mod bar;
 mod config;
+pub mod eeh;
 mod error;
 mod interrupt;
 mod messages;
@@ -51,7 +52,7 @@ pub use interrupt::{Interrupt, InterruptInfo, InterruptKind};
 pub use opened::DmaState;
 pub use value::{Endian, RegisterValue};
 
-use crate::eeh::Eeh;
+use crate::device::eeh::Eeh;
 use crate::space::{AddressSpace, Driven};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use access::{Access, BARS, CONFIG};

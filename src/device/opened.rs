@@ -3,7 +3,7 @@
 use super::config::{Config, is_master};
 use super::interrupt::{InterruptKind, Slots};
 use super::{AccessError, DeviceError};
-use crate::eeh::{self, EehError, PeState};
+use crate::device::eeh::{self, EehError, PeState};
 use crate::host::irqs;
 use crate::space;
 use core::sync::atomic::{AtomicBool, Ordering};

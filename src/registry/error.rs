@@ -3,8 +3,8 @@
 use super::Lease;
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::Errno;
+use crate::host::MemlockError;
 use crate::host::calls::CallError;
-use crate::memlock::MemlockError;
 use core::fmt;
 
 /// Why memory cannot be registered. Nothing has changed.

@@ -25,8 +25,8 @@ pub(crate) use books::Part;
 
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
+use crate::host::memlock;
 use crate::host::{Errno, Fd, Host};
-use crate::memlock;
 use crate::window::RefusedWindows;
 use backing::{Stretch, survey};
 use books::{Books, Idle};

@@ -3,9 +3,9 @@
 use super::member::Member;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange, PageShift};
+use crate::host::MemlockError;
 use crate::host::calls::{self, CallError, Failure};
 use crate::host::{Errno, Fd, Platform};
-use crate::memlock::MemlockError;
 use crate::window::{
     DEFAULT_PAGE, DefaultWindow, Origin, Plan, Refusal, Situation, Standing, Step, Want, Window, WindowRequest,
     locked_bytes, plan, plan_removal,

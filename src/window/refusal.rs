@@ -2,7 +2,7 @@
 
 use super::Window;
 use crate::addr::{Bytes, Iova, IovaRange, PageShift};
-use crate::memlock::MemlockError;
+use crate::host::MemlockError;
 use core::fmt;
 
 /// Why a plan is as it is.

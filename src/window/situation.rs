@@ -4,8 +4,8 @@ use super::plan::{POWERNV_SECOND, Plan, Planned, Step};
 use super::table;
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
 use crate::addr::{IovaRange, PageShift};
+use crate::host::memlock;
 use crate::host::{Memlock, Platform};
-use crate::memlock;
 
 /// A window that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

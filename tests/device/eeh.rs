@@ -1,8 +1,8 @@
 //! Freezes and recovery.
 
 use crate::fixture::{ADDRESS, Bench, model, space};
+use spapr_iommu::device::eeh::{EehError, Injection, PeState};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
-use spapr_iommu::eeh::{EehError, Injection, PeState};
 use spapr_iommu::host::Errno;
 use spapr_iommu::uapi::eeh::state;
 use std::time::Duration;

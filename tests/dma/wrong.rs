@@ -2,8 +2,8 @@
 
 use crate::fixture::{FIRST, Ground, RW, bits};
 use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal};
+use spapr_iommu::host::MemlockError;
 use spapr_iommu::host::Obstacle;
-use spapr_iommu::memlock::MemlockError;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::AttachError;
 

@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::device::{AccessError, InterruptKind};
 use spapr_iommu::dma::{Dma, DmaError, DmaMask, OpenError, ReleaseRefusal};
-use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::host::MemlockError;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu_tests::limit::RealLimit;

@@ -1,24 +1,39 @@
 //! The kept inputs of the fuzzer, run as ordinary tests. `tests/fuzz/README.md` tells how they come to be.
 
 use spapr_iommu_tests::fuzz;
+use std::fs::File;
+use std::io::Read;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
+use tar::{Archive, Entry};
 
-/// Runs every kept input of a target, and shows those that fail. `SPAPR_INPUT` names a file to run instead.
-fn replay(name: &str, target: fn(&[u8])) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-    let mut inputs: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(inputs.len() >= 10, "the kept inputs are there");
+/// The kept inputs of a target, by name; `SPAPR_INPUT` names a file to run instead.
+fn inputs(name: &str) -> Vec<(String, Vec<u8>)> {
     if let Some(given) = std::env::var_os("SPAPR_INPUT") {
-        inputs = vec![given.into()];
+        let bytes = std::fs::read(&given).unwrap();
+        return vec![(given.to_string_lossy().into_owned(), bytes)];
     }
-    inputs.sort();
+    let archive = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name).with_extension("tar");
+    let mut archive = Archive::new(File::open(archive).unwrap());
+    let files = archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
+    let read = |mut entry: Entry<'_, File>| {
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    };
+    let inputs: Vec<_> = files.map(read).collect();
+    assert!(inputs.len() >= 10, "the kept inputs are there");
+    inputs
+}
+
+/// Runs every kept input of a target, and shows those that fail.
+fn replay(name: &str, target: fn(&[u8])) {
+    let inputs = inputs(name);
     let mut failed = Vec::new();
-    for path in &inputs {
-        let bytes = std::fs::read(path).unwrap();
-        if catch_unwind(|| target(&bytes)).is_err() {
-            eprintln!("{}:\n{}", path.display(), fuzz::show(name, &bytes));
-            failed.push(path);
+    for (input, bytes) in &inputs {
+        if catch_unwind(|| target(bytes)).is_err() {
+            eprintln!("{input}:\n{}", fuzz::show(name, bytes));
+            failed.push(input);
         }
     }
     assert!(failed.is_empty(), "of {} inputs of {name} these fail: {failed:?}", inputs.len());

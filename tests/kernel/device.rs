@@ -2,8 +2,8 @@
 
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
+use spapr_iommu::device::eeh::{EehError, Injection, PeState};
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
-use spapr_iommu::eeh::{EehError, Injection, PeState};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Errno, Host, Memory, Platform};
 use spapr_iommu::permission::Permission;

@@ -1,7 +1,7 @@
 //! Locked memory: counted before the kernel counts it.
 
 use crate::fixture::{BIG, Bench, RW, at, iova, part};
-use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::host::MemlockError;
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};

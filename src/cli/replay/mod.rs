@@ -7,7 +7,7 @@
 //! use spapr_iommu_cli::replay::{Options, Trace};
 //! use spapr_iommu_cli::scenario::Machine;
 //!
-//! let trace = Trace::read("tests/replay/traces/nvme-ddw.trace.xz".as_ref(), |_lines| ())?;
+//! let trace = Trace::read("../../tests/replay/traces/nvme-ddw.trace.xz".as_ref(), |_lines| ())?;
 //! let machine = Machine::model("powernv9-64k".parse()?, trace.bridges());
 //! let report = trace.replay(&machine, &Options::default(), |_done, _all| ())?;
 //! assert!(report.passed);

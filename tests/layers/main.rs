@@ -1,0 +1,62 @@
+//! The library's modules import downwards only, in the order of the table in docs/design.md.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The modules of the table in docs/design.md, lowest first.
+fn order() -> Vec<String> {
+    let design = fs::read_to_string(root().join("docs/design.md")).unwrap();
+    let table = design.split("| module | what it is |").nth(1).expect("docs/design.md has the table of modules");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.split('`').nth(1).expect("a row names its module").to_owned()).collect()
+}
+
+fn sources(path: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
+        // Nested packages are no part of the library.
+        if entry.is_dir() && !entry.join("Cargo.toml").exists() {
+            sources(&entry, found);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            found.push(entry);
+        }
+    }
+}
+
+/// The module a file belongs to: `src/space/apply.rs` and `src/addr.rs` to `space` and `addr`.
+fn module(file: &Path) -> String {
+    let below = file.strip_prefix(root().join("src")).unwrap();
+    below.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// What code outside tests and comments names after `crate::`.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let names = lines.flat_map(|line| line.split("crate::").skip(1));
+    names.map(|name| name.chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect()).collect()
+}
+
+#[test]
+fn each_module_imports_only_those_above_it_in_the_table() {
+    let order = order();
+    let place = |name: &str| order.iter().position(|module| module == name);
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let mut modules = BTreeSet::new();
+    for file in files.iter().filter(|file| !file.ends_with("src/lib.rs")) {
+        let own = module(file);
+        let at = place(&own).unwrap_or_else(|| panic!("docs/design.md does not list the module `{own}`"));
+        for used in imports(&fs::read_to_string(file).unwrap()) {
+            let upward = place(&used).is_none_or(|used| used > at);
+            assert!(!upward, "{} imports `{used}`, which docs/design.md does not list above `{own}`", file.display());
+            assert!(used == own || used != "model", "{} imports the model", file.display());
+        }
+        modules.insert(own);
+    }
+    assert_eq!(modules, order.iter().cloned().collect(), "docs/design.md lists the modules there are");
+}
