@@ -1,4 +1,61 @@
-#![doc = include_str!("../README.md")]
+//! DMA memory for POWER: registers user memory with the kernel's sPAPR TCE v2 container, plans and
+//! creates DMA windows, and maps TCEs, for the devices of one or more VFIO containers.
+//!
+//! The kernel's interface has traps: a MAP past a window's end crashes the host, an UNREGISTER that
+//! returns 0 can lose memory until reboot, a failed CREATE puts a device out of use. This crate checks
+//! and plans before it calls the kernel, undoes what fails halfway, and says in typed errors what is in
+//! the way and what to do.
+//!
+//! ```
+//! use spapr_iommu::{AddressSpace, IovaRange, Permission, Registry, WindowRequest};
+//! use spapr_iommu::{host::Host, model::Model};
+//! # use std::sync::Arc;
+//!
+//! // A model of the kernel. `host::vfio::Vfio::new()` is the running one.
+//! let host = Arc::new(Model::new("powernv9-64k".parse()?));
+//! let memory = host.share(64 << 20, host.page_shift())?.range();
+//!
+//! let registry = Registry::new(host); // one per process, as the kernel has it
+//! let space = AddressSpace::new(&registry); // what the devices see
+//! space.attach(0)?; // IOMMU group 0
+//!
+//! let lease = registry.register(memory)?; // keeps the memory registered
+//! let window = space.create_window(&WindowRequest::bytes(1 << 30))?;
+//! let iova = IovaRange::new(window.range.start(), memory.len())?;
+//! space.map(iova, memory.start(), Permission::ReadWrite)?; // 64 MiB in one MAP
+//!
+//! // Devices can reach the memory, so it is not given back; the error says where they see it.
+//! let refused = lease.release().unwrap_err();
+//! assert_eq!(refused.mapped, [iova]);
+//! space.unmap(iova)?;
+//! refused.lease.release()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to start
+//! | you write | start with |
+//! |---|---|
+//! | a virtual machine monitor | [`GuestIommu`]: TCE tables, hypercalls and DDW RTAS calls of a guest; [`kvm`] lets the kernel answer them |
+//! | a driver in user space | [`Dma`] opens a device by its PCI address and makes [`Buffer`]s that it sees; [`device`] has registers, interrupts and EEH |
+//! | something else over VFIO | [`Registry`] and [`AddressSpace`], as above |
+//!
+//! # Modules
+//! | module | what it is |
+//! |---|---|
+//! | [`addr`], [`permission`] | addresses, ranges, page sizes; what devices may do |
+//! | [`registry`] | registered memory of the process |
+//! | [`window`] | DMA windows: what one would be and cost, before it is made |
+//! | [`space`] | the address space of devices in one or more containers |
+//! | [`dma`], [`device`] | memory for drivers, and their devices |
+//! | [`guest`], [`kvm`] | a guest's tables and calls, answered here or in the kernel |
+//! | [`host`] | the seam to a kernel: [`host::vfio`] is the running one |
+//! | `model` | the kernel in process, on any machine (feature `model`) |
+//! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
+//!
+//! # Features
+//! None by default. `model`: the kernel in process, for tests and for machines that are no POWER.
+//! `serde`: a guest's saved tables can be serialized. `vm-memory`: guest memory and IOMMU of
+//! rust-vmm's crate.
 #![deny(unsafe_code)]
 
 pub mod addr;
@@ -16,7 +73,19 @@ pub mod space;
 pub mod uapi;
 pub mod window;
 
-/// The guide's programs.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/drivers.md")]
-mod guide {}
+pub use addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+pub use dma::{Buffer, Dma, DmaMask};
+pub use guest::GuestIommu;
+pub use permission::Permission;
+pub use registry::{Lease, Registry};
+pub use space::AddressSpace;
+pub use window::WindowRequest;
+
+/// The guide's and the README's programs.
+#[cfg(all(doctest, feature = "model"))]
+mod guides {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/drivers.md")]
+    mod drivers {}
+}

@@ -13,6 +13,11 @@ pub mod irqs;
 pub mod memory;
 pub mod vfio;
 
+// Where the model was before it became a feature.
+#[cfg(feature = "model")]
+#[doc(hidden)]
+pub use crate::model;
+
 mod call;
 mod facts;
 mod file;
