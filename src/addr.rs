@@ -145,6 +145,23 @@ impl<A: Address> Range<A> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
     }
 
+    /// The smallest range that holds both.
+    pub fn hull(&self, other: &Self) -> Self {
+        let start = self.start.min(other.start);
+        Self { start, len: self.end().max(other.end()).get() - start.get() }
+    }
+
+    /// The first `len` bytes; `None` when that is nothing or more than there is.
+    pub fn prefix(&self, len: u64) -> Option<Self> {
+        self.subrange(0, len)
+    }
+
+    /// `len` bytes, `offset` bytes from the start; `None` when that is nothing or reaches past the end.
+    pub fn subrange(&self, offset: u64, len: u64) -> Option<Self> {
+        let end = offset.checked_add(len)?;
+        (len != 0 && end <= self.len).then(|| Self { start: A::new(self.start.get() + offset), len })
+    }
+
     /// Whether start and length are multiples of the page.
     pub fn is_aligned(&self, page: PageShift) -> bool {
         (self.start.get() | self.len) & page.mask() == 0
@@ -276,6 +293,26 @@ mod tests {
     fn chunks_cover_the_range_once() {
         let pieces: Vec<_> = range(10, 25).chunks(10).collect();
         assert_eq!(pieces, [range(10, 10), range(20, 10), range(30, 5)]);
+    }
+
+    #[test]
+    fn a_hull_holds_both_and_nothing_outside_them() {
+        let range = |start, len| Range::new(Iova(start), len).unwrap();
+        assert_eq!(range(8, 4).hull(&range(2, 1)), range(2, 10));
+        assert_eq!(range(2, 1).hull(&range(8, 4)), range(2, 10));
+        assert_eq!(range(2, 10).hull(&range(4, 2)), range(2, 10));
+        assert_eq!(range(0, 1).hull(&range(u64::MAX - 1, 1)), range(0, u64::MAX));
+    }
+
+    #[test]
+    fn a_subrange_lies_within() {
+        let range = Range::new(Iova(0x10), 8).unwrap();
+        assert_eq!(range.subrange(2, 3), Range::new(Iova(0x12), 3).ok());
+        assert_eq!(range.subrange(0, 8), Some(range));
+        assert_eq!(range.prefix(8), Some(range));
+        for (offset, len) in [(0, 0), (8, 0), (0, 9), (8, 1), (7, 2), (u64::MAX, 1), (1, u64::MAX)] {
+            assert_eq!(range.subrange(offset, len), None, "{offset} {len}");
+        }
     }
 
     #[test]
