@@ -1,7 +1,7 @@
 //! `spapr-iommu bind` and `spapr-iommu unbind`.
 
 use super::output::bind::{self, Device, Group, Member, Report, Trouble};
-use super::{BindArguments, Exit};
+use super::{BindArguments, Exit, written};
 use crate::host::Obstacle;
 use crate::host::vfio::bind::{BindError, Binder, Binding};
 use std::collections::BTreeSet;
@@ -30,12 +30,8 @@ pub(super) fn run(arguments: &BindArguments, direction: Direction) -> Exit {
         })
         .collect();
     let report = report(&binder, direction, &addresses, &results);
-    if arguments.json {
-        bind::json(&report);
-    } else {
-        bind::text(&report);
-    }
-    judge(&report)
+    let result = if arguments.json { bind::json(&report) } else { bind::text(&report) };
+    judge(&report).and(written(result))
 }
 
 /// The devices that were asked for, each once and in order.

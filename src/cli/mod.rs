@@ -10,6 +10,7 @@ use crate::host::model::{HostPage, KernelVersion, Machine, Preset};
 use crate::scenario::number;
 use clap::{Parser, Subcommand};
 use core::str::FromStr;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -145,15 +146,47 @@ enum Exit {
     Obstacle = 3,
 }
 
+impl Exit {
+    /// This, unless it is success; `next` then.
+    fn and(self, next: Self) -> Self {
+        if self == Self::Success { next } else { self }
+    }
+}
+
+/// Tells on stderr that standard output is not complete.
+fn written(result: io::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            eprintln!("cannot write to standard output, so what is there is not complete: {error}");
+            Exit::Obstacle
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
 }
 
+/// Prints what clap has to say in place of running a command: help, the version, or wrong usage.
+fn told(message: &clap::Error) -> Exit {
+    if message.use_stderr() {
+        // Nothing is left to tell the user by.
+        let _ = message.print();
+        return Exit::Usage;
+    }
+    let result = message.print().and_then(|()| io::stdout().flush());
+    written(result.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }))
+}
+
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return told(&error).into(),
+    };
     log::start(arguments.log.as_deref());
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),

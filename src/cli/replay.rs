@@ -1,7 +1,7 @@
 //! `spapr-iommu replay`.
 
 use super::output::{Watch, replay};
-use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments};
+use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, written};
 use crate::replay::{Options, ReplayError, Report, Trace};
 use crate::scenario::Machine;
 use std::path::Path;
@@ -9,10 +9,7 @@ use std::path::Path;
 pub(super) fn run(arguments: &ReplayArguments) -> Exit {
     let mut exit = Exit::Success;
     for path in &arguments.traces {
-        let outcome = run_one(path, arguments);
-        if exit == Exit::Success {
-            exit = outcome;
-        }
+        exit = exit.and(run_one(path, arguments));
     }
     exit
 }
@@ -24,12 +21,12 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
     watch.end();
     match result {
         Ok((machine, report)) => {
-            if arguments.json {
-                replay::json(&shown.to_string(), &report);
-            } else {
-                replay::text(&shown.to_string(), &machine, &report);
-            }
-            judge(&shown.to_string(), &report)
+            let shown = shown.to_string();
+            let result = match arguments.json {
+                true => replay::json(&shown, &report),
+                false => replay::text(&shown, &machine, &report),
+            };
+            judge(&shown, &report).and(written(result))
         }
         Err(error) => {
             eprintln!("{shown}: {error}");

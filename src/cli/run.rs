@@ -1,7 +1,7 @@
 //! `spapr-iommu run`.
 
 use super::output::{Output, json::Json, text::Text};
-use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments};
+use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, written};
 use crate::scenario::{Machine, Report, Scenario};
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
     }
     let mut exit = Exit::Success;
     for (path, scenario) in scenarios {
-        let outcome = run_one(path, &scenario, arguments);
-        if exit == Exit::Success {
-            exit = outcome;
-        }
+        exit = exit.and(run_one(path, &scenario, arguments));
     }
     exit
 }
@@ -59,10 +56,10 @@ fn machine(scenario: &Scenario, host: HostChoice) -> Machine {
 
 fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
     let machine = machine(scenario, arguments.host);
-    let mut output: Box<dyn Output> = if arguments.json { Box::new(Json) } else { Box::new(Text::new()) };
+    let mut output: Box<dyn Output> = if arguments.json { Box::new(Json::new()) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
     let shown = path.display();
-    match scenario.run(&machine, output.observer()) {
+    let exit = match scenario.run(&machine, output.observer()) {
         Ok(report) => {
             output.end(&report);
             judge(&shown.to_string(), &report)
@@ -71,7 +68,8 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
             eprintln!("{shown}: {error}");
             Exit::Obstacle
         }
-    }
+    };
+    exit.and(written(output.finish()))
 }
 
 /// Says on stderr what was not as expected.

@@ -188,3 +188,69 @@ fn what_is_no_address_is_2_and_a_device_that_is_not_there_3() {
         assert!(!missing.get_output().stderr.is_empty());
     }
 }
+
+/// Runs the command with its standard output on a device that is always full.
+fn run_on_full_disk(arguments: &[&str]) -> std::process::Output {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(cargo_bin!("spapr-iommu"));
+    command.current_dir(root()).env_remove("RUST_LOG").args(arguments).stdout(full).output().unwrap()
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_every_command() {
+    let trace = "tests/replay/traces/nvme-ddw.trace.xz";
+    for arguments in [
+        &["run", "examples/first.toml"][..],
+        &["run", "examples/first.toml", "--json"],
+        &["run", "examples/bare.toml"],
+        &["replay", trace],
+        &["replay", trace, "--json"],
+        &["--help"],
+        &["run", "--help"],
+        &["--version"],
+    ] {
+        let output = run_on_full_disk(arguments);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.starts_with("cannot write to standard output, "), "{arguments:?}: {told:?}");
+        assert!(told.contains("No space left on device"), "{arguments:?}: {told:?}");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+    }
+    // A surprise is still told, and its code stays.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.toml");
+    let step = "title = 't'\n[[step]]\nattach = { group = 0 }\nexpect = 'one-group'\n";
+    std::fs::write(&path, step).unwrap();
+    let output = run_on_full_disk(&["run", path.to_str().unwrap()]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("expected one-group, got ok") && told.contains("No space left on device"), "{told}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let trace = "tests/replay/traces/nvme-ddw.trace.xz";
+    for arguments in [
+        &["run", "examples/first.toml"][..],
+        &["run", "examples/first.toml", "--json"],
+        &["replay", trace],
+        &["replay", trace, "--json"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(cargo_bin!("spapr-iommu"));
+        let output =
+            command.current_dir(root()).env_remove("RUST_LOG").args(arguments).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_is_wrapped() {
+    for command in [&["--help"][..], &["run", "--help"], &["replay", "--help"], &["bind", "--help"]] {
+        let help = spapr_iommu(command).code(0);
+        let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+        let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(long.is_empty(), "{command:?}: {long:?}");
+    }
+}
