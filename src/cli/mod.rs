@@ -1,18 +1,20 @@
 //! The command `spapr-iommu`.
 
 mod bind;
+mod input;
 mod log;
 mod output;
 mod replay;
 mod run;
 
 use crate::host::model::{HostPage, KernelVersion, Machine, Preset};
-use crate::scenario::number;
+use crate::scenario::{NumberError, checked_number};
 use clap::{Parser, Subcommand};
 use core::str::FromStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
 
 /// The model when neither the command line nor the file names one.
 const DEFAULT_PRESET: Preset =
@@ -27,7 +29,7 @@ struct Arguments {
 
     /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls alone, or a filter as in RUST_LOG
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
-    log: Option<String>,
+    log: Option<Targets>,
 }
 
 const EXIT_CODES: &str = "\
@@ -55,7 +57,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArguments {
-    /// Scenario files (see docs/scenario.md)
+    /// Scenario files, or `-` for standard input (see docs/scenario.md)
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
 
@@ -74,7 +76,7 @@ struct RunArguments {
 
 #[derive(Debug, clap::Args)]
 struct ReplayArguments {
-    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz (see docs/replay.md)
+    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz, or `-` for standard input (see docs/replay.md)
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
 
@@ -111,8 +113,8 @@ struct BindArguments {
 }
 
 /// A number of bytes.
-fn size(text: &str) -> Result<u64, String> {
-    number(text).ok_or_else(|| "a size is a number of bytes, for example 512M, 1G or 0x10000".into())
+fn size(text: &str) -> Result<u64, NumberError> {
+    checked_number(text)
 }
 
 /// Which host to run on.
@@ -187,7 +189,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return told(&error).into(),
     };
-    log::start(arguments.log.as_deref());
+    log::start(arguments.log);
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),
         Command::Replay(replay) => replay::run(&replay).into(),

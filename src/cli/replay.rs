@@ -1,12 +1,16 @@
 //! `spapr-iommu replay`.
 
 use super::output::{Watch, replay};
-use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, written};
-use crate::replay::{Options, ReplayError, Report, Trace};
+use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, written};
+use crate::replay::{Options, ReplayError, Report, Trace, TraceError};
 use crate::scenario::Machine;
 use std::path::Path;
 
 pub(super) fn run(arguments: &ReplayArguments) -> Exit {
+    if let Err(message) = input::check(&arguments.traces) {
+        eprintln!("{message}");
+        return Exit::Usage;
+    }
     let mut exit = Exit::Success;
     for path in &arguments.traces {
         exit = exit.and(run_one(path, arguments));
@@ -15,13 +19,12 @@ pub(super) fn run(arguments: &ReplayArguments) -> Exit {
 }
 
 fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
-    let shown = path.display();
+    let shown = input::name(path);
     let watch = Watch::new();
     let result = replay_one(path, arguments, &watch);
     watch.end();
     match result {
         Ok((machine, report)) => {
-            let shown = shown.to_string();
             let result = match arguments.json {
                 true => replay::json(&shown, &report),
                 false => replay::text(&shown, &machine, &report),
@@ -39,7 +42,8 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
 }
 
 fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
-    let trace = Trace::read(path, |lines| watch.message(format!("{lines} lines read")))?;
+    let file = input::open(path).map_err(TraceError::Open)?;
+    let trace = Trace::read_from(file, |lines| watch.message(format!("{lines} lines read")))?;
     let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
     let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;

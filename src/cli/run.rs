@@ -1,11 +1,16 @@
 //! `spapr-iommu run`.
 
 use super::output::{Output, json::Json, text::Text};
-use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, written};
+use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, written};
 use crate::scenario::{Machine, Report, Scenario};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
+    if let Err(message) = input::check(&arguments.scenarios) {
+        eprintln!("{message}");
+        return Exit::Usage;
+    }
     let mut scenarios = Vec::new();
     for path in &arguments.scenarios {
         match read(path).and_then(|scenario| allow(path, scenario, arguments)) {
@@ -24,9 +29,10 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
 }
 
 /// Reads a scenario, or says what is wrong and where.
-fn read(path: &PathBuf) -> Result<Scenario, String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
+fn read(path: &Path) -> Result<Scenario, String> {
+    let shown = input::name(path);
+    let text = input::open(path).and_then(io::read_to_string);
+    let text = text.map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
     Scenario::parse(&text).map_err(|error| {
         let caret = " ".repeat(error.column.saturating_sub(1));
         format!("{shown}:{error}\n  {}\n  {caret}^", error.text.replace('\t', " "))
@@ -41,7 +47,7 @@ fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Sc
     Err(format!(
         "{}: it makes bare calls, which may crash this machine or lose its memory and devices until it boots again: try \
          it on a model (`--host model:powernv9`), and give `--bare` where that may happen",
-        path.display()
+        input::name(path)
     ))
 }
 
@@ -58,11 +64,11 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
     let machine = machine(scenario, arguments.host);
     let mut output: Box<dyn Output> = if arguments.json { Box::new(Json::new()) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
-    let shown = path.display();
+    let shown = input::name(path);
     let exit = match scenario.run(&machine, output.observer()) {
         Ok(report) => {
             output.end(&report);
-            judge(&shown.to_string(), &report)
+            judge(&shown, &report)
         }
         Err(error) => {
             eprintln!("{shown}: {error}");

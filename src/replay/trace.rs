@@ -2,6 +2,7 @@
 
 use super::line::{self, Event, Line};
 use super::open;
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
@@ -101,7 +102,16 @@ impl Trace {
     /// # Errors
     /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none.
     pub fn read(path: &Path, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
-        Self::from_text(open::open(path).map_err(TraceError::Open)?, progress)
+        Self::read_from(File::open(path).map_err(TraceError::Open)?, progress)
+    }
+
+    /// Reads a trace, plain or .xz, from anything that is read to its end. `progress` is as in [`Trace::read`].
+    ///
+    /// # Errors
+    /// As [`Trace::read`].
+    pub fn read_from(text: impl Read + 'static, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
+        let text = open::read(text).map_err(|error| TraceError::Read { line: 1, error })?;
+        Self::from_text(text, progress)
     }
 
     pub(super) fn from_text(mut text: impl BufRead, mut progress: impl FnMut(u64)) -> Result<Self, TraceError> {

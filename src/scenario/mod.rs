@@ -53,5 +53,5 @@ pub use places::NoMemory;
 pub use report::{
     End, GroupRow, HostNote, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
 };
-pub(crate) use value::number;
+pub(crate) use value::{NumberError, checked_number};
 pub use world::StartError;

@@ -1,6 +1,7 @@
 //! The command: outputs and exit codes.
 
 use super::{TRACES, path, replay_bytes, root, spapr_iommu, text};
+use snapbox::cmd::{Command, cargo_bin};
 use snapbox::{IntoData, file, str};
 
 #[test]
@@ -83,4 +84,18 @@ fn help_names_the_exit_codes() {
     let help = spapr_iommu(&["replay", "--help"]).code(0);
     let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
     assert!(text.contains("Exit codes: 0 all as expected"), "{}", text.into_data());
+}
+
+#[test]
+fn standard_input_is_read_where_the_file_is_called_so() {
+    let stdin = |bytes: Vec<u8>| {
+        let command = Command::new(cargo_bin!("spapr-iommu")).env_remove("RUST_LOG").stdin(bytes);
+        command.args(["replay", "--json", "-"]).assert()
+    };
+    for bytes in [std::fs::read(root().join(path("net-noddw"))).unwrap(), text("net-noddw").into_bytes()] {
+        let run = stdin(bytes).code(0).stderr_eq(str![]);
+        let report: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+        assert_eq!((report["trace"].as_str(), report["hypercalls"]["put"].as_u64()), (Some("<stdin>"), Some(275)));
+    }
+    stdin(Vec::new()).code(2).stdout_eq(str![]);
 }

@@ -254,3 +254,47 @@ fn help_is_wrapped() {
         assert!(long.is_empty(), "{command:?}: {long:?}");
     }
 }
+
+#[test]
+fn standard_input_is_read_where_the_file_is_called_so() {
+    let stdin = |text: &str, arguments: &[&str]| {
+        Command::new(cargo_bin!("spapr-iommu")).env_remove("RUST_LOG").stdin(text.to_owned()).args(arguments).assert()
+    };
+    let text = std::fs::read_to_string(root().join("examples/first.toml")).unwrap();
+    stdin(&text, &["run", "-"]).code(0).stdout_eq(file!["snapshots/first.txt"]).stderr_eq(str![]);
+    stdin("title = 1\n", &["run", "-"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+<stdin>:1:9: invalid type: integer `1`, expected a string
+  title = 1
+          ^
+
+"#]]);
+    stdin(&text, &["run", "-", "-"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+standard input, `-`, is read once: name it once
+
+"#]]);
+}
+
+#[test]
+fn a_filter_that_would_log_nothing_is_wrong_usage() {
+    for filter in ["inof", "spapr", "spapr_iommu=loud"] {
+        spapr_iommu(&["run", "examples/first.toml", "--log", filter]).code(2).stdout_eq(str![]);
+    }
+    let run = spapr_iommu(&["run", "examples/first.toml", "--log", "spapr_iommu::ioctl=debug"]).code(0);
+    assert!(String::from_utf8_lossy(&run.get_output().stderr).contains("VFIO_IOMMU_MAP_DMA"));
+    // What the environment says is for other programs, too: it is told, and no reason to stop.
+    let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env("RUST_LOG", "spapr_iommu=loud");
+    let told = command.args(["run", "examples/first.toml"]).assert().code(0);
+    assert!(String::from_utf8_lossy(&told.get_output().stderr).starts_with("RUST_LOG is no filter"));
+}
+
+#[test]
+fn a_size_beyond_64_bits_is_told_apart_from_what_is_no_size() {
+    let trace = "tests/replay/traces/nvme-ddw.trace.xz";
+    for (size, told) in
+        [("16E", "more than 64 bits hold: the most is 0xffffffffffffffff"), ("16F", "a number of bytes")]
+    {
+        let run = spapr_iommu(&["replay", trace, "--memory", size]).code(2).stdout_eq(str![]);
+        let error = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+        assert!(error.contains(told), "{error}");
+    }
+}
