@@ -4,6 +4,7 @@ mod bind;
 mod input;
 mod log;
 mod output;
+mod remedy;
 mod replay;
 mod run;
 

@@ -1,7 +1,8 @@
 //! `spapr-iommu replay`.
 
 use super::output::{Watch, replay};
-use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, written};
+use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, remedy, written};
+use crate::guest::PhbError;
 use crate::replay::{Options, ReplayError, Report, Trace, TraceError};
 use crate::scenario::Machine;
 use std::path::Path;
@@ -32,12 +33,20 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
             judge(&shown, &report).and(written(result))
         }
         Err(error) => {
-            eprintln!("{shown}: {error}");
-            match error {
-                ReplayError::Trace(_) | ReplayError::Size(_) | ReplayError::DefaultWindow { .. } => Exit::Usage,
-                _ => Exit::Obstacle,
-            }
+            eprintln!("{shown}: {error}{}", remedy::of_replay(&error));
+            exit(&error)
         }
+    }
+}
+
+fn exit(error: &ReplayError) -> Exit {
+    match error {
+        ReplayError::Trace(_)
+        | ReplayError::Size(_)
+        | ReplayError::MemorySize { .. }
+        | ReplayError::DefaultWindow { .. }
+        | ReplayError::Bridge(PhbError::Windows { .. }) => Exit::Usage,
+        _ => Exit::Obstacle,
     }
 }
 

@@ -1,7 +1,7 @@
 //! `spapr-iommu run`.
 
 use super::output::{Output, json::Json, text::Text};
-use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, written};
+use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
 use crate::scenario::{Machine, Report, Scenario};
 use std::io;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
             judge(&shown, &report)
         }
         Err(error) => {
-            eprintln!("{shown}: {error}");
+            eprintln!("{shown}: {error}{}", remedy::of_start(&error));
             Exit::Obstacle
         }
     };
@@ -83,7 +83,7 @@ fn judge(path: &str, report: &Report) -> Exit {
     if let Some(step) = report.surprise() {
         let place = format!("{path}:{}: step {} ({})", step.line, step.number, step.action);
         if step.obstacle {
-            eprintln!("{place}: {}", step.message);
+            eprintln!("{place}: {}{}", step.message, remedy::of_obstacle(&step.outcome));
             return Exit::Obstacle;
         }
         eprintln!("{place}: {}", step.difference());

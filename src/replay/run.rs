@@ -52,12 +52,23 @@ pub enum ReplayError {
     #[error(transparent)]
     NotHere(#[from] NotHere),
     /// The guest's RAM is not to be had.
-    #[error("cannot get {} of memory for the guest: {errno}: give the guest's own size with --memory", Bytes(*bytes))]
+    #[error(
+        "cannot get {} of memory for the guest: {errno}: set `Options::memory` to the size the guest had",
+        Bytes(*bytes)
+    )]
     Memory {
         /// How much.
         bytes: u64,
         /// What the host says.
         errno: Errno,
+    },
+    /// The guest's RAM is not whole pages of the host.
+    #[error("{} of RAM for the guest is not one or more of the host's pages of {page}", Bytes(*bytes))]
+    MemorySize {
+        /// Its size.
+        bytes: u64,
+        /// The host's page.
+        page: PageShift,
     },
     /// The default window is not whole pages.
     #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
@@ -101,6 +112,10 @@ impl Trace {
         let proofs = Proofs::new(&story);
         let locked = machine.locked();
         let memory = options.memory.unwrap_or_else(|| ram::guess(&story));
+        let page = machine.host().page_shift();
+        if memory == 0 || !memory.is_multiple_of(page.bytes()) {
+            return Err(ReplayError::MemorySize { bytes: memory, page });
+        }
         let guest = Guest::new(machine, &story, memory, default)?;
         let mut report = blank(self, &story, machine, memory);
         let mut run = Run { story: &story, proofs: &proofs, guest: &guest, comparison: Comparison::new(&mut report) };

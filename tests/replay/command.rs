@@ -61,9 +61,17 @@ fn wrong_usage_and_no_trace_are_2() {
         &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "much"],
         &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--default-window", "1000"],
         &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--host", "model:x86"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "0"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "100000"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--default-window", "0"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--default-window", "15E"],
     ] {
         spapr_iommu(arguments).code(2).stdout_eq(str![]);
     }
+    spapr_iommu(&["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "0"]).stderr_eq(str![[r#"
+tests/replay/traces/nvme-ddw.trace.xz: 0 of RAM for the guest is not one or more of the host's pages of 64K (`--memory SIZE`)
+
+"#]]);
     spapr_iommu(&["replay", "no-such-file"]).stderr_eq(str![[r#"
 no-such-file: cannot open the trace: No such file or directory (os error 2)
 
@@ -74,7 +82,7 @@ no-such-file: cannot open the trace: No such file or directory (os error 2)
 #[cfg(not(target_arch = "powerpc64"))]
 fn an_obstacle_is_3_and_says_what_to_do() {
     spapr_iommu(&["replay", &path("nvme-ddw"), "--host", "vfio"]).code(3).stdout_eq(str![]).stderr_eq(str![[r#"
-tests/replay/traces/nvme-ddw.trace.xz: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use `--host model:powernv9` here, or run under `ppc64/run`
+tests/replay/traces/nvme-ddw.trace.xz: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use a `host::model::Model` here (`--host model:powernv9`), or run this under `ppc64/run`
 
 "#]]);
 }

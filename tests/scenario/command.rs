@@ -79,7 +79,7 @@ fn wrong_usage_is_2() {
 fn an_obstacle_is_3_and_says_what_to_do() {
     let run = spapr_iommu(&["run", "examples/first.toml", "--host", "vfio"]);
     run.code(3).stdout_eq(str![]).stderr_eq(str![[r#"
-examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use `--host model:powernv9` here, or run under `ppc64/run`
+examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use a `host::model::Model` here (`--host model:powernv9`), or run this under `ppc64/run`
 
 "#]]);
 }
