@@ -9,6 +9,7 @@ mod replay;
 mod run;
 
 use crate::host::model::{HostPage, KernelVersion, Machine, Preset};
+use crate::replay::Trace;
 use crate::scenario::{NumberError, checked_number};
 use clap::{Parser, Subcommand};
 use core::str::FromStr;
@@ -92,6 +93,10 @@ struct ReplayArguments {
     /// The default window of the guest's PCI host bridges, as QEMU's dma_win_size
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     default_window: u64,
+
+    /// The most events of a trace: they are kept in memory, 150 bytes each
+    #[arg(long, value_name = "N", default_value_t = Trace::MOST_EVENTS)]
+    max_events: usize,
 
     /// Print one JSON document per trace, a line each, and nothing else
     #[arg(long)]

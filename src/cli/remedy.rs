@@ -1,7 +1,7 @@
 //! What helps on the command line. The library's errors name what a program can do.
 
 use crate::guest::PhbError;
-use crate::replay::ReplayError;
+use crate::replay::{ReplayError, TraceError};
 use crate::scenario::{NotHere, StartError};
 
 /// Returns what to add to the message of an obstacle with that code.
@@ -35,6 +35,7 @@ pub(super) fn of_replay(error: &ReplayError) -> &'static str {
         ReplayError::DefaultWindow { .. } | ReplayError::Bridge(PhbError::Windows { .. }) => {
             " (`--default-window SIZE`)"
         }
+        ReplayError::Trace(TraceError::TooMany { .. }) => " (`--max-events N`)",
         ReplayError::NotHere(error) => of_host(error),
         _ => "",
     }

@@ -52,7 +52,7 @@ fn exit(error: &ReplayError) -> Exit {
 
 fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
     let file = input::open(path).map_err(TraceError::Open)?;
-    let trace = Trace::read_from(file, |lines| watch.message(format!("{lines} lines read")))?;
+    let trace = Trace::read_limited(file, arguments.max_events, |lines| watch.message(format!("{lines} lines read")))?;
     let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
     let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;

@@ -182,7 +182,12 @@ impl Model {
 
     /// What went wrong so far, oldest first.
     pub fn violations(&self) -> Vec<Violation> {
-        self.lock().kernel.violations.clone()
+        self.violations_after(0)
+    }
+
+    /// Returns what went wrong after the first `count`.
+    pub(crate) fn violations_after(&self, count: usize) -> Vec<Violation> {
+        self.lock().kernel.violations.iter().skip(count).cloned().collect()
     }
 
     /// The containers that are open, in the order they were opened.
