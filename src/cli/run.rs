@@ -1,6 +1,6 @@
 //! `spapr-iommu run`.
 
-use super::output::{Output, json::Json, text::Text};
+use super::output::{Output, Watch, json::Json, text::Text};
 use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
 use crate::scenario::{Machine, Report, Scenario};
 use std::io;
@@ -31,9 +31,14 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
 /// Reads a scenario, or says what is wrong and where.
 fn read(path: &Path) -> Result<Scenario, String> {
     let shown = input::name(path);
+    let watch = Watch::new();
+    watch.message(format!("reading {shown}"));
     let text = input::open(path).and_then(io::read_to_string);
     let text = text.map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
-    Scenario::parse(&text).map_err(|error| {
+    watch.message(format!("reading {shown}: {} bytes", text.len()));
+    let parsed = Scenario::parse(&text);
+    watch.end();
+    parsed.map_err(|error| {
         let caret = " ".repeat(error.column.saturating_sub(1));
         format!("{shown}:{error}\n  {}\n  {caret}^", error.text.replace('\t', " "))
     })

@@ -65,9 +65,23 @@ use state::{File, State};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A POWER machine with one process on it.
-#[derive(Debug)]
 pub struct Model {
     state: Arc<Mutex<State>>,
+}
+
+/// Shows counts: the whole state is pages long. The views of the model have the rest.
+impl core::fmt::Debug for Model {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Ok(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
+        f.debug_struct("Model")
+            .field("preset", &state.kernel.preset.to_string())
+            .field("groups", &state.kernel.groups.len())
+            .field("files", &state.files.len())
+            .field("containers", &state.containers.len())
+            .field("locked", &state.kernel.process.locked.bytes())
+            .field("violations", &state.kernel.violations.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The setters that take the model by value are for setting up, before anything is open.
