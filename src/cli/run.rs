@@ -2,9 +2,13 @@
 
 use super::output::{Output, Watch, json::Json, text::Text};
 use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
+use crate::addr::Bytes;
 use crate::scenario::{Machine, Report, Scenario};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
+
+/// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times its size.
+const MOST_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     if let Err(message) = input::check(&arguments.scenarios) {
@@ -33,8 +37,11 @@ fn read(path: &Path) -> Result<Scenario, String> {
     let shown = input::name(path);
     let watch = Watch::new();
     watch.message(format!("reading {shown}"));
-    let text = input::open(path).and_then(io::read_to_string);
+    let text = input::open(path).and_then(|file| io::read_to_string(file.take(MOST_BYTES + 1)));
     let text = text.map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(format!("{shown}: longer than {}: split it into several scenarios", Bytes(MOST_BYTES)));
+    }
     watch.message(format!("reading {shown}: {} bytes", text.len()));
     let parsed = Scenario::parse(&text);
     watch.end();

@@ -298,3 +298,11 @@ fn a_size_beyond_64_bits_is_told_apart_from_what_is_no_size() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn a_file_without_end_does_not_fill_the_memory() {
+    spapr_iommu(&["run", "/dev/zero"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+/dev/zero: longer than 128M: split it into several scenarios
+
+"#]]);
+}
