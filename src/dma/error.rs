@@ -2,7 +2,7 @@
 
 use super::DmaMask;
 use crate::addr::{Bytes, Iova, IovaRange, PageShift, UserRange};
-use crate::host::Errno;
+use crate::host::{Errno, FileError};
 use crate::registry::RegisterError;
 use crate::space::{MapError, UnmapError, WindowError};
 
@@ -23,15 +23,18 @@ pub enum DmaError {
     /// No window is known before a device was opened.
     #[error("no device is open: open one first, windows are its group's")]
     NoDevice,
-    /// A device reaches no window.
+    /// A device reaches no window, or too little of one for any memory.
     #[error(
-        "a device with a DMA mask of {mask} reaches no DMA window, the lowest bus address for memory is {lowest}: it cannot do DMA here"
+        "a device with a DMA mask of {mask} cannot do DMA here: memory for devices begins at bus address {lowest}, \
+         and the first piece of it takes a mask of {least}"
     )]
     MaskTooSmall {
         /// The smallest mask of the devices that are open.
         mask: DmaMask,
         /// The lowest bus address of all windows that is given out.
         lowest: Iova,
+        /// The smallest mask with which memory can be had.
+        least: DmaMask,
     },
     /// No bus addresses are left.
     #[error(
@@ -46,6 +49,40 @@ pub enum DmaError {
         /// The window.
         window: IovaRange,
         /// The largest piece that is free, and in reach of the devices.
+        largest: u64,
+    },
+    /// No bus addresses are left in the default window, whose size the firmware fixes, and there is no dynamic one.
+    #[error(
+        "no {} of bus addresses in one piece are free in the default window, {window}, the largest is {}: drop buffers, \
+         or have a dynamic window, which was refused: {why}",
+        Bytes(*bytes),
+        Bytes(*largest)
+    )]
+    NoRoomInDefault {
+        /// What was asked.
+        bytes: u64,
+        /// The window.
+        window: IovaRange,
+        /// The largest piece that is free.
+        largest: u64,
+        /// Why there is no dynamic window.
+        why: WindowError,
+    },
+    /// No bus addresses are left in reach of the device with the smallest mask. A larger window has no more of them.
+    #[error(
+        "no {} of bus addresses in one piece are free in {window} in reach of a device with a DMA mask of {mask}, the \
+         largest is {}: drop buffers, and open the devices with the smallest masks first",
+        Bytes(*bytes),
+        Bytes(*largest)
+    )]
+    NoRoomInReach {
+        /// What was asked.
+        bytes: u64,
+        /// The window.
+        window: IovaRange,
+        /// The smallest mask of the devices that are open.
+        mask: DmaMask,
+        /// The largest piece that is free and in reach.
         largest: u64,
     },
     /// The process got no memory.
@@ -66,6 +103,22 @@ pub enum DmaError {
         /// The page.
         page: PageShift,
     },
+    /// The window's pages are larger than the memory's.
+    #[error(
+        "the memory at {user} carries IOMMU pages up to {carries}, and the window has pages of {page}: make it with \
+         `Dma::memory` once the device is open, take it of hugetlb pages, or set `DmaConfig::page` to a smaller page"
+    )]
+    PageTooLarge {
+        /// The memory.
+        user: UserRange,
+        /// The largest IOMMU page it carries.
+        carries: PageShift,
+        /// The window's page.
+        page: PageShift,
+    },
+    /// A file cannot be shared with devices.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Outside the memory.
     #[error(transparent)]
     OutOfBounds(#[from] OutOfBounds),
@@ -84,6 +137,13 @@ pub enum DmaError {
     /// The memory cannot be mapped.
     #[error(transparent)]
     Map(#[from] MapError),
+}
+
+impl DmaError {
+    /// Whether the window has no room, and another one may have.
+    pub(super) fn is_no_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. } | Self::NoRoomInDefault { .. } | Self::NoRoomInReach { .. })
+    }
 }
 
 /// An access outside a buffer. Nothing was read or written.
