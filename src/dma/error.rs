@@ -1,13 +1,14 @@
 //! Why there is no memory for a device.
 
 use super::DmaMask;
-use crate::addr::{Bytes, Iova, IovaRange, PageShift, UserRange};
+use crate::addr::{Amount, Iova, IovaRange, PageShift, UserRange};
 use crate::host::{Errno, FileError};
 use crate::registry::RegisterError;
 use crate::space::{MapError, UnmapError, WindowError};
 
 /// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been created.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum DmaError {
     /// No bytes.
     #[error("a buffer of no bytes was asked for: ask for one element at least")]
@@ -40,8 +41,8 @@ pub enum DmaError {
     #[error(
         "no {} of bus addresses in one piece are free in {window}, the largest is {}: drop buffers, or ask for a larger \
          window with `DmaConfig::capacity`",
-        Bytes(*bytes),
-        Bytes(*largest)
+        Amount(*bytes),
+        Amount(*largest)
     )]
     NoRoom {
         /// What was asked.
@@ -55,8 +56,8 @@ pub enum DmaError {
     #[error(
         "no {} of bus addresses in one piece are free in the default window, {window}, the largest is {}: drop buffers, \
          or have a dynamic window, which was refused: {why}",
-        Bytes(*bytes),
-        Bytes(*largest)
+        Amount(*bytes),
+        Amount(*largest)
     )]
     NoRoomInDefault {
         /// What was asked.
@@ -72,8 +73,8 @@ pub enum DmaError {
     #[error(
         "no {} of bus addresses in one piece are free in {window} in reach of a device with a DMA mask of {mask}, the \
          largest is {}: drop buffers, and open the devices with the smallest masks first",
-        Bytes(*bytes),
-        Bytes(*largest)
+        Amount(*bytes),
+        Amount(*largest)
     )]
     NoRoomInReach {
         /// What was asked.
@@ -86,7 +87,7 @@ pub enum DmaError {
         largest: u64,
     },
     /// The process got no memory.
-    #[error("no {} of memory in pages of {page}: {errno}", Bytes(*bytes))]
+    #[error("no {} of memory in pages of {page}: {errno}", Amount(*bytes))]
     Memory {
         /// What was asked.
         bytes: u64,
@@ -148,7 +149,7 @@ impl DmaError {
 
 /// An access outside a buffer. Nothing was read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes at offset {offset:#x} lie outside the memory of {} bytes", size)]
+#[error("{len:#x} bytes at offset {offset:#x} lie outside the memory of {size:#x} bytes")]
 pub struct OutOfBounds {
     /// Where, in bytes; all ones where that is no number of bytes.
     pub offset: u64,
@@ -169,7 +170,8 @@ pub struct ReleaseError<B> {
 }
 
 /// Why a buffer was not given back.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ReleaseRefusal {
     /// A device may be using it.
     #[error("{iova} is in reach of {device}, which does DMA: stop it first with `Device::stop_dma`")]

@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Weak;
 
 /// Why a device was not opened. Nothing has changed, except that windows may have been created for groups that were attached before.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OpenError {
     /// There is no such device, or it is in no IOMMU group.
     #[error(

@@ -8,7 +8,8 @@ use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use std::os::fd::AsFd;
 
 /// Why a part of a file cannot be shared with devices. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum FileError {
     /// No bytes.
     #[error("no bytes at offset {offset:#x} of the file were asked for: ask for one page of {page} at least")]
