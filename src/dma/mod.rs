@@ -2,8 +2,9 @@
 //!
 //! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered, mapped in the best window all of
 //! them reach, unmapped and given back when dropped, in any order. A [`Pool`] hands out blocks of one buffer without calling the
-//! kernel; [`DmaMemory`] is registered once and mapped transfer by transfer, and may be a file; a slice can be lent for
-//! a while ([`Dma::with_slice`]).
+//! kernel; [`DmaMemory`] is registered once and mapped transfer by transfer, alone or as a scatter list
+//! ([`DmaMemory::map_parts`]), and may be a file; a slice can be lent for a while ([`Dma::with_slice`]). All of it has an address for
+//! calls without a copy ([`Buffer::as_ptr`]).
 //!
 //! ```
 //! use spapr_iommu::dma::{Dma, DmaMask};
@@ -67,7 +68,8 @@ use std::sync::Arc;
 /// How memory for devices is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaConfig {
-    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two.
+    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two. What cannot be had is an error when a
+    /// device is opened.
     pub capacity: u64,
     /// The dynamic window's page. `None` for the largest for which the process gets hugetlb memory, if the capacity is 64 such
     /// pages or more, else the host's page.
