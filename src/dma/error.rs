@@ -97,7 +97,10 @@ pub enum DmaError {
         errno: Errno,
     },
     /// Memory that is there already does not begin and end on a page.
-    #[error("the memory at {user} does not begin and end on a page of {page}: devices would see what is beside it")]
+    #[error(
+        "the memory at {user} does not begin and end on a page of {page}, and devices would see what is beside it: \
+             take whole pages, as `Dma::aligned_bytes` makes them"
+    )]
     Unaligned {
         /// The memory.
         user: UserRange,

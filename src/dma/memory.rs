@@ -137,6 +137,10 @@ impl Dma {
     ) -> Result<R, DmaError> {
         let bytes = slice.len() as u64;
         let page = self.space().registry().host().page_shift();
+        let user = UserRange::new(UserAddr(slice.as_ptr().addr() as u64), bytes).map_err(|_| DmaError::Empty)?;
+        if !user.is_aligned(page) {
+            return Err(DmaError::Unaligned { user, page });
+        }
         let lent = Shared::with_slice(slice, |shared| {
             let leased = Leased::adopt(self.space().registry(), shared)?;
             let memory = DmaMemory { dma: self.clone(), leased };
