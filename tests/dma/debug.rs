@@ -31,9 +31,23 @@ fn what_a_driver_holds_is_shown_in_a_line() {
             format!("{scatter:?}"),
             format!("{bytes:?}"),
             format!("{:?}", memory.map(0, 1 << 21, RW)),
+            format!("{:?}", ground.dma.space()),
+            format!("{:?}", ground.dma.space().registry()),
         ];
-        let names =
-            ["Dma(", "Buffer", "Buffer", "Pool", "Block", "DmaMemory", "StreamMap", "ScatterMap", "Aligned", "Err"];
+        let names = [
+            "Dma(",
+            "Buffer",
+            "Buffer",
+            "Pool",
+            "Block",
+            "DmaMemory",
+            "StreamMap",
+            "ScatterMap",
+            "Aligned",
+            "Err",
+            "AddressSpace",
+            "Registry",
+        ];
         for (text, name) in shown.iter().zip(names) {
             assert!(text.starts_with(name), "{text}");
             assert!(text.len() <= LINE && !text.contains('\n'), "{} bytes: {text}", text.len());
