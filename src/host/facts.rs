@@ -1,6 +1,6 @@
 //! What a host says of itself.
 
-use crate::addr::{Bytes, PageShift, UserRange};
+use crate::addr::{Amount, PageShift, UserRange};
 use core::fmt;
 
 /// Who owns the IOMMU; window rules differ.
@@ -200,11 +200,11 @@ impl fmt::Display for List<'_> {
 
 impl fmt::Display for Memlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} locked, ", Bytes(self.locked))?;
+        write!(f, "{} locked, ", Amount(self.locked))?;
         match (self.unlimited, self.limit) {
             (true, _) => f.write_str("not limited (CAP_IPC_LOCK)"),
             (false, None) => f.write_str("not limited"),
-            (false, Some(limit)) => write!(f, "limit {}", Bytes(limit)),
+            (false, Some(limit)) => write!(f, "limit {}", Amount(limit)),
         }
     }
 }

@@ -42,7 +42,7 @@ impl Trace {
 pub enum TraceError {
     /// The file cannot be opened.
     #[error("cannot open the trace: {0}")]
-    Open(#[source] io::Error),
+    Open(io::Error),
     /// The file cannot be read, or is damaged .xz.
     #[error("line {line}: cannot read on: {error}; if this is .xz, `xz --test` tells whether it is whole")]
     Read {
