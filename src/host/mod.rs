@@ -23,6 +23,7 @@ mod facts;
 mod file;
 pub(crate) mod memlock;
 mod shared;
+mod shared_file;
 pub(crate) mod volatile;
 mod wrap;
 
@@ -33,6 +34,7 @@ pub use memlock::MemlockError;
 pub use memory::Memory;
 pub use nix::errno::Errno;
 pub use shared::Shared;
+pub use shared_file::FileError;
 pub use wrap::Wrapper;
 
 use crate::addr::{PageShift, UserRange};

@@ -45,7 +45,7 @@ struct Bench {
 impl Bench {
     fn new() -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
-        let groups = groups::groups(&*host);
+        let groups = spapr_iommu_tests::groups::groups(&*host);
         let found = groups.iter().flat_map(|group| group.devices.iter().map(move |device| (group.number, device)));
         let edu = found.into_iter().find(|(_, device)| device.id == ID);
         let (group, edu) = edu.ok_or("an edu with vfio-pci is needed")?;
@@ -173,7 +173,8 @@ pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
         let _device = device;
         std::panic::resume_unwind(Box::new("the driver has a bug"));
     }));
-    ensure(result.is_err(), "no panic")?;
+    let Err(panic) = result;
+    ensure(panic.downcast_ref::<&str>() == Some(&"the driver has a bug"), "another panic")?;
     let mut command = [0; 2];
     config.read(4, &mut command)?;
     ensure(command[0] & 6 == 2, format!("command {command:x?} after a panic"))?;

@@ -59,7 +59,7 @@ impl Busy {
 
 /// The first two groups that VFIO can use.
 fn groups(host: &Vfio) -> Result<[u32; 2], Failed> {
-    let all: Vec<u32> = groups::groups(host).iter().map(|group| group.number).collect();
+    let all: Vec<u32> = spapr_iommu_tests::groups::groups(host).iter().map(|group| group.number).collect();
     match all[..] {
         [first, second, ..] => Ok([first, second]),
         _ => Err(format!("two groups with vfio-pci are needed, there are {all:?}").into()),
