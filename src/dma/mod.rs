@@ -48,7 +48,7 @@ pub use open::OpenError;
 pub use pool::{Block, Pool};
 
 use crate::addr::PageShift;
-use crate::host::Host;
+use crate::host::{Host, Process};
 use crate::registry::Registry;
 use crate::space::AddressSpace;
 use arena::{Arenas, Place, Which};
@@ -89,6 +89,10 @@ struct Inner {
     state: Mutex<State>,
     /// Taken before `state`.
     pages: Mutex<Pages>,
+    /// Held while a device is opened.
+    opening: Mutex<()>,
+    /// The process that made it.
+    process: Process,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +110,14 @@ impl Dma {
     /// With the registry that the process has already.
     pub fn with_registry(registry: &Registry, config: DmaConfig) -> Self {
         let space = AddressSpace::new(registry);
-        Self(Arc::new(Inner { space, config, state: Mutex::default(), pages: Mutex::default() }))
+        Self(Arc::new(Inner {
+            space,
+            config,
+            state: Mutex::default(),
+            pages: Mutex::default(),
+            opening: Mutex::default(),
+            process: Process::current(),
+        }))
     }
 
     /// What the devices see: to look at, or to map more in windows of one's own.
@@ -148,6 +159,12 @@ impl Dma {
 
     fn running(&self) -> Option<String> {
         self.0.state.lock().devices.running()
+    }
+
+    /// Whether this process made it, not one it was forked from: then what it maps is not this
+    /// process's to unmap.
+    fn is_here(&self) -> bool {
+        self.0.process.is_current()
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {

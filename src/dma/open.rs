@@ -78,11 +78,17 @@ impl Dma {
             let devices = groups.into_iter().flat_map(|group| group.devices).map(|device| device.address);
             return Err(OpenError::NoDevice { address: address.to_owned(), devices: devices.collect() });
         };
-        let status = space.status();
-        if !status.groups.iter().any(|there| there.group == group) {
-            space.attach(group)?;
-            if status.groups.is_empty() && !self.config().default_window {
-                space.drop_default_window().map_err(DmaError::from)?;
+        {
+            // Whoever opens another device of the group meanwhile waits until its windows are as
+            // they should be.
+            let _opening = self.0.opening.lock();
+            let first = space.status().groups.is_empty();
+            match space.attach(group) {
+                Ok(()) if first && !self.config().default_window => {
+                    space.drop_default_window().map_err(DmaError::from)?;
+                }
+                Ok(()) | Err(AttachError::AttachedAlready { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         let device = Device::open(space, group, address)?;

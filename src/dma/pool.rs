@@ -110,6 +110,9 @@ impl<T: Pod> Block<T> {
 
 impl<T> Drop for Block<T> {
     fn drop(&mut self) {
+        if !self.pool.buffer.dma().is_here() {
+            return;
+        }
         self.pool.free.lock().push(self.index);
     }
 }
