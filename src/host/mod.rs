@@ -21,6 +21,7 @@ mod facts;
 mod file;
 mod process;
 mod shared;
+mod shared_file;
 mod volatile;
 mod wrap;
 
@@ -31,6 +32,7 @@ pub use memory::Memory;
 pub use nix::errno::Errno;
 pub(crate) use process::Process;
 pub use shared::Shared;
+pub use shared_file::FileError;
 pub use vfio::MappedArea;
 pub use wrap::Wrapper;
 

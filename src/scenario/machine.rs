@@ -123,9 +123,14 @@ impl Machine {
 
     /// What was done so far that would have harmed a kernel. Only a model tells.
     pub(super) fn violations(&self) -> Vec<String> {
+        self.violations_after(0)
+    }
+
+    /// Returns the same without the first `told`.
+    pub(super) fn violations_after(&self, told: usize) -> Vec<String> {
         let Self::Model { model, .. } = self else { return Vec::new() };
-        let harmful = model.violations().into_iter().filter(Violation::harms_kernel);
-        harmful.map(|violation| format!("violation: {violation}")).collect()
+        let new = model.violations().into_iter().filter(Violation::harms_kernel).skip(told);
+        new.map(|violation| format!("violation: {violation}")).collect()
     }
 
     pub(crate) fn note(&self, groups: &[GroupFacts]) -> HostNote {

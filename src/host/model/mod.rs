@@ -69,12 +69,18 @@ pub struct Model {
     state: Arc<Mutex<State>>,
 }
 
-/// What is open and mapped is for [`Model::tables`] and the like to tell.
+/// Shows counts: the whole state is pages long. The views of the model have the rest.
 impl core::fmt::Debug for Model {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let state = self.lock();
-        let (groups, files) = (state.kernel.groups.len(), state.files.len());
-        write!(f, "Model({:?}, {groups} groups, {files} open files)", state.kernel.preset)
+        let Ok(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
+        f.debug_struct("Model")
+            .field("preset", &state.kernel.preset.to_string())
+            .field("groups", &state.kernel.groups.len())
+            .field("files", &state.files.len())
+            .field("containers", &state.containers.len())
+            .field("locked", &state.kernel.process.locked.bytes())
+            .field("violations", &state.kernel.violations.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -198,7 +204,12 @@ impl Model {
 
     /// What went wrong so far, oldest first.
     pub fn violations(&self) -> Vec<Violation> {
-        self.lock().kernel.violations.clone()
+        self.violations_after(0)
+    }
+
+    /// Returns what went wrong after the first `count`.
+    pub(crate) fn violations_after(&self, count: usize) -> Vec<Violation> {
+        self.lock().kernel.violations.iter().skip(count).cloned().collect()
     }
 
     /// The containers that are open, in the order they were opened.
