@@ -11,9 +11,11 @@ mod programs;
 mod ruled;
 mod sequences;
 mod stress;
+mod successors;
 mod threads;
 mod together;
 mod twice;
+mod unlike;
 mod windows;
 
 #[path = "../shared/joined.rs"]
