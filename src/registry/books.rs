@@ -311,3 +311,74 @@ impl Books {
         status
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: u64 = 0x10_0000;
+    const PAGE: PageShift = PageShift::P64K;
+
+    /// A region of two halves with a lease on each, of which the first is dropped while 64 KiB are mapped.
+    fn half_leased() -> (Books, RegionId, UserRange) {
+        let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
+        let (low, high) = (half(1), half(2));
+        let mut books = Books::default();
+        let id = books.insert(UserRange::between(low.start(), high.end()).unwrap(), PAGE, vec![Fd(7)]);
+        books.cover(low);
+        books.cover(high);
+        books.pin(id, PAGE.bytes());
+        assert_eq!(books.uncover(low), [low]);
+        books.decided(low);
+        assert!(!books.has_idle() && books.take_idle().is_none(), "it is mapped");
+        (books, id, high)
+    }
+
+    /// Ends a release that was refused: the lease is there, over a region of its own size, and can be mapped.
+    fn refused(mut books: Books, high: UserRange) {
+        books.cover(high);
+        books.decided(high);
+        let Some(Idle { region, kept }) = books.take_idle() else { panic!("half of it is not leased") };
+        assert_eq!((region.range.len(), region.containers), (2 * HALF, vec![Fd(7)]));
+        assert_eq!(kept.iter().map(|&id| books.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
+        let mut parts = Vec::new();
+        books.parts(high, PAGE, &mut parts).unwrap();
+        assert_eq!(parts, [Part { region: kept[0], user: high }]);
+        assert!(books.take_idle().is_none());
+    }
+
+    #[test]
+    fn a_region_stays_while_a_release_is_decided_though_its_last_map_goes() {
+        let (mut books, id, high) = half_leased();
+        assert_eq!(books.uncover(high), [high]);
+        books.unpin(id, PAGE.bytes());
+        assert!(books.take_idle().is_none());
+        refused(books, high);
+    }
+
+    #[test]
+    fn a_region_noted_as_idle_before_stays_as_well() {
+        let (mut books, id, high) = half_leased();
+        books.unpin(id, PAGE.bytes());
+        assert!(books.has_idle(), "and nobody has given it back yet");
+        books.pin(id, PAGE.bytes());
+        assert_eq!(books.uncover(high), [high]);
+        books.unpin(id, PAGE.bytes());
+        assert!(books.take_idle().is_none());
+        refused(books, high);
+    }
+
+    #[test]
+    fn two_releases_are_decided_before_a_region_goes() {
+        let (mut books, id, high) = half_leased();
+        books.cover(high);
+        assert_eq!(books.uncover(high), []);
+        assert_eq!(books.uncover(high), [high]);
+        books.unpin(id, PAGE.bytes());
+        books.decided(high);
+        assert!(books.take_idle().is_none(), "one is still being decided");
+        books.decided(high);
+        let idle = books.take_idle().unwrap();
+        assert!(idle.kept.is_empty() && books.ids().is_empty() && books.gaps(high) == [high]);
+    }
+}
