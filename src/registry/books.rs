@@ -381,4 +381,50 @@ mod tests {
         let idle = books.take_idle().unwrap();
         assert!(idle.kept.is_empty() && books.ids().is_empty() && books.gaps(high) == [high]);
     }
+
+    #[test]
+    fn a_part_that_is_kept_carries_no_larger_page_than_its_ends_allow() {
+        let range = |start, len| UserRange::new(UserAddr(start), len).unwrap();
+        let mut books = Books::default();
+        books.insert(range(0x20_0000, 0x40_0000), PageShift::P2M, Vec::new());
+        let (whole, part) = (range(0x20_0000, 0x20_0000), range(0x41_0000, 0x1_0000));
+        books.cover(range(0x20_0000, 0x40_0000));
+        [whole, part].into_iter().for_each(|range| books.cover(range));
+        books.uncover(range(0x20_0000, 0x40_0000));
+        books.decided(range(0x20_0000, 0x40_0000));
+        let idle = books.take_idle().unwrap();
+        let kept: Vec<_> = idle.kept.iter().map(|&id| books.get(id).unwrap()).map(|r| (r.range, r.carries)).collect();
+        assert_eq!(kept, [(whole, PageShift::P2M), (part, PageShift::P64K)]);
+    }
+
+    #[test]
+    fn a_lease_that_is_dropped_exposes_only_what_is_mapped_and_leased_no_more() {
+        let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
+        let whole = UserRange::new(UserAddr(HALF), 2 * HALF).unwrap();
+        let mut books = Books::default();
+        let id = books.insert(whole, PAGE, Vec::new());
+        books.cover(whole);
+        assert_eq!(books.uncover(whole), [], "nothing is mapped");
+        books.cover(whole);
+        books.cover(half(2));
+        books.pin(id, 1);
+        assert_eq!(books.uncover(whole), [half(1)]);
+    }
+
+    #[test]
+    fn a_region_is_held_once_for_each_release_however_its_leases_lie() {
+        let half = UserRange::new(UserAddr(2 * HALF), HALF).unwrap();
+        let whole = UserRange::new(UserAddr(HALF), 2 * HALF).unwrap();
+        let mut books = Books::default();
+        let id = books.insert(whole, PAGE, Vec::new());
+        books.cover(whole);
+        books.cover(half);
+        // Two stretches when the first begins to go, one when it has gone.
+        books.uncover(whole);
+        books.uncover(half);
+        assert_eq!(books.get(id).map(|region| region.holds), Some(2));
+        books.decided(whole);
+        books.decided(half);
+        assert!(books.take_idle().is_some_and(|idle| idle.kept.is_empty()));
+    }
 }

@@ -2,6 +2,7 @@
 
 mod buffers;
 mod ground;
+mod kept;
 mod pools;
 mod streams;
 mod threads;
