@@ -172,3 +172,21 @@ fn contiguous_memory_takes_one_map_per_256_ki_entries() {
     assert_eq!(host.take().len(), 1);
     drop((space, lease));
 }
+
+#[test]
+fn neighbours_on_the_bus_that_are_none_in_memory_are_mapped_each_to_its_own() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(8 * M);
+        let _lease = bench.registry.register(ram).unwrap();
+        let request =
+            |start, user, permission| MapRequest { iova: iova(BIG + start, M), user: at(ram, user), permission };
+        let others = [request(0, 0, RW), request(M, 4 * M, RW), request(2 * M, 5 * M, Permission::Read)];
+        bench.space.map_all(&others, Overlap::Refuse).unwrap();
+        assert_eq!(bench.space.mappings().len(), 3, "{preset}");
+        bench.agrees();
+        // And when they are put back into a container.
+        bench.space.attach(1).unwrap();
+        bench.agrees();
+    }
+}
