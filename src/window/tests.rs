@@ -160,6 +160,30 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
 }
 
 #[test]
+fn firmware_that_grants_one_window_gives_up_an_idle_default_window_and_no_other() {
+    let mut there = situation(Platform::Pseries);
+    there.facts.windows = Some(1);
+    let asked = Situation { default_asked: true, ..there.clone() };
+    assert_eq!(plan(&asked, &WindowRequest::bytes(4 * G)), Err(Refusal::OnlyWindowInUse));
+    (there.default, there.default_waits) = (DefaultWindow::Live, 0);
+    there.standing = vec![standing(window(0, G, PageShift::P4K, Origin::Default))];
+    // It is in the first slot then.
+    let small = plan(&there, &WindowRequest::bytes(M).page(PageShift::P4K)).unwrap();
+    assert_eq!((small.steps[0], small.window.start), (Step::Remove(Iova(0)), Some(Iova(0))));
+    assert!(small.reasons.contains(&Reason::PageAsked(PageShift::P4K)));
+    there.standing[0].in_use = true;
+    assert_eq!(plan(&there, &WindowRequest::bytes(4 * G)), Err(Refusal::OnlyWindowInUse));
+}
+
+#[test]
+fn only_the_window_that_is_kept_stays() {
+    let mut windows = Windows::new();
+    [0, BIG.0].into_iter().for_each(|start| windows.insert(window(start, G, PageShift::P64K, Origin::Demand)));
+    windows.keep(BIG);
+    assert_eq!(windows.iter().map(|window| window.origin).collect::<Vec<_>>(), [Origin::Demand, Origin::Asked]);
+}
+
+#[test]
 fn windows_make_room_only_where_there_is_none() {
     let demand = |in_use| Standing { in_use, window: window(0, G, PageShift::P64K, Origin::Demand) };
     let with =
@@ -176,6 +200,11 @@ fn windows_make_room_only_where_there_is_none() {
     full.standing[0].in_use = true;
     let refused = Refusal::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
     assert_eq!(plan(&full, &bytes), Err(refused));
+    // One that starts above what is asked is no help.
+    let present = range(BIG.0, G);
+    let mut above = without_default(Platform::Pseries);
+    above.standing = vec![standing(window(BIG.0, G, PageShift::P64K, Origin::Demand))];
+    assert_eq!(plan(&above, &WindowRequest::cover(range(0, M))), Err(Refusal::SecondDdw { present }));
     // powernv has two, whatever it says.
     let mut one = situation(Platform::Powernv);
     one.facts.windows = Some(1);
@@ -193,6 +222,7 @@ fn the_default_window_of_pseries_comes_back_for_what_fits_it_and_nothing_else() 
     assert_eq!(planned(small(WindowRequest::bytes(M).entries(1 << 19))), Ok((None, 2 * G)));
     // Elsewhere, it has to be larger than the default window, and no larger than that.
     assert_eq!(planned(small(WindowRequest::cover(range(BIG.0, M)))), Ok((None, 2 * G)));
+    assert_eq!(planned(small(WindowRequest::cover(range(BIG.0, G)))), Ok((None, 2 * G)));
     assert_eq!(planned(small(WindowRequest::cover(range(BIG.0, 4 * G)))), Ok((None, 4 * G)));
     // With larger pages it is another window in any case.
     assert_eq!(planned(WindowRequest::cover(range(BIG.0, M))), Ok((None, 512 * M)));
@@ -267,8 +297,7 @@ fn only_firmware_that_promises_windows_has_some() {
 #[test]
 fn what_was_refused_once_is_refused_from_that_size_on_and_for_that_group() {
     let mut refused = RefusedWindows::default();
-    refused.remember(1, PageShift::P64K, 4 * G, false);
-    refused.remember(1, PageShift::P64K, 8 * G, false);
+    [6, 4, 8].into_iter().for_each(|size| refused.remember(1, PageShift::P64K, size * G, false));
     let check = |refused: &RefusedWindows, group, page, size| refused.check(group, page, size).is_ok();
     assert!(check(&refused, 1, PageShift::P64K, 4 * G - 1));
     assert!(!check(&refused, 1, PageShift::P64K, 4 * G) && !check(&refused, 1, PageShift::P64K, 16 * G));

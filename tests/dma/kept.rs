@@ -45,6 +45,26 @@ fn a_buffer_that_stays_mapped_keeps_its_memory_and_its_addresses() {
 }
 
 #[test]
+fn a_buffer_that_is_not_mapped_takes_no_addresses() {
+    let (_, faulty, dma) = faulty();
+    let device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let first = dma.buffer::<u8>(0x2_0000, RW).unwrap().iova();
+    for failing in 0.. {
+        faulty.arm(failing, 1, Err(Errno::ENOMEM));
+        let buffer = dma.buffer::<u8>(0x2_0000, RW);
+        match (faulty.disarm(), buffer) {
+            (0, buffer) => {
+                assert!(buffer.is_ok() && failing >= 2, "REGISTER and MAP failed before");
+                break;
+            }
+            (_, buffer) => assert!(buffer.is_err()),
+        }
+        assert_eq!(dma.buffer::<u8>(0x2_0000, RW).unwrap().iova(), first, "call {failing}");
+    }
+    drop(device);
+}
+
+#[test]
 fn memory_that_is_unmapped_is_given_back() {
     let (model, _, dma) = faulty();
     let device = dma.open(FIRST, DmaMask::ALL).unwrap();

@@ -172,3 +172,16 @@ fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
     drop((device, lease, memory));
     ground.ends_clean();
 }
+
+#[test]
+fn a_default_window_that_was_given_up_serves_nobody() {
+    let ground = Ground::new("pseries-64k");
+    ground.dma.space().attach(0).unwrap();
+    ground.dma.space().drop_default_window().unwrap();
+    assert!(ground.dma.open(SECOND, bits(30)).is_err());
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let buffer = ground.dma.buffer::<u8>(300, RW).unwrap();
+    assert_eq!(ground.dma.space().status().windows.len(), 1);
+    drop((buffer, device));
+    ground.ends_clean();
+}

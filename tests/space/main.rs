@@ -4,6 +4,7 @@ mod accelerated;
 mod bench;
 mod faults;
 mod groups;
+mod late;
 mod leases;
 mod locked;
 mod maps;

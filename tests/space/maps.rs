@@ -190,3 +190,20 @@ fn neighbours_on_the_bus_that_are_none_in_memory_are_mapped_each_to_its_own() {
         bench.agrees();
     }
 }
+
+#[test]
+fn a_space_that_ends_in_order_unmaps_and_unregisters() {
+    let host = Arc::new(Recording::new(Model::new("powernv9-64k".parse().unwrap())));
+    let registry = Registry::new(host.clone());
+    let space = AddressSpace::new(&registry);
+    space.attach(0).unwrap();
+    let ram = host.as_ref().inner().allocate(4 * M, PageShift::P64K).unwrap();
+    let _lease = registry.register(ram).unwrap();
+    space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    space.map(iova(BIG + M, M), at(ram, 2 * M), RW).unwrap();
+    space.unmap(iova(BIG, M)).unwrap();
+    host.take();
+    drop(space);
+    let names: Vec<_> = host.take().iter().map(|record| record.call.name()).collect();
+    assert_eq!(names, ["VFIO_IOMMU_UNMAP_DMA", "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
+}
