@@ -52,7 +52,7 @@ fn a_plan_gives_every_reason() {
     let largest = Reason::LargestPage { page: PageShift::P64K, carries: PageShift::P64K };
     let rounded = Reason::Rounded { asked: 3 * G, size: 4 * G };
     let comes = Reason::DefaultComesToo;
-    assert_eq!(powernv.reasons, [largest.clone(), rounded, Reason::OneLevel, Reason::SlotStart(BIG), comes.clone()]);
+    assert_eq!(powernv.reasons, [largest, rounded, Reason::OneLevel, Reason::SlotStart(BIG), comes]);
     let pseries = plan(&situation(Platform::Pseries), &WindowRequest::bytes(4 * G)).unwrap();
     assert_eq!(pseries.reasons, [largest, Reason::OnlyLevel, Reason::FirmwareStart, comes], "nothing was rounded");
 }
