@@ -319,7 +319,8 @@ mod tests {
     const HALF: u64 = 0x10_0000;
     const PAGE: PageShift = PageShift::P64K;
 
-    /// A region of two halves with a lease on each, of which the first is dropped while 64 KiB are mapped.
+    /// A region of two halves with a lease on each. The first lease is dropped while 64 KiB are
+    /// mapped.
     fn half_leased() -> (Books, RegionId, UserRange) {
         let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
         let (low, high) = (half(1), half(2));
@@ -334,7 +335,8 @@ mod tests {
         (books, id, high)
     }
 
-    /// Ends a release that was refused: the lease is there, over a region of its own size, and can be mapped.
+    /// Ends a release that was refused: the lease still holds, over a region of its own size, and
+    /// its memory can be mapped.
     fn refused(mut books: Books, high: UserRange) {
         books.cover(high);
         books.decided(high);
@@ -366,6 +368,17 @@ mod tests {
         books.unpin(id, PAGE.bytes());
         assert!(books.take_idle().is_none());
         refused(books, high);
+    }
+
+    #[test]
+    fn a_region_that_is_mapped_again_before_it_is_given_back_stays() {
+        let (mut books, id, high) = half_leased();
+        books.unpin(id, PAGE.bytes());
+        books.pin(id, PAGE.bytes());
+        assert!(books.has_idle() && books.take_idle().is_none(), "it was noted as idle");
+        books.unpin(id, PAGE.bytes());
+        let idle = books.take_idle().unwrap();
+        assert_eq!(idle.kept.iter().map(|&id| books.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ fn range(start: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova(start), len).unwrap()
 }
 
-/// A host with pages of 64 KiB, IOMMU pages of 4 KiB, 64 KiB and 2 MiB, and a default window that waits.
+/// A host with pages of 64 KiB, IOMMU pages of 4 KiB, 64 KiB and 2 MiB, and a default window that
+/// waits.
 fn situation(platform: Platform) -> Situation {
     let facts = WindowFacts {
         platform,
@@ -267,7 +268,8 @@ fn a_default_window_that_something_is_asked_of_is_not_removed() {
 #[test]
 fn tables_cost_what_the_kernel_counts() {
     let powernv = situation(Platform::Powernv).facts;
-    // Two levels of 2^14 entries: 2^14 leaves and the level above, each of 128 KiB; and as much for user addresses.
+    // Two levels of 2^14 entries: 2^14 leaves and the level above, each of 128 KiB; and as much for
+    // user addresses.
     assert_eq!(locked_bytes(&powernv, PageShift::P4K, 1 << 40, 2), 2 * ((2 << 30) + (128 << 10)));
     let cost = |levels| teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
     assert_eq!((cost(1), cost(2)), (1 << 16, 0));

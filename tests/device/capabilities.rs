@@ -1,4 +1,5 @@
-//! A PCI Express device: capabilities that the model's `edu` has not, and what a driver may write in them.
+//! A PCI Express device: capabilities that the model's `edu` does not have, and what a driver may
+//! write in them.
 
 use crate::bench::{ADDRESS, model};
 use spapr_iommu::addr::{PageShift, UserRange};

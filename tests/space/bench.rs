@@ -70,8 +70,8 @@ impl Bench {
         self.model.allocate(size, page).unwrap()
     }
 
-    /// Every container has the windows the space says, its tables hold just what the space says, entry by entry, and no
-    /// trap was met.
+    /// Every container has the windows the space says, its tables hold just what the space says,
+    /// entry by entry, and no trap was met.
     #[track_caller]
     pub(crate) fn agrees(&self) {
         self.agrees_beside(&[]);

@@ -222,7 +222,8 @@ fn what_devices_may_still_reach_keeps_its_window_and_other_memory_is_counted_out
     assert_eq!(bench.space.mapped(), (1, M), "only the other memory");
     let refused = bench.space.remove_window(Iova(BIG)).unwrap_err();
     assert!(matches!(refused, WindowError::Refused(Refusal::InUse { .. })), "{refused}");
-    // Nothing leases it any more, and its container ends with something in its tables: UNREGISTER would lose it.
+    // No lease is left, and the container closes with entries in its tables: UNREGISTER would lose
+    // the memory.
     drop((lease, more));
     faulty.arm(0, 1, Err(Errno::EINVAL));
     let Trial { bench, faulty, .. } = trial;

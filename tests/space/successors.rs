@@ -11,7 +11,8 @@ const M: u64 = 1 << 20;
 const REGISTER: &str = "VFIO_IOMMU_SPAPR_REGISTER_MEMORY";
 const UNREGISTER: &str = "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY";
 
-/// Ends the first of two spaces of one container each; memory is leased, and the first registered it.
+/// Drops the first of two spaces, each with one container, after it registered memory that stays
+/// leased.
 fn first_leaves(mapped: bool) {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let host = Arc::new(Recording::new(model.clone()));
@@ -33,7 +34,8 @@ fn first_leaves(mapped: bool) {
     let place = |name, fd| calls.iter().position(|call| *call == (name, fd));
     let (registered, unregistered) = (place(REGISTER, containers[1]), place(UNREGISTER, containers[0]));
     assert!(unregistered.is_some(), "{calls:?}");
-    // Where the second has it already, nothing is moved. Otherwise it never is in neither: pages would come unpinned.
+    // The second registers the memory before the first unregisters it, or its pages would be
+    // unpinned in between; unless the second has it already.
     assert_eq!(registered.is_none(), mapped, "{calls:?}");
     assert!(registered < unregistered, "{calls:?}");
     let status = bench.registry.regions();
@@ -61,7 +63,7 @@ fn what_the_next_container_registered_itself_stays() {
 }
 
 #[test]
-fn what_nobody_leases_is_not_handed_on() {
+fn memory_without_a_lease_is_not_handed_on() {
     let bench = Bench::new("powernv9-64k");
     let other = AddressSpace::new(&bench.registry);
     other.attach(1).unwrap();

@@ -149,12 +149,12 @@ fn a_window_that_firmware_places_elsewhere_is_removed_again() {
     unchanged("ask");
     assert_eq!(bench.space.map(iova(BIG, M), at(ram, 0), RW), Err(MapError::Window(elsewhere)));
     unchanged("map");
-    // Nobody said where this one must be.
+    // A request by size alone is served wherever the window is.
     let window = bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
     assert_eq!((window.range, window.page), (iova(BIG + SHIFT, G), PageShift::P64K));
     bench.space.remove_window(window.range.start()).unwrap();
     unchanged("remove_window");
-    // What could not be had is not asked for any more: nothing larger is made on its account.
+    // The ask that failed is forgotten: the next window is no larger on its account.
     assert_eq!(bench.space.create_window(&WindowRequest::bytes(G)).unwrap().range.len(), G);
     drop(lease);
     bench.ends_clean();
