@@ -112,7 +112,7 @@ fn a_window_that_is_full_says_so_and_has_room_again() {
 
 #[test]
 fn the_first_page_a_device_can_name_is_enough() {
-    for (preset, first) in [("powernv9-4k", 13), ("pseries-64k", 13)] {
+    for (preset, first) in [("powernv9-4k", 13), ("pseries-64k", 17)] {
         let ground = Ground::new(preset);
         let device = ground.dma.open(FIRST, bits(first)).unwrap();
         assert!(ground.dma.open(SECOND, bits(first - 1)).is_err(), "{preset}");
