@@ -5,6 +5,7 @@ mod debug;
 mod errors;
 mod files;
 mod ground;
+mod kept;
 mod masks;
 mod pools;
 mod scatter;
