@@ -6,7 +6,7 @@ use super::liobn::Liobn;
 use super::tce;
 use crate::addr::GuestAddr;
 use crate::uapi::papr::hcall::{
-    H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT,
+    H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT, MOST_STUFFED,
 };
 
 /// Lists lie at pages of this size, whatever the guest's own page.
@@ -44,14 +44,17 @@ impl GuestIommu {
         table.put(self.ram(), first, values.get(..count as usize).unwrap_or_default())
     }
 
-    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times: the pages are unmapped, with one UNMAP where
-    /// they are mapped at all.
+    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times, 2^18 at most: the pages are unmapped, with one
+    /// UNMAP where they are mapped at all.
     pub fn h_stuff_tce(&self, liobn: Liobn, ioba: u64, tce: u64, count: u64) -> Result<(), HcallError> {
         let table = self.table(liobn)?;
         if tce::permission(tce).is_some() {
             return Err(HcallError::StuffsRights { tce });
         }
         let first = table.index(ioba, count)?;
+        if count > MOST_STUFFED {
+            return Err(HcallError::StuffsTooMany { count });
+        }
         table.stuff(self.ram(), first, count, tce)
     }
 

@@ -111,6 +111,11 @@ struct Ram {
 pub(super) struct Snapshot(Vec<Ram>);
 
 impl Snapshot {
+    /// Bytes of all slots.
+    pub(super) fn bytes(&self) -> u64 {
+        self.slots().fold(0, |bytes, slot| bytes.saturating_add(slot.guest.len()))
+    }
+
     /// The slot that holds `at`.
     pub(super) fn find(&self, at: GuestAddr) -> Found {
         let behind = self.0.partition_point(|ram| ram.slot.guest.start() <= at);

@@ -4,6 +4,7 @@ mod accelerated;
 mod bench;
 mod devices;
 mod hcalls;
+mod limits;
 mod memory;
 mod sequences;
 mod state;
