@@ -19,6 +19,7 @@ pub mod replay;
 #[cfg(feature = "cli")]
 pub mod scenario;
 pub mod space;
+pub mod stats;
 pub mod uapi;
 pub mod window;
 

@@ -49,8 +49,8 @@ pub enum HcallError {
         list: GuestAddr,
     },
     /// A list is not in RAM.
-    #[error("the list of TCEs: {0}")]
-    List(NoMemory),
+    #[error("the list of TCEs is not in the guest's RAM")]
+    List(#[source] NoMemory),
     /// A TCE's address is not at a page of the window.
     #[error("TCE {tce:#x} does not point to one of the window's {page} pages")]
     TceMisaligned {

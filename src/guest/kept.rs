@@ -54,7 +54,7 @@ impl Phb {
     /// Has the kernel keep a table, with what is in it, once the host's window for it is there. Where it cannot, the library goes
     /// on keeping it, and the guest's calls for it leave the kernel.
     pub(super) fn keep(&self, table: TceTable) -> Arc<TceTable> {
-        let table = table.limited(self.config().table_memory);
+        let table = table.limited(self.config().table_memory).counted(&self.counters);
         let Some(kvm) = &self.kvm else { return Arc::new(table) };
         let (liobn, window, page) = (table.liobn(), table.window(), table.page());
         let (needed, limit) = (table.len().saturating_mul(8), table.memory_limit(&self.ram.snapshot()));
@@ -65,7 +65,7 @@ impl Phb {
         match kvm.add_table(TableSpec { liobn: liobn.0, window, page }) {
             Ok(kept) => {
                 table.each(&mut |index, tce| kept.store(index, tce));
-                Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))))
+                Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))).counted(&self.counters))
             }
             Err(error) => {
                 tracing::warn!(%liobn, %error, "not accelerated");

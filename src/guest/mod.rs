@@ -46,6 +46,7 @@
 //! none.
 
 mod ddw;
+mod debug;
 mod device_tree;
 mod entries;
 mod error;
@@ -56,9 +57,11 @@ mod memory;
 mod phb;
 mod ram;
 mod rtas;
+mod rtas_block;
 mod runs;
 mod slots;
 mod state;
+mod stats;
 mod table;
 mod tce;
 mod tokens;
@@ -74,8 +77,10 @@ pub use liobn::Liobn;
 pub use memory::{GuestMemory, NoMemory, Slot};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
+pub use rtas_block::{RtasBlock, RtasBlockError};
 pub use slots::{Slots, SlotsOverlap};
 pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
+pub use stats::HcallStats;
 pub use table::TceTable;
 pub use tokens::{DdwTokens, RtasCall};
 pub use translate::{DeviceAccessError, GuestTranslation};
@@ -94,7 +99,7 @@ use std::sync::Arc;
 type Tables = BTreeMap<Liobn, Arc<TceTable>>;
 
 /// The tables of all PHBs, read by hypercalls without waiting.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Directory(ArcSwap<Tables>);
 
 impl Directory {
@@ -120,13 +125,14 @@ impl Directory {
 }
 
 /// The IOMMU of a guest: its RAM, its PHBs and their tables.
-#[derive(Debug)]
 pub struct GuestIommu {
     ram: Arc<GuestRam>,
     directory: Arc<Directory>,
     phbs: Mutex<Vec<Arc<Phb>>>,
     /// What PHBs are accelerated beside.
     kvm: Option<Acceleration>,
+    /// Calls that name no window.
+    strays: stats::Counters,
     /// Held while RAM is removed or tables are restored, before any other lock.
     changes: Mutex<()>,
 }
@@ -135,7 +141,14 @@ impl GuestIommu {
     /// The IOMMU of a guest with that memory, of which nothing is registered yet: see [`Self::add_memory`].
     pub fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
         let ram = Arc::new(GuestRam::new(registry, memory));
-        Self { ram, directory: Arc::default(), phbs: Mutex::default(), kvm: None, changes: Mutex::default() }
+        Self {
+            ram,
+            directory: Arc::default(),
+            phbs: Mutex::default(),
+            kvm: None,
+            strays: Default::default(),
+            changes: Mutex::default(),
+        }
     }
 
     /// The same for a guest on KVM: the kernel keeps the tables and answers the guest's calls itself, as far as it can. What it

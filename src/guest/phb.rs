@@ -4,6 +4,7 @@ use super::Directory;
 use super::error::HcallError;
 use super::liobn::Liobn;
 use super::ram::{AddMemoryError, GuestRam};
+use super::stats::Counters;
 use super::table::{Behind, TceTable};
 use crate::addr::{Iova, IovaRange, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
@@ -161,7 +162,6 @@ pub enum PhbError {
 }
 
 /// A PCI host bridge of a guest.
-#[derive(Debug)]
 pub struct Phb {
     config: PhbConfig,
     pub(super) ram: Arc<GuestRam>,
@@ -175,6 +175,7 @@ pub struct Phb {
     pub(super) groups: Mutex<Vec<u32>>,
     /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb), with `groups` held.
     removed: AtomicBool,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Phb {
@@ -194,6 +195,7 @@ impl Phb {
             tables: ArcSwap::default(),
             groups: Mutex::default(),
             removed: AtomicBool::new(false),
+            counters: Arc::default(),
         };
         match phb.enter(phb.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
             true => Ok(phb),

@@ -66,7 +66,9 @@ pub enum RemoveMemoryError {
         mapped: Vec<IovaRange>,
     },
     /// What the kernel mapped by itself could not be counted.
-    #[error("{asked}: {why}")]
+    #[error(
+        "what the kernel mapped of {asked} cannot be counted: stop the guest's vCPUs and remove it again, or keep it"
+    )]
     Kernel {
         /// What was asked.
         asked: GuestRange,
@@ -132,7 +134,6 @@ impl Snapshot {
 }
 
 /// A guest's RAM, registered. Few regions: what is added together and continues in user memory is one to the kernel.
-#[derive(Debug)]
 pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,

@@ -5,11 +5,13 @@ use super::error::HcallError;
 use super::liobn::Liobn;
 use super::ram::{GuestRam, Snapshot};
 use super::runs::{self, Requests, Run};
+use super::stats::Counters;
 use super::tce;
 use crate::addr::{GuestRange, Iova, IovaRange, PageShift};
 use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
 use crate::uapi::papr::hcall::MOST_INDIRECT;
 use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// What a table may take of memory whatever the guest's RAM: enough for 2 Mi TCEs that differ.
 const LEAST_MEMORY: u64 = 16 << 20;
@@ -51,7 +53,6 @@ pub(super) fn clear(space: &AddressSpace, range: IovaRange) -> Result<(), UnmapE
 /// A DMA window as a guest has it: its TCEs, by page, in a flat table.
 ///
 /// Reading waits for nobody; who writes holds a lock, and with devices behind the window goes to the kernel first.
-#[derive(Debug)]
 pub struct TceTable {
     liobn: Liobn,
     window: IovaRange,
@@ -59,6 +60,8 @@ pub struct TceTable {
     entries: Box<dyn Entries>,
     /// The most bytes its entries may take; `None` follows the guest's RAM.
     memory: Option<u64>,
+    /// The PHB's.
+    counters: Arc<Counters>,
     writer: Mutex<Writer>,
 }
 
@@ -71,12 +74,21 @@ impl TceTable {
     /// A table whose entries lie elsewhere.
     pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
         let writer = Mutex::new(Writer { behind: Behind::Nothing, requests: Requests::default() });
-        Self { liobn, window, page, entries, memory: None, writer }
+        Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
     }
 
     /// Limits the memory its entries take: see [`PhbConfig::table_memory`](super::PhbConfig::table_memory).
     pub(super) fn limited(self, memory: Option<u64>) -> Self {
         Self { memory, ..self }
+    }
+
+    /// Counts in those of a PHB.
+    pub(super) fn counted(self, counters: &Arc<Counters>) -> Self {
+        Self { counters: Arc::clone(counters), ..self }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The most bytes its entries may take.
@@ -327,5 +339,58 @@ impl TceTable {
     /// Forgets all entries.
     pub(super) fn forget(&self) {
         self.entries.fill(0, self.len(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::addr::{GuestAddr, GuestRange, PageShift};
+    use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slot, Slots};
+    use crate::host::Memory;
+    use crate::host::model::Model;
+    use crate::registry::Registry;
+    use std::sync::Arc;
+
+    const LIOBN: Liobn = Liobn(0x8000_0000);
+
+    fn guest() -> GuestIommu {
+        let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+        let user = model.allocate(1 << 20, PageShift::P64K).unwrap().start();
+        let slots = Slots::new(model.clone());
+        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 1 << 20).unwrap(), user }).unwrap();
+        let iommu = GuestIommu::new(&Registry::new(model), Arc::new(slots));
+        iommu.add_memory().unwrap();
+        iommu.add_phb(PhbConfig::new(1, LIOBN).unwrap()).unwrap();
+        iommu
+    }
+
+    /// The window goes after a hypercall found its table, and before that has the table's lock.
+    fn late(attached: bool, goes: impl Fn(&GuestIommu)) {
+        let iommu = guest();
+        let phb = iommu.phb(1).unwrap();
+        if attached {
+            phb.attach(0).unwrap();
+        }
+        let table = iommu.table(LIOBN).unwrap();
+        table.put(iommu.ram(), 0, &[3]).unwrap();
+        goes(&iommu);
+        let gone = Err(HcallError::NoTable { liobn: LIOBN });
+        assert_eq!(table.put(iommu.ram(), 1, &[3]), gone);
+        assert_eq!(table.put(iommu.ram(), 1, &[0]), gone);
+        assert_eq!(table.stuff(iommu.ram(), 0, 1, 0), gone);
+        assert_eq!(phb.space().mapped(), (0, 0), "no device sees what came too late");
+    }
+
+    #[test]
+    fn a_hypercall_on_its_way_to_a_window_that_was_removed_is_refused() {
+        for attached in [false, true] {
+            late(attached, |iommu| iommu.phb(1).unwrap().remove_window(LIOBN).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_hypercall_on_its_way_to_a_window_that_was_replaced_is_refused() {
+        late(false, |iommu| iommu.restore(&iommu.save()).unwrap());
+        late(false, |iommu| iommu.remove_phb(1).unwrap());
     }
 }

@@ -3,6 +3,8 @@
 use super::memory::{GuestMemory, NoMemory, Slot};
 use super::phb::Phb;
 use crate::addr::{GuestAddr, GuestRange, Iova, UserAddr};
+use crate::host::model::Model;
+use crate::host::{Errno, LentMemory};
 use crate::permission::Permission;
 use core::fmt;
 use std::sync::Arc;
@@ -14,6 +16,52 @@ use vm_memory::{
 /// Guest memory of `vm-memory`: whatever gives it, such as an `Arc<GuestMemoryMmap>`, or a `GuestMemoryAtomic` where memory
 /// is plugged.
 pub struct VmMemory<S>(pub S);
+
+impl<S> VmMemory<S>
+where
+    S: GuestAddressSpace + Clone + Send + Sync + 'static,
+    S::M: GuestMemoryBackend,
+{
+    /// Lends all regions to a model, which knows nothing of this process otherwise: before [`add_memory`], and again once
+    /// memory was plugged. What the model's devices read and write is then what is in them. EINVAL where a region is not
+    /// whole pages of the model's kernel.
+    ///
+    /// [`add_memory`]: super::GuestIommu::add_memory
+    pub fn lend_to(&self, model: &Model) -> Result<(), Errno> {
+        let ranges: Vec<_> = self.slots().iter().filter_map(Slot::user_range).collect();
+        ranges.into_iter().try_for_each(|range| model.lend(range, Arc::new(VmMemory(self.0.clone()))))
+    }
+}
+
+impl<S> LentMemory for VmMemory<S>
+where
+    S: GuestAddressSpace + Send + Sync,
+    S::M: GuestMemoryBackend,
+{
+    fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno> {
+        let guest = self.guest_of(at).ok_or(Errno::EFAULT)?;
+        GuestMemory::read(self, guest, data).map_err(|_| Errno::EFAULT)
+    }
+
+    fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno> {
+        let guest = self.guest_of(at).ok_or(Errno::EFAULT)?;
+        GuestMemory::write(self, guest, data).map_err(|_| Errno::EFAULT)
+    }
+}
+
+impl<S> VmMemory<S>
+where
+    S: GuestAddressSpace + Send + Sync,
+    S::M: GuestMemoryBackend,
+{
+    /// The guest's address of memory of this process.
+    fn guest_of(&self, at: UserAddr) -> Option<GuestAddr> {
+        let memory = self.0.memory();
+        let found =
+            memory.iter().filter_map(slot).find(|slot| slot.user_range().is_some_and(|user| user.contains(at)))?;
+        Some(GuestAddr(found.guest.start().0 + (at.0 - found.user.0)))
+    }
+}
 
 impl<S> fmt::Debug for VmMemory<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,12 +22,14 @@ mod device;
 mod error;
 mod maps;
 mod member;
+mod stats;
 mod windows;
 
 pub(crate) use device::Driven;
 pub use device::{Device, DeviceRegion, GroupFile};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
+pub use stats::SpaceStats;
 
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host};
@@ -58,6 +60,7 @@ struct Inner {
     books: RwLock<IntervalMap<RegionId>>,
     /// Devices that have a driver in this process, by address. Locked alone.
     driven: Mutex<BTreeSet<String>>,
+    counters: stats::Counters,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +117,7 @@ impl AddressSpace {
             state: Mutex::default(),
             books: RwLock::default(),
             driven: Mutex::default(),
+            counters: Default::default(),
         });
         let weak: Weak<Inner> = Arc::downgrade(&inner);
         registry.add_space(weak);

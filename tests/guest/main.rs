@@ -5,6 +5,7 @@ mod bench;
 mod devices;
 mod hcalls;
 mod limits;
+mod looks;
 mod memory;
 mod sequences;
 mod state;

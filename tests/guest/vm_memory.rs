@@ -1,7 +1,7 @@
 //! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's tables.
 
 use crate::bench::{BUID, LIOBN, guest};
-use spapr_iommu::addr::{UserAddr, UserRange};
+use spapr_iommu::addr::{Iova, UserAddr, UserRange};
 use spapr_iommu::guest::{GuestIommu, HcallError, PhbConfig, PhbIommu, RemoveMemoryError, VmMemory};
 use spapr_iommu::host::model::{MemoryKind, Model};
 use spapr_iommu::registry::Registry;
@@ -131,4 +131,26 @@ fn memory_taken_out_without_a_word_takes_no_new_tce() {
     let refused = iommu.h_put_tce(LIOBN, 0x1000, 0x100_0003).unwrap_err();
     assert!(matches!(refused, HcallError::Gone { .. }), "{refused}");
     iommu.h_put_tce(LIOBN, 0x1000, 3).unwrap();
+}
+
+#[test]
+fn devices_of_a_model_see_the_bytes_of_memory_that_was_lent() {
+    let two = [(GuestAddress(0), SIZE), (GuestAddress(0x100_0000), SIZE)];
+    let atomic = GuestMemoryAtomic::new(Memory::from_ranges(&two).unwrap());
+    let memory = Arc::new(VmMemory(atomic.clone()));
+    let model = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
+    let iommu = GuestIommu::new(&Registry::new(model.clone()), memory.clone());
+    // The model knows nothing of this process, unless it is told.
+    iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap().attach(0).unwrap();
+    iommu.add_memory().unwrap_err();
+    memory.lend_to(&model).unwrap();
+    memory.lend_to(&model).unwrap();
+    iommu.add_memory().unwrap();
+    iommu.h_put_tce(LIOBN, 0, 0x100_0003).unwrap();
+    atomic.memory().write_slice(b"what is there", GuestAddress(0x100_0010)).unwrap();
+    let (mut host, mut emulated) = ([0; 13], [0; 13]);
+    model.device_read(model.containers()[0], Iova(0x10), &mut host);
+    iommu.phb(BUID).unwrap().device_read(Iova(0x10), &mut emulated).unwrap();
+    assert_eq!((&host, &emulated), (b"what is there", b"what is there"));
+    assert_eq!(model.violations(), []);
 }
