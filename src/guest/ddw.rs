@@ -96,7 +96,7 @@ pub struct ResetError {
     pub buid: u64,
     /// Why.
     #[source]
-    pub why: DdwError,
+    pub why: Box<DdwError>,
 }
 
 impl DdwError {

@@ -231,10 +231,13 @@ impl GuestIommu {
     /// Gives every PHB the windows it had at first, empty, as the reset of the machine does: its default window, and no other.
     /// No vCPU may run. A PHB that cannot be reset does not keep the others from it; the first error is returned.
     pub fn reset(&self) -> Result<(), ResetError> {
-        self.phbs().iter().fold(Ok(()), |result, phb| {
+        let mut result = Ok(());
+        for phb in self.phbs() {
             let buid = phb.config().buid;
-            result.and(phb.reset_windows().map_err(|why| ResetError { buid, why }))
-        })
+            let reset = phb.reset_windows().map_err(|why| ResetError { buid, why: Box::new(why) });
+            result = result.and(reset);
+        }
+        result
     }
 
     /// The PHB with that bus unit ID.

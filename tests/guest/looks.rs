@@ -108,7 +108,7 @@ fn an_error_does_not_repeat_its_source() {
         Box::new(RemoveMemoryError::Kernel { asked: guest(0, RAM), why: Box::new(map.clone()) }),
         Box::new(PhbError::Window { window: iova(0, 1 << 30), why }),
         Box::new(RestoreError::Leads { liobn, first: 0, count: 1, why: Box::new(map) }),
-        Box::new(ResetError { buid: BUID, why: phb.into() }),
+        Box::new(ResetError { buid: BUID, why: Box::new(phb.into()) }),
         Box::new(DeviceAccessError::Memory(nowhere)),
         Box::new(RtasBlockError::Memory(nowhere)),
         Box::new(HcallError::List(nowhere)),
