@@ -42,6 +42,10 @@ fn one_value_over_a_whole_window_takes_no_table_memory() {
     both(PhbConfig { table_memory: Some(64 << 10), ..config() }, |bench| {
         let liobn = u64::from(DYNAMIC.0);
         let end = BIG + (1 << 38);
+        // Not whole branches, but whole leaves.
+        assert_eq!(hcall(bench, H_STUFF_TCE, [liobn, BIG + (LEAF << 16), 0xbeef_0000, MOST_STUFFED]), H_SUCCESS);
+        assert_eq!(bench.iommu.h_get_tce(DYNAMIC, BIG + ((LEAF - 1 + MOST_STUFFED) << 16)), Ok(0xbeef_0000));
+        assert_eq!(bench.iommu.h_get_tce(DYNAMIC, BIG + ((LEAF + MOST_STUFFED) << 16)), Ok(0));
         for first in (0..1 << 22).step_by(MOST_STUFFED as usize) {
             assert_eq!(hcall(bench, H_STUFF_TCE, [liobn, BIG + (first << 16), 0xdead_0000, MOST_STUFFED]), H_SUCCESS);
         }
