@@ -72,8 +72,7 @@ pub enum RemoveMemoryError {
     Kernel {
         /// What was asked.
         asked: GuestRange,
-        /// Why.
-        #[source]
+        /// Why; part of the message, so no source.
         why: Box<HcallError>,
     },
 }

@@ -150,7 +150,7 @@ fn a_state_that_names_a_phb_twice_is_refused() {
     bad.phbs[1].windows.clear();
     // In a thread, since it might wait for itself.
     let (sender, done) = std::sync::mpsc::channel();
-    std::thread::spawn(move || sender.send((target.iommu.restore(&bad), target)));
+    std::thread::spawn(move || drop(sender.send((target.iommu.restore(&bad), target))));
     let (refused, target) = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it comes back");
     assert_eq!(refused, Err(RestoreError::Twice { buid: BUID }));
     assert_eq!(target.iommu.save(), before);
