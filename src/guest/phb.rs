@@ -134,7 +134,7 @@ pub enum PhbError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// The host cannot have a window the guest has.
-    #[error("the host cannot have the guest's window {window}")]
+    #[error("the host cannot have the guest's window {window}: {why}")]
     Window {
         /// The guest's window.
         window: IovaRange,

@@ -67,7 +67,7 @@ pub enum RemoveMemoryError {
     },
     /// What the kernel mapped by itself could not be counted.
     #[error(
-        "what the kernel mapped of {asked} cannot be counted: stop the guest's vCPUs and remove it again, or keep it"
+        "what the kernel mapped of {asked} cannot be counted: {why}; stop the guest's vCPUs and remove it again, or keep it"
     )]
     Kernel {
         /// What was asked.
