@@ -45,6 +45,7 @@ pub(super) struct Stretch {
     /// Bytes.
     pub len: u64,
     /// TCEs that were looked at.
+    #[cfg_attr(not(feature = "vm-memory"), allow(dead_code, reason = "bounds accesses of PhbIommu"))]
     pub tces: u64,
 }
 
