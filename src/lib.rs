@@ -38,6 +38,8 @@ pub mod scenario;
 #[cfg(target_os = "linux")]
 pub mod space;
 #[cfg(target_os = "linux")]
+pub mod stats;
+#[cfg(target_os = "linux")]
 pub mod uapi;
 #[cfg(target_os = "linux")]
 pub mod window;

@@ -28,7 +28,7 @@ mod wrap;
 pub use call::{Call, Node};
 pub use facts::{Extent, GroupFacts, Memlock, Obstacle, PciDevice, Platform};
 pub use file::File;
-pub use memory::Memory;
+pub use memory::{LentMemory, Memory};
 pub use nix::errno::Errno;
 pub(crate) use process::Process;
 pub use shared::Shared;

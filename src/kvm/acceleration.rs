@@ -26,7 +26,6 @@ const HARMLESS: [u64; 1] = [H_PUT_TCE];
 /// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.
 ///
 /// Dropping it takes the groups out of the VM and closes the tables.
-#[derive(Debug)]
 pub struct Acceleration {
     kvm: Arc<dyn Kvm>,
     state: Mutex<State>,
@@ -34,7 +33,7 @@ pub struct Acceleration {
     process: Process,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     groups: Vec<GroupFile>,
     tables: Vec<(TableSpec, Arc<dyn KernelTable>)>,
@@ -160,6 +159,17 @@ impl Acceleration {
     fn delete(&self, group: &GroupFile) {
         if let Err(errno) = self.kvm.delete_group(group) {
             tracing::warn!(group = group.number, %errno, "KVM keeps a group");
+        }
+    }
+}
+
+impl core::fmt::Debug for Acceleration {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.state.try_lock() {
+            Some(state) => {
+                write!(f, "Acceleration({} groups, {} tables)", state.groups.len(), state.tables.len())
+            }
+            None => f.write_str("Acceleration(changing)"),
         }
     }
 }

@@ -22,12 +22,14 @@ mod device;
 mod error;
 mod maps;
 mod member;
+mod stats;
 mod windows;
 
 pub(crate) use device::Driven;
 pub use device::{Device, DeviceArea, DeviceRegion, GroupFile};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
+pub use stats::SpaceStats;
 
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
@@ -79,6 +81,7 @@ struct Inner {
     driven: Mutex<BTreeSet<String>>,
     /// The process that made it.
     process: Process,
+    counters: stats::Counters,
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +139,7 @@ impl AddressSpace {
             books: RwLock::default(),
             driven: Mutex::default(),
             process: Process::current(),
+            counters: Default::default(),
         });
         let weak: Weak<Inner> = Arc::downgrade(&inner);
         registry.add_space(weak);

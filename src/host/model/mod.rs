@@ -55,7 +55,7 @@ pub use process::MemoryKind;
 pub use view::{EntryView, RegionView, TableView};
 pub use violation::{DmaDirection, Leak, Violation};
 
-use super::{Errno, Fd, Platform};
+use super::{Errno, Fd, LentMemory, Platform};
 use crate::addr::{Iova, UserRange};
 use container::Kernel;
 use group::Group;
@@ -163,6 +163,12 @@ impl Model {
     /// its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
+    }
+
+    /// Gives the process memory that this program has: the model's devices read and write it through `memory`. It may be
+    /// lent again. EINVAL where it is not whole pages of the model's kernel, EEXIST where something else is.
+    pub fn lend(&self, range: UserRange, memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        self.lock().kernel.process.lend(range, memory)
     }
 
     /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.
