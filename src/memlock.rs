@@ -3,6 +3,7 @@
 
 use crate::addr::Bytes;
 use crate::host::{Errno, Host, Memlock};
+use core::fmt;
 
 /// Why bytes cannot be locked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
@@ -10,11 +11,12 @@ use crate::host::{Errno, Host, Memlock};
 pub enum MemlockError {
     /// Over the limit.
     #[error(
-        "{what} locks {}, {} more than allowed ({memlock}): raise the limit to {} KiB or more (`ulimit -l`, \
+        "{what} locks {}, {} more than allowed ({memlock}{}): raise the limit to {} KiB or more (`ulimit -l`, \
          LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
         Bytes(*needed),
         Bytes(*missing),
-        memlock.locked.saturating_add(*needed).div_ceil(1024)
+        Promised(*promised),
+        memlock.locked.saturating_add(*promised).saturating_add(*needed).div_ceil(1024)
     )]
     OverLimit {
         /// What asks.
@@ -25,21 +27,37 @@ pub enum MemlockError {
         missing: u64,
         /// What is locked and allowed.
         memlock: Memlock,
+        /// Bytes that default windows in use will lock with their first map.
+        promised: u64,
     },
     /// The host does not tell.
     #[error("cannot read how much memory is locked: {0}")]
     Unknown(Errno),
 }
 
-/// Whether `needed` more bytes may be locked for `what`.
-pub(crate) fn preflight(host: &dyn Host, what: &'static str, needed: u64) -> Result<(), MemlockError> {
-    check(host.memlock().map_err(MemlockError::Unknown)?, what, needed)
+/// Reads how much is locked and allowed.
+pub(crate) fn read(host: &dyn Host) -> Result<Memlock, MemlockError> {
+    host.memlock().map_err(MemlockError::Unknown)
 }
 
-/// Whether `needed` more bytes may be locked, by what is known of the process.
-pub(crate) fn check(memlock: Memlock, what: &'static str, needed: u64) -> Result<(), MemlockError> {
-    match memlock.missing(needed) {
-        0 => Ok(()),
-        missing => Err(MemlockError::OverLimit { what, needed, missing, memlock }),
+/// Checks that `needed` more bytes may be locked for `what`, besides those that are `promised`.
+pub(crate) fn check(memlock: Memlock, promised: u64, what: &'static str, needed: u64) -> Result<(), MemlockError> {
+    // What locks nothing is never refused, however much others were promised.
+    match memlock.missing(needed.saturating_add(promised)) {
+        missing if missing != 0 && needed != 0 => {
+            Err(MemlockError::OverLimit { what, needed, missing, memlock, promised })
+        }
+        _ => Ok(()),
+    }
+}
+
+struct Promised(u64);
+
+impl fmt::Display for Promised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            bytes => write!(f, ", and {} promised to default windows", Bytes(bytes)),
+        }
     }
 }

@@ -163,6 +163,15 @@ pub enum WindowError {
         /// Windows that made room before, and are gone.
         gone: Vec<Iova>,
     },
+    /// A window made room for another that could not be made.
+    #[error("{window} is gone with its mappings, and the window in its place was not made: {why}")]
+    Lost {
+        /// The window that is gone.
+        window: IovaRange,
+        /// Why the other was not made.
+        #[source]
+        why: Box<WindowError>,
+    },
     /// It came into being elsewhere than planned, and was removed again.
     #[error(
         "the kernel placed the window at {start} where {expected} was expected; it was removed again: map at {start}"

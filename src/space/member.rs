@@ -1,6 +1,7 @@
 //! A container of an address space with its groups.
 
 use super::AttachError;
+use crate::addr::Iova;
 use crate::host::calls;
 use crate::host::{Errno, Fd, File, Host, Node, Obstacle};
 use crate::uapi::{spapr, vfio};
@@ -22,6 +23,8 @@ pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
     /// The kernel will make this container's default window with the next call that may want it.
     pub default_waits: bool,
+    /// Where a small window holds the first slot, while another is made or because the kernel did not remove it.
+    pub holder: Option<Iova>,
     container: File,
 }
 
@@ -63,7 +66,7 @@ impl Member {
             return Err(AttachError::NoV2);
         }
         let group = MemberGroup::open_in(host, number, fd)?;
-        let member = Self { groups: vec![group], default_waits: true, container };
+        let member = Self { groups: vec![group], default_waits: true, holder: None, container };
         calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
         Ok(member)
     }

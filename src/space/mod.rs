@@ -11,17 +11,21 @@
 //! # Locking
 //! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not meet a change of windows
 //! or groups. `books` is written only for the moment in which the map changes, so that [`AddressSpace::translate`] never
-//! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces do not wait for each other.
+//! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces wait for each other only while a window or
+//! memory is charged to the process.
 
 mod accelerated;
 mod apply;
 mod astray;
 mod attach;
+mod charge;
 mod checks;
 mod device;
 mod error;
 mod maps;
 mod member;
+mod replace;
+mod show;
 mod windows;
 
 pub(crate) use device::Driven;
@@ -32,7 +36,7 @@ pub use maps::{MapRequest, Overlap};
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host};
 use crate::map::{IntervalMap, Mapping, Translation};
-use crate::registry::{Pointing, RegionId, Registry};
+use crate::registry::{Pointing, Promise, RegionId, Registry};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
 use accelerated::Held;
 use astray::Astray;
@@ -48,14 +52,15 @@ use std::sync::{Arc, Weak};
 /// `Send` and `Sync`. Dropping it (and the devices taken from it) takes everything down in the order that leaks nothing,
 /// also while a panic unwinds; when the process is killed, the kernel does the same, since every region is registered in
 /// each container that maps it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AddressSpace(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     registry: Registry,
     state: Mutex<Locked>,
     books: RwLock<IntervalMap<RegionId>>,
+    /// What the default window will lock once it is mapped in, while it is asked for.
+    promise: Promise,
     /// Devices that have a driver in this process, by address. Locked alone.
     driven: Mutex<BTreeSet<String>>,
 }
@@ -113,6 +118,7 @@ impl AddressSpace {
             registry: registry.clone(),
             state: Mutex::default(),
             books: RwLock::default(),
+            promise: registry.promise(),
             driven: Mutex::default(),
         });
         let weak: Weak<Inner> = Arc::downgrade(&inner);
