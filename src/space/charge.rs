@@ -48,36 +48,40 @@ impl AddressSpace {
         window: &Planned,
         holder: Option<Holder>,
     ) -> Result<Iova, CallError> {
-        match holder {
-            Some(Holder { page, size, .. }) if member.holder.is_none() => {
-                let start = self.create_table(facts, member, page, size, 1)?;
-                member.holder = Some(start);
-            }
-            // Left by a creation that failed.
-            None => self.free_slot(member)?,
-            Some(_) => {}
+        while let Some(start) = member.strays.pop() {
+            self.take_back(member, start)?;
         }
+        let Some(Holder { page, size, .. }) = holder else {
+            return self.create_table(facts, member, window.page, window.size, window.levels);
+        };
+        let held = self.create_table(facts, member, page, size, 1)?;
         let made = self.create_table(facts, member, window.page, window.size, window.levels);
-        if holder.is_some()
-            && let Err(error) = self.free_slot(member)
-        {
-            for attempt in [made.ok(), member.holder.take()].into_iter().flatten() {
-                if let Err(error) = calls::tce_remove(self.host(), member.fd(), attempt) {
-                    tracing::warn!(%error, start = %attempt, "a window stays in one container");
+        match self.take_back(member, held) {
+            Ok(()) => made,
+            Err(error) => {
+                if let Ok(start) = made {
+                    self.undo(std::slice::from_mut(member), start);
                 }
+                // Once more, lest it is there until the next creation.
+                member.strays.retain(|stray| *stray != held);
+                self.undo(std::slice::from_mut(member), held);
+                Err(error)
             }
-            return Err(error);
         }
-        made
     }
 
-    /// Removes the window that held the first slot.
-    fn free_slot(&self, member: &mut Member) -> Result<(), CallError> {
-        if let Some(start) = member.holder {
-            calls::tce_remove(self.host(), member.fd(), start)?;
-            member.holder = None;
+    /// Removes a window that was just made from each container. Where the kernel does not, that is done before the next
+    /// creation.
+    pub(super) fn undo(&self, members: &mut [Member], start: Iova) {
+        for member in members {
+            if let Err(error) = self.take_back(member, start) {
+                tracing::warn!(%error, "a window stays in one container for now");
+            }
         }
-        Ok(())
+    }
+
+    fn take_back(&self, member: &mut Member, start: Iova) -> Result<(), CallError> {
+        calls::tce_remove(self.host(), member.fd(), start).inspect_err(|_| member.strays.push(start))
     }
 
     fn create_table(
@@ -92,33 +96,26 @@ impl AddressSpace {
         match &result {
             // CREATE makes the waiting default window first.
             Ok(_) => member.default_waits = false,
-            Err(error) => self.remember(facts, member, page, size, levels, error),
+            Err(error) => self.remember(facts, member, &Planned { start: None, size, page, levels }, error),
         }
         result
     }
 
     /// Remembers that the kernel refused a window.
-    pub(super) fn remember(
-        &self,
-        facts: &WindowFacts,
-        member: &Member,
-        page: PageShift,
-        size: u64,
-        levels: u32,
-        error: &CallError,
-    ) {
+    pub(super) fn remember(&self, facts: &WindowFacts, member: &Member, window: &Planned, error: &CallError) {
+        let Planned { size, page, levels, .. } = *window;
         let poisons = error.failure == Failure::Errno(Errno::ENODEV);
         let mut until = None;
         if error.failure == Failure::Errno(Errno::ENOMEM) {
+            let table = locked_bytes(facts, page, size, levels);
             let first = if member.default_waits { default_charge(facts) } else { 0 };
-            let needed = locked_bytes(facts, page, size, levels).saturating_add(first);
-            // The limit refuses before anything is charged, so nothing is lost when it is asked again.
-            if self.host().memlock().is_ok_and(|memlock| memlock.missing(needed) != 0) {
+            // The limit refuses before anything is charged, so nothing is lost when the window is asked for again.
+            if self.host().memlock().is_ok_and(|memlock| memlock.missing(table.saturating_add(first)) != 0) {
                 return;
             }
             // A pseries kernel that had no memory may have given the PE up.
             let available = self.host().available_memory().filter(|_| facts.platform == Platform::Powernv);
-            until = available.map(|available| available.saturating_add(needed));
+            until = available.map(|available| available.saturating_add(table));
         }
         let mut refused = self.0.registry.refused_windows();
         for group in &member.groups {

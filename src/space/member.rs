@@ -23,8 +23,8 @@ pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
     /// The kernel will make this container's default window with the next call that may want it.
     pub default_waits: bool,
-    /// Where a small window holds the first slot, while another is made or because the kernel did not remove it.
-    pub holder: Option<Iova>,
+    /// Windows that the kernel did not remove after a creation that failed. They are removed before the next one.
+    pub strays: Vec<Iova>,
     container: File,
 }
 
@@ -66,7 +66,7 @@ impl Member {
             return Err(AttachError::NoV2);
         }
         let group = MemberGroup::open_in(host, number, fd)?;
-        let member = Self { groups: vec![group], default_waits: true, holder: None, container };
+        let member = Self { groups: vec![group], default_waits: true, strays: Vec::new(), container };
         calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
         Ok(member)
     }

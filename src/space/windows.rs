@@ -3,8 +3,8 @@
 use super::member::Member;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
+use crate::host::Platform;
 use crate::host::calls;
-use crate::host::{Fd, Platform};
 use crate::memlock;
 use crate::registry::Charging;
 use crate::window::{
@@ -249,28 +249,18 @@ impl AddressSpace {
         holder: Option<Holder>,
         gone: Vec<Iova>,
     ) -> Result<Iova, WindowError> {
-        let host = self.host();
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let mut expected = plan.window.start;
-        for (done, &container) in state.containers.iter().enumerate() {
-            let undo = |containers: &[Fd], start: Option<Iova>| {
-                for &container in containers {
-                    if let Some(start) = start
-                        && let Err(error) = calls::tce_remove(host, container, start)
-                    {
-                        tracing::warn!(%error, "a window stays in one container");
-                    }
-                }
-            };
+        for done in 0..state.members.len() {
             match self.create_one(&facts, &mut state.members[done], &plan.window, holder) {
                 Ok(start) if expected.is_none_or(|expected| expected == start) => expected = Some(start),
                 Ok(start) => {
-                    undo(&[container], Some(start));
-                    undo(&state.containers[..done], expected);
+                    self.undo(&mut state.members[done..=done], start);
+                    expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
                     return Err(WindowError::Elsewhere { start, expected: expected.unwrap_or_default() });
                 }
                 Err(error) => {
-                    undo(&state.containers[..done], expected);
+                    expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
                     // The kernel made the waiting default window first, unless that is what failed. Taken for live it
                     // does no harm: whatever is asked of it next makes it.
                     default_comes(state);
@@ -309,9 +299,10 @@ impl AddressSpace {
         let Some(facts) = state.facts else { return Ok(()) };
         let Some(window) = default_window(state) else { return Ok(()) };
         let Ok(page) = IovaRange::new(window.range.start(), window.page.bytes()) else { return Ok(()) };
+        let table = Planned { start: None, size: window.range.len(), page: window.page, levels: 1 };
         for member in state.members.iter_mut().filter(|member| member.default_waits) {
             calls::unmap_dma(self.host(), member.fd(), page).map_err(|error| {
-                self.remember(&facts, member, window.page, window.range.len(), 1, &error);
+                self.remember(&facts, member, &table, &error);
                 WindowError::Call { error, gone: Vec::new() }
             })?;
             member.default_waits = false;

@@ -2,17 +2,20 @@
 
 mod accelerated;
 mod bench;
+mod charges;
 mod faults;
 mod groups;
 mod leases;
 mod locked;
 mod maps;
+mod mmio;
 mod programs;
 mod ruled;
 mod sequences;
 mod stress;
 mod threads;
 mod together;
+mod told;
 mod twice;
 mod windows;
 
