@@ -7,7 +7,10 @@ mod device;
 mod groups;
 mod kills;
 mod process;
+#[path = "../shared/limit.rs"]
+mod real_limit;
 mod victim;
+mod windows;
 mod worker;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -132,6 +135,15 @@ fn main() -> ExitCode {
         Trial::test("a_panic_takes_the_device_off_the_bus", device::a_panic_takes_the_device_off_the_bus),
         Trial::test("a_device_is_reset_and_recovered", device::a_device_is_reset_and_recovered),
         Trial::test("errors_are_injected_where_the_platform_can", device::errors_are_injected_where_the_platform_can),
+        Trial::test("edu_moves_memory_without_the_default_window", device::edu_moves_memory_without_the_default_window),
+        Trial::test(
+            "a_dynamic_window_starts_at_2_to_the_59_without_the_default_one",
+            windows::a_dynamic_window_starts_at_2_to_the_59_without_the_default_one,
+        ),
+        Trial::test(
+            "what_cannot_be_locked_is_refused_before_anything_is_touched",
+            windows::what_cannot_be_locked_is_refused_before_anything_is_touched,
+        ),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),
