@@ -57,7 +57,8 @@ impl Phb {
         let Some(kvm) = &self.kvm else { return Arc::new(table) };
         let (liobn, window, page) = (table.liobn(), table.window(), table.page());
         // What default windows will lock stays theirs.
-        let charging = match self.space().registry().charge("the kernel's copy of a TCE table", self.kept_bytes(&table)) {
+        let charging = match self.space().registry().charge("the kernel's copy of a TCE table", self.kept_bytes(&table))
+        {
             Ok(charging) => charging,
             Err(error) => {
                 tracing::warn!(%liobn, %error, "not accelerated");

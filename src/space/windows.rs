@@ -51,7 +51,7 @@ impl AddressSpace {
     }
 
     /// Gives up the default window, so that its TCE table is never made or its place is free. It does not come back by
-    /// itself. On powernv the next window starts at bus address 0 then.
+    /// itself. Other windows start where they would with it.
     pub fn drop_default_window(&self) -> Result<(), WindowError> {
         let state = &mut self.0.state.lock().state;
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
