@@ -165,7 +165,8 @@ impl Arena {
     }
 }
 
-/// Bus addresses for a device that does not reach 1 << 59: above the MMIO, where a window of powernv at 0 goes on.
+/// Bus addresses for a device that does not reach 1 << 59: above the MMIO, where a window of
+/// powernv at 0 goes on.
 fn above_mmio(facts: &WindowFacts, config: &DmaConfig, reach: u64) -> Option<IovaRange> {
     let range = IovaRange::new(facts.mmio()?.end(), facts.host_page.ceil(config.capacity)?).ok()?;
     (range.end().0 - 1 <= reach).then_some(range)

@@ -31,7 +31,8 @@ impl DdwOffer {
     }
 }
 
-/// Why a dynamic window is not made or removed. Nothing has changed, except where the error is [`DdwError::HalfReset`].
+/// Why a dynamic window is not made or removed. Nothing has changed, except where the error is
+/// [`DdwError::HalfReset`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DdwError {
     /// There is no such PHB.
@@ -207,8 +208,9 @@ impl Phb {
         Ok(())
     }
 
-    /// Removes the dynamic window and gives the guest its default window back, empty. Where the host cannot have the default
-    /// window in the dynamic one's place, that is refused with nothing changed.
+    /// Removes the dynamic window and gives the guest its default window back, empty. Where the
+    /// host cannot have the default window in the dynamic one's place, that is refused with nothing
+    /// changed.
     pub fn reset_windows(&self) -> Result<(), DdwError> {
         let groups = self.groups.lock();
         match self.default_table() {

@@ -79,8 +79,8 @@ impl Phb {
         }
     }
 
-    /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of them
-    /// (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
+    /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of
+    /// them (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
     fn kept_bytes(&self, table: &TceTable) -> u64 {
         let page = self.space().registry().host().page_shift();
         let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);

@@ -1,7 +1,8 @@
-//! Locked memory of the process: looked at and charged in one step, with what was promised counted in.
+//! Locked memory of the process: looked at and charged in one step, with what was promised counted
+//! in.
 //!
-//! A default window is charged with its first map. An address space that has one in use, and has not mapped in it yet,
-//! promises its charge, so that nobody else takes that memory in between.
+//! A default window is charged with its first map. An address space that has one in use, and has
+//! not mapped in it yet, promises its charge, so that nobody else takes that memory in between.
 
 use super::Registry;
 use crate::memlock::{self, MemlockError};
@@ -35,14 +36,14 @@ pub(super) struct Charges {
 pub(crate) struct Charging<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
 impl Registry {
-    /// Waits until nobody else charges locked memory. The innermost of all locks: nothing is pinned, unpinned or registered
-    /// while it is held, except by whoever has `kernel`.
+    /// Waits until nobody else charges locked memory. The innermost of all locks: nothing is
+    /// pinned, unpinned or registered while it is held, except with `kernel` locked.
     pub(crate) fn charging(&self) -> Charging<'_> {
         Charging(self.0.charges.charging.lock())
     }
 
-    /// Locks for `bytes` that are to be charged for `what`, if they may be. `None` where no limit holds: then nobody needs
-    /// to wait while memory is pinned.
+    /// Locks for `bytes` that are to be charged for `what`, if they may be. `None` where no limit
+    /// holds: then nobody needs to wait while memory is pinned.
     pub(crate) fn charge(&self, what: &'static str, bytes: u64) -> Result<Option<Charging<'_>>, MemlockError> {
         let charging = self.charging();
         let memlock = memlock::read(self.host().as_ref())?;

@@ -7,10 +7,12 @@
 //! that part's last lease and the region's last TCE are.
 //!
 //! # Locking
-//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for bookkeeping only, never
-//! across a kernel call, so that maps of memory that their container has registered never wait for a registration. Order: an
-//! address space's lock, `kernel`, `books`. Giving idle regions back never waits for `kernel`: who holds it does that
-//! before letting go. `charges` is held from the look at locked memory until the kernel has charged it, and taken last.
+//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for
+//! bookkeeping only, never across a kernel call, so that maps of memory that their container has
+//! registered never wait for a registration. Order: an address space's lock, `kernel`, `books`.
+//! Giving idle regions back never waits for `kernel`: who holds it does that before letting go.
+//! `charges` is held from the look at locked memory until the kernel has charged it, and taken
+//! last.
 
 mod backing;
 mod books;

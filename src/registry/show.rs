@@ -1,4 +1,5 @@
-//! How a registry shows itself for debugging: in a line, however much is registered, and without waiting for anybody.
+//! How a registry shows itself for debugging: in a line, however much is registered, and without
+//! waiting for anybody.
 
 use super::{Inner, Registry};
 use crate::addr::Bytes;

@@ -93,7 +93,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Removes the window with just that range, and forgets what was mapped in it, which is still pinned, and asked of it.
+    /// Removes the window with just that range, and forgets what was mapped in it, which is still
+    /// pinned, and asked of it.
     pub(super) fn discard_in(
         &self,
         state: &mut State,

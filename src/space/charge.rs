@@ -1,4 +1,5 @@
-//! Locked memory of a space's windows: looked at and charged in one step, and promised while the default window waits.
+//! Locked memory of a space's windows: looked at and charged in one step, and promised while the
+//! default window waits.
 
 use super::member::Member;
 use super::{AddressSpace, State, WindowError};
@@ -10,7 +11,8 @@ use crate::window::{DEFAULT_PAGE, DefaultWindow, Holder, Plan, Planned, RefusedW
 use parking_lot::MutexGuard;
 
 impl AddressSpace {
-    /// Locks for what a plan is charged with, if it may be: others may have locked memory since it was made.
+    /// Locks for what a plan is charged with, if it may be: others may have locked memory since it
+    /// was made.
     pub(super) fn charging_for(&self, state: &State, plan: &Plan) -> Result<Charging<'_>, WindowError> {
         let charging = self.0.registry.charging();
         self.situation(state, None)?.affords_plan(plan)?;
@@ -22,7 +24,8 @@ impl AddressSpace {
         self.0.registry.promised().saturating_sub(self.0.promise.get())
     }
 
-    /// Promises what the default window will be charged with where it waits, while something is asked of it.
+    /// Promises what the default window will be charged with where it waits, while something is
+    /// asked of it.
     pub(super) fn settle(&self, state: &State) {
         let default =
             state.facts.and_then(|facts| facts.default).filter(|_| state.windows.default != DefaultWindow::Gone);
@@ -32,7 +35,8 @@ impl AddressSpace {
         self.0.promise.set(if asked { one.saturating_mul(waits) } else { 0 });
     }
 
-    /// What the kernel refused to create, without what it may be asked again since there is more memory now.
+    /// What the kernel refused to create, without what it may be asked again since there is more
+    /// memory now.
     pub(super) fn refused_windows(&self) -> MutexGuard<'_, RefusedWindows> {
         let available = self.host().available_memory();
         let mut refused = self.0.registry.refused_windows();
@@ -40,7 +44,8 @@ impl AddressSpace {
         refused
     }
 
-    /// Creates in one container. What the kernel refuses is remembered for its groups: each try leaks the table's charge.
+    /// Creates in one container. What the kernel refuses is remembered for its groups: each try
+    /// leaks the table's charge.
     pub(super) fn create_one(
         &self,
         facts: &WindowFacts,
@@ -70,8 +75,8 @@ impl AddressSpace {
         }
     }
 
-    /// Removes a window that was just made from each container. Where the kernel does not, that is done before the next
-    /// creation.
+    /// Removes a window that was just made from each container. Where the kernel does not, that is
+    /// done before the next creation.
     pub(super) fn undo(&self, members: &mut [Member], start: Iova) {
         for member in members {
             if let Err(error) = self.take_back(member, start) {
@@ -109,7 +114,8 @@ impl AddressSpace {
         if error.failure == Failure::Errno(Errno::ENOMEM) {
             let table = locked_bytes(facts, page, size, levels);
             let first = if member.default_waits { default_charge(facts) } else { 0 };
-            // The limit refuses before anything is charged, so nothing is lost when the window is asked for again.
+            // The limit refuses before anything is charged, so nothing is lost when the window is
+            // asked for again.
             if self.host().memlock().is_ok_and(|memlock| memlock.missing(table.saturating_add(first)) != 0) {
                 return;
             }

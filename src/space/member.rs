@@ -23,7 +23,8 @@ pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
     /// The kernel will make this container's default window with the next call that may want it.
     pub default_waits: bool,
-    /// Windows that the kernel did not remove after a creation that failed. They are removed before the next one.
+    /// Windows that the kernel did not remove after a creation that failed. They are removed before
+    /// the next one.
     pub strays: Vec<Iova>,
     container: File,
 }

@@ -11,10 +11,12 @@ impl AddressSpace {
         self.plan_without(state, start, request).map(drop)
     }
 
-    /// Removes the window that starts at `start`, with all that is mapped in it, and then makes another.
+    /// Removes the window that starts at `start`, with all that is mapped in it, and then makes
+    /// another.
     ///
-    /// Refused with nothing changed where the other cannot be had or afforded; what the first gives back is counted in. Should
-    /// the kernel refuse it all the same, the first is gone, and [`WindowError::Call`] or [`WindowError::Lost`] says so.
+    /// Refused with nothing changed where the other cannot be had or afforded; what the first gives
+    /// back is counted in. Should the kernel refuse it all the same, the first is gone, and
+    /// [`WindowError::Call`] or [`WindowError::Lost`] says so.
     pub fn replace_window(&self, start: Iova, request: &WindowRequest) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
         let charging = self.0.registry.charging();

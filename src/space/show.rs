@@ -1,4 +1,5 @@
-//! How a space shows itself for debugging: in a line or two, however much is mapped, and without waiting for anybody.
+//! How a space shows itself for debugging: in a line or two, however much is mapped, and without
+//! waiting for anybody.
 
 use super::{AddressSpace, Inner};
 use crate::addr::Bytes;

@@ -191,8 +191,8 @@ impl AddressSpace {
         }
     }
 
-    /// Carries out a plan in every container, if it can still be afforded. The window it leads to; `None` for the default
-    /// window, when that waits.
+    /// Carries out a plan in every container, if it can still be afforded. The window it leads to;
+    /// `None` for the default window, when that waits.
     fn carry_out(&self, state: &mut State, plan: &Plan, origin: Origin) -> Result<Option<Window>, WindowError> {
         let _charging = self.charging_for(state, plan)?;
         self.carry_out_charged(state, plan, origin)
@@ -294,7 +294,8 @@ impl AddressSpace {
     /// Has the kernel create the default window wherever it waits, by an UNMAP of one page in it: were it left to the
     /// first MAP, one could not tell whether that failed before or after.
     ///
-    /// The containers have registered memory by now, without which they take no UNMAP. Nobody else charges memory meanwhile.
+    /// The containers have registered memory by now, without which they take no UNMAP. Nobody else
+    /// charges memory meanwhile.
     fn make_default(&self, state: &mut State) -> Result<(), WindowError> {
         let Some(facts) = state.facts else { return Ok(()) };
         let Some(window) = default_window(state) else { return Ok(()) };
@@ -321,8 +322,8 @@ impl AddressSpace {
         self.make_default(state)
     }
 
-    /// Gives a container that joins the windows the space has, slot by slot. Until what this returns is dropped nobody else
-    /// charges memory: the first MAP makes the default window.
+    /// Gives a container that joins the windows the space has, slot by slot. Until what this
+    /// returns is dropped nobody else charges memory: the first MAP makes the default window.
     pub(super) fn make_alike(&self, state: &State, member: &mut Member) -> Result<Charging<'_>, WindowError> {
         let Some(facts) = state.facts else { return Err(WindowError::NoGroup) };
         let mut dynamic: Vec<_> = state.windows.iter().filter(|window| window.origin != Origin::Default).collect();
@@ -333,8 +334,9 @@ impl AddressSpace {
             member.default_waits = false;
             calls::tce_remove(self.host(), member.fd(), Iova(0)).map_err(call)
         };
-        // The lowest free slot decides where a window starts. On pseries a default window that is to be gone keeps its slot,
-        // the first, until the second is filled, unless the firmware grants one window.
+        // The lowest free slot decides where a window starts. On pseries a default window that is
+        // to be gone keeps its slot, the first, until the second is filled, unless the firmware
+        // grants one window.
         let pseries = facts.platform == Platform::Pseries;
         let last = pseries && facts.windows.is_some_and(|granted| granted >= 2) && !dynamic.is_empty();
         let high = waits && dynamic.first().is_some_and(|window| window.range.start().0 != 0);

@@ -18,8 +18,8 @@ pub enum Step {
         /// Levels.
         levels: u32,
     },
-    /// `VFIO_IOMMU_SPAPR_TCE_CREATE` of a small window in the first slot of a powernv container, so that the one created
-    /// next starts at 1 << 59.
+    /// `VFIO_IOMMU_SPAPR_TCE_CREATE` of a small window in the first slot of a powernv container, so
+    /// that the one created next starts at 1 << 59.
     HoldSlot {
         /// The page.
         page: PageShift,
@@ -50,11 +50,12 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What will hold what was asked.
     pub window: Planned,
-    /// Bytes of locked memory that the window, and the default window where it comes too, are charged with, over all
-    /// containers.
+    /// Bytes of locked memory that the window, and the default window where it comes too, are
+    /// charged with, over all containers.
     pub locked_bytes: u64,
-    /// The most bytes of locked memory the steps are charged with at a time: with what [`Step::HoldSlot`] takes for the
-    /// moment. What [`Step::Remove`] gives back before is not taken off.
+    /// The most bytes of locked memory the steps are charged with at a time: with what
+    /// [`Step::HoldSlot`] takes for the moment. What [`Step::Remove`] gives back before is not
+    /// taken off.
     pub peak_bytes: u64,
     /// What removing the window costs, in each container.
     pub teardown: Teardown,

@@ -65,7 +65,7 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     {
         match request.want {
             Want::Cover(asked) => facts.clear_of_mmio(asked)?,
-            // Whoever asks for bytes may map all of them.
+            // A window that is asked for by its bytes can be mapped throughout.
             Want::Bytes(_) => return Err(Refusal::BelowMmio { size, mmio }),
         }
         reasons.push(Reason::OverlapsMmio);

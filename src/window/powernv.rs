@@ -1,8 +1,9 @@
 //! Where powernv puts windows, and the bus addresses it keeps for itself.
 //!
-//! The kernel fills the lowest free slot of a container, and the slot fixes the start: bus address 0 for the first, 1 << 59
-//! for the second (`pnv_pci_ioda2_table_alloc_pages`). A window that is to start at 1 << 59 while the first slot is free
-//! needs a small one made before it, which goes afterwards.
+//! The kernel fills the lowest free slot of a container, and the slot fixes the start: bus address
+//! 0 for the first, 1 << 59 for the second (`pnv_pci_ioda2_table_alloc_pages`). A window that is to
+//! start at 1 << 59 while the first slot is free needs a small one made before it, which goes
+//! afterwards.
 
 use super::situation::Standing;
 use super::{DefaultWindow, Origin, Refusal, Situation, Want, WindowFacts, WindowRequest, table};
@@ -25,8 +26,8 @@ pub(crate) struct Holder {
 }
 
 impl WindowFacts {
-    /// Bus addresses that no window may be mapped in: powernv's host bridge decodes them as 32-bit MMIO, from the end of the
-    /// default window up to 4 GiB, and DMA there does not reach memory.
+    /// Bus addresses that no window may be mapped in: powernv's host bridge decodes them as 32-bit
+    /// MMIO, from the end of the default window up to 4 GiB, and DMA there does not reach memory.
     pub fn mmio(&self) -> Option<IovaRange> {
         let default = self.default.filter(|_| self.platform == Platform::Powernv)?;
         IovaRange::between(default.end(), MMIO_END)
@@ -108,7 +109,8 @@ impl Slots {
     }
 }
 
-/// An idle window to remove for the one that is asked for; `None` while a slot that will do is free.
+/// An idle window to remove for the one that is asked for; `None` while a slot that will do is
+/// free.
 pub(super) fn idle(situation: &Situation, request: &WindowRequest) -> Option<usize> {
     let Situation { facts, default, standing, .. } = situation;
     let without = |at: usize| {

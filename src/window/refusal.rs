@@ -50,7 +50,8 @@ pub enum Reason {
     MakesRoom(IovaRange),
     /// The window covers bus addresses where powernv decodes 32-bit MMIO.
     OverlapsMmio,
-    /// powernv would put the window in the first slot, which is free, so a small one holds that meanwhile.
+    /// powernv would put the window in the first slot, which is free, so a small one holds that
+    /// meanwhile.
     HoldsSlot,
 }
 

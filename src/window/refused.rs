@@ -39,12 +39,14 @@ impl RefusedWindows {
         *least = size.min(*least);
     }
 
-    /// The kernel had no memory for a window's table. It is asked again once `until` bytes are to spare.
+    /// The kernel had no memory for a window's table. It is asked again once `until` bytes are to
+    /// spare.
     pub fn remember_short(&mut self, group: u32, page: PageShift, size: u64, until: u64) {
         self.0.entry(group).or_default().short.push(Short { page, size, until });
     }
 
-    /// Forgets what was refused when less memory was to spare than the `available` bytes there are now.
+    /// Forgets what was refused when less memory was to spare than the `available` bytes there are
+    /// now.
     pub fn forget_short(&mut self, available: Option<u64>) {
         let Some(available) = available else { return };
         self.0.values_mut().for_each(|refused| refused.short.retain(|short| available < short.until));

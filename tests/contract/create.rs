@@ -106,7 +106,8 @@ pub(crate) fn without_the_default_window_create_makes_one_window(ground: &Ground
     drop(raw);
 
     let library = ground.library();
-    // The library holds the first slot of powernv meanwhile, so that the window starts where it does everywhere.
+    // The library holds the first slot of powernv meanwhile, so that the window starts where it
+    // does everywhere.
     library.space.drop_default_window().unwrap();
     let window = library.space.create_window(&large_pages()).unwrap();
     assert_eq!((window.range.start().0, ground.locked()), (HIGH, small_charge(ground)));

@@ -85,7 +85,8 @@ fn memory_that_is_plugged_leaves_the_default_table_its_room() {
     bench.agrees();
 }
 
-/// Only the dynamic window is left, and memory that was plugged took what the default one gave back.
+/// Only the dynamic window is left, and memory that was plugged took what the default one gave
+/// back.
 fn without_room_for_the_default_window(room: u64) -> Bench {
     let bench = limited(DEFAULT + SMALL);
     bench.phb.attach(0).unwrap();
@@ -98,7 +99,8 @@ fn without_room_for_the_default_window(room: u64) -> Bench {
 
 #[test]
 fn a_reset_that_cannot_be_afforded_changes_nothing() {
-    // The default window of the guest is half of the host's, and the dynamic one gives its table back.
+    // The default window of the guest is half of the host's, and the dynamic one gives its table
+    // back.
     for room in [DEFAULT / 2 - 2 * SMALL, DEFAULT / 2 - SMALL] {
         let bench = without_room_for_the_default_window(room);
         let before = (bench.iommu.save(), bench.model.locked());

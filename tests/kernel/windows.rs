@@ -59,8 +59,8 @@ fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
     if is_so { Ok(()) } else { Err(what.to_string().into()) }
 }
 
-/// A guest that removes its default window before it makes the dynamic one finds that where it always is, also after its
-/// devices went and came back.
+/// A guest that removes its default window before it makes the dynamic one finds that where it
+/// always is, also after its devices went and came back.
 pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -> Result<(), Failed> {
     let before = process::locked()?;
     let guest = Guest::new()?;
@@ -82,7 +82,8 @@ pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -
     ensure(process::locked()? == before, format!("{} locked at the end, not {before}", process::locked()?))
 }
 
-/// A second group, and a reset, that the limit of locked memory leaves no room for are refused, and the guest goes on.
+/// A second group, and a reset, that the limit of locked memory leaves no room for are refused, and
+/// the guest goes on.
 pub(crate) fn what_cannot_be_locked_is_refused_before_anything_is_touched() -> Result<(), Failed> {
     let guest = Guest::new()?;
     guest.phb.attach(guest.groups[0])?;

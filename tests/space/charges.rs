@@ -1,4 +1,5 @@
-//! Locked memory of the process: looked at and charged in one step, with what is promised counted in.
+//! Locked memory of the process: looked at and charged in one step, with what is promised counted
+//! in.
 
 use crate::bench::{BIG, Bench, RW, at, iova, part};
 use crate::told::Told;
@@ -89,7 +90,8 @@ fn a_promise_is_kept() {
 
 #[test]
 fn a_window_that_is_made_anew_is_afforded_with_what_the_old_one_gives_back() {
-    // 2 MiB for 8 GiB of 64K pages; the next size takes two levels and a little more than twice that.
+    // 2 MiB for 8 GiB of 64K pages; the next size takes two levels and a little more than twice
+    // that.
     let bench = Bench::with(limited(0));
     bench.space.attach(0).unwrap();
     bench.space.drop_default_window().unwrap();

@@ -133,7 +133,8 @@ fn dma_over_the_mmio_does_not_reach_memory_and_is_a_violation() {
     assert_eq!(model.violations(), [over(2 * G), over(4 * G - M)]);
 }
 
-/// Whatever call of it the kernel fails, once or twice in a row, the window is made as asked the next time.
+/// Whatever call of it the kernel fails, once or twice in a row, the window is made as asked the
+/// next time.
 #[test]
 fn a_slot_that_could_not_be_held_or_freed_does_no_harm() {
     for failures in [1, 2] {

@@ -29,7 +29,8 @@ pub enum Violation {
         /// The window.
         window: IovaRange,
     },
-    /// DMA through a TCE at bus addresses that powernv's host bridge decodes as 32-bit MMIO: it does not reach memory.
+    /// DMA through a TCE at bus addresses that powernv's host bridge decodes as 32-bit MMIO: it
+    /// does not reach memory.
     DmaOverMmio {
         /// Where.
         at: Iova,
