@@ -1,9 +1,8 @@
 //! Locked memory: asked before the kernel is, because a refused charge is lost (a failed window creation never gives
 //! its charge back: `tce_iommu_create_table`).
 
-use crate::addr::Bytes;
+use crate::addr::Amount;
 use crate::host::{Errno, Host, Memlock};
-use core::fmt;
 
 /// Why bytes cannot be locked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
@@ -11,14 +10,32 @@ use core::fmt;
 pub enum MemlockError {
     /// Over the limit.
     #[error(
-        "{what} locks {}, {} more than allowed ({memlock}{}): raise the limit to {} KiB or more (`ulimit -l`, \
+        "{} to lock for {what} are {} more than allowed ({memlock}): raise the limit to {} KiB or more (`ulimit -l`, \
          LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
-        Bytes(*needed),
-        Bytes(*missing),
-        Promised(*promised),
-        memlock.locked.saturating_add(*promised).saturating_add(*needed).div_ceil(1024)
+        Amount(*needed),
+        Amount(*missing),
+        memlock.locked.saturating_add(*needed).div_ceil(1024)
     )]
     OverLimit {
+        /// What asks.
+        what: &'static str,
+        /// Bytes to lock.
+        needed: u64,
+        /// Bytes over the limit.
+        missing: u64,
+        /// What is locked and allowed.
+        memlock: Memlock,
+    },
+    /// Over the limit with what default windows in use will lock.
+    #[error(
+        "{} to lock for {what} are {} more than allowed ({memlock}, and {} promised to default windows): raise the limit to \
+         {} KiB or more (`ulimit -l`, LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
+        Amount(*needed),
+        Amount(*missing),
+        Amount(*promised),
+        memlock.locked.saturating_add(*promised).saturating_add(*needed).div_ceil(1024)
+    )]
+    OverPromise {
         /// What asks.
         what: &'static str,
         /// Bytes to lock.
@@ -44,20 +61,10 @@ pub(crate) fn read(host: &dyn Host) -> Result<Memlock, MemlockError> {
 pub(crate) fn check(memlock: Memlock, promised: u64, what: &'static str, needed: u64) -> Result<(), MemlockError> {
     // What locks nothing is never refused, however much others were promised.
     match memlock.missing(needed.saturating_add(promised)) {
-        missing if missing != 0 && needed != 0 => {
-            Err(MemlockError::OverLimit { what, needed, missing, memlock, promised })
-        }
+        missing if missing != 0 && needed != 0 => Err(match promised {
+            0 => MemlockError::OverLimit { what, needed, missing, memlock },
+            _ => MemlockError::OverPromise { what, needed, missing, memlock, promised },
+        }),
         _ => Ok(()),
-    }
-}
-
-struct Promised(u64);
-
-impl fmt::Display for Promised {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => Ok(()),
-            bytes => write!(f, ", and {} promised to default windows", Bytes(bytes)),
-        }
     }
 }

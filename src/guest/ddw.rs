@@ -80,8 +80,7 @@ pub enum DdwError {
     HalfReset {
         /// The window whose mappings are gone.
         lost: IovaRange,
-        /// What was refused.
-        #[source]
+        /// What was refused; part of the message, so no source.
         why: Box<DdwError>,
     },
     /// The host could not.
@@ -267,11 +266,7 @@ impl Phb {
         self.space().can_replace_window(start, request)?;
         self.keep_no_more(dynamic);
         let replaced = self.space().replace_window(start, request);
-        let lost = match &replaced {
-            Ok(_) | Err(WindowError::Lost { .. }) => true,
-            Err(WindowError::Call { gone, .. }) => gone.contains(&start),
-            Err(_) => false,
-        };
+        let lost = self.space().status().windows.iter().all(|(window, _)| window.range.start() != start);
         if lost {
             writer.behind = Behind::Removed;
             self.forget(dynamic.liobn());

@@ -78,12 +78,6 @@ impl Books {
         self.regions.get_mut(id.index())
     }
 
-    /// Regions, and their bytes.
-    pub(super) fn size(&self) -> (usize, u64) {
-        let bytes = self.regions.iter().map(|(_, region)| region.range.len());
-        (self.regions.len(), bytes.fold(0, u64::saturating_add))
-    }
-
     pub(super) fn ids(&self) -> Vec<RegionId> {
         self.regions.iter().map(|(index, _)| RegionId(index as u32)).collect()
     }

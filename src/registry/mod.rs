@@ -19,7 +19,6 @@ mod books;
 mod charges;
 mod error;
 mod lease;
-mod show;
 
 pub use books::RegionId;
 pub use error::{PinError, RegisterError, ReleaseError};
@@ -77,6 +76,17 @@ struct Spaces(Vec<Weak<dyn Pointing>>);
 /// The memory registry of a process. Clones are the same registry.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
+
+/// In a line: regions may be many.
+impl core::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // Whoever holds the lock may be the one who prints.
+        match self.0.books.try_lock() {
+            Some(books) => write!(f, "Registry({} regions)", books.ids().len()),
+            None => f.write_str("Registry(busy)"),
+        }
+    }
+}
 
 impl Registry {
     /// The registry of this process on `host`. Make one and share it: two would fight over the kernel's regions.

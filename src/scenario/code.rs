@@ -24,8 +24,7 @@ const CALL: &str = "call-failed";
 const ERRNO: &str = "errno";
 const OWN: [&str; 8] = [MISMATCH, UNKNOWN_NAME, NO_EDU, DMA_FAILED, STILL_MAPPED, NOT_RESTORED, CALL, ERRNO];
 /// Variants that only hold another error, whose code counts.
-const WRAPPERS: [&str; 9] =
-    ["memory", "memlock", "window", "windows", "refused", "register", "call", "obstacle", "lost"];
+const WRAPPERS: [&str; 8] = ["memory", "memlock", "window", "windows", "refused", "register", "call", "obstacle"];
 
 /// An error with a stable code.
 pub(super) trait Code: std::fmt::Display {
@@ -108,7 +107,6 @@ impl Code for WindowError {
         match self {
             Self::Refused(why) => why.code(),
             Self::Call { error, .. } => error.code(),
-            Self::Lost { why, .. } => why.code(),
             other => other.into(),
         }
     }

@@ -24,8 +24,7 @@ pub enum MapError {
     NoWindow {
         /// What was asked.
         asked: IovaRange,
-        /// Why no window can be made.
-        #[source]
+        /// Why no window can be made; part of the message, so no source.
         why: Refusal,
     },
     /// Not whole IOMMU pages.
@@ -163,15 +162,6 @@ pub enum WindowError {
         /// Windows that made room before, and are gone.
         gone: Vec<Iova>,
     },
-    /// A window made room for another that could not be made.
-    #[error("{window} is gone with its mappings, and the window in its place was not made: {why}")]
-    Lost {
-        /// The window that is gone.
-        window: IovaRange,
-        /// Why the other was not made.
-        #[source]
-        why: Box<WindowError>,
-    },
     /// It came into being elsewhere than planned, and was removed again.
     #[error(
         "the kernel placed the window at {start} where {expected} was expected; it was removed again: map at {start}"
@@ -257,8 +247,7 @@ pub enum AttachError {
     Windows {
         /// The group.
         group: u32,
-        /// Why.
-        #[source]
+        /// Why; part of the message, so no source.
         why: WindowError,
     },
     /// The group's PHB offers other windows than the space's.

@@ -26,7 +26,6 @@ mod error;
 mod maps;
 mod member;
 mod replace;
-mod show;
 mod windows;
 
 pub(crate) use device::Driven;
@@ -55,6 +54,26 @@ use std::sync::{Arc, Weak};
 /// each container that maps it.
 #[derive(Clone)]
 pub struct AddressSpace(Arc<Inner>);
+
+impl core::fmt::Debug for AddressSpace {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// In a line: mappings may be many.
+impl core::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // Whoever holds a lock may be the one who prints.
+        match (self.state.try_lock(), self.books.try_read()) {
+            (Some(locked), Some(books)) => {
+                let (containers, windows) = (locked.state.containers.len(), locked.state.windows.iter().count());
+                write!(f, "AddressSpace({containers} containers, {windows} windows, {} mappings)", books.len())
+            }
+            _ => f.write_str("AddressSpace(busy)"),
+        }
+    }
+}
 
 struct Inner {
     registry: Registry,

@@ -15,8 +15,7 @@ impl AddressSpace {
     /// another.
     ///
     /// Refused with nothing changed where the other cannot be had or afforded; what the first gives
-    /// back is counted in. Should the kernel refuse it all the same, the first is gone, and
-    /// [`WindowError::Call`] or [`WindowError::Lost`] says so.
+    /// back is counted in. Should the kernel refuse it all the same, the first is gone.
     pub fn replace_window(&self, start: Iova, request: &WindowRequest) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
         let charging = self.0.registry.charging();
@@ -27,7 +26,7 @@ impl AddressSpace {
                 gone.insert(0, start);
                 WindowError::Call { error, gone }
             }
-            why => WindowError::Lost { window: range, why: Box::new(why) },
+            other => other,
         });
         // Giving memory back may have to register a part of it again, and charges that.
         drop(charging);

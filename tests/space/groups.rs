@@ -115,13 +115,15 @@ fn what_stands_in_the_way_is_named() {
 fn a_panic_leaks_nothing() {
     let bench = Bench::new("pseries-64k");
     let model = bench.model.clone();
+    let model_there = bench.model.clone();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let ram = bench.allocate(16 * M);
         let _lease = bench.registry.register(ram).unwrap();
         bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-        std::panic::resume_unwind(Box::new(()));
+        assert_ne!(model_there.locked(), 0);
+        std::panic::resume_unwind(Box::new("in between"));
     }));
-    assert!(result.is_err());
+    assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"in between"), "another panic");
     assert_eq!((model.locked(), model.regions(), model.violations()), (0, vec![], vec![]));
 }
 
