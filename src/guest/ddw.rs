@@ -8,6 +8,7 @@ use crate::addr::{Iova, IovaRange, PageShift};
 use crate::space::WindowError;
 use crate::uapi::papr::rtas::{HARDWARE_ERROR, PARAMETER_ERROR};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
+use arrayvec::ArrayVec;
 use std::sync::Arc;
 
 /// Windows of a PHB, the default one included: as many as QEMU gives.
@@ -31,7 +32,8 @@ impl DdwOffer {
     }
 }
 
-/// Why a dynamic window is not made or removed. Nothing has changed.
+/// Why a dynamic window is not made or removed. Nothing has changed, except where the error is
+/// [`DdwError::HalfReset`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DdwError {
     /// There is no such PHB.
@@ -74,6 +76,14 @@ pub enum DdwError {
         /// What the guest named.
         liobn: Liobn,
     },
+    /// A reset that the kernel refused half way.
+    #[error("the reset stopped half way, what the guest had mapped in {lost} is gone: {why}")]
+    HalfReset {
+        /// The window whose mappings are gone.
+        lost: IovaRange,
+        /// What was refused; part of the message, so no source.
+        why: Box<DdwError>,
+    },
     /// The host could not.
     #[error(transparent)]
     Host(#[from] WindowError),
@@ -103,7 +113,7 @@ impl DdwError {
     /// The status the guest gets (LoPAR, RTAS return codes).
     pub fn status(&self) -> i32 {
         match self {
-            Self::Host(_) | Self::Clear(_) | Self::Observe(_) | Self::Phb(_) => HARDWARE_ERROR,
+            Self::Host(_) | Self::Clear(_) | Self::Observe(_) | Self::Phb(_) | Self::HalfReset { .. } => HARDWARE_ERROR,
             _ => PARAMETER_ERROR,
         }
     }
@@ -227,33 +237,87 @@ impl Phb {
         Ok(())
     }
 
-    /// Removes the dynamic window and gives the guest its default window back, empty.
+    /// Removes the dynamic windows and gives the guest its default window back, empty. Where the
+    /// host cannot have the default window in the place of the only dynamic one, that is refused
+    /// with nothing changed.
     pub fn reset_windows(&self) -> Result<(), DdwError> {
         let groups = self.groups.lock();
         self.is_there()?;
-        while let Some(dynamic) = self.dynamic() {
-            self.remove_in(&groups, dynamic.liobn())?;
+        match self.default_table() {
+            Some(table) => self.empty(&groups, &table),
+            None => self.bring_back(&groups),
         }
-        if let Some(table) = self.default_table() {
+    }
+
+    /// Clears the default window, and removes the dynamic one.
+    fn empty(&self, groups: &[u32], table: &TceTable) -> Result<(), DdwError> {
+        {
             let _writer = table.lock();
             if !groups.is_empty() {
                 table.observe(self.space(), &self.ram, 0, table.len())?;
                 table::clear(self.space(), table.window())?;
             }
             table.forget();
-            return Ok(());
         }
+        let Some(dynamic) = self.dynamic() else { return Ok(()) };
+        let half = |why| DdwError::HalfReset { lost: table.window(), why: Box::new(why) };
+        self.remove_in(groups, dynamic.liobn()).map_err(half)
+    }
+
+    /// Makes the default window anew, in the place of a dynamic one. Of two dynamic windows the
+    /// other one is removed first, as the default window may need what it gives back.
+    fn bring_back(&self, groups: &[u32]) -> Result<(), DdwError> {
         let config = self.config();
+        let mut dynamic: ArrayVec<_, WINDOWS> = self.tables().iter().take(WINDOWS).cloned().collect();
+        // A second one has the default window's LIOBN and place.
+        dynamic.sort_by_key(|table| table.liobn() == config.liobn);
+        let replaced = dynamic.pop();
+        if self.directory.has(config.liobn) && replaced.as_ref().is_none_or(|table| table.liobn() != config.liobn) {
+            return Err(PhbError::LiobnTaken { liobn: config.liobn }.into());
+        }
+        let other = dynamic.pop();
+        if let Some(other) = &other {
+            self.remove_in(groups, other.liobn())?;
+        }
+        let half = |why| match &other {
+            Some(other) => DdwError::HalfReset { lost: other.window(), why: Box::new(why) },
+            None => why,
+        };
+        let mut behind = Behind::Nothing;
         if !groups.is_empty() {
-            self.space().create_window(&WindowRequest::cover(config.default).page(DEFAULT_PAGE))?;
+            let request = WindowRequest::cover(config.default).page(DEFAULT_PAGE);
+            match &replaced {
+                Some(replaced) => self.replace(replaced, &request).map_err(half)?,
+                None => self.space().create_window(&request).map(drop)?,
+            }
+            behind = Behind::Devices(self.space().clone());
+        } else if let Some(replaced) = &replaced {
+            self.remove_in(groups, replaced.liobn())?;
         }
         let table = self.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
-        if !groups.is_empty() {
-            table.lock().behind = Behind::Devices(self.space().clone());
-        }
+        table.lock().behind = behind;
         match self.enter(table) {
             true => Ok(()),
             false => Err(PhbError::LiobnTaken { liobn: config.liobn }.into()),
         }
+    }
+
+    /// Gives the dynamic window up for another one of the host.
+    fn replace(&self, dynamic: &TceTable, request: &WindowRequest) -> Result<(), DdwError> {
+        let start = dynamic.window().start();
+        let mut writer = dynamic.lock();
+        self.space().can_replace_window(start, request)?;
+        self.keep_no_more(dynamic);
+        let replaced = self.space().replace_window(start, request);
+        let lost =
+            replaced.is_ok() || self.space().status().windows.iter().all(|(window, _)| window.range.start() != start);
+        if lost {
+            writer.behind = Behind::Removed;
+            self.forget(dynamic.liobn());
+        }
+        replaced.map(drop).map_err(|why| match lost {
+            true => DdwError::HalfReset { lost: dynamic.window(), why: Box::new(why.into()) },
+            false => why.into(),
+        })
     }
 }

@@ -62,7 +62,18 @@ impl Phb {
             tracing::warn!(%liobn, needed, limit, "not accelerated: the kernel's table would take too much memory");
             return Arc::new(table);
         }
-        match kvm.add_table(TableSpec { liobn: liobn.0, window, page }) {
+        // What default windows will lock stays theirs.
+        let charging = match self.space().registry().charge("the kernel's copy of a TCE table", self.kept_bytes(&table))
+        {
+            Ok(charging) => charging,
+            Err(error) => {
+                tracing::warn!(%liobn, %error, "not accelerated");
+                return Arc::new(table);
+            }
+        };
+        let added = kvm.add_table(TableSpec { liobn: liobn.0, window, page });
+        drop(charging);
+        match added {
             Ok(kept) => {
                 table.each(&mut |index, tce| kept.store(index, tce));
                 Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))).counted(&self.counters))
@@ -72,6 +83,15 @@ impl Phb {
                 Arc::new(table)
             }
         }
+    }
+
+    /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of
+    /// them (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
+    fn kept_bytes(&self, table: &TceTable) -> u64 {
+        let page = self.space().registry().host().page_shift();
+        let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);
+        let entries = whole(table.len().saturating_mul(8));
+        entries.saturating_add(whole((entries >> page.get()).saturating_mul(8).saturating_add(page.bytes() / 2)))
     }
 
     /// The kernel keeps a table no more: from now on it changes nothing in its window.

@@ -115,6 +115,10 @@ impl Directory {
         free
     }
 
+    fn has(&self, liobn: Liobn) -> bool {
+        self.0.load().contains_key(&liobn)
+    }
+
     fn remove(&self, liobn: Liobn) {
         self.0.rcu(|tables| {
             let mut tables = Tables::clone(tables);

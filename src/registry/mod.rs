@@ -7,13 +7,16 @@
 //! that part's last lease and the region's last TCE are.
 //!
 //! # Locking
-//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for bookkeeping only, never
-//! across a kernel call, so that maps of memory that their container has registered never wait for a registration. Order: an
-//! address space's lock, `kernel`, `books`. Giving idle regions back never waits for `kernel`: who holds it does that
-//! before letting go.
+//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for
+//! bookkeeping only, never across a kernel call, so that maps of memory that their container has
+//! registered never wait for a registration. Order: an address space's lock, `kernel`, `books`.
+//! Giving idle regions back never waits for `kernel`: who holds it does that before letting go.
+//! `charges` is held from the look at locked memory until the kernel has charged it, and taken
+//! last.
 
 mod backing;
 mod books;
+mod charges;
 mod error;
 mod lease;
 mod stats;
@@ -24,14 +27,15 @@ pub use lease::Lease;
 pub use stats::RegistryStats;
 
 pub(crate) use books::Part;
+pub(crate) use charges::{Charging, Promise};
 
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
 use crate::host::{Errno, Fd, Host};
-use crate::memlock;
 use crate::window::RefusedWindows;
 use backing::{Stretch, survey};
 use books::{Books, Idle};
+use charges::Charges;
 use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
 use std::sync::{Arc, Weak};
@@ -57,7 +61,6 @@ pub struct RegionStatus {
     pub containers: usize,
 }
 
-#[derive(Debug)]
 struct Inner {
     host: Arc<dyn Host>,
     /// Containers that are open. Held across REGISTER and UNREGISTER.
@@ -67,16 +70,11 @@ struct Inner {
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
     counters: stats::Counters,
+    charges: Charges,
 }
 
 #[derive(Default)]
 struct Spaces(Vec<Weak<dyn Pointing>>);
-
-impl core::fmt::Debug for Spaces {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} spaces", self.0.len())
-    }
-}
 
 /// The memory registry of a process. Clones are the same registry.
 #[derive(Clone)]
@@ -103,6 +101,7 @@ impl Registry {
             refused: Mutex::default(),
             spaces: Mutex::default(),
             counters: Default::default(),
+            charges: Charges::default(),
         }))
     }
 
@@ -172,9 +171,7 @@ impl Registry {
     fn register_stretches(&self, container: Option<Fd>, stretches: &[Stretch]) -> Result<(), RegisterError> {
         let host = self.host().as_ref();
         let bytes = stretches.iter().map(|stretch| stretch.range.len()).fold(0, u64::saturating_add);
-        if bytes > 0 {
-            memlock::preflight(host, "registering memory", bytes)?;
-        }
+        let _charging = if bytes > 0 { self.charge("registering memory", bytes)? } else { None };
         let Some(container) = container else { return Ok(()) };
         for (done, stretch) in stretches.iter().enumerate() {
             if let Err(error) = register(host, container, stretch.range) {
@@ -212,6 +209,8 @@ impl Registry {
         let host = self.host().as_ref();
         loop {
             let Some(Idle { region, kept }) = self.0.books.lock().take_idle() else { return };
+            // Nobody takes the room of what is registered again.
+            let _charging = (!kept.is_empty()).then(|| self.charging());
             for &container in &region.containers {
                 unregister(host, container, region.range);
             }

@@ -1,6 +1,7 @@
 //! A container of an address space with its groups.
 
 use super::AttachError;
+use crate::addr::Iova;
 use crate::host::calls;
 use crate::host::{Errno, Fd, File, Host, Node, Obstacle};
 use crate::uapi::{spapr, vfio};
@@ -22,6 +23,9 @@ pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
     /// The kernel will make this container's default window with the next call that may want it.
     pub default_waits: bool,
+    /// Windows that the kernel did not remove after a creation that failed. They are removed before
+    /// the next one.
+    pub strays: Vec<Iova>,
     container: File,
 }
 
@@ -74,7 +78,7 @@ impl Member {
             return Err(AttachError::NoV2);
         }
         let (group, there) = MemberGroup::open_in(host, number, fd)?;
-        let member = Self { groups: vec![group], default_waits: true, container };
+        let member = Self { groups: vec![group], default_waits: true, strays: Vec::new(), container };
         // A group with open devices is in a container with its driver.
         if !there {
             calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;

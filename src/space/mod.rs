@@ -9,19 +9,23 @@
 //! change together.
 //!
 //! # Locking
-//! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not meet a change of windows
-//! or groups. `books` is written only for the moment in which the map changes, so that [`AddressSpace::translate`] never
-//! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces do not wait for each other.
+//! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
+//! meet a change of windows or groups. `books` is written only for the moment in which the map
+//! changes, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, the
+//! registry's locks, `books`. Spaces wait for each other only while a window or memory is charged
+//! to the process.
 
 mod accelerated;
 mod apply;
 mod astray;
 mod attach;
+mod charge;
 mod checks;
 mod device;
 mod error;
 mod maps;
 mod member;
+mod replace;
 mod stats;
 mod windows;
 
@@ -34,7 +38,7 @@ pub use stats::SpaceStats;
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
-use crate::registry::{Pointing, RegionId, Registry};
+use crate::registry::{Pointing, Promise, RegionId, Registry};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
 use accelerated::Held;
 use astray::Astray;
@@ -77,6 +81,8 @@ struct Inner {
     registry: Registry,
     state: Mutex<Locked>,
     books: RwLock<IntervalMap<RegionId>>,
+    /// What the default window will lock once it is mapped in, while it is asked for.
+    promise: Promise,
     /// Devices that have a driver in this process, by address. Locked alone.
     driven: Mutex<BTreeSet<String>>,
     /// The process that made it.
@@ -137,6 +143,7 @@ impl AddressSpace {
             registry: registry.clone(),
             state: Mutex::default(),
             books: RwLock::default(),
+            promise: registry.promise(),
             driven: Mutex::default(),
             process: Process::current(),
             counters: Default::default(),

@@ -3,6 +3,7 @@
 mod facts;
 mod plan;
 mod planning;
+mod powernv;
 mod refusal;
 mod refused;
 mod request;
@@ -14,6 +15,7 @@ mod tests;
 pub use facts::{DEFAULT_PAGE, WindowFacts};
 pub use plan::{Plan, Planned, Step};
 pub use planning::{plan, plan_removal};
+pub(crate) use powernv::Holder;
 pub use refusal::{Reason, Refusal};
 pub use refused::RefusedWindows;
 pub use request::{Want, WindowRequest};

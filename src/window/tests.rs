@@ -30,6 +30,7 @@ fn situation(platform: Platform) -> Situation {
         standing: Vec::new(),
         containers: 1,
         memlock: Memlock { limit: None, locked: 0, unlimited: false },
+        promised: 0,
         available: None,
     }
 }
@@ -144,9 +145,10 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
     assert_eq!((after.default, ranges(&after)), (DefaultWindow::Live, vec![range(0, G), range(BIG.0, 2 * G)]));
     assert_eq!(after.standing.iter().map(|there| there.in_use).collect::<Vec<_>>(), [false, true]);
     // One where the default window was.
-    let before = Situation { standing: vec![demand(0)], ..without_default(Platform::Powernv) };
-    let after = before.after(&plan(&before, &WindowRequest::cover(range(G, G))).unwrap());
-    assert_eq!((after.default, ranges(&after)), (DefaultWindow::Gone, vec![range(0, 2 * G)]));
+    let half = standing(window(0, 512 * M, PageShift::P64K, Origin::Demand));
+    let before = Situation { standing: vec![half], ..without_default(Platform::Powernv) };
+    let after = before.after(&plan(&before, &WindowRequest::cover(range(512 * M, 512 * M))).unwrap());
+    assert_eq!((after.default, ranges(&after)), (DefaultWindow::Gone, vec![range(0, G)]));
     // The default window of firmware that grants one.
     let mut waiting = situation(Platform::Pseries);
     waiting.facts.windows = Some(1);
@@ -197,7 +199,10 @@ fn windows_make_room_only_where_there_is_none() {
     assert_eq!((near.steps.len(), near.window.start), (1, Some(BIG)));
     let mut full = with(false, DefaultWindow::Gone);
     full.standing.push(standing(window(BIG.0, G, PageShift::P64K, Origin::Asked)));
-    assert_eq!(plan(&full, &bytes).unwrap().steps[0], Step::Remove(Iova(0)));
+    assert_eq!(plan(&full, &WindowRequest::bytes(G)).unwrap().steps[0], Step::Remove(Iova(0)));
+    // What would lie over the MMIO there gets no room there.
+    let refused = Refusal::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
+    assert_eq!(plan(&full, &bytes), Err(refused));
     full.standing[0].in_use = true;
     let refused = Refusal::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
     assert_eq!(plan(&full, &bytes), Err(refused));
@@ -230,21 +235,21 @@ fn the_default_window_of_pseries_comes_back_for_what_fits_it_and_nothing_else() 
     let large = planned(WindowRequest::cover(range(0, G)).page(PageShift::P64K));
     assert_eq!(large, Err(Refusal::OutOfReach { asked: range(0, G), start: BIG }));
     let powernv = plan(&without_default(Platform::Powernv), &small(WindowRequest::bytes(M))).unwrap();
-    assert_eq!((powernv.window.start, powernv.window.size), (Some(Iova(0)), 32 * M));
+    assert_eq!((powernv.window.start, powernv.window.size), (Some(BIG), 32 * M));
 }
 
 #[test]
 fn a_large_window_of_powernv_at_zero_is_said_to_lie_over_mmio() {
-    let over = |there: &Situation, bytes| {
-        plan(there, &WindowRequest::bytes(bytes)).unwrap().reasons.contains(&Reason::OverlapsMmio)
+    let over = |there: &Situation, request: &WindowRequest| {
+        plan(there, request).unwrap().reasons.contains(&Reason::OverlapsMmio)
     };
     let gone = without_default(Platform::Powernv);
-    assert!(over(&gone, 2 * G) && !over(&gone, G), "the default window may be as large");
-    assert!(!over(&situation(Platform::Powernv), 2 * G), "it starts far above");
+    assert!(over(&gone, &WindowRequest::cover(range(4 * G, G))), "it goes on above the MMIO");
+    assert!(!over(&gone, &WindowRequest::cover(range(0, G))), "the default window may be as large");
+    assert!(!over(&gone, &WindowRequest::bytes(2 * G)), "it starts far above");
     let mut large = gone;
     large.facts.default = Some(range(0, 4 * G));
-    assert!(!over(&large, 8 * G), "the default window itself reaches to the end of MMIO");
-    assert!(!over(&without_default(Platform::Pseries), 2 * G));
+    assert!(!over(&large, &WindowRequest::cover(range(4 * G, G))), "no MMIO is above the default window");
 }
 
 #[test]

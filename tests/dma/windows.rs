@@ -103,7 +103,7 @@ fn a_window_that_is_full_says_so_and_has_room_again() {
     let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
     let buffers: Vec<_> = (0..4).map(|_| ground.dma.buffer::<u8>(7 << 20, RW).unwrap()).collect();
     let refused = ground.dma.buffer::<u8>(7 << 20, RW).unwrap_err();
-    assert!(matches!(refused, DmaError::NoRoom { largest: 4_190_208, .. }), "{refused:?}");
+    assert!(matches!(refused, DmaError::NoRoom { largest: 4_194_304, .. }), "{refused:?}");
     drop(buffers);
     ground.dma.buffer::<u8>(28 << 20, RW).unwrap();
     drop(device);
@@ -184,4 +184,24 @@ fn a_default_window_that_was_given_up_serves_nobody() {
     assert_eq!(ground.dma.space().status().windows.len(), 1);
     drop((buffer, device));
     ground.ends_clean();
+}
+
+#[test]
+fn without_the_default_window_no_buffer_lies_over_the_mmio_of_powernv() {
+    for (preset, mask) in [("powernv8-64k", 64), ("powernv9-64k", 64), ("powernv10-4k-7.2", 60), ("powernv9-64k", 40)] {
+        let config = DmaConfig { capacity: 8 << 30, default_window: false, ..DmaConfig::default() };
+        let ground = Ground::with(preset, config, |model| model.with_free_huge_pages(0));
+        let device = ground.dma.open(FIRST, bits(mask)).unwrap();
+        let buffers: Vec<_> = (0..4).map(|_| ground.dma.buffer::<u8>(1 << 20, RW).unwrap()).collect();
+        let windows = ground.dma.space().status().windows;
+        assert_eq!(windows.len(), 1, "{preset}");
+        for range in buffers.iter().map(|buffer| buffer.iova_range()) {
+            let (start, end) = (range.start().0, range.end().0);
+            assert!(end <= 2 << 30 || start >= 4 << 30, "{preset}, {mask} bits: {range}");
+            assert_eq!(start >= BIG, mask >= 60, "{preset}, {mask} bits: {range}");
+            assert_eq!(ground.device_reads(range.start(), 4), [0; 4]);
+        }
+        drop((buffers, device));
+        ground.ends_clean();
+    }
 }

@@ -47,12 +47,15 @@ fn a_state_goes_through_any_form_and_is_as_long_as_its_runs() {
 
 #[test]
 fn a_host_that_cannot_have_the_windows_says_so_before_anything_changes() {
-    let source = Bench::new("pseries-64k");
-    source.phb.remove_window(LIOBN).unwrap();
+    let config = PhbConfig { dynamic: Iova(1 << 58), ..PhbConfig::new(BUID, LIOBN).unwrap() };
+    let [source, target] = ["pseries-64k", "powernv9-64k"].map(|preset| {
+        let bench = Bench::over(Model::new(preset.parse().unwrap()), config);
+        bench.plug(0, RAM);
+        bench
+    });
     source.phb.create_window(16, 32).unwrap();
-    let target = Bench::new("powernv9-64k");
     target.iommu.restore(&source.iommu.save()).unwrap();
-    // powernv has its first window at 0.
+    // powernv has its second window at 1 << 59.
     assert!(matches!(target.phb.attach(0), Err(PhbError::Elsewhere { .. })));
     let changes = target.host.take().iter().filter(|record| record.call.name().contains("TCE_CREATE")).count();
     assert_eq!(changes, 0);

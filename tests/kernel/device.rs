@@ -1,6 +1,6 @@
 //! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these machines.
 
-use crate::groups;
+use crate::{BIG, groups};
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
@@ -11,6 +11,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use spapr_iommu::window::WindowRequest;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -36,6 +37,8 @@ pub(crate) struct Bench {
     // Dropped in this order.
     pub(crate) bar: Bar,
     pub(crate) device: Device,
+    /// Where the memory is mapped.
+    at: u64,
     space: AddressSpace,
     _lease: Lease,
     memory: UserRange,
@@ -58,16 +61,22 @@ impl Bench {
     }
 
     pub(crate) fn new() -> Result<Self, Failed> {
+        Self::in_space(AT, |_| Ok(()))
+    }
+
+    /// With its memory mapped from `at` on, in a space that was made ready for it.
+    fn in_space(at: u64, ready: impl FnOnce(&AddressSpace) -> Result<(), Failed>) -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
         let (group, address) = Self::find()?;
         let space = AddressSpace::new(&Registry::new(host.clone()));
         space.attach(group)?;
+        ready(&space)?;
         let memory = host.allocate(SIZE, host.page_shift())?;
         let lease = space.registry().register(memory)?;
-        space.map(IovaRange::new(Iova(AT), SIZE)?, memory.start(), Permission::ReadWrite)?;
+        space.map(IovaRange::new(Iova(at), SIZE)?, memory.start(), Permission::ReadWrite)?;
         let device = Device::open(&space, group, &address)?;
         let bar = device.bar(0, Endian::Big)?;
-        Ok(Self { bar, device, space, _lease: lease, memory, host })
+        Ok(Self { bar, device, at, space, _lease: lease, memory, host })
     }
 
     fn place(&self, offset: u64) -> UserAddr {
@@ -79,8 +88,8 @@ impl Bench {
         let (text, mut there) = (*b"over the bus", [0; 12]);
         self.host.write(self.place(0), &text)?;
         self.host.write(self.place(0x1000), &there)?;
-        transfer(&self.bar, AT, BUFFER, 12, 1)?;
-        transfer(&self.bar, BUFFER, AT + 0x1000, 12, 3)?;
+        transfer(&self.bar, self.at, BUFFER, 12, 1)?;
+        transfer(&self.bar, BUFFER, self.at + 0x1000, 12, 3)?;
         self.host.read(self.place(0x1000), &mut there)?;
         Ok(there == text)
     }
@@ -135,6 +144,18 @@ pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
     ensure(bench.moves()?, "no DMA after it was started")?;
     device.stop_dma()?;
     ensure(!bench.moves()?, "DMA after it was stopped")
+}
+
+/// The window is at 1 << 59, and the small one that held the first slot is gone.
+pub(crate) fn edu_moves_memory_without_the_default_window() -> Result<(), Failed> {
+    let bench = Bench::in_space(BIG, |space| {
+        space.drop_default_window()?;
+        let window = space.create_window(&WindowRequest::bytes(8 << 30))?;
+        ensure(window.range.start() == Iova(BIG), format!("{window:?}"))
+    })?;
+    bench.device.start_dma()?;
+    ensure(bench.moves()?, "no DMA through the window")?;
+    ensure(bench.space.status().windows.len() == 1, "one window")
 }
 
 pub(crate) fn intx_arrives_masked_until_rearmed() -> Result<(), Failed> {

@@ -8,8 +8,11 @@ mod forks;
 mod groups;
 mod kills;
 mod process;
+#[path = "../shared/limit.rs"]
+mod real_limit;
 mod victim;
 mod vmm;
+mod windows;
 mod worker;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -143,6 +146,15 @@ fn main() -> ExitCode {
         Trial::test("interrupts_go_to_eventfds", vmm::interrupts_go_to_eventfds),
         Trial::test("a_bar_without_memory_decode_is_an_error", vmm::a_bar_without_memory_decode_is_an_error),
         Trial::test("files_are_handed_in", vmm::files_are_handed_in),
+        Trial::test("edu_moves_memory_without_the_default_window", device::edu_moves_memory_without_the_default_window),
+        Trial::test(
+            "a_dynamic_window_starts_at_2_to_the_59_without_the_default_one",
+            windows::a_dynamic_window_starts_at_2_to_the_59_without_the_default_one,
+        ),
+        Trial::test(
+            "what_cannot_be_locked_is_refused_before_anything_is_touched",
+            windows::what_cannot_be_locked_is_refused_before_anything_is_touched,
+        ),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),

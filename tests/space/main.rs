@@ -2,12 +2,14 @@
 
 mod accelerated;
 mod bench;
+mod charges;
 mod faults;
 mod groups;
 mod late;
 mod leases;
 mod locked;
 mod maps;
+mod mmio;
 mod programs;
 mod ruled;
 mod sequences;
@@ -15,6 +17,7 @@ mod stress;
 mod successors;
 mod threads;
 mod together;
+mod told;
 mod twice;
 mod unlike;
 mod windows;

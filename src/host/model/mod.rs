@@ -244,11 +244,10 @@ impl Model {
 
     /// What a device in an open container reads at a bus address: zeros where it may not read.
     pub fn device_read(&self, container: Fd, iova: Iova, data: &mut [u8]) {
-        let state = self.lock();
-        match state.file(container) {
-            Ok(File::Container(id)) => view::device_read(&state, id, iova, data),
+        self.run(|state| match state.file(container) {
+            Ok(File::Container(id)) => view::device_read(state, id, iova, data),
             _ => data.fill(0),
-        }
+        });
     }
 
     /// The regions of the process, newest first.

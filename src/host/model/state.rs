@@ -249,7 +249,7 @@ impl State {
             Transfer::Write { iova, len, .. } => (iova, len, DMA_MAP_FLAG_WRITE, DmaDirection::Write),
         };
         let refused = match driver {
-            Some(driver) => dma::refused(driver, iova, len, access),
+            Some(driver) => dma::refused(&self.kernel.preset, driver, iova, len, access),
             None => (len > 0).then_some(iova),
         };
         if let Some(at) = refused {
@@ -261,16 +261,21 @@ impl State {
         }
         let buffer = &mut group.devices[index].edu.buffer;
         let memory = &mut self.kernel.process.physical;
-        match (transfer, driver) {
+        let preset = &self.kernel.preset;
+        let result = match (transfer, driver) {
             (Transfer::Read { iova, offset, len }, Some(driver)) => {
-                dma::read(driver, memory, iova, &mut buffer[offset..offset + len]);
+                dma::read(preset, driver, memory, iova, &mut buffer[offset..offset + len])
             }
             (Transfer::Write { iova, offset, len }, Some(driver)) => {
-                dma::write(driver, memory, iova, &buffer[offset..offset + len]);
+                dma::write(preset, driver, memory, iova, &buffer[offset..offset + len])
             }
-            (Transfer::Read { offset, len, .. }, None) => buffer[offset..offset + len].fill(0),
-            (Transfer::Write { .. }, None) => {}
-        }
+            (Transfer::Read { offset, len, .. }, None) => {
+                buffer[offset..offset + len].fill(0);
+                Ok(())
+            }
+            (Transfer::Write { .. }, None) => Ok(()),
+        };
+        self.kernel.violations.extend(result.err());
     }
 }
 

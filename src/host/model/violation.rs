@@ -40,6 +40,12 @@ pub enum Violation {
         /// The window.
         window: IovaRange,
     },
+    /// DMA through a TCE at bus addresses that powernv's host bridge decodes as 32-bit MMIO: it
+    /// does not reach memory.
+    DmaOverMmio {
+        /// Where.
+        at: Iova,
+    },
     /// MAP of no bytes: on POWER8 the TCE kill loop never ends.
     EmptyMap {
         /// Where.
@@ -146,6 +152,7 @@ impl fmt::Display for Violation {
             Self::UnmapPastWindow { start, size, window } => {
                 write!(f, "UNMAP of {size:#x} bytes at {start} runs past {window}: kernel memory is overwritten")
             }
+            Self::DmaOverMmio { at } => write!(f, "DMA at {at} meets MMIO of the host bridge, not memory"),
             Self::EmptyMap { start } => write!(f, "MAP of no bytes at {start}: hangs POWER8"),
             Self::FailedMapAtZero { size } => {
                 write!(f, "MAP of {size:#x} bytes at bus address 0 failed at its first page: hangs POWER8")
