@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar};
 use ppc64_lab::cell::{self, Cell};
-use ppc64_lab::show::{self, Only, Run, Shown};
+use ppc64_lab::show::{self, Only, Part, Run, Shown};
 use ppc64_lab::{document, drivers, repository, table};
 
 /// Runs the scenarios of examples/, the kernel tests, the rules of the contract, drivers in user space and random operations on
@@ -39,7 +39,7 @@ struct Options {
     /// How often drivers open, use and close their devices before what is left is counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
-    /// Machines that run at the same time [default: as many as there are processors]
+    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each processor]
     #[arg(long)]
     jobs: Option<usize>,
     /// Write what every cell showed when it was last run here into the tables of docs/validation.md, whose other rows stay;
@@ -77,26 +77,37 @@ fn run(options: &Options) -> Result<bool> {
         (true, true) => cell::all(),
         (true, false) => cell::default(),
     };
-    let jobs = options.jobs.or_else(|| Some(thread::available_parallelism().ok()?.get())).unwrap_or(1);
+    // Machines wait for their devices most of the time.
+    let jobs = options.jobs.or_else(|| Some(thread::available_parallelism().ok()?.get() * 3)).unwrap_or(1);
     println!("{}", table::heading());
     let bars = MultiProgress::new();
-    let queue = Mutex::new(cells.iter().cloned().enumerate().collect::<VecDeque<_>>());
+    let queue = Mutex::new(queue(&cells, only));
+    let cells: Vec<(Cell, Mutex<Vec<(Part, Result<Shown>)>>)> =
+        cells.into_iter().map(|cell| (cell, Mutex::default())).collect();
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 let bar = bars.add(ProgressBar::new_spinner());
                 bar.enable_steady_tick(Duration::from_millis(200));
-                while let Some((index, cell)) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
-                    let progress = |line: &str| bar.set_message(format!("{cell}: {line}"));
+                while let Some((index, part)) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
+                    let (cell, parts) = &cells[index];
+                    let progress = |line: &str| bar.set_message(format!("{cell} {}: {line}", part.name()));
                     progress("starts");
-                    let shown = show::show(&cell, &repository, &run, &logs, &progress).unwrap_or_else(|error| Shown {
-                        checks: vec![("the cell".into(), Err(format!("{error:#}")))],
-                        ..Shown::default()
+                    let shown = show::show(cell, part, &repository, &run, &logs, &progress);
+                    let Ok(mut parts) = parts.lock() else { continue };
+                    parts.push((part, shown));
+                    let order = Part::of(cell, only);
+                    if parts.len() < order.len() {
+                        continue;
+                    }
+                    parts.sort_by_key(|(part, _)| order.iter().position(|other| other == part));
+                    let shown = show::join(cell, core::mem::take(&mut parts), only, &logs).unwrap_or_else(|error| {
+                        Shown { checks: vec![("the cell".into(), Err(format!("{error:#}")))], ..Shown::default() }
                     });
-                    bars.suspend(|| println!("{}", table::line(&cell, &shown)));
+                    bars.suspend(|| println!("{}", table::line(cell, &shown)));
                     if let Ok(mut done) = done.lock() {
-                        done.push((index, cell, shown));
+                        done.push((index, cell.clone(), shown));
                     }
                 }
                 bar.finish_and_clear();
@@ -113,8 +124,24 @@ fn run(options: &Options) -> Result<bool> {
         let last = cell::all().into_iter().filter_map(|cell| show::last(&cell, &logs).map(|shown| (cell, shown)));
         document::write(&repository.join("docs/validation.md"), &last.collect::<Vec<_>>())?;
     }
+    if !done.is_empty() {
+        println!("{}", table::total(&done));
+    }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0 && (passed > 0 || jobs == 0))
+}
+
+/// The machines of all cells, by the cell's index: the long ones first, so that the last one that still runs is short.
+fn queue(cells: &[Cell], only: Option<Only>) -> VecDeque<(usize, Part)> {
+    let of = |(index, cell)| Part::of(cell, only).into_iter().map(move |part| (index, part));
+    let mut all: Vec<(usize, Part)> = cells.iter().enumerate().flat_map(of).collect();
+    all.sort_by_key(|(_, part)| match part {
+        Part::Real | Part::Walk => 0,
+        Part::Drivers => 1,
+        Part::Scars => 2,
+        Part::Fatal(_) => 3,
+    });
+    all.into()
 }
 
 /// The scenarios of examples/, by name.
