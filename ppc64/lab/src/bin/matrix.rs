@@ -1,6 +1,7 @@
 //! `ppc64/matrix`: the project's scenarios, tests and random calls in all machines with all kernels.
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -39,7 +40,7 @@ struct Options {
     /// How often drivers open, use and close their devices before what is left is counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
-    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each processor]
+    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each processor, if there is memory for them]
     #[arg(long)]
     jobs: Option<usize>,
     /// Write what every cell showed when it was last run here into the tables of docs/validation.md, whose other rows stay;
@@ -77,8 +78,7 @@ fn run(options: &Options) -> Result<bool> {
         (true, true) => cell::all(),
         (true, false) => cell::default(),
     };
-    // Machines wait for their devices most of the time.
-    let jobs = options.jobs.or_else(|| Some(thread::available_parallelism().ok()?.get() * 3)).unwrap_or(1);
+    let jobs = options.jobs.unwrap_or_else(default_jobs);
     println!("{}", table::heading());
     let bars = MultiProgress::new();
     let queue = Mutex::new(queue(&cells, only));
@@ -129,6 +129,14 @@ fn run(options: &Options) -> Result<bool> {
     }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0 && (passed > 0 || jobs == 0))
+}
+
+/// Three machines for each processor, as they wait for their devices most of the time, if there is memory for them.
+fn default_jobs() -> usize {
+    const MACHINE_KIB: u64 = 2 << 20;
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let room = ppc64_init::memory::meminfo_kib("MemAvailable").map_or(1, |kib| kib / MACHINE_KIB);
+    (3 * processors).min(room.try_into().unwrap_or(usize::MAX)).max(1)
 }
 
 /// The machines of all cells, by the cell's index: the long ones first, so that the last one that still runs is short.
