@@ -49,6 +49,9 @@ struct Options {
     write: bool,
 }
 
+/// What machines of a cell that ended showed.
+type Ended = Mutex<Vec<(Part, Result<Shown>)>>;
+
 fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -82,8 +85,7 @@ fn run(options: &Options) -> Result<bool> {
     println!("{}", table::heading());
     let bars = MultiProgress::new();
     let queue = Mutex::new(queue(&cells, only));
-    let cells: Vec<(Cell, Mutex<Vec<(Part, Result<Shown>)>>)> =
-        cells.into_iter().map(|cell| (cell, Mutex::default())).collect();
+    let cells: Vec<(Cell, Ended)> = cells.into_iter().map(|cell| (cell, Ended::default())).collect();
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..jobs {
