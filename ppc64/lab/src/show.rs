@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,6 @@ pub fn show(
     logs: &Path,
     progress: &dyn Fn(&str),
 ) -> Result<Shown> {
-    let began = Instant::now();
     let kernel = Kernel::of_label(cell.kernel().parse()?, &repository.join("ppc64/cache"))?;
     // The kernel a label stands for changes; so does the model that is like it.
     let lab = Lab { cell, preset: cell.preset(&kernel.version()?), repository, logs, progress };
@@ -160,7 +159,6 @@ pub fn show(
         Part::Fatal(rule) => lab.fatal(rule, &mut shown)?,
         Part::Drivers => lab.drivers(run.rounds, &mut shown)?,
     }
-    shown.took = began.elapsed();
     Ok(shown)
 }
 
@@ -320,7 +318,6 @@ impl Lab<'_> {
 
     /// Drivers in user space, in a machine with devices for them.
     fn drivers(&self, rounds: u32, shown: &mut Shown) -> Result<()> {
-        let began = Instant::now();
         let timeout = Drivers::timeout(rounds).to_string();
         let options = [&DEVICES[..], &["--timeout", &timeout]].concat();
         let done = self.run(Part::Drivers, &options, &Drivers::words(self.cell, rounds), shown)?;
@@ -334,7 +331,7 @@ impl Lab<'_> {
         checks.push(("the machine lost nothing to drivers".into(), done.well));
         let (kernel, commit) = (self.cell.kernel().to_owned(), shown.commit.clone());
         shown.checks = checks.clone();
-        let drivers = Drivers { kernel, checks, rounds, took: began.elapsed(), commit };
+        let drivers = Drivers { kernel, checks, rounds, took: shown.took, commit };
         drivers.keep(self.cell, self.logs)
     }
 
@@ -363,7 +360,11 @@ impl Lab<'_> {
         }
         let status = child.wait()?;
         fs::write(file("err"), &errors)?;
-        shown.spent.extend(Spent::among(&errors).map(|spent| (part.name().to_owned(), spent)));
+        if let Some(spent) = Spent::among(&errors) {
+            // Without the building of programs, which may take longer.
+            shown.took += Duration::try_from_secs_f64(spent.machine).unwrap_or_default();
+            shown.spent.push((part.name().to_owned(), spent));
+        }
         let output = String::from_utf8_lossy(&fs::read(file("out"))?).into_owned();
         let last: Vec<&str> = errors.lines().rev().take(12).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
