@@ -143,7 +143,11 @@ impl Archive {
             .status()
             .context("start apt-get download")?;
         if !status.success() {
-            bail!("could not download {}", packages.join(", "));
+            bail!(
+                "could not download {}. A mirror between two updates lists what it does not have yet, or no longer: \
+                 try later, or name another in {MIRROR_VARIABLE}",
+                packages.join(", ")
+            );
         }
         fs::read_dir(into)?.map(|entry| Ok(entry?.path())).collect()
     }
