@@ -255,6 +255,21 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// An amount of memory in a sentence, shown exactly: `64 KiB`, `2 GiB`, `4097 bytes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount(pub u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u32, &str); 6] = [(60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match UNITS.iter().find(|(shift, _)| self.0 != 0 && self.0.trailing_zeros() >= *shift) {
+            Some((shift, unit)) => write!(f, "{} {unit}", self.0 >> shift),
+            None if self.0 == 1 => f.write_str("1 byte"),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,6 +305,16 @@ mod tests {
         {
             assert_eq!(Bytes(value).to_string(), text);
         }
+    }
+
+    #[test]
+    fn amounts_have_their_unit() {
+        for (value, text) in
+            [(0, "0 bytes"), (1, "1 byte"), (4097, "4097 bytes"), (8 << 20, "8 MiB"), (3 << 30, "3 GiB")]
+        {
+            assert_eq!(Amount(value).to_string(), text);
+        }
+        assert_eq!(Amount(u64::MAX).to_string(), "18446744073709551615 bytes");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Locked memory: asked before the kernel is, because a refused charge is lost (a failed window creation never gives
 //! its charge back: `tce_iommu_create_table`).
 
-use crate::addr::Bytes;
+use crate::addr::Amount;
 use crate::host::{Errno, Host, Memlock};
 
 /// Why bytes cannot be locked.
@@ -10,10 +10,10 @@ use crate::host::{Errno, Host, Memlock};
 pub enum MemlockError {
     /// Over the limit.
     #[error(
-        "{what} locks {}, {} more than allowed ({memlock}): raise the limit to {} KiB or more (`ulimit -l`, \
+        "{} to lock for {what} are {} more than allowed ({memlock}): raise the limit to {} KiB or more (`ulimit -l`, \
          LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
-        Bytes(*needed),
-        Bytes(*missing),
+        Amount(*needed),
+        Amount(*missing),
         memlock.locked.saturating_add(*needed).div_ceil(1024)
     )]
     OverLimit {

@@ -1,7 +1,7 @@
 //! `spapr-iommu bind` and `spapr-iommu unbind`.
 
 use super::output::bind::{self, Device, Group, Member, Report, Trouble};
-use super::{BindArguments, Exit};
+use super::{BindArguments, Exit, remedy, written};
 use crate::host::Obstacle;
 use crate::host::vfio::bind::{BindError, Binder, Binding};
 use std::collections::BTreeSet;
@@ -30,12 +30,8 @@ pub(super) fn run(arguments: &BindArguments, direction: Direction) -> Exit {
         })
         .collect();
     let report = report(&binder, direction, &addresses, &results);
-    if arguments.json {
-        bind::json(&report);
-    } else {
-        bind::text(&report);
-    }
-    judge(&report)
+    let result = if arguments.json { bind::json(&report) } else { bind::text(&report) };
+    judge(&report).and(written(result))
 }
 
 /// The devices that were asked for, each once and in order.
@@ -110,7 +106,7 @@ fn judge(report: &Report) -> Exit {
     let errors = report.devices.iter().filter_map(|device| device.error.as_ref());
     let mut exit = Exit::Success;
     for trouble in errors.chain(report.groups.iter().flat_map(|group| &group.in_the_way)) {
-        eprintln!("{}", trouble.message);
+        eprintln!("{}{}", trouble.message, remedy::of_obstacle(trouble.code));
         exit = Exit::Obstacle;
     }
     exit

@@ -2,30 +2,70 @@
 
 use crate::host::calls::TARGET;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged when nothing is asked.
-const QUIET: &str = "warn";
+const QUIET: LevelFilter = LevelFilter::WARN;
+/// What the targets of all events begin with.
+const CRATE: &str = env!("CARGO_CRATE_NAME");
 
-/// A level or filter, as `EnvFilter` has them.
-pub(super) fn parse(text: &str) -> Result<String, String> {
-    let filter = if text == "ioctl" { format!("{TARGET}=debug") } else { text.to_owned() };
-    match EnvFilter::try_new(&filter) {
-        Ok(_) => Ok(filter),
-        Err(error) => Err(error.to_string()),
+/// Reads what `--log` says: a level, `ioctl`, or a filter in which every target can have events.
+pub(super) fn parse(text: &str) -> Result<Targets, String> {
+    if text == "ioctl" {
+        return Ok(Targets::new().with_target(TARGET, LevelFilter::DEBUG));
+    }
+    let filter: Targets = text.parse().map_err(|error| format!("{error}"))?;
+    let ours = |target: &str| target == CRATE || target.strip_prefix(CRATE).is_some_and(|rest| rest.starts_with("::"));
+    match filter.iter().find(|(target, _)| !ours(target)) {
+        Some((target, _)) => Err(format!(
+            "{target:?} is no level and no target of the log: levels are error, warn, info, debug, trace and off, \
+             targets begin with {CRATE}, for example {CRATE}::guest=debug"
+        )),
+        None if text.trim().is_empty() => Err("levels are error, warn, info, debug, trace and off".into()),
+        None => Ok(filter),
     }
 }
 
-/// Starts logging: as `--log` says, or `RUST_LOG`.
-pub(super) fn start(asked: Option<&str>) {
-    let filter = match asked {
-        Some(asked) => EnvFilter::new(asked),
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET)),
+/// Starts logging: as `--log` says, or `RUST_LOG`, which may name other programs' targets.
+pub(super) fn start(asked: Option<Targets>) {
+    let environment = || match std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())?.parse() {
+        Ok(filter) => Some(filter),
+        Err(error) => {
+            eprintln!("RUST_LOG is no filter, so warnings are logged: {error}");
+            None
+        }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = asked.or_else(environment).unwrap_or_else(|| Targets::new().with_default(QUIET));
+    let format = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        .init();
+        .without_time();
+    tracing_subscriber::registry().with(format).with(filter).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn a_filter_that_would_log_nothing_is_refused() {
+        for wrong in ["inof", "spapr", "spapr_iommux", "spapr_iommu::guest=loud", "warn,qemu=debug", "", " "] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        for right in ["info", "WARN", "off", "spapr_iommu", "spapr_iommu::guest=debug", "warn,spapr_iommu::kvm=trace"] {
+            assert!(parse(right).is_ok(), "{right}");
+        }
+    }
+
+    #[test]
+    fn levels_and_targets_are_taken_as_they_are_written() {
+        assert!(parse("info").unwrap().would_enable("spapr_iommu::space", &Level::INFO));
+        let calls = parse("ioctl").unwrap();
+        assert!(calls.would_enable(TARGET, &Level::DEBUG) && !calls.would_enable("spapr_iommu::space", &Level::ERROR));
+        let guest = parse("spapr_iommu::guest=debug").unwrap();
+        assert!(guest.would_enable("spapr_iommu::guest::hcall", &Level::DEBUG));
+    }
 }

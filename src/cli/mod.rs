@@ -1,17 +1,22 @@
 //! The command `spapr-iommu`.
 
 mod bind;
+mod input;
 mod log;
 mod output;
+mod remedy;
 mod replay;
 mod run;
 
 use crate::host::model::{HostPage, KernelVersion, Machine, Preset};
-use crate::scenario::number;
+use crate::replay::Trace;
+use crate::scenario::{NumberError, checked_number};
 use clap::{Parser, Subcommand};
 use core::str::FromStr;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
 
 /// The model when neither the command line nor the file names one.
 const DEFAULT_PRESET: Preset =
@@ -26,7 +31,7 @@ struct Arguments {
 
     /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls alone, or a filter as in RUST_LOG
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
-    log: Option<String>,
+    log: Option<Targets>,
 }
 
 const EXIT_CODES: &str = "\
@@ -54,7 +59,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArguments {
-    /// Scenario files (see docs/scenario.md)
+    /// Scenario files, or `-` for standard input (see docs/scenario.md)
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
 
@@ -73,7 +78,7 @@ struct RunArguments {
 
 #[derive(Debug, clap::Args)]
 struct ReplayArguments {
-    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz (see docs/replay.md)
+    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz, or `-` for standard input (see docs/replay.md)
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
 
@@ -88,6 +93,10 @@ struct ReplayArguments {
     /// The default window of the guest's PCI host bridges, as QEMU's dma_win_size
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     default_window: u64,
+
+    /// The most events of a trace: they are kept in memory, 150 bytes each
+    #[arg(long, value_name = "N", default_value_t = Trace::MOST_EVENTS)]
+    max_events: usize,
 
     /// Print one JSON document per trace, a line each, and nothing else
     #[arg(long)]
@@ -110,8 +119,8 @@ struct BindArguments {
 }
 
 /// A number of bytes.
-fn size(text: &str) -> Result<u64, String> {
-    number(text).ok_or_else(|| "a size is a number of bytes, for example 512M, 1G or 0x10000".into())
+fn size(text: &str) -> Result<u64, NumberError> {
+    checked_number(text)
 }
 
 /// Which host to run on.
@@ -145,16 +154,48 @@ enum Exit {
     Obstacle = 3,
 }
 
+impl Exit {
+    /// This, unless it is success; `next` then.
+    fn and(self, next: Self) -> Self {
+        if self == Self::Success { next } else { self }
+    }
+}
+
+/// Tells on stderr that standard output is not complete.
+fn written(result: io::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            eprintln!("cannot write to standard output, so what is there is not complete: {error}");
+            Exit::Obstacle
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
 }
 
+/// Prints what clap has to say in place of running a command: help, the version, or wrong usage.
+fn told(message: &clap::Error) -> Exit {
+    if message.use_stderr() {
+        // Nothing is left to tell the user by.
+        let _ = message.print();
+        return Exit::Usage;
+    }
+    let result = message.print().and_then(|()| io::stdout().flush());
+    written(result.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }))
+}
+
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    log::start(arguments.log.as_deref());
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return told(&error).into(),
+    };
+    log::start(arguments.log);
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),
         Command::Replay(replay) => replay::run(&replay).into(),

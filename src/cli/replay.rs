@@ -1,48 +1,58 @@
 //! `spapr-iommu replay`.
 
 use super::output::{Watch, replay};
-use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments};
-use crate::replay::{Options, ReplayError, Report, Trace};
+use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, remedy, written};
+use crate::guest::PhbError;
+use crate::replay::{Options, ReplayError, Report, Trace, TraceError};
 use crate::scenario::Machine;
 use std::path::Path;
 
 pub(super) fn run(arguments: &ReplayArguments) -> Exit {
+    if let Err(message) = input::check(&arguments.traces) {
+        eprintln!("{message}");
+        return Exit::Usage;
+    }
     let mut exit = Exit::Success;
     for path in &arguments.traces {
-        let outcome = run_one(path, arguments);
-        if exit == Exit::Success {
-            exit = outcome;
-        }
+        exit = exit.and(run_one(path, arguments));
     }
     exit
 }
 
 fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
-    let shown = path.display();
+    let shown = input::name(path);
     let watch = Watch::new();
     let result = replay_one(path, arguments, &watch);
     watch.end();
     match result {
         Ok((machine, report)) => {
-            if arguments.json {
-                replay::json(&shown.to_string(), &report);
-            } else {
-                replay::text(&shown.to_string(), &machine, &report);
-            }
-            judge(&shown.to_string(), &report)
+            let result = match arguments.json {
+                true => replay::json(&shown, &report),
+                false => replay::text(&shown, &machine, &report),
+            };
+            judge(&shown, &report).and(written(result))
         }
         Err(error) => {
-            eprintln!("{shown}: {error}");
-            match error {
-                ReplayError::Trace(_) | ReplayError::Size(_) | ReplayError::DefaultWindow { .. } => Exit::Usage,
-                _ => Exit::Obstacle,
-            }
+            eprintln!("{shown}: {error}{}", remedy::of_replay(&error));
+            exit(&error)
         }
     }
 }
 
+fn exit(error: &ReplayError) -> Exit {
+    match error {
+        ReplayError::Trace(_)
+        | ReplayError::Size(_)
+        | ReplayError::MemorySize { .. }
+        | ReplayError::DefaultWindow { .. }
+        | ReplayError::Bridge(PhbError::Windows { .. }) => Exit::Usage,
+        _ => Exit::Obstacle,
+    }
+}
+
 fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
-    let trace = Trace::read(path, |lines| watch.message(format!("{lines} lines read")))?;
+    let file = input::open(path).map_err(TraceError::Open)?;
+    let trace = Trace::read_limited(file, arguments.max_events, |lines| watch.message(format!("{lines} lines read")))?;
     let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
     let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;

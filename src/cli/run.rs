@@ -1,11 +1,20 @@
 //! `spapr-iommu run`.
 
-use super::output::{Output, json::Json, text::Text};
-use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments};
+use super::output::{Output, Watch, json::Json, text::Text};
+use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
+use crate::addr::Bytes;
 use crate::scenario::{Machine, Report, Scenario};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times its size.
+const MOST_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
+    if let Err(message) = input::check(&arguments.scenarios) {
+        eprintln!("{message}");
+        return Exit::Usage;
+    }
     let mut scenarios = Vec::new();
     for path in &arguments.scenarios {
         match read(path).and_then(|scenario| allow(path, scenario, arguments)) {
@@ -18,19 +27,25 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
     }
     let mut exit = Exit::Success;
     for (path, scenario) in scenarios {
-        let outcome = run_one(path, &scenario, arguments);
-        if exit == Exit::Success {
-            exit = outcome;
-        }
+        exit = exit.and(run_one(path, &scenario, arguments));
     }
     exit
 }
 
 /// Reads a scenario, or says what is wrong and where.
-fn read(path: &PathBuf) -> Result<Scenario, String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
-    Scenario::parse(&text).map_err(|error| {
+fn read(path: &Path) -> Result<Scenario, String> {
+    let shown = input::name(path);
+    let watch = Watch::new();
+    watch.message(format!("reading {shown}"));
+    let text = input::open(path).and_then(|file| io::read_to_string(file.take(MOST_BYTES + 1)));
+    let text = text.map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(format!("{shown}: longer than {}: split it into several scenarios", Bytes(MOST_BYTES)));
+    }
+    watch.message(format!("reading {shown}: {} bytes", text.len()));
+    let parsed = Scenario::parse(&text);
+    watch.end();
+    parsed.map_err(|error| {
         let caret = " ".repeat(error.column.saturating_sub(1));
         format!("{shown}:{error}\n  {}\n  {caret}^", error.text.replace('\t', " "))
     })
@@ -44,7 +59,7 @@ fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Sc
     Err(format!(
         "{}: it makes bare calls, which may crash this machine or lose its memory and devices until it boots again: try \
          it on a model (`--host model:powernv9`), and give `--bare` where that may happen",
-        path.display()
+        input::name(path)
     ))
 }
 
@@ -59,19 +74,20 @@ fn machine(scenario: &Scenario, host: HostChoice) -> Machine {
 
 fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
     let machine = machine(scenario, arguments.host);
-    let mut output: Box<dyn Output> = if arguments.json { Box::new(Json) } else { Box::new(Text::new()) };
+    let mut output: Box<dyn Output> = if arguments.json { Box::new(Json::new()) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
-    let shown = path.display();
-    match scenario.run(&machine, output.observer()) {
+    let shown = input::name(path);
+    let exit = match scenario.run(&machine, output.observer()) {
         Ok(report) => {
             output.end(&report);
-            judge(&shown.to_string(), &report)
+            judge(&shown, &report)
         }
         Err(error) => {
-            eprintln!("{shown}: {error}");
+            eprintln!("{shown}: {error}{}", remedy::of_start(&error));
             Exit::Obstacle
         }
-    }
+    };
+    exit.and(written(output.finish()))
 }
 
 /// Says on stderr what was not as expected.
@@ -79,7 +95,7 @@ fn judge(path: &str, report: &Report) -> Exit {
     if let Some(step) = report.surprise() {
         let place = format!("{path}:{}: step {} ({})", step.line, step.number, step.action);
         if step.obstacle {
-            eprintln!("{place}: {}", step.message);
+            eprintln!("{place}: {}{}", step.message, remedy::of_obstacle(&step.outcome));
             return Exit::Obstacle;
         }
         eprintln!("{place}: {}", step.difference());

@@ -1,11 +1,12 @@
 //! The windows that memory for devices is mapped in, and their bus addresses.
 
 use super::{DmaConfig, DmaError, DmaMask, IovaSpan, Iovas};
-use crate::addr::{Iova, IovaRange, PageShift};
+use crate::addr::{Bytes, Iova, IovaRange, PageShift};
 use crate::host::Host;
 use crate::space::{AddressSpace, WindowError};
-use crate::window::{DEFAULT_PAGE, DefaultWindow, WindowFacts, WindowRequest};
+use crate::window::{DEFAULT_PAGE, DefaultWindow, Refusal, WindowFacts, WindowRequest};
 use arrayvec::ArrayVec;
+use core::fmt;
 
 /// A buffer's page is worth it from this many pages in a window on.
 const FEWEST_PAGES: u64 = 64;
@@ -32,7 +33,6 @@ impl Place {
     }
 }
 
-#[derive(Debug)]
 struct Arena {
     range: IovaRange,
     page: PageShift,
@@ -49,7 +49,7 @@ impl Arena {
 }
 
 /// The windows of a [`Dma`](super::Dma).
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Arenas {
     dynamic: Option<Arena>,
     default: Option<Arena>,
@@ -76,38 +76,48 @@ impl Arenas {
                 self.default = facts.default.and_then(|range| Arena::new(range, DEFAULT_PAGE));
             }
             if !tried {
-                self.create(space, config, &facts, reach);
+                self.create(space, config, &facts, reach)?;
             }
         }
         let all = [(Which::Dynamic, &self.dynamic), (Which::Default, &self.default)];
+        let host_page = space.registry().host().page_shift();
         let reached: ArrayVec<Which, 2> = all
             .iter()
-            .filter(|(_, arena)| arena.as_ref().is_some_and(|arena| arena.first_page_end() <= reach.saturating_add(1)))
+            .filter(|(_, arena)| arena.as_ref().is_some_and(|arena| arena.first_piece(host_page).1 <= reach))
             .map(|(which, _)| *which)
             .collect();
         if !reached.is_empty() {
             return Ok(reached);
         }
-        let lowest = all.iter().filter_map(|(_, arena)| Some(arena.as_ref()?.range.start())).min();
+        let lowest = all.iter().filter_map(|(_, arena)| Some(arena.as_ref()?.first_piece(host_page))).min();
         Err(match (lowest, &self.refused) {
-            (Some(lowest), _) => DmaError::MaskTooSmall { mask, lowest },
+            (Some((lowest, last)), _) => DmaError::MaskTooSmall { mask, lowest, least: DmaMask::least(last) },
             (None, Some((_, why))) => why.clone().into(),
             (None, None) => DmaError::NoDevice,
         })
     }
 
-    fn create(&mut self, space: &AddressSpace, config: &DmaConfig, facts: &WindowFacts, reach: u64) {
+    fn create(
+        &mut self,
+        space: &AddressSpace,
+        config: &DmaConfig,
+        facts: &WindowFacts,
+        reach: u64,
+    ) -> Result<(), DmaError> {
         let mut request = WindowRequest::bytes(config.capacity).reach(reach);
         if let Some(page) = config.page.or_else(|| huge_page(space.registry().host().as_ref(), facts, config)) {
             request = request.page(page).carries(page);
         }
         match space.create_window(&request) {
             Ok(window) => self.dynamic = Arena::new(window.range, window.page),
+            // Buffers of the default window would hide what is wrong.
+            Err(why) if is_configured(&why) => return Err(why.into()),
             Err(why) => {
                 tracing::debug!(%why, "the default window serves");
                 self.refused = Some((reach, why));
             }
         }
+        Ok(())
     }
 
     pub(super) fn page(&self, which: Which) -> Result<PageShift, DmaError> {
@@ -116,16 +126,33 @@ impl Arenas {
 
     /// Takes `bytes` in one piece, whole pages, that devices with `mask` reach.
     pub(super) fn allocate(&mut self, which: Which, bytes: u64, mask: DmaMask) -> Result<Place, DmaError> {
+        let why = self.refused.as_ref().map(|(_, why)| why).filter(|why| !is_beyond(why)).cloned();
+        let fixed = which == Which::Default && self.dynamic.is_none();
         let arena = self.arena_mut(which)?;
         let (window, page) = (arena.range, arena.page);
-        let no_room = |largest| DmaError::NoRoom { bytes, window, largest };
-        let Some(span) = arena.iovas.allocate(bytes, page) else { return Err(no_room(arena.iovas.largest_free())) };
-        if !mask.reaches(span.range()) {
-            // Those with a larger mask took what lies lower.
-            arena.iovas.free(span);
-            return Err(no_room(0));
-        }
-        Ok(Place { which, span })
+        let iovas = &mut arena.iovas;
+        let span = if mask.reaches(window) {
+            let span = iovas.allocate(bytes, page);
+            let largest = |iovas: &Iovas| iovas.largest_free();
+            span.ok_or_else(|| match why {
+                Some(why) if fixed => DmaError::NoRoomInDefault { bytes, window, largest: largest(iovas), why },
+                _ if which == Which::Default => {
+                    DmaError::NoRoomInReach { bytes, window, mask, largest: largest(iovas) }
+                }
+                _ => DmaError::NoRoom { bytes, window, largest: largest(iovas) },
+            })
+        } else {
+            let last = mask.reach();
+            let span = iovas.allocate_within(bytes, page, last);
+            let largest = |iovas: &Iovas| iovas.largest_free_within(last);
+            span.ok_or_else(|| DmaError::NoRoomInReach { bytes, window, mask, largest: largest(iovas) })
+        };
+        Ok(Place { which, span: span? })
+    }
+
+    /// Whether a place is of a window that is still there.
+    pub(super) fn owns(&self, place: &Place) -> bool {
+        self.arena(place.which).is_ok_and(|arena| arena.iovas.owns(&place.span))
     }
 
     pub(super) fn give_back(&mut self, place: Place) {
@@ -152,10 +179,37 @@ impl Arenas {
 }
 
 impl Arena {
-    /// Behind the first page it gives out.
-    fn first_page_end(&self) -> u64 {
-        self.range.start().0.saturating_add(self.page.bytes())
+    /// The first and the last bus address of the first memory it gives out, which is a page of the host at least.
+    fn first_piece(&self, host_page: PageShift) -> (Iova, u64) {
+        let start = self.range.start();
+        (start, start.0.saturating_add(self.page.max(host_page).mask()))
     }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {} pages, {} free", self.range, self.page, Bytes(self.iovas.free_bytes()))
+    }
+}
+
+impl fmt::Debug for Arenas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dynamic: {:?}, default: {:?}", self.dynamic, self.default)
+    }
+}
+
+/// Whether no window can be made since [`DmaConfig`] asks for too much: another one would do.
+fn is_configured(why: &WindowError) -> bool {
+    let WindowError::Refused(why) = why else { return false };
+    matches!(
+        why,
+        Refusal::TooLarge { .. } | Refusal::PageUnsupported { .. } | Refusal::NoMemory { .. } | Refusal::Memlock(_)
+    )
+}
+
+/// Whether the device does not reach the window, which no other configuration changes.
+fn is_beyond(why: &WindowError) -> bool {
+    matches!(why, WindowError::Refused(Refusal::BeyondDevice { .. }))
 }
 
 /// The largest IOMMU page above the host's for which there is a page of hugetlb, and of which the window has many.

@@ -6,7 +6,6 @@ use super::part::Part;
 use super::{Dma, DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
 use crate::addr::{Iova, IovaRange};
 use crate::permission::Permission;
-use core::fmt;
 use core::marker::PhantomData;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -32,7 +31,6 @@ pub struct Buffer<T> {
     kind: PhantomData<fn() -> T>,
 }
 
-#[derive(Debug)]
 enum Home {
     /// Pages of its own.
     Own(Mapped),
@@ -65,7 +63,7 @@ impl Dma {
             match made {
                 Ok((home, offset, iova)) => return Ok(Buffer { home, offset, iova, len, kind: PhantomData }),
                 // The other window takes ordinary memory, or has room.
-                Err(error @ (DmaError::NoRoom { .. } | DmaError::Memory { .. })) => {
+                Err(error) if error.is_no_room() || matches!(error, DmaError::Memory { .. }) => {
                     refused.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
@@ -204,8 +202,21 @@ impl<T> Buffer<T> {
         }
     }
 
-    fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<Leased> {
         self.mapped().leased()
+    }
+
+    /// Where it begins in its memory, bytes.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(super) fn bytes(&self) -> IovaRange {
+        self.iova
+    }
+
+    pub(super) fn elements(&self) -> usize {
+        self.len
     }
 
     fn dma(&self) -> &Dma {
@@ -220,11 +231,5 @@ impl<T> Drop for Buffer<T> {
         {
             tracing::warn!(iova = %self.iova, device, "a buffer is taken away while the device does DMA");
         }
-    }
-}
-
-impl<T> fmt::Debug for Buffer<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer({} of {} bytes at {})", self.len, size_of::<T>(), self.iova)
     }
 }

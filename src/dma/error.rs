@@ -1,13 +1,14 @@
 //! Why there is no memory for a device.
 
 use super::DmaMask;
-use crate::addr::{Bytes, Iova, IovaRange, PageShift, UserRange};
-use crate::host::Errno;
+use crate::addr::{Amount, Iova, IovaRange, PageShift, UserRange};
+use crate::host::{Errno, FileError};
 use crate::registry::RegisterError;
 use crate::space::{MapError, UnmapError, WindowError};
 
 /// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been created.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum DmaError {
     /// No bytes.
     #[error("a buffer of no bytes was asked for: ask for one element at least")]
@@ -23,22 +24,25 @@ pub enum DmaError {
     /// No window is known before a device was opened.
     #[error("no device is open: open one first, windows are its group's")]
     NoDevice,
-    /// A device reaches no window.
+    /// A device reaches no window, or too little of one for any memory.
     #[error(
-        "a device with a DMA mask of {mask} reaches no DMA window, the lowest bus address for memory is {lowest}: it cannot do DMA here"
+        "a device with a DMA mask of {mask} cannot do DMA here: memory for devices begins at bus address {lowest}, \
+         and the first piece of it takes a mask of {least}"
     )]
     MaskTooSmall {
         /// The smallest mask of the devices that are open.
         mask: DmaMask,
         /// The lowest bus address of all windows that is given out.
         lowest: Iova,
+        /// The smallest mask with which memory can be had.
+        least: DmaMask,
     },
     /// No bus addresses are left.
     #[error(
         "no {} of bus addresses in one piece are free in {window}, the largest is {}: drop buffers, or ask for a larger \
          window with `DmaConfig::capacity`",
-        Bytes(*bytes),
-        Bytes(*largest)
+        Amount(*bytes),
+        Amount(*largest)
     )]
     NoRoom {
         /// What was asked.
@@ -48,8 +52,42 @@ pub enum DmaError {
         /// The largest piece that is free, and in reach of the devices.
         largest: u64,
     },
+    /// No bus addresses are left in the default window, whose size the firmware fixes, and there is no dynamic one.
+    #[error(
+        "no {} of bus addresses in one piece are free in the default window, {window}, the largest is {}: drop buffers, \
+         or have a dynamic window, which was refused: {why}",
+        Amount(*bytes),
+        Amount(*largest)
+    )]
+    NoRoomInDefault {
+        /// What was asked.
+        bytes: u64,
+        /// The window.
+        window: IovaRange,
+        /// The largest piece that is free.
+        largest: u64,
+        /// Why there is no dynamic window.
+        why: WindowError,
+    },
+    /// No bus addresses are left in reach of the device with the smallest mask. A larger window has no more of them.
+    #[error(
+        "no {} of bus addresses in one piece are free in {window} in reach of a device with a DMA mask of {mask}, the \
+         largest is {}: drop buffers, and open the devices with the smallest masks first",
+        Amount(*bytes),
+        Amount(*largest)
+    )]
+    NoRoomInReach {
+        /// What was asked.
+        bytes: u64,
+        /// The window.
+        window: IovaRange,
+        /// The smallest mask of the devices that are open.
+        mask: DmaMask,
+        /// The largest piece that is free and in reach.
+        largest: u64,
+    },
     /// The process got no memory.
-    #[error("no {} of memory in pages of {page}: {errno}", Bytes(*bytes))]
+    #[error("no {} of memory in pages of {page}: {errno}", Amount(*bytes))]
     Memory {
         /// What was asked.
         bytes: u64,
@@ -59,13 +97,32 @@ pub enum DmaError {
         errno: Errno,
     },
     /// Memory that is there already does not begin and end on a page.
-    #[error("the memory at {user} does not begin and end on a page of {page}: devices would see what is beside it")]
+    #[error(
+        "the memory at {user} does not begin and end on a page of {page}, and devices would see what is beside it: \
+             take whole pages, as `Dma::aligned_bytes` makes them"
+    )]
     Unaligned {
         /// The memory.
         user: UserRange,
         /// The page.
         page: PageShift,
     },
+    /// The window's pages are larger than the memory's.
+    #[error(
+        "the memory at {user} carries IOMMU pages up to {carries}, and the window has pages of {page}: make it with \
+         `Dma::memory` once the device is open, take it of hugetlb pages, or set `DmaConfig::page` to a smaller page"
+    )]
+    PageTooLarge {
+        /// The memory.
+        user: UserRange,
+        /// The largest IOMMU page it carries.
+        carries: PageShift,
+        /// The window's page.
+        page: PageShift,
+    },
+    /// A file cannot be shared with devices.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Outside the memory.
     #[error(transparent)]
     OutOfBounds(#[from] OutOfBounds),
@@ -86,9 +143,16 @@ pub enum DmaError {
     Map(#[from] MapError),
 }
 
+impl DmaError {
+    /// Whether the window has no room, and another one may have.
+    pub(super) fn is_no_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. } | Self::NoRoomInDefault { .. } | Self::NoRoomInReach { .. })
+    }
+}
+
 /// An access outside a buffer. Nothing was read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes at offset {offset:#x} lie outside the memory of {} bytes", size)]
+#[error("{len:#x} bytes at offset {offset:#x} lie outside the memory of {size:#x} bytes")]
 pub struct OutOfBounds {
     /// Where, in bytes; all ones where that is no number of bytes.
     pub offset: u64,
@@ -109,7 +173,8 @@ pub struct ReleaseError<B> {
 }
 
 /// Why a buffer was not given back.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ReleaseRefusal {
     /// A device may be using it.
     #[error("{iova} is in reach of {device}, which does DMA: stop it first with `Device::stop_dma`")]

@@ -10,7 +10,6 @@ use crate::space::{MapRequest, Overlap, UnmapError};
 use std::sync::Arc;
 
 /// Whole IOMMU pages of memory that are mapped.
-#[derive(Debug)]
 pub(super) struct Mapped {
     dma: Dma,
     leased: Arc<Leased>,
@@ -28,11 +27,19 @@ impl Mapped {
         user: UserRange,
         permission: Permission,
     ) -> Result<Self, DmaError> {
+        Self::in_best_window(dma, |which| Self::in_window(dma, which, leased, user, permission))
+    }
+
+    /// Maps by `map` in the best window that takes it.
+    pub(super) fn in_best_window<T>(dma: &Dma, map: impl Fn(Which) -> Result<T, DmaError>) -> Result<T, DmaError> {
         let mut refused = None;
         for which in dma.windows()? {
             // The next one has smaller pages, or more room.
-            match Self::in_window(dma, which, leased, user, permission) {
-                Err(error @ (DmaError::NoRoom { .. } | DmaError::Unaligned { .. })) => {
+            match map(which) {
+                Err(error)
+                    if error.is_no_room()
+                        || matches!(error, DmaError::PageTooLarge { .. } | DmaError::Unaligned { .. }) =>
+                {
                     refused.get_or_insert(error);
                 }
                 result => return result,
@@ -49,22 +56,41 @@ impl Mapped {
         user: UserRange,
         permission: Permission,
     ) -> Result<Self, DmaError> {
-        let page = dma.page_of(which)?;
-        let whole = leased.shared.range();
-        let unaligned = DmaError::Unaligned { user: whole, page };
-        if leased.carries < page {
-            return Err(unaligned);
-        }
-        let start = page.floor(user.start().0);
-        let end = page.ceil(user.end().0).ok_or(unaligned.clone())?;
-        let user = UserRange::between(UserAddr(start), UserAddr(end)).filter(|user| whole.contains_range(user));
-        let user = user.ok_or(unaligned)?;
+        let user = Self::whole_pages(dma, which, leased, user)?;
         let place = dma.allocate(which, user.len())?;
         let request = MapRequest { iova: place.range(), user: user.start(), permission };
-        match dma.space().map_all(&[request], Overlap::Refuse) {
+        Self::at(dma, leased, user, place, &[request])
+    }
+
+    /// The IOMMU pages of a window that hold `user`, if they are all of `leased` and it carries such pages.
+    pub(super) fn whole_pages(
+        dma: &Dma,
+        which: Which,
+        leased: &Arc<Leased>,
+        user: UserRange,
+    ) -> Result<UserRange, DmaError> {
+        let page = dma.page_of(which)?;
+        let whole = leased.shared.range();
+        if leased.carries < page {
+            return Err(DmaError::PageTooLarge { user: whole, carries: leased.carries, page });
+        }
+        let start = page.floor(user.start().0);
+        let pages = page.ceil(user.end().0).and_then(|end| UserRange::between(UserAddr(start), UserAddr(end)));
+        pages.filter(|user| whole.contains_range(user)).ok_or(DmaError::Unaligned { user: whole, page })
+    }
+
+    /// Maps `requests` at `place`, all or none; `user` is the memory at its beginning.
+    pub(super) fn at(
+        dma: &Dma,
+        leased: &Arc<Leased>,
+        user: UserRange,
+        place: Place,
+        requests: &[MapRequest],
+    ) -> Result<Self, DmaError> {
+        match dma.space().map_all(requests, Overlap::Refuse) {
             Ok(()) => {
                 let leased = Arc::clone(leased);
-                Ok(Self { dma: dma.clone(), leased, user, iova: request.iova, place: Some(place) })
+                Ok(Self { dma: dma.clone(), leased, user, iova: place.range(), place: Some(place) })
             }
             Err(error) => {
                 dma.give_back(place);
@@ -115,7 +141,10 @@ impl Mapped {
 
     /// Unmaps it. Errors leave it mapped.
     pub(super) fn unmap(&mut self) -> Result<(), UnmapError> {
-        if self.place.is_none() {
+        let Some(place) = &self.place else { return Ok(()) };
+        if !self.dma.owns(place) {
+            // Its window went with the last group, and these bus addresses may be another's by now.
+            self.place = None;
             return Ok(());
         }
         match self.dma.space().unmap(self.iova) {

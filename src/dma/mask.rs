@@ -16,6 +16,12 @@ impl DmaMask {
         if bits >= 1 && bits <= 64 { Some(Self(bits)) } else { None }
     }
 
+    /// The smallest mask that reaches `last`.
+    pub(super) const fn least(last: u64) -> Self {
+        let bits = 64 - last.leading_zeros();
+        Self(if bits == 0 { 1 } else { bits })
+    }
+
     /// The last bus address it reaches.
     pub const fn reach(self) -> u64 {
         u64::MAX >> (64 - self.0)
@@ -47,6 +53,8 @@ mod tests {
         assert!(!mask.reaches(range(0xffff_f000, 0x1001)));
         assert_eq!(DmaMask::ALL.reach(), u64::MAX);
         assert_eq!(DmaMask::bits(1).map(DmaMask::reach), Some(1));
+        assert_eq!((DmaMask::least(0).0, DmaMask::least(0xffff).0, DmaMask::least(0x1_0000).0), (1, 16, 17));
+        assert_eq!(DmaMask::least(u64::MAX), DmaMask::ALL);
         assert_eq!((DmaMask::bits(0), DmaMask::bits(65)), (None, None));
     }
 }

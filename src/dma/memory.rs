@@ -6,11 +6,11 @@ use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::{Errno, Host, Shared};
 use crate::permission::Permission;
 use crate::registry::{Lease, Registry};
+use arrayvec::ArrayVec;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Memory with its registration, which ends before the memory goes.
-#[derive(Debug)]
 pub(super) struct Leased {
     pub shared: Shared,
     /// The largest IOMMU page it carries.
@@ -69,43 +69,65 @@ impl Drop for Leased {
 
 /// Memory that is registered, and in reach of devices only where and as long as it is [mapped](Self::map): for transfers that
 /// are mapped one by one. Clones are the same memory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DmaMemory {
     dma: Dma,
     leased: Arc<Leased>,
 }
 
 impl Dma {
-    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the window that devices reach has such, and
-    /// the process gets some, else in pages of the host.
+    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the window that devices reach has such and
+    /// the process gets some; in pages of the host where there is a window of such pages; refused where there is neither. Before a
+    /// device is open, in pages of the host.
     pub fn memory(&self, bytes: u64) -> Result<DmaMemory, DmaError> {
         if bytes == 0 {
             return Err(DmaError::Empty);
         }
         let registry = self.space().registry();
         let host = registry.host().page_shift();
-        let best = self.windows().ok().and_then(|windows| self.page_of(*windows.first()?).ok());
-        let best = best.filter(|page| *page > host && bytes > page.bytes() / 2);
-        let new = |page: PageShift| {
+        let mut refused = None;
+        for page in self.backing_pages(bytes)? {
             let size = page.ceil(bytes).ok_or(DmaError::Memory { bytes, page, errno: Errno::ENOMEM })?;
-            Leased::new(registry, size, page)
-        };
-        let leased = best.and_then(|page| new(page).ok()).map_or_else(|| new(host), Ok)?;
-        Ok(DmaMemory { dma: self.clone(), leased })
+            match Leased::new(registry, size, page) {
+                Ok(leased) => return Ok(DmaMemory { dma: self.clone(), leased }),
+                // Smaller pages may be there, or fit.
+                Err(error) if page > host => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or(DmaError::NoDevice))
     }
 
-    /// `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both are whole pages of
-    /// the file. The file must not shrink meanwhile, or an access ends the process: seal a memfd with `F_SEAL_SHRINK`.
+    /// The pages with which memory can be mapped in the windows, best first.
+    fn backing_pages(&self, bytes: u64) -> Result<ArrayVec<PageShift, 2>, DmaError> {
+        let host = self.space().registry().host().page_shift();
+        let windows = match self.windows() {
+            Err(DmaError::NoDevice) => return Ok(ArrayVec::from_iter([host])),
+            windows => windows?,
+        };
+        let backing = |which| self.page_of(which).map(|page| page.max(host));
+        let mut pages = windows.into_iter().map(backing).collect::<Result<ArrayVec<_, 2>, _>>()?;
+        // Little memory would waste most of a large page.
+        pages.sort_by_key(|page| *page > host && bytes <= page.bytes() / 2);
+        Ok(pages)
+    }
+
+    /// Registers `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both are whole pages of
+    /// the host, and of the file.
+    ///
+    /// Should the file shrink meanwhile, an access to what it lost ends the process with `SIGBUS`, and devices keep what they had.
+    /// So a memfd of `MFD_ALLOW_SEALING` is sealed with `F_SEAL_SHRINK`, for good. What cannot be sealed must not shrink;
+    /// [`DmaMemory::may_shrink`] tells.
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
-        let page = registry.host().page_shift();
-        let shared = Shared::file(file, offset, len);
-        let shared = shared.map_err(|errno| DmaError::Memory { bytes: len, page, errno })?;
+        let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
         Ok(DmaMemory { dma: self.clone(), leased: Leased::adopt(registry, &shared)? })
     }
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and the bytes behind that by copies.
-    /// It begins and ends on a host page. When `f` returns or panics it is unmapped and the slice is the caller's again, with
+    /// It begins and ends on a host page, as that of [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the caller's again, with
     /// what devices wrote. Should the kernel not unmap it, the process ends: a device could write to what is the caller's.
     pub fn with_slice<R>(
         &self,
@@ -115,6 +137,10 @@ impl Dma {
     ) -> Result<R, DmaError> {
         let bytes = slice.len() as u64;
         let page = self.space().registry().host().page_shift();
+        let user = UserRange::new(UserAddr(slice.as_ptr().addr() as u64), bytes).map_err(|_| DmaError::Empty)?;
+        if !user.is_aligned(page) {
+            return Err(DmaError::Unaligned { user, page });
+        }
         let lent = Shared::with_slice(slice, |shared| {
             let leased = Leased::adopt(self.space().registry(), shared)?;
             let memory = DmaMemory { dma: self.clone(), leased };
@@ -131,6 +157,11 @@ impl DmaMemory {
         self.leased.shared.range().len()
     }
 
+    /// Whether it is of a file that may still shrink, after which an access ends the process.
+    pub fn may_shrink(&self) -> bool {
+        self.leased.shared.may_shrink()
+    }
+
     /// Reads `data.len()` bytes at `offset`.
     pub fn read_bytes(&self, offset: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
         self.leased.read(offset, data)
@@ -144,17 +175,29 @@ impl DmaMemory {
     /// Maps `len` bytes at `offset` until the map is dropped: one MAP, and later one UNMAP, per container. Devices see whole IOMMU
     /// pages, so also what lies beside those bytes in this memory.
     pub fn map(&self, offset: u64, len: u64, permission: Permission) -> Result<StreamMap, DmaError> {
+        let user = self.part(offset, len)?;
+        let mapped = Mapped::new(&self.dma, &self.leased, user, permission)?;
+        Ok(StreamMap { mapped, user })
+    }
+
+    /// Where `len` bytes at `offset` lie in the process, if they lie in this memory.
+    pub(super) fn part(&self, offset: u64, len: u64) -> Result<UserRange, OutOfBounds> {
         let outside = OutOfBounds { offset, len, size: self.size() };
         let within = offset.checked_add(len).is_some_and(|end| end <= self.size());
         let start = UserAddr(self.leased.shared.range().start().0.saturating_add(offset));
-        let user = UserRange::new(start, len).ok().filter(|_| within).ok_or(outside)?;
-        let mapped = Mapped::new(&self.dma, &self.leased, user, permission)?;
-        Ok(StreamMap { mapped, user })
+        UserRange::new(start, len).ok().filter(|_| within).ok_or(outside)
+    }
+
+    pub(super) fn dma(&self) -> &Dma {
+        &self.dma
+    }
+
+    pub(super) fn leased(&self) -> &Arc<Leased> {
+        &self.leased
     }
 }
 
 /// A part of a [`DmaMemory`], or a slice, that devices reach until this is dropped.
-#[derive(Debug)]
 pub struct StreamMap {
     mapped: Mapped,
     user: UserRange,
@@ -178,11 +221,24 @@ impl StreamMap {
         self.mapped.leased().write(at, data)
     }
 
+    pub(super) fn leased(&self) -> &Arc<Leased> {
+        self.mapped.leased()
+    }
+
+    #[cfg(feature = "vm-memory")]
+    pub(super) fn size(&self) -> u64 {
+        self.user.len()
+    }
+
+    /// Where the part begins in all of the memory.
+    pub(super) fn first(&self) -> u64 {
+        self.user.start().0 - self.leased().shared.range().start().0
+    }
+
     /// The offset in all of the memory.
     fn at(&self, offset: u64, len: usize) -> Result<u64, OutOfBounds> {
         let (len, size) = (len as u64, self.user.len());
         let within = offset.checked_add(len).is_some_and(|end| end <= size);
-        let first = self.user.start().0 - self.mapped.leased().shared.range().start().0;
-        if within { Ok(first + offset) } else { Err(OutOfBounds { offset, len, size }) }
+        if within { Ok(self.first() + offset) } else { Err(OutOfBounds { offset, len, size }) }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered, mapped in the best window all of
 //! them reach, unmapped and given back when dropped, in any order. A [`Pool`] hands out blocks of one buffer without calling the
-//! kernel; [`DmaMemory`] is registered once and mapped transfer by transfer, and may be a file; a slice can be lent for
-//! a while ([`Dma::with_slice`]).
+//! kernel; [`DmaMemory`] is registered once and mapped transfer by transfer, alone or as a scatter list
+//! ([`DmaMemory::map_parts`]), and may be a file; a slice can be lent for a while ([`Dma::with_slice`]). All of it has an address for
+//! calls without a copy ([`Buffer::as_ptr`]).
 //!
 //! ```
 //! use spapr_iommu::dma::{Dma, DmaMask};
@@ -28,8 +29,10 @@
 //! such device: removing a window costs time for each entry, so it is sized to need. Its pages are the host's, or those of
 //! hugetlb where the process gets such memory. Devices with fewer address bits get the default window.
 
+mod aligned;
 mod arena;
 mod buffer;
+mod debug;
 mod error;
 mod iova;
 mod mapped;
@@ -38,7 +41,10 @@ mod memory;
 mod open;
 mod part;
 mod pool;
+mod scatter;
+mod zero_copy;
 
+pub use aligned::AlignedBytes;
 pub use buffer::{Buffer, Pod};
 pub use error::{DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
 pub use iova::{IovaSpan, Iovas};
@@ -46,6 +52,7 @@ pub use mask::DmaMask;
 pub use memory::{DmaMemory, StreamMap};
 pub use open::OpenError;
 pub use pool::{Block, Pool};
+pub use scatter::{MemoryPart, ScatterMap};
 
 use crate::addr::PageShift;
 use crate::host::Host;
@@ -61,7 +68,8 @@ use std::sync::Arc;
 /// How memory for devices is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaConfig {
-    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two.
+    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two. What cannot be had is an error when a
+    /// device is opened.
     pub capacity: u64,
     /// The dynamic window's page. `None` for the largest for which the process gets hugetlb memory, if the capacity is 64 such
     /// pages or more, else the host's page.
@@ -79,19 +87,20 @@ impl Default for DmaConfig {
 }
 
 /// Memory for the devices of one DMA address space. Clones are the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dma(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     space: AddressSpace,
     config: DmaConfig,
     state: Mutex<State>,
+    /// Held while a device is opened, and taken before the others.
+    opening: Mutex<()>,
     /// Taken before `state`.
     pages: Mutex<Pages>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     devices: Devices,
     arenas: Arenas,
@@ -106,7 +115,13 @@ impl Dma {
     /// With the registry that the process has already.
     pub fn with_registry(registry: &Registry, config: DmaConfig) -> Self {
         let space = AddressSpace::new(registry);
-        Self(Arc::new(Inner { space, config, state: Mutex::default(), pages: Mutex::default() }))
+        Self(Arc::new(Inner {
+            space,
+            config,
+            state: Mutex::default(),
+            opening: Mutex::default(),
+            pages: Mutex::default(),
+        }))
     }
 
     /// What the devices see: to look at, or to map more in windows of one's own.
@@ -140,6 +155,16 @@ impl Dma {
     fn allocate(&self, which: Which, bytes: u64) -> Result<Place, DmaError> {
         let State { devices, arenas } = &mut *self.0.state.lock();
         arenas.allocate(which, bytes, devices.mask().ok_or(DmaError::NoDevice)?)
+    }
+
+    fn owns(&self, place: &Place) -> bool {
+        self.0.state.lock().arenas.owns(place)
+    }
+
+    /// Forgets the windows, which went with the last group, and the pages that were mapped there.
+    fn forget_windows(&self) {
+        *self.pages() = Pages::default();
+        self.0.state.lock().arenas = Arenas::default();
     }
 
     fn give_back(&self, place: Place) {

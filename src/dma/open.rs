@@ -6,8 +6,9 @@ use crate::space::AttachError;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Weak;
 
-/// Why a device was not opened. Nothing has changed, but that its group may be attached.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a device was not opened. Nothing has changed, except that windows may have been created for groups that were attached before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OpenError {
     /// There is no such device, or it is in no IOMMU group.
     #[error(
@@ -59,6 +60,11 @@ impl Devices {
         self.open().map(|device| device.mask).min()
     }
 
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.open().count()
+    }
+
     /// The address of a device that does DMA.
     pub(super) fn running(&self) -> Option<String> {
         let runs = |device: &&Opened| device.running.upgrade().is_some_and(|running| running.load(Ordering::Acquire));
@@ -78,15 +84,36 @@ impl Dma {
             let devices = groups.into_iter().flat_map(|group| group.devices).map(|device| device.address);
             return Err(OpenError::NoDevice { address: address.to_owned(), devices: devices.collect() });
         };
-        let status = space.status();
-        if !status.groups.iter().any(|there| there.group == group) {
-            space.attach(group)?;
-            if status.groups.is_empty() && !self.config().default_window {
-                space.drop_default_window().map_err(DmaError::from)?;
-            }
+        let _opening = self.0.opening.lock();
+        let present = space.status().groups;
+        if present.iter().any(|there| there.group == group) {
+            return self.open_attached(group, address, mask);
         }
-        let device = Device::open(space, group, address)?;
-        // Before anybody can count on it.
+        if present.is_empty() {
+            self.forget_windows();
+        }
+        space.attach(group)?;
+        let opened = self.prepare(present.is_empty()).and_then(|()| self.open_attached(group, address, mask));
+        // Left attached, the group would be open to nobody else.
+        if opened.is_err()
+            && let Err(error) = space.detach(group)
+        {
+            tracing::warn!(%error, group, "a group stays attached though its device was not opened");
+        }
+        opened
+    }
+
+    /// Sets up the windows of a space that has its first group.
+    fn prepare(&self, first: bool) -> Result<(), OpenError> {
+        if first && !self.config().default_window {
+            self.space().drop_default_window().map_err(DmaError::from)?;
+        }
+        Ok(())
+    }
+
+    fn open_attached(&self, group: u32, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
+        let device = Device::open(self.space(), group, address)?;
+        // Fails before anybody can count on the device.
         self.reached_by(mask)?;
         let running = device.dma_state().downgrade();
         self.add(Opened { address: address.to_owned(), mask, running });

@@ -12,7 +12,6 @@ use std::sync::{Arc, Weak};
 const UNIT: PageShift = PageShift::P4K;
 
 /// A page that is mapped until its last part goes.
-#[derive(Debug)]
 pub(super) struct Page {
     mapped: Mapped,
     which: Which,
@@ -21,7 +20,6 @@ pub(super) struct Page {
 }
 
 /// A part of a page.
-#[derive(Debug)]
 pub(super) struct Part {
     page: Arc<Page>,
     /// `None` once it was given back.
@@ -29,7 +27,7 @@ pub(super) struct Part {
 }
 
 /// The pages there are. Those whose parts are all gone are gone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Pages(Vec<Weak<Page>>);
 
 impl Part {

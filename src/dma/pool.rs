@@ -3,7 +3,6 @@
 use super::{Buffer, Dma, DmaError, OutOfBounds, Pod};
 use crate::addr::{Iova, IovaRange};
 use crate::permission::Permission;
-use core::fmt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -50,12 +49,6 @@ impl<T> Clone for Pool<T> {
     }
 }
 
-impl<T> fmt::Debug for Pool<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool({:?}, {} free)", self.0.buffer, self.0.free.lock().len())
-    }
-}
-
 /// A block of a [`Pool`], which gets it back when this is dropped. Accesses are those of [`Buffer`].
 pub struct Block<T> {
     pool: Arc<Inner<T>>,
@@ -90,6 +83,11 @@ impl<T: Pod> Block<T> {
         self.pool.buffer.read_field(self.index, offset)
     }
 
+    /// Writes a field by its offset, as of `core::mem::offset_of!`.
+    pub fn write_field<F: Pod>(&self, offset: usize, value: F) -> Result<(), OutOfBounds> {
+        self.pool.buffer.write_field(self.index, offset, value)
+    }
+
     /// Reads `data.len()` bytes at `offset`.
     pub fn read_bytes(&self, offset: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
         self.pool.buffer.read_bytes(self.within(offset, data.len())?, data)
@@ -108,14 +106,29 @@ impl<T: Pod> Block<T> {
     }
 }
 
-impl<T> Drop for Block<T> {
-    fn drop(&mut self) {
-        self.pool.free.lock().push(self.index);
+impl<T> Pool<T> {
+    pub(super) fn buffer(&self) -> &Buffer<T> {
+        &self.0.buffer
+    }
+
+    /// Blocks that are free, and of how many.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.0.free.lock().len(), self.0.buffer.elements())
     }
 }
 
-impl<T> fmt::Debug for Block<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Block({} of {:?})", self.index, self.pool.buffer)
+impl<T> Block<T> {
+    pub(super) fn buffer(&self) -> &Buffer<T> {
+        &self.pool.buffer
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl<T> Drop for Block<T> {
+    fn drop(&mut self) {
+        self.pool.free.lock().push(self.index);
     }
 }

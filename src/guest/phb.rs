@@ -86,8 +86,7 @@ pub enum PhbError {
     Window {
         /// The guest's window.
         window: IovaRange,
-        /// Why.
-        #[source]
+        /// Why; part of the message, so no source.
         why: WindowError,
     },
     /// The host has such a window elsewhere.

@@ -70,8 +70,7 @@ pub enum RemoveMemoryError {
     Kernel {
         /// What was asked.
         asked: GuestRange,
-        /// Why.
-        #[source]
+        /// Why; part of the message, so no source.
         why: Box<HcallError>,
     },
 }

@@ -1,6 +1,6 @@
 //! What a host says of itself.
 
-use crate::addr::{Bytes, PageShift, UserRange};
+use crate::addr::{Amount, PageShift, UserRange};
 use core::fmt;
 
 /// Who owns the IOMMU; window rules differ.
@@ -79,10 +79,7 @@ pub struct PciDevice {
 #[strum(serialize_all = "kebab-case")]
 pub enum Obstacle {
     /// Not a POWER machine.
-    #[error(
-        "this machine is no POWER machine ({arch}), sPAPR TCE exists only there: use `--host model:powernv9` here, \
-         or run under `ppc64/run`"
-    )]
+    #[error("this machine is no POWER machine ({arch}), sPAPR TCE exists only there: use a `host::model::Model` here")]
     NotPower {
         /// What it is.
         arch: String,
@@ -105,9 +102,9 @@ pub enum Obstacle {
     /// There is no such group node.
     #[error(
         "/dev/vfio/{group} is missing: no device of IOMMU group {group} is bound to vfio-pci (groups with vfio-pci: {}): \
-         `spapr-iommu bind {} --group`",
+         bind {}, and the other devices of its group, with `host::vfio::bind::Binder`",
         List(present),
-        device.as_deref().unwrap_or("ADDRESS")
+        device.as_deref().unwrap_or("one")
     )]
     NoGroup {
         /// The group that was asked for.
@@ -149,7 +146,7 @@ pub enum Obstacle {
         devices: Vec<String>,
     },
     /// The device has no driver.
-    #[error("{device} is bound to no driver: `spapr-iommu bind {device}`")]
+    #[error("{device} is bound to no driver: bind it to vfio-pci with `host::vfio::bind::Binder`")]
     NotBound {
         /// Address of the device.
         device: String,
@@ -173,7 +170,10 @@ pub enum Obstacle {
         group: u32,
     },
     /// A host driver holds a device of the group.
-    #[error("IOMMU group {group} is not viable: {device} is bound to {driver}: `spapr-iommu bind {device}`")]
+    #[error(
+        "IOMMU group {group} is not viable: {device} is bound to {driver}: bind it to vfio-pci with \
+         `host::vfio::bind::Binder`"
+    )]
     NotViable {
         /// The group.
         group: u32,
@@ -200,11 +200,11 @@ impl fmt::Display for List<'_> {
 
 impl fmt::Display for Memlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} locked, ", Bytes(self.locked))?;
+        write!(f, "{} locked, ", Amount(self.locked))?;
         match (self.unlimited, self.limit) {
             (true, _) => f.write_str("not limited (CAP_IPC_LOCK)"),
             (false, None) => f.write_str("not limited"),
-            (false, Some(limit)) => write!(f, "limit {}", Bytes(limit)),
+            (false, Some(limit)) => write!(f, "limit {}", Amount(limit)),
         }
     }
 }

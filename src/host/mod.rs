@@ -20,6 +20,7 @@ mod call;
 mod facts;
 mod file;
 mod shared;
+mod shared_file;
 mod volatile;
 mod wrap;
 
@@ -29,6 +30,7 @@ pub use file::File;
 pub use memory::Memory;
 pub use nix::errno::Errno;
 pub use shared::Shared;
+pub use shared_file::FileError;
 pub use wrap::Wrapper;
 
 use crate::addr::{PageShift, UserRange};

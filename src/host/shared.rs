@@ -4,7 +4,7 @@
 //! piece, and each naturally aligned 1, 2, 4 or 8 bytes are one access.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
-use super::{Errno, Region, volatile};
+use super::{Errno, FileError, Region, shared_file, volatile};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use core::ffi::c_void;
 use core::fmt;
@@ -16,6 +16,9 @@ use parking_lot::RwLock;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+
+/// How often a free place for a mapping is looked for, should other threads take it each time.
+const ATTEMPTS: usize = 64;
 
 /// Memory of this process that devices may be given. Clones are the same memory, which goes with the last of them.
 ///
@@ -33,8 +36,10 @@ struct Inner {
 enum Owner {
     /// A mapping of its own, with what was mapped in excess for the sake of alignment.
     Mapping { base: NonNull<c_void>, len: usize },
-    /// Memory of the allocator.
-    Heap(Layout),
+    /// A mapping of a file.
+    File { base: NonNull<c_void>, len: usize, may_shrink: bool },
+    /// Memory of the allocator, with what was taken in excess for the sake of alignment.
+    Heap { base: NonNull<u8>, layout: Layout },
     /// The caller's, as long as this is true.
     Borrowed(RwLock<bool>),
 }
@@ -53,37 +58,67 @@ impl Shared {
         Ok(Self(Arc::new(Inner { base, range, owner: Owner::Mapping { base: start, len } })))
     }
 
-    /// `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both must be whole pages
-    /// of the file. The file must not shrink while this lives, or an access ends the process.
-    pub fn file(file: impl AsFd, offset: u64, len: u64) -> Result<Self, Errno> {
+    /// Maps `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both are whole pages of the
+    /// file and of `page`, and the memory is aligned to these and to 64 KiB.
+    ///
+    /// The file must not shrink while this lives, or an access ends the process with `SIGBUS`. So the file is sealed with
+    /// `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of `MFD_ALLOW_SEALING`. [`Self::may_shrink`] tells.
+    pub fn file(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<Self, FileError> {
+        let refused = |errno| FileError::Refused { offset, len, errno };
+        let page = shared_file::page(&file, page).map_err(refused)?;
+        shared_file::check(&file, offset, len, page)?;
+        let sealed = shared_file::seal(&file);
+        // It could shrink until it was sealed.
+        shared_file::check(&file, offset, len, page)?;
+        let align = page.max(PageShift::P64K);
+        Self::map_file(file, offset, len, align, !sealed).map_err(refused)
+    }
+
+    fn map_file(file: impl AsFd, offset: u64, len: u64, align: PageShift, may_shrink: bool) -> Result<Self, Errno> {
         let bytes = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
         let at = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
-        let there = nix::sys::stat::fstat(&file)?.st_size;
-        if u64::try_from(there).unwrap_or(0) < end {
-            return Err(Errno::EINVAL);
-        }
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping where the kernel finds room replaces none.
-        let base = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, at) }?;
-        let owner = Owner::Mapping { base, len: bytes.get() };
-        let range = UserRange::new(UserAddr(address(base)), len).map_err(|_| Errno::EINVAL)?;
-        Ok(Self(Arc::new(Inner { base, range, owner })))
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
+        for _ in 0..ATTEMPTS {
+            let range = free_range(len, align)?;
+            let place = usize::try_from(range.start().0).ok().and_then(NonZeroUsize::new);
+            // SAFETY: a new mapping that replaces none.
+            let base = match unsafe { mmap(place, bytes, protection, flags, &file, at) } {
+                Ok(base) => base,
+                // Another thread was faster.
+                Err(Errno::EEXIST) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let owner = Owner::File { base, len: bytes.get(), may_shrink };
+            // Its drop unmaps it. A kernel older than the flag takes the address for a hint.
+            let inner = Inner { base, range, owner };
+            if address(base) == range.start().0 {
+                return Ok(Self(Arc::new(inner)));
+            }
+        }
+        Err(Errno::EEXIST)
     }
 
     /// Zeroed memory of the allocator, for a kernel that is not the running one.
     pub(crate) fn heap(size: u64, align: PageShift) -> Result<Self, Errno> {
-        let (len, align) = (usize::try_from(size).map_err(|_| Errno::ENOMEM)?, align.bytes() as usize);
-        let layout = Layout::from_size_align(len, align).map_err(|_| Errno::ENOMEM)?;
-        if len == 0 {
+        if size == 0 {
             return Err(Errno::EINVAL);
         }
+        // Asked to align, the allocator would write its zeros, and take memory for all of it.
+        let len = size.checked_add(align.bytes()).and_then(|len| usize::try_from(len).ok()).ok_or(Errno::ENOMEM)?;
+        let layout = Layout::from_size_align(len, 8).map_err(|_| Errno::ENOMEM)?;
         // SAFETY: the layout's size is not 0.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Errno::ENOMEM)?.cast();
-        let owner = Owner::Heap(layout);
-        let inner = |range| Inner { base, range, owner };
-        let range = UserRange::new(UserAddr(address(base)), size).map_err(|_| Errno::ENOMEM)?;
-        Ok(Self(Arc::new(inner(range))))
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Errno::ENOMEM)?;
+        let whole = start.cast::<c_void>();
+        let mut inner = Inner {
+            base: whole,
+            range: UserRange::new(UserAddr(address(whole)), size).map_err(|_| Errno::ENOMEM)?,
+            owner: Owner::Heap { base: start, layout },
+        };
+        let aligned = align.ceil(address(whole)).ok_or(Errno::ENOMEM)?;
+        inner.base = whole.map_addr(|at| at.saturating_add((aligned - address(whole)) as usize));
+        inner.range = UserRange::new(UserAddr(aligned), size).map_err(|_| Errno::ENOMEM)?;
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Runs `f` with a slice as memory to share. Afterwards, and when `f` panics, no clone reaches the slice any more; taking it
@@ -102,6 +137,31 @@ impl Shared {
     /// Its addresses in this process.
     pub fn range(&self) -> UserRange {
         self.0.range
+    }
+
+    /// Its first byte, for calls that take an address and a length, such as `read`, `writev` or io_uring's.
+    ///
+    /// The pointer is good for the bytes of [`Self::range`] as long as a clone of this lives. A device may change them at any
+    /// moment: no reference to them may be made, and accesses are volatile or the kernel's.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.base.as_ptr().cast()
+    }
+
+    /// `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside the memory. Not for lent memory, which its owner
+    /// takes back while a clone of this lives: only where that cannot outlive the loan.
+    #[cfg(feature = "vm-memory")]
+    pub(crate) fn volatile_slice(&self, offset: u64, len: u64) -> Option<vm_memory::VolatileSlice<'_>> {
+        let len = usize::try_from(len).ok()?;
+        self.0.check(offset, len).ok()?;
+        let start = self.as_ptr().wrapping_add(usize::try_from(offset).ok()?);
+        // SAFETY: `check` saw that the bytes lie in the memory, which is there as long as `self` is borrowed, and all that this
+        // library does with it is volatile.
+        Some(unsafe { vm_memory::VolatileSlice::new(start, len) })
+    }
+
+    /// Whether it is of a file that may still shrink, after which an access ends the process with `SIGBUS`.
+    pub fn may_shrink(&self) -> bool {
+        matches!(self.0.owner, Owner::File { may_shrink: true, .. })
     }
 
     /// Whether its owner takes it back.
@@ -165,9 +225,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         match &self.owner {
             // SAFETY: the mapping that was made here; nothing refers to it any more.
-            Owner::Mapping { base, len } => drop(unsafe { munmap(*base, *len) }),
+            Owner::Mapping { base, len } | Owner::File { base, len, .. } => drop(unsafe { munmap(*base, *len) }),
             // SAFETY: allocated here with that layout; nothing refers to it any more.
-            Owner::Heap(layout) => unsafe { dealloc(self.base.as_ptr().cast(), *layout) },
+            Owner::Heap { base, layout } => unsafe { dealloc(base.as_ptr(), *layout) },
             Owner::Borrowed(_) => {}
         }
     }
@@ -217,6 +277,19 @@ pub(super) fn map_anonymous(
     let start = align.ceil(address(base)).ok_or(Errno::ENOMEM)?;
     let range = UserRange::new(UserAddr(start), size).map_err(|_| Errno::ENOMEM)?;
     Ok((base, len.get(), range))
+}
+
+/// A range of addresses, aligned to `align`, where nothing was mapped a moment ago.
+fn free_range(len: u64, align: PageShift) -> Result<UserRange, Errno> {
+    let asked = len.checked_add(align.bytes()).ok_or(Errno::ENOMEM)?;
+    let bytes = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS | MapFlags::MAP_NORESERVE;
+    // SAFETY: a new mapping where the kernel finds room replaces none.
+    let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) }?;
+    // SAFETY: the mapping that was just made, of which nobody was told.
+    unsafe { munmap(base, bytes.get()) }?;
+    let start = align.ceil(address(base)).ok_or(Errno::ENOMEM)?;
+    UserRange::new(UserAddr(start), len).map_err(|_| Errno::ENOMEM)
 }
 
 fn address(base: NonNull<c_void>) -> u64 {
@@ -274,7 +347,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "maps memory")]
-    fn anonymous_memory_and_files_are_mapped() {
+    fn anonymous_memory_is_mapped() {
         let page = crate::host::vfio::Vfio::new();
         let page = crate::host::Host::page_shift(&page);
         let memory = Shared::anonymous(page.bytes(), page, page, PageShift::P2M).unwrap();
@@ -282,15 +355,34 @@ mod tests {
         memory.write(0, b"there").unwrap();
         assert_eq!(Shared::anonymous(page.bytes() + 1, page, page, page).err(), Some(Errno::EINVAL));
         assert_eq!(Shared::anonymous(0, page, page, page).err(), Some(Errno::EINVAL));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps memory")]
+    fn files_are_mapped_on_any_boundary() {
         let file = tempfile::tempfile().unwrap();
-        file.set_len(2 * page.bytes()).unwrap();
-        let memory = Shared::file(&file, page.bytes(), page.bytes()).unwrap();
-        memory.write(1, b"in the file").unwrap();
-        let mut back = [0; 11];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, page.bytes() + 1).unwrap();
-        assert_eq!(&back, b"in the file");
-        assert_eq!(Shared::file(&file, page.bytes(), 2 * page.bytes()).err(), Some(Errno::EINVAL), "past its end");
-        assert_eq!(Shared::file(&file, 0, 0).err(), Some(Errno::EINVAL));
-        assert_eq!(Shared::file(&file, 1, page.bytes()).err(), Some(Errno::EINVAL), "not on a page");
+        file.set_len(0x4_0000).unwrap();
+        // Of 64 places of a 4K page, one alone is right for a page of 256K.
+        for page in [PageShift::P64K, PageShift::new(18).unwrap()] {
+            let memory = Shared::file(&file, 0, 0x4_0000, page).unwrap();
+            assert!(memory.range().is_aligned(page), "{memory:?}");
+            memory.write(1, b"in the file").unwrap();
+            let mut back = [0; 11];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, 1).unwrap();
+            assert_eq!(&back, b"in the file");
+        }
+        let page = PageShift::P64K;
+        let refused = |offset, len| Shared::file(&file, offset, len, page).unwrap_err();
+        assert_eq!(refused(0, 0), FileError::Empty { offset: 0, page });
+        assert_eq!(refused(5, 0x1_0000), FileError::Offset { offset: 5, len: 0x1_0000, page });
+        assert_eq!(refused(0x1000, 0x1_0000), FileError::Offset { offset: 0x1000, len: 0x1_0000, page });
+        assert_eq!(refused(0, 0x1_1000), FileError::Length { offset: 0, len: 0x1_1000, page });
+        let short = |offset, len| FileError::Short { offset, len, size: 0x4_0000 };
+        for (offset, len) in [(0x3_0000, 0x2_0000), (0xffff_ffff_ffff_0000, 0x1_0000)] {
+            assert_eq!(refused(offset, len), short(offset, len));
+        }
+        let read_only = std::fs::File::open("/proc/self/exe").unwrap();
+        let refused = Shared::file(&read_only, 0, 0x1_0000, page).unwrap_err();
+        assert_eq!(refused, FileError::Refused { offset: 0, len: 0x1_0000, errno: Errno::EACCES });
     }
 }

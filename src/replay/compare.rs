@@ -189,16 +189,19 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    pub(super) fn create(&mut self, placed: &Placed, rets: Result<[u32; 4], String>) {
+    /// Returns the LIOBN and the start of the window made here. The LIOBN may be another one than QEMU's: it is the VMM's
+    /// to choose.
+    pub(super) fn create(&mut self, placed: &Placed, rets: Result<[u32; 4], String>) -> Option<(u64, u64)> {
         self.report.rtas.create += 1;
-        let Step::Create { page, size, start, liobn, .. } = placed.step else { return };
+        let Step::Create { page, size, start, liobn, .. } = placed.step else { return None };
         let call = format!("ibm,create-pe-dma-window of 2^{size} bytes with pages of 2^{page}");
-        let Some([_, number, high, low]) = self.carried_out(placed, &call, rets) else { return };
+        let [_, number, high, low] = self.carried_out(placed, &call, rets)?;
         let here = (u64::from(number), u64::from(high) << 32 | u64::from(low));
-        if here != (liobn, start) {
+        if here.1 != start {
             let shown = |(liobn, start): (u64, u64)| format!("LIOBN {liobn:#x} at {start:#x}");
             self.differ(placed, call, format!("made {}", shown((liobn, start))), shown(here));
         }
+        Some(here)
     }
 
     pub(super) fn remove(&mut self, placed: &Placed, rets: Result<[u32; 1], String>) {

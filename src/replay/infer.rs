@@ -243,7 +243,7 @@ mod tests {
 
     fn story(text: &str) -> Story {
         let default = IovaRange::new(Iova(0), 1 << 30).unwrap();
-        Story::new(&Trace::from_text(text.as_bytes(), |_| ()).unwrap(), default).unwrap()
+        Story::new(&Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ()).unwrap(), default).unwrap()
     }
 
     /// The entries of the last list of a trace: what each is known by, and its TCE.

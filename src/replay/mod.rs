@@ -19,6 +19,7 @@ mod compare;
 mod guest;
 mod infer;
 mod line;
+mod liobns;
 mod open;
 mod ram;
 mod report;

@@ -31,7 +31,7 @@ mod tests {
     use crate::replay::Trace;
 
     fn guess_of(text: &str) -> u64 {
-        let trace = Trace::from_text(text.as_bytes(), |_| ()).unwrap();
+        let trace = Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ()).unwrap();
         guess(&Story::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap()).unwrap())
     }
 

@@ -3,6 +3,7 @@
 use super::compare::Comparison;
 use super::guest::Guest;
 use super::infer::{Entry, Known, Proofs};
+use super::liobns::Liobns;
 use super::report::{Ioctls, Lines, Report};
 use super::story::{Placed, Step, Story};
 use super::trace::{Trace, TraceError};
@@ -52,12 +53,23 @@ pub enum ReplayError {
     #[error(transparent)]
     NotHere(#[from] NotHere),
     /// The guest's RAM is not to be had.
-    #[error("cannot get {} of memory for the guest: {errno}: give the guest's own size with --memory", Bytes(*bytes))]
+    #[error(
+        "cannot get {} of memory for the guest: {errno}: set `Options::memory` to the size the guest had",
+        Bytes(*bytes)
+    )]
     Memory {
         /// How much.
         bytes: u64,
         /// What the host says.
         errno: Errno,
+    },
+    /// The guest's RAM is not whole pages of the host.
+    #[error("{} of RAM for the guest is not one or more of the host's pages of {page}", Bytes(*bytes))]
+    MemorySize {
+        /// Its size.
+        bytes: u64,
+        /// The host's page.
+        page: PageShift,
     },
     /// The default window is not whole pages.
     #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
@@ -97,13 +109,20 @@ impl Trace {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Report, ReplayError> {
         let default = options.default_range()?;
+        progress(0, self.events.len());
         let story = Story::new(self, default)?;
         let proofs = Proofs::new(&story);
         let locked = machine.locked();
         let memory = options.memory.unwrap_or_else(|| ram::guess(&story));
+        let page = machine.host().page_shift();
+        if memory == 0 || !memory.is_multiple_of(page.bytes()) {
+            return Err(ReplayError::MemorySize { bytes: memory, page });
+        }
         let guest = Guest::new(machine, &story, memory, default)?;
         let mut report = blank(self, &story, machine, memory);
-        let mut run = Run { story: &story, proofs: &proofs, guest: &guest, comparison: Comparison::new(&mut report) };
+        let liobns = Liobns::new(story.bridges.iter().map(|bridge| bridge.liobn));
+        let comparison = Comparison::new(&mut report);
+        let mut run = Run { story: &story, proofs: &proofs, guest: &guest, liobns, comparison };
         let mut ioctls = Ioctls::default();
         for (at, placed) in story.steps.iter().enumerate() {
             if at % STRIDE == 0 {
@@ -124,7 +143,7 @@ impl Trace {
 
 fn blank(trace: &Trace, story: &Story, machine: &Machine, memory: u64) -> Report {
     let host = machine.host();
-    let events = trace.events.len() as u64;
+    let events = trace.all_events();
     Report {
         host: machine.note(&[]),
         platform: host.platform().map(|platform| platform.to_string()),
@@ -152,6 +171,7 @@ struct Run<'a> {
     story: &'a Story,
     proofs: &'a Proofs,
     guest: &'a Guest<'a>,
+    liobns: Liobns,
     comparison: Comparison<'a>,
 }
 
@@ -161,24 +181,29 @@ impl Run<'_> {
         let compare = &mut self.comparison;
         match placed.step {
             Step::Put { liobn, ioba, tce, ret } => {
+                let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, _) = self.guest.hypercall(H_PUT_TCE, [liobn, ioba, tce, 0]);
                 compare.put(placed, window, ret, here);
             }
             Step::Stuff { liobn, ioba, tce, pages, ret } => {
+                let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, _) = self.guest.hypercall(H_STUFF_TCE, [liobn, ioba, tce, pages]);
                 compare.stuff(placed, window, pages, ret, here);
             }
             Step::Indirect { liobn, ioba, list, count, ret, .. } => {
                 let entries = self.proofs.entries(self.story, at).unwrap_or_default();
                 self.guest.write_list(list, entries.iter().map(|entry| entry.tce));
+                let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, _) = self.guest.hypercall(H_PUT_TCE_INDIRECT, [liobn, ioba, list, count]);
                 compare.indirect(placed, window, &entries, ret, here);
             }
             Step::Get { liobn, ioba, tce, ret } => {
+                let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, found) = self.guest.hypercall(H_GET_TCE, [liobn, ioba, 0, 0]);
                 compare.get(placed, window, (ret, tce), (here, found), self.proofs.is_spent(at));
             }
             Step::Translate { liobn, ioba, .. } => {
+                let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let here = self.guest.translate(liobn, ioba);
                 let reach = self.guest.reach(liobn, ioba);
                 compare.translation(placed, window, (here, reach), self.proofs.is_spent(at));
@@ -187,23 +212,29 @@ impl Run<'_> {
                 let rets = self.guest.rtas::<5>(RtasCall::QueryPeDmaWindow, &[address, high(buid), low(buid)]);
                 compare.query(placed, rets);
             }
-            Step::Create { buid, address, page, size, .. } => {
+            Step::Create { buid, address, page, size, start, liobn } => {
                 let args = [address, high(buid), low(buid), page, size];
                 let rets = self.guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &args);
-                compare.create(placed, rets);
+                if let Some(here) = compare.create(placed, rets) {
+                    self.liobns.made((liobn, start), here);
+                }
             }
             Step::Remove { liobn } => {
-                let rets = self.guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[low(liobn)]);
+                let rets = self.guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[low(self.liobns.removed(liobn))]);
                 compare.remove(placed, rets);
             }
             Step::Reset { buid, address } => {
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[address, high(buid), low(buid)]);
                 compare.reset(placed, rets);
+                if let Some(bridge) = self.story.bridges.iter().find(|bridge| bridge.buid == buid) {
+                    self.liobns.reset(bridge.liobn);
+                }
             }
             Step::MachineReset { liobn } => {
                 let buid = self.story.bridges.iter().find(|bridge| bridge.liobn == liobn).map_or(0, |it| it.buid);
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, high(buid), low(buid)]);
                 compare.machine_reset(placed, rets);
+                self.liobns.reset(liobn);
             }
         }
     }

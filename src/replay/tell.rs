@@ -39,6 +39,7 @@ pub(super) fn bridges(trace: &Trace) -> Vec<Bridge> {
         Event::Query { buid, .. } | Event::Reset { buid, .. } => bridge_of(*buid),
         other => other.liobn().and_then(bridge_with),
     });
+    let named = named.chain(trace.named.iter().copied().filter_map(bridge_with));
     let bridges: BTreeMap<_, _> = named.map(|bridge| (bridge.liobn, bridge)).collect();
     bridges.into_values().collect()
 }
@@ -86,9 +87,14 @@ fn bridge_of(buid: u64) -> Option<Bridge> {
 }
 
 /// The bridge whose windows have such a LIOBN.
-fn bridge_with(liobn: u64) -> Option<Bridge> {
+pub(super) fn bridge_with(liobn: u64) -> Option<Bridge> {
     let index = liobn.checked_sub(PCI_LIOBN).map(|rest| rest >> 8).filter(|index| *index < MOST_BRIDGES)?;
     Some(Bridge { liobn: PCI_LIOBN | index << 8, buid: BASE_BUID + index })
+}
+
+/// Whether it is the LIOBN of a bridge's default window at the start.
+pub(super) fn is_default(liobn: u64) -> bool {
+    bridge_with(liobn).is_some_and(|bridge| bridge.liobn == liobn)
 }
 
 /// Walks through a trace.
@@ -122,7 +128,8 @@ impl Teller {
 
     /// A bridge has its default window, empty, and no other.
     fn reset(&mut self, liobn: u64) {
-        self.now.retain(|one, _| one & !WINDOW_BITS != liobn);
+        let gone: Vec<_> = self.now.range(liobn..=liobn | WINDOW_BITS).map(|(one, _)| *one).collect();
+        gone.iter().for_each(|one| _ = self.now.remove(one));
         self.open_default(liobn);
     }
 
@@ -133,9 +140,8 @@ impl Teller {
         let known = window.and_then(|id| self.story.windows.get(id).copied());
         let step = match *event {
             Event::NewTable { liobn } => {
-                let default = bridge_with(liobn).is_some_and(|bridge| bridge.liobn == liobn);
                 // The first time the machine starts, and all is as it is here anyway.
-                if !news || !default || self.started.insert(liobn) {
+                if !news || !is_default(liobn) || self.started.insert(liobn) {
                     return Ok(());
                 }
                 self.reset(liobn);
@@ -231,7 +237,7 @@ mod tests {
     const SEE: &str = "spapr_iommu_xlate liobn=0x80000001 0x10004 -> 0x30000 perm=3 mask=0xffff\n";
 
     fn story(parts: &[&str]) -> Result<Story, TraceError> {
-        let trace = Trace::from_text(parts.concat().as_bytes(), |_| ())?;
+        let trace = Trace::from_text(parts.concat().as_bytes(), Trace::MOST_EVENTS, |_| ())?;
         Story::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap())
     }
 

@@ -2,6 +2,9 @@
 
 use super::line::{self, Event, Line};
 use super::open;
+use super::tell::{bridge_with, is_default};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
@@ -23,6 +26,15 @@ pub struct Trace {
     pub(super) other_iommu: u64,
     /// Lines that are none of `spapr_iommu_*`.
     pub(super) other: u64,
+    /// Events that say no more than that their bridge exists: tables that are not of a default window.
+    pub(super) tables: u64,
+    /// LIOBNs of the default windows of the bridges that those named.
+    pub(super) named: BTreeSet<u64>,
+}
+
+impl Trace {
+    /// Events that are kept in memory when nothing else is said: some 150 bytes each while they are replayed.
+    pub const MOST_EVENTS: usize = 4 << 20;
 }
 
 /// Why a file is no trace that can be replayed.
@@ -30,7 +42,7 @@ pub struct Trace {
 pub enum TraceError {
     /// The file cannot be opened.
     #[error("cannot open the trace: {0}")]
-    Open(#[source] io::Error),
+    Open(io::Error),
     /// The file cannot be read, or is damaged .xz.
     #[error("line {line}: cannot read on: {error}; if this is .xz, `xz --test` tells whether it is whole")]
     Read {
@@ -65,6 +77,17 @@ pub enum TraceError {
         /// The line, from 1.
         line: u64,
     },
+    /// More events than are kept in memory.
+    #[error(
+        "line {line}: more than {limit} events: replay the lines before, which are a trace, too, or allow more events \
+         (`Trace::read_limited`)"
+    )]
+    TooMany {
+        /// The line of the first event that is too many, from 1.
+        line: u64,
+        /// The most events.
+        limit: usize,
+    },
     /// There is nothing to replay.
     #[error(
         "no spapr_iommu_* event in {lines} lines: run QEMU with -trace 'spapr_iommu_*' and an emulated PCI device behind \
@@ -96,15 +119,34 @@ pub enum TraceError {
 }
 
 impl Trace {
-    /// Reads the trace at `path`, plain or .xz. `progress` is told the lines read so far now and then.
+    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MOST_EVENTS`]. `progress` is told the lines read so
+    /// far now and then.
     ///
     /// # Errors
-    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none.
+    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none or too many.
     pub fn read(path: &Path, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
-        Self::from_text(open::open(path).map_err(TraceError::Open)?, progress)
+        Self::read_limited(File::open(path).map_err(TraceError::Open)?, Self::MOST_EVENTS, progress)
     }
 
-    pub(super) fn from_text(mut text: impl BufRead, mut progress: impl FnMut(u64)) -> Result<Self, TraceError> {
+    /// Reads a trace, plain or .xz, of at most `limit` events, from anything that is read to its end. `progress` is as in
+    /// [`Trace::read`].
+    ///
+    /// # Errors
+    /// As [`Trace::read`].
+    pub fn read_limited(
+        text: impl Read + 'static,
+        limit: usize,
+        progress: impl FnMut(u64),
+    ) -> Result<Self, TraceError> {
+        let text = open::read(text).map_err(|error| TraceError::Read { line: 1, error })?;
+        Self::from_text(text, limit, progress)
+    }
+
+    pub(super) fn from_text(
+        mut text: impl BufRead,
+        limit: usize,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Self, TraceError> {
         let mut trace = Self::default();
         let mut bytes = Vec::new();
         loop {
@@ -121,7 +163,7 @@ impl Trace {
                 return Err(TraceError::TooLong { line });
             }
             bytes.pop_if(|last| *last == b'\r');
-            trace.add(line, &String::from_utf8_lossy(&bytes))?;
+            trace.add(line, limit, &String::from_utf8_lossy(&bytes))?;
             if !ended {
                 return Err(TraceError::Cut { line });
             }
@@ -129,13 +171,18 @@ impl Trace {
                 progress(line);
             }
         }
-        if trace.events.is_empty() {
+        if trace.all_events() == 0 {
             return Err(TraceError::Empty { lines: trace.lines });
         }
         Ok(trace)
     }
 
-    fn add(&mut self, number: u64, text: &str) -> Result<(), TraceError> {
+    /// Events, kept or only counted.
+    pub(super) fn all_events(&self) -> u64 {
+        self.events.len() as u64 + self.tables
+    }
+
+    fn add(&mut self, number: u64, limit: usize, text: &str) -> Result<(), TraceError> {
         let parsed = line::parse(text).map_err(|malformed| TraceError::Malformed {
             line: number,
             column: malformed.offset + 1,
@@ -143,6 +190,11 @@ impl Trace {
             text: text.chars().take(SHOWN).collect(),
         })?;
         match parsed {
+            Line::Event(Event::NewTable { liobn }) if !is_default(liobn) => {
+                self.tables += 1;
+                self.named.extend(bridge_with(liobn).map(|bridge| bridge.liobn));
+            }
+            Line::Event(_) if self.events.len() >= limit => return Err(TraceError::TooMany { line: number, limit }),
             Line::Event(event) => self.events.push((number, event)),
             Line::OtherIommu => self.other_iommu += 1,
             Line::Other => self.other += 1,
@@ -156,7 +208,27 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Trace, TraceError> {
-        Trace::from_text(text.as_bytes(), |_| ())
+        Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ())
+    }
+
+    const REMOVE: &str = "spapr_iommu_ddw_remove liobn=0x1\n";
+
+    #[test]
+    fn lines_that_are_only_counted_take_no_memory() {
+        let table = "spapr_iommu_new_table liobn=0x80000101 table=0x1 fd=-1\n";
+        let counted = ["booting\n", "spapr_iommu_pre_save x\n", table].concat().repeat(1000);
+        let trace = read(&format!("{counted}{REMOVE}")).unwrap();
+        assert_eq!((trace.other, trace.other_iommu, trace.tables, trace.all_events()), (1000, 1000, 1000, 1001));
+        assert_eq!((trace.events.len(), trace.named), (1, BTreeSet::from([0x8000_0100])));
+    }
+
+    #[test]
+    fn events_beyond_the_limit_are_an_error_that_names_it() {
+        let read = |limit| Trace::from_text(format!("a\n{}", REMOVE.repeat(3)).as_bytes(), limit, |_| ());
+        assert_eq!(read(3).unwrap().events.len(), 3);
+        let error = read(2).unwrap_err();
+        assert!(matches!(error, TraceError::TooMany { line: 4, limit: 2 }), "{error}");
+        assert!(error.to_string().starts_with("line 4: more than 2 events: "), "{error}");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use super::action::{Action, Ask, Attach, Detach, Map, Register, Release, Stretch, Translate, WindowArguments};
 use super::code::Code;
+use super::leases::Held;
 use super::memory_act;
 use super::report::PlanReport;
 use super::value::{OneOrMany, Target};
-use super::world::{Held, StepError, World};
+use super::world::{StepError, World};
 use crate::addr::{Bytes, UserRange};
 use crate::space::{AddressSpace, MapRequest, Overlap};
 use crate::window::{Plan, Step as PlanStep, Window, WindowRequest};
@@ -94,22 +95,20 @@ impl World<'_> {
         };
         let after = self.registry.regions().len();
         let names = parts.iter().map(|part| part.lease.as_ref().map(|name| name.get_ref().clone()));
-        self.leases.extend(names.zip(leases).map(|(name, lease)| Held { name, lease }));
+        names.zip(leases).for_each(|(name, lease)| self.leases.add(name, lease));
         Ok(format!("new kernel regions: {}", after.saturating_sub(before)).into())
     }
 
     fn release(&mut self, release: &Release) -> Outcome {
         let name = release.lease.get_ref();
-        let found = self.leases.iter().position(|held| held.name.as_ref() == Some(name));
-        let Some(at) = found else {
+        let Some((place, Held { name, lease })) = self.leases.take(name) else {
             return Err(StepError::unknown(format!("there is no lease {name:?} any more, or it was never made")));
         };
-        let Held { name, lease } = self.leases.remove(at);
         match lease.release() {
             Ok(()) => Ok(Done::default()),
             Err(error) => {
                 let failed = StepError { code: error.code(), message: error.to_string(), obstacle: false };
-                self.leases.insert(at, Held { name, lease: error.lease });
+                self.leases.put(place, Held { name, lease: error.lease });
                 Err(failed)
             }
         }

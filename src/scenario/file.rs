@@ -3,6 +3,7 @@
 use super::action::{Action, Name, Nothing, Protection};
 use super::bare::Line;
 use super::expect::{Expect, Verdict};
+use super::lines::Lines;
 use super::names;
 use super::value::{Offset, Page, Size};
 use crate::host::model::Preset;
@@ -183,14 +184,15 @@ impl Scenario {
             FileError::new(text, error.span().map_or(0, |span| span.start), message)
         })?;
         let wrong = |(span, message): Mistake| FileError::new(text, span.start, message);
+        let lines = Lines::new(text);
         for step in &mut scenario.steps {
-            step.line = FileError::new(text, step.span.start, String::new()).line;
+            step.line = lines.number(step.span.start);
             if let Some(mistake) = step.mistake.take() {
                 return Err(wrong(mistake));
             }
         }
         for line in &mut scenario.bare {
-            line.number = FileError::new(text, line.span.start, String::new()).line;
+            line.number = lines.number(line.span.start);
             if let Some(mistake) = line.mistake.take() {
                 return Err(wrong(mistake));
             }

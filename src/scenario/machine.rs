@@ -122,8 +122,13 @@ impl Machine {
 
     /// What was done so far that would have harmed a kernel. Only a model tells.
     pub(super) fn violations(&self) -> Vec<String> {
+        self.violations_after(0)
+    }
+
+    /// Returns the same without the first `told`.
+    pub(super) fn violations_after(&self, told: usize) -> Vec<String> {
         let Self::Model { model, .. } = self else { return Vec::new() };
-        model.violations().into_iter().map(|violation| format!("violation: {violation}")).collect()
+        model.violations_after(told).into_iter().map(|violation| format!("violation: {violation}")).collect()
     }
 
     pub(crate) fn note(&self, groups: &[GroupFacts]) -> HostNote {

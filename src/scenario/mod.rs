@@ -34,6 +34,8 @@ mod code;
 mod edu;
 mod expect;
 mod file;
+mod leases;
+mod lines;
 mod machine;
 mod memory_act;
 mod names;
@@ -44,6 +46,7 @@ mod report;
 mod run;
 mod tables;
 mod value;
+mod windows;
 mod world;
 
 pub use file::{FileError, Scenario};
@@ -53,5 +56,5 @@ pub use places::NoMemory;
 pub use report::{
     End, GroupRow, HostNote, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
 };
-pub(crate) use value::number;
+pub(crate) use value::{NumberError, checked_number};
 pub use world::StartError;

@@ -5,7 +5,7 @@ use super::file::{Hole, Memory, Mistake, Protected, Scenario, Step};
 use super::value::{Offset, OneOrMany, Place, Size, Target, is_name};
 use crate::addr::Bytes;
 use core::ops::Range;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 /// The window every space has a name for.
@@ -16,9 +16,9 @@ pub(super) const DEFAULT: &str = "default";
 struct Known<'a> {
     /// Sizes of memory.
     memory: BTreeMap<&'a str, u64>,
-    leases: Vec<&'a str>,
-    windows: Vec<&'a str>,
-    spaces: Vec<&'a str>,
+    leases: BTreeSet<&'a str>,
+    windows: BTreeSet<&'a str>,
+    spaces: BTreeSet<&'a str>,
 }
 
 type Checked = Result<(), Mistake>;
@@ -43,26 +43,33 @@ fn wrong(span: Range<usize>, message: impl Into<String>) -> Checked {
     Err((span, message.into()))
 }
 
-fn new_name<'a>(name: &'a Name, taken: &[&str], what: &str) -> Result<&'a str, Mistake> {
+fn new_name<'a>(name: &'a Name, is_taken: impl Fn(&str) -> bool, what: &str) -> Result<&'a str, Mistake> {
     let text = name.get_ref().as_str();
     if !is_name(text) {
         return Err((name.span(), format!("{text:?} is no name: letters, digits, - and _, a letter first")));
     }
-    match taken.contains(&text) {
+    match is_taken(text) {
         true => Err((name.span(), format!("there is {what} {text:?} already: give it another name"))),
         false => Ok(text),
     }
 }
 
+/// Names that an error lists.
+const MOST_LISTED: usize = 16;
+
 fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.into_iter().collect();
-    if names.is_empty() { "none".into() } else { names.join(", ") }
+    let mut names = names.into_iter();
+    let first: Vec<_> = names.by_ref().take(MOST_LISTED).collect();
+    match (first.is_empty(), names.count()) {
+        (true, _) => "none".into(),
+        (false, 0) => first.join(", "),
+        (false, more) => format!("{}, and {more} more", first.join(", ")),
+    }
 }
 
 impl<'a> Known<'a> {
     fn enter_memory(&mut self, memory: &'a Memory) -> Checked {
-        let taken: Vec<_> = self.memory.keys().copied().collect();
-        let name = new_name(&memory.name, &taken, "a memory")?;
+        let name = new_name(&memory.name, |name| self.memory.contains_key(name), "a memory")?;
         let Size(size) = *memory.size.get_ref();
         if memory.page.is_some_and(|page| size % page.0.bytes() != 0) {
             return wrong(memory.size.span(), "the size is no multiple of the page");
@@ -98,7 +105,7 @@ impl<'a> Known<'a> {
 
     fn place(&self, at: &Spanned<Place>) -> Checked {
         let Some(window) = at.get_ref().window.as_deref().filter(|window| *window != DEFAULT) else { return Ok(()) };
-        match self.windows.contains(&window) {
+        match self.windows.contains(window) {
             true => Ok(()),
             false => {
                 let known = listed(self.windows.iter().copied().chain([DEFAULT]));
@@ -109,7 +116,7 @@ impl<'a> Known<'a> {
 
     fn space(&self, space: &Option<Name>, span: &Range<usize>) -> Checked {
         let name = space.as_ref().map_or(MAIN, |name| name.get_ref());
-        if self.spaces.contains(&name) {
+        if self.spaces.contains(name) {
             return Ok(());
         }
         let span = space.as_ref().map_or(span.clone(), |name| name.span());
@@ -119,8 +126,8 @@ impl<'a> Known<'a> {
 
     fn enter_window(&mut self, name: &'a Option<Name>) -> Checked {
         if let Some(name) = name {
-            let taken = [self.windows.as_slice(), &[DEFAULT]].concat();
-            self.windows.push(new_name(name, &taken, "a window")?);
+            let is_taken = |name: &str| name == DEFAULT || self.windows.contains(name);
+            self.windows.insert(new_name(name, is_taken, "a window")?);
         }
         Ok(())
     }
@@ -154,10 +161,10 @@ impl<'a> Known<'a> {
         match &step.action {
             Action::Attach(attach) => {
                 let name = match &attach.space {
-                    Some(space) => new_name(space, &[], "a space")?,
+                    Some(space) => new_name(space, |_| false, "a space")?,
                     None => MAIN,
                 };
-                self.spaces.push(name);
+                self.spaces.insert(name);
                 Ok(())
             }
             Action::Detach(detach) => self.space(&detach.space, span),
@@ -165,14 +172,14 @@ impl<'a> Known<'a> {
                 for register in parts {
                     self.part(&register.memory, register.offset, register.size)?;
                     if let Some(lease) = &register.lease {
-                        self.leases.push(new_name(lease, &self.leases, "a lease")?);
+                        self.leases.insert(new_name(lease, |name| self.leases.contains(name), "a lease")?);
                     }
                 }
                 Ok(())
             }
             Action::Release(release) => {
                 let name = release.lease.get_ref().as_str();
-                if self.leases.contains(&name) {
+                if self.leases.contains(name) {
                     return Ok(());
                 }
                 let known = listed(self.leases.iter().copied());

@@ -6,6 +6,7 @@ use super::value::{Offset, Size};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::memory;
 use crate::host::{Errno, Memory};
+use std::collections::{BTreeMap, HashMap};
 
 /// Memory with a name.
 #[derive(Debug)]
@@ -16,7 +17,13 @@ struct Named {
 
 /// All memory of a scenario.
 #[derive(Debug, Default)]
-pub(super) struct Places(Vec<Named>);
+pub(super) struct Places {
+    /// In the order of the file.
+    all: Vec<Named>,
+    by_name: HashMap<String, usize>,
+    /// By the address it starts at.
+    by_start: BTreeMap<u64, usize>,
+}
 
 impl From<Protection> for memory::Protection {
     fn from(protection: Protection) -> Self {
@@ -44,7 +51,9 @@ fn hint(huge: bool) -> &'static str {
 impl Places {
     /// Memory that is there, with names.
     pub(super) fn known(memory: impl IntoIterator<Item = (String, UserRange)>) -> Self {
-        Self(memory.into_iter().map(|(name, range)| Named { name, range }).collect())
+        let mut places = Self::default();
+        memory.into_iter().for_each(|(name, range)| places.add(name, range));
+        places
     }
 
     /// Gets all memory a scenario wants.
@@ -55,7 +64,7 @@ impl Places {
             let huge = wanted.page.map(|page| page.0).filter(|wanted| *wanted > page);
             let failed = |errno| NoMemory { name: name.clone(), huge: huge.is_some(), errno };
             let range = one(memory, page, huge, wanted.size.get_ref().0).map_err(failed)?;
-            places.0.push(Named { name: name.clone(), range });
+            places.add(name.clone(), range);
             let part = |offset, size| places.part(&wanted.name, offset, Some(size)).ok_or(Errno::EINVAL);
             for hole in wanted.holes.iter().map(toml::Spanned::get_ref) {
                 part(hole.offset, hole.size).and_then(|range| memory.free(range)).map_err(failed)?;
@@ -69,22 +78,35 @@ impl Places {
         Ok(places)
     }
 
+    fn add(&mut self, name: String, range: UserRange) {
+        let place = self.all.len();
+        self.by_name.insert(name.clone(), place);
+        self.by_start.insert(range.start().0, place);
+        self.all.push(Named { name, range });
+    }
+
     /// A part of a memory, from `offset` on; `None` where it reaches past the end.
     pub(super) fn part(&self, name: &Name, Offset(offset): Offset, size: Option<Size>) -> Option<UserRange> {
-        let Named { range, .. } = self.0.iter().find(|named| named.name == *name.get_ref())?;
+        let Named { range, .. } = self.all.get(*self.by_name.get(name.get_ref())?)?;
         let start = range.start().0.checked_add(offset)?;
         let end = size.map_or(Some(range.end().0), |size| start.checked_add(size.0))?;
         UserRange::between(UserAddr(start), UserAddr(end)).filter(|part| range.contains_range(part))
     }
 
+    /// The place of the memory with that address, in the order of the file.
+    fn place(&self, at: UserAddr) -> Option<usize> {
+        let (_, place) = self.by_start.range(..=at.0).next_back()?;
+        self.all.get(*place).is_some_and(|named| named.range.contains(at)).then_some(*place)
+    }
+
     fn containing(&self, at: UserAddr) -> Option<&Named> {
-        self.0.iter().find(|named| named.range.contains(at))
+        self.all.get(self.place(at)?)
     }
 
     /// The order of memory in the file, and the offset there.
     pub(super) fn rank(&self, at: UserAddr) -> (usize, u64) {
-        let found = self.0.iter().position(|named| named.range.contains(at));
-        found.map_or((usize::MAX, at.0), |found| (found, at.0 - self.0[found].range.start().0))
+        let found = self.place(at).and_then(|place| Some((place, at.0 - self.all.get(place)?.range.start().0)));
+        found.unwrap_or((usize::MAX, at.0))
     }
 
     /// An address as it is shown.
@@ -149,10 +171,9 @@ mod tests {
     #[test]
     fn messages_name_memory() {
         let range = |start, end| UserRange::between(UserAddr(start), UserAddr(end)).unwrap();
-        let named = |name: &str, range| Named { name: name.into(), range };
         let first = range(0x7000_0000_0000, 0x7000_0001_0000);
         let second = range(0x7000_0001_0000, 0x7000_0002_0000);
-        let places = Places(vec![named("a", first), named("b", second)]);
+        let places = Places::known([("a".into(), first), ("b".into(), second)]);
         assert_eq!(
             places.rewrite(&format!("{first} and {second}: 0x10!")),
             "user a+0x0-a+0x10000 (64K) and user b+0x0-b+0x10000 (64K): 0x10!"

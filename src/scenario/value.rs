@@ -10,20 +10,44 @@ use std::marker::PhantomData;
 /// Groups a scenario can count.
 pub(super) const MOST_GROUPS: usize = 256;
 
+/// Why a text is no number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NumberError {
+    #[error("a size is a number of bytes, for example 512M, 1G or 0x10000")]
+    Malformed,
+    #[error("more than 64 bits hold: the most is 0x{:x}", u64::MAX)]
+    TooLarge,
+}
+
 /// Reads a number of bytes: `4096`, `64K`, `1G`, `0x10000`.
 pub(crate) fn number(text: &str) -> Option<u64> {
+    checked_number(text).ok()
+}
+
+/// Reads a number of bytes, or says why it is none.
+pub(crate) fn checked_number(text: &str) -> Result<u64, NumberError> {
     let digits = |text: &str, radix: u32| {
         let plain = !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
-        plain.then(|| u64::from_str_radix(text, radix).ok())?
+        // Digits alone can only be too many.
+        plain.then(|| u64::from_str_radix(text, radix)).ok_or(NumberError::Malformed)?.or(Err(NumberError::TooLarge))
     };
     if let Some(hex) = text.strip_prefix("0x") {
         return digits(hex, 16);
     }
     let (text, shift) = match text.strip_suffix(['K', 'M', 'G', 'T', 'P', 'E']) {
-        Some(rest) => (rest, 10 * (1 + "KMGTPE".find(&text[rest.len()..])? as u32)),
+        Some(rest) => (rest, 10 * (1 + "KMGTPE".find(&text[rest.len()..]).ok_or(NumberError::Malformed)? as u32)),
         None => (text, 0),
     };
-    digits(text, 10)?.checked_mul(1 << shift)
+    digits(text, 10)?.checked_mul(1 << shift).ok_or(NumberError::TooLarge)
+}
+
+/// Describes a text that is not what was expected. A number that is too large is well-formed, so it says that.
+pub(super) fn unexpected(text: &str) -> String {
+    let number = text.rsplit('+').next().unwrap_or(text);
+    match checked_number(number.trim_start()) {
+        Err(error @ NumberError::TooLarge) => format!("{text:?}, which is {error}"),
+        _ => format!("string {text:?}"),
+    }
 }
 
 /// Whether `text` can name something: letters, digits, `-` and `_`, a letter first.
@@ -53,7 +77,7 @@ macro_rules! from_text {
                         f.write_str($expected)
                     }
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
-                        text.parse().map_err(|()| E::invalid_value(de::Unexpected::Str(text), &self))
+                        text.parse().map_err(|()| E::invalid_value(de::Unexpected::Other(&unexpected(text)), &self))
                     }
                     fn visit_i64<E: de::Error>(self, number: i64) -> Result<$name, E> {
                         match u64::try_from(number) {
@@ -255,6 +279,12 @@ mod tests {
     fn numbers_are_exact_or_refused() {
         for (text, value) in [("0", 0), ("4096", 4096), ("64K", 65536), ("0x1f", 31), ("16E", 0), ("15E", 15 << 60)] {
             assert_eq!(number(text), (value != 0 || text == "0").then_some(value), "{text}");
+        }
+        for text in ["16E", "0x10000000000000000", "18446744073709551616", "99999999999999999999K"] {
+            assert_eq!(checked_number(text), Err(NumberError::TooLarge), "{text}");
+        }
+        for text in ["", "K", "16F", "0xg"] {
+            assert_eq!(checked_number(text), Err(NumberError::Malformed), "{text}");
         }
         for text in ["", "K", "+1", "-1", "1k", "1KK", "0x", "0x+1", "1.5G", "99999999999999999999", "1 K", "ＫK"] {
             assert_eq!(number(text), None, "{text}");

@@ -4,14 +4,16 @@ use super::action::{MAIN, Name};
 use super::code::{self, Code};
 use super::edu::{Edu, EduError};
 use super::file::Scenario;
+use super::leases::Leases;
 use super::machine::{Machine, NotHere};
 use super::names::DEFAULT;
 use super::places::{NoMemory, Places};
 use super::report::End;
 use super::value::{Place, Size};
+use super::windows::WindowNames;
 use crate::addr::{Iova, IovaRange};
 use crate::host::{GroupFacts, Host};
-use crate::registry::{Lease, Registry};
+use crate::registry::Registry;
 use crate::space::AddressSpace;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,27 +49,14 @@ pub(super) struct Space {
     pub space: AddressSpace,
 }
 
-/// A lease and its name.
-pub(super) struct Held {
-    pub name: Option<String>,
-    pub lease: Lease,
-}
-
-/// What a step called a window.
-struct NamedWindow {
-    name: String,
-    space: String,
-    start: Iova,
-}
-
 pub(super) struct World<'a> {
     pub machine: &'a Machine,
     pub places: Places,
     pub groups: Vec<GroupFacts>,
     pub registry: Registry,
     pub spaces: BTreeMap<String, Space>,
-    pub leases: Vec<Held>,
-    windows: Vec<NamedWindow>,
+    pub leases: Leases,
+    windows: WindowNames,
     /// Locked bytes when it began.
     locked: u64,
 }
@@ -90,7 +79,7 @@ impl<'a> World<'a> {
         let places = Places::allocate(machine.memory(), host.page_shift(), &scenario.memory)?;
         let locked = locked(host.as_ref());
         let registry = Registry::new(Arc::clone(&host));
-        let (spaces, leases, windows) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (spaces, leases, windows) = (BTreeMap::new(), Leases::default(), WindowNames::default());
         Ok(Self { machine, places, groups, registry, spaces, leases, windows, locked })
     }
 
@@ -129,16 +118,13 @@ impl<'a> World<'a> {
     /// Gives the window that starts there a name.
     pub(super) fn name_window(&mut self, name: &Option<Name>, space: &Option<Name>, start: Iova) {
         if let Some(name) = name {
-            let (name, space) = (name.get_ref().clone(), space_name(space).to_owned());
-            self.windows.push(NamedWindow { name, space, start });
+            self.windows.add(name.get_ref(), space_name(space), start);
         }
     }
 
     /// The name of the window of a space that starts there.
     pub(super) fn window_name(&self, space: &str, start: Iova) -> Option<&str> {
-        // The last one: windows before it may have started there too.
-        let found = self.windows.iter().rfind(|window| window.start == start && window.space == space);
-        found.map(|window| window.name.as_str())
+        self.windows.name(space, start)
     }
 
     /// A bus address.
@@ -153,10 +139,8 @@ impl<'a> World<'a> {
                     .ok_or_else(|| StepError::unknown("there is no default window".into()))?
             }
             Some(name) => {
-                let found = self.windows.iter().find(|window| window.name == name);
-                found
-                    .map(|window| window.start)
-                    .ok_or_else(|| StepError::unknown(format!("no window {name:?} was made")))?
+                let found = self.windows.start(name);
+                found.ok_or_else(|| StepError::unknown(format!("no window {name:?} was made")))?
             }
         };
         match start.0.checked_add(*offset) {

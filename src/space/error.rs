@@ -24,8 +24,7 @@ pub enum MapError {
     NoWindow {
         /// What was asked.
         asked: IovaRange,
-        /// Why no window can be made.
-        #[source]
+        /// Why no window can be made; part of the message, so no source.
         why: Refusal,
     },
     /// Not whole IOMMU pages.
@@ -248,8 +247,7 @@ pub enum AttachError {
     Windows {
         /// The group.
         group: u32,
-        /// Why.
-        #[source]
+        /// Why; part of the message, so no source.
         why: WindowError,
     },
     /// The group's PHB offers other windows than the space's.

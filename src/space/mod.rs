@@ -48,10 +48,29 @@ use std::sync::{Arc, Weak};
 /// `Send` and `Sync`. Dropping it (and the devices taken from it) takes everything down in the order that leaks nothing,
 /// also while a panic unwinds; when the process is killed, the kernel does the same, since every region is registered in
 /// each container that maps it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AddressSpace(Arc<Inner>);
 
-#[derive(Debug)]
+impl core::fmt::Debug for AddressSpace {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// In a line: mappings may be many.
+impl core::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // Whoever holds a lock may be the one who prints.
+        match (self.state.try_lock(), self.books.try_read()) {
+            (Some(locked), Some(books)) => {
+                let (containers, windows) = (locked.state.containers.len(), locked.state.windows.iter().count());
+                write!(f, "AddressSpace({containers} containers, {windows} windows, {} mappings)", books.len())
+            }
+            _ => f.write_str("AddressSpace(busy)"),
+        }
+    }
+}
+
 struct Inner {
     registry: Registry,
     state: Mutex<Locked>,

@@ -223,11 +223,14 @@ impl AddressSpace {
                     }
                 }
             };
+            let fits = |start| expected.is_none_or(|there| there == start) && IovaRange::new(start, size).is_ok();
             match self.create_one(&mut state.members[done], page, size, levels) {
-                Ok(start) if expected.is_none_or(|expected| expected == start) => expected = Some(start),
+                Ok(start) if fits(start) => expected = Some(start),
                 Ok(start) => {
                     undo(&[container], Some(start));
                     undo(&state.containers[..done], expected);
+                    // CREATE made the waiting default window first.
+                    default_comes(state);
                     return Err(WindowError::Elsewhere { start, expected: expected.unwrap_or_default() });
                 }
                 Err(error) => {

@@ -8,6 +8,8 @@ mod refused;
 mod request;
 mod situation;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use facts::{DEFAULT_PAGE, WindowFacts};
 pub use plan::{Plan, Planned, Step};

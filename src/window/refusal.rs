@@ -1,7 +1,7 @@
 //! Why a plan is as it is, or why there is none.
 
 use super::Window;
-use crate::addr::{Bytes, Iova, IovaRange, PageShift};
+use crate::addr::{Amount, Bytes, Iova, IovaRange, PageShift};
 use crate::memlock::MemlockError;
 use core::fmt;
 
@@ -217,8 +217,8 @@ pub enum Refusal {
     #[error(
         "the window's TCE table takes {} of memory, and the machine has {} to spare, of which half may go there: ask for \
          less, or for larger pages",
-        Bytes(*needed),
-        Bytes(*available)
+        Amount(*needed),
+        Amount(*available)
     )]
     NoMemory {
         /// Bytes of the table, over all containers.

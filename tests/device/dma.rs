@@ -50,7 +50,7 @@ fn a_panic_takes_the_device_off_the_bus() {
         let _bench = bench;
         panic!("the driver has a bug");
     }));
-    assert!(result.is_err());
+    assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"the driver has a bug"), "another panic");
     // Another handle kept the device open, which alone leaves the bus master bit as it is.
     let mut command = [0; 2];
     let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();

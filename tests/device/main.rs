@@ -2,6 +2,7 @@
 
 mod access;
 mod bench;
+mod capabilities;
 mod dma;
 mod eeh;
 mod interrupts;

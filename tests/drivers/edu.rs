@@ -10,7 +10,6 @@ use spapr_iommu::addr::PageShift;
 use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Buffer, Dma, DmaMask};
 use spapr_iommu::host::Host;
-use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::permission::Permission;
 use std::fs::File;
 
@@ -94,18 +93,12 @@ pub(crate) fn reaches_slices_and_files(ground: &Ground) -> Result<(), Failed> {
         if found == expected { Ok(()) } else { Err(Failed::from(format!("the device read no {what}"))) }
     };
 
-    let mut memory = vec![0u8; 2 * page];
-    let skip = memory.as_ptr().align_offset(page);
-    let slice = &mut memory[skip..skip + page];
+    let mut slice = dma.aligned_bytes(page)?;
     slice.iter_mut().zip(1..).for_each(|(byte, i): (&mut u8, u64)| *byte = (i * 31) as u8);
     let expected = slice[..MOST as usize].to_vec();
-    dma.with_slice(slice, Permission::Read, |map| edu.copy_between(map.iova_range(), to.iova_range()))??;
+    dma.with_slice(&mut slice, Permission::Read, |map| edu.copy_between(map.iova_range(), to.iova_range()))??;
     check("slice", &expected)?;
 
-    // Mapped files lie on pages of the machine that runs this, not of a model.
-    if ground.host.page_shift() > Vfio::new().page_shift() {
-        return Ok(());
-    }
     let mut files = vec![(MFdFlags::MFD_CLOEXEC, page as u64)];
     if ground.model.is_none() && !huge::huge_pages(&[PageShift::P2M]).is_empty() {
         files.push((MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB, PageShift::P2M.bytes()));

@@ -103,3 +103,16 @@ fn a_device_joins_while_memory_that_is_mapped_is_to_go() {
     bench.agrees();
     bench.ends_clean();
 }
+
+#[test]
+fn what_lies_past_memory_that_is_to_go_is_no_ram() {
+    let bench = Bench::new("powernv9-64k");
+    bench.plug(RAM, MORE);
+    bench.phb.attach(0).unwrap();
+    bench.put(LIOBN, 0, &tces(RAM, 3, PageShift::P4K));
+    bench.iommu.remove_memory(guest(RAM, MORE)).unwrap_err();
+    let past = GuestAddr(RAM + MORE);
+    assert_eq!(bench.iommu.h_put_tce(LIOBN, 0x8000, past.0 | 3), Err(HcallError::NotRam { at: past }));
+    bench.agrees();
+    bench.ends_clean();
+}

@@ -1,8 +1,9 @@
 //! Tables that are saved on one host and restored on another.
 
-use crate::bench::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, tces};
+use crate::bench::{BIG, BUID, Bench, DYNAMIC, LIOBN, PRESETS, RAM, tces};
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::guest::{PhbError, RestoreError, SavedIommu, SavedRun, SavedWindow};
+use spapr_iommu::guest::{PhbConfig, PhbError, RestoreError, SavedIommu, SavedRun, SavedWindow};
+use spapr_iommu::host::model::Model;
 
 /// A guest with something in both windows, on a host of its own.
 fn filled(preset: &str) -> Bench {
@@ -76,7 +77,7 @@ fn a_state_that_is_not_sound_is_refused_and_changes_nothing() {
     assert_eq!(refused(&|bad| bad.version = 2), RestoreError::Version { version: 2 });
     assert_eq!(refused(&|bad| bad.phbs[0].buid = 3), RestoreError::NoPhb { buid: 3 });
     let window = |change: &dyn Fn(&mut SavedWindow)| refused(&|bad| change(&mut bad.phbs[0].windows[1]));
-    let changes: [&dyn Fn(&mut SavedWindow); 8] = [
+    let changes: [&dyn Fn(&mut SavedWindow); 9] = [
         &|bad| bad.liobn = 9,
         &|bad| bad.liobn = LIOBN.0,
         &|bad| bad.page_shift = 13,
@@ -84,6 +85,7 @@ fn a_state_that_is_not_sound_is_refused_and_changes_nothing() {
         &|bad| bad.size = 3 << 30,
         &|bad| bad.size = 1 << 62,
         &|bad| bad.start = 0x1000,
+        &|bad| bad.start = BIG + 0x1000,
         &|bad| bad.start = 0,
     ];
     for change in changes {
@@ -115,6 +117,26 @@ fn entries_that_lead_to_no_ram_here_are_found_when_a_device_joins() {
     target.plug(1 << 20, 63 << 20);
     target.phb.attach(0).unwrap();
     target.agrees();
+    source.ends_clean();
+    target.ends_clean();
+}
+
+#[test]
+fn the_largest_window_and_its_last_entry_are_restored() {
+    let config = PhbConfig { entries: 1 << 12, ..PhbConfig::new(BUID, LIOBN).unwrap() };
+    let guests = ["powernv9-64k", "pseries-64k"].map(|preset| {
+        let bench = Bench::over(Model::new(preset.parse().unwrap()), config);
+        bench.plug(0, RAM);
+        bench
+    });
+    let [source, target] = guests;
+    source.phb.create_window(16, 28).unwrap();
+    source.put(DYNAMIC, BIG + (0xffd << 16), &tces(0x10_0000, 3, PageShift::P64K));
+    source.iommu.h_put_tce(LIOBN, (1 << 30) - 0x1000, 0x5003).unwrap();
+    let saved = source.iommu.save();
+    target.iommu.restore(&saved).unwrap();
+    assert_eq!(target.iommu.save(), saved);
+    assert_eq!(target.iommu.h_get_tce(DYNAMIC, BIG + (0xfff << 16)), Ok(0x12_0003));
     source.ends_clean();
     target.ends_clean();
 }

@@ -1,6 +1,7 @@
 //! The command: outputs and exit codes.
 
 use super::{TRACES, path, replay_bytes, root, spapr_iommu, text};
+use snapbox::cmd::{Command, cargo_bin};
 use snapbox::{IntoData, file, str};
 
 #[test]
@@ -60,9 +61,17 @@ fn wrong_usage_and_no_trace_are_2() {
         &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "much"],
         &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--default-window", "1000"],
         &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--host", "model:x86"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "0"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "100000"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--default-window", "0"],
+        &["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--default-window", "15E"],
     ] {
         spapr_iommu(arguments).code(2).stdout_eq(str![]);
     }
+    spapr_iommu(&["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "0"]).stderr_eq(str![[r#"
+tests/replay/traces/nvme-ddw.trace.xz: 0 of RAM for the guest is not one or more of the host's pages of 64K (`--memory SIZE`)
+
+"#]]);
     spapr_iommu(&["replay", "no-such-file"]).stderr_eq(str![[r#"
 no-such-file: cannot open the trace: No such file or directory (os error 2)
 
@@ -73,7 +82,7 @@ no-such-file: cannot open the trace: No such file or directory (os error 2)
 #[cfg(not(target_arch = "powerpc64"))]
 fn an_obstacle_is_3_and_says_what_to_do() {
     spapr_iommu(&["replay", &path("nvme-ddw"), "--host", "vfio"]).code(3).stdout_eq(str![]).stderr_eq(str![[r#"
-tests/replay/traces/nvme-ddw.trace.xz: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use `--host model:powernv9` here, or run under `ppc64/run`
+tests/replay/traces/nvme-ddw.trace.xz: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use a `host::model::Model` here (`--host model:powernv9`), or run this under `ppc64/run`
 
 "#]]);
 }
@@ -83,4 +92,18 @@ fn help_names_the_exit_codes() {
     let help = spapr_iommu(&["replay", "--help"]).code(0);
     let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
     assert!(text.contains("Exit codes: 0 all as expected"), "{}", text.into_data());
+}
+
+#[test]
+fn standard_input_is_read_where_the_file_is_called_so() {
+    let stdin = |bytes: Vec<u8>| {
+        let command = Command::new(cargo_bin!("spapr-iommu")).env_remove("RUST_LOG").stdin(bytes);
+        command.args(["replay", "--json", "-"]).assert()
+    };
+    for bytes in [std::fs::read(root().join(path("net-noddw"))).unwrap(), text("net-noddw").into_bytes()] {
+        let run = stdin(bytes).code(0).stderr_eq(str![]);
+        let report: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+        assert_eq!((report["trace"].as_str(), report["hypercalls"]["put"].as_u64()), (Some("<stdin>"), Some(275)));
+    }
+    stdin(Vec::new()).code(2).stdout_eq(str![]);
 }

@@ -4,6 +4,7 @@ mod changed;
 mod command;
 mod table;
 mod traces;
+mod windows;
 
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
 use spapr_iommu::replay::{Options, Report, Trace};

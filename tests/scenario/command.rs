@@ -79,7 +79,7 @@ fn wrong_usage_is_2() {
 fn an_obstacle_is_3_and_says_what_to_do() {
     let run = spapr_iommu(&["run", "examples/first.toml", "--host", "vfio"]);
     run.code(3).stdout_eq(str![]).stderr_eq(str![[r#"
-examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use `--host model:powernv9` here, or run under `ppc64/run`
+examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists only there: use a `host::model::Model` here (`--host model:powernv9`), or run this under `ppc64/run`
 
 "#]]);
 }
@@ -187,4 +187,122 @@ fn what_is_no_address_is_2_and_a_device_that_is_not_there_3() {
         let missing = spapr_iommu(&[command, "ffffffff:ff:1f.7", "--group"]).code(3).stdout_eq(str![]);
         assert!(!missing.get_output().stderr.is_empty());
     }
+}
+
+/// Runs the command with its standard output on a device that is always full.
+fn run_on_full_disk(arguments: &[&str]) -> std::process::Output {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(cargo_bin!("spapr-iommu"));
+    command.current_dir(root()).env_remove("RUST_LOG").args(arguments).stdout(full).output().unwrap()
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_every_command() {
+    let trace = "tests/replay/traces/nvme-ddw.trace.xz";
+    for arguments in [
+        &["run", "examples/first.toml"][..],
+        &["run", "examples/first.toml", "--json"],
+        &["run", "examples/bare.toml"],
+        &["replay", trace],
+        &["replay", trace, "--json"],
+        &["--help"],
+        &["run", "--help"],
+        &["--version"],
+    ] {
+        let output = run_on_full_disk(arguments);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.starts_with("cannot write to standard output, "), "{arguments:?}: {told:?}");
+        assert!(told.contains("No space left on device"), "{arguments:?}: {told:?}");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+    }
+    // A surprise is still told, and its code stays.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.toml");
+    let step = "title = 't'\n[[step]]\nattach = { group = 0 }\nexpect = 'one-group'\n";
+    std::fs::write(&path, step).unwrap();
+    let output = run_on_full_disk(&["run", path.to_str().unwrap()]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("expected one-group, got ok") && told.contains("No space left on device"), "{told}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let trace = "tests/replay/traces/nvme-ddw.trace.xz";
+    for arguments in [
+        &["run", "examples/first.toml"][..],
+        &["run", "examples/first.toml", "--json"],
+        &["replay", trace],
+        &["replay", trace, "--json"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(cargo_bin!("spapr-iommu"));
+        let output =
+            command.current_dir(root()).env_remove("RUST_LOG").args(arguments).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_is_wrapped() {
+    for command in [&["--help"][..], &["run", "--help"], &["replay", "--help"], &["bind", "--help"]] {
+        let help = spapr_iommu(command).code(0);
+        let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+        let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(long.is_empty(), "{command:?}: {long:?}");
+    }
+}
+
+#[test]
+fn standard_input_is_read_where_the_file_is_called_so() {
+    let stdin = |text: &str, arguments: &[&str]| {
+        Command::new(cargo_bin!("spapr-iommu")).env_remove("RUST_LOG").stdin(text.to_owned()).args(arguments).assert()
+    };
+    let text = std::fs::read_to_string(root().join("examples/first.toml")).unwrap();
+    stdin(&text, &["run", "-"]).code(0).stdout_eq(file!["snapshots/first.txt"]).stderr_eq(str![]);
+    stdin("title = 1\n", &["run", "-"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+<stdin>:1:9: invalid type: integer `1`, expected a string
+  title = 1
+          ^
+
+"#]]);
+    stdin(&text, &["run", "-", "-"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+standard input, `-`, is read once: name it once
+
+"#]]);
+}
+
+#[test]
+fn a_filter_that_would_log_nothing_is_wrong_usage() {
+    for filter in ["inof", "spapr", "spapr_iommu=loud"] {
+        spapr_iommu(&["run", "examples/first.toml", "--log", filter]).code(2).stdout_eq(str![]);
+    }
+    let run = spapr_iommu(&["run", "examples/first.toml", "--log", "spapr_iommu::ioctl=debug"]).code(0);
+    assert!(String::from_utf8_lossy(&run.get_output().stderr).contains("VFIO_IOMMU_MAP_DMA"));
+    // What the environment says is for other programs, too: it is told, and no reason to stop.
+    let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env("RUST_LOG", "spapr_iommu=loud");
+    let told = command.args(["run", "examples/first.toml"]).assert().code(0);
+    assert!(String::from_utf8_lossy(&told.get_output().stderr).starts_with("RUST_LOG is no filter"));
+}
+
+#[test]
+fn a_size_beyond_64_bits_is_told_apart_from_what_is_no_size() {
+    let trace = "tests/replay/traces/nvme-ddw.trace.xz";
+    for (size, told) in
+        [("16E", "more than 64 bits hold: the most is 0xffffffffffffffff"), ("16F", "a number of bytes")]
+    {
+        let run = spapr_iommu(&["replay", trace, "--memory", size]).code(2).stdout_eq(str![]);
+        let error = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn a_file_without_end_does_not_fill_the_memory() {
+    spapr_iommu(&["run", "/dev/zero"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
+/dev/zero: longer than 128M: split it into several scenarios
+
+"#]]);
 }

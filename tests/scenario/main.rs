@@ -5,6 +5,7 @@ mod documents;
 mod examples;
 mod failures;
 mod faults;
+mod large;
 mod mutations;
 mod wrong_files;
 

@@ -91,7 +91,10 @@ proptest! {
         // The beginning stays, so that there is something to do harm to.
         let picked = picks.iter().map(|pick| pick.get(&steps));
         let text: String = [&head].into_iter().chain(&steps[..2]).chain(picked).cloned().collect();
-        let Ok(scenario) = Scenario::parse(&text) else { return Ok(()) };
+        let scenario = Scenario::parse(&text);
+        // Too many of these fail the test.
+        prop_assume!(scenario.is_ok());
+        let scenario = scenario.unwrap();
         let machine = Machine::model(preset.parse().unwrap(), scenario.groups());
         let report = scenario.run(&machine, &mut ()).unwrap();
         prop_assert!(report.end.is_clean(), "{text}\n{:?}", report.end);

@@ -65,7 +65,10 @@ fn numbers_and_addresses_must_be_some() {
     wrong_step("unmap = { at = 'default', size = '64Q' }", 34, size);
     wrong_step("unmap = { at = 'default', size = 0 }", 34, size);
     wrong_step("unmap = { at = 'default', size = -4096 }", 34, size);
-    wrong_step("unmap = { at = 'default', size = '16E' }", 34, size);
+    let too_large =
+        "\"16E\", which is more than 64 bits hold: the most is 0xffffffffffffffff, expected a number of bytes";
+    wrong_step("unmap = { at = 'default', size = '16E' }", 34, too_large);
+    wrong_step("unmap = { at = 'default+16E', size = '4K' }", 16, "\"default+16E\", which is more than 64 bits hold");
     wrong_step("unmap = { at = 'default', size = 1.5 }", 34, size);
     wrong_step("unmap = { at = 'default+', size = '4K' }", 16, "a bus address: \"WINDOW\"");
     wrong_step("unmap = { at = '0xfffffffffffffffff', size = '4K' }", 16, "a bus address");
@@ -136,6 +139,10 @@ fn bare_steps_are_read_as_strictly() {
         "memory in the order it was allocated: \"memory0\"",
     );
     wrong_bare("fill = { memory = 'memory0', size = 1, byte = 256 }", 47, "a byte, 0 to 255");
+    let too_large = "get-api-version = { file = 'container0' }\nlocked = '16E'";
+    let bare = error(&format!("title = 't'\n[[bare]]\n{too_large}\n"));
+    assert!(bare.message.contains("more than 64 bits hold"), "{bare}");
+    wrong_bare("allocate = { size = '16E' }", 21, "\"16E\", which is more than 64 bits hold");
     let register = "register-memory = { file = 'container0', vaddr = 'ram', size = '1M' }";
     wrong_bare(register, 50, "a user address: \"memory0+0x1000\"");
     wrong_bare("tce-get-info = { file = 'group0', argsz = 33 }", 43, "at most the size of the structure");

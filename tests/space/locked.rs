@@ -25,7 +25,7 @@ fn registering_too_much_says_how_much_is_missing_and_what_to_do() {
     assert_eq!((*needed, *missing), (28 * M, 16 * M));
     let text = error.to_string();
     assert!(
-        text.contains("16M more than allowed") && text.contains("ulimit -l") && text.contains("32768 KiB"),
+        text.contains("16 MiB more than allowed") && text.contains("ulimit -l") && text.contains("32768 KiB"),
         "{text}"
     );
     assert_eq!(bench.model.locked(), 4 * M);

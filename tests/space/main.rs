@@ -4,6 +4,7 @@ mod accelerated;
 mod bench;
 mod faults;
 mod groups;
+mod late;
 mod leases;
 mod locked;
 mod maps;
@@ -11,9 +12,11 @@ mod programs;
 mod ruled;
 mod sequences;
 mod stress;
+mod successors;
 mod threads;
 mod together;
 mod twice;
+mod unlike;
 mod windows;
 
 #[path = "../shared/joined.rs"]

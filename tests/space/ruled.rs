@@ -169,7 +169,8 @@ fn a_panic_within_a_call_loses_no_memory() {
     let request = |start, user| MapRequest { iova: iova(BIG + start, M), user: at(ram, user), permission: RW };
     let requests = [request(0, 0), request(2 * M, 4 * M)];
     let map = || bench.space.map_all(&requests, Overlap::Refuse);
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(map)).is_err());
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(map)).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"within the second MAP"), "another panic");
     host.lift();
     drop(lease);
     bench.ends_clean();

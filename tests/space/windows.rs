@@ -209,3 +209,10 @@ fn one_call_may_map_in_both_windows() {
         bench.agrees();
     }
 }
+
+#[test]
+fn without_a_group_there_is_nothing_to_trim() {
+    let bench = Bench::with(Model::new("powernv9-64k".parse().unwrap()));
+    assert_eq!(bench.space.trim(), Ok(()));
+    assert_eq!(bench.space.create_window(&WindowRequest::bytes(G)), Err(WindowError::NoGroup));
+}

@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub smp: u32,
     /// Memory of the machine, as QEMU understands it
-    #[arg(long, default_value = "2G")]
+    #[arg(long, default_value = "2G", value_parser = memory)]
     pub memory: String,
     /// Seconds after which a machine that still runs has failed
     #[arg(long, default_value_t = 300)]
@@ -146,6 +146,15 @@ impl Options {
     }
 }
 
+/// A size as QEMU's -m takes it: MiB, or a number with a suffix, then QEMU's other settings. QEMU would take 0 for a
+/// default of its own.
+fn memory(text: &str) -> Result<String, String> {
+    let size = text.split(',').next().unwrap_or_default();
+    let digits = size.strip_suffix(|c: char| "bkmgtpeBKMGTPE".contains(c)).unwrap_or(size);
+    let number = digits.chars().all(|c| c.is_ascii_digit() || c == '.') && digits.parse().is_ok_and(|n: f64| n > 0.0);
+    if number { Ok(text.to_owned()) } else { Err("a size is MiB, or a number with a suffix, for example 2G".into()) }
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -180,6 +189,17 @@ mod tests {
         assert_eq!(options.devices(), [Device::Edu, Device::Edu]);
         assert_eq!(options.timeout, 300);
         assert_eq!(options.memory, "2G");
+    }
+
+    #[test]
+    fn memory_is_a_size_and_not_0() {
+        for size in ["2G", "2048", "1.5g", "3145728K", "2G,slots=1,maxmem=4G"] {
+            assert_eq!(parse(&format!("--machine pseries --kernel 6.12 --memory {size} -- a")).unwrap().memory, size);
+        }
+        for size in ["0", "0G", "0.0", "G", "-1", "2Q", "1e3", "inf", "", ",slots=2"] {
+            let line = format!("--machine pseries --kernel 6.12 --memory={size} -- a");
+            assert!(parse(&line).is_err(), "{size}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What binding came to, as a person reads it and as JSON.
 
-use super::print;
+use super::Sink;
 use super::tables::section;
+use std::io;
 
 /// What was done, and what is still in the way.
 #[derive(Debug, serde::Serialize)]
@@ -50,17 +51,18 @@ pub(in crate::cli) struct Trouble {
 }
 
 /// One line of JSON.
-pub(in crate::cli) fn json(report: &Report) {
-    match serde_json::to_string(report) {
-        Ok(text) => print(&text),
-        Err(error) => tracing::error!(%error, "the report cannot be written"),
-    }
+pub(in crate::cli) fn json(report: &Report) -> io::Result<()> {
+    let mut sink = Sink::stdout();
+    sink.json(report);
+    sink.finish()
 }
 
 /// A line for each device, then the groups.
-pub(in crate::cli) fn text(report: &Report) {
-    report.devices.iter().filter_map(line).for_each(|line| print(&line));
-    report.groups.iter().for_each(|group| print(&draw(group)));
+pub(in crate::cli) fn text(report: &Report) -> io::Result<()> {
+    let mut sink = Sink::stdout();
+    report.devices.iter().filter_map(line).for_each(|line| sink.line(&line));
+    report.groups.iter().for_each(|group| sink.line(&draw(group)));
+    sink.finish()
 }
 
 /// What fails is told on stderr.

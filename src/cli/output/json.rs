@@ -1,9 +1,18 @@
 //! One JSON document per scenario, on one line.
 
-use super::{Output, print};
+use super::{Output, Sink};
 use crate::scenario::{Machine, Observer, Report, Scenario};
+use std::io;
 
-pub(in crate::cli) struct Json;
+pub(in crate::cli) struct Json {
+    sink: Sink,
+}
+
+impl Json {
+    pub(in crate::cli) fn new() -> Self {
+        Self { sink: Sink::stdout() }
+    }
+}
 
 impl Observer for Json {}
 
@@ -15,9 +24,10 @@ impl Output for Json {
     }
 
     fn end(&mut self, report: &Report) {
-        match serde_json::to_string(report) {
-            Ok(text) => print(&text),
-            Err(error) => tracing::error!(%error, "the report cannot be written"),
-        }
+        self.sink.json(report);
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.sink.finish()
     }
 }

@@ -3,13 +3,16 @@
 pub(super) mod bind;
 pub(super) mod json;
 pub(super) mod replay;
+mod sink;
 mod tables;
 pub(super) mod text;
 mod watch;
 
+pub(super) use sink::Sink;
 pub(super) use watch::Watch;
 
 use crate::scenario::{Machine, Observer, Report, Scenario};
+use std::io;
 
 /// Shows a run.
 pub(super) trait Output {
@@ -21,10 +24,7 @@ pub(super) trait Output {
 
     /// After everything was given back.
     fn end(&mut self, report: &Report);
-}
 
-/// Prints to stdout; a reader that has gone is no error.
-fn print(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
+    /// Reports whether all of it was written.
+    fn finish(self: Box<Self>) -> io::Result<()>;
 }

@@ -1,10 +1,11 @@
 //! What a replay came to, as a person reads it and as JSON.
 
-use super::print;
+use super::Sink;
 use super::tables::section;
 use crate::addr::Bytes;
 use crate::replay::{Offer, Report};
 use crate::scenario::Machine;
+use std::io;
 
 /// A report and the file it is about.
 #[derive(serde::Serialize)]
@@ -15,18 +16,18 @@ struct Document<'a> {
 }
 
 /// One line of JSON.
-pub(in crate::cli) fn json(path: &str, report: &Report) {
-    match serde_json::to_string(&Document { trace: path, report }) {
-        Ok(text) => print(&text),
-        Err(error) => tracing::error!(%error, "the report cannot be written"),
-    }
+pub(in crate::cli) fn json(path: &str, report: &Report) -> io::Result<()> {
+    let mut sink = Sink::stdout();
+    sink.json(&Document { trace: path, report });
+    sink.finish()
 }
 
 /// Tables.
-pub(in crate::cli) fn text(path: &str, machine: &Machine, report: &Report) {
-    print(&format!("{path} ({})", machine.describe()));
+pub(in crate::cli) fn text(path: &str, machine: &Machine, report: &Report) -> io::Result<()> {
+    let mut sink = Sink::stdout();
+    sink.line(&format!("{path} ({})", machine.describe()));
     let lines = report.lines;
-    print(&format!(
+    sink.line(&format!(
         "{} lines: {} events, {} of other IOMMU trace points, {} others. Guest: {} RAM, PCI host bridges: {}.",
         lines.all,
         lines.events,
@@ -35,22 +36,23 @@ pub(in crate::cli) fn text(path: &str, machine: &Machine, report: &Report) {
         Bytes(report.memory),
         report.bridges
     ));
-    print(&[calls(report), entries(report), ioctls(report), compared(report), offers(report)].concat());
-    print(&format!("All given back: {} more locked than at the start.", Bytes(report.end.locked)));
+    sink.line(&[calls(report), entries(report), ioctls(report), compared(report), offers(report)].concat());
+    sink.line(&format!("All given back: {} more locked than at the start.", Bytes(report.end.locked)));
     // A running kernel does not tell.
     if report.host.kind == "model" && report.end.damage.is_empty() {
-        print("In the kernel: no violation.");
+        sink.line("In the kernel: no violation.");
     }
-    report.end.damage.iter().for_each(|damage| print(&format!("In the kernel: {damage}")));
+    report.end.damage.iter().for_each(|damage| sink.line(&format!("In the kernel: {damage}")));
     let different = match report.different {
         0 => "none came out otherwise than under QEMU".to_owned(),
         count => format!("{count} came out otherwise than under QEMU"),
     };
     let (hypercalls, rtas) = (report.hypercalls.all(), report.rtas.all());
     let translations = report.translations.compared;
-    print(&format!(
+    sink.line(&format!(
         "{hypercalls} hypercalls, {rtas} RTAS calls and {translations} translations compared: {different}.\n"
     ));
+    sink.finish()
 }
 
 fn row(name: &str, cells: &[u64]) -> Vec<String> {

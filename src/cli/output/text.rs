@@ -1,10 +1,10 @@
 //! A run as a person reads it: a line a step, then tables.
 
-use super::{Output, print, tables};
+use super::{Output, Sink, tables};
 use crate::addr::Bytes;
 use crate::scenario::{Machine, Observer, PlanReport, Report, Scenario, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 /// How often the bar moves.
@@ -15,6 +15,7 @@ const ACTION_WIDTH: usize = 13;
 const BARE_WIDTH: usize = 22;
 
 pub(in crate::cli) struct Text {
+    sink: Sink,
     /// Hidden unless stderr is a terminal.
     bar: ProgressBar,
     /// Digits of the last step's number.
@@ -27,16 +28,18 @@ pub(in crate::cli) struct Text {
 
 impl Text {
     pub(in crate::cli) fn new() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden(), width: 1, heading: None, bare: false };
+        let sink = Sink::stdout();
+        if !io::stderr().is_terminal() {
+            return Self { sink, bar: ProgressBar::hidden(), width: 1, heading: None, bare: false };
         }
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(TICK);
-        Self { bar, width: 1, heading: None, bare: false }
+        Self { sink, bar, width: 1, heading: None, bare: false }
     }
 
-    fn print(&self, text: &str) {
-        self.bar.suspend(|| print(text));
+    fn print(&mut self, text: &str) {
+        let sink = &mut self.sink;
+        self.bar.suspend(|| sink.line(text));
     }
 }
 
@@ -89,20 +92,26 @@ impl Output for Text {
 
     fn end(&mut self, report: &Report) {
         self.bar.finish_and_clear();
-        self.heading.take().iter().for_each(|heading| print(heading));
+        if let Some(heading) = self.heading.take() {
+            self.print(&heading);
+        }
         let last = report.steps.last();
         if !report.bare && last.is_none_or(|step| step.tables.is_none()) {
-            print(&tables::draw(&report.tables));
+            self.print(&tables::draw(&report.tables));
         }
         let end = &report.end;
-        print(&format!("\nAll given back: {} more locked than at the start.", Bytes(end.locked)));
-        end.damage.iter().for_each(|damage| print(&format!("In the kernel: {damage}")));
+        self.print(&format!("\nAll given back: {} more locked than at the start.", Bytes(end.locked)));
+        end.damage.iter().for_each(|damage| self.print(&format!("In the kernel: {damage}")));
         let count = report.steps.len();
-        print(&match (report.passed, report.surprise()) {
+        self.print(&match (report.passed, report.surprise()) {
             (true, _) => format!("{count} steps, all as expected.\n"),
             (false, Some(step)) => format!("Step {} came out otherwise than expected.\n", step.number),
             (false, None) => "The steps were as expected, but something was left behind.\n".to_owned(),
         });
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.sink.finish()
     }
 }
 

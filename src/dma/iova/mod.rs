@@ -109,6 +109,10 @@ impl Iovas {
             return None;
         }
         let (slot, at) = self.find(pages, mask)?;
+        self.take_span(slot, at, pages)
+    }
+
+    fn take_span(&mut self, slot: u32, at: u64, pages: u64) -> Option<IovaSpan> {
         let range = Range::new(Iova(at << self.page.get()), pages << self.page.get()).ok()?;
         let slot = self.take(slot, at, pages);
         self.free_pages -= pages;
@@ -116,9 +120,25 @@ impl Iovas {
         Some(IovaSpan { range, slot, owner: self.owner })
     }
 
+    /// Takes `bytes` bytes like [`Self::allocate`], none of them above `last`. Looks through all blocks, and takes the lowest.
+    pub fn allocate_within(&mut self, bytes: u64, align: PageShift, last: u64) -> Option<IovaSpan> {
+        let pages = bytes.div_ceil(self.page.bytes());
+        let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
+        if pages == 0 || pages > self.free_pages || self.blocks.len() > MOST_BLOCKS {
+            return None;
+        }
+        let end = self.pages_within(last);
+        let fits = self.blocks.iter().filter(|(_, block)| block.is_free).filter_map(|(slot, block)| {
+            let at = block.place(pages, mask).filter(|at| at + pages <= end)?;
+            Some((at, slot as u32))
+        });
+        let (at, slot) = fits.min()?;
+        self.take_span(slot, at, pages)
+    }
+
     /// Gives addresses back; `false`, and nothing changes, when they are another allocator's.
     pub fn free(&mut self, span: IovaSpan) -> bool {
-        if span.owner != self.owner {
+        if !self.owns(&span) {
             return false;
         }
         let block = self.at(span.slot);
@@ -149,6 +169,25 @@ impl Iovas {
         let largest =
             self.bins.last().and_then(|bin| self.list(bin).map(|slot| self.blocks[slot as usize].pages).max());
         largest.unwrap_or(0) << self.page.get()
+    }
+
+    /// Bytes of the largest free piece that reaches no further than `last`. Looks through all blocks.
+    pub fn largest_free_within(&self, last: u64) -> u64 {
+        let end = self.pages_within(last);
+        let free = self.blocks.iter().filter(|(_, block)| block.is_free);
+        let pages = free.map(|(_, block)| (block.start + block.pages).min(end).saturating_sub(block.start));
+        pages.max().unwrap_or(0) << self.page.get()
+    }
+
+    /// The first page that does not end at `last` or before.
+    fn pages_within(&self, last: u64) -> u64 {
+        // 2^64 bytes are no number of 64 bits.
+        ((u128::from(last) + 1) >> self.page.get()) as u64
+    }
+
+    /// Whether `span` was taken here.
+    pub fn owns(&self, span: &IovaSpan) -> bool {
+        span.owner == self.owner
     }
 
     /// How many blocks the free bytes are in.

@@ -17,7 +17,17 @@ impl Twin {
     }
 
     fn fits(&self, pages: u64, align: u64) -> bool {
-        self.0.iter().any(|(&start, &end)| start.next_multiple_of(align) + pages <= end)
+        self.fits_below(pages, align, u64::MAX)
+    }
+
+    /// Whether they fit before a page.
+    fn fits_below(&self, pages: u64, align: u64, limit: u64) -> bool {
+        self.0.iter().any(|(&start, &end)| start.next_multiple_of(align) + pages <= end.min(limit))
+    }
+
+    /// The most pages in one piece before a page.
+    fn largest_below(&self, limit: u64) -> u64 {
+        self.0.iter().map(|(&start, &end)| end.min(limit).saturating_sub(start)).max().unwrap_or(0)
     }
 
     /// Whether the pages were all free.
@@ -58,14 +68,17 @@ fn free_ranges(iovas: &Iovas) -> BTreeMap<u64, u64> {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Allocate { bytes: u64, align: u32 },
+    AllocateWithin { bytes: u64, align: u32, last: u64 },
     Free { which: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let pages = prop_oneof![4 => 1..5_u64, 2 => 1..40_u64, 1 => 30..200_u64];
+    let within = (1..20_u64, 12..16_u32, 0..600_u64 << 12);
     let allocate = (pages, 0..4096_u64, prop_oneof![3 => Just(12), 2 => 12..19_u32]);
     prop_oneof![
         3 => allocate.prop_map(|(pages, less, align)| Step::Allocate { bytes: (pages << 12) - less, align }),
+        1 => within.prop_map(|(pages, align, last)| Step::AllocateWithin { bytes: pages << 12, align, last }),
         2 => any::<usize>().prop_map(|which| Step::Free { which }),
     ]
 }
@@ -93,6 +106,21 @@ proptest! {
                         let (start, end) = pages_of(&span);
                         prop_assert!(range.contains_range(&span.range()));
                         prop_assert_eq!(end - start, pages);
+                        prop_assert_eq!(span.range().start().0 & align.mask(), 0);
+                        prop_assert!(twin.take(start, end), "{:?} was not free", span);
+                        live.push(span);
+                    }
+                }
+                Step::AllocateWithin { bytes, align, last } => {
+                    let align = PageShift::new(align).unwrap();
+                    // The page of `last` is not whole unless `last` is its last byte.
+                    let limit = (last + 1) >> 12;
+                    prop_assert_eq!(iovas.largest_free_within(last), twin.largest_below(limit) << 12);
+                    let span = iovas.allocate_within(bytes, align, last);
+                    prop_assert_eq!(span.is_some(), twin.fits_below(bytes >> 12, align.bytes() >> 12, limit));
+                    if let Some(span) = span {
+                        let (start, end) = pages_of(&span);
+                        prop_assert!(span.range().end().0 - 1 <= last);
                         prop_assert_eq!(span.range().start().0 & align.mask(), 0);
                         prop_assert!(twin.take(start, end), "{:?} was not free", span);
                         live.push(span);

@@ -67,9 +67,23 @@ use state::{File, State};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A POWER machine with one process on it.
-#[derive(Debug)]
 pub struct Model {
     state: Arc<Mutex<State>>,
+}
+
+/// Shows counts: the whole state is pages long. The views of the model have the rest.
+impl core::fmt::Debug for Model {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Ok(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
+        f.debug_struct("Model")
+            .field("preset", &state.kernel.preset.to_string())
+            .field("groups", &state.kernel.groups.len())
+            .field("files", &state.files.len())
+            .field("containers", &state.containers.len())
+            .field("locked", &state.kernel.process.locked.bytes())
+            .field("violations", &state.kernel.violations.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The setters that take the model by value are for setting up, before anything is open.
@@ -184,7 +198,12 @@ impl Model {
 
     /// What went wrong so far, oldest first.
     pub fn violations(&self) -> Vec<Violation> {
-        self.lock().kernel.violations.clone()
+        self.violations_after(0)
+    }
+
+    /// Returns what went wrong after the first `count`.
+    pub(crate) fn violations_after(&self, count: usize) -> Vec<Violation> {
+        self.lock().kernel.violations.iter().skip(count).cloned().collect()
     }
 
     /// The containers that are open, in the order they were opened.

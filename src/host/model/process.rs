@@ -63,6 +63,21 @@ pub(super) struct Process {
     /// Free hugetlb pages by size.
     huge: BTreeMap<PageShift, u64>,
     vmas: RangeMap<u64, Vma>,
+    search: Search,
+}
+
+/// Where the search for free addresses may begin: nothing before `from` fits `len` bytes at a multiple of `align`.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    from: u64,
+    len: u64,
+    align: u64,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { from: MMAP_BASE, len: 1, align: 1 }
+    }
 }
 
 impl Process {
@@ -75,6 +90,7 @@ impl Process {
             pinned_singly: false,
             huge: huge.iter().map(|size| (*size, u64::from(u32::MAX))).collect(),
             vmas: RangeMap::new(),
+            search: Search::default(),
         }
     }
 
@@ -86,7 +102,9 @@ impl Process {
     pub(super) fn allocate(&mut self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
         let len = page.max(self.page).ceil(size).filter(|len| *len != 0).ok_or(Errno::EINVAL)?;
         let align = page.max(PageShift::P64K).bytes();
-        let outer = MMAP_BASE..TASK_SIZE;
+        // What does not fit less does not fit more.
+        let covered = self.search.len <= len && self.search.align <= align;
+        let outer = if covered { self.search.from } else { MMAP_BASE }..TASK_SIZE;
         let start = self
             .vmas
             .gaps(&outer)
@@ -97,6 +115,9 @@ impl Process {
             .ok_or(Errno::ENOMEM)?;
         let kind = if page == self.page { MemoryKind::Ordinary } else { MemoryKind::Huge(page) };
         self.place(start..start + len, kind)?;
+        if !covered || (self.search.len, self.search.align) == (len, align) || self.search.len == 1 {
+            self.search = Search { from: start, len, align };
+        }
         UserRange::new(UserAddr(start), len).map_err(|_| Errno::EINVAL)
     }
 
@@ -114,7 +135,7 @@ impl Process {
             *free = free.checked_sub((range.end - range.start) >> page.get()).ok_or(Errno::ENOMEM)?;
         }
         if kind == MemoryKind::Hole {
-            self.vmas.remove(range);
+            self.unmap(range);
             return Ok(());
         }
         let compound = if kind == MemoryKind::TransparentHuge { PageShift::P2M.max(page) } else { page };
@@ -127,6 +148,12 @@ impl Process {
         let device = kind == MemoryKind::Device;
         self.vmas.insert(range, Vma { pages, protection: Protection::ReadWrite, device });
         Ok(())
+    }
+
+    /// Leaves a hole, which the next search may find.
+    fn unmap(&mut self, range: Range<u64>) {
+        self.vmas.remove(range);
+        self.search = Search::default();
     }
 
     /// Memory of the program that runs the model, at its own address: nothing of the process may be there.
@@ -209,7 +236,7 @@ impl Process {
         self.check(&range)?;
         let gone: Vec<_> =
             self.look(range.clone()).into_iter().filter_map(|(at, vma)| Some((at, vma?.pages))).collect();
-        self.vmas.remove(range);
+        self.unmap(range);
         self.reclaim(&gone, held);
         Ok(())
     }
@@ -307,4 +334,36 @@ fn span(at: UserAddr, len: usize) -> Result<Range<u64>, Errno> {
 
 fn offsets(whole: &Range<u64>, part: &Range<u64>) -> Range<usize> {
     (part.start - whole.start) as usize..(part.end - whole.start) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Memory;
+    use crate::host::model::Model;
+
+    #[test]
+    fn memory_lies_at_the_lowest_address_where_it_fits() {
+        let model = Model::new("powernv9-4k".parse().unwrap());
+        let get = |len: u64| model.allocate(len, PageShift::P4K).unwrap();
+        let (small, large, last) = (get(0x1_0000), get(0x4_0000), get(0x1_0000));
+        assert!(small.end() <= large.start() && large.end() <= last.start());
+        model.free(large).unwrap();
+        assert_eq!(get(0x8_0000).start(), last.end(), "the hole is too small");
+        assert_eq!(get(0x1_0000).start(), large.start(), "a smaller one fits");
+        assert_eq!(get(0x3_0000).end(), large.end(), "so does another beside it");
+        model.free(small).unwrap();
+        assert_eq!(get(0x1_0000), small);
+    }
+
+    #[test]
+    fn a_model_is_shown_in_a_few_lines() {
+        let model = Model::new("powernv9".parse().unwrap()).with_groups(200);
+        for _ in 0..100 {
+            model.allocate(0x1_0000, PageShift::P64K).unwrap();
+        }
+        let shown = format!("{model:#?}");
+        assert!(shown.lines().count() <= 10, "{shown}");
+        assert!(shown.contains("groups: 200"), "{shown}");
+    }
 }

@@ -236,7 +236,7 @@ mod tests {
         let device = Some("0001:00:00.0".to_owned());
         let missing = found(&fixture, &group(12)).unwrap();
         assert_eq!(missing, Obstacle::NoGroup { group: 12, device, present: vec![7, 30] });
-        assert!(missing.to_string().contains("`spapr-iommu bind 0001:00:00.0 --group`"), "{missing}");
+        assert!(missing.to_string().contains("bind 0001:00:00.0, and the other devices of its group"), "{missing}");
         assert_eq!(found(&fixture, &group(9)), Some(Obstacle::UnknownGroup { group: 9, known: vec![7, 12] }));
     }
 
@@ -286,7 +286,7 @@ mod tests {
         fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
         let (device, driver) = ("0000:00:02.0".to_owned(), "nvme".to_owned());
         let expected = Obstacle::NotViable { group: 7, device, driver };
-        assert!(expected.to_string().contains("`spapr-iommu bind 0000:00:02.0`"));
+        assert!(expected.to_string().contains("0000:00:02.0 is bound to nvme: bind it to vfio-pci"));
         assert_eq!(found(&fixture, &group(7)).as_ref(), Some(&expected));
         assert_eq!(found(&fixture, &Asked::Device { group: 7, name: "0000:00:01.0" }), Some(expected));
     }
@@ -316,7 +316,7 @@ mod tests {
         let device = |name| found(&fixture, &Asked::Device { group: 7, name });
         let unbound = device("0000:00:02.0").unwrap();
         assert_eq!(unbound, Obstacle::NotBound { device: "0000:00:02.0".to_owned() });
-        assert!(unbound.to_string().contains("`spapr-iommu bind 0000:00:02.0`"), "{unbound}");
+        assert!(unbound.to_string().contains("0000:00:02.0 is bound to no driver: bind it to vfio-pci"), "{unbound}");
         let obstacle = device("0000:00:09.0").unwrap();
         let devices = vec!["0000:00:01.0".to_owned(), "0000:00:02.0".to_owned()];
         assert_eq!(obstacle, Obstacle::NoDevice { group: 7, device: "0000:00:09.0".to_owned(), devices });

@@ -2,7 +2,7 @@
 
 use super::super::expect::Expect;
 use super::super::file::{Mistake, one_action, one_of, unknown_key};
-use super::super::value::Offset;
+use super::super::value::{Offset, unexpected};
 use super::answer::Answer;
 use super::fields::{self, Value};
 use super::step::{Slot, Step};
@@ -201,7 +201,7 @@ impl Visitor<'_> for &mut fields::Argument<'_> {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
         let set = self.field.set(&Value::Text(text.into()));
-        set.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self.field.expected()))
+        set.ok_or_else(|| E::invalid_value(de::Unexpected::Other(&unexpected(text)), &self.field.expected()))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {

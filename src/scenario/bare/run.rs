@@ -64,9 +64,9 @@ impl Bench<'_> {
         let outcome = self.outcome(entry, &done);
         let surprise = outcome != expected;
         let mut message = written(entry, &done);
-        let violations = self.machine.violations();
-        message.extend(violations.iter().skip(self.told).map(|violation| self.named(violation)));
-        self.told = violations.len();
+        let violations = self.machine.violations_after(self.told);
+        message.extend(violations.iter().map(|violation| self.named(violation)));
+        self.told += violations.len();
         StepReport {
             number,
             line: line.number,

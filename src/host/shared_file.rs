@@ -1,0 +1,112 @@
+//! A file whose pages are shared with devices: what must hold before it is mapped.
+
+use super::Errno;
+use crate::addr::PageShift;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use std::os::fd::AsFd;
+
+/// Why a part of a file cannot be shared with devices. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum FileError {
+    /// No bytes.
+    #[error("no bytes at offset {offset:#x} of the file were asked for: ask for one page of {page} at least")]
+    Empty {
+        /// Where in the file.
+        offset: u64,
+        /// The file's page.
+        page: PageShift,
+    },
+    /// The offset is not on a page.
+    #[error(
+        "the {len:#x} bytes at offset {offset:#x} of the file do not begin on a page of {page}: \
+         begin at {:#x}",
+        page.floor(*offset)
+    )]
+    Offset {
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// The file's page.
+        page: PageShift,
+    },
+    /// The length is not whole pages.
+    #[error(
+        "the {len:#x} bytes at offset {offset:#x} of the file are not whole pages of {page}: \
+         extend the file, and ask for a multiple of that"
+    )]
+    Length {
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// The file's page.
+        page: PageShift,
+    },
+    /// The file ends before.
+    #[error(
+        "the {len:#x} bytes at offset {offset:#x} reach past the end of the file, which has {size:#x} bytes: \
+         extend it first, with `File::set_len`"
+    )]
+    Short {
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// Bytes of the file.
+        size: u64,
+    },
+    /// The kernel refused.
+    #[error(
+        "the kernel does not map {len:#x} bytes at offset {offset:#x} of the file: {errno}; \
+         it must be a file in memory, open for reading and writing"
+    )]
+    Refused {
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+}
+
+/// The page a mapping of `file` has on a host with pages of `host`: hugetlbfs has its own.
+pub(super) fn page(file: impl AsFd, host: PageShift) -> Result<PageShift, Errno> {
+    let facts = fstatfs(file)?;
+    if facts.filesystem_type() != HUGETLBFS_MAGIC {
+        return Ok(host);
+    }
+    let page = u64::try_from(facts.optimal_transfer_size()).ok().and_then(PageShift::from_bytes);
+    page.map(|page| page.max(host)).ok_or(Errno::EINVAL)
+}
+
+/// Refuses what is not whole pages of the file, or reaches past its end.
+pub(super) fn check(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<(), FileError> {
+    if len == 0 {
+        return Err(FileError::Empty { offset, page });
+    }
+    if offset & page.mask() != 0 {
+        return Err(FileError::Offset { offset, len, page });
+    }
+    if len & page.mask() != 0 {
+        return Err(FileError::Length { offset, len, page });
+    }
+    let facts = fstat(&file).map_err(|errno| FileError::Refused { offset, len, errno })?;
+    let size = u64::try_from(facts.st_size).unwrap_or(0);
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(FileError::Short { offset, len, size }),
+    }
+}
+
+/// Seals the file against shrinking, where it can be sealed. Returns whether it is sealed.
+pub(super) fn seal(file: impl AsFd) -> bool {
+    // A file that is sealed already may allow no further seals, so the result is asked for apart.
+    let _ = fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK));
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS);
+    seals.is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK))
+}

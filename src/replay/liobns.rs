@@ -1,0 +1,102 @@
+//! Which window of this library stands for which window of QEMU's.
+//!
+//! A VMM chooses the LIOBN of a window, and the guest takes what it is given. QEMU gives a free one, which is that of the
+//! default window once the guest removed it; this library has one LIOBN for the default window and one for the dynamic
+//! window. Where they differ, the guest would have used the other number, so calls are carried over.
+
+use std::collections::BTreeMap;
+
+/// The bits of a LIOBN that count the windows of a bridge.
+const WINDOW_BITS: u64 = 0xff;
+/// A LIOBN that no bridge has.
+const NOWHERE: u64 = u32::MAX as u64;
+
+/// A window as this library made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Here {
+    liobn: u64,
+    /// Added to a bus address of QEMU's window, modulo 2^64.
+    offset: u64,
+}
+
+/// The windows here, by QEMU's LIOBN. Each window here stands for one of QEMU's, so there are at most two for a bridge.
+#[derive(Debug, Default)]
+pub(super) struct Liobns(BTreeMap<u64, Here>);
+
+impl Liobns {
+    /// Windows of bridges that were just started, with the LIOBNs of their default windows.
+    pub(super) fn new(bridges: impl IntoIterator<Item = u64>) -> Self {
+        let mut liobns = Self::default();
+        bridges.into_iter().for_each(|liobn| liobns.reset(liobn));
+        liobns
+    }
+
+    /// The bridge has its default window and no other.
+    pub(super) fn reset(&mut self, default: u64) {
+        self.0.retain(|_, here| here.liobn & !WINDOW_BITS != default);
+        self.0.insert(default, Here { liobn: default, offset: 0 });
+    }
+
+    /// Both made a window: LIOBN and start.
+    pub(super) fn made(&mut self, (liobn, start): (u64, u64), (here, start_here): (u64, u64)) {
+        self.0.retain(|_, before| before.liobn != here);
+        self.0.insert(liobn, Here { liobn: here, offset: start_here.wrapping_sub(start) });
+    }
+
+    /// Takes out a window that is removed, and returns its LIOBN here.
+    pub(super) fn removed(&mut self, liobn: u64) -> u64 {
+        let (here, _) = self.here(liobn, 0);
+        self.0.remove(&liobn);
+        here
+    }
+
+    /// Returns the LIOBN and the bus address here. What is no window of QEMU's is none here either.
+    pub(super) fn here(&self, liobn: u64, ioba: u64) -> (u64, u64) {
+        match self.0.get(&liobn) {
+            Some(here) => (here.liobn, ioba.wrapping_add(here.offset)),
+            None if self.0.values().any(|here| here.liobn == liobn) => (NOWHERE, ioba),
+            None => (liobn, ioba),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT: u64 = 0x8000_0000;
+    const DYNAMIC: u64 = 0x8000_0001;
+
+    #[test]
+    fn windows_are_the_same_until_they_are_made_otherwise() {
+        let mut liobns = Liobns::new([DEFAULT, 0x8000_0100]);
+        for liobn in [DEFAULT, DYNAMIC, 0x8000_0100, 7] {
+            assert_eq!(liobns.here(liobn, 0x1000), (liobn, 0x1000));
+        }
+        liobns.made((DYNAMIC, 1 << 59), (DYNAMIC, 1 << 59));
+        assert_eq!(liobns.here(DYNAMIC, 1 << 59), (DYNAMIC, 1 << 59));
+    }
+
+    #[test]
+    fn a_window_with_the_number_of_the_removed_one_is_carried_over() {
+        let mut liobns = Liobns::new([DEFAULT]);
+        assert_eq!(liobns.removed(DEFAULT), DEFAULT);
+        liobns.made((DEFAULT, 0), (DYNAMIC, 1 << 59));
+        assert_eq!(liobns.here(DEFAULT, 0x1000), (DYNAMIC, (1 << 59) + 0x1000));
+        assert_eq!(liobns.here(DYNAMIC, 0x1000), (NOWHERE, 0x1000), "QEMU has no such window");
+        assert_eq!(liobns.removed(DEFAULT), DYNAMIC);
+        assert_eq!(liobns.here(DEFAULT, 0), (DEFAULT, 0));
+        liobns.made((DEFAULT, 0), (DYNAMIC, 0));
+        liobns.reset(DEFAULT);
+        assert_eq!((liobns.here(DEFAULT, 1), liobns.here(DYNAMIC, 1)), ((DEFAULT, 1), (DYNAMIC, 1)));
+    }
+
+    #[test]
+    fn windows_never_pile_up() {
+        let mut liobns = Liobns::new([DEFAULT]);
+        for liobn in 0..10_000 {
+            liobns.made((liobn, 0), (DYNAMIC, 0));
+        }
+        assert_eq!(liobns.0.len(), 2);
+    }
+}

@@ -1,0 +1,235 @@
+//! Errors as they are printed: a chain of an error and its sources says nothing twice, and remedies are the library's.
+
+use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
+use spapr_iommu::dma::{DmaError, DmaMask, OpenError, OutOfBounds, ReleaseRefusal};
+use spapr_iommu::host::calls::{CallError, Failure};
+use spapr_iommu::host::irqs::IrqsError;
+use spapr_iommu::host::{Call, Errno, FileError, Memlock, Obstacle, Platform};
+use spapr_iommu::memlock::MemlockError;
+use spapr_iommu::registry::{PinError, RegisterError};
+use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
+use spapr_iommu::uapi::vfio::IrqSet;
+use spapr_iommu::window::Refusal;
+use std::collections::BTreeSet;
+use std::error::Error;
+use strum::VariantNames;
+
+fn iova() -> IovaRange {
+    IovaRange::new(Iova(1 << 59), 8 << 20).unwrap()
+}
+
+fn user() -> UserRange {
+    UserRange::new(UserAddr(0x1_0000), 8 << 20).unwrap()
+}
+
+fn call() -> CallError {
+    CallError { call: Call::Enable, failure: Failure::Errno(Errno::EPERM) }
+}
+
+fn lost() -> NotRestored {
+    NotRestored { cause: call(), lost: vec![iova()], left: vec![iova()] }
+}
+
+/// Over the limit by all there is.
+fn memlock() -> MemlockError {
+    MemlockError::OverLimit {
+        what: "the TCE tables",
+        needed: 8 << 20,
+        missing: 8 << 20,
+        memlock: Memlock { limit: Some(64 << 10), locked: 64 << 10, unlimited: false },
+    }
+}
+
+fn window() -> WindowError {
+    Refusal::Memlock(memlock()).into()
+}
+
+const PAGE: PageShift = PageShift::P64K;
+
+fn file_errors() -> Vec<FileError> {
+    let (offset, len) = (5, 10);
+    vec![
+        FileError::Empty { offset, page: PAGE },
+        FileError::Offset { offset, len, page: PAGE },
+        FileError::Length { offset, len, page: PAGE },
+        FileError::Short { offset, len, size: 7 },
+        FileError::Refused { offset, len, errno: Errno::EACCES },
+    ]
+}
+
+fn dma_errors() -> Vec<DmaError> {
+    let (bytes, mask, window_range, largest) = (8 << 20, DmaMask::ALL, iova(), 4 << 20);
+    let outside = OutOfBounds { offset: 9, len: 8, size: 16 };
+    vec![
+        DmaError::Empty,
+        DmaError::TooLarge { count: 9, size: 8 },
+        DmaError::NoDevice,
+        DmaError::MaskTooSmall { mask, lowest: Iova(4096), least: mask },
+        DmaError::NoRoom { bytes, window: window_range, largest },
+        DmaError::NoRoomInDefault { bytes, window: window_range, largest, why: window() },
+        DmaError::NoRoomInReach { bytes, window: window_range, mask, largest },
+        DmaError::Memory { bytes, page: PAGE, errno: Errno::ENOMEM },
+        DmaError::Unaligned { user: user(), page: PAGE },
+        DmaError::PageTooLarge { user: user(), carries: PageShift::P4K, page: PAGE },
+        DmaError::File(file_errors().remove(1)),
+        DmaError::OutOfBounds(outside),
+        DmaError::PoolEmpty { blocks: 8 },
+        DmaError::Window(window()),
+        DmaError::Register(memlock().into()),
+        DmaError::Map(MapError::Refused(call())),
+    ]
+}
+
+fn map_errors() -> Vec<MapError> {
+    let asked = iova();
+    vec![
+        MapError::NoGroup { asked },
+        MapError::NoWindow { asked, why: Refusal::Memlock(memlock()) },
+        MapError::Misaligned { asked, page: PAGE },
+        MapError::UserMisaligned { asked, user: UserAddr(5), page: PAGE },
+        MapError::Overlap { asked, present: asked, user: UserAddr(5) },
+        MapError::Twice { first: asked, second: asked },
+        MapError::Memory(PinError::Register(memlock().into())),
+        MapError::Window(window()),
+        MapError::Refused(call()),
+        MapError::NotRestored(lost()),
+    ]
+}
+
+fn register_errors() -> Vec<RegisterError> {
+    let (asked, part) = (user(), user());
+    vec![
+        RegisterError::Misaligned { asked, page: PAGE },
+        RegisterError::Hole { asked, hole: part },
+        RegisterError::NotPinnable { asked, part },
+        RegisterError::PageRefused { asked, page: 3 },
+        RegisterError::Stale { asked, part },
+        RegisterError::Foreign { asked },
+        RegisterError::Memlock(memlock()),
+        RegisterError::Backing(Errno::EIO),
+        RegisterError::Call(call()),
+    ]
+}
+
+fn pin_errors() -> Vec<PinError> {
+    let asked = user();
+    vec![
+        PinError::NotRegistered { asked, missing: asked },
+        PinError::PageTooLarge { asked, region: asked, carries: PageShift::P4K, page: PAGE },
+        PinError::Straddles { asked, at: UserAddr(5), page: PAGE },
+        PinError::Register(memlock().into()),
+    ]
+}
+
+fn unmap_errors() -> Vec<UnmapError> {
+    let asked = iova();
+    vec![
+        UnmapError::NoWindow { asked },
+        UnmapError::Misaligned { asked, page: PAGE },
+        UnmapError::Refused(call()),
+        UnmapError::NotRestored(lost()),
+    ]
+}
+
+fn window_errors() -> Vec<WindowError> {
+    vec![
+        WindowError::NoGroup,
+        WindowError::Refused(Refusal::Memlock(memlock())),
+        WindowError::Call { error: call(), gone: vec![Iova(0)] },
+        WindowError::Elsewhere { start: Iova(0), expected: Iova(1) },
+    ]
+}
+
+fn attach_errors() -> Vec<AttachError> {
+    let group = 3;
+    vec![
+        AttachError::Obstacle(Obstacle::Busy { group }),
+        AttachError::Open { what: "/dev/vfio/3".into(), errno: Errno::EIO },
+        AttachError::NoPlatform,
+        AttachError::Version { version: 1 },
+        AttachError::NoV2,
+        AttachError::AttachedAlready { group },
+        AttachError::NotAttached { group },
+        AttachError::OneGroup { platform: Platform::Pseries, group },
+        AttachError::DevicesOpen { group, count: 1 },
+        AttachError::Windows { group, why: window() },
+        AttachError::OtherFacts { group },
+        AttachError::Register(memlock().into()),
+        AttachError::Call(call()),
+        AttachError::NotRestored(lost()),
+    ]
+}
+
+fn device_errors() -> Vec<DeviceError> {
+    let device: std::sync::Arc<str> = "0000:00:01.0".into();
+    let kind = InterruptKind::Msi;
+    let set = IrqSet { argsz: 20, flags: 1, index: 1, start: 0, count: 1 };
+    vec![
+        DeviceError::Open(AttachError::NoV2),
+        DeviceError::Access(AccessError::Gone { device: device.clone() }),
+        DeviceError::NoInterrupt { device, kind },
+        DeviceError::Eventfd(Errno::EMFILE),
+        DeviceError::Call(call()),
+        DeviceError::Irqs(IrqsError { set, failure: Failure::Errno(Errno::EIO) }),
+    ]
+}
+
+fn says_nothing_twice(error: &dyn Error) {
+    let mut outer = error;
+    while let Some(source) = outer.source() {
+        assert!(!outer.to_string().contains(&source.to_string()), "{outer}, since {source}");
+        outer = source;
+    }
+}
+
+/// Walks all of an enum's variants.
+fn all<'a, E>(errors: &'a [E])
+where
+    E: Error + VariantNames + 'static,
+    &'a E: Into<&'static str>,
+{
+    let there: BTreeSet<&str> = errors.iter().map(Into::into).collect();
+    let known: BTreeSet<&str> = E::VARIANTS.iter().copied().collect();
+    assert_eq!(there, known, "a variant is not looked at");
+    errors.iter().for_each(|error| says_nothing_twice(error));
+}
+
+#[test]
+fn a_chain_of_errors_says_nothing_twice() {
+    all(&file_errors());
+    all(&dma_errors());
+    all(&map_errors());
+    all(&unmap_errors());
+    all(&window_errors());
+    all(&attach_errors());
+    all(&register_errors());
+    all(&pin_errors());
+    device_errors().iter().for_each(|error| says_nothing_twice(error));
+    let running = ReleaseRefusal::DeviceRuns { iova: iova(), device: "0000:00:01.0".into() };
+    let kept: Vec<_> = unmap_errors().into_iter().map(ReleaseRefusal::Unmap).collect();
+    all(&[running, kept[0].clone()]);
+    kept.iter().for_each(|error| says_nothing_twice(error));
+    let opened = [
+        OpenError::NoDevice { address: "x".into(), devices: Vec::new() },
+        OpenError::Attach(attach_errors().remove(9)),
+        OpenError::Device(DeviceError::Call(call())),
+        OpenError::Dma(DmaError::Window(window())),
+    ];
+    all(&opened);
+    for error in attach_errors() {
+        says_nothing_twice(&OpenError::Attach(error));
+    }
+    for error in map_errors() {
+        says_nothing_twice(&DmaError::Map(error));
+    }
+}
+
+#[test]
+fn errors_of_memory_name_the_librarys_remedies_and_units() {
+    for text in dma_errors().iter().map(ToString::to_string).chain(file_errors().iter().map(ToString::to_string)) {
+        assert!(!text.contains(" --") && !text.contains("`--"), "an option of a command: {text}");
+    }
+    let text = DmaError::Window(window()).to_string();
+    assert!(text.contains("8 MiB to lock for the TCE tables") && text.contains("64 KiB"), "{text}");
+}

@@ -1,0 +1,95 @@
+//! Memory of files: on the host's pages wherever the file lies, and safe from shrinking where it can be sealed.
+
+use crate::ground::{FIRST, Ground, PRESETS, RW};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use spapr_iommu::addr::PageShift;
+use spapr_iommu::dma::{DmaError, DmaMask};
+use spapr_iommu::host::{Errno, FileError, Host};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+fn memfd(flags: MFdFlags, len: u64) -> File {
+    let file = File::from(memfd_create("dma", MFdFlags::MFD_CLOEXEC | flags).unwrap());
+    file.set_len(len).unwrap();
+    file
+}
+
+#[test]
+fn a_files_memory_is_mapped_and_shared_with_it() {
+    for preset in PRESETS {
+        let ground = Ground::new(preset);
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x4_0000).unwrap();
+        file.write_all_at(b"in the file", 0x1_0000).unwrap();
+        // On a machine of 4K pages, one mapping of 16 would lie on a page of 64K by chance.
+        let pieces: Vec<_> = (0..20).map(|_| ground.dma.file(&file, 0x1_0000, 0x2_0000).unwrap()).collect();
+        for memory in pieces {
+            let map = memory.map(0, 0x2_0000, RW).unwrap();
+            assert_eq!(ground.device_reads(map.iova_range().start(), 11), b"in the file", "{preset}");
+            map.write_bytes(0x1_fffc, b"back").unwrap();
+            let mut back = [0; 4];
+            file.read_exact_at(&mut back, 0x2_fffc).unwrap();
+            assert_eq!(&back, b"back");
+        }
+        drop(device);
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_part_that_a_file_does_not_have_is_named() {
+    for preset in PRESETS {
+        let ground = Ground::new(preset);
+        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let page = ground.model.page_shift();
+        let file = memfd(MFdFlags::empty(), 0x4_0000);
+        let refused = |offset, len| match ground.dma.file(&file, offset, len).unwrap_err() {
+            DmaError::File(error) => error,
+            error => panic!("{error}"),
+        };
+        assert_eq!(refused(5, 0x1_0000), FileError::Offset { offset: 5, len: 0x1_0000, page });
+        assert_eq!(refused(0, 0x1_0005), FileError::Length { offset: 0, len: 0x1_0005, page });
+        assert_eq!(refused(0, 0), FileError::Empty { offset: 0, page });
+        let size = 0x4_0000;
+        assert_eq!(refused(0x3_0000, 0x2_0000), FileError::Short { offset: 0x3_0000, len: 0x2_0000, size });
+        let past = 0u64.wrapping_sub(0x1_0000);
+        assert_eq!(refused(past, 0x1_0000), FileError::Short { offset: past, len: 0x1_0000, size });
+        // A page of 64K has no middle, wherever the machine that runs the model could map it.
+        if page == PageShift::P64K {
+            assert_eq!(refused(0x1000, 0x1_0000), FileError::Offset { offset: 0x1000, len: 0x1_0000, page });
+        }
+        drop(device);
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_file_that_is_not_open_for_writing_is_refused() {
+    let ground = Ground::new("powernv9-64k");
+    let file = memfd(MFdFlags::empty(), 0x1_0000);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let refused = ground.dma.file(File::open(path).unwrap(), 0, 0x1_0000).unwrap_err();
+    assert_eq!(refused, DmaError::File(FileError::Refused { offset: 0, len: 0x1_0000, errno: Errno::EACCES }));
+    ground.ends_clean();
+}
+
+#[test]
+fn a_memfd_that_takes_seals_does_not_shrink_under_its_memory() {
+    let ground = Ground::new("powernv9-64k");
+    let file = memfd(MFdFlags::MFD_ALLOW_SEALING, 0x2_0000);
+    let memory = ground.dma.file(&file, 0, 0x2_0000).unwrap();
+    assert!(!memory.may_shrink());
+    assert!(file.set_len(0).is_err(), "an access would end the process");
+    memory.write_bytes(0x1_0000, b"still there").unwrap();
+    // Refused, it changes nothing of the file.
+    let whole = memfd(MFdFlags::MFD_ALLOW_SEALING, 0x1_0000);
+    assert!(ground.dma.file(&whole, 0, 0x2_0000).is_err());
+    whole.set_len(0).unwrap();
+    // Without seals the caller is told.
+    let bare = memfd(MFdFlags::empty(), 0x1_0000);
+    assert!(ground.dma.file(&bare, 0, 0x1_0000).unwrap().may_shrink());
+    assert!(!ground.dma.memory(0x1_0000).unwrap().may_shrink());
+    drop(memory);
+    ground.ends_clean();
+}
