@@ -10,8 +10,8 @@ use crate::uapi::papr::rtas::{HARDWARE_ERROR, PARAMETER_ERROR};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
 use std::sync::Arc;
 
-/// Windows besides the default one.
-const DYNAMIC: u32 = 1;
+/// Windows of a PHB, the default one included: as many as QEMU gives.
+const WINDOWS: usize = 2;
 
 /// What a guest may ask for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +48,10 @@ pub enum DdwError {
         /// Results.
         rets: usize,
     },
-    /// There is one dynamic window already.
+    /// All windows are there already.
     #[error("no window is left: {present} is there")]
     NoneLeft {
-        /// It.
+        /// A dynamic one.
         present: IovaRange,
     },
     /// A page that was not offered.
@@ -88,6 +88,17 @@ pub enum DdwError {
     Phb(#[from] PhbError),
 }
 
+/// A PHB does not have its first windows again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the windows of the PHB with BUID {buid:#x} are not reset: reset them again once its devices are detached")]
+pub struct ResetError {
+    /// The BUID.
+    pub buid: u64,
+    /// Why.
+    #[source]
+    pub why: Box<DdwError>,
+}
+
 impl DdwError {
     /// The status the guest gets (LoPAR, RTAS return codes).
     pub fn status(&self) -> i32 {
@@ -100,7 +111,21 @@ impl DdwError {
 
 impl Phb {
     fn dynamic(&self) -> Option<Arc<TceTable>> {
-        self.tables().iter().find(|table| table.liobn() == self.config().dynamic_liobn()).cloned()
+        self.tables().iter().find(|table| !self.is_default(table)).cloned()
+    }
+
+    /// A dynamic window where no other can be made.
+    fn last(&self) -> Option<Arc<TceTable>> {
+        self.dynamic().filter(|_| self.tables().len() >= WINDOWS)
+    }
+
+    /// The LIOBN of the next dynamic window, and the most bytes it may have: a second one takes the place of the default window.
+    fn next(&self) -> (Liobn, u64) {
+        let (config, tables) = (self.config(), self.tables());
+        match tables.iter().any(|table| table.liobn() == config.dynamic_liobn()) {
+            true => (config.liobn, config.default.len()),
+            false => (config.dynamic_liobn(), u64::MAX),
+        }
     }
 
     /// What the guest may ask for: pages that all its RAM consists of and the host has a window for; and, of the largest of
@@ -113,11 +138,13 @@ impl Phb {
     fn offer_now(&self, attached: bool) -> DdwOffer {
         let aligned = self.ram.aligned().unwrap_or(PageShift::P4K);
         let pages = self.config().pages & ((aligned.bytes() << 1) - 1);
-        let mut offer = DdwOffer { windows: DYNAMIC, entries: self.config().entries, pages };
+        let mut offer = DdwOffer { windows: 0, entries: self.config().entries, pages };
         let Some(page) = offer.page_sizes().next_back() else { return DdwOffer { windows: 0, entries: 0, pages: 0 } };
-        if let Some(present) = self.dynamic() {
+        if let Some(present) = self.last() {
             return DdwOffer { windows: 0, entries: offer.entries.min(present.len()), pages };
         }
+        offer.windows = (WINDOWS - self.tables().len()) as u32;
+        offer.entries = offer.entries.min(self.next().1 >> page.get());
         if attached {
             let possible = |entries: &u64| {
                 let size = entries.checked_mul(page.bytes());
@@ -133,7 +160,8 @@ impl Phb {
     /// Makes the dynamic window: `2^window_shift` bytes with pages of `2^page_shift`.
     pub fn create_window(&self, page_shift: u32, window_shift: u32) -> Result<Arc<TceTable>, DdwError> {
         let groups = self.groups.lock();
-        if let Some(present) = self.dynamic() {
+        self.is_there()?;
+        if let Some(present) = self.last() {
             return Err(DdwError::NoneLeft { present: present.window() });
         }
         let offer = self.offer_now(!groups.is_empty());
@@ -148,6 +176,7 @@ impl Phb {
             false => Behind::Devices(self.space().clone()),
         };
         let start = match groups.is_empty() {
+            true if self.next().0 == self.config().liobn => self.config().default.start(),
             true => self.config().dynamic,
             false => self.space().create_window(&self.host_window(page, size))?.range.start(),
         };
@@ -165,9 +194,9 @@ impl Phb {
     fn placed(&self, start: Iova, size: u64, page: PageShift) -> Result<TceTable, DdwError> {
         let elsewhere = |window| PhbError::Elsewhere { window, start };
         let window = IovaRange::new(start, size).map_err(|_| elsewhere(self.config().default))?;
-        match self.default_table().filter(|table| table.window().intersection(&window).is_some()) {
-            Some(_) => Err(elsewhere(window).into()),
-            None => Ok(TceTable::new(self.config().dynamic_liobn(), window, page)),
+        match self.tables().iter().any(|table| table.window().intersection(&window).is_some()) {
+            true => Err(elsewhere(window).into()),
+            false => Ok(TceTable::new(self.next().0, window, page)),
         }
     }
 
@@ -201,7 +230,8 @@ impl Phb {
     /// Removes the dynamic window and gives the guest its default window back, empty.
     pub fn reset_windows(&self) -> Result<(), DdwError> {
         let groups = self.groups.lock();
-        if let Some(dynamic) = self.dynamic() {
+        self.is_there()?;
+        while let Some(dynamic) = self.dynamic() {
             self.remove_in(&groups, dynamic.liobn())?;
         }
         if let Some(table) = self.default_table() {

@@ -16,10 +16,12 @@ mod backing;
 mod books;
 mod error;
 mod lease;
+mod stats;
 
 pub use books::RegionId;
 pub use error::{PinError, RegisterError, ReleaseError};
 pub use lease::Lease;
+pub use stats::RegistryStats;
 
 pub(crate) use books::Part;
 
@@ -64,6 +66,7 @@ struct Inner {
     /// Here because it holds for the process, whatever space asks.
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
+    counters: stats::Counters,
 }
 
 #[derive(Default)]
@@ -99,6 +102,7 @@ impl Registry {
             books: Mutex::default(),
             refused: Mutex::default(),
             spaces: Mutex::default(),
+            counters: Default::default(),
         }))
     }
 
@@ -111,14 +115,20 @@ impl Registry {
     ///
     /// Errors leave everything as it was.
     pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
-        self.register_ranges(&[range])?;
+        self.register_counted(&[range])?;
         Ok(Lease::new(self.clone(), range))
     }
 
     /// Registers several ranges, all or none: neighbours of one kind become one kernel region. A lease each.
     pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
-        self.register_ranges(ranges)?;
+        self.register_counted(ranges)?;
         Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
+    }
+
+    fn register_counted(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
+        let result = self.register_ranges(ranges);
+        self.0.counters.register(ranges, &result);
+        result
     }
 
     fn register_ranges(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {

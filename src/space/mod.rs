@@ -22,15 +22,17 @@ mod device;
 mod error;
 mod maps;
 mod member;
+mod stats;
 mod windows;
 
 pub(crate) use device::Driven;
-pub use device::{Device, DeviceRegion, GroupFile};
+pub use device::{Device, DeviceArea, DeviceRegion, GroupFile};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
+pub use stats::SpaceStats;
 
 use crate::addr::{Iova, IovaRange, UserRange};
-use crate::host::{Fd, Host};
+use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::registry::{Pointing, RegionId, Registry};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
@@ -77,6 +79,9 @@ struct Inner {
     books: RwLock<IntervalMap<RegionId>>,
     /// Devices that have a driver in this process, by address. Locked alone.
     driven: Mutex<BTreeSet<String>>,
+    /// The process that made it.
+    process: Process,
+    counters: stats::Counters,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +138,8 @@ impl AddressSpace {
             state: Mutex::default(),
             books: RwLock::default(),
             driven: Mutex::default(),
+            process: Process::current(),
+            counters: Default::default(),
         });
         let weak: Weak<Inner> = Arc::downgrade(&inner);
         registry.add_space(weak);
@@ -205,6 +212,10 @@ impl Pointing for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // A child of `fork`: what is attached and mapped is its parent's. Only files close.
+            return;
+        }
         let mut state = std::mem::take(&mut self.state.get_mut().state);
         let host = Arc::clone(self.registry.host());
         let books = std::mem::take(self.books.get_mut());

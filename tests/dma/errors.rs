@@ -158,6 +158,7 @@ fn attach_errors() -> Vec<AttachError> {
         AttachError::Register(memlock().into()),
         AttachError::Call(call()),
         AttachError::NotRestored(lost()),
+        AttachError::InContainer { group: 1 },
     ]
 }
 

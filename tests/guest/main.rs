@@ -4,6 +4,8 @@ mod accelerated;
 mod bench;
 mod devices;
 mod hcalls;
+mod limits;
+mod looks;
 mod memory;
 mod sequences;
 mod state;

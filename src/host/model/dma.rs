@@ -19,6 +19,18 @@ pub(super) fn write(driver: &Driver, memory: &mut Physical, iova: u64, data: &[u
     }
 }
 
+/// The first bus address of an access that is not allowed.
+pub(super) fn refused(driver: &Driver, iova: u64, len: usize, access: u32) -> Option<u64> {
+    let mut at = 0;
+    for (_, span) in translate(driver, iova, len, access) {
+        if span.start != at {
+            break;
+        }
+        at = span.end;
+    }
+    (at < len).then(|| iova.wrapping_add(at as u64))
+}
+
 /// Physical addresses of the parts of an access that are allowed.
 fn translate(driver: &Driver, iova: u64, len: usize, access: u32) -> Vec<(u64, core::ops::Range<usize>)> {
     let mut parts = Vec::new();

@@ -55,9 +55,9 @@ pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};
 pub use process::MemoryKind;
 pub use version::{KernelVersion, Known};
 pub use view::{EntryView, RegionView, TableView};
-pub use violation::{Leak, Violation};
+pub use violation::{DmaDirection, Leak, Violation};
 
-use super::{Errno, Fd};
+use super::{Errno, Fd, LentMemory, Platform};
 use crate::addr::{Iova, UserRange};
 use container::Kernel;
 use group::Group;
@@ -97,6 +97,7 @@ impl Model {
             regions: Regions::default(),
             groups: [0, 1].map(|number| (number, Group::new(number))).into(),
             violations: Vec::new(),
+            freezes: preset.platform() == Platform::Powernv,
         };
         Self { state: Arc::new(Mutex::new(State::new(kernel))) }
     }
@@ -147,7 +148,14 @@ impl Model {
         self
     }
 
-    /// Panics at the first violation.
+    /// As QEMU's emulated PHBs, which freeze no PE: DMA that no TCE allows is recorded, and changes
+    /// nothing else. Without this a powernv machine freezes the device's PE, as the hardware does.
+    pub fn without_freezing(self) -> Self {
+        self.lock().kernel.freezes = false;
+        self
+    }
+
+    /// Panics at the first violation, except DMA of a device.
     pub fn panic_on_violation(self) -> Self {
         self.lock().strict = true;
         self
@@ -157,6 +165,12 @@ impl Model {
     /// its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
+    }
+
+    /// Gives the process memory that this program has: the model's devices read and write it through `memory`. It may be
+    /// lent again. EINVAL where it is not whole pages of the model's kernel, EEXIST where something else is.
+    pub fn lend(&self, range: UserRange, memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        self.lock().kernel.process.lend(range, memory)
     }
 
     /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.

@@ -30,7 +30,7 @@ pub(crate) fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option
     let before = fork.host.violations().len();
     let (windows, large) = (count_windows(&fork, 0), count_windows(&fork, MOST_ENTRIES + 1));
     let (result, _) = fork.run(step);
-    if let Some(violation) = fork.host.violations().get(before) {
+    if let Some(violation) = fork.host.violations()[before..].iter().find(|violation| violation.harms_kernel()) {
         let text = format!("{violation:?}");
         return Some(text.split([' ', '{']).next().unwrap_or_default().into());
     }
