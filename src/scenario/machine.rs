@@ -2,7 +2,7 @@
 
 use super::edu::is_vfio;
 use super::report::HostNote;
-use crate::host::model::{KernelVersion, Leak, Model, Preset, Violation};
+use crate::host::model::{Leak, Model, Preset, Violation};
 use crate::host::vfio::Vfio;
 use crate::host::{GroupFacts, Host, Memory, Node, Obstacle};
 use std::sync::Arc;
@@ -137,11 +137,8 @@ impl Machine {
         let groups = groups.iter().map(|group| group.number).collect();
         match self {
             Self::Model { preset, .. } => {
-                let kernel = match preset.kernel {
-                    KernelVersion::V6_12 => "6.12",
-                    KernelVersion::V7_2 => "7.2",
-                };
-                HostNote { kind: "model", name: preset.to_string(), kernel: kernel.into(), groups }
+                let kernel = preset.kernel.to_string();
+                HostNote { kind: "model", name: preset.to_string(), kernel, groups }
             }
             Self::Vfio(_) => {
                 let uname = nix::sys::utsname::uname().ok();

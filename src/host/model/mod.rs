@@ -46,12 +46,14 @@ mod region;
 mod register;
 mod state;
 mod table;
+mod version;
 mod view;
 mod violation;
 mod window;
 
-pub use preset::{Firmware, HostPage, KernelVersion, Machine, Preset, PresetError};
+pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};
 pub use process::MemoryKind;
+pub use version::{KernelVersion, Known};
 pub use view::{EntryView, RegionView, TableView};
 pub use violation::{DmaDirection, Leak, Violation};
 

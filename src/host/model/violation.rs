@@ -30,7 +30,7 @@ pub enum Violation {
         /// Whether a pseries kernel would have died (else: a count that never comes back).
         fatal: bool,
     },
-    /// UNMAP ran past its window on powernv before 7.2.8: zeros are written behind the table. The model clears what
+    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the table. The model clears what
     /// lies inside.
     UnmapPastWindow {
         /// First address.
