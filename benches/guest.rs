@@ -10,6 +10,7 @@ use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, NoMemory, PhbConfig, Slot};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
+use spapr_iommu::uapi::papr::hcall::MOST_STUFFED;
 use std::error::Error;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -136,6 +137,25 @@ fn singles(tces: &[u64], attached: bool) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The most that one call clears, no two TCEs continuing each other: with a device, the longest hypercall there is.
+fn longest(attached: bool) -> Result<(), Box<dyn Error>> {
+    let scattered: Vec<u64> = (0..LIST).map(|n| ((256 + 2 * (LIST - n)) * PAGE) | 3).collect();
+    let ram = Arc::new(Ram::new(&scattered));
+    let iommu = guest(&ram, attached)?;
+    let fill = || {
+        (0..MOST_STUFFED / LIST).for_each(|list| {
+            iommu.h_put_tce_indirect(LIOBN, list * LIST * PAGE, 0, LIST).expect("right");
+        })
+    };
+    let mut table = vec![0_u64; MOST_STUFFED as usize];
+    let stuff = || iommu.h_stuff_tce(LIOBN, 0, 0, MOST_STUFFED).expect("right");
+    fill();
+    let (ours, theirs) =
+        median_ns_then(MOST_STUFFED as usize, (stuff, fill), (|| black_box(&mut table).fill(0), || ()));
+    Table::precise("H_STUFF_TCE, 2^18 scattered", ours, theirs);
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     // Behind the lists; every second page backwards, so that none continues another.
     let contiguous: Vec<u64> = (0..TCES as u64).map(|n| ((n + 256) * PAGE) | 3).collect();
@@ -146,6 +166,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         lists("512 contiguous", &contiguous, attached)?;
         lists("512 scattered", &scattered, attached)?;
         singles(&contiguous, attached)?;
+        longest(attached)?;
     }
     Ok(())
 }

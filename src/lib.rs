@@ -50,6 +50,7 @@
 //! | [`guest`], [`kvm`] | a guest's tables and calls, answered here or in the kernel |
 //! | [`host`] | the seam to a kernel: [`host::vfio`] is the running one |
 //! | `model` | the kernel in process, on any machine (feature `model`) |
+//! | [`stats`] | counters of calls and refusals |
 //! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
 //!
 //! # Features
@@ -58,27 +59,54 @@
 //! rust-vmm's crate.
 #![deny(unsafe_code)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "spapr-iommu needs Linux: it uses VFIO, KVM and eventfd of the running kernel, and its models use them as well. \
+     Build it for a Linux target; any architecture will do, such as x86_64-unknown-linux-gnu."
+);
+
+#[cfg(target_os = "linux")]
 pub mod addr;
+#[cfg(target_os = "linux")]
 pub mod device;
+#[cfg(target_os = "linux")]
 pub mod dma;
+#[cfg(target_os = "linux")]
 pub mod guest;
+#[cfg(target_os = "linux")]
 pub mod host;
+#[cfg(target_os = "linux")]
 pub mod kvm;
+#[cfg(target_os = "linux")]
 pub mod map;
-#[cfg(feature = "model")]
+#[cfg(all(target_os = "linux", feature = "model"))]
 pub mod model;
+#[cfg(target_os = "linux")]
 pub mod permission;
+#[cfg(target_os = "linux")]
 pub mod registry;
+#[cfg(target_os = "linux")]
 pub mod space;
+#[cfg(target_os = "linux")]
+pub mod stats;
+#[cfg(target_os = "linux")]
 pub mod uapi;
+#[cfg(target_os = "linux")]
 pub mod window;
 
+#[cfg(target_os = "linux")]
 pub use addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+#[cfg(target_os = "linux")]
 pub use dma::{Buffer, Dma, DmaMask};
+#[cfg(target_os = "linux")]
 pub use guest::GuestIommu;
+#[cfg(target_os = "linux")]
 pub use permission::Permission;
+#[cfg(target_os = "linux")]
 pub use registry::{Lease, Registry};
+#[cfg(target_os = "linux")]
 pub use space::AddressSpace;
+#[cfg(target_os = "linux")]
 pub use window::WindowRequest;
 
 /// The guide's and the README's programs.

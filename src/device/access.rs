@@ -12,11 +12,16 @@ pub(super) const BARS: [&str; 6] = ["BAR 0", "BAR 1", "BAR 2", "BAR 3", "BAR 4",
 pub(super) const CONFIG: &str = "configuration space";
 
 /// A region of a device, with its name.
-#[derive(Debug)]
 pub(super) struct Access {
     pub(super) region: DeviceRegion,
     pub(super) device: Arc<str>,
     pub(super) name: &'static str,
+}
+
+impl core::fmt::Debug for Access {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} of {}, {:#x} bytes", self.name, self.device, self.region.size())
+    }
 }
 
 impl Access {

@@ -37,17 +37,24 @@ struct Guard {
 
 /// The configuration space of a device, little endian as PCI has it.
 ///
-/// Nobody turns memory decode off, for which the kernel kills whoever touches a BAR with SIGBUS, nor moves BARs or the device
-/// to sleep, nor sets up DMA and interrupts behind the back of [`Device`](super::Device): writes to those registers are refused.
+/// This is the one door to it while the device is open: other handles of it only read. Nobody turns
+/// memory decode off, for which the kernel kills whoever touches a BAR with SIGBUS, nor moves BARs or
+/// the device to sleep, nor sets up DMA and interrupts without the knowledge of
+/// [`Device`](super::Device): writes to those registers are refused.
 ///
 /// vfio-pci answers for some of it itself (ids, BARs, capability list), so these read well of a device that is gone.
-#[derive(Debug)]
 pub struct Config {
     access: Access,
     guards: Vec<Guard>,
     capabilities: Vec<(u8, u64)>,
     /// What the command register should hold.
     command: Mutex<u16>,
+}
+
+impl core::fmt::Debug for Config {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Config({:?}, command {:#06x})", self.access, *self.command.lock())
+    }
 }
 
 impl Config {

@@ -85,15 +85,23 @@ impl Slots {
 }
 
 /// All interrupts of one kind; the last one dropped disables them.
-#[derive(Debug)]
 struct Enabled {
     opened: Arc<Opened>,
     kind: InterruptKind,
     owner: u64,
 }
 
+impl core::fmt::Debug for Enabled {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} of {}", self.kind, self.opened.address)
+    }
+}
+
 impl Drop for Enabled {
     fn drop(&mut self) {
+        if !self.opened.process.is_current() {
+            return;
+        }
         let mut slots = self.opened.slots.lock();
         if *slots.owner(self.kind) != Some(self.owner) {
             return;
@@ -104,6 +112,62 @@ impl Drop for Enabled {
         {
             tracing::warn!(device = %self.opened.address, %error, "interrupts stay enabled");
         }
+    }
+}
+
+impl Enabled {
+    /// Whether it was not disabled since, by the end of the device or its recovery.
+    fn check(&self, slots: &mut Slots) -> Result<(), DeviceError> {
+        if *slots.owner(self.kind) == Some(self.owner) {
+            return Ok(());
+        }
+        Err(DeviceError::Disabled { device: Arc::clone(&self.opened.address), kind: self.kind })
+    }
+
+    fn rearm(&self) -> Result<(), DeviceError> {
+        let mut slots = self.opened.slots.lock();
+        self.check(&mut slots)?;
+        let (host, fd) = (self.opened.device.host().as_ref(), self.opened.device.fd());
+        match self.kind {
+            InterruptKind::Intx => Ok(irqs::unmask(host, fd, self.kind.index())?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All interrupts of one kind, signalled to eventfds of the caller's; disabled when this is
+/// dropped. It keeps the device's file open.
+#[derive(Debug)]
+pub struct ForwardedInterrupts {
+    count: u32,
+    enabled: Enabled,
+}
+
+impl ForwardedInterrupts {
+    /// Lets INTx fire again, once the device has taken its interrupt back. The other kinds need
+    /// none of it.
+    pub fn rearm(&self) -> Result<(), DeviceError> {
+        self.enabled.rearm()
+    }
+
+    /// Has the kernel do what [`Self::rearm`] does whenever `eventfd` is signalled: KVM signals the
+    /// one it was given for the guest's end of interrupt (`resamplefd`). For INTx only; the kernel
+    /// refuses it for others.
+    pub fn rearm_by(&self, eventfd: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        let Enabled { opened, kind, .. } = &self.enabled;
+        let mut slots = opened.slots.lock();
+        self.enabled.check(&mut slots)?;
+        Ok(irqs::unmask_by(opened.device.host().as_ref(), opened.device.fd(), kind.index(), eventfd)?)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Their kind.
+    pub fn kind(&self) -> InterruptKind {
+        self.enabled.kind
     }
 }
 
@@ -147,15 +211,7 @@ impl Interrupt {
     /// Lets INTx fire again, once the device has taken its interrupt back; if it has not, it fires at once. The other kinds
     /// need none of it.
     pub fn rearm(&self) -> Result<(), DeviceError> {
-        let Enabled { opened, kind, owner } = &*self.enabled;
-        let mut slots = opened.slots.lock();
-        if *slots.owner(*kind) != Some(*owner) {
-            return Err(DeviceError::Disabled { device: Arc::clone(&opened.address), kind: *kind });
-        }
-        match kind {
-            InterruptKind::Intx => Ok(irqs::unmask(opened.device.host().as_ref(), opened.device.fd(), kind.index())?),
-            _ => Ok(()),
-        }
+        self.enabled.rearm()
     }
 
     /// Which vector it is, from 0.
@@ -189,14 +245,42 @@ pub(super) fn info(opened: &Opened, kind: InterruptKind) -> Result<InterruptInfo
 
 /// Enables the first `count` interrupts of a kind, in one call.
 pub(super) fn enable(opened: &Arc<Opened>, kind: InterruptKind, count: u32) -> Result<Vec<Interrupt>, DeviceError> {
-    let device = || Arc::clone(&opened.address);
-    let there = info(opened, kind)?.count;
-    if count == 0 || count > there {
-        return Err(DeviceError::Vectors { device: device(), kind, asked: count, there });
-    }
+    check_count(opened, kind, count)?;
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let eventfds: Result<Vec<_>, _> = (0..count).map(|_| EventFd::from_flags(flags)).collect();
     let eventfds = eventfds.map_err(DeviceError::Eventfd)?;
+    let borrowed: Vec<_> = eventfds.iter().map(|eventfd| eventfd.as_fd()).collect();
+    let enabled = Arc::new(enable_all(opened, kind, count, &borrowed)?);
+    let interrupt = |(vector, eventfd)| Interrupt { eventfd, vector, enabled: Arc::clone(&enabled) };
+    Ok((0..count).zip(eventfds).map(interrupt).collect())
+}
+
+/// Enables interrupts for eventfds of the caller's.
+pub(super) fn forward(
+    opened: &Arc<Opened>,
+    kind: InterruptKind,
+    eventfds: &[BorrowedFd<'_>],
+) -> Result<ForwardedInterrupts, DeviceError> {
+    let count = u32::try_from(eventfds.len()).unwrap_or(u32::MAX);
+    check_count(opened, kind, count)?;
+    Ok(ForwardedInterrupts { count, enabled: enable_all(opened, kind, count, eventfds)? })
+}
+
+fn check_count(opened: &Opened, kind: InterruptKind, count: u32) -> Result<(), DeviceError> {
+    let there = info(opened, kind)?.count;
+    if count == 0 || count > there {
+        return Err(DeviceError::Vectors { device: Arc::clone(&opened.address), kind, asked: count, there });
+    }
+    Ok(())
+}
+
+fn enable_all(
+    opened: &Arc<Opened>,
+    kind: InterruptKind,
+    count: u32,
+    eventfds: &[BorrowedFd<'_>],
+) -> Result<Enabled, DeviceError> {
+    let device = || Arc::clone(&opened.address);
     let mut slots = opened.slots.lock();
     if slots.owner(kind).is_some() {
         return Err(DeviceError::EnabledAlready { device: device(), kind });
@@ -204,15 +288,14 @@ pub(super) fn enable(opened: &Arc<Opened>, kind: InterruptKind, count: u32) -> R
     if let Some(enabled) = slots.exclusive().filter(|_| kind.is_exclusive()) {
         return Err(DeviceError::OtherKind { device: device(), asked: kind, enabled });
     }
-    let borrowed: Vec<_> = eventfds.iter().map(|eventfd| eventfd.as_fd()).collect();
-    irqs::enable(opened.device.host().as_ref(), opened.device.fd(), kind.index(), &borrowed).map_err(|error| {
-        match error.failure {
+    irqs::enable(opened.device.host().as_ref(), opened.device.fd(), kind.index(), eventfds).map_err(
+        |error| match error.failure {
             Failure::Positive(available) => {
                 DeviceError::Exhausted { device: device(), kind, asked: count, available: available.unsigned_abs() }
             }
             Failure::Errno(_) => error.into(),
-        }
-    })?;
+        },
+    )?;
     if kind == InterruptKind::Msix {
         let missing = messages::missing(&opened.device, &opened.address, &opened.config, count);
         if !matches!(missing, Ok(None)) {
@@ -225,7 +308,5 @@ pub(super) fn enable(opened: &Arc<Opened>, kind: InterruptKind, count: u32) -> R
     slots.last += 1;
     let owner = slots.last;
     *slots.owner(kind) = Some(owner);
-    let enabled = Arc::new(Enabled { opened: Arc::clone(opened), kind, owner });
-    let interrupt = |(vector, eventfd)| Interrupt { eventfd, vector, enabled: Arc::clone(&enabled) };
-    Ok((0..count).zip(eventfds).map(interrupt).collect())
+    Ok(Enabled { opened: Arc::clone(opened), kind, owner })
 }

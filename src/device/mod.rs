@@ -2,7 +2,8 @@
 //!
 //! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it there. When the device
 //! is dropped, also while a panic unwinds and also while its BARs are still held, it is taken off the bus and its interrupts
-//! are disabled, so that nothing it does can reach memory that goes next.
+//! are disabled, so that nothing it does can reach memory that goes next. A child of `fork` that
+//! drops its copy changes nothing: the device stays its parent's.
 //!
 //! ```
 //! use spapr_iommu::device::{Device, Endian, InterruptKind};
@@ -48,21 +49,23 @@ mod value;
 pub use bar::Bar;
 pub use config::Config;
 pub use error::{AccessError, DeviceError};
-pub use interrupt::{Interrupt, InterruptInfo, InterruptKind};
+pub use interrupt::{ForwardedInterrupts, Interrupt, InterruptInfo, InterruptKind};
 pub use opened::DmaState;
 pub use value::{Endian, RegisterValue};
 
 use crate::device::eeh::Eeh;
-use crate::space::{AddressSpace, Driven};
+use crate::host::{Errno, RegionArea};
+use crate::space::{AddressSpace, DeviceArea, Driven};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use access::{Access, BARS, CONFIG};
+use core::fmt;
 pub(crate) use opened::Opened;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A device that is open for a driver: one at a time for each device in an address space.
 ///
 /// The space, and the group in it, stay while it, a [`Bar`] or an [`Interrupt`] of it is held.
-#[derive(Debug)]
 pub struct Device {
     opened: Arc<Opened>,
     id: (u16, u16),
@@ -77,7 +80,7 @@ impl Device {
         let name: Arc<str> = address.into();
         // Asked first: opening takes the device off the bus.
         let driven = space.drive(address).ok_or_else(|| DeviceError::OpenAlready { device: Arc::clone(&name) })?;
-        let device = space.device(group, address)?;
+        let device = space.driven_device(group, &driven)?;
         let info = device.info()?;
         if info.flags & DEVICE_FLAGS_PCI == 0 {
             return Err(DeviceError::NotPci { device: name });
@@ -182,14 +185,70 @@ impl Device {
         interrupt::enable(&self.opened, kind, count)
     }
 
+    /// Enables the first interrupts of a kind, one for each of `eventfds`, which the kernel
+    /// signals: such as eventfds that KVM turns into interrupts of a guest. The kernel keeps them
+    /// open.
+    pub fn forward_interrupts(
+        &self,
+        kind: InterruptKind,
+        eventfds: &[BorrowedFd<'_>],
+    ) -> Result<ForwardedInterrupts, DeviceError> {
+        interrupt::forward(&self.opened, kind, eventfds)
+    }
+
+    /// The device's file, for interfaces of the kernel that take it; `None` where the host has no
+    /// files, as a model.
+    ///
+    /// What is written to the file goes past all that this library guards: with memory decode
+    /// turned off that way, the next access to a BAR ends the process.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.opened.device.file()
+    }
+
+    /// The parts of BAR 0 to 5 that can be mapped into the process, as memory slots of KVM need it.
+    /// None on a model, and for a BAR that the device does not have.
+    pub fn bar_areas(&self, index: u32) -> Result<Vec<RegionArea>, DeviceError> {
+        let name = self.bar_name(index)?;
+        self.opened.device.areas(PCI_BAR0_REGION_INDEX + index).map_err(|errno| self.region_failed(name, errno))
+    }
+
+    /// Maps one of the [`bar_areas`](Self::bar_areas).
+    pub fn map_bar_area(&self, index: u32, area: RegionArea) -> Result<DeviceArea, DeviceError> {
+        let name = self.bar_name(index)?;
+        let mapped = self.opened.device.map_area(PCI_BAR0_REGION_INDEX + index, area);
+        mapped.map_err(|errno| self.region_failed(name, errno))
+    }
+
+    fn bar_name(&self, index: u32) -> Result<&'static str, DeviceError> {
+        let no_bar = || DeviceError::NoBar { device: Arc::clone(&self.opened.address), index, present: Vec::new() };
+        BARS.get(index as usize).copied().ok_or_else(no_bar)
+    }
+
+    fn region_failed(&self, region: &'static str, errno: Errno) -> DeviceError {
+        DeviceError::Region { device: Arc::clone(&self.opened.address), region, errno }
+    }
+
     /// Error handling of the device's PE.
     pub fn eeh(&self) -> Eeh<'_> {
         Eeh::new(&self.opened, self.id)
     }
 }
 
+/// The device's parts stand in front of a whole host, which is a screen and no help.
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (vendor, device) = self.id;
+        let dma = if self.is_dma_on() { "on" } else { "off" };
+        let (address, group) = (self.address(), self.group());
+        write!(f, "Device({address} {vendor:04x}:{device:04x} of group {group}, DMA {dma})")
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
+        if !self.opened.process.is_current() {
+            return;
+        }
         let address = &self.opened.address;
         if let Err(error) = self.opened.stop_dma() {
             tracing::warn!(device = %address, %error, "the device may still use the bus until its file is closed");

@@ -4,7 +4,7 @@ use super::config::{Config, is_master};
 use super::interrupt::{InterruptKind, Slots};
 use super::{AccessError, DeviceError};
 use crate::device::eeh::{self, EehError, PeState};
-use crate::host::irqs;
+use crate::host::{Process, irqs};
 use crate::space;
 use core::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
@@ -31,7 +31,6 @@ impl DmaState {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) device: space::Device,
     pub(crate) address: Arc<str>,
@@ -42,6 +41,14 @@ pub(crate) struct Opened {
     no_pe: AtomicBool,
     /// Starting and stopping DMA take turns.
     turn: Mutex<()>,
+    /// The process that opened it. In a child of `fork` its end is none of the device's.
+    pub(super) process: Process,
+}
+
+impl core::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Opened({})", self.address)
+    }
 }
 
 impl Opened {
@@ -54,6 +61,7 @@ impl Opened {
             slots: Mutex::default(),
             no_pe: AtomicBool::new(false),
             turn: Mutex::new(()),
+            process: Process::current(),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{DmaConfig, DmaError, DmaMask, IovaSpan, Iovas};
 use crate::addr::{Bytes, Iova, IovaRange, PageShift};
 use crate::host::Host;
 use crate::space::{AddressSpace, WindowError};
-use crate::window::{DEFAULT_PAGE, DefaultWindow, Refusal, WindowFacts, WindowRequest};
+use crate::window::{DEFAULT_PAGE, DefaultWindow, Refusal, Want, Window, WindowFacts, WindowRequest};
 use arrayvec::ArrayVec;
 use core::fmt;
 
@@ -108,7 +108,14 @@ impl Arenas {
         if let Some(page) = config.page.or_else(|| huge_page(space.registry().host().as_ref(), facts, config)) {
             request = request.page(page).carries(page);
         }
-        match space.create_window(&request) {
+        let made = space.create_window(&request).or_else(|why| match above_mmio(facts, config, reach) {
+            Some(range) if matches!(why, WindowError::Refused(Refusal::BelowMmio { .. })) => {
+                let window = space.create_window(&WindowRequest { want: Want::Cover(range), ..request })?;
+                Ok(Window { range: IovaRange::between(range.start(), window.range.end()).unwrap_or(range), ..window })
+            }
+            _ => Err(why),
+        });
+        match made {
             Ok(window) => self.dynamic = Arena::new(window.range, window.page),
             // Buffers of the default window would hide what is wrong.
             Err(why) if is_configured(&why) => return Err(why.into()),
@@ -184,6 +191,13 @@ impl Arena {
         let start = self.range.start();
         (start, start.0.saturating_add(self.page.max(host_page).mask()))
     }
+}
+
+/// Bus addresses for a device that does not reach 1 << 59: above the MMIO, where a window of
+/// powernv at 0 goes on.
+fn above_mmio(facts: &WindowFacts, config: &DmaConfig, reach: u64) -> Option<IovaRange> {
+    let range = IovaRange::new(facts.mmio()?.end(), facts.host_page.ceil(config.capacity)?).ok()?;
+    (range.end().0 - 1 <= reach).then_some(range)
 }
 
 impl fmt::Debug for Arena {

@@ -219,14 +219,14 @@ impl<T> Buffer<T> {
         self.len
     }
 
-    fn dma(&self) -> &Dma {
+    pub(super) fn dma(&self) -> &Dma {
         self.mapped().dma()
     }
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if matches!(&self.home, Home::Own(mapped) if mapped.is_there())
+        if matches!(&self.home, Home::Own(mapped) if mapped.is_there() && mapped.dma().is_here())
             && let Some(device) = self.dma().running()
         {
             tracing::warn!(iova = %self.iova, device, "a buffer is taken away while the device does DMA");

@@ -161,6 +161,9 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
+        if !self.dma.is_here() {
+            return;
+        }
         if let Err(error) = self.unmap() {
             tracing::error!(%error, "memory stays mapped until the process ends");
             if self.leased.shared.is_lent() {

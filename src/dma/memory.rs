@@ -62,8 +62,11 @@ impl Leased {
 
 impl Drop for Leased {
     fn drop(&mut self) {
+        let here = self.lease.as_ref().is_none_or(Lease::is_here);
         self.lease = None;
-        self.host.disown(&self.shared);
+        if here {
+            self.host.disown(&self.shared);
+        }
     }
 }
 

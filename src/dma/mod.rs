@@ -55,7 +55,7 @@ pub use pool::{Block, Pool};
 pub use scatter::{MemoryPart, ScatterMap};
 
 use crate::addr::PageShift;
-use crate::host::Host;
+use crate::host::{Host, Process};
 use crate::registry::Registry;
 use crate::space::AddressSpace;
 use arena::{Arenas, Place, Which};
@@ -98,6 +98,8 @@ struct Inner {
     opening: Mutex<()>,
     /// Taken before `state`.
     pages: Mutex<Pages>,
+    /// The process that made it.
+    process: Process,
 }
 
 #[derive(Default)]
@@ -121,6 +123,7 @@ impl Dma {
             state: Mutex::default(),
             opening: Mutex::default(),
             pages: Mutex::default(),
+            process: Process::current(),
         }))
     }
 
@@ -173,6 +176,12 @@ impl Dma {
 
     fn running(&self) -> Option<String> {
         self.0.state.lock().devices.running()
+    }
+
+    /// Whether this process made it, not one it was forked from: then what it maps is not this
+    /// process's to unmap.
+    fn is_here(&self) -> bool {
+        self.0.process.is_current()
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {

@@ -74,7 +74,9 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if let Some(span) = self.span.take() {
+        if let Some(span) = self.span.take()
+            && self.page.mapped.dma().is_here()
+        {
             self.page.free.lock().free(span);
         }
     }

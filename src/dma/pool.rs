@@ -129,6 +129,9 @@ impl<T> Block<T> {
 
 impl<T> Drop for Block<T> {
     fn drop(&mut self) {
+        if !self.pool.buffer.dma().is_here() {
+            return;
+        }
         self.pool.free.lock().push(self.index);
     }
 }

@@ -8,10 +8,11 @@ use crate::addr::{Iova, IovaRange, PageShift};
 use crate::space::WindowError;
 use crate::uapi::papr::rtas::{HARDWARE_ERROR, PARAMETER_ERROR};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
+use arrayvec::ArrayVec;
 use std::sync::Arc;
 
-/// Windows besides the default one.
-const DYNAMIC: u32 = 1;
+/// Windows of a PHB, the default one included: as many as QEMU gives.
+const WINDOWS: usize = 2;
 
 /// What a guest may ask for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,8 @@ impl DdwOffer {
     }
 }
 
-/// Why a dynamic window is not made or removed. Nothing has changed.
+/// Why a dynamic window is not made or removed. Nothing has changed, except where the error is
+/// [`DdwError::HalfReset`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DdwError {
     /// There is no such PHB.
@@ -48,10 +50,10 @@ pub enum DdwError {
         /// Results.
         rets: usize,
     },
-    /// There is one dynamic window already.
+    /// All windows are there already.
     #[error("no window is left: {present} is there")]
     NoneLeft {
-        /// It.
+        /// A dynamic one.
         present: IovaRange,
     },
     /// A page that was not offered.
@@ -74,6 +76,14 @@ pub enum DdwError {
         /// What the guest named.
         liobn: Liobn,
     },
+    /// A reset that the kernel refused half way.
+    #[error("the reset stopped half way, what the guest had mapped in {lost} is gone: {why}")]
+    HalfReset {
+        /// The window whose mappings are gone.
+        lost: IovaRange,
+        /// What was refused; part of the message, so no source.
+        why: Box<DdwError>,
+    },
     /// The host could not.
     #[error(transparent)]
     Host(#[from] WindowError),
@@ -88,11 +98,22 @@ pub enum DdwError {
     Phb(#[from] PhbError),
 }
 
+/// A PHB does not have its first windows again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the windows of the PHB with BUID {buid:#x} are not reset: reset them again once its devices are detached")]
+pub struct ResetError {
+    /// The BUID.
+    pub buid: u64,
+    /// Why.
+    #[source]
+    pub why: Box<DdwError>,
+}
+
 impl DdwError {
     /// The status the guest gets (LoPAR, RTAS return codes).
     pub fn status(&self) -> i32 {
         match self {
-            Self::Host(_) | Self::Clear(_) | Self::Observe(_) | Self::Phb(_) => HARDWARE_ERROR,
+            Self::Host(_) | Self::Clear(_) | Self::Observe(_) | Self::Phb(_) | Self::HalfReset { .. } => HARDWARE_ERROR,
             _ => PARAMETER_ERROR,
         }
     }
@@ -100,7 +121,21 @@ impl DdwError {
 
 impl Phb {
     fn dynamic(&self) -> Option<Arc<TceTable>> {
-        self.tables().iter().find(|table| table.liobn() == self.config().dynamic_liobn()).cloned()
+        self.tables().iter().find(|table| !self.is_default(table)).cloned()
+    }
+
+    /// A dynamic window where no other can be made.
+    fn last(&self) -> Option<Arc<TceTable>> {
+        self.dynamic().filter(|_| self.tables().len() >= WINDOWS)
+    }
+
+    /// The LIOBN of the next dynamic window, and the most bytes it may have: a second one takes the place of the default window.
+    fn next(&self) -> (Liobn, u64) {
+        let (config, tables) = (self.config(), self.tables());
+        match tables.iter().any(|table| table.liobn() == config.dynamic_liobn()) {
+            true => (config.liobn, config.default.len()),
+            false => (config.dynamic_liobn(), u64::MAX),
+        }
     }
 
     /// What the guest may ask for: pages that all its RAM consists of and the host has a window for; and, of the largest of
@@ -113,11 +148,13 @@ impl Phb {
     fn offer_now(&self, attached: bool) -> DdwOffer {
         let aligned = self.ram.aligned().unwrap_or(PageShift::P4K);
         let pages = self.config().pages & ((aligned.bytes() << 1) - 1);
-        let mut offer = DdwOffer { windows: DYNAMIC, entries: self.config().entries, pages };
+        let mut offer = DdwOffer { windows: 0, entries: self.config().entries, pages };
         let Some(page) = offer.page_sizes().next_back() else { return DdwOffer { windows: 0, entries: 0, pages: 0 } };
-        if let Some(present) = self.dynamic() {
+        if let Some(present) = self.last() {
             return DdwOffer { windows: 0, entries: offer.entries.min(present.len()), pages };
         }
+        offer.windows = (WINDOWS - self.tables().len()) as u32;
+        offer.entries = offer.entries.min(self.next().1 >> page.get());
         if attached {
             let possible = |entries: &u64| {
                 let size = entries.checked_mul(page.bytes());
@@ -133,7 +170,8 @@ impl Phb {
     /// Makes the dynamic window: `2^window_shift` bytes with pages of `2^page_shift`.
     pub fn create_window(&self, page_shift: u32, window_shift: u32) -> Result<Arc<TceTable>, DdwError> {
         let groups = self.groups.lock();
-        if let Some(present) = self.dynamic() {
+        self.is_there()?;
+        if let Some(present) = self.last() {
             return Err(DdwError::NoneLeft { present: present.window() });
         }
         let offer = self.offer_now(!groups.is_empty());
@@ -148,6 +186,7 @@ impl Phb {
             false => Behind::Devices(self.space().clone()),
         };
         let start = match groups.is_empty() {
+            true if self.next().0 == self.config().liobn => self.config().default.start(),
             true => self.config().dynamic,
             false => self.space().create_window(&self.host_window(page, size))?.range.start(),
         };
@@ -165,9 +204,9 @@ impl Phb {
     fn placed(&self, start: Iova, size: u64, page: PageShift) -> Result<TceTable, DdwError> {
         let elsewhere = |window| PhbError::Elsewhere { window, start };
         let window = IovaRange::new(start, size).map_err(|_| elsewhere(self.config().default))?;
-        match self.default_table().filter(|table| table.window().intersection(&window).is_some()) {
-            Some(_) => Err(elsewhere(window).into()),
-            None => Ok(TceTable::new(self.config().dynamic_liobn(), window, page)),
+        match self.tables().iter().any(|table| table.window().intersection(&window).is_some()) {
+            true => Err(elsewhere(window).into()),
+            false => Ok(TceTable::new(self.next().0, window, page)),
         }
     }
 
@@ -198,32 +237,87 @@ impl Phb {
         Ok(())
     }
 
-    /// Removes the dynamic window and gives the guest its default window back, empty.
+    /// Removes the dynamic windows and gives the guest its default window back, empty. Where the
+    /// host cannot have the default window in the place of the only dynamic one, that is refused
+    /// with nothing changed.
     pub fn reset_windows(&self) -> Result<(), DdwError> {
         let groups = self.groups.lock();
-        if let Some(dynamic) = self.dynamic() {
-            self.remove_in(&groups, dynamic.liobn())?;
+        self.is_there()?;
+        match self.default_table() {
+            Some(table) => self.empty(&groups, &table),
+            None => self.bring_back(&groups),
         }
-        if let Some(table) = self.default_table() {
+    }
+
+    /// Clears the default window, and removes the dynamic one.
+    fn empty(&self, groups: &[u32], table: &TceTable) -> Result<(), DdwError> {
+        {
             let _writer = table.lock();
             if !groups.is_empty() {
                 table.observe(self.space(), &self.ram, 0, table.len())?;
                 table::clear(self.space(), table.window())?;
             }
             table.forget();
-            return Ok(());
         }
+        let Some(dynamic) = self.dynamic() else { return Ok(()) };
+        let half = |why| DdwError::HalfReset { lost: table.window(), why: Box::new(why) };
+        self.remove_in(groups, dynamic.liobn()).map_err(half)
+    }
+
+    /// Makes the default window anew, in the place of a dynamic one. Of two dynamic windows the
+    /// other one is removed first, as the default window may need what it gives back.
+    fn bring_back(&self, groups: &[u32]) -> Result<(), DdwError> {
         let config = self.config();
+        let mut dynamic: ArrayVec<_, WINDOWS> = self.tables().iter().take(WINDOWS).cloned().collect();
+        // A second one has the default window's LIOBN and place.
+        dynamic.sort_by_key(|table| table.liobn() == config.liobn);
+        let replaced = dynamic.pop();
+        if self.directory.has(config.liobn) && replaced.as_ref().is_none_or(|table| table.liobn() != config.liobn) {
+            return Err(PhbError::LiobnTaken { liobn: config.liobn }.into());
+        }
+        let other = dynamic.pop();
+        if let Some(other) = &other {
+            self.remove_in(groups, other.liobn())?;
+        }
+        let half = |why| match &other {
+            Some(other) => DdwError::HalfReset { lost: other.window(), why: Box::new(why) },
+            None => why,
+        };
+        let mut behind = Behind::Nothing;
         if !groups.is_empty() {
-            self.space().create_window(&WindowRequest::cover(config.default).page(DEFAULT_PAGE))?;
+            let request = WindowRequest::cover(config.default).page(DEFAULT_PAGE);
+            match &replaced {
+                Some(replaced) => self.replace(replaced, &request).map_err(half)?,
+                None => self.space().create_window(&request).map(drop)?,
+            }
+            behind = Behind::Devices(self.space().clone());
+        } else if let Some(replaced) = &replaced {
+            self.remove_in(groups, replaced.liobn())?;
         }
         let table = self.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
-        if !groups.is_empty() {
-            table.lock().behind = Behind::Devices(self.space().clone());
-        }
+        table.lock().behind = behind;
         match self.enter(table) {
             true => Ok(()),
             false => Err(PhbError::LiobnTaken { liobn: config.liobn }.into()),
         }
+    }
+
+    /// Gives the dynamic window up for another one of the host.
+    fn replace(&self, dynamic: &TceTable, request: &WindowRequest) -> Result<(), DdwError> {
+        let start = dynamic.window().start();
+        let mut writer = dynamic.lock();
+        self.space().can_replace_window(start, request)?;
+        self.keep_no_more(dynamic);
+        let replaced = self.space().replace_window(start, request);
+        let lost =
+            replaced.is_ok() || self.space().status().windows.iter().all(|(window, _)| window.range.start() != start);
+        if lost {
+            writer.behind = Behind::Removed;
+            self.forget(dynamic.liobn());
+        }
+        replaced.map(drop).map_err(|why| match lost {
+            true => DdwError::HalfReset { lost: dynamic.window(), why: Box::new(why.into()) },
+            false => why.into(),
+        })
     }
 }

@@ -18,8 +18,22 @@ pub trait Entries: Send + Sync + Debug {
     /// Stores `value` in `count` entries from `first` on.
     fn fill(&self, first: u64, count: u64, value: u64);
 
-    /// Calls `visit` with every entry in `first..first + count` that is not 0, in order.
-    fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64));
+    /// Makes room for `values` from `first` on, unless the table would take more than `limit` bytes.
+    /// Storing them then takes no more. No entry changes.
+    fn reserve(&self, first: u64, values: &[u64], limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
+        let _ = (first, values, limit);
+        Ok(())
+    }
+
+    /// Does the same for [`Self::fill`].
+    fn reserve_fill(&self, first: u64, count: u64, value: u64, limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
+        let _ = (first, count, value, limit);
+        Ok(())
+    }
+
+    /// Calls `visit` with every stretch of one value in `first..first + count` that is not 0, in order:
+    /// its first entry, how many, the value. What was never written is skipped whole.
+    fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64));
 
     /// Whether others change them, too: the kernel under KVM, which then maps by itself.
     fn changes_by_itself(&self) -> bool {
@@ -31,30 +45,91 @@ pub trait Entries: Send + Sync + Debug {
 const LEAF: usize = 512;
 /// Leaves of a branch.
 const BRANCH: usize = 512;
+/// Entries of a branch.
+const SPAN: u64 = (LEAF * BRANCH) as u64;
 
 /// An entry is whole by itself: nothing else is read by its word.
 const RELAXED: Ordering = Ordering::Relaxed;
 
 type Leaf = [AtomicU64; LEAF];
-type Branch = [OnceLock<Box<Leaf>>; BRANCH];
+type Branch = [Node<Leaf>; BRANCH];
 
-/// Entries in a tree whose leaves come with the first value that is not 0: 8 bytes for each entry near one that was
-/// ever written, nothing for the rest. Leaves stay until the table goes, so that readers need no lock.
+/// A place in the tree: one value for all its entries, until they differ and it is split. It never
+/// goes back, so readers need no lock.
 #[derive(Debug)]
-pub(super) struct Sparse {
-    branches: Box<[OnceLock<Box<Branch>>]>,
-    len: u64,
+struct Node<T> {
+    value: AtomicU64,
+    split: OnceLock<Box<T>>,
 }
 
-fn new_leaf() -> Box<Leaf> {
-    Box::new([const { AtomicU64::new(0) }; LEAF])
+impl<T> Node<T> {
+    fn new(value: u64) -> Self {
+        Self { value: AtomicU64::new(value), split: OnceLock::new() }
+    }
+
+    fn value(&self) -> u64 {
+        self.value.load(RELAXED)
+    }
+}
+
+fn new_leaf(value: u64) -> Box<Leaf> {
+    Box::new(core::array::from_fn(|_| AtomicU64::new(value)))
+}
+
+fn new_branch(value: u64) -> Box<Branch> {
+    Box::new(core::array::from_fn(|_| Node::new(value)))
+}
+
+/// Entries in a tree of branches and leaves. A stretch of one value costs its place in the directory;
+/// only leaves whose entries differ take 8 bytes for each. Leaves stay until the table goes, so that
+/// readers need no lock.
+#[derive(Debug)]
+pub(super) struct Sparse {
+    branches: Box<[Node<Branch>]>,
+    len: u64,
+    /// Bytes of branches and leaves.
+    bytes: AtomicU64,
+}
+
+/// A table would take more memory than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull {
+    /// Bytes it would take.
+    pub needed: u64,
+    /// Bytes it may take.
+    pub limit: u64,
 }
 
 impl Sparse {
     /// `len` entries, all 0.
     pub(super) fn new(len: u64) -> Self {
-        let branches = len.div_ceil((LEAF * BRANCH) as u64);
-        Self { branches: (0..branches).map(|_| OnceLock::new()).collect(), len }
+        let branches = (0..len.div_ceil(SPAN)).map(|_| Node::new(0)).collect();
+        Self { branches, len, bytes: AtomicU64::new(0) }
+    }
+
+    /// Bytes of branches and leaves that an empty table needs, at most, for runs in order: the first
+    /// entry, how many, and whether all are one value.
+    pub(super) fn bytes_for(runs: impl Iterator<Item = (u64, u64, bool)>) -> u64 {
+        let (mut bytes, mut next_leaf, mut next_branch) = (0_u64, 0, 0);
+        let mut touch = |first: u64, end: u64| {
+            let (leaf, leaves) = ((first / LEAF as u64).max(next_leaf), end.div_ceil(LEAF as u64));
+            let (branch, branches) = ((first / SPAN).max(next_branch), end.div_ceil(SPAN));
+            let leaf_bytes = leaves.saturating_sub(leaf).saturating_mul(size_of::<Leaf>() as u64);
+            let branch_bytes = branches.saturating_sub(branch).saturating_mul(size_of::<Branch>() as u64);
+            bytes = bytes.saturating_add(leaf_bytes).saturating_add(branch_bytes);
+            (next_leaf, next_branch) = (next_leaf.max(leaves), next_branch.max(branches));
+        };
+        for (first, count, uniform) in runs {
+            let end = first.saturating_add(count);
+            if uniform && count > LEAF as u64 {
+                // What lies between its ends is whole leaves.
+                touch(first, first + 1);
+                touch(end - 1, end);
+            } else {
+                touch(first, end);
+            }
+        }
+        bytes
     }
 
     fn split(index: u64) -> (usize, usize, usize) {
@@ -62,47 +137,205 @@ impl Sparse {
         ((leaf / BRANCH as u64) as usize, (leaf % BRANCH as u64) as usize, (index % LEAF as u64) as usize)
     }
 
+    fn branch(&self, index: u64) -> Option<&Node<Branch>> {
+        self.branches.get(Self::split(index).0)
+    }
+
     fn leaf(&self, index: u64) -> Option<&Leaf> {
-        let (branch, leaf, _) = Self::split(index);
-        self.branches.get(branch)?.get()?.get(leaf)?.get().map(|leaf| &**leaf)
+        let branch = self.branch(index)?.split.get()?;
+        branch[Self::split(index).1].split.get().map(|leaf| &**leaf)
+    }
+
+    /// What entries at `index` are while they have no leaf.
+    fn value(&self, index: u64) -> u64 {
+        let Some(node) = self.branch(index) else { return 0 };
+        node.split.get().map_or_else(|| node.value(), |branch| branch[Self::split(index).1].value())
+    }
+
+    fn make_branch(&self, index: u64) -> Option<&Branch> {
+        let node = self.branch(index)?;
+        Some(node.split.get_or_init(|| {
+            self.bytes.fetch_add(size_of::<Branch>() as u64, RELAXED);
+            new_branch(node.value())
+        }))
     }
 
     fn make_leaf(&self, index: u64) -> Option<&Leaf> {
-        let (branch, leaf, _) = Self::split(index);
-        let branch = self.branches.get(branch)?.get_or_init(|| Box::new([const { OnceLock::new() }; BRANCH]));
-        Some(branch.get(leaf)?.get_or_init(new_leaf))
+        let node = &self.make_branch(index)?[Self::split(index).1];
+        Some(node.split.get_or_init(|| {
+            self.bytes.fetch_add(size_of::<Leaf>() as u64, RELAXED);
+            new_leaf(node.value())
+        }))
     }
 
-    /// Calls `part` with what there is of leaves in `first..first + count`. What was never written is passed over, by the
-    /// branch and by the leaf.
-    fn each_leaf(&self, first: u64, count: u64, mut part: impl FnMut(u64, &[AtomicU64])) {
-        let end = first.saturating_add(count).min(self.len);
-        let mut at = first;
-        while at < end {
-            let (branch, _, offset) = Self::split(at);
-            if self.branches.get(branch).is_none_or(|branch| branch.get().is_none()) {
-                at = (branch as u64 + 1) * (LEAF * BRANCH) as u64;
-                continue;
+    /// Whether `len` entries from `index` on are all that a leaf has of the table.
+    fn is_whole(&self, index: u64, len: usize) -> bool {
+        index.is_multiple_of(LEAF as u64) && (len == LEAF || index + len as u64 == self.len)
+    }
+
+    /// Splits what entering `part` at `index`, within one leaf, will split, within `limit`.
+    fn make_room(&self, index: u64, part: Part<'_>, limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
+        if self.leaf(index).is_some() {
+            return Ok(());
+        }
+        let one = part.one();
+        if one == Some(self.value(index)) {
+            return Ok(());
+        }
+        let uniform = one.is_some() && self.is_whole(index, part.len());
+        let branch = match self.branch(index).is_some_and(|node| node.split.get().is_none()) {
+            true => size_of::<Branch>(),
+            false => 0,
+        };
+        let more = branch + if uniform { 0 } else { size_of::<Leaf>() };
+        let (needed, limit) = (self.bytes.load(RELAXED) + more as u64, limit());
+        if needed > limit && more != 0 {
+            return Err(TableFull { needed, limit });
+        }
+        match uniform {
+            true => self.make_branch(index).map(drop),
+            false => self.make_leaf(index).map(drop),
+        };
+        Ok(())
+    }
+
+    /// Enters values that lie in one leaf.
+    fn store_part(&self, index: u64, part: Part<'_>) {
+        if self.leaf(index).is_none()
+            && let Some(value) = part.one()
+        {
+            if value == self.value(index) {
+                return;
             }
-            let len = (LEAF - offset).min(usize::try_from(end - at).unwrap_or(LEAF));
-            if let Some(leaf) = self.leaf(at) {
-                part(at, &leaf[offset..][..len]);
+            if self.is_whole(index, part.len()) {
+                if let Some(branch) = self.make_branch(index) {
+                    branch[Self::split(index).1].value.store(value, RELAXED);
+                }
+                return;
             }
-            at += len as u64;
+        }
+        let Some(leaf) = self.make_leaf(index) else { return };
+        let entries = &leaf[Self::split(index).2..];
+        match part {
+            Part::List(values) => entries.iter().zip(values).for_each(|(entry, value)| entry.store(*value, RELAXED)),
+            Part::One(value, len) => entries.iter().take(len).for_each(|entry| entry.store(value, RELAXED)),
         }
     }
 
-    /// Bytes of leaves.
-    #[cfg(test)]
-    fn bytes(&self) -> usize {
-        let branches = self.branches.iter().filter_map(OnceLock::get);
-        branches.flat_map(|branch| branch.iter()).filter(|leaf| leaf.get().is_some()).count() * size_of::<Leaf>()
+    /// Cuts entries at leaves, except where `whole` takes a whole branch at once: the first index of
+    /// each part, and how many entries it has.
+    fn parts(&self, first: u64, count: u64, whole: impl Fn(&Node<Branch>)) -> impl Iterator<Item = (u64, usize)> {
+        let end = first.saturating_add(count).min(self.len);
+        let mut at = first;
+        core::iter::from_fn(move || {
+            while at < end && at.is_multiple_of(SPAN) && (end - at >= SPAN || end == self.len) {
+                let Some(node) = self.branch(at).filter(|node| node.split.get().is_none()) else { break };
+                whole(node);
+                at = at.saturating_add(SPAN);
+            }
+            let here = at;
+            let len = (LEAF as u64 - here % LEAF as u64).min(end.checked_sub(here)?);
+            at += len;
+            (len != 0).then_some((here, len as usize))
+        })
     }
 }
 
-/// Cuts entries at leaves: the first index of each part, and how many entries it has.
-fn parts(first: u64, count: u64) -> impl Iterator<Item = (u64, usize)> {
-    let end = first.saturating_add(count);
+/// What is entered in one leaf.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    /// These values.
+    List(&'a [u64]),
+    /// One value, so many times.
+    One(u64, usize),
+}
+
+impl Part<'_> {
+    fn len(&self) -> usize {
+        match *self {
+            Self::List(values) => values.len(),
+            Self::One(_, len) => len,
+        }
+    }
+
+    /// The value that all of them are.
+    fn one(&self) -> Option<u64> {
+        match *self {
+            Self::List(values) => values.first().copied().filter(|first| values.iter().all(|value| value == first)),
+            Self::One(value, _) => Some(value),
+        }
+    }
+}
+
+impl Entries for Sparse {
+    fn load(&self, index: u64) -> u64 {
+        let (_, leaf, entry) = Self::split(index);
+        let Some(node) = self.branch(index).filter(|_| index < self.len) else { return 0 };
+        let Some(branch) = node.split.get() else { return node.value() };
+        let node = &branch[leaf];
+        node.split.get().map_or_else(|| node.value(), |leaf| leaf[entry].load(RELAXED))
+    }
+
+    fn reserve(&self, first: u64, values: &[u64], limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
+        let mut rest = values;
+        cut(first, self.len, values.len()).try_for_each(|(at, len)| {
+            let (here, after) = rest.split_at(len.min(rest.len()));
+            rest = after;
+            self.make_room(at, Part::List(here), limit)
+        })
+    }
+
+    fn store(&self, first: u64, values: &[u64]) {
+        let mut rest = values;
+        for (at, len) in cut(first, self.len, values.len()) {
+            let (here, after) = rest.split_at(len.min(rest.len()));
+            rest = after;
+            self.store_part(at, Part::List(here));
+        }
+    }
+
+    fn reserve_fill(&self, first: u64, count: u64, value: u64, limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
+        self.parts(first, count, |_| {}).try_for_each(|(at, len)| self.make_room(at, Part::One(value, len), limit))
+    }
+
+    fn fill(&self, first: u64, count: u64, value: u64) {
+        for (at, len) in self.parts(first, count, |node| node.value.store(value, RELAXED)) {
+            self.store_part(at, Part::One(value, len));
+        }
+    }
+
+    fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64)) {
+        let end = first.saturating_add(count).min(self.len);
+        let mut at = first;
+        let mut uniform = |at: u64, until: u64, value: u64| match value {
+            0 => {}
+            value => visit(at, until - at, value),
+        };
+        while at < end {
+            let Some(node) = self.branch(at) else { return };
+            let (_, leaf, offset) = Self::split(at);
+            let Some(branch) = node.split.get() else {
+                let until = (at - at % SPAN + SPAN).min(end);
+                uniform(at, until, node.value());
+                at = until;
+                continue;
+            };
+            let until = (at - offset as u64 + LEAF as u64).min(end);
+            match branch[leaf].split.get() {
+                None => uniform(at, until, branch[leaf].value()),
+                Some(leaf) => {
+                    let entries = leaf[offset..].iter().zip(at..until);
+                    entries.for_each(|(entry, index)| uniform(index, index + 1, entry.load(RELAXED)));
+                }
+            }
+            at = until;
+        }
+    }
+}
+
+/// Cuts `count` entries from `first` on at leaves and at the table's end.
+fn cut(first: u64, len: u64, count: usize) -> impl Iterator<Item = (u64, usize)> {
+    let end = first.saturating_add(count as u64).min(len);
     let mut at = first;
     core::iter::from_fn(move || {
         let here = at;
@@ -112,62 +345,21 @@ fn parts(first: u64, count: u64) -> impl Iterator<Item = (u64, usize)> {
     })
 }
 
-impl Entries for Sparse {
-    fn load(&self, index: u64) -> u64 {
-        self.leaf(index).map_or(0, |leaf| leaf[Self::split(index).2].load(RELAXED))
-    }
-
-    fn store(&self, first: u64, values: &[u64]) {
-        let count = (values.len() as u64).min(self.len.saturating_sub(first));
-        let mut rest = values;
-        for (at, len) in parts(first, count) {
-            let (here, behind) = rest.split_at(len.min(rest.len()));
-            rest = behind;
-            let leaf = match self.leaf(at) {
-                Some(leaf) => Some(leaf),
-                None if here.iter().all(|&value| value == 0) => None,
-                None => self.make_leaf(at),
-            };
-            let Some(leaf) = leaf else { continue };
-            for (entry, &value) in leaf[Self::split(at).2..].iter().zip(here) {
-                entry.store(value, RELAXED);
-            }
-        }
-    }
-
-    fn fill(&self, first: u64, count: u64, value: u64) {
-        if value == 0 {
-            self.each_leaf(first, count, |_, part| part.iter().for_each(|entry| entry.store(0, RELAXED)));
-            return;
-        }
-        for (at, len) in parts(first, count.min(self.len.saturating_sub(first))) {
-            let Some(leaf) = self.make_leaf(at) else { continue };
-            for entry in &leaf[Self::split(at).2..][..len] {
-                entry.store(value, RELAXED);
-            }
-        }
-    }
-
-    fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
-        self.each_leaf(first, count, |at, part| {
-            for (entry, index) in part.iter().zip(at..) {
-                match entry.load(RELAXED) {
-                    0 => {}
-                    value => visit(index, value),
-                }
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LEAF_BYTES: u64 = size_of::<Leaf>() as u64;
+    const BRANCH_BYTES: u64 = size_of::<Branch>() as u64;
+
     fn all(entries: &Sparse) -> Vec<(u64, u64)> {
         let mut found = Vec::new();
-        entries.each(0, u64::MAX, &mut |index, value| found.push((index, value)));
+        entries.runs(0, u64::MAX, &mut |first, count, value| found.extend((first..first + count).map(|n| (n, value))));
         found
+    }
+
+    fn bytes(entries: &Sparse) -> u64 {
+        entries.bytes.load(RELAXED)
     }
 
     #[test]
@@ -176,10 +368,64 @@ mod tests {
         let entries = Sparse::new(len);
         entries.fill(0, len, 0);
         entries.store(5, &[0; 4096]);
-        assert_eq!((entries.bytes(), entries.load(5)), (0, 0));
+        assert_eq!((bytes(&entries), entries.load(5)), (0, 0));
         entries.store((1 << 20) - 1, &[7, 8]);
-        assert_eq!(entries.bytes(), 2 * 4096);
+        assert_eq!(bytes(&entries), 2 * (LEAF_BYTES + BRANCH_BYTES));
         assert_eq!(all(&entries), [((1 << 20) - 1, 7), (1 << 20, 8)]);
+    }
+
+    #[test]
+    fn one_value_over_a_range_takes_directories_only() {
+        let len = if cfg!(miri) { SPAN * 3 + 700 } else { 1 << 31 };
+        let entries = Sparse::new(len);
+        entries.fill(0, len, 4);
+        assert_eq!(bytes(&entries), 0);
+        assert_eq!([0, len / 2, len - 1, len].map(|index| entries.load(index)), [4, 4, 4, 0]);
+        entries.fill(SPAN + 5, SPAN, 8);
+        assert_eq!(bytes(&entries), 2 * (BRANCH_BYTES + LEAF_BYTES));
+        let mut runs = Vec::new();
+        entries.runs(0, len, &mut |first, count, value| match runs.last_mut() {
+            Some((start, total, last)) if *last == value && *start + *total == first => *total += count,
+            _ => runs.push((first, count, value)),
+        });
+        let after = 2 * SPAN + 5;
+        assert_eq!(runs, [(0, SPAN + 5, 4), (SPAN + 5, SPAN, 8), (after, len - after, 4)]);
+        // Where leaves are, they stay, and hold what is entered.
+        entries.fill(0, len, 0);
+        assert_eq!(all(&entries), []);
+        entries.store(SPAN + 6, &[1, 2]);
+        assert_eq!(all(&entries), [(SPAN + 6, 1), (SPAN + 7, 2)]);
+    }
+
+    #[test]
+    fn what_would_take_more_than_the_limit_is_refused_and_enters_nothing() {
+        let entries = Sparse::new(3 * SPAN);
+        let limit = 2 * LEAF_BYTES + BRANCH_BYTES;
+        entries.reserve(10, &[1; 1000], &|| limit).unwrap();
+        assert_eq!((all(&entries), bytes(&entries)), (vec![], limit));
+        let full = TableFull { needed: limit + LEAF_BYTES, limit };
+        assert_eq!(entries.reserve(3000, &[1], &|| limit), Err(full));
+        assert_eq!(entries.reserve_fill(3000, 1, 4, &|| limit), Err(full));
+        // Whole leaves, and what has its leaf already, take no more.
+        entries.reserve_fill(4096, 1024, 4, &|| limit).unwrap();
+        entries.reserve(10, &[2; 900], &|| limit).unwrap();
+        entries.fill(4096, 1024, 4);
+        assert_eq!((all(&entries).len(), bytes(&entries)), (1024, limit));
+    }
+
+    #[test]
+    fn bytes_for_runs_are_those_they_take() {
+        let runs = [(5, 700, false), (900, 3, true), (1000, 1 << 19, true), (3 << 18, 600, false), (800_000, 1, true)];
+        let entries = Sparse::new(1 << 20);
+        for (first, count, uniform) in runs {
+            match uniform {
+                true => entries.fill(first, count, first),
+                false => (first..first + count).for_each(|index| entries.store(index, &[index << 12])),
+            }
+        }
+        let needed = Sparse::bytes_for(runs.into_iter());
+        assert!(bytes(&entries) <= needed && needed <= bytes(&entries) + BRANCH_BYTES, "{} {needed}", bytes(&entries));
+        assert_eq!(Sparse::bytes_for([(0, u64::MAX, true)].into_iter()), 2 * (LEAF_BYTES + BRANCH_BYTES));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Why a hypercall is refused, and with which of the architecture's codes.
 
+use super::entries::TableFull;
 use super::liobn::Liobn;
 use super::memory::NoMemory;
 use crate::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift};
 use crate::space::{MapError, UnmapError};
-use crate::uapi::papr::hcall::{H_HARDWARE, H_PARAMETER, MOST_INDIRECT};
+use crate::uapi::papr::hcall::{H_HARDWARE, H_NOT_ENOUGH_RESOURCES, H_PARAMETER, MOST_INDIRECT, MOST_STUFFED};
 
 /// Why a TCE hypercall is refused. The guest gets [`Self::code`]; the rest is for the VMM to log. The table and what devices
 /// see are as before, but where the error is [`HcallError::Unmap`] or the map says what it lost.
@@ -48,8 +49,8 @@ pub enum HcallError {
         list: GuestAddr,
     },
     /// A list is not in RAM.
-    #[error("the list of TCEs: {0}")]
-    List(NoMemory),
+    #[error("the list of TCEs is not in the guest's RAM")]
+    List(#[source] NoMemory),
     /// A TCE's address is not at a page of the window.
     #[error("TCE {tce:#x} does not point to one of the window's {page} pages")]
     TceMisaligned {
@@ -78,6 +79,31 @@ pub enum HcallError {
         /// The TCE.
         tce: u64,
     },
+    /// More TCEs than one call may clear.
+    #[error("H_STUFF_TCE of {count} TCEs, {MOST_STUFFED} at most: clear them in several calls")]
+    StuffsTooMany {
+        /// What the guest named.
+        count: u64,
+    },
+    /// The table would take more memory than it may.
+    #[error(
+        "the table would take {needed} bytes, {limit} at most: raise PhbConfig::table_memory, or have the guest \
+         give up the window"
+    )]
+    TableFull {
+        /// Bytes it would take.
+        needed: u64,
+        /// Bytes it may take.
+        limit: u64,
+    },
+    /// The VMM took RAM away without a word.
+    #[error("a TCE points to {at} in {slot}, which the VMM took away: call remove_memory before a slot goes")]
+    Gone {
+        /// Where it points.
+        at: GuestAddr,
+        /// What was registered.
+        slot: GuestRange,
+    },
     /// The host could not map.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -87,11 +113,19 @@ pub enum HcallError {
 }
 
 impl HcallError {
-    /// What the guest gets (LoPAR): `H_HARDWARE` where the host failed, `H_PARAMETER` for the guest's own mistakes.
+    /// What the guest gets (LoPAR): `H_HARDWARE` where the host failed, `H_NOT_ENOUGH_RESOURCES` where its
+    /// table would take too much memory, `H_PARAMETER` for its own mistakes.
     pub fn code(&self) -> i64 {
         match self {
             Self::Map(_) | Self::Unmap(_) => H_HARDWARE,
+            Self::TableFull { .. } => H_NOT_ENOUGH_RESOURCES,
             _ => H_PARAMETER,
         }
+    }
+}
+
+impl From<TableFull> for HcallError {
+    fn from(TableFull { needed, limit }: TableFull) -> Self {
+        Self::TableFull { needed, limit }
     }
 }

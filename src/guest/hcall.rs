@@ -3,10 +3,11 @@
 use super::GuestIommu;
 use super::error::HcallError;
 use super::liobn::Liobn;
+use super::table::TceTable;
 use super::tce;
 use crate::addr::GuestAddr;
 use crate::uapi::papr::hcall::{
-    H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT,
+    H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT, MOST_STUFFED,
 };
 
 /// Lists lie at pages of this size, whatever the guest's own page.
@@ -18,13 +19,25 @@ impl GuestIommu {
     /// `H_PUT_TCE`: enters one TCE at `ioba`, which is a bus address, the window's start included. A TCE without rights
     /// unmaps, and is kept as it is. What was there before is replaced.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
-        self.with_table(liobn, |table| table.put(self.ram(), table.index(ioba, 1)?, &[tce]))
+        self.counted(liobn, |table| {
+            table.put(self.ram(), table.index(ioba, 1)?, &[tce])?;
+            table.counters().puts.add(1);
+            Ok(())
+        })
     }
 
     /// `H_PUT_TCE_INDIRECT`: enters the `count` TCEs, 512 at most, that lie big endian at `list` in guest memory. The list is
     /// copied once and checked whole: all are entered or none. What continues each other goes to the kernel as one MAP.
     pub fn h_put_tce_indirect(&self, liobn: Liobn, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
-        let table = self.table(liobn)?;
+        self.counted(liobn, |table| {
+            self.put_list(table, ioba, list, count)?;
+            table.counters().indirects.add(1);
+            table.counters().tces.add(count);
+            Ok(())
+        })
+    }
+
+    fn put_list(&self, table: &TceTable, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
         if count > MOST_INDIRECT {
             return Err(HcallError::TooMany { count });
         }
@@ -44,20 +57,42 @@ impl GuestIommu {
         table.put(self.ram(), first, values.get(..count as usize).unwrap_or_default())
     }
 
-    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times: the pages are unmapped, with one UNMAP where
-    /// they are mapped at all.
+    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times, 2^18 at most: the pages are unmapped, with one
+    /// UNMAP where they are mapped at all.
     pub fn h_stuff_tce(&self, liobn: Liobn, ioba: u64, tce: u64, count: u64) -> Result<(), HcallError> {
-        let table = self.table(liobn)?;
-        if tce::permission(tce).is_some() {
-            return Err(HcallError::StuffsRights { tce });
-        }
-        let first = table.index(ioba, count)?;
-        table.stuff(self.ram(), first, count, tce)
+        self.counted(liobn, |table| {
+            if tce::permission(tce).is_some() {
+                return Err(HcallError::StuffsRights { tce });
+            }
+            let first = table.index(ioba, count)?;
+            if count > MOST_STUFFED {
+                return Err(HcallError::StuffsTooMany { count });
+            }
+            table.stuff(self.ram(), first, count, tce)?;
+            table.counters().stuffs.add(1);
+            table.counters().tces.add(count);
+            Ok(())
+        })
     }
 
     /// `H_GET_TCE`: the TCE at `ioba` as the guest entered it, 0 where it never did. Waits for nobody.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
-        self.with_table(liobn, |table| Ok(table.load(table.index(ioba, 1)?)))
+        self.counted(liobn, |table| {
+            let tce = table.load(table.index(ioba, 1)?);
+            table.counters().gets.add(1);
+            Ok(tce)
+        })
+    }
+
+    /// Runs `act` on the table with that LIOBN, and counts what it refuses.
+    fn counted<T>(&self, liobn: Liobn, act: impl FnOnce(&TceTable) -> Result<T, HcallError>) -> Result<T, HcallError> {
+        let tables = self.directory.0.load();
+        let Some(table) = tables.get(&liobn) else {
+            let error = HcallError::NoTable { liobn };
+            self.strays.refusals.count(&error);
+            return Err(error);
+        };
+        act(table).inspect_err(|error| table.counters().refusals.count(error))
     }
 
     /// A hypercall as `KVM_EXIT_PAPR_HCALL` hands it over: its number and r4 to r12. What the guest gets in r3 is returned,
@@ -76,7 +111,7 @@ impl GuestIommu {
         Some(match result {
             Ok(()) => H_SUCCESS,
             Err(error) => {
-                tracing::debug!(number, %error, "hypercall refused");
+                tracing::debug!(number, error = &error as &dyn std::error::Error, "hypercall refused");
                 error.code()
             }
         })

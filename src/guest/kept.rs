@@ -35,12 +35,12 @@ impl Entries for Kept {
         (first..end).for_each(|index| self.0.store(index, value));
     }
 
-    fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
+    fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64)) {
         let end = first.saturating_add(count).min(self.0.entries());
         for index in first..end {
             match self.0.load(index) {
                 0 => {}
-                value => visit(index, value),
+                value => visit(index, 1, value),
             }
         }
     }
@@ -54,18 +54,44 @@ impl Phb {
     /// Has the kernel keep a table, with what is in it, once the host's window for it is there. Where it cannot, the library goes
     /// on keeping it, and the guest's calls for it leave the kernel.
     pub(super) fn keep(&self, table: TceTable) -> Arc<TceTable> {
+        let table = table.limited(self.config().table_memory).counted(&self.counters);
         let Some(kvm) = &self.kvm else { return Arc::new(table) };
         let (liobn, window, page) = (table.liobn(), table.window(), table.page());
-        match kvm.add_table(TableSpec { liobn: liobn.0, window, page }) {
+        let (needed, limit) = (table.len().saturating_mul(8), table.memory_limit(&self.ram.snapshot()));
+        if needed > limit {
+            tracing::warn!(%liobn, needed, limit, "not accelerated: the kernel's table would take too much memory");
+            return Arc::new(table);
+        }
+        // What default windows will lock stays theirs.
+        let charging = match self.space().registry().charge("the kernel's copy of a TCE table", self.kept_bytes(&table))
+        {
+            Ok(charging) => charging,
+            Err(error) => {
+                tracing::warn!(%liobn, %error, "not accelerated");
+                return Arc::new(table);
+            }
+        };
+        let added = kvm.add_table(TableSpec { liobn: liobn.0, window, page });
+        drop(charging);
+        match added {
             Ok(kept) => {
                 table.each(&mut |index, tce| kept.store(index, tce));
-                Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))))
+                Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))).counted(&self.counters))
             }
             Err(error) => {
                 tracing::warn!(%liobn, %error, "not accelerated");
                 Arc::new(table)
             }
         }
+    }
+
+    /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of
+    /// them (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
+    fn kept_bytes(&self, table: &TceTable) -> u64 {
+        let page = self.space().registry().host().page_shift();
+        let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);
+        let entries = whole(table.len().saturating_mul(8));
+        entries.saturating_add(whole((entries >> page.get()).saturating_mul(8).saturating_add(page.bytes() / 2)))
     }
 
     /// The kernel keeps a table no more: from now on it changes nothing in its window.

@@ -42,6 +42,13 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
     /// All slots there are. None overlap.
     fn slots(&self) -> Vec<Slot>;
 
+    /// Whether `slot`, which was registered, is there still. Asked once for each slot a hypercall maps, so that RAM which went
+    /// without [`remove_memory`](super::GuestIommu::remove_memory) takes no new TCE. `true` where the VMM keeps to that.
+    fn has(&self, slot: &Slot) -> bool {
+        let _ = slot;
+        true
+    }
+
     /// Copies bytes out of guest RAM, each once: the guest may be writing them.
     fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory>;
 

@@ -47,6 +47,7 @@
 //! none.
 
 mod ddw;
+mod debug;
 mod device_tree;
 mod entries;
 mod error;
@@ -57,9 +58,11 @@ mod memory;
 mod phb;
 mod ram;
 mod rtas;
+mod rtas_block;
 mod runs;
 mod slots;
 mod state;
+mod stats;
 mod table;
 mod tce;
 mod tokens;
@@ -67,19 +70,21 @@ mod translate;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 
-pub use ddw::{DdwError, DdwOffer};
+pub use ddw::{DdwError, DdwOffer, ResetError};
 pub use device_tree::Property;
-pub use entries::Entries;
+pub use entries::{Entries, TableFull};
 pub use error::HcallError;
 pub use liobn::Liobn;
 pub use memory::{GuestMemory, NoMemory, Slot};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
+pub use rtas_block::{RtasBlock, RtasBlockError};
 pub use slots::{Slots, SlotsOverlap};
 pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
+pub use stats::HcallStats;
 pub use table::TceTable;
 pub use tokens::{DdwTokens, RtasCall};
-pub use translate::GuestTranslation;
+pub use translate::{DeviceAccessError, GuestTranslation};
 #[cfg(feature = "vm-memory")]
 pub use vm_memory::{PhbIommu, VmMemory};
 
@@ -95,7 +100,7 @@ use std::sync::Arc;
 type Tables = BTreeMap<Liobn, Arc<TceTable>>;
 
 /// The tables of all PHBs, read by hypercalls without waiting.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Directory(ArcSwap<Tables>);
 
 impl Directory {
@@ -111,6 +116,10 @@ impl Directory {
         free
     }
 
+    fn has(&self, liobn: Liobn) -> bool {
+        self.0.load().contains_key(&liobn)
+    }
+
     fn remove(&self, liobn: Liobn) {
         self.0.rcu(|tables| {
             let mut tables = Tables::clone(tables);
@@ -121,20 +130,30 @@ impl Directory {
 }
 
 /// The IOMMU of a guest: its RAM, its PHBs and their tables.
-#[derive(Debug)]
 pub struct GuestIommu {
     ram: Arc<GuestRam>,
     directory: Arc<Directory>,
     phbs: Mutex<Vec<Arc<Phb>>>,
     /// What PHBs are accelerated beside.
     kvm: Option<Acceleration>,
+    /// Calls that name no window.
+    strays: stats::Counters,
+    /// Held while RAM is removed or tables are restored, before any other lock.
+    changes: Mutex<()>,
 }
 
 impl GuestIommu {
     /// The IOMMU of a guest with that memory, of which nothing is registered yet: see [`Self::add_memory`].
     pub fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
         let ram = Arc::new(GuestRam::new(registry, memory));
-        Self { ram, directory: Arc::default(), phbs: Mutex::default(), kvm: None }
+        Self {
+            ram,
+            directory: Arc::default(),
+            phbs: Mutex::default(),
+            kvm: None,
+            strays: Default::default(),
+            changes: Mutex::default(),
+        }
     }
 
     /// The same for a guest on KVM: the kernel keeps the tables and answers the guest's calls itself, as far as it can. What it
@@ -162,6 +181,7 @@ impl GuestIommu {
     /// Under KVM the slot has to be out of the virtual machine first (`KVM_SET_USER_MEMORY_REGION`): the kernel answers
     /// hypercalls by its own slots.
     pub fn remove_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
+        let _alone = self.changes.lock();
         self.ram.mark(slot, true)?;
         let mut mapped = Vec::new();
         self.directory.0.load().values().for_each(|table| table.pointing(slot, &mut mapped));
@@ -181,11 +201,13 @@ impl GuestIommu {
 
     /// A slot whose removal was refused stays, and may be mapped again.
     pub fn keep_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
+        let _alone = self.changes.lock();
         self.ram.mark(slot, false)
     }
 
     /// Adds a PHB with its default window.
     pub fn add_phb(&self, config: PhbConfig) -> Result<Arc<Phb>, PhbError> {
+        config.check()?;
         let mut phbs = self.phbs.lock();
         if phbs.iter().any(|phb| phb.config().buid == config.buid) {
             return Err(PhbError::BuidTaken { buid: config.buid });
@@ -200,6 +222,27 @@ impl GuestIommu {
         let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory), kvm)?);
         phbs.push(Arc::clone(&phb));
         Ok(phb)
+    }
+
+    /// Takes a PHB away, with its windows, once its devices are detached. Whoever still has it can do nothing with it.
+    pub fn remove_phb(&self, buid: u64) -> Result<(), PhbError> {
+        let mut phbs = self.phbs.lock();
+        let at = phbs.iter().position(|phb| phb.config().buid == buid).ok_or(PhbError::NoPhb { buid })?;
+        phbs[at].remove()?;
+        phbs.remove(at);
+        Ok(())
+    }
+
+    /// Gives every PHB the windows it had at first, empty, as the reset of the machine does: its default window, and no other.
+    /// No vCPU may run. A PHB that cannot be reset does not keep the others from it; the first error is returned.
+    pub fn reset(&self) -> Result<(), ResetError> {
+        let mut result = Ok(());
+        for phb in self.phbs() {
+            let buid = phb.config().buid;
+            let reset = phb.reset_windows().map_err(|why| ResetError { buid, why: Box::new(why) });
+            result = result.and(reset);
+        }
+        result
     }
 
     /// The PHB with that bus unit ID.

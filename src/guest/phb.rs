@@ -4,14 +4,16 @@ use super::Directory;
 use super::error::HcallError;
 use super::liobn::Liobn;
 use super::ram::{AddMemoryError, GuestRam};
+use super::stats::Counters;
 use super::table::{Behind, TceTable};
-use crate::addr::{Iova, IovaRange, PageShift};
+use crate::addr::{Iova, IovaRange, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The most TCEs of a table: 512 GiB of them, which no host has.
 const MOST_ENTRIES: u64 = 1 << 36;
@@ -21,7 +23,8 @@ const MOST_ENTRIES: u64 = 1 << 36;
 pub struct PhbConfig {
     /// Bus unit ID: what RTAS calls name it with.
     pub buid: u64,
-    /// Of the default window; the dynamic one has the next.
+    /// Of the default window; the dynamic one has the next. A second dynamic one, which takes the default window's place
+    /// when the guest has removed that, takes its LIOBN as well.
     pub liobn: Liobn,
     /// The default window, with 4 KiB pages. A host has it from bus address 0 on: 1 GiB on pseries, 2 GiB on powernv.
     pub default: IovaRange,
@@ -29,19 +32,37 @@ pub struct PhbConfig {
     pub dynamic: Iova,
     /// Bit n: dynamic windows with pages of 2^n bytes may be offered.
     pub pages: u64,
-    /// The most TCEs of a dynamic window. A guest can make its table take 8 bytes for each, and with one `H_STUFF_TCE` of a
-    /// value that is not 0 in one call.
+    /// The most TCEs of a dynamic window.
     pub entries: u64,
+    /// The most bytes a guest can make the table of one window take: 8 for each TCE near one that differs from its
+    /// neighbours. A call that needs more gets `H_NOT_ENOUGH_RESOURCES`. `None` is 16 MiB and a 64th of the guest's RAM.
+    pub table_memory: Option<u64>,
 }
 
 impl PhbConfig {
     /// A PHB like QEMU's: a default window of 1 GiB, the dynamic one at 2^59 with pages of 4 KiB, 64 KiB, 2 MiB and 16 MiB and
     /// at most 2^31 TCEs.
-    pub fn new(buid: u64, liobn: Liobn) -> Result<Self, crate::addr::RangeError> {
+    pub fn new(buid: u64, liobn: Liobn) -> Result<Self, PhbError> {
         let default = IovaRange::new(Iova(0), 1 << 30)?;
         let pages = [PageShift::P4K, PageShift::P64K, PageShift::P2M, PageShift::P16M];
         let pages = pages.iter().fold(0, |mask, page| mask | page.bytes());
-        Ok(Self { buid, liobn, default, dynamic: Iova(1 << 59), pages, entries: 1 << 31 })
+        let (dynamic, entries) = (Iova(1 << 59), 1 << 31);
+        let config = Self { buid, liobn, default, dynamic, pages, entries, table_memory: None };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses windows and LIOBNs that make no sense.
+    pub(super) fn check(&self) -> Result<(), PhbError> {
+        let Self { liobn, default, dynamic, entries, .. } = *self;
+        if liobn.0 == u32::MAX {
+            return Err(PhbError::LastLiobn { liobn });
+        }
+        let large = entries > MOST_ENTRIES || default.len() >> DEFAULT_PAGE.get() > MOST_ENTRIES;
+        if large || !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & ((1 << 34) - 1) != 0 || dynamic < default.end() {
+            return Err(PhbError::Windows { default, dynamic, entries });
+        }
+        Ok(())
     }
 
     /// LIOBN of the dynamic window.
@@ -65,6 +86,37 @@ pub enum PhbError {
         /// The LIOBN.
         liobn: Liobn,
     },
+    /// No PHB has the BUID.
+    #[error("there is no PHB with BUID {buid:#x}")]
+    NoPhb {
+        /// The BUID.
+        buid: u64,
+    },
+    /// The PHB was removed from its guest.
+    #[error("the PHB with BUID {buid:#x} was removed: add it again, and use that")]
+    Removed {
+        /// The BUID.
+        buid: u64,
+    },
+    /// A PHB with devices is not removed.
+    #[error("group {group} is attached to the PHB with BUID {buid:#x}: detach it before the PHB is removed")]
+    InUse {
+        /// The BUID.
+        buid: u64,
+        /// One of its groups.
+        group: u32,
+    },
+    /// No LIOBN is left for the dynamic window.
+    #[error(
+        "a PHB's dynamic window has the LIOBN after its default window's, and none follows {liobn}: give it a lower one"
+    )]
+    LastLiobn {
+        /// The LIOBN.
+        liobn: Liobn,
+    },
+    /// A range is empty or wraps.
+    #[error(transparent)]
+    Range(#[from] RangeError),
     /// The windows are not sound.
     #[error(
         "default window {default}, dynamic one at {dynamic} with up to {entries:#x} TCEs: whole pages are needed, they may not \
@@ -109,7 +161,6 @@ pub enum PhbError {
 }
 
 /// A PCI host bridge of a guest.
-#[derive(Debug)]
 pub struct Phb {
     config: PhbConfig,
     pub(super) ram: Arc<GuestRam>,
@@ -121,6 +172,9 @@ pub struct Phb {
     tables: ArcSwap<Vec<Arc<TceTable>>>,
     /// Groups of the host. Held by whatever changes windows or groups.
     pub(super) groups: Mutex<Vec<u32>>,
+    /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb), with `groups` held.
+    removed: AtomicBool,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Phb {
@@ -130,14 +184,19 @@ impl Phb {
         directory: Arc<Directory>,
         kvm: Option<Acceleration>,
     ) -> Result<Self, PhbError> {
-        let PhbConfig { default, dynamic, entries, .. } = config;
-        let large = entries > MOST_ENTRIES || default.len() >> DEFAULT_PAGE.get() > MOST_ENTRIES;
-        if large || !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & ((1 << 34) - 1) != 0 || dynamic < default.end() {
-            return Err(PhbError::Windows { default, dynamic, entries });
-        }
         let space = AddressSpace::new(ram.registry());
-        let phb = Self { config, ram, directory, kvm, space, tables: ArcSwap::default(), groups: Mutex::default() };
-        match phb.enter(phb.keep(TceTable::new(config.liobn, default, DEFAULT_PAGE))) {
+        let phb = Self {
+            config,
+            ram,
+            directory,
+            kvm,
+            space,
+            tables: ArcSwap::default(),
+            groups: Mutex::default(),
+            removed: AtomicBool::new(false),
+            counters: Arc::default(),
+        };
+        match phb.enter(phb.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
             true => Ok(phb),
             false => Err(PhbError::LiobnTaken { liobn: config.liobn }),
         }
@@ -164,7 +223,55 @@ impl Phb {
     }
 
     pub(super) fn default_table(&self) -> Option<Arc<TceTable>> {
-        self.tables().iter().find(|table| table.liobn() == self.config.liobn).cloned()
+        self.tables().iter().find(|table| self.is_default(table)).cloned()
+    }
+
+    /// Whether it is the default window, and not a dynamic one in its place.
+    pub(super) fn is_default(&self, table: &TceTable) -> bool {
+        self.is_default_window(table.liobn(), table.window(), table.page())
+    }
+
+    fn is_default_window(&self, liobn: Liobn, window: IovaRange, page: PageShift) -> bool {
+        (liobn, window, page) == (self.config.liobn, self.config.default, DEFAULT_PAGE)
+    }
+
+    /// Whether such a window may be one of the PHB's.
+    pub(super) fn may_have(&self, liobn: Liobn, window: IovaRange, page: PageShift) -> bool {
+        let config = &self.config;
+        let entries = window.len() >> page.get();
+        let sound = config.pages & page.bytes() != 0
+            && window.is_aligned(page)
+            && entries.is_power_of_two()
+            && entries <= config.entries;
+        let second = liobn == config.liobn && config.default.contains_range(&window);
+        self.is_default_window(liobn, window, page) || (sound && (liobn == config.dynamic_liobn() || second))
+    }
+
+    /// Takes a table out that no device sees. A hypercall that is on its way to it is refused.
+    pub(super) fn retire(&self, table: &TceTable) {
+        let mut writer = table.lock();
+        self.keep_no_more(table);
+        writer.behind = Behind::Removed;
+        self.forget(table.liobn());
+    }
+
+    /// Takes the PHB out of its guest: all of its windows go, and it gets no others.
+    pub(super) fn remove(&self) -> Result<(), PhbError> {
+        let groups = self.groups.lock();
+        if let Some(&group) = groups.first() {
+            return Err(PhbError::InUse { buid: self.config.buid, group });
+        }
+        self.removed.store(true, Ordering::Relaxed);
+        self.tables().iter().for_each(|table| self.retire(table));
+        Ok(())
+    }
+
+    /// Refuses what is asked of a PHB that was removed. With `groups` held.
+    pub(super) fn is_there(&self) -> Result<(), PhbError> {
+        match self.removed.load(Ordering::Relaxed) {
+            true => Err(PhbError::Removed { buid: self.config.buid }),
+            false => Ok(()),
+        }
     }
 
     /// Makes a table known to hypercalls and translations; false when its LIOBN is taken.
@@ -186,6 +293,7 @@ impl Phb {
     /// whatever it maps. Refused, before the kernel is asked, where the host cannot have the guest's windows.
     pub fn attach(&self, group: u32) -> Result<(), PhbError> {
         let mut groups = self.groups.lock();
+        self.is_there()?;
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
         if !groups.is_empty() {
@@ -254,7 +362,7 @@ impl Phb {
     fn make_window(&self, table: &TceTable) -> Result<(), PhbError> {
         let window = table.window();
         let refused = |why| PhbError::Window { window, why };
-        if table.liobn() == self.config.liobn {
+        if self.is_default(table) {
             let host = self.space.ask(window).map_err(refused)?;
             return match host.page <= DEFAULT_PAGE {
                 true => Ok(()),

@@ -66,7 +66,9 @@ pub enum RemoveMemoryError {
         mapped: Vec<IovaRange>,
     },
     /// What the kernel mapped by itself could not be counted.
-    #[error("{asked}: {why}")]
+    #[error(
+        "what the kernel mapped of {asked} cannot be counted: {why}; stop the guest's vCPUs and remove it again, or keep it"
+    )]
     Kernel {
         /// What was asked.
         asked: GuestRange,
@@ -110,6 +112,11 @@ struct Ram {
 pub(super) struct Snapshot(Vec<Ram>);
 
 impl Snapshot {
+    /// Bytes of all slots.
+    pub(super) fn bytes(&self) -> u64 {
+        self.slots().fold(0, |bytes, slot| bytes.saturating_add(slot.guest.len()))
+    }
+
     /// The slot that holds `at`.
     pub(super) fn find(&self, at: GuestAddr) -> Found {
         let behind = self.0.partition_point(|ram| ram.slot.guest.start() <= at);
@@ -126,7 +133,6 @@ impl Snapshot {
 }
 
 /// A guest's RAM, registered. Few regions: what is added together and continues in user memory is one to the kernel.
-#[derive(Debug)]
 pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,

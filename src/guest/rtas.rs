@@ -4,6 +4,7 @@ use super::GuestIommu;
 use super::ddw::DdwError;
 use super::liobn::Liobn;
 use super::phb::Phb;
+use super::rtas_block::RtasBlock;
 use super::tokens::{DdwTokens, RtasCall};
 use crate::addr::GuestAddr;
 use crate::uapi::papr::DDW_PAGE_SHIFTS;
@@ -11,7 +12,7 @@ use crate::uapi::papr::hcall::{H_PARAMETER, H_SUCCESS};
 use crate::uapi::papr::rtas::{PARAMETER_ERROR, SUCCESS};
 use std::sync::Arc;
 
-/// Most cells of arguments and results together.
+/// The most results.
 const MOST_CELLS: usize = 16;
 
 const fn high(value: u64) -> u32 {
@@ -37,7 +38,7 @@ impl GuestIommu {
         let status = match &result {
             Ok(()) => SUCCESS,
             Err(error) => {
-                tracing::debug!(?call, %error, "RTAS call refused");
+                tracing::debug!(?call, error = error as &dyn std::error::Error, "RTAS call refused");
                 rets.fill(0);
                 error.status()
             }
@@ -68,6 +69,12 @@ impl GuestIommu {
                 Ok(())
             }
             (RtasCall::CreatePeDmaWindow, &[_, hi, lo, page, window], [_, liobn, addr_high, addr_low]) => {
+                if window == 0 {
+                    tracing::warn!(
+                        "the guest asks for a DMA window of 2^0 bytes: give its device tree ibm,lrdr-capacity, \
+                         which Linux reads its largest memory from"
+                    );
+                }
                 let table = phb(hi, lo)?.create_window(page, window)?;
                 let start = table.window().start().0;
                 (*liobn, *addr_high, *addr_low) = (table.liobn().0, high(start), low(start));
@@ -85,39 +92,19 @@ impl GuestIommu {
         }
     }
 
-    /// An RTAS call whose argument block lies at `at` in guest memory, big endian: token, number of arguments, number of
-    /// results, the cells. What `H_RTAS` gets (QEMU and SLOF). `None` when the token is none of ours.
+    /// An RTAS call whose argument block lies at `at` in guest memory: see [`RtasBlock`]. What `H_RTAS` gets (QEMU and SLOF).
+    /// `None` when the token is none of ours: then nothing was done.
     pub fn h_rtas(&self, tokens: &DdwTokens, at: GuestAddr) -> Option<i64> {
         let memory = self.ram().memory();
-        let mut head = [0; 12];
-        if memory.read(at, &mut head).is_err() {
-            return Some(H_PARAMETER);
-        }
-        let mut words = head.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
-        let call = tokens.call(words.next()?)?;
-        let (args, rets) = (words.next()? as usize, words.next()? as usize);
-        if args.checked_add(rets).is_none_or(|cells| cells > MOST_CELLS) || rets == 0 {
-            return Some(H_PARAMETER);
-        }
-        let cells = GuestAddr(at.0.checked_add(12)?);
-        let mut bytes = [0; MOST_CELLS * 4];
-        let bytes = bytes.get_mut(..args * 4)?;
-        if memory.read(cells, bytes).is_err() {
-            return Some(H_PARAMETER);
-        }
-        let mut arguments = [0; MOST_CELLS];
-        for (cell, word) in arguments.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *cell = u32::from_be_bytes(*word);
-        }
+        let Ok(token) = RtasBlock::token_at(memory, at) else { return Some(H_PARAMETER) };
+        tokens.call(token)?;
+        let Ok(block) = RtasBlock::read(memory, at) else { return Some(H_PARAMETER) };
+        let call = tokens.call(block.token())?;
         let mut results = [0; MOST_CELLS];
-        let results = results.get_mut(..rets)?;
+        let results = results.get_mut(..block.rets())?;
         // The status is in the results.
-        let _ = self.rtas(call, arguments.get(..args)?, results);
-        let written = results.iter().zip(0_u64..).all(|(cell, number)| {
-            let at = cells.0.checked_add((args as u64 + number) * 4);
-            at.is_some_and(|at| memory.write(GuestAddr(at), &cell.to_be_bytes()).is_ok())
-        });
-        Some(if written { H_SUCCESS } else { H_PARAMETER })
+        let _ = self.rtas(call, block.args(), results);
+        Some(if block.write(memory, results).is_ok() { H_SUCCESS } else { H_PARAMETER })
     }
 }
 

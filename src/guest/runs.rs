@@ -1,7 +1,7 @@
 //! TCEs that continue each other, and the map requests they come to.
 
 use super::error::HcallError;
-use super::memory::Slot;
+use super::memory::{GuestMemory, Slot};
 use super::ram::{Found, Snapshot};
 use super::tce;
 use crate::addr::{GuestAddr, IovaRange, PageShift, UserAddr};
@@ -65,23 +65,36 @@ pub(super) struct Pages<'a> {
     ram: &'a Snapshot,
     slot: Option<Slot>,
     even_leaving: bool,
+    /// Asked whether a slot is there still.
+    memory: Option<&'a dyn GuestMemory>,
 }
 
 impl<'a> Pages<'a> {
     pub(super) fn new(ram: &'a Snapshot) -> Self {
-        Self { ram, slot: None, even_leaving: false }
+        Self { ram, slot: None, even_leaving: false, memory: None }
     }
 
-    /// Those in RAM that is being removed as well: they may be mapped still.
+    /// Only those in slots that the VMM has still.
+    pub(super) fn present_in(self, memory: &'a dyn GuestMemory) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    /// Those in RAM that is being removed as well, or that the VMM took away: they may be mapped still.
     pub(super) fn even_leaving(&self) -> Self {
-        Self { even_leaving: true, slot: None, ..*self }
+        Self { even_leaving: true, slot: None, memory: None, ..*self }
     }
 
     fn slot(&mut self, at: GuestAddr) -> Result<Slot, HcallError> {
         if let Some(slot) = self.slot.filter(|slot| slot.guest.contains(at)) {
             return Ok(slot);
         }
-        match self.ram.find(at) {
+        let found = self.ram.find(at);
+        if let (Found::Slot(slot) | Found::Leaving(slot), Some(memory)) = (found, self.memory)
+            && !memory.has(&slot)
+        {
+            return Err(HcallError::Gone { at, slot: slot.guest });
+        }
+        match found {
             Found::Slot(slot) => {
                 self.slot = Some(slot);
                 Ok(slot)

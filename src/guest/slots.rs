@@ -74,6 +74,10 @@ impl GuestMemory for Slots {
         self.slots.read().clone()
     }
 
+    fn has(&self, slot: &Slot) -> bool {
+        self.slots.read().contains(slot)
+    }
+
     fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
         let len = data.len();
         let copy = |user, from: usize, len: usize| {

@@ -2,9 +2,13 @@
 
 use super::GuestIommu;
 use super::ddw::DdwError;
+use super::entries::Sparse;
+use super::error::HcallError;
 use super::liobn::Liobn;
 use super::phb::{Phb, PhbError};
-use super::table::TceTable;
+use super::ram::Snapshot;
+use super::runs::{Pages, Run};
+use super::table::{self, TceTable};
 use super::tce;
 use crate::addr::{Iova, IovaRange, PageShift, RangeError};
 use std::sync::Arc;
@@ -103,6 +107,35 @@ pub enum RestoreError {
         /// How many.
         count: u64,
     },
+    /// A PHB is named twice.
+    #[error("the saved state has the PHB with BUID {buid:#x} twice: it is not one that was saved")]
+    Twice {
+        /// The BUID.
+        buid: u64,
+    },
+    /// Entries lead to what is no RAM here.
+    #[error("entry {first} of {liobn}, and {count} from there on, lead out of the guest's RAM: add it all before")]
+    Leads {
+        /// The window.
+        liobn: Liobn,
+        /// The first entry.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// Which of them, and why.
+        #[source]
+        why: Box<HcallError>,
+    },
+    /// A table would take too much memory.
+    #[error("the table of {liobn} takes {needed} bytes, {limit} at most: raise PhbConfig::table_memory")]
+    Memory {
+        /// The window.
+        liobn: Liobn,
+        /// Bytes it would take.
+        needed: u64,
+        /// Bytes it may take.
+        limit: u64,
+    },
     /// A window with an empty or wrapping range.
     #[error(transparent)]
     Range(#[from] RangeError),
@@ -121,51 +154,89 @@ fn step(tce: u64, page: PageShift) -> u64 {
 fn save(table: &TceTable) -> SavedWindow {
     let (window, page) = (table.window(), table.page());
     let mut runs: Vec<SavedRun> = Vec::new();
-    table.each(&mut |index, tce| match runs.last_mut() {
+    let mut add = |first, count, tce| match runs.last_mut() {
         Some(run)
-            if run.first + run.count == index
+            if run.first + run.count == first
                 && run.tce.wrapping_add(run.count.wrapping_mul(step(run.tce, page))) == tce =>
         {
-            run.count += 1;
+            run.count += count;
         }
-        _ => runs.push(SavedRun { first: index, count: 1, tce }),
+        _ => runs.push(SavedRun { first, count, tce }),
+    };
+    table.each_run(&mut |first, count, tce| match step(tce, page) {
+        0 => add(first, count, tce),
+        _ => (first..first + count).for_each(|index| add(index, 1, tce)),
     });
     let (start, size) = (window.start().0, window.len());
     SavedWindow { liobn: table.liobn().0, start, size, page_shift: page.get(), runs }
 }
 
-/// A window to be, with its entries.
-fn build(phb: &Phb, saved: &SavedWindow) -> Result<TceTable, RestoreError> {
-    let config = phb.config();
+/// A window that was checked: what it will be.
+struct Checked<'a> {
+    liobn: Liobn,
+    window: IovaRange,
+    page: PageShift,
+    runs: &'a [SavedRun],
+}
+
+impl From<SavedRun> for Run {
+    fn from(SavedRun { first, count, tce }: SavedRun) -> Self {
+        Self { first, count, tce }
+    }
+}
+
+/// Checks a window and all its entries, by run.
+fn check<'a>(phb: &Phb, saved: &'a SavedWindow, ram: &Snapshot) -> Result<Checked<'a>, RestoreError> {
+    let (config, memory) = (phb.config(), phb.ram.memory());
     let SavedWindow { start, size, page_shift, .. } = *saved;
     let (liobn, start) = (Liobn(saved.liobn), Iova(start));
     let wrong = RestoreError::Window { buid: config.buid, liobn, start, size };
     let window = IovaRange::new(start, size)?;
-    let page = PageShift::new(page_shift);
-    let fits = match page {
-        Some(PageShift::P4K) if liobn == config.liobn => window == config.default,
-        Some(page) => {
-            let entries = size >> page.get();
-            liobn == config.dynamic_liobn()
-                && config.pages & page.bytes() != 0
-                && window.is_aligned(page)
-                && entries.is_power_of_two()
-                && entries <= config.entries
-        }
-        None => false,
-    };
-    let Some(page) = page.filter(|_| fits) else { return Err(wrong) };
-    let table = TceTable::new(liobn, window, page);
-    let mut at = 0;
-    for &SavedRun { first, count, tce } in &saved.runs {
-        let end = first.checked_add(count).filter(|end| first >= at && count != 0 && *end <= table.len());
+    let page = PageShift::new(page_shift).filter(|page| phb.may_have(liobn, window, *page)).ok_or(wrong)?;
+    // RAM whose removal was refused is mapped still.
+    let mut pages = Pages::new(ram).even_leaving().present_in(memory);
+    let (mut at, len) = (0, size >> page.get());
+    for &saved in &saved.runs {
+        let SavedRun { first, count, .. } = saved;
+        let end = first.checked_add(count).filter(|end| first >= at && count != 0 && *end <= len);
         at = end.ok_or(RestoreError::Entries { liobn, first, count })?;
-        (first..at).fold(tce, |tce, index| {
-            table.restore(index, &[tce]);
-            tce.wrapping_add(step(tce, page))
-        });
+        pages.check(&saved.into(), page, |_, _| {}).map_err(|why| RestoreError::Leads {
+            liobn,
+            first,
+            count,
+            why: Box::new(why),
+        })?;
     }
-    Ok(table)
+    let runs = saved.runs.iter().map(|run| (run.first, run.count, step(run.tce, page) == 0));
+    let (needed, limit) = (Sparse::bytes_for(runs), table::memory_limit(config.table_memory, ram));
+    match needed <= limit {
+        true => Ok(Checked { liobn, window, page, runs: &saved.runs }),
+        false => Err(RestoreError::Memory { liobn, needed, limit }),
+    }
+}
+
+/// Checks the windows of a PHB, and that they go together.
+fn check_all<'a>(phb: &Phb, saved: &'a SavedPhb, ram: &Snapshot) -> Result<Vec<Checked<'a>>, RestoreError> {
+    let mut windows: Vec<Checked<'_>> = Vec::new();
+    for saved in &saved.windows {
+        let found = check(phb, saved, ram)?;
+        let clashes =
+            |other: &Checked<'_>| other.liobn == found.liobn || other.window.intersection(&found.window).is_some();
+        if windows.iter().any(clashes) {
+            let (liobn, start, size) = (found.liobn, found.window.start(), found.window.len());
+            return Err(RestoreError::Window { buid: phb.config().buid, liobn, start, size });
+        }
+        windows.push(found);
+    }
+    Ok(windows)
+}
+
+impl Checked<'_> {
+    fn build(&self) -> TceTable {
+        let table = TceTable::new(self.liobn, self.window, self.page);
+        self.runs.iter().for_each(|run| table.restore(&(*run).into()));
+        table
+    }
 }
 
 impl GuestIommu {
@@ -178,39 +249,41 @@ impl GuestIommu {
         SavedIommu { version: VERSION, phbs: self.phbs().into_iter().map(phb).collect() }
     }
 
-    /// Gives PHBs the windows and entries that were saved, in place of what they have. To be called before devices are attached:
-    /// [`Phb::attach`] then gives the devices the same windows, or refuses before anything is changed.
+    /// Gives PHBs the windows and entries that were saved, in place of what they have. To be called before devices are attached,
+    /// with all RAM added that the guest had: [`Phb::attach`] then gives the devices the same windows, or refuses before
+    /// anything is changed.
+    ///
+    /// All of the state is checked before any of it is built. What is built takes no more than
+    /// [`PhbConfig::table_memory`](super::PhbConfig::table_memory) for each window.
     pub fn restore(&self, saved: &SavedIommu) -> Result<(), RestoreError> {
         if saved.version != VERSION {
             return Err(RestoreError::Version { version: saved.version });
         }
-        let mut built = Vec::new();
-        for SavedPhb { buid, windows } in &saved.phbs {
+        // Nobody removes RAM that was checked.
+        let _alone = self.changes.lock();
+        let mut phbs = Vec::new();
+        for SavedPhb { buid, .. } in &saved.phbs {
             let phb = self.phb(*buid).ok_or(RestoreError::NoPhb { buid: *buid })?;
-            if !phb.groups.lock().is_empty() {
-                return Err(RestoreError::Attached { buid: *buid });
+            if phbs.iter().any(|other| Arc::ptr_eq(other, &phb)) {
+                return Err(RestoreError::Twice { buid: *buid });
             }
-            let tables = windows.iter().map(|window| build(&phb, window)).collect::<Result<Vec<_>, _>>()?;
-            for (number, table) in tables.iter().enumerate() {
-                let twice = |other: &TceTable| {
-                    other.liobn() == table.liobn() || other.window().intersection(&table.window()).is_some()
-                };
-                if tables[..number].iter().any(twice) {
-                    let (liobn, window) = (table.liobn(), table.window());
-                    let (start, size) = (window.start(), window.len());
-                    return Err(RestoreError::Window { buid: *buid, liobn, start, size });
-                }
-            }
-            built.push((phb, tables));
+            phbs.push(phb);
         }
-        for (phb, tables) in built {
+        // Nobody attaches a device, or changes windows, meanwhile.
+        let groups: Vec<_> = phbs.iter().map(|phb| phb.groups.lock()).collect();
+        if let Some((phb, _)) = phbs.iter().zip(&groups).find(|(_, groups)| !groups.is_empty()) {
+            return Err(RestoreError::Attached { buid: phb.config().buid });
+        }
+        let ram = self.ram.snapshot();
+        let checked = phbs.iter().zip(&saved.phbs).map(|(phb, saved)| check_all(phb, saved, &ram));
+        let checked = checked.collect::<Result<Vec<_>, _>>()?;
+        for (phb, windows) in phbs.iter().zip(checked) {
             for table in phb.tables().iter() {
-                phb.keep_no_more(table);
-                phb.forget(table.liobn());
+                phb.retire(table);
             }
-            for table in tables {
-                let liobn = table.liobn();
-                if !phb.enter(phb.keep(table)) {
+            for window in windows {
+                let liobn = window.liobn;
+                if !phb.enter(phb.keep(window.build())) {
                     return Err(PhbError::LiobnTaken { liobn }.into());
                 }
             }

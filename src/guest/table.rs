@@ -3,12 +3,25 @@
 use super::entries::{Entries, Sparse};
 use super::error::HcallError;
 use super::liobn::Liobn;
-use super::ram::GuestRam;
+use super::ram::{GuestRam, Snapshot};
 use super::runs::{self, Requests, Run};
+use super::stats::Counters;
 use super::tce;
 use crate::addr::{GuestRange, Iova, IovaRange, PageShift};
 use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
+use crate::uapi::papr::hcall::MOST_INDIRECT;
 use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+
+/// What a table may take of memory whatever the guest's RAM: enough for 2 Mi TCEs that differ.
+const LEAST_MEMORY: u64 = 16 << 20;
+/// Bytes of RAM for each byte more of it: enough to map all RAM 8 times with 4 KiB pages.
+const RAM_PER_MEMORY: u64 = 64;
+
+/// The most bytes that a table's entries may take, with that configuration.
+pub(super) fn memory_limit(configured: Option<u64>, ram: &Snapshot) -> u64 {
+    configured.unwrap_or_else(|| LEAST_MEMORY.saturating_add(ram.bytes() / RAM_PER_MEMORY))
+}
 
 /// What a change of a table has to reach.
 #[derive(Debug)]
@@ -40,12 +53,15 @@ pub(super) fn clear(space: &AddressSpace, range: IovaRange) -> Result<(), UnmapE
 /// A DMA window as a guest has it: its TCEs, by page, in a flat table.
 ///
 /// Reading waits for nobody; who writes holds a lock, and with devices behind the window goes to the kernel first.
-#[derive(Debug)]
 pub struct TceTable {
     liobn: Liobn,
     window: IovaRange,
     page: PageShift,
     entries: Box<dyn Entries>,
+    /// The most bytes its entries may take; `None` follows the guest's RAM.
+    memory: Option<u64>,
+    /// The PHB's.
+    counters: Arc<Counters>,
     writer: Mutex<Writer>,
 }
 
@@ -58,7 +74,26 @@ impl TceTable {
     /// A table whose entries lie elsewhere.
     pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
         let writer = Mutex::new(Writer { behind: Behind::Nothing, requests: Requests::default() });
-        Self { liobn, window, page, entries, writer }
+        Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
+    }
+
+    /// Limits the memory its entries take: see [`PhbConfig::table_memory`](super::PhbConfig::table_memory).
+    pub(super) fn limited(self, memory: Option<u64>) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Counts in those of a PHB.
+    pub(super) fn counted(self, counters: &Arc<Counters>) -> Self {
+        Self { counters: Arc::clone(counters), ..self }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The most bytes its entries may take.
+    pub(super) fn memory_limit(&self, ram: &Snapshot) -> u64 {
+        memory_limit(self.memory, ram)
     }
 
     /// Its name.
@@ -121,13 +156,15 @@ impl TceTable {
     /// Puts `values` at `first`, all or none: checked whole, then given to the kernel, then entered. Indices were checked.
     pub(super) fn put(&self, ram: &GuestRam, first: u64, values: &[u64]) -> Result<(), HcallError> {
         let Writer { behind, requests } = &mut *self.lock();
+        let memory = ram.memory();
         // With the lock held: whoever removes memory marks it, and then waits for us.
         let ram = ram.snapshot();
-        let mut pages = runs::Pages::new(&ram);
+        let mut pages = runs::Pages::new(&ram).present_in(memory);
         let space = match behind {
             Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
             Behind::Nothing => {
                 pages.check_all(values, self.page)?;
+                self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
                 self.entries.store(first, values);
                 return Ok(());
             }
@@ -142,6 +179,7 @@ impl TceTable {
             clears |= tce::permission(run.tce).is_none();
             requests.add(&run, self.iova(first + run.first, run.count)?, self.page, &mut pages)?;
         }
+        self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
         if clears {
             return self.put_and_clear(space, requests, first, values);
         }
@@ -182,6 +220,7 @@ impl TceTable {
             Behind::Devices(space) if self.is_kept() => self.observe(space, ram, first, count)?,
             _ => {}
         }
+        self.entries.reserve_fill(first, count, value, &|| self.memory_limit(&ram.snapshot()))?;
         match &writer.behind {
             Behind::Devices(space) if count != 0 => clear(space, self.iova(first, count)?)?,
             _ => {}
@@ -197,7 +236,7 @@ impl TceTable {
         // RAM whose removal was refused is mapped still.
         let mut pages = runs::Pages::new(&ram).even_leaving();
         let mut result = Ok(());
-        self.entries.each(0, self.len(), &mut |first, tce| {
+        self.each_leading(0, self.len(), &mut |first, tce| {
             if result.is_ok() {
                 let run = Run { first, count: 1, tce };
                 result = self.iova(first, 1).and_then(|iova| requests.add(&run, iova, self.page, &mut pages));
@@ -228,7 +267,7 @@ impl TceTable {
         count: u64,
     ) -> Result<(), HcallError> {
         let mut found = Requests::default();
-        self.entries.each(first, count, &mut |index, tce| {
+        self.each_leading(first, count, &mut |index, tce| {
             let run = Run { first: index, count: 1, tce };
             // What leads to no RAM the kernel has not mapped.
             let _ = self.iova(index, 1).and_then(|iova| found.add(&run, iova, self.page, &mut pages));
@@ -243,12 +282,12 @@ impl TceTable {
     pub(super) fn pointing(&self, range: GuestRange, found: &mut Vec<IovaRange>) {
         let _writer = self.lock();
         let page = self.page;
-        self.entries.each(0, self.len(), &mut |index, value| {
+        self.entries.runs(0, self.len(), &mut |first, count, value| {
             let leads = tce::permission(value).and_then(|_| tce::address(value, page));
             let overlaps = leads
                 .and_then(|at| GuestRange::new(at, page.bytes()).ok())
                 .is_some_and(|there| there.intersection(&range).is_some());
-            let Some(iova) = self.iova(index, 1).ok().filter(|_| overlaps) else { return };
+            let Some(iova) = self.iova(first, count).ok().filter(|_| overlaps) else { return };
             match found.last_mut() {
                 Some(last) if last.end() == iova.start() => {
                     *last = IovaRange::between(last.start(), iova.end()).unwrap_or(*last);
@@ -260,16 +299,98 @@ impl TceTable {
 
     /// Calls `visit` with every entry that is not 0, in order: index and TCE.
     pub fn each(&self, visit: &mut dyn FnMut(u64, u64)) {
-        self.entries.each(0, self.len(), visit);
+        self.each_run(&mut |first, count, tce| (first..first + count).for_each(|index| visit(index, tce)));
     }
 
-    /// Stores entries no device sees: those of a saved table.
-    pub(super) fn restore(&self, first: u64, values: &[u64]) {
-        self.entries.store(first, values);
+    /// Calls `visit` with every stretch of one TCE that is not 0, in order: its first entry, how many, the TCE.
+    pub(super) fn each_run(&self, visit: &mut dyn FnMut(u64, u64, u64)) {
+        self.entries.runs(0, self.len(), visit);
+    }
+
+    /// Calls `visit` with every entry of `count` from `first` on that gives rights, in order.
+    fn each_leading(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
+        self.entries.runs(first, count, &mut |first, count, tce| {
+            if tce::permission(tce).is_some() {
+                (first..first + count).for_each(|index| visit(index, tce));
+            }
+        });
+    }
+
+    /// Stores a run that no device sees: one of a saved table. Its room and its pages were checked.
+    pub(super) fn restore(&self, run: &Run) {
+        if tce::permission(run.tce).is_none() {
+            self.entries.fill(run.first, run.count, run.tce);
+            return;
+        }
+        let mut values = [0; MOST_INDIRECT as usize];
+        let (mut first, mut tce, end) = (run.first, run.tce, run.first + run.count);
+        while first < end {
+            let len = (end - first).min(MOST_INDIRECT);
+            let values = values.get_mut(..len as usize).unwrap_or_default();
+            for value in &mut *values {
+                *value = tce;
+                tce = tce.wrapping_add(self.page.bytes());
+            }
+            self.entries.store(first, values);
+            first += len;
+        }
     }
 
     /// Forgets all entries.
     pub(super) fn forget(&self) {
         self.entries.fill(0, self.len(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::addr::{GuestAddr, GuestRange, PageShift};
+    use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slot, Slots};
+    use crate::host::Memory;
+    use crate::model::Model;
+    use crate::registry::Registry;
+    use std::sync::Arc;
+
+    const LIOBN: Liobn = Liobn(0x8000_0000);
+
+    fn guest() -> GuestIommu {
+        let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+        let user = model.allocate(1 << 20, PageShift::P64K).unwrap().start();
+        let slots = Slots::new(model.clone());
+        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 1 << 20).unwrap(), user }).unwrap();
+        let iommu = GuestIommu::new(&Registry::new(model), Arc::new(slots));
+        iommu.add_memory().unwrap();
+        iommu.add_phb(PhbConfig::new(1, LIOBN).unwrap()).unwrap();
+        iommu
+    }
+
+    /// The window goes after a hypercall found its table, and before that has the table's lock.
+    fn late(attached: bool, goes: impl Fn(&GuestIommu)) {
+        let iommu = guest();
+        let phb = iommu.phb(1).unwrap();
+        if attached {
+            phb.attach(0).unwrap();
+        }
+        let table = iommu.table(LIOBN).unwrap();
+        table.put(iommu.ram(), 0, &[3]).unwrap();
+        goes(&iommu);
+        let gone = Err(HcallError::NoTable { liobn: LIOBN });
+        assert_eq!(table.put(iommu.ram(), 1, &[3]), gone);
+        assert_eq!(table.put(iommu.ram(), 1, &[0]), gone);
+        assert_eq!(table.stuff(iommu.ram(), 0, 1, 0), gone);
+        assert_eq!(phb.space().mapped(), (0, 0), "no device sees what came too late");
+    }
+
+    #[test]
+    fn a_hypercall_on_its_way_to_a_window_that_was_removed_is_refused() {
+        for attached in [false, true] {
+            late(attached, |iommu| iommu.phb(1).unwrap().remove_window(LIOBN).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_hypercall_on_its_way_to_a_window_that_was_replaced_is_refused() {
+        late(false, |iommu| iommu.restore(&iommu.save()).unwrap());
+        late(false, |iommu| iommu.remove_phb(1).unwrap());
     }
 }

@@ -3,6 +3,8 @@
 use super::memory::{GuestMemory, NoMemory, Slot};
 use super::phb::Phb;
 use crate::addr::{GuestAddr, GuestRange, Iova, UserAddr};
+use crate::host::{Errno, LentMemory};
+use crate::model::Model;
 use crate::permission::Permission;
 use core::fmt;
 use std::sync::Arc;
@@ -15,10 +17,63 @@ use vm_memory::{
 /// is plugged.
 pub struct VmMemory<S>(pub S);
 
+impl<S> VmMemory<S>
+where
+    S: GuestAddressSpace + Clone + Send + Sync + 'static,
+    S::M: GuestMemoryBackend,
+{
+    /// Lends all regions to a model, which knows nothing of this process otherwise: before [`add_memory`], and again once
+    /// memory was plugged. What the model's devices read and write is then what is in them. EINVAL where a region is not
+    /// whole pages of the model's kernel.
+    ///
+    /// [`add_memory`]: super::GuestIommu::add_memory
+    pub fn lend_to(&self, model: &Model) -> Result<(), Errno> {
+        let ranges: Vec<_> = self.slots().iter().filter_map(Slot::user_range).collect();
+        ranges.into_iter().try_for_each(|range| model.lend(range, Arc::new(VmMemory(self.0.clone()))))
+    }
+}
+
+impl<S> LentMemory for VmMemory<S>
+where
+    S: GuestAddressSpace + Send + Sync,
+    S::M: GuestMemoryBackend,
+{
+    fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno> {
+        let guest = self.guest_of(at).ok_or(Errno::EFAULT)?;
+        GuestMemory::read(self, guest, data).map_err(|_| Errno::EFAULT)
+    }
+
+    fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno> {
+        let guest = self.guest_of(at).ok_or(Errno::EFAULT)?;
+        GuestMemory::write(self, guest, data).map_err(|_| Errno::EFAULT)
+    }
+}
+
+impl<S> VmMemory<S>
+where
+    S: GuestAddressSpace + Send + Sync,
+    S::M: GuestMemoryBackend,
+{
+    /// The guest's address of memory of this process.
+    fn guest_of(&self, at: UserAddr) -> Option<GuestAddr> {
+        let memory = self.0.memory();
+        let found =
+            memory.iter().filter_map(slot).find(|slot| slot.user_range().is_some_and(|user| user.contains(at)))?;
+        Some(GuestAddr(found.guest.start().0 + (at.0 - found.user.0)))
+    }
+}
+
 impl<S> fmt::Debug for VmMemory<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("VmMemory")
     }
+}
+
+/// A region as a slot; `None` where the process has not mapped it.
+fn slot(region: &impl GuestMemoryRegion) -> Option<Slot> {
+    let user = region.get_host_address(MemoryRegionAddress(0)).ok()?;
+    let guest = GuestRange::new(GuestAddr(region.start_addr().0), region.len()).ok()?;
+    Some(Slot { guest, user: UserAddr(user.addr() as u64) })
 }
 
 impl<S> GuestMemory for VmMemory<S>
@@ -28,13 +83,12 @@ where
 {
     /// Regions that the process has mapped; others cannot be registered.
     fn slots(&self) -> Vec<Slot> {
+        self.0.memory().iter().filter_map(slot).collect()
+    }
+
+    fn has(&self, asked: &Slot) -> bool {
         let memory = self.0.memory();
-        let slot = |region: &<S::M as GuestMemoryBackend>::R| {
-            let user = region.get_host_address(MemoryRegionAddress(0)).ok()?;
-            let guest = GuestRange::new(GuestAddr(region.start_addr().0), region.len()).ok()?;
-            Some(Slot { guest, user: UserAddr(user.addr() as u64) })
-        };
-        memory.iter().filter_map(slot).collect()
+        memory.find_region(GuestAddress(asked.guest.start().0)).and_then(slot) == Some(*asked)
     }
 
     fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
@@ -51,7 +105,7 @@ where
 /// What devices behind a PHB see, for virtio back ends: `IommuMemory::new(memory, PhbIommu::new(phb), …)`.
 ///
 /// Nothing is kept from one access to the next, so nothing has to be invalidated: each looks at the guest's tables, and waits for
-/// no hypercall.
+/// no hypercall. An access spans 65 536 TCEs at most; a longer one fails, since its length is the guest's.
 #[derive(Clone, Debug)]
 pub struct PhbIommu(Arc<Phb>);
 
@@ -61,6 +115,9 @@ impl PhbIommu {
         Self(phb)
     }
 }
+
+/// The most TCEs that one access spans: 256 MiB of 4 KiB pages. A guest names the length, and each costs a look at its table.
+const MOST_TCES: u64 = 1 << 16;
 
 fn rights(permission: Permission) -> Permissions {
     match permission {
@@ -84,13 +141,18 @@ impl Iommu for PhbIommu {
         let end = iova.0.checked_add(length as u64).filter(|_| length != 0);
         let end = end.ok_or_else(|| fails("it is empty or wraps".into()))?;
         let mut pages = Box::new(Iotlb::new());
-        let mut at = iova.0;
+        let (mut at, mut left) = (iova.0, MOST_TCES);
         while at < end {
-            let there = self.0.translate(Iova(at)).filter(|there| rights(there.permission).allow(access));
-            let there = there.ok_or_else(|| fails(format!("the guest gave no such right at {at:#x}")))?;
-            let len = (there.page.bytes() - (at & there.mask())).min(end - at);
-            pages.set_mapping(GuestAddress(at), GuestAddress(there.guest.0), len as usize, rights(there.permission))?;
-            at += len;
+            if left == 0 {
+                return Err(fails(format!("it spans more than {MOST_TCES} TCEs: access it in parts")));
+            }
+            let found = self.0.stretch(Iova(at), end - at, left);
+            let found = found.filter(|found| rights(found.there.permission).allow(access));
+            let found = found.ok_or_else(|| fails(format!("the guest gave no such right at {at:#x}")))?;
+            let rights = rights(found.there.permission);
+            pages.set_mapping(GuestAddress(at), GuestAddress(found.there.guest.0), found.len as usize, rights)?;
+            at += found.len;
+            left -= found.tces;
         }
         Iotlb::lookup(pages, iova, length, access).map_err(|_| fails("it is not mapped throughout".into()))
     }

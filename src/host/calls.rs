@@ -204,7 +204,7 @@ pub fn map_dma(
     run_zero(host, container, &mut Call::MapDma(args))
 }
 
-/// `VFIO_IOMMU_UNMAP_DMA`. Kernels before 7.2.8 check no bounds: the caller has.
+/// `VFIO_IOMMU_UNMAP_DMA`. Kernels before 6.12.112 and 7.2.8 check no bounds: the caller has.
 pub fn unmap_dma(host: &dyn Host, container: Fd, iova: IovaRange) -> Result<(), CallError> {
     let args = vfio::DmaUnmap { argsz: argsz::<vfio::DmaUnmap>(), flags: 0, iova: iova.start().0, size: iova.len() };
     run_zero(host, container, &mut Call::UnmapDma(args))

@@ -4,7 +4,6 @@ use super::{Errno, Fd, Host, Node};
 use std::sync::Arc;
 
 /// An open container, group or device; closed when dropped.
-#[derive(Debug)]
 pub struct File {
     host: Arc<dyn Host>,
     fd: Fd,
@@ -24,6 +23,13 @@ impl File {
     /// The host it is open on.
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.host
+    }
+}
+
+/// Without the host, which a model prints in full.
+impl core::fmt::Debug for File {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "File({})", self.fd)
     }
 }
 

@@ -76,6 +76,13 @@ pub fn disable(host: &dyn Host, device: Fd, index: u32) -> Result<(), IrqsError>
     run(host, device, IrqSet { flags, index, ..Default::default() }, &[])
 }
 
+/// Has the kernel unmask the first interrupt of an index whenever `eventfd` is signalled
+/// (`vfio_pci_intx_unmask_handler`).
+pub fn unmask_by(host: &dyn Host, device: Fd, index: u32, eventfd: BorrowedFd<'_>) -> Result<(), IrqsError> {
+    let flags = IRQ_SET_DATA_EVENTFD | IRQ_SET_ACTION_UNMASK;
+    run(host, device, IrqSet { flags, index, count: 1, ..Default::default() }, &[Some(eventfd)])
+}
+
 /// Unmasks the first interrupt of an index: of INTx, which masks itself when it fires.
 pub fn unmask(host: &dyn Host, device: Fd, index: u32) -> Result<(), IrqsError> {
     let flags = IRQ_SET_DATA_NONE | IRQ_SET_ACTION_UNMASK;

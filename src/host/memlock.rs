@@ -26,20 +26,45 @@ pub enum MemlockError {
         /// What is locked and allowed.
         memlock: Memlock,
     },
+    /// Over the limit with what default windows in use will lock.
+    #[error(
+        "{} to lock for {what} are {} more than allowed ({memlock}, and {} promised to default windows): raise the limit to \
+         {} KiB or more (`ulimit -l`, LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
+        Amount(*needed),
+        Amount(*missing),
+        Amount(*promised),
+        memlock.locked.saturating_add(*promised).saturating_add(*needed).div_ceil(1024)
+    )]
+    OverPromise {
+        /// What asks.
+        what: &'static str,
+        /// Bytes to lock.
+        needed: u64,
+        /// Bytes over the limit.
+        missing: u64,
+        /// What is locked and allowed.
+        memlock: Memlock,
+        /// Bytes that default windows in use will lock with their first map.
+        promised: u64,
+    },
     /// The host does not tell.
     #[error("cannot read how much memory is locked: {0}")]
     Unknown(Errno),
 }
 
-/// Whether `needed` more bytes may be locked for `what`.
-pub(crate) fn preflight(host: &dyn Host, what: &'static str, needed: u64) -> Result<(), MemlockError> {
-    check(host.memlock().map_err(MemlockError::Unknown)?, what, needed)
+/// Reads how much is locked and allowed.
+pub(crate) fn read(host: &dyn Host) -> Result<Memlock, MemlockError> {
+    host.memlock().map_err(MemlockError::Unknown)
 }
 
-/// Whether `needed` more bytes may be locked, by what is known of the process.
-pub(crate) fn check(memlock: Memlock, what: &'static str, needed: u64) -> Result<(), MemlockError> {
-    match memlock.missing(needed) {
-        0 => Ok(()),
-        missing => Err(MemlockError::OverLimit { what, needed, missing, memlock }),
+/// Checks that `needed` more bytes may be locked for `what`, besides those that are `promised`.
+pub(crate) fn check(memlock: Memlock, promised: u64, what: &'static str, needed: u64) -> Result<(), MemlockError> {
+    // What locks nothing is never refused, however much others were promised.
+    match memlock.missing(needed.saturating_add(promised)) {
+        missing if missing != 0 && needed != 0 => Err(match promised {
+            0 => MemlockError::OverLimit { what, needed, missing, memlock },
+            _ => MemlockError::OverPromise { what, needed, missing, memlock, promised },
+        }),
+        _ => Ok(()),
     }
 }

@@ -17,6 +17,16 @@ pub enum Protection {
     ReadWrite,
 }
 
+/// Memory of this process that a model's devices reach through its owner: see
+/// [`Model::lend`](super::model::Model::lend).
+pub trait LentMemory: Send + Sync + core::fmt::Debug {
+    /// Reads bytes.
+    fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes bytes.
+    fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno>;
+}
+
 /// Gets and gives back memory.
 pub trait Memory {
     /// Memory of `size` bytes, zeroed, aligned to the larger of 64 KiB and `page`; `page` is the host's page, or one

@@ -1,8 +1,8 @@
 //! The seam between the manager and a kernel.
 //!
 //! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it. [`vfio::Vfio`] is the running
-//! kernel, the feature `model` has the kernel in
-//! process. What lies above the seam is written once and runs on both.
+//! kernel, the feature `model` has the kernel in process. What lies above the seam is written once
+//! and runs on both.
 //!
 //! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper round a host ([`Wrapper`]) is one
 //! function, and a test can say exactly what the kernel is told. Nobody above runs a bare
@@ -22,6 +22,7 @@ mod call;
 mod facts;
 mod file;
 pub(crate) mod memlock;
+mod process;
 mod shared;
 mod shared_file;
 pub(crate) mod volatile;
@@ -31,10 +32,12 @@ pub use call::{Call, Node};
 pub use facts::{Extent, GroupFacts, Memlock, Obstacle, PciDevice, Platform};
 pub use file::File;
 pub use memlock::MemlockError;
-pub use memory::Memory;
+pub use memory::{LentMemory, Memory};
 pub use nix::errno::Errno;
+pub(crate) use process::Process;
 pub use shared::Shared;
 pub use shared_file::FileError;
+pub use vfio::MappedArea;
 pub use wrap::Wrapper;
 
 use crate::addr::{PageShift, UserRange};
@@ -71,6 +74,17 @@ pub trait Host: Send + Sync + fmt::Debug {
 
     /// Opens region `index` of a device for access; index and size as `VFIO_DEVICE_GET_REGION_INFO` tells them.
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
+
+    /// The parts of region `index` that [`Self::map_area`] can map; none on a model, whose
+    /// registers are no memory.
+    fn areas(&self, _device: Fd, _index: u32) -> Result<Vec<RegionArea>, Errno> {
+        Ok(Vec::new())
+    }
+
+    /// Maps one of the [`areas`](Self::areas) of region `index`; `EINVAL` for any other.
+    fn map_area(&self, _device: Fd, _index: u32, _area: RegionArea) -> Result<MappedArea, Errno> {
+        Err(Errno::EINVAL)
+    }
 
     /// The file itself, duplicated, for interfaces of the kernel that take VFIO's files; `None` where there is none, as on a
     /// model. As long as it is kept, [`Self::close`] does not end what the file stands for.
@@ -113,13 +127,23 @@ pub trait Host: Send + Sync + fmt::Debug {
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle>;
 }
 
+/// A part of a region that can be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionArea {
+    /// Where it begins in the region.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
 /// Access to one region of a device.
 pub trait Region: Send + Sync {
     /// Size in bytes.
     fn size(&self) -> u64;
 
     /// Reads `data.len()` bytes at `offset`; 1, 2, 4 and 8 aligned bytes of a BAR are one access. Bytes as they lie in
-    /// the region: the caller knows their order.
+    /// the region: the caller knows their order. `EIO` while the device's memory decode is off, or
+    /// it sleeps.
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno>;
 
     /// Writes, likewise.

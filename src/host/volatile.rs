@@ -1,13 +1,17 @@
 //! Bytes that a device may change at any moment, or that are its registers.
 //!
 //! An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes, and each piece is one load or store: so
-//! 1, 2, 4 and 8 aligned bytes are never torn.
+//! 1, 2, 4 and 8 aligned bytes are never torn. Registers are accessed volatile ([`read`],
+//! [`write`]): they are no memory, and each access does something. Memory is accessed by relaxed
+//! atomics ([`load`], [`store`]): other threads may use it at the same time, which for volatile
+//! accesses would be a data race.
 #![allow(unsafe_code, reason = "no Rust reference may exist to what a device writes")]
 
 use core::ffi::c_void;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Reads `data.len()` bytes at `offset`, in ascending order.
+/// Reads `data.len()` bytes of registers at `offset`, in ascending order.
 ///
 /// # Safety
 /// The bytes lie in one mapping that can be read, which starts at `base` on a multiple of 8.
@@ -27,7 +31,7 @@ pub(super) unsafe fn read(base: *const c_void, offset: u64, data: &mut [u8]) {
     }
 }
 
-/// Writes `data` at `offset`, in ascending order.
+/// Writes `data` to registers at `offset`, in ascending order.
 ///
 /// # Safety
 /// As for [`read`], and the bytes can be written.
@@ -43,6 +47,53 @@ pub(super) unsafe fn write(base: *mut c_void, offset: u64, data: &[u8]) {
                 [a, b, c, d] => address.cast::<u32>().write_volatile(u32::from_ne_bytes([a, b, c, d])),
                 [a, b] => address.cast::<u16>().write_volatile(u16::from_ne_bytes([a, b])),
                 [a] => address.cast::<u8>().write_volatile(a),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads `data.len()` bytes of memory at `offset`, in ascending order.
+///
+/// # Safety
+/// The bytes lie in memory that can be read and written, which starts at `base` on a multiple of 8.
+/// Until this returns nothing accesses them by other means than this and [`store`], except devices.
+pub(super) unsafe fn load(base: *mut c_void, offset: u64, data: &mut [u8]) {
+    for (at, piece) in pieces(offset, data.len()) {
+        let address = base.wrapping_byte_add(at as usize);
+        let target = &mut data[piece];
+        // SAFETY: the piece lies in the memory, as the caller says, and `pieces` aligns it to its
+        // width.
+        unsafe {
+            match target.len() {
+                8 => target.copy_from_slice(&AtomicU64::from_ptr(address.cast()).load(Relaxed).to_ne_bytes()),
+                4 => target.copy_from_slice(&AtomicU32::from_ptr(address.cast()).load(Relaxed).to_ne_bytes()),
+                2 => target.copy_from_slice(&AtomicU16::from_ptr(address.cast()).load(Relaxed).to_ne_bytes()),
+                _ => target.copy_from_slice(&[AtomicU8::from_ptr(address.cast()).load(Relaxed)]),
+            }
+        }
+    }
+}
+
+/// Writes `data` to memory at `offset`, in ascending order.
+///
+/// # Safety
+/// As for [`load`].
+pub(super) unsafe fn store(base: *mut c_void, offset: u64, data: &[u8]) {
+    for (at, piece) in pieces(offset, data.len()) {
+        let address = base.wrapping_byte_add(at as usize);
+        // SAFETY: as in `load`.
+        unsafe {
+            match data[piece] {
+                [a, b, c, d, e, f, g, h] => {
+                    let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+                    AtomicU64::from_ptr(address.cast()).store(value, Relaxed);
+                }
+                [a, b, c, d] => {
+                    AtomicU32::from_ptr(address.cast()).store(u32::from_ne_bytes([a, b, c, d]), Relaxed);
+                }
+                [a, b] => AtomicU16::from_ptr(address.cast()).store(u16::from_ne_bytes([a, b]), Relaxed),
+                [a] => AtomicU8::from_ptr(address.cast()).store(a, Relaxed),
                 _ => {}
             }
         }

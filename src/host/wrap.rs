@@ -1,6 +1,9 @@
 //! Wrappers round a host: what is not said otherwise goes through.
 
-use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};
+use super::{
+    Call, Errno, Extent, Fd, GroupFacts, Host, MappedArea, Memlock, Node, Obstacle, Platform, Region, RegionArea,
+    Shared,
+};
 use crate::addr::{PageShift, UserRange};
 use crate::uapi::vfio::IrqSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -46,6 +49,12 @@ impl<W: Wrapper> Host for W {
     }
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
         self.inner().region(device, index)
+    }
+    fn areas(&self, device: Fd, index: u32) -> Result<Vec<RegionArea>, Errno> {
+        self.inner().areas(device, index)
+    }
+    fn map_area(&self, device: Fd, index: u32, area: RegionArea) -> Result<MappedArea, Errno> {
+        self.inner().map_area(device, index, area)
     }
     fn file(&self, fd: Fd) -> Option<OwnedFd> {
         self.inner().file(fd)

@@ -2,7 +2,7 @@
 
 use super::error::KvmError;
 use super::seam::{KernelTable, Kvm, TableSpec};
-use crate::host::Errno;
+use crate::host::{Errno, Process};
 use crate::space::GroupFile;
 use crate::uapi::kvm::{CAP_PPC_ENABLE_HCALL, CAP_SPAPR_MULTITCE, CAP_SPAPR_TCE_64, CAP_SPAPR_TCE_VFIO};
 use crate::uapi::papr::hcall::{H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
@@ -26,13 +26,14 @@ const HARMLESS: [u64; 1] = [H_PUT_TCE];
 /// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.
 ///
 /// Dropping it takes the groups out of the VM and closes the tables.
-#[derive(Debug)]
 pub struct Acceleration {
     kvm: Arc<dyn Kvm>,
     state: Mutex<State>,
+    /// The process that made it, whose VM it is.
+    process: Process,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     groups: Vec<GroupFile>,
     tables: Vec<(TableSpec, Arc<dyn KernelTable>)>,
@@ -65,12 +66,12 @@ impl Acceleration {
         for &number in hcalls {
             kvm.enable_hcall(number).map_err(|errno| call("KVM_ENABLE_CAP", errno))?;
         }
-        Ok(Self { kvm, state: Mutex::default() })
+        Ok(Self { kvm, state: Mutex::default(), process: Process::current() })
     }
 
     /// The acceleration of another address space of the same VM, with no groups and tables yet.
     pub fn beside(&self) -> Self {
-        Self { kvm: Arc::clone(&self.kvm), state: Mutex::default() }
+        Self { kvm: Arc::clone(&self.kvm), state: Mutex::default(), process: Process::current() }
     }
 
     /// Adds a group, whose windows are there and whose devices are not open yet, and ties it to all tables.
@@ -162,8 +163,22 @@ impl Acceleration {
     }
 }
 
+impl core::fmt::Debug for Acceleration {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.state.try_lock() {
+            Some(state) => {
+                write!(f, "Acceleration({} groups, {} tables)", state.groups.len(), state.tables.len())
+            }
+            None => f.write_str("Acceleration(changing)"),
+        }
+    }
+}
+
 impl Drop for Acceleration {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
         let state = std::mem::take(self.state.get_mut());
         state.groups.iter().for_each(|group| self.delete(group));
         state.tables.iter().for_each(|(spec, _)| self.kvm.close_table(spec.liobn));

@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub type GroupWindow = (IovaRange, PageShift);
 
 /// A VM in process. Clones are the same VM.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct KvmModel(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     log: Vec<String>,
     missing: Option<u32>,
@@ -29,7 +29,6 @@ struct State {
     memlock: Option<u64>,
 }
 
-#[derive(Debug)]
 struct ModelTable {
     spec: TableSpec,
     words: Vec<AtomicU64>,
@@ -76,6 +75,19 @@ impl KvmModel {
     /// Groups and the LIOBNs of the tables they are tied to.
     pub fn ties(&self) -> Vec<(u32, u32)> {
         self.0.lock().ties.clone()
+    }
+}
+
+impl core::fmt::Debug for KvmModel {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let state = self.0.lock();
+        write!(f, "KvmModel({} groups, {} tables)", state.groups.len(), state.tables.len())
+    }
+}
+
+impl core::fmt::Debug for ModelTable {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "ModelTable(LIOBN {:#x}, {} entries)", self.spec.liobn, self.words.len())
     }
 }
 

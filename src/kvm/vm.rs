@@ -16,6 +16,8 @@ use std::sync::{Arc, OnceLock};
 pub struct Vm {
     vm: OwnedFd,
     device: OnceLock<OwnedFd>,
+    /// The VFIO device that exists already, until it is taken for the one that is made.
+    given: Mutex<Option<OwnedFd>>,
     tables: Mutex<BTreeMap<u32, Arc<MappedTable>>>,
 }
 
@@ -24,7 +26,15 @@ impl Vm {
     pub fn new(vm: BorrowedFd<'_>) -> Result<Self, Errno> {
         let vm =
             vm.try_clone_to_owned().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF)))?;
-        Ok(Self { vm, device: OnceLock::new(), tables: Mutex::default() })
+        Ok(Self { vm, device: OnceLock::new(), given: Mutex::default(), tables: Mutex::default() })
+    }
+
+    /// The VM with that file, whose VFIO device (`KVM_CREATE_DEVICE`), of which a VM has one,
+    /// exists already. Duplicates of both are kept.
+    pub fn with_vfio_device(vm: BorrowedFd<'_>, device: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let device = device.try_clone_to_owned();
+        let device = device.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF)))?;
+        Ok(Self { given: Mutex::new(Some(device)), ..Self::new(vm)? })
     }
 
     fn device(&self) -> Result<&OwnedFd, Errno> {
@@ -46,7 +56,8 @@ impl Kvm for Vm {
     }
 
     fn create_device(&self) -> Result<(), Errno> {
-        let device = ioctl::create_device(&self.vm)?;
+        let given = self.given.lock().take();
+        let device = given.map_or_else(|| ioctl::create_device(&self.vm), Ok)?;
         self.device.set(device).map_err(|_| Errno::EBUSY)
     }
 
@@ -78,5 +89,25 @@ impl Kvm for Vm {
         if let Some(table) = table {
             table.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "makes ioctls")]
+    fn a_vfio_device_that_was_handed_in_is_used_once() {
+        let file = || OwnedFd::from(tempfile::tempfile().unwrap());
+        let (vm, device) = (file(), file());
+        let without = Vm::new(vm.as_fd()).unwrap();
+        assert_eq!(without.create_device(), Err(Errno::ENOTTY), "a plain file makes no devices");
+        let with = Vm::with_vfio_device(vm.as_fd(), device.as_fd()).unwrap();
+        with.create_device().unwrap();
+        let inode = |file: &OwnedFd| nix::sys::stat::fstat(file).unwrap().st_ino;
+        assert_eq!(inode(with.device().unwrap()), inode(&device));
+        assert_eq!(with.create_device(), Err(Errno::ENOTTY), "there is one");
     }
 }

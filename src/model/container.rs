@@ -20,6 +20,8 @@ pub(super) struct Kernel {
     pub(super) regions: Regions,
     pub(super) groups: BTreeMap<u32, Group>,
     pub(super) violations: Vec<Violation>,
+    /// DMA that no TCE allows freezes the device's PE.
+    pub(super) freezes: bool,
 }
 
 /// A container: the groups in it, newest first, and the driver once SET_IOMMU bound it.

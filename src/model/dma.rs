@@ -2,26 +2,62 @@
 
 use super::container::Driver;
 use super::physical::Physical;
+use super::preset::Preset;
+use super::violation::Violation;
+use crate::addr::Iova;
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
+use core::ops::Range;
 
 /// Reads; what is not mapped for reading gives zeros.
-pub(super) fn read(driver: &Driver, memory: &Physical, iova: u64, data: &mut [u8]) {
+pub(super) fn read(
+    preset: &Preset,
+    driver: &Driver,
+    memory: &Physical,
+    iova: u64,
+    data: &mut [u8],
+) -> Result<(), Violation> {
     data.fill(0);
-    for (physical, span) in translate(driver, iova, data.len(), DMA_MAP_FLAG_READ) {
+    let Reached { parts, over, .. } = translate(preset, driver, iova, data.len(), DMA_MAP_FLAG_READ);
+    for (physical, span) in parts {
         memory.read(physical, &mut data[span]);
     }
+    over.map_or(Ok(()), |at| Err(Violation::DmaOverMmio { at }))
 }
 
 /// Writes; what is not mapped for writing is dropped.
-pub(super) fn write(driver: &Driver, memory: &mut Physical, iova: u64, data: &[u8]) {
-    for (physical, span) in translate(driver, iova, data.len(), DMA_MAP_FLAG_WRITE) {
+pub(super) fn write(
+    preset: &Preset,
+    driver: &Driver,
+    memory: &mut Physical,
+    iova: u64,
+    data: &[u8],
+) -> Result<(), Violation> {
+    let Reached { parts, over, .. } = translate(preset, driver, iova, data.len(), DMA_MAP_FLAG_WRITE);
+    for (physical, span) in parts {
         memory.write(physical, &data[span]);
     }
+    over.map_or(Ok(()), |at| Err(Violation::DmaOverMmio { at }))
 }
 
-/// Physical addresses of the parts of an access that are allowed.
-fn translate(driver: &Driver, iova: u64, len: usize, access: u32) -> Vec<(u64, core::ops::Range<usize>)> {
-    let mut parts = Vec::new();
+/// Returns the first bus address of an access that no TCE allows.
+pub(super) fn refused(preset: &Preset, driver: &Driver, iova: u64, len: usize, access: u32) -> Option<u64> {
+    translate(preset, driver, iova, len, access).refused
+}
+
+/// What an access reaches.
+#[derive(Default)]
+struct Reached {
+    /// Physical addresses of the parts that are allowed.
+    parts: Vec<(u64, Range<usize>)>,
+    /// The first address that is mapped where the host bridge decodes MMIO.
+    over: Option<Iova>,
+    /// The first address that no TCE allows.
+    refused: Option<u64>,
+}
+
+fn translate(preset: &Preset, driver: &Driver, iova: u64, len: usize, access: u32) -> Reached {
+    let mmio = preset.mmio();
+    let mut reached = Reached::default();
     let mut done = 0;
     while let Some(at) = iova.checked_add(done as u64).filter(|_| done < len) {
         let table = driver.slot(at).and_then(|slot| driver.tables[slot].as_ref());
@@ -29,9 +65,19 @@ fn translate(driver: &Driver, iova: u64, len: usize, access: u32) -> Vec<(u64, c
         let rest = page - (at & (page - 1));
         let take = usize::try_from(rest).unwrap_or(usize::MAX).min(len - done);
         if let Some(tce) = table.and_then(|table| table.entry(at)).filter(|tce| tce.bits & access != 0) {
-            parts.push((at.wrapping_add(tce.physical), done..done + take));
+            // Both ends of the MMIO are at a multiple of every page that a window at 0 may have.
+            match mmio.contains(&at) {
+                true => reached.over = reached.over.or(Some(Iova(at))),
+                false => reached.parts.push((at.wrapping_add(tce.physical), done..done + take)),
+            }
+        } else {
+            reached.refused = reached.refused.or(Some(at));
         }
         done += take;
     }
-    parts
+    if done < len {
+        // The rest is past the last bus address.
+        reached.refused = reached.refused.or(Some(iova.wrapping_add(done as u64)));
+    }
+    reached
 }

@@ -48,19 +48,21 @@ mod region;
 mod register;
 mod state;
 mod table;
+mod version;
 mod view;
 mod violation;
 mod window;
 
 pub use faulty::Faulty;
-pub use preset::{Firmware, HostPage, KernelVersion, Machine, Preset, PresetError};
+pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};
 pub use process::MemoryKind;
 pub use recording::{Record, Recording};
+pub use version::{KernelVersion, Known};
 pub use view::{EntryView, RegionView, TableView};
-pub use violation::{Leak, Violation};
+pub use violation::{DmaDirection, Leak, Violation};
 
 use crate::addr::{Iova, UserRange};
-use crate::host::{Errno, Fd};
+use crate::host::{Errno, Fd, LentMemory, Platform};
 use container::Kernel;
 use group::Group;
 use process::Process;
@@ -99,6 +101,7 @@ impl Model {
             regions: Regions::default(),
             groups: [0, 1].map(|number| (number, Group::new(number))).into(),
             violations: Vec::new(),
+            freezes: preset.platform() == Platform::Powernv,
         };
         Self { state: Arc::new(Mutex::new(State::new(kernel))) }
     }
@@ -149,7 +152,14 @@ impl Model {
         self
     }
 
-    /// Panics at the first violation.
+    /// As QEMU's emulated PHBs, which freeze no PE: DMA that no TCE allows is recorded, and changes
+    /// nothing else. Without this a powernv machine freezes the device's PE, as the hardware does.
+    pub fn without_freezing(self) -> Self {
+        self.lock().kernel.freezes = false;
+        self
+    }
+
+    /// Panics at the first violation, except DMA of a device.
     pub fn panic_on_violation(self) -> Self {
         self.lock().strict = true;
         self
@@ -159,6 +169,12 @@ impl Model {
     /// its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
+    }
+
+    /// Gives the process memory that this program has: the model's devices read and write it through `memory`. It may be
+    /// lent again. EINVAL where it is not whole pages of the model's kernel, EEXIST where something else is.
+    pub fn lend(&self, range: UserRange, memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        self.lock().kernel.process.lend(range, memory)
     }
 
     /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.
@@ -234,11 +250,10 @@ impl Model {
 
     /// What a device in an open container reads at a bus address: zeros where it may not read.
     pub fn device_read(&self, container: Fd, iova: Iova, data: &mut [u8]) {
-        let state = self.lock();
-        match state.file(container) {
-            Ok(File::Container(id)) => view::device_read(&state, id, iova, data),
+        self.run(|state| match state.file(container) {
+            Ok(File::Container(id)) => view::device_read(state, id, iova, data),
             _ => data.fill(0),
-        }
+        });
     }
 
     /// The regions of the process, newest first.

@@ -1,6 +1,7 @@
 //! Physical memory: addresses are given out once and never again, contents are kept where they are not zero.
 
-use crate::host::Shared;
+use crate::addr::{UserAddr, UserRange};
+use crate::host::{Errno, LentMemory, Shared};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,8 +15,39 @@ pub(super) struct Physical {
     /// Shared with forks of the machine until one writes.
     blocks: BTreeMap<u64, Arc<[u8]>>,
     /// Memory of the program that runs the model, by where it starts.
-    lent: BTreeMap<u64, Shared>,
+    lent: BTreeMap<u64, Lent>,
     next: u64,
+}
+
+/// Memory that is not the model's.
+#[derive(Clone, Debug)]
+pub(super) enum Lent {
+    Shared(Shared),
+    /// Reached through its owner.
+    Owned(UserRange, Arc<dyn LentMemory>),
+}
+
+impl Lent {
+    fn range(&self) -> UserRange {
+        match self {
+            Self::Shared(memory) => memory.range(),
+            Self::Owned(range, _) => *range,
+        }
+    }
+
+    fn read(&self, at: u64, data: &mut [u8]) -> Result<(), Errno> {
+        match self {
+            Self::Shared(memory) => memory.read(at, data),
+            Self::Owned(range, memory) => memory.read(UserAddr(range.start().0 + at), data),
+        }
+    }
+
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
+        match self {
+            Self::Shared(memory) => memory.write(at, data),
+            Self::Owned(range, memory) => memory.write(UserAddr(range.start().0 + at), data),
+        }
+    }
 }
 
 impl Default for Physical {
@@ -33,8 +65,13 @@ impl Physical {
     }
 
     /// From now on `memory` lies at an address.
-    pub(super) fn lend(&mut self, at: u64, memory: Shared) {
+    pub(super) fn lend(&mut self, at: u64, memory: Lent) {
         self.lent.insert(at, memory);
+    }
+
+    /// Whether that memory of the program lies at an address.
+    pub(super) fn is_lent(&self, at: u64, range: UserRange) -> bool {
+        self.lent.get(&at).is_some_and(|memory| memory.range() == range)
     }
 
     /// It lies there no more.
@@ -53,7 +90,7 @@ impl Physical {
     }
 
     /// The lent memory at an address, and the offset in it.
-    fn lent(&self, at: u64) -> Option<(&Shared, u64)> {
+    fn lent(&self, at: u64) -> Option<(&Lent, u64)> {
         let (start, memory) = self.lent.range(..=at).next_back()?;
         (at - start < memory.range().len()).then_some((memory, at - start))
     }
@@ -122,7 +159,7 @@ mod tests {
         let mut memory = Physical::default();
         let lent = Shared::heap(0x2000, crate::addr::PageShift::P4K).unwrap();
         let at = memory.allocate(0x3000, 0x10000).unwrap();
-        memory.lend(at, lent.clone());
+        memory.lend(at, Lent::Shared(lent.clone()));
         memory.write(at + 0x1ffe, b"abcd");
         let mut back = [0; 4];
         lent.read(0x1ffe, &mut back[..2]).unwrap();

@@ -1,5 +1,6 @@
 //! Which machine, host page and kernel a model is, and how that is written.
 
+use super::KernelVersion;
 use crate::addr::PageShift;
 use crate::host::Platform;
 use core::fmt;
@@ -8,7 +9,8 @@ use core::str::FromStr;
 /// A machine, its host page size and its kernel.
 ///
 /// Written `machine[-option…][-page][-kernel]`, for example `powernv9`, `powernv9-4k` or `pseries-noddw-4k-7.2`. What is
-/// left out is the default: 64 KiB pages, Linux 6.12, firmware as QEMU has it. Options of a pseries machine are `noddw`
+/// left out is the default: 64 KiB pages, Linux 6.12, firmware as QEMU has it. An exact version of a kernel stands for the
+/// model that is like it, see [`KernelVersion`]. Options of a pseries machine are `noddw`
 /// (firmware without dynamic windows), `1window` (a PE with a single window, as with SR-IOV) and `pgsz=0x11000` (page
 /// sizes of dynamic windows).
 ///
@@ -78,28 +80,6 @@ impl HostPage {
     }
 }
 
-/// A kernel whose behaviour is modelled. What differs between them has a name each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KernelVersion {
-    /// Linux 6.12.
-    #[default]
-    V6_12,
-    /// Linux 7.2.8 and newer.
-    V7_2,
-}
-
-impl KernelVersion {
-    /// UNMAP past a window's end is refused, with 1 (`iommu_tce_check_ioba`).
-    pub const fn bounds_unmap(self) -> bool {
-        matches!(self, Self::V7_2)
-    }
-
-    /// CREATE refuses a page shift above 63, rather than look at its low seven bits (`tce_iommu_create_window`).
-    pub const fn bounds_page_shift(self) -> bool {
-        matches!(self, Self::V7_2)
-    }
-}
-
 impl Preset {
     /// PowerNV or pSeries.
     pub const fn platform(&self) -> Platform {
@@ -130,7 +110,8 @@ pub enum PresetError {
     },
     /// A further word means nothing for that machine.
     #[error(
-        "{word:?} means nothing for {machine}: known are 4k, 64k, 6.12, 7.2, and for pseries noddw, 1window, pgsz=0x…"
+        "{word:?} means nothing for {machine}: known are 4k, 64k, 6.12, 7.2 or an exact version such as 7.2.6, \
+         and for pseries noddw, 1window, pgsz=0x…"
     )]
     Word {
         /// The machine.
@@ -163,11 +144,13 @@ impl FromStr for Preset {
 
 impl Preset {
     fn apply(&mut self, word: &str) -> Option<()> {
+        if let Some(kernel) = KernelVersion::parse(word) {
+            self.kernel = kernel;
+            return Some(());
+        }
         match (word, &mut self.machine) {
             ("4k", _) => self.page = HostPage::Small,
             ("64k", _) => self.page = HostPage::Large,
-            ("6.12", _) => self.kernel = KernelVersion::V6_12,
-            ("7.2", _) => self.kernel = KernelVersion::V7_2,
             ("noddw", Machine::Pseries(firmware)) => firmware.ddw = false,
             ("1window", Machine::Pseries(firmware)) => firmware.windows = 1,
             (word, Machine::Pseries(firmware)) => {
@@ -202,8 +185,8 @@ impl fmt::Display for Preset {
         if self.page == HostPage::Small {
             f.write_str("-4k")?;
         }
-        if self.kernel == KernelVersion::V7_2 {
-            f.write_str("-7.2")?;
+        if self.kernel != KernelVersion::default() {
+            write!(f, "-{}", self.kernel)?;
         }
         Ok(())
     }
@@ -223,11 +206,15 @@ mod tests {
             "pseries-4k-7.2",
             "pseries-noddw-4k-7.2",
             "pseries-1window",
+            "pseries-7.2.0",
+            "powernv9-4k-6.12.112",
             "pseries-pgsz=0x11000",
         ] {
             assert_eq!(text.parse::<Preset>().unwrap().to_string(), text);
         }
         assert_eq!("powernv9-64k-6.12".parse::<Preset>().unwrap().to_string(), "powernv9");
+        assert_eq!("powernv9-64k-7.2.6".parse::<Preset>().unwrap().to_string(), "powernv9-7.2.0");
+        assert_eq!("powernv9-64k-7.2.13".parse::<Preset>().unwrap().to_string(), "powernv9-7.2");
     }
 
     #[test]

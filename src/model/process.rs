@@ -1,13 +1,14 @@
 //! The process: its memory map, and the pages behind it.
 
 use super::memlock::Locked;
-use super::physical::Physical;
+use super::physical::{Lent, Physical};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::memory::Protection;
-use crate::host::{Errno, Extent, Shared};
+use crate::host::{Errno, Extent, LentMemory, Shared};
 use core::ops::Range;
 use rangemap::{RangeMap, RangeSet};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// User addresses end here, as on 64-bit POWER.
 pub(super) const TASK_SIZE: u64 = 1 << 52;
@@ -165,7 +166,22 @@ impl Process {
         let kind = if page == self.page { MemoryKind::Ordinary } else { MemoryKind::Huge(page) };
         self.place(range.clone(), kind)?;
         if let Some(vma) = self.vmas.get(&range.start) {
-            self.physical.lend(range.start.wrapping_add(vma.pages.delta), memory.clone());
+            self.physical.lend(range.start.wrapping_add(vma.pages.delta), Lent::Shared(memory.clone()));
+        }
+        Ok(())
+    }
+
+    /// Memory of the program that runs the model, reached through its owner; nothing where it is lent already.
+    pub(super) fn lend(&mut self, memory: UserRange, owner: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        let range = memory.start().0..memory.end().0;
+        let physical = |vma: &Vma| range.start.wrapping_add(vma.pages.delta);
+        if self.vmas.overlaps(&range) {
+            let lent = self.vmas.get(&range.start).is_some_and(|vma| self.physical.is_lent(physical(vma), memory));
+            return if lent { Ok(()) } else { Err(Errno::EEXIST) };
+        }
+        self.place(range.clone(), MemoryKind::Ordinary)?;
+        if let Some(at) = self.vmas.get(&range.start).map(physical) {
+            self.physical.lend(at, Lent::Owned(memory, owner));
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 use super::container::{Container, Driver, Kernel, Result};
 use super::edu::{self, Transfer};
-use super::violation::Violation;
+use super::violation::{DmaDirection, Violation};
 use super::{dma, view};
+use crate::addr::Iova;
 use crate::host::{Call, Errno, Fd, Node, Platform};
+use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
 use crate::uapi::{eeh, spapr, vfio};
 use std::collections::BTreeMap;
 
@@ -69,6 +71,9 @@ impl State {
         if container.is_none_or(|container| container.driver.is_none()) {
             return Err(Errno::EINVAL);
         }
+        if group.devices[index].files == 0 {
+            group.change_owner();
+        }
         group.hold_device(index);
         Ok(File::Device { group: number, index })
     }
@@ -102,6 +107,7 @@ impl State {
                     if device.files == 0 {
                         device.edu = edu::Edu::default();
                         device.irqs = Default::default();
+                        group.change_owner();
                     }
                 }
                 self.close_group(group);
@@ -231,20 +237,45 @@ impl State {
     pub(super) fn transfer(&mut self, group: u32, index: usize, transfer: Transfer) {
         let Some(group) = self.kernel.groups.get_mut(&group) else { return };
         // A frozen PE does no DMA.
-        let container = group.container.filter(|_| group.eeh_state == eeh::state::NORMAL);
-        let driver = container.and_then(|id| self.containers.get(&id)).and_then(|c| c.driver.as_ref());
+        if group.eeh_state != eeh::state::NORMAL {
+            if let Transfer::Read { offset, len, .. } = transfer {
+                group.devices[index].edu.buffer[offset..offset + len].fill(0);
+            }
+            return;
+        }
+        let driver = group.container.and_then(|id| self.containers.get(&id)).and_then(|c| c.driver.as_ref());
+        let (iova, len, access, direction) = match transfer {
+            Transfer::Read { iova, len, .. } => (iova, len, DMA_MAP_FLAG_READ, DmaDirection::Read),
+            Transfer::Write { iova, len, .. } => (iova, len, DMA_MAP_FLAG_WRITE, DmaDirection::Write),
+        };
+        let refused = match driver {
+            Some(driver) => dma::refused(&self.kernel.preset, driver, iova, len, access),
+            None => (len > 0).then_some(iova),
+        };
+        if let Some(at) = refused {
+            let device = group.devices[index].address.clone();
+            self.kernel.violations.push(Violation::DeviceDma { device, at: Iova(at), direction });
+            if self.kernel.freezes {
+                group.eeh_state = eeh::state::STOPPED;
+            }
+        }
         let buffer = &mut group.devices[index].edu.buffer;
         let memory = &mut self.kernel.process.physical;
-        match (transfer, driver) {
+        let preset = &self.kernel.preset;
+        let result = match (transfer, driver) {
             (Transfer::Read { iova, offset, len }, Some(driver)) => {
-                dma::read(driver, memory, iova, &mut buffer[offset..offset + len]);
+                dma::read(preset, driver, memory, iova, &mut buffer[offset..offset + len])
             }
             (Transfer::Write { iova, offset, len }, Some(driver)) => {
-                dma::write(driver, memory, iova, &buffer[offset..offset + len]);
+                dma::write(preset, driver, memory, iova, &buffer[offset..offset + len])
             }
-            (Transfer::Read { offset, len, .. }, None) => buffer[offset..offset + len].fill(0),
-            (Transfer::Write { .. }, None) => {}
-        }
+            (Transfer::Read { offset, len, .. }, None) => {
+                buffer[offset..offset + len].fill(0);
+                Ok(())
+            }
+            (Transfer::Write { .. }, None) => Ok(()),
+        };
+        self.kernel.violations.extend(result.err());
     }
 }
 

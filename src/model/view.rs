@@ -48,9 +48,13 @@ pub(super) fn groups(state: &State, container: u32) -> Vec<u32> {
 }
 
 /// What devices in a container read.
-pub(super) fn device_read(state: &State, container: u32, iova: Iova, data: &mut [u8]) {
-    match state.containers.get(&container).and_then(|container| container.driver.as_ref()) {
-        Some(driver) => dma::read(driver, &state.kernel.process.physical, iova.0, data),
+pub(super) fn device_read(state: &mut State, container: u32, iova: Iova, data: &mut [u8]) {
+    let State { kernel, containers, .. } = state;
+    match containers.get(&container).and_then(|container| container.driver.as_ref()) {
+        Some(driver) => {
+            let result = dma::read(&kernel.preset, driver, &kernel.process.physical, iova.0, data);
+            kernel.violations.extend(result.err());
+        }
         None => data.fill(0),
     }
 }

@@ -3,7 +3,18 @@
 use crate::addr::{Iova, IovaRange, UserRange};
 use core::fmt;
 
-/// A call that crashes or corrupts a real kernel, or loses memory or a device until reboot. The model records it instead.
+/// The way of a device's DMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
+pub enum DmaDirection {
+    /// The device reads memory.
+    Read,
+    /// The device writes memory.
+    Write,
+}
+
+/// A call that crashes or corrupts a real kernel, or loses memory or a device until reboot; or DMA
+/// that no TCE allows. The model records it instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
     /// MAP ran past its window: the kernel checks no bounds. powernv overwrites kernel memory and returns 0; pseries
@@ -19,7 +30,7 @@ pub enum Violation {
         /// Whether a pseries kernel would have died (else: a count that never comes back).
         fatal: bool,
     },
-    /// UNMAP ran past its window on powernv before 7.2.8: zeros are written behind the table. The model clears what
+    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the table. The model clears what
     /// lies inside.
     UnmapPastWindow {
         /// First address.
@@ -28,6 +39,12 @@ pub enum Violation {
         size: u64,
         /// The window.
         window: IovaRange,
+    },
+    /// DMA through a TCE at bus addresses that powernv's host bridge decodes as 32-bit MMIO: it
+    /// does not reach memory.
+    DmaOverMmio {
+        /// Where.
+        at: Iova,
     },
     /// MAP of no bytes: on POWER8 the TCE kill loop never ends.
     EmptyMap {
@@ -98,6 +115,17 @@ pub enum Violation {
         /// The groups, newest first.
         groups: Vec<u32>,
     },
+    /// A device accessed bus addresses that no TCE allows: with EEH its PE is frozen, elsewhere
+    /// reads give zeros and writes are dropped. Not a reason for a
+    /// [strict](super::Model::panic_on_violation) model to panic: drivers are tested with it.
+    DeviceDma {
+        /// The device's PCI address.
+        device: String,
+        /// The first bus address that is not allowed.
+        at: Iova,
+        /// What the device wanted to do there.
+        direction: DmaDirection,
+    },
     /// The process ended and left memory locked or regions behind.
     LeftBehind {
         /// Locked bytes.
@@ -105,6 +133,13 @@ pub enum Violation {
         /// Regions that are pinned for ever.
         regions: Vec<UserRange>,
     },
+}
+
+impl Violation {
+    /// Whether a kernel is worse off for it: DMA that the hardware refuses does it no harm.
+    pub fn harms_kernel(&self) -> bool {
+        !matches!(self, Self::DeviceDma { .. })
+    }
 }
 
 impl fmt::Display for Violation {
@@ -117,6 +152,7 @@ impl fmt::Display for Violation {
             Self::UnmapPastWindow { start, size, window } => {
                 write!(f, "UNMAP of {size:#x} bytes at {start} runs past {window}: kernel memory is overwritten")
             }
+            Self::DmaOverMmio { at } => write!(f, "DMA at {at} meets MMIO of the host bridge, not memory"),
             Self::EmptyMap { start } => write!(f, "MAP of no bytes at {start}: hangs POWER8"),
             Self::FailedMapAtZero { size } => {
                 write!(f, "MAP of {size:#x} bytes at bus address 0 failed at its first page: hangs POWER8")
@@ -138,6 +174,9 @@ impl fmt::Display for Violation {
             Self::Poisoned { group } => write!(f, "no more windows for group {group} until reboot"),
             Self::SecondDdw { group } => write!(f, "a second dynamic window was asked for group {group}"),
             Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),
+            Self::DeviceDma { device, at, direction } => {
+                write!(f, "device {device} was to {direction} at {at}, which no TCE allows")
+            }
             Self::LeftBehind { locked, regions } => {
                 write!(f, "process ended with {locked:#x} bytes locked and regions {regions:?}")
             }

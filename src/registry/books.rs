@@ -311,3 +311,133 @@ impl Books {
         status
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: u64 = 0x10_0000;
+    const PAGE: PageShift = PageShift::P64K;
+
+    /// A region of two halves with a lease on each. The first lease is dropped while 64 KiB are
+    /// mapped.
+    fn half_leased() -> (Books, RegionId, UserRange) {
+        let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
+        let (low, high) = (half(1), half(2));
+        let mut books = Books::default();
+        let id = books.insert(UserRange::between(low.start(), high.end()).unwrap(), PAGE, vec![Fd(7)]);
+        books.cover(low);
+        books.cover(high);
+        books.pin(id, PAGE.bytes());
+        assert_eq!(books.uncover(low), [low]);
+        books.decided(low);
+        assert!(!books.has_idle() && books.take_idle().is_none(), "it is mapped");
+        (books, id, high)
+    }
+
+    /// Ends a release that was refused: the lease still holds, over a region of its own size, and
+    /// its memory can be mapped.
+    fn refused(mut books: Books, high: UserRange) {
+        books.cover(high);
+        books.decided(high);
+        let Some(Idle { region, kept }) = books.take_idle() else { panic!("half of it is not leased") };
+        assert_eq!((region.range.len(), region.containers), (2 * HALF, vec![Fd(7)]));
+        assert_eq!(kept.iter().map(|&id| books.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
+        let mut parts = Vec::new();
+        books.parts(high, PAGE, &mut parts).unwrap();
+        assert_eq!(parts, [Part { region: kept[0], user: high }]);
+        assert!(books.take_idle().is_none());
+    }
+
+    #[test]
+    fn a_region_stays_while_a_release_is_decided_though_its_last_map_goes() {
+        let (mut books, id, high) = half_leased();
+        assert_eq!(books.uncover(high), [high]);
+        books.unpin(id, PAGE.bytes());
+        assert!(books.take_idle().is_none());
+        refused(books, high);
+    }
+
+    #[test]
+    fn a_region_noted_as_idle_before_stays_as_well() {
+        let (mut books, id, high) = half_leased();
+        books.unpin(id, PAGE.bytes());
+        assert!(books.has_idle(), "and nobody has given it back yet");
+        books.pin(id, PAGE.bytes());
+        assert_eq!(books.uncover(high), [high]);
+        books.unpin(id, PAGE.bytes());
+        assert!(books.take_idle().is_none());
+        refused(books, high);
+    }
+
+    #[test]
+    fn a_region_that_is_mapped_again_before_it_is_given_back_stays() {
+        let (mut books, id, high) = half_leased();
+        books.unpin(id, PAGE.bytes());
+        books.pin(id, PAGE.bytes());
+        assert!(books.has_idle() && books.take_idle().is_none(), "it was noted as idle");
+        books.unpin(id, PAGE.bytes());
+        let idle = books.take_idle().unwrap();
+        assert_eq!(idle.kept.iter().map(|&id| books.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
+    }
+
+    #[test]
+    fn two_releases_are_decided_before_a_region_goes() {
+        let (mut books, id, high) = half_leased();
+        books.cover(high);
+        assert_eq!(books.uncover(high), []);
+        assert_eq!(books.uncover(high), [high]);
+        books.unpin(id, PAGE.bytes());
+        books.decided(high);
+        assert!(books.take_idle().is_none(), "one is still being decided");
+        books.decided(high);
+        let idle = books.take_idle().unwrap();
+        assert!(idle.kept.is_empty() && books.ids().is_empty() && books.gaps(high) == [high]);
+    }
+
+    #[test]
+    fn a_part_that_is_kept_carries_no_larger_page_than_its_ends_allow() {
+        let range = |start, len| UserRange::new(UserAddr(start), len).unwrap();
+        let mut books = Books::default();
+        books.insert(range(0x20_0000, 0x40_0000), PageShift::P2M, Vec::new());
+        let (whole, part) = (range(0x20_0000, 0x20_0000), range(0x41_0000, 0x1_0000));
+        books.cover(range(0x20_0000, 0x40_0000));
+        [whole, part].into_iter().for_each(|range| books.cover(range));
+        books.uncover(range(0x20_0000, 0x40_0000));
+        books.decided(range(0x20_0000, 0x40_0000));
+        let idle = books.take_idle().unwrap();
+        let kept: Vec<_> = idle.kept.iter().map(|&id| books.get(id).unwrap()).map(|r| (r.range, r.carries)).collect();
+        assert_eq!(kept, [(whole, PageShift::P2M), (part, PageShift::P64K)]);
+    }
+
+    #[test]
+    fn a_lease_that_is_dropped_exposes_only_what_is_mapped_and_leased_no_more() {
+        let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
+        let whole = UserRange::new(UserAddr(HALF), 2 * HALF).unwrap();
+        let mut books = Books::default();
+        let id = books.insert(whole, PAGE, Vec::new());
+        books.cover(whole);
+        assert_eq!(books.uncover(whole), [], "nothing is mapped");
+        books.cover(whole);
+        books.cover(half(2));
+        books.pin(id, 1);
+        assert_eq!(books.uncover(whole), [half(1)]);
+    }
+
+    #[test]
+    fn a_region_is_held_once_for_each_release_however_its_leases_lie() {
+        let half = UserRange::new(UserAddr(2 * HALF), HALF).unwrap();
+        let whole = UserRange::new(UserAddr(HALF), 2 * HALF).unwrap();
+        let mut books = Books::default();
+        let id = books.insert(whole, PAGE, Vec::new());
+        books.cover(whole);
+        books.cover(half);
+        // Two stretches when the first begins to go, one when it has gone.
+        books.uncover(whole);
+        books.uncover(half);
+        assert_eq!(books.get(id).map(|region| region.holds), Some(2));
+        books.decided(whole);
+        books.decided(half);
+        assert!(books.take_idle().is_some_and(|idle| idle.kept.is_empty()));
+    }
+}

@@ -2,9 +2,8 @@
 
 use super::Lease;
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
-use crate::host::Errno;
-use crate::host::MemlockError;
 use crate::host::calls::CallError;
+use crate::host::{Errno, MemlockError};
 use core::fmt;
 
 /// Why memory cannot be registered. Nothing has changed.

@@ -2,6 +2,7 @@
 
 use super::{Registry, ReleaseError};
 use crate::addr::UserRange;
+use crate::host::Process;
 
 /// Keeps a range of user memory registered. Dropped or [released](Lease::release), it lets go; what is still mapped
 /// stays registered until its last TCE is gone, but no new map may use it.
@@ -13,16 +14,23 @@ pub struct Lease {
     registry: Registry,
     range: UserRange,
     released: bool,
+    /// The process that made it: a child of `fork` has no part in what is registered.
+    process: Process,
 }
 
 impl Lease {
     pub(super) fn new(registry: Registry, range: UserRange) -> Self {
-        Self { registry, range, released: false }
+        Self { registry, range, released: false, process: Process::current() }
     }
 
     /// The memory.
     pub fn range(&self) -> UserRange {
         self.range
+    }
+
+    /// Whether this process made it, not one it was forked from.
+    pub(crate) fn is_here(&self) -> bool {
+        self.process.is_current()
     }
 
     /// Gives the memory back, unless a device can still reach a byte of it that no other lease covers.
@@ -39,7 +47,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.released {
+        if !self.released && self.is_here() {
             self.registry.drop_lease(self.range);
         }
     }

@@ -7,29 +7,35 @@
 //! that part's last lease and the region's last TCE are.
 //!
 //! # Locking
-//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for bookkeeping only, never
-//! across a kernel call, so that maps of memory that their container has registered never wait for a registration. Order: an
-//! address space's lock, `kernel`, `books`. Giving idle regions back never waits for `kernel`: who holds it does that
-//! before letting go.
+//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for
+//! bookkeeping only, never across a kernel call, so that maps of memory that their container has
+//! registered never wait for a registration. Order: an address space's lock, `kernel`, `books`.
+//! Giving idle regions back never waits for `kernel`: who holds it does that before letting go.
+//! `charges` is held from the look at locked memory until the kernel has charged it, and taken
+//! last.
 
 mod backing;
 mod books;
+mod charges;
 mod error;
 mod lease;
+mod stats;
 
 pub use books::RegionId;
 pub use error::{PinError, RegisterError, ReleaseError};
 pub use lease::Lease;
+pub use stats::RegistryStats;
 
 pub(crate) use books::Part;
+pub(crate) use charges::{Charging, Promise};
 
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
-use crate::host::memlock;
 use crate::host::{Errno, Fd, Host};
 use crate::window::RefusedWindows;
 use backing::{Stretch, survey};
 use books::{Books, Idle};
+use charges::Charges;
 use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
 use std::sync::{Arc, Weak};
@@ -55,7 +61,6 @@ pub struct RegionStatus {
     pub containers: usize,
 }
 
-#[derive(Debug)]
 struct Inner {
     host: Arc<dyn Host>,
     /// Containers that are open. Held across REGISTER and UNREGISTER.
@@ -64,16 +69,12 @@ struct Inner {
     /// Here because it holds for the process, whatever space asks.
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
+    counters: stats::Counters,
+    charges: Charges,
 }
 
 #[derive(Default)]
 struct Spaces(Vec<Weak<dyn Pointing>>);
-
-impl core::fmt::Debug for Spaces {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} spaces", self.0.len())
-    }
-}
 
 /// The memory registry of a process. Clones are the same registry.
 #[derive(Clone)]
@@ -99,6 +100,8 @@ impl Registry {
             books: Mutex::default(),
             refused: Mutex::default(),
             spaces: Mutex::default(),
+            counters: Default::default(),
+            charges: Charges::default(),
         }))
     }
 
@@ -111,14 +114,20 @@ impl Registry {
     ///
     /// Errors leave everything as it was.
     pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
-        self.register_ranges(&[range])?;
+        self.register_counted(&[range])?;
         Ok(Lease::new(self.clone(), range))
     }
 
     /// Registers several ranges, all or none: neighbours of one kind become one kernel region. A lease each.
     pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
-        self.register_ranges(ranges)?;
+        self.register_counted(ranges)?;
         Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
+    }
+
+    fn register_counted(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
+        let result = self.register_ranges(ranges);
+        self.0.counters.register(ranges, &result);
+        result
     }
 
     fn register_ranges(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
@@ -162,9 +171,7 @@ impl Registry {
     fn register_stretches(&self, container: Option<Fd>, stretches: &[Stretch]) -> Result<(), RegisterError> {
         let host = self.host().as_ref();
         let bytes = stretches.iter().map(|stretch| stretch.range.len()).fold(0, u64::saturating_add);
-        if bytes > 0 {
-            memlock::preflight(host, "registering memory", bytes)?;
-        }
+        let _charging = if bytes > 0 { self.charge("registering memory", bytes)? } else { None };
         let Some(container) = container else { return Ok(()) };
         for (done, stretch) in stretches.iter().enumerate() {
             if let Err(error) = register(host, container, stretch.range) {
@@ -202,6 +209,8 @@ impl Registry {
         let host = self.host().as_ref();
         loop {
             let Some(Idle { region, kept }) = self.0.books.lock().take_idle() else { return };
+            // Nobody takes the room of what is registered again.
+            let _charging = (!kept.is_empty()).then(|| self.charging());
             for &container in &region.containers {
                 unregister(host, container, region.range);
             }

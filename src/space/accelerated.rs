@@ -1,8 +1,9 @@
 //! A space whose tables KVM fills by itself: maps the library did not make, and how they are counted all the same.
 
 use super::maps::Checked;
-use super::{AddressSpace, Locked, MapError, MapRequest, Overlap, WindowError};
+use super::{AddressSpace, Locked, MapError, MapRequest, Overlap, State, WindowError};
 use crate::addr::{Iova, IovaRange, PageShift, UserRange};
+use crate::map::Mapping;
 use crate::registry::RegionId;
 use crate::window::{DefaultWindow, Refusal};
 
@@ -87,12 +88,24 @@ impl AddressSpace {
         let default = facts.default.filter(|range| waits && range.start() == start);
         let windows = || state.windows.iter().copied().collect();
         let range = live.or(default).ok_or_else(|| Refusal::NoSuchWindow { start, windows: windows() })?;
-        self.remove_in(state, start)?;
+        let gone = self.discard_in(state, range)?;
+        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        Ok(())
+    }
+
+    /// Removes the window with just that range, and forgets what was mapped in it, which is still
+    /// pinned, and asked of it.
+    pub(super) fn discard_in(
+        &self,
+        state: &mut State,
+        range: IovaRange,
+    ) -> Result<Vec<Mapping<RegionId>>, WindowError> {
+        self.remove_in(state, range.start())?;
         state.asked.remove(range.start().0..range.end().0);
+        self.settle(state);
         let mut gone = Vec::new();
         gone.extend(self.0.books.read().overlapping(range));
         self.0.books.write().remove(range, |_| {});
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
-        Ok(())
+        Ok(gone)
     }
 }

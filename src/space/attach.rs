@@ -36,6 +36,7 @@ impl AddressSpace {
         }
         state.containers.push(member.fd());
         state.members.push(member);
+        self.settle(state);
         Ok(())
     }
 
@@ -76,6 +77,7 @@ impl AddressSpace {
         if state.members.len() == 1 {
             let books = std::mem::take(&mut *self.0.books.write());
             close_all(&self.0.registry, self.host(), state, &books);
+            self.settle(state);
             return Ok(());
         }
         let fd = state.members[at].fd();
@@ -84,6 +86,7 @@ impl AddressSpace {
         self.0.registry.leave(fd, clean);
         state.containers.remove(at);
         state.members.remove(at);
+        self.settle(state);
         Ok(())
     }
 
@@ -115,7 +118,7 @@ impl AddressSpace {
         for region in regions {
             self.0.registry.enrol(region, member.fd())?;
         }
-        self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
+        let _charging = self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
         apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?;
         // The first MAP made the default window, if it was none of CREATE.
         member.default_waits &= books.is_empty();

@@ -57,6 +57,10 @@ impl AddressSpace {
             if window.is_none_or(|window: &Window| !window.range.contains_range(&request.iova)) {
                 window = state.windows.containing(request.iova);
             }
+            if let Some(facts) = state.facts.filter(|_| window.is_some()) {
+                let over = |why| MapError::NoWindow { asked: request.iova, why };
+                facts.clear_of_mmio(request.iova).map_err(over)?;
+            }
             let page = window.map(|window| window.page);
             aligned(&request, page.unwrap_or(PageShift::P4K))?;
             sorted.push(Checked { request, user: user_range(&request)?, page });

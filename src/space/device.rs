@@ -2,22 +2,36 @@
 
 use super::member::Member;
 use super::{AddressSpace, AttachError, Inner};
-use crate::host::calls::{self, CallError};
-use crate::host::{Errno, Fd, File, Host, Node, Region};
-use crate::uapi::vfio::{DeviceInfo, RegionInfo};
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use crate::host::calls::{self, CallError, Failure};
+use crate::host::{Call, Errno, Fd, File, Host, MappedArea, Node, Region, RegionArea};
+use crate::uapi::vfio::{DeviceInfo, PCI_CONFIG_REGION_INDEX, RegionInfo};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
 /// A device of an attached group. The space, and the group in it, stay while it is open.
-#[derive(Debug)]
+///
+/// While a driver has the device as a [`device::Device`](crate::device::Device), this one only
+/// looks: its configuration space is not written and it is not reset, which would change bus
+/// mastering or memory decode without the driver's knowledge.
 pub struct Device {
     file: File,
     group: u32,
+    address: Arc<str>,
+    /// A driver has it, by this handle.
+    owned: bool,
+    /// The same file again, for [`Self::file`].
+    shown: OnceLock<Option<OwnedFd>>,
     keep: Keep,
 }
 
+impl core::fmt::Debug for Device {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Device({} of group {})", self.address, self.group)
+    }
+}
+
 /// What a device's handles keep alive.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Keep {
     /// Counted by the group, which cannot leave before.
     _group: Arc<()>,
@@ -28,6 +42,30 @@ struct Keep {
 pub struct DeviceRegion {
     region: Box<dyn Region>,
     _keep: Keep,
+}
+
+/// The configuration space as a handle has it that is not the driver's.
+struct GuardedConfig {
+    region: Box<dyn Region>,
+    address: Arc<str>,
+    space: Arc<Inner>,
+}
+
+impl Region for GuardedConfig {
+    fn size(&self) -> u64 {
+        self.region.size()
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        self.region.read(offset, data)
+    }
+
+    /// `EBUSY` while a driver has the device.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        // Held meanwhile: nobody becomes the driver before the write has arrived.
+        let driven = self.space.driven.lock();
+        if driven.contains(&*self.address) { Err(Errno::EBUSY) } else { self.region.write(offset, data) }
+    }
 }
 
 impl core::fmt::Debug for DeviceRegion {
@@ -44,6 +82,27 @@ impl core::ops::Deref for DeviceRegion {
     }
 }
 
+/// A part of a region that is mapped; derefs to where it is. The space, and the group in it, stay
+/// while it is held.
+pub struct DeviceArea {
+    area: MappedArea,
+    _keep: Keep,
+}
+
+impl core::fmt::Debug for DeviceArea {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "DeviceArea({:#x} bytes at {:#x})", self.area.len(), self.area.offset())
+    }
+}
+
+impl core::ops::Deref for DeviceArea {
+    type Target = MappedArea;
+
+    fn deref(&self) -> &MappedArea {
+        &self.area
+    }
+}
+
 /// Whoever drives a device: the only one in its space, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Driven {
@@ -53,6 +112,9 @@ pub(crate) struct Driven {
 
 impl Drop for Driven {
     fn drop(&mut self) {
+        if !self.space.process.is_current() {
+            return;
+        }
         self.space.driven.lock().remove(&self.address);
     }
 }
@@ -89,13 +151,23 @@ impl AddressSpace {
 
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
     pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
+        self.open_device(group, address, false)
+    }
+
+    /// Opens a device for whoever [drives](Self::drive) it.
+    pub(crate) fn driven_device(&self, group: u32, driven: &Driven) -> Result<Device, AttachError> {
+        self.open_device(group, &driven.address, true)
+    }
+
+    fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<Device, AttachError> {
         let state = &self.0.state.lock().state;
         let found = state.members.iter().find_map(|member| member.group(group));
         let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
         let node = Node::Device { group: member.file.fd(), name: address };
         let file = File::open(self.0.registry.host(), node)
             .map_err(|errno| AttachError::Open { what: format!("device {address} of group {group}"), errno })?;
-        Ok(Device { file, group, keep: Keep { _group: Arc::clone(&member.devices), space: Arc::clone(&self.0) } })
+        let keep = Keep { _group: Arc::clone(&member.devices), space: Arc::clone(&self.0) };
+        Ok(Device { file, group, address: address.into(), owned, shown: OnceLock::new(), keep })
     }
 }
 
@@ -133,14 +205,46 @@ impl Device {
         calls::device_region_info(self.file.host().as_ref(), self.file.fd(), index)
     }
 
-    /// `VFIO_DEVICE_RESET`.
+    /// `VFIO_DEVICE_RESET`; `EBUSY` while a driver has the device.
     pub fn reset(&self) -> Result<(), CallError> {
+        let driven = self.keep.space.driven.lock();
+        if !self.owned && driven.contains(&*self.address) {
+            return Err(CallError { call: Call::DeviceReset, failure: Failure::Errno(Errno::EBUSY) });
+        }
+        // Others need not wait for the reset of a driver's own device.
+        let _driven = (!self.owned).then_some(driven);
         calls::device_reset(self.file.host().as_ref(), self.file.fd())
     }
 
-    /// Opens region `index` for access.
+    /// The device's file, for interfaces of the kernel that take it; `None` where the host has no
+    /// files, as a model.
+    ///
+    /// What is written to the file goes past all that this library guards: with memory decode
+    /// turned off that way, the next access to a BAR ends the process.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        let file = self.shown.get_or_init(|| self.file.host().file(self.file.fd()));
+        file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The parts of region `index` that can be mapped into the process; none on a model.
+    pub fn areas(&self, index: u32) -> Result<Vec<RegionArea>, Errno> {
+        self.file.host().areas(self.file.fd(), index)
+    }
+
+    /// Maps one of the [`areas`](Self::areas) of region `index`; `EINVAL` for any other.
+    pub fn map_area(&self, index: u32, area: RegionArea) -> Result<DeviceArea, Errno> {
+        let area = self.file.host().map_area(self.file.fd(), index, area)?;
+        Ok(DeviceArea { area, _keep: self.keep.clone() })
+    }
+
+    /// Opens region `index` for access. Of the configuration space only reading is allowed while a
+    /// driver has the device: `EBUSY`.
     pub fn region(&self, index: u32) -> Result<DeviceRegion, Errno> {
-        let region = self.file.host().region(self.file.fd(), index)?;
+        let mut region = self.file.host().region(self.file.fd(), index)?;
+        if index == PCI_CONFIG_REGION_INDEX && !self.owned {
+            let (address, space) = (Arc::clone(&self.address), Arc::clone(&self.keep.space));
+            region = Box::new(GuardedConfig { region, address, space });
+        }
         Ok(DeviceRegion { region, _keep: self.keep.clone() })
     }
 }

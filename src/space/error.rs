@@ -234,6 +234,16 @@ pub enum AttachError {
         /// The group.
         group: u32,
     },
+    /// The group's file was handed in with open devices, so it cannot be put in another group's
+    /// container.
+    #[error(
+        "group {group} was handed in with devices open and stays in its container: attach it by itself, or hand it in \
+         before its devices are opened"
+    )]
+    InContainer {
+        /// The group.
+        group: u32,
+    },
     /// A device of the group is in use.
     #[error("{count} device handles of group {group} are open: drop them first")]
     DevicesOpen {

@@ -66,7 +66,9 @@ impl AddressSpace {
             return Ok(());
         }
         let Locked { state, scratch } = &mut *self.0.state.lock();
-        self.map_with(state, scratch, requests, overlap)
+        let result = self.map_with(state, scratch, requests, overlap);
+        self.0.counters.map(requests, &result);
+        result
     }
 
     fn map_with(
@@ -173,6 +175,12 @@ impl AddressSpace {
     /// Unmaps whatever is mapped in `range`, which is whole IOMMU pages of one window but otherwise free: a part of a
     /// mapping, or several. Returns the bytes that were mapped.
     pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
+        let result = self.unmap_range(range);
+        self.0.counters.unmap(&result);
+        result
+    }
+
+    fn unmap_range(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         astray::clear(&self.0.registry, state);
         let Some(window) = state.windows.containing(range) else {

@@ -1,8 +1,8 @@
 //! A container of an address space with its groups.
 
 use super::AttachError;
-use crate::host::calls;
-use crate::host::{Errno, Fd, File, Host, Node, Obstacle};
+use crate::addr::Iova;
+use crate::host::{Errno, Fd, File, Host, Node, Obstacle, calls};
 use crate::uapi::{spapr, vfio};
 use crate::window::WindowFacts;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
     /// The kernel will make this container's default window with the next call that may want it.
     pub default_waits: bool,
+    /// Windows that the kernel did not remove after a creation that failed. They are removed before
+    /// the next one.
+    pub strays: Vec<Iova>,
     container: File,
 }
 
@@ -35,8 +38,9 @@ fn open(host: &Arc<dyn Host>, node: Node<'_>, what: String) -> Result<File, Atta
 }
 
 impl MemberGroup {
-    /// Opens a group and puts it in a container.
-    fn open_in(host: &Arc<dyn Host>, number: u32, container: Fd) -> Result<Self, AttachError> {
+    /// Opens a group and puts it in a container; whether it was there already. That may be so of
+    /// files that were handed in, with devices that were opened from them.
+    fn open_in(host: &Arc<dyn Host>, number: u32, container: Fd) -> Result<(Self, bool), AttachError> {
         let node = Node::Group(number);
         let file = open(host, node, format!("IOMMU group {number}"))?;
         let status = calls::group_status(host.as_ref(), file.fd())?;
@@ -45,8 +49,18 @@ impl MemberGroup {
         {
             return Err(obstacle.into());
         }
-        calls::group_set_container(host.as_ref(), file.fd(), container)?;
-        Ok(Self { number, file, devices: Arc::new(()) })
+        let mut there = status.flags & vfio::GROUP_FLAGS_CONTAINER_SET != 0;
+        if there {
+            match calls::group_unset_container(host.as_ref(), file.fd()) {
+                Ok(()) => there = false,
+                Err(error) if error.errno() == Some(Errno::EBUSY) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !there {
+            calls::group_set_container(host.as_ref(), file.fd(), container)?;
+        }
+        Ok((Self { number, file, devices: Arc::new(()) }, there))
     }
 }
 
@@ -62,15 +76,22 @@ impl Member {
         if calls::check_extension(host.as_ref(), fd, spapr::TCE_V2_IOMMU)? == 0 {
             return Err(AttachError::NoV2);
         }
-        let group = MemberGroup::open_in(host, number, fd)?;
-        let member = Self { groups: vec![group], default_waits: true, container };
-        calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
+        let (group, there) = MemberGroup::open_in(host, number, fd)?;
+        let member = Self { groups: vec![group], default_waits: true, strays: Vec::new(), container };
+        // A group with open devices is in a container with its driver.
+        if !there {
+            calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
+        }
         Ok(member)
     }
 
     /// Puts one more group in this container.
     pub(super) fn add(&mut self, number: u32) -> Result<(), AttachError> {
-        let group = MemberGroup::open_in(self.container.host(), number, self.fd())?;
+        let (group, there) = MemberGroup::open_in(self.container.host(), number, self.fd())?;
+        if there {
+            // In which container nobody can ask.
+            return Err(AttachError::InContainer { group: number });
+        }
         self.groups.push(group);
         Ok(())
     }

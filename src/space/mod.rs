@@ -9,30 +9,36 @@
 //! change together.
 //!
 //! # Locking
-//! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not meet a change of windows
-//! or groups. `books` is written only for the moment in which the map changes, so that [`AddressSpace::translate`] never
-//! waits for an ioctl. Order: `state`, the registry's locks, `books`. Spaces do not wait for each other.
+//! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
+//! meet a change of windows or groups. `books` is written only for the moment in which the map
+//! changes, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, the
+//! registry's locks, `books`. Spaces wait for each other only while a window or memory is charged
+//! to the process.
 
 mod accelerated;
 mod apply;
 mod astray;
 mod attach;
+mod charge;
 mod checks;
 mod device;
 mod error;
 mod maps;
 mod member;
+mod replace;
+mod stats;
 mod windows;
 
 pub(crate) use device::Driven;
-pub use device::{Device, DeviceRegion, GroupFile};
+pub use device::{Device, DeviceArea, DeviceRegion, GroupFile};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 pub use maps::{MapRequest, Overlap};
+pub use stats::SpaceStats;
 
 use crate::addr::{Iova, IovaRange, UserRange};
-use crate::host::{Fd, Host};
+use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
-use crate::registry::{Pointing, RegionId, Registry};
+use crate::registry::{Pointing, Promise, RegionId, Registry};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
 use accelerated::Held;
 use astray::Astray;
@@ -75,8 +81,13 @@ struct Inner {
     registry: Registry,
     state: Mutex<Locked>,
     books: RwLock<IntervalMap<RegionId>>,
+    /// What the default window will lock once it is mapped in, while it is asked for.
+    promise: Promise,
     /// Devices that have a driver in this process, by address. Locked alone.
     driven: Mutex<BTreeSet<String>>,
+    /// The process that made it.
+    process: Process,
+    counters: stats::Counters,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +143,10 @@ impl AddressSpace {
             registry: registry.clone(),
             state: Mutex::default(),
             books: RwLock::default(),
+            promise: registry.promise(),
             driven: Mutex::default(),
+            process: Process::current(),
+            counters: Default::default(),
         });
         let weak: Weak<Inner> = Arc::downgrade(&inner);
         registry.add_space(weak);
@@ -205,6 +219,10 @@ impl Pointing for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // A child of `fork`: what is attached and mapped is its parent's. Only files close.
+            return;
+        }
         let mut state = std::mem::take(&mut self.state.get_mut().state);
         let host = Arc::clone(self.registry.host());
         let books = std::mem::take(self.books.get_mut());

@@ -2,13 +2,12 @@
 
 use super::member::Member;
 use super::{AddressSpace, State, WindowError};
-use crate::addr::{Iova, IovaRange, PageShift};
-use crate::host::MemlockError;
-use crate::host::calls::{self, CallError, Failure};
-use crate::host::{Errno, Fd, Platform};
+use crate::addr::{Iova, IovaRange};
+use crate::host::{Platform, calls, memlock};
+use crate::registry::Charging;
 use crate::window::{
-    DEFAULT_PAGE, DefaultWindow, Origin, Plan, Refusal, Situation, Standing, Step, Want, Window, WindowRequest,
-    locked_bytes, plan, plan_removal,
+    DEFAULT_PAGE, DefaultWindow, Holder, Origin, Plan, Planned, Refusal, Situation, Standing, Step, Want, Window,
+    WindowRequest, locked_bytes, plan, plan_removal,
 };
 
 /// Bus addresses that need a window made, and the plan for it.
@@ -50,7 +49,7 @@ impl AddressSpace {
     }
 
     /// Gives up the default window, so that its TCE table is never made or its place is free. It does not come back by
-    /// itself. On powernv the next window starts at bus address 0 then.
+    /// itself. Other windows start where they would with it.
     pub fn drop_default_window(&self) -> Result<(), WindowError> {
         let state = &mut self.0.state.lock().state;
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
@@ -65,18 +64,25 @@ impl AddressSpace {
         let all = with_asked(state, range);
         let request = WindowRequest::cover(all);
         let plan = self.plan_in(state, &self.situation(state, Some(all))?, &request)?;
-        let window = self.carry_out(state, &plan, Origin::Demand)?;
+        let charging = self.charging_for(state, &plan)?;
+        let window = self.carry_out_charged(state, &plan, Origin::Demand)?;
         if let Some(window) = window {
             must_hold(&window, &request)
                 .or_else(|error| self.remove_in(state, window.range.start()).and(Err(error)))?;
         }
         state.asked.insert(range.start().0..range.end().0);
+        self.settle(state);
+        drop(charging);
         window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
     }
 
     /// Takes back what was asked, and removes windows that are needed no more.
     pub fn unask(&self, range: IovaRange) -> Result<(), WindowError> {
-        self.0.state.lock().state.asked.remove(range.start().0..range.end().0);
+        {
+            let state = &mut self.0.state.lock().state;
+            state.asked.remove(range.start().0..range.end().0);
+            self.settle(state);
+        }
         self.trim()
     }
 
@@ -118,7 +124,8 @@ impl AddressSpace {
             standing: state.windows.iter().map(standing).collect(),
             containers: state.containers.len() as u32,
             available: self.host().available_memory(),
-            memlock: self.host().memlock().map_err(|errno| Refusal::from(MemlockError::Unknown(errno)))?,
+            memlock: memlock::read(self.host()).map_err(Refusal::from)?,
+            promised: self.promised_by_others(),
         })
     }
 
@@ -130,10 +137,10 @@ impl AddressSpace {
         request: &WindowRequest,
     ) -> Result<Plan, WindowError> {
         let plan = plan(situation, request)?;
-        let refused = self.0.registry.refused_windows();
+        let refused = self.refused_windows();
         for group in state.members.iter().flat_map(|member| &member.groups) {
             for step in &plan.steps {
-                if let Step::Create { page, size, .. } = *step {
+                if let Step::Create { page, size, .. } | Step::HoldSlot { page, size } = *step {
                     refused.check(group.number, page, size)?;
                 }
             }
@@ -149,7 +156,7 @@ impl AddressSpace {
     /// Whether the default window may be asked for where it waits.
     fn default_may_come(&self, state: &State) -> Result<(), Refusal> {
         let Some(window) = default_window(state) else { return Ok(()) };
-        let refused = self.0.registry.refused_windows();
+        let refused = self.refused_windows();
         let waiting = state.members.iter().filter(|member| member.default_waits);
         waiting
             .flat_map(|member| &member.groups)
@@ -159,10 +166,12 @@ impl AddressSpace {
     /// Makes the window that requests of a map are missing; the range of one that was created.
     pub(super) fn make_missing(&self, state: &mut State, missing: Missing) -> Result<Option<IovaRange>, WindowError> {
         let Missing { range, plan } = missing;
-        let Some(window) = self.carry_out(state, &plan, Origin::Demand)? else {
+        let charging = self.charging_for(state, &plan)?;
+        let Some(window) = self.carry_out_charged(state, &plan, Origin::Demand)? else {
             self.make_default(state)?;
             return Ok(None);
         };
+        drop(charging);
         if !window.range.contains_range(&range) {
             let (start, expected) = (window.range.start(), range.start());
             self.remove_in(state, start)?;
@@ -180,17 +189,39 @@ impl AddressSpace {
         }
     }
 
-    /// Carries out a plan in every container. The window it leads to; `None` for the default window, when that waits.
+    /// Carries out a plan in every container, if it can still be afforded. The window it leads to;
+    /// `None` for the default window, when that waits.
     fn carry_out(&self, state: &mut State, plan: &Plan, origin: Origin) -> Result<Option<Window>, WindowError> {
+        let _charging = self.charging_for(state, plan)?;
+        self.carry_out_charged(state, plan, origin)
+    }
+
+    /// The same for a plan that is known to be afforded, while nobody else charges memory.
+    pub(super) fn carry_out_charged(
+        &self,
+        state: &mut State,
+        plan: &Plan,
+        origin: Origin,
+    ) -> Result<Option<Window>, WindowError> {
+        let result = self.carry_out_steps(state, plan, origin);
+        self.settle(state);
+        result
+    }
+
+    fn carry_out_steps(&self, state: &mut State, plan: &Plan, origin: Origin) -> Result<Option<Window>, WindowError> {
         let mut gone = Vec::new();
+        let holds = plan.steps.iter().any(|step| matches!(step, Step::HoldSlot { .. }));
+        let holder = state.facts.and_then(|facts| facts.holder()).filter(|_| holds);
         for step in &plan.steps {
             match *step {
                 Step::Remove(start) => {
                     self.remove_in(state, start)?;
                     gone.push(start);
                 }
+                // Held and freed around the creation, container by container.
+                Step::HoldSlot { .. } | Step::FreeSlot => {}
                 Step::Create { page, size, levels } => {
-                    let start = self.create_in(state, plan, gone)?;
+                    let start = self.create_in(state, plan, holder, gone)?;
                     let Ok(range) = IovaRange::new(start, size) else {
                         return Err(WindowError::Elsewhere { start, expected: Iova(0) });
                     };
@@ -209,29 +240,29 @@ impl AddressSpace {
     }
 
     /// Creates in every container, or in none, at the same place.
-    fn create_in(&self, state: &mut State, plan: &Plan, gone: Vec<Iova>) -> Result<Iova, WindowError> {
-        let host = self.host();
+    fn create_in(
+        &self,
+        state: &mut State,
+        plan: &Plan,
+        holder: Option<Holder>,
+        gone: Vec<Iova>,
+    ) -> Result<Iova, WindowError> {
+        let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let mut expected = plan.window.start;
-        for (done, &container) in state.containers.iter().enumerate() {
-            let (page, size, levels) = (plan.window.page, plan.window.size, plan.window.levels);
-            let undo = |containers: &[Fd], start: Option<Iova>| {
-                for &container in containers {
-                    if let Some(start) = start
-                        && let Err(error) = calls::tce_remove(host, container, start)
-                    {
-                        tracing::warn!(%error, "a window stays in one container");
-                    }
-                }
-            };
-            match self.create_one(&mut state.members[done], page, size, levels) {
-                Ok(start) if expected.is_none_or(|expected| expected == start) => expected = Some(start),
+        for done in 0..state.members.len() {
+            let size = plan.window.size;
+            let fits = |start| expected.is_none_or(|there| there == start) && IovaRange::new(start, size).is_ok();
+            match self.create_one(&facts, &mut state.members[done], &plan.window, holder) {
+                Ok(start) if fits(start) => expected = Some(start),
                 Ok(start) => {
-                    undo(&[container], Some(start));
-                    undo(&state.containers[..done], expected);
+                    self.undo(&mut state.members[done..=done], start);
+                    expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
+                    // CREATE made the waiting default window first.
+                    default_comes(state);
                     return Err(WindowError::Elsewhere { start, expected: expected.unwrap_or_default() });
                 }
                 Err(error) => {
-                    undo(&state.containers[..done], expected);
+                    expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
                     // The kernel made the waiting default window first, unless that is what failed. Taken for live it
                     // does no harm: whatever is asked of it next makes it.
                     default_comes(state);
@@ -242,23 +273,6 @@ impl AddressSpace {
         // CREATE makes the waiting default window first.
         default_comes(state);
         Ok(expected.unwrap_or_default())
-    }
-
-    /// Creates in one container. What the kernel refuses is remembered for its groups: each try leaks the table's charge.
-    fn create_one(&self, member: &mut Member, page: PageShift, size: u64, levels: u32) -> Result<Iova, CallError> {
-        let result = calls::tce_create(self.host(), member.fd(), page, size, levels);
-        match &result {
-            // CREATE makes the waiting default window first.
-            Ok(_) => member.default_waits = false,
-            Err(error) => self.remember(member, page, size, error),
-        }
-        result
-    }
-
-    fn remember(&self, member: &Member, page: PageShift, size: u64, error: &CallError) {
-        let poisons = error.failure == Failure::Errno(Errno::ENODEV);
-        let mut refused = self.0.registry.refused_windows();
-        member.groups.iter().for_each(|group| refused.remember(group.number, page, size, poisons));
     }
 
     pub(super) fn remove_in(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
@@ -275,37 +289,44 @@ impl AddressSpace {
             Some(window) => drop(state.windows.remove(window.range)),
             None => state.windows.default = DefaultWindow::Gone,
         }
+        self.settle(state);
         Ok(())
     }
 
     /// Has the kernel create the default window wherever it waits, by an UNMAP of one page in it: were it left to the
     /// first MAP, one could not tell whether that failed before or after.
     ///
-    /// The containers have registered memory by now, without which they take no UNMAP.
+    /// The containers have registered memory by now, without which they take no UNMAP. Nobody else
+    /// charges memory meanwhile.
     fn make_default(&self, state: &mut State) -> Result<(), WindowError> {
+        let Some(facts) = state.facts else { return Ok(()) };
         let Some(window) = default_window(state) else { return Ok(()) };
         let Ok(page) = IovaRange::new(window.range.start(), window.page.bytes()) else { return Ok(()) };
+        let table = Planned { start: None, size: window.range.len(), page: window.page, levels: 1 };
         for member in state.members.iter_mut().filter(|member| member.default_waits) {
             calls::unmap_dma(self.host(), member.fd(), page).map_err(|error| {
-                self.remember(member, window.page, window.range.len(), &error);
+                self.remember(&facts, member, &table, &error);
                 WindowError::Call { error, gone: Vec::new() }
             })?;
             member.default_waits = false;
         }
         default_comes(state);
+        self.settle(state);
         Ok(())
     }
 
     /// The same in containers that joined since it came to life, once something is mapped in it.
     pub(super) fn make_default_everywhere(&self, state: &mut State) -> Result<(), WindowError> {
+        let _charging = self.0.registry.charging();
         let situation = self.situation(state, None)?;
         situation.affords(situation.default_due())?;
         self.default_may_come(state)?;
         self.make_default(state)
     }
 
-    /// Gives a container that joins the windows the space has, slot by slot.
-    pub(super) fn make_alike(&self, state: &State, member: &mut Member) -> Result<(), WindowError> {
+    /// Gives a container that joins the windows the space has, slot by slot. Until what this
+    /// returns is dropped nobody else charges memory: the first MAP makes the default window.
+    pub(super) fn make_alike(&self, state: &State, member: &mut Member) -> Result<Charging<'_>, WindowError> {
         let Some(facts) = state.facts else { return Err(WindowError::NoGroup) };
         let mut dynamic: Vec<_> = state.windows.iter().filter(|window| window.origin != Origin::Default).collect();
         dynamic.sort_by_key(|window| window.range.start());
@@ -315,19 +336,23 @@ impl AddressSpace {
             member.default_waits = false;
             calls::tce_remove(self.host(), member.fd(), Iova(0)).map_err(call)
         };
-        // The lowest free slot decides where a window starts: a default window that is to be gone keeps its slot, the
-        // first, until the second is filled. Unless firmware grants one window.
-        let holds_slot = match facts.platform {
-            Platform::Powernv => dynamic.iter().all(|window| window.range.start().0 != 0),
-            Platform::Pseries => facts.windows.is_some_and(|granted| granted >= 2),
-        };
-        let last = holds_slot && !dynamic.is_empty();
+        // The lowest free slot decides where a window starts. On pseries a default window that is
+        // to be gone keeps its slot, the first, until the second is filled, unless the firmware
+        // grants one window.
+        let pseries = facts.platform == Platform::Pseries;
+        let last = pseries && facts.windows.is_some_and(|granted| granted >= 2) && !dynamic.is_empty();
+        let high = waits && dynamic.first().is_some_and(|window| window.range.start().0 != 0);
+        let holder = facts.holder().filter(|_| high);
         let table = |window: &Window| locked_bytes(&facts, window.page, window.range.len(), window.levels);
         let default = default_window(state).filter(|_| !waits || last);
-        let locked = dynamic.iter().map(|window| table(window)).chain(default.iter().map(table)).sum();
-        self.situation(state, None)?.affords(locked)?;
+        let held = holder.map_or(0, |holder| holder.locked_bytes);
+        let locked = dynamic.iter().map(|window| table(window)).chain(default.iter().map(table)).sum::<u64>() + held;
+        let charging = self.0.registry.charging();
+        let situation = self.situation(state, None)?;
+        // What the other containers wait for stays theirs.
+        situation.affords(locked.saturating_add(situation.default_due()))?;
         {
-            let refused = self.0.registry.refused_windows();
+            let refused = self.refused_windows();
             let made = dynamic.iter().copied().chain(default.as_ref());
             for (window, group) in made.flat_map(|window| member.groups.iter().map(move |group| (window, group))) {
                 refused.check(group.number, window.page, window.range.len())?;
@@ -338,14 +363,19 @@ impl AddressSpace {
         }
         // A live one is created by the first call that needs it.
         for window in dynamic {
+            let Window { range, page, levels, .. } = *window;
+            let planned = Planned { start: Some(range.start()), size: range.len(), page, levels };
             let start = self
-                .create_one(member, window.page, window.range.len(), window.levels)
+                .create_one(&facts, member, &planned, holder)
                 .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
-            if start != window.range.start() {
-                return Err(WindowError::Elsewhere { start, expected: window.range.start() });
+            if start != range.start() {
+                return Err(WindowError::Elsewhere { start, expected: range.start() });
             }
         }
-        if waits && last { drop_default(member) } else { Ok(()) }
+        if waits && last {
+            drop_default(member)?;
+        }
+        Ok(charging)
     }
 }
 
@@ -375,10 +405,14 @@ fn default_window(state: &State) -> Option<Window> {
 /// `range`, stretched over what was asked before of the window that could hold it.
 pub(super) fn with_asked(state: &State, range: IovaRange) -> IovaRange {
     let default = state.facts.and_then(|facts| facts.default);
-    let side = |start: u64| default.is_some_and(|default| default.contains(Iova(start)));
+    let low = |start: u64| default.is_some_and(|default| default.contains(Iova(start)));
+    if low(range.start().0) {
+        return range;
+    }
+    let side = |start: u64| (low(start), state.facts.is_some_and(|facts| facts.is_high(Iova(start))));
     let mut hull = (range.start().0, range.end().0);
     for asked in state.asked.iter().filter(|asked| side(asked.start) == side(range.start().0)) {
         hull = (hull.0.min(asked.start), hull.1.max(asked.end));
     }
-    if side(range.start().0) { range } else { IovaRange::between(Iova(hull.0), Iova(hull.1)).unwrap_or(range) }
+    IovaRange::between(Iova(hull.0), Iova(hull.1)).unwrap_or(range)
 }

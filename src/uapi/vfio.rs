@@ -59,6 +59,8 @@ pub const REGION_INFO_FLAG_READ: u32 = 1;
 pub const REGION_INFO_FLAG_WRITE: u32 = 2;
 /// The region can be mapped: `VFIO_REGION_INFO_FLAG_MMAP`.
 pub const REGION_INFO_FLAG_MMAP: u32 = 4;
+/// Capabilities follow: `VFIO_REGION_INFO_FLAG_CAPS`.
+pub const REGION_INFO_FLAG_CAPS: u32 = 8;
 
 /// Region number of BAR 0; BAR n is region n.
 pub const PCI_BAR0_REGION_INDEX: u32 = 0;

@@ -3,15 +3,19 @@
 mod facts;
 mod plan;
 mod planning;
+mod powernv;
 mod refusal;
 mod refused;
 mod request;
 mod situation;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use facts::{DEFAULT_PAGE, WindowFacts};
 pub use plan::{Plan, Planned, Step};
 pub use planning::{plan, plan_removal};
+pub(crate) use powernv::Holder;
 pub use refusal::{Reason, Refusal};
 pub use refused::RefusedWindows;
 pub use request::{Want, WindowRequest};

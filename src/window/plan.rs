@@ -4,9 +4,6 @@ use super::Reason;
 use super::table::Teardown;
 use crate::addr::{Iova, PageShift};
 
-/// Where powernv puts the window of slot 1 (`arch/powerpc/platforms/powernv/pci-ioda-tce.c`).
-pub(super) const POWERNV_SECOND: Iova = Iova(1 << 59);
-
 /// One call of a plan, in each container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -21,6 +18,16 @@ pub enum Step {
         /// Levels.
         levels: u32,
     },
+    /// `VFIO_IOMMU_SPAPR_TCE_CREATE` of a small window in the first slot of a powernv container, so
+    /// that the one created next starts at 1 << 59.
+    HoldSlot {
+        /// The page.
+        page: PageShift,
+        /// Bytes, a power of two.
+        size: u64,
+    },
+    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE` of that small window.
+    FreeSlot,
 }
 
 /// The window a plan leads to.
@@ -43,8 +50,13 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What will hold what was asked.
     pub window: Planned,
-    /// Bytes of locked memory the steps are charged with, over all containers.
+    /// Bytes of locked memory that the window, and the default window where it comes too, are
+    /// charged with, over all containers.
     pub locked_bytes: u64,
+    /// The most bytes of locked memory the steps are charged with at a time: with what
+    /// [`Step::HoldSlot`] takes for the moment. What [`Step::Remove`] gives back before is not
+    /// taken off.
+    pub peak_bytes: u64,
     /// What removing the window costs, in each container.
     pub teardown: Teardown,
     /// Ioctls, over all containers.

@@ -3,16 +3,14 @@
 //! A failed creation leaks locked memory, and on pseries it makes the device unusable until reboot, so nothing is ever
 //! found out by trial. A plan is a pure function of what the host reports, what there is, and what is asked.
 
-use super::plan::{POWERNV_SECOND, Plan, Planned, Step};
+use super::plan::{Plan, Planned, Step};
+use super::powernv::{self, Holder};
 use super::request::{Want, WindowRequest};
 use super::situation::{Situation, Standing};
 use super::table;
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::Platform;
-
-/// powernv decodes 32-bit MMIO up to here.
-const MMIO_END: u64 = 4 << 30;
 
 /// Plans a window.
 pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refusal> {
@@ -21,6 +19,7 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     if let Want::Cover(range) = request.want
         && let Some((window, page, levels, reason)) = situation.serving(range)
     {
+        facts.clear_of_mmio(range)?;
         if let Some(asked) = request.page.filter(|&asked| asked != page) {
             return Err(Refusal::OtherPage { window, page, asked });
         }
@@ -31,7 +30,7 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         let locked = if serves { situation.default_due() } else { 0 };
         situation.affords(locked)?;
         let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
-        return Ok(situation.plan(planned, Vec::new(), locked, vec![reason]));
+        return Ok(situation.plan(planned, Vec::new(), locked, locked, vec![reason]));
     }
     if let Want::Cover(asked) = request.want
         && let Some(window) = situation.cut_by(asked)
@@ -41,7 +40,7 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     let mut reasons = Vec::new();
     let mut steps = Vec::new();
     let room = make_room(situation, request, granted, &mut steps, &mut reasons)?;
-    let page = choose_page(situation, request, &mut reasons)?;
+    let page = choose_page(situation, request, &room, &mut reasons)?;
     let restored = room.restores(facts, page, request);
     let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
     let size = match restored {
@@ -61,14 +60,17 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         Some(start) if facts.platform == Platform::Powernv => Reason::SlotStart(start),
         _ => Reason::FirmwareStart,
     });
-    if facts.platform == Platform::Powernv
-        && start == Some(Iova(0))
-        && facts.default.is_some_and(|default| size > default.len())
-        && facts.default.is_some_and(|default| default.end().0 < MMIO_END)
+    if start == Some(Iova(0))
+        && let Some(mmio) = facts.mmio().filter(|mmio| size > mmio.start().0)
     {
+        match request.want {
+            Want::Cover(asked) => facts.clear_of_mmio(asked)?,
+            // A window that is asked for by its bytes can be mapped throughout.
+            Want::Bytes(_) => return Err(Refusal::BelowMmio { size, mmio }),
+        }
         reasons.push(Reason::OverlapsMmio);
     }
-    let expected = start.unwrap_or(POWERNV_SECOND);
+    let expected = start.unwrap_or(powernv::SECOND);
     if let Some(reach) = request.reach.filter(|&reach| expected.0 > reach) {
         return Err(Refusal::BeyondDevice { start: expected, reach });
     }
@@ -78,9 +80,20 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         reasons.push(Reason::DefaultComesToo);
         locked = locked.saturating_add(situation.default_due());
     }
-    situation.affords(locked)?;
-    steps.push(Step::Create { page, size, levels });
-    Ok(situation.plan(Planned { start, size, page, levels }, steps, locked, reasons))
+    let mut peak = locked;
+    match room.holder {
+        Some(Holder { page: small, size: least, locked_bytes }) => {
+            peak = peak.saturating_add(locked_bytes.saturating_mul(situation.containers.into()));
+            steps.push(Step::HoldSlot { page: small, size: least });
+            steps.push(Step::Create { page, size, levels });
+            steps.push(Step::FreeSlot);
+            reasons.push(Reason::HoldsSlot);
+        }
+        None => steps.push(Step::Create { page, size, levels }),
+    }
+    let plan = situation.plan(Planned { start, size, page, levels }, steps, locked, peak, reasons);
+    situation.affords_plan(&plan)?;
+    Ok(plan)
 }
 
 /// Plans the removal of the window that starts at `start`. The kernel would take any address inside it.
@@ -90,7 +103,7 @@ pub fn plan_removal(situation: &Situation, start: Iova) -> Result<Plan, Refusal>
             return Err(Refusal::InUse { window: range });
         }
         let planned = Planned { start: Some(start), size: range.len(), page: DEFAULT_PAGE, levels: 1 };
-        return Ok(situation.plan(planned, vec![Step::Remove(start)], 0, Vec::new()));
+        return Ok(situation.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()));
     }
     let Some(standing) = situation.standing.iter().find(|standing| standing.window.range.start() == start) else {
         let windows = situation.standing.iter().map(|standing| standing.window).collect();
@@ -101,13 +114,15 @@ pub fn plan_removal(situation: &Situation, start: Iova) -> Result<Plan, Refusal>
         return Err(Refusal::InUse { window: range });
     }
     let planned = Planned { start: Some(start), size: range.len(), page, levels };
-    Ok(situation.plan(planned, vec![Step::Remove(start)], 0, Vec::new()))
+    Ok(situation.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()))
 }
 
 /// The slot a new window will get.
 struct Room {
     slot: u32,
     default_comes_too: bool,
+    /// What holds the first slot meanwhile.
+    holder: Option<Holder>,
 }
 
 impl Room {
@@ -115,7 +130,7 @@ impl Room {
     fn start(&self, platform: Platform) -> Option<Iova> {
         match (platform, self.slot) {
             (Platform::Powernv, 0) => Some(Iova(0)),
-            (Platform::Powernv, _) => Some(POWERNV_SECOND),
+            (Platform::Powernv, _) => Some(powernv::SECOND),
             (Platform::Pseries, _) => None,
         }
     }
@@ -164,6 +179,9 @@ fn make_room(
         Want::Bytes(_) => false,
     });
     let removable = grown.or_else(|| {
+        if platform == Platform::Powernv {
+            return powernv::idle(situation, request);
+        }
         let full = standing.len() + usize::from(default == DefaultWindow::Pending) >= 2;
         let idle = |standing: &Standing| standing.window.origin == Origin::Demand && !standing.in_use;
         standing.iter().position(idle).filter(|_| full)
@@ -194,6 +212,13 @@ fn make_room(
         reasons.push(Reason::DefaultMakesRoom);
         default = DefaultWindow::Gone;
     }
+    if platform == Platform::Powernv {
+        let slots = powernv::Slots::new(&situation.facts, default, &standing);
+        let slot = slots.choose(&situation.facts, request)?;
+        let default_comes_too = slot == 1 && situation.default_waits > 0;
+        let holder = situation.facts.holder().filter(|_| slot == 1 && slots.first_is_free());
+        return Ok(Room { slot, default_comes_too, holder });
+    }
     if let [first, second] = standing.as_slice() {
         return Err(Refusal::NoFreeWindow { first: first.window.range, second: second.window.range });
     }
@@ -203,26 +228,17 @@ fn make_room(
         if platform == Platform::Pseries && dynamic {
             return Err(Refusal::SecondDdw { present: only.window.range });
         }
-        if default == DefaultWindow::Pending && dynamic {
-            return Err(Refusal::NoFreeWindow {
-                first: only.window.range,
-                second: situation.facts.default.unwrap_or(only.window.range),
-            });
-        }
-        // powernv: the lowest slot that is free.
-        let slot = u32::from(platform == Platform::Pseries || only.window.range.start().0 == 0);
-        let default_comes_too = !dynamic && situation.default_waits > 0;
-        return Ok(Room { slot, default_comes_too });
+        return Ok(Room { slot: 1, default_comes_too: situation.default_waits > 0, holder: None });
     }
     let pending = default == DefaultWindow::Pending;
-    Ok(Room { slot: u32::from(pending), default_comes_too: pending })
+    Ok(Room { slot: u32::from(pending), default_comes_too: pending, holder: None })
 }
 
 /// Whether only a larger `window` could hold `asked`: no other window would start nearer below it.
 fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
     let start = window.range.start();
     let nearest = match platform {
-        Platform::Powernv => (asked.start() >= POWERNV_SECOND) == (start >= POWERNV_SECOND),
+        Platform::Powernv => (asked.start() >= powernv::SECOND) == (start >= powernv::SECOND),
         Platform::Pseries => true,
     };
     window.origin == Origin::Demand && start <= asked.start() && nearest
@@ -231,6 +247,7 @@ fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
 fn choose_page(
     situation: &Situation,
     request: &WindowRequest,
+    room: &Room,
     reasons: &mut Vec<Reason>,
 ) -> Result<PageShift, Refusal> {
     let facts = &situation.facts;
@@ -253,7 +270,13 @@ fn choose_page(
         Want::Bytes(_) => u64::MAX,
         Want::Cover(range) => range.start().0 | range.len(),
     };
-    let fits = |page: &PageShift| *page <= carries && (aligned == u64::MAX || aligned & page.mask() == 0);
+    // At bus address 0 even the smallest table of a large page may reach over the MMIO.
+    let short = facts.mmio().filter(|_| room.slot == 0).map_or(u64::MAX, |mmio| mmio.start().0);
+    let fits = |page: &PageShift| {
+        *page <= carries
+            && (aligned == u64::MAX || aligned & page.mask() == 0)
+            && (*page == DEFAULT_PAGE || table::smallest(facts, *page) <= short)
+    };
     let page = facts
         .page_sizes()
         .rev()
@@ -271,7 +294,7 @@ fn choose_size(
     reasons: &mut Vec<Reason>,
 ) -> Result<u64, Refusal> {
     // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked once it is known.
-    let expected = start.unwrap_or(POWERNV_SECOND);
+    let expected = start.unwrap_or(powernv::SECOND);
     let asked = match request.want {
         Want::Bytes(bytes) => bytes,
         Want::Cover(range) => match range.end().0.checked_sub(expected.0) {
@@ -309,6 +332,7 @@ mod tests {
             containers: 1,
             memlock: Memlock { limit: None, locked: 0, unlimited: false },
             available: None,
+            promised: 0,
         }
     }
 

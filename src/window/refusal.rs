@@ -50,6 +50,9 @@ pub enum Reason {
     MakesRoom(IovaRange),
     /// The window covers bus addresses where powernv decodes 32-bit MMIO.
     OverlapsMmio,
+    /// powernv would put the window in the first slot, which is free, so a small one holds that
+    /// meanwhile.
+    HoldsSlot,
 }
 
 impl fmt::Display for Reason {
@@ -78,7 +81,10 @@ impl fmt::Display for Reason {
             }
             Self::MakesRoom(range) => write!(f, "the empty window at {range} makes room"),
             Self::OverlapsMmio => {
-                f.write_str("caution: bus addresses from 2G to 4G may be decoded as MMIO, do not map there")
+                f.write_str("caution: the host bridge decodes bus addresses below 4G as MMIO, nothing is mapped there")
+            }
+            Self::HoldsSlot => {
+                f.write_str("a small window holds the first slot meanwhile: the kernel would start this one at 0")
             }
         }
     }
@@ -159,6 +165,30 @@ pub enum Refusal {
         asked: IovaRange,
         /// Where the next window starts.
         start: Iova,
+    },
+    /// The host bridge decodes the bus addresses as MMIO.
+    #[error(
+        "{asked} reaches into {mmio}, which the host bridge decodes as 32-bit MMIO: DMA there does not reach memory, map \
+         elsewhere"
+    )]
+    OverMmio {
+        /// What was asked.
+        asked: IovaRange,
+        /// The bus addresses of the MMIO.
+        mmio: IovaRange,
+    },
+    /// The window that is left starts at 0, and is too short.
+    #[error(
+        "the window that is left starts at 0 and would reach over {mmio} with {}, which the host bridge decodes as 32-bit \
+         MMIO: ask for at most {}, or remove the window at 1 << 59 first",
+        Bytes(*size),
+        Bytes(mmio.start().0)
+    )]
+    BelowMmio {
+        /// Bytes of the window.
+        size: u64,
+        /// The bus addresses of the MMIO.
+        mmio: IovaRange,
     },
     /// The device cannot reach the window.
     #[error(

@@ -1,4 +1,6 @@
 //! Windows that the kernel refused: what is asked again is lost again.
+//!
+//! Where memory was short the refusal ends once there is more.
 
 use super::Refusal;
 use crate::addr::PageShift;
@@ -15,6 +17,17 @@ struct Refused {
     poisoned: bool,
     /// Pages, and the smallest size refused with each.
     sizes: BTreeMap<PageShift, u64>,
+    /// Those for which the machine had no memory.
+    short: Vec<Short>,
+}
+
+/// A window for whose table there was no memory.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    page: PageShift,
+    size: u64,
+    /// It may be asked for again once the machine has so many bytes to spare.
+    until: u64,
 }
 
 impl RefusedWindows {
@@ -26,11 +39,27 @@ impl RefusedWindows {
         *least = size.min(*least);
     }
 
+    /// The kernel had no memory for a window's table. It is asked again once `until` bytes are to
+    /// spare.
+    pub fn remember_short(&mut self, group: u32, page: PageShift, size: u64, until: u64) {
+        self.0.entry(group).or_default().short.push(Short { page, size, until });
+    }
+
+    /// Forgets what was refused when less memory was to spare than the `available` bytes there are
+    /// now.
+    pub fn forget_short(&mut self, available: Option<u64>) {
+        let Some(available) = available else { return };
+        self.0.values_mut().for_each(|refused| refused.short.retain(|short| available < short.until));
+    }
+
     /// Whether such a window may be asked for a group.
     pub fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), Refusal> {
         match self.0.get(&group) {
             Some(refused) if refused.poisoned => Err(Refusal::Poisoned),
             Some(refused) if refused.sizes.get(&page).is_some_and(|&least| least <= size) => {
+                Err(Refusal::RefusedBefore { size, page })
+            }
+            Some(refused) if refused.short.iter().any(|short| short.page == page && short.size <= size) => {
                 Err(Refusal::RefusedBefore { size, page })
             }
             _ => Ok(()),

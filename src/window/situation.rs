@@ -1,11 +1,11 @@
 //! What a plan starts from: windows, what they may cost, and what there will be once another plan was carried out.
 
-use super::plan::{POWERNV_SECOND, Plan, Planned, Step};
+use super::plan::{Plan, Planned, Step};
+use super::powernv;
 use super::table;
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
-use crate::addr::{IovaRange, PageShift};
-use crate::host::memlock;
-use crate::host::{Memlock, Platform};
+use crate::addr::{Iova, IovaRange, PageShift};
+use crate::host::{Memlock, Platform, memlock};
 
 /// A window that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Situation {
     pub containers: u32,
     /// Locked memory of the process.
     pub memlock: Memlock,
+    /// Bytes that default windows of other address spaces will lock once they are used.
+    pub promised: u64,
     /// Memory of the machine that could be used, bytes; `None` where it is not known.
     pub available: Option<u64>,
 }
@@ -59,7 +61,17 @@ impl Situation {
 
     /// Whether tables charged with `needed` bytes, over all containers, may be made.
     pub fn affords(&self, needed: u64) -> Result<(), Refusal> {
-        memlock::check(self.memlock, "the TCE tables", needed)?;
+        self.affords_with(0, needed)
+    }
+
+    /// Whether what a plan makes may be made, once what it removes is gone.
+    pub(crate) fn affords_plan(&self, plan: &Plan) -> Result<(), Refusal> {
+        self.affords_with(self.given_back(plan), plan.peak_bytes)
+    }
+
+    fn affords_with(&self, given_back: u64, needed: u64) -> Result<(), Refusal> {
+        let memlock = Memlock { locked: self.memlock.locked.saturating_sub(given_back), ..self.memlock };
+        memlock::check(memlock, self.promised, "the TCE tables", needed)?;
         // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {
             Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
@@ -80,7 +92,8 @@ impl Situation {
                     }
                     after.standing.retain(|standing| !gone(standing));
                 }
-                Step::Create { .. } => after.default_lives(),
+                Step::Create { .. } | Step::HoldSlot { .. } => after.default_lives(),
+                Step::FreeSlot => {}
             }
         }
         let Planned { start, size, page, levels } = plan.window;
@@ -88,7 +101,7 @@ impl Situation {
             if self.facts.default.map(|range| range.start()) == start {
                 after.default_lives();
             }
-        } else if let Ok(range) = IovaRange::new(start.unwrap_or(POWERNV_SECOND), size) {
+        } else if let Ok(range) = IovaRange::new(start.unwrap_or(powernv::SECOND), size) {
             let again = self.facts.platform == Platform::Pseries && self.facts.default == Some(range);
             let origin = if again { Origin::Default } else { Origin::Asked };
             after.default = if again { DefaultWindow::Live } else { after.default };
@@ -96,8 +109,39 @@ impl Situation {
         }
         let used = |standing: &mut Standing| standing.in_use |= Some(standing.window.range.start()) == start;
         after.standing.iter_mut().for_each(used);
-        after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes);
+        let given_back = self.given_back(plan);
+        after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes).saturating_sub(given_back);
         after
+    }
+
+    /// What there is once the window that starts at `start` is gone, whatever is mapped in it.
+    pub(crate) fn without(&self, start: Iova) -> Self {
+        let mut without = self.clone();
+        let locked = self.gives_back(&Step::Remove(start));
+        without.memlock.locked = without.memlock.locked.saturating_sub(locked);
+        let is_default = |standing: &Standing| standing.window.origin == Origin::Default;
+        let gone = self.standing.iter().find(|standing| standing.window.range.start() == start);
+        if gone.map_or_else(|| self.default_range().is_some_and(|range| range.start() == start), is_default) {
+            (without.default, without.default_waits, without.default_asked) = (DefaultWindow::Gone, 0, false);
+        }
+        without.standing.retain(|standing| standing.window.range.start() != start);
+        without
+    }
+
+    fn given_back(&self, plan: &Plan) -> u64 {
+        plan.steps.iter().map(|step| self.gives_back(step)).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of locked memory that come back with a step, over all containers.
+    fn gives_back(&self, step: &Step) -> u64 {
+        let Step::Remove(start) = *step else { return 0 };
+        let Some(standing) = self.standing.iter().find(|standing| standing.window.range.start() == start) else {
+            return 0;
+        };
+        let Window { range, page, levels, origin } = standing.window;
+        let waits = if origin == Origin::Default { self.default_waits } else { 0 };
+        let made = self.containers.saturating_sub(waits);
+        table::locked_bytes(&self.facts, page, range.len(), levels).saturating_mul(made.into())
     }
 
     /// The waiting default window comes to life.
@@ -118,9 +162,16 @@ impl Situation {
             .find(|window| window.intersection(&range).is_some())
     }
 
-    pub(super) fn plan(&self, window: Planned, steps: Vec<Step>, locked_bytes: u64, reasons: Vec<Reason>) -> Plan {
+    pub(super) fn plan(
+        &self,
+        window: Planned,
+        steps: Vec<Step>,
+        locked_bytes: u64,
+        peak_bytes: u64,
+        reasons: Vec<Reason>,
+    ) -> Plan {
         let ioctls = self.containers.saturating_mul(steps.len() as u32);
         let teardown = table::teardown(&self.facts, window.page, window.size, window.levels);
-        Plan { steps, window, locked_bytes, teardown, ioctls, reasons }
+        Plan { steps, window, locked_bytes, peak_bytes, teardown, ioctls, reasons }
     }
 }

@@ -1,8 +1,7 @@
 //! Calls of VFIO's core on a container.
 
 use crate::fixture::{Ground, K64};
-use spapr_iommu::host::Host;
-use spapr_iommu::host::{Call, Errno, Node};
+use spapr_iommu::host::{Call, Errno, Host, Node};
 use spapr_iommu::space::AttachError;
 use spapr_iommu::uapi::{eeh, spapr};
 

@@ -6,9 +6,9 @@ use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::{Call, Errno, Host};
 use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
-use spapr_iommu::space::WindowError;
+use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceCreate;
-use spapr_iommu::window::{DefaultWindow, Reason, Refusal, WindowRequest};
+use spapr_iommu::window::{DefaultWindow, Reason, Refusal, Want, WindowRequest};
 
 /// A window that every machine has.
 const GOOD: TceCreate = TceCreate {
@@ -106,9 +106,11 @@ pub(crate) fn without_the_default_window_create_makes_one_window(ground: &Ground
     drop(raw);
 
     let library = ground.library();
+    // The library holds the first slot of powernv meanwhile, so that the window starts where it
+    // does everywhere.
     library.space.drop_default_window().unwrap();
     let window = library.space.create_window(&large_pages()).unwrap();
-    assert_eq!((window.range.start().0, ground.locked()), (start, small_charge(ground)));
+    assert_eq!((window.range.start().0, ground.locked()), (HIGH, small_charge(ground)));
 }
 
 /// Before any other argument is looked at.
@@ -280,6 +282,17 @@ pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(ground: &Ground) {
     let library = ground.library();
     library.space.drop_default_window().unwrap();
     let request = WindowRequest::bytes(8 << 30).page(PageShift::P64K).carries(PageShift::P64K);
-    let plan = library.space.plan(&request).unwrap();
+    assert_eq!(library.space.plan(&request).unwrap().window.start, Some(Iova(HIGH)));
+    // A window at 0 is made for what lies above the MMIO, and nothing is mapped over that.
+    let cover = |start| WindowRequest { want: Want::Cover(iova(start, 1 << 30)), ..request };
+    let refused = library.space.plan(&cover(3 << 30)).unwrap_err();
+    assert!(matches!(refused, WindowError::Refused(Refusal::OverMmio { .. })), "{refused}");
+    let plan = library.space.plan(&cover(7 << 30)).unwrap();
     assert!(plan.reasons.contains(&Reason::OverlapsMmio), "{:?}", plan.reasons);
+    if ground.page() == K64 {
+        let (memory, _lease) = library.leased(K64);
+        library.space.create_window(&cover(7 << 30)).unwrap();
+        let refused = library.space.map(iova(3 << 30, K64), memory.start(), Permission::ReadWrite).unwrap_err();
+        assert!(matches!(refused, MapError::NoWindow { why: Refusal::OverMmio { .. }, .. }), "{refused}");
+    }
 }

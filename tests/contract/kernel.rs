@@ -10,6 +10,7 @@ use spapr_iommu::uapi::vfio::IrqSet;
 use std::os::fd::BorrowedFd;
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(crate) enum Kernel {
     Running(Vfio),
     Model(Model),

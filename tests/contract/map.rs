@@ -3,8 +3,7 @@
 use crate::fixture::{Ground, HIGH, K4, K64, at, iova};
 use crate::raw::{READ, WRITE};
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::MemlockError;
-use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::host::{Call, Errno, MemlockError};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};

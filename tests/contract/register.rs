@@ -2,9 +2,8 @@
 
 use crate::fixture::{Ground, K4, K64, at, part};
 use spapr_iommu::addr::{UserAddr, UserRange};
-use spapr_iommu::host::MemlockError;
 use spapr_iommu::host::memory::Protection;
-use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::host::{Call, Errno, MemlockError};
 use spapr_iommu::model::{MemoryKind, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;

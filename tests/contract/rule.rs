@@ -1,7 +1,7 @@
 //! What a rule of the contract is.
 
 use crate::fixture::Ground;
-use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
+use spapr_iommu::model::{Firmware, HostPage, Machine, Preset};
 
 /// A rule of the kernel's interface, with the test that shows it.
 pub(crate) struct Rule {
@@ -108,17 +108,17 @@ pub(crate) fn after_power8(preset: &Preset) -> bool {
 
 /// pseries kernels that let UNMAP run past a window's end.
 pub(crate) fn old_unmap_pseries(preset: &Preset) -> bool {
-    pseries(preset) && preset.kernel == KernelVersion::V6_12
+    pseries(preset) && !preset.kernel.bounds_unmap()
 }
 
 /// Likewise, on bare metal.
 pub(crate) fn old_unmap_powernv(preset: &Preset) -> bool {
-    powernv(preset) && preset.kernel == KernelVersion::V6_12
+    powernv(preset) && !preset.kernel.bounds_unmap()
 }
 
 /// Kernels that refuse such an UNMAP.
 pub(crate) fn new_unmap(preset: &Preset) -> bool {
-    usable(preset) && preset.kernel == KernelVersion::V7_2
+    usable(preset) && preset.kernel.bounds_unmap()
 }
 
 /// Host pages of 4 KiB.
@@ -133,10 +133,10 @@ pub(crate) fn hugetlb(preset: &Preset) -> bool {
 
 /// pseries kernels that take a page shift by its low bits.
 pub(crate) fn low_bits(preset: &Preset) -> bool {
-    pseries(preset) && preset.kernel == KernelVersion::V6_12
+    pseries(preset) && !preset.kernel.bounds_page_shift()
 }
 
 /// Kernels that take it as it is.
 pub(crate) fn all_bits(preset: &Preset) -> bool {
-    usable(preset) && preset.kernel == KernelVersion::V7_2
+    usable(preset) && preset.kernel.bounds_page_shift()
 }

@@ -14,15 +14,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The models of all cells, and of a machine that is in none.
-const PRESETS: [&str; 9] = [
+/// The models of all cells, of a machine that is in none, and of kernels before and after a fix of their series.
+const PRESETS: [&str; 12] = [
     "powernv8-64k-6.12",
     "powernv9-4k-6.12",
     "powernv9-64k-6.12",
+    "powernv9-64k-6.12.112",
+    "powernv9-64k-7.2.0",
     "powernv9-64k-7.2",
     "powernv10-64k-6.12",
     "pseries-4k-6.12",
     "pseries-64k-6.12",
+    "pseries-64k-6.12.112",
     "pseries-64k-7.2",
     "pseries-noddw",
 ];

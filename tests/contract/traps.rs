@@ -3,8 +3,7 @@
 use crate::fixture::{Ground, K4, K64, iova};
 use crate::rule;
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::MemlockError;
-use spapr_iommu::host::{Errno, Platform};
+use spapr_iommu::host::{Errno, MemlockError, Platform};
 use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{AttachError, WindowError};

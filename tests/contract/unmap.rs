@@ -195,7 +195,7 @@ pub(crate) fn unmap_past_the_end_writes_behind_the_table_on_powernv(ground: &Gro
     refused_past_the_end(ground);
 }
 
-/// From 7.2.8 on: not even what is inside.
+/// From 6.12.112 and 7.2.8 on: not even what is inside.
 pub(crate) fn unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8(ground: &Ground) {
     let end = ground.default_window();
     let raw = ground.v2();

@@ -19,6 +19,8 @@ fn an_access_is_aligned_and_within() {
         assert_eq!(bar.read::<u64>(offset), Err(outside.clone()));
         assert_eq!(bar.write(offset, 0u64), Err(outside));
     }
+    assert_eq!(bar.read::<u64>(size - 8), Ok(u64::MAX), "up to the last byte");
+    assert_eq!(bench.device.config().read::<u8>(255), Ok(0));
     let outside = bench.device.config().read::<u8>(256).unwrap_err();
     assert!(outside.to_string().contains("configuration space: 1 bytes at 0x100 leave its 0x100"), "{outside}");
 }

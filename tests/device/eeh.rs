@@ -1,9 +1,12 @@
 //! Freezes and recovery.
 
 use crate::fixture::{ADDRESS, Bench, model, space};
+use spapr_iommu::addr::Iova;
 use spapr_iommu::device::eeh::{EehError, Injection, PeState};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
 use spapr_iommu::host::Errno;
+use spapr_iommu::model::{DmaDirection, Violation};
+use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::eeh::state;
 use std::time::Duration;
 
@@ -120,4 +123,53 @@ fn the_platform_says_what_it_injects() {
         };
         assert_eq!((inject(4), inject(0), inject(20)), (Ok(()), loads, Err(Errno::EINVAL)), "{preset}");
     }
+}
+
+/// As on hardware, which QEMU's PHBs are not.
+#[test]
+fn dma_that_no_tce_allows_freezes_the_pe_and_is_recorded() {
+    let bad = |direction| Violation::DeviceDma { device: ADDRESS.into(), at: Iova(0x3_0000), direction };
+    for (preset, freezes) in [("powernv9", true), ("pseries", false)] {
+        for (from, to, direction) in [(0x1_f800, 0, DmaDirection::Read), (0, 0x1_f800, DmaDirection::Write)] {
+            let bench = Bench::new(preset);
+            bench.device.start_dma().unwrap();
+            bench.put(0x1_f800, b"the last bytes");
+            // Half of it lies behind what is mapped.
+            bench.copy(from, to, 0x1000);
+            assert_eq!(bench.model.violations(), [bad(direction)], "{preset}");
+            let read = bench.bar.read::<u32>(0);
+            if freezes {
+                assert_eq!(read, Err(frozen(PeState::Stopped)));
+                bench.device.eeh().recover().unwrap();
+                bench.device.start_dma().unwrap();
+            } else {
+                assert_eq!(read, Ok(0x0100_00ed));
+            }
+            assert!(bench.moves() && bench.model.violations().len() == 1, "{preset}");
+        }
+    }
+}
+
+#[test]
+fn a_write_where_only_reading_is_allowed_is_recorded_and_an_emulated_phb_goes_on() {
+    let bench = Bench::with(model("powernv9").without_freezing(), Permission::Read);
+    bench.device.start_dma().unwrap();
+    bench.copy(0, 0x100, 8);
+    let at = Iova(crate::fixture::AT + 0x100);
+    let bad = Violation::DeviceDma { device: ADDRESS.into(), at, direction: DmaDirection::Write };
+    assert_eq!(bench.model.violations(), std::slice::from_ref(&bad));
+    assert_eq!(bad.to_string(), format!("device {ADDRESS} was to write at {at}, which no TCE allows"));
+    assert_eq!((bench.bar.read::<u32>(0), bench.get(0x100, 8)), (Ok(0x0100_00ed), vec![0; 8]));
+}
+
+/// The kernel unfreezes a PE for its next owner.
+#[test]
+fn a_frozen_device_that_is_opened_again_works() {
+    let bench = Bench::new("powernv9");
+    bench.model.set_eeh_state(0, state::STOPPED);
+    assert_eq!(bench.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
+    let Bench { bar, device, space, .. } = bench;
+    drop((bar, device));
+    let device = Device::open(&space, 0, ADDRESS).unwrap();
+    assert_eq!(device.bar(0, Endian::Big).unwrap().read::<u32>(0), Ok(0x0100_00ed));
 }

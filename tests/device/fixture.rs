@@ -38,10 +38,14 @@ pub(crate) fn model(preset: &str) -> Model {
 
 impl Bench {
     pub(crate) fn new(preset: &str) -> Self {
-        let (model, space) = space(model(preset));
+        Self::with(model(preset), Permission::ReadWrite)
+    }
+
+    pub(crate) fn with(model: Model, permission: Permission) -> Self {
+        let (model, space) = space(model);
         let memory = model.allocate(SIZE, model.page_shift()).unwrap();
         let lease = space.registry().register(memory).unwrap();
-        space.map(IovaRange::new(Iova(AT), SIZE).unwrap(), memory.start(), Permission::ReadWrite).unwrap();
+        space.map(IovaRange::new(Iova(AT), SIZE).unwrap(), memory.start(), permission).unwrap();
         let device = Device::open(&space, 0, ADDRESS).unwrap();
         let bar = device.bar(0, Endian::Big).unwrap();
         Self { bar, device, lease, memory, space, model }

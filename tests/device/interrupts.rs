@@ -1,10 +1,12 @@
 //! Interrupts by eventfd.
 
 use crate::fixture::Bench;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::host::calls::Failure;
-use spapr_iommu::host::{Errno, Host, Node, calls, irqs};
+use spapr_iommu::host::{Errno, Host, Node, RegionArea, calls, irqs};
 use spapr_iommu::uapi::vfio::{IRQ_SET_ACTION_MASK, IRQ_SET_DATA_NONE, IrqSet};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 const RAISE: u64 = 0x60;
@@ -145,4 +147,49 @@ fn the_model_refuses_as_vfio_pci_does() {
     assert_eq!(model.set_irqs(device, short, &[None]), Ok(0));
     assert_eq!(refused(irqs::enable(&**model, device, 1, &[])), Failure::Errno(Errno::EINVAL), "INTx is enabled");
     assert_eq!(irqs::disable(&**model, device, 0), Ok(()));
+}
+
+/// Eventfds of the caller's, as a VMM gives them to KVM.
+#[test]
+fn interrupts_go_to_eventfds_of_the_caller() {
+    let bench = Bench::new("powernv9");
+    let eventfd = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+    let fds = [eventfd.as_fd()];
+    let fired = || eventfd.read().is_ok();
+    let refused = bench.device.forward_interrupts(InterruptKind::Msi, &[fds[0], fds[0]]).unwrap_err();
+    assert!(matches!(refused, DeviceError::Vectors { asked: 2, there: 1, .. }), "{refused}");
+    let refused = bench.device.forward_interrupts(InterruptKind::Msi, &[]).unwrap_err();
+    assert!(matches!(refused, DeviceError::Vectors { asked: 0, .. }), "{refused}");
+
+    let intx = bench.device.forward_interrupts(InterruptKind::Intx, &fds).unwrap();
+    assert_eq!((intx.kind(), intx.count()), (InterruptKind::Intx, 1));
+    bench.bar.write(RAISE, 1u32).unwrap();
+    assert!(fired() && !fired());
+    intx.rearm().unwrap();
+    assert!(fired(), "the device still asserts it");
+    let refused = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap_err();
+    assert!(matches!(refused, DeviceError::OtherKind { .. }), "{refused}");
+    bench.bar.write(ACKNOWLEDGE, 1u32).unwrap();
+    drop(intx);
+    bench.bar.write(RAISE, 1u32).unwrap();
+    assert!(!fired(), "disabled");
+
+    let msi = bench.device.forward_interrupts(InterruptKind::Msi, &fds).unwrap();
+    bench.device.start_dma().unwrap();
+    bench.bar.write(RAISE, 2u32).unwrap();
+    assert!(fired());
+    let Bench { bar: _bar, device, .. } = bench;
+    drop(device);
+    assert!(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })));
+}
+
+/// A model's registers are no memory, and its files no files.
+#[test]
+fn a_model_has_nothing_to_map() {
+    let bench = Bench::new("powernv9");
+    assert_eq!(bench.device.bar_areas(0), Ok(vec![]));
+    assert!(bench.device.bar_areas(6).is_err() && bench.device.file().is_none());
+    let area = RegionArea { offset: 0, len: 0x1000 };
+    let refused = bench.device.map_bar_area(0, area).unwrap_err();
+    assert!(matches!(refused, DeviceError::Region { errno: Errno::EINVAL, .. }), "{refused}");
 }

@@ -4,7 +4,7 @@ use crate::fixture::{ADDRESS, Bench, model, space};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian};
 use spapr_iommu::host::Errno;
 use spapr_iommu::space::AttachError;
-use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 
 #[test]
 fn an_open_device_answers_and_is_off_the_bus() {
@@ -86,4 +86,41 @@ fn the_low_level_handle_still_works_beside_it() {
     let mut id = [0; 4];
     config.read(0, &mut id).unwrap();
     assert_eq!(id, [0x34, 0x12, 0xe8, 0x11]);
+}
+
+/// Every handle of a device but the driver's only looks at its configuration space.
+#[test]
+fn nobody_changes_the_command_register_behind_the_driver() {
+    let bench = Bench::new("powernv9");
+    bench.device.start_dma().unwrap();
+    let low = bench.space.device(0, ADDRESS).unwrap();
+    let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();
+    for bytes in [&[0, 0][..], &[2], &[6, 0]] {
+        assert_eq!(config.write(4, bytes), Err(Errno::EBUSY));
+    }
+    assert_eq!(low.reset().map_err(|error| error.errno()), Err(Some(Errno::EBUSY)));
+    assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed), "memory decode is on");
+    assert!(bench.moves(), "and so is the bus master bit");
+    // Without a driver the handle has the device, and a BAR that does not answer gives an error.
+    let Bench { bar, device, .. } = bench;
+    drop(device);
+    config.write(4, &[0, 0]).unwrap();
+    let region = low.region(PCI_BAR0_REGION_INDEX).unwrap();
+    assert_eq!(region.read(0, &mut [0; 4]), Err(Errno::EIO));
+    assert!(matches!(bar.read::<u32>(0), Err(AccessError::Failed { errno: Errno::EIO, .. })));
+    low.reset().unwrap();
+}
+
+/// A device stands before a host, of which it says nothing.
+#[test]
+fn debug_output_is_a_line() {
+    let bench = Bench::new("powernv9");
+    let interrupts = bench.device.enable_interrupts(spapr_iommu::device::InterruptKind::Msi, 1).unwrap();
+    let (device, low) = (&bench.device, bench.space.device(0, ADDRESS).unwrap());
+    assert_eq!(format!("{device:?}"), "Device(0000:00:00.0 1234:11e8 of group 0, DMA off)");
+    let texts: [&dyn core::fmt::Debug; 6] =
+        [&bench.bar, device.config(), &interrupts[0], &device.eeh(), &low, &bench.model];
+    for text in texts.map(|value| format!("{value:?}")) {
+        assert!(text.len() < 1000, "{} bytes: {text}", text.len());
+    }
 }

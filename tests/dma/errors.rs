@@ -3,10 +3,9 @@
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
 use spapr_iommu::dma::{DmaError, DmaMask, OpenError, OutOfBounds, ReleaseRefusal};
-use spapr_iommu::host::MemlockError;
 use spapr_iommu::host::calls::{CallError, Failure};
 use spapr_iommu::host::irqs::IrqsError;
-use spapr_iommu::host::{Call, Errno, FileError, Memlock, Obstacle, Platform};
+use spapr_iommu::host::{Call, Errno, FileError, Memlock, MemlockError, Obstacle, Platform};
 use spapr_iommu::registry::{PinError, RegisterError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 use spapr_iommu::uapi::vfio::IrqSet;
@@ -158,6 +157,7 @@ fn attach_errors() -> Vec<AttachError> {
         AttachError::Register(memlock().into()),
         AttachError::Call(call()),
         AttachError::NotRestored(lost()),
+        AttachError::InContainer { group: 1 },
     ]
 }
 

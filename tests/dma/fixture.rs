@@ -2,8 +2,7 @@
 
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::dma::{Dma, DmaConfig, DmaMask};
-use spapr_iommu::model::Model;
-use spapr_iommu::model::Recording;
+use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::sync::Arc;

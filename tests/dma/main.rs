@@ -5,6 +5,7 @@ mod debug;
 mod errors;
 mod files;
 mod fixture;
+mod kept;
 mod masks;
 mod pools;
 mod scatter;

@@ -1,7 +1,7 @@
 //! Several threads that take and drop memory at once.
 
 use crate::fixture::{FIRST, Ground, RW};
-use spapr_iommu::dma::{Block, Buffer, Dma, DmaMask, DmaMemory, Pool, StreamMap};
+use spapr_iommu::dma::{Block, Buffer, Dma, DmaConfig, DmaMask, DmaMemory, Pool, StreamMap};
 use std::thread;
 
 #[test]
@@ -48,4 +48,30 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
     });
     drop((pool, memory, device));
     ground.ends_clean();
+}
+
+/// The second thread waits for the first one's attaching, and gets the group with the windows it
+/// should have.
+#[test]
+fn threads_open_devices_of_one_group_at_once() {
+    let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+    for _ in 0..50 {
+        let ground = Ground::with("powernv9-64k", config, |model| model.with_devices(0, 4));
+        let barrier = std::sync::Barrier::new(4);
+        let devices: Vec<_> = thread::scope(|scope| {
+            let open = |index: u8| {
+                let (dma, barrier) = (&ground.dma, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    dma.open(&format!("0000:00:{index:02x}.0"), DmaMask::ALL)
+                })
+            };
+            let threads: Vec<_> = (0..4).map(open).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+        });
+        let status = ground.dma.space().status();
+        assert_eq!((status.groups.len(), status.windows.len()), (1, 1));
+        drop(devices);
+        ground.ends_clean();
+    }
 }

@@ -1,8 +1,10 @@
 //! Which window memory is mapped in.
 
 use crate::fixture::{BIG, FIRST, Ground, PRESETS, RW, SECOND, bits};
-use spapr_iommu::addr::PageShift;
-use spapr_iommu::dma::{DmaConfig, DmaError, DmaMask};
+use spapr_iommu::addr::{Iova, IovaRange, PageShift};
+use spapr_iommu::dma::{Buffer, DmaConfig, DmaError, DmaMask, OpenError};
+use spapr_iommu::host::Memory;
+use spapr_iommu::permission::Permission;
 use spapr_iommu::window::Origin;
 
 #[test]
@@ -101,9 +103,105 @@ fn a_window_that_is_full_says_so_and_has_room_again() {
     let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
     let buffers: Vec<_> = (0..4).map(|_| ground.dma.buffer::<u8>(7 << 20, RW).unwrap()).collect();
     let refused = ground.dma.buffer::<u8>(7 << 20, RW).unwrap_err();
-    assert!(matches!(refused, DmaError::NoRoom { largest: 4_190_208, .. }), "{refused:?}");
+    assert!(matches!(refused, DmaError::NoRoom { largest: 4_194_304, .. }), "{refused:?}");
     drop(buffers);
     ground.dma.buffer::<u8>(28 << 20, RW).unwrap();
     drop(device);
     ground.ends_clean();
+}
+
+#[test]
+fn the_first_page_a_device_can_name_is_enough() {
+    for (preset, first) in [("powernv9-4k", 13), ("pseries-64k", 17)] {
+        let ground = Ground::new(preset);
+        let device = ground.dma.open(FIRST, bits(first)).unwrap();
+        assert!(ground.dma.open(SECOND, bits(first - 1)).is_err(), "{preset}");
+        drop(device);
+        ground.ends_clean();
+    }
+}
+
+#[test]
+fn a_wide_device_gets_the_dynamic_window_though_a_narrow_one_came_first() {
+    let ground = Ground::new("powernv9-64k");
+    let narrow = ground.dma.open(FIRST, bits(32)).unwrap();
+    let low = ground.dma.buffer::<u8>(300, RW).unwrap();
+    drop(narrow);
+    let wide = ground.dma.open(SECOND, DmaMask::ALL).unwrap();
+    let high = ground.dma.buffer::<u8>(300, RW).unwrap();
+    assert!(low.iova().0 < 1 << 32 && high.iova().0 >= BIG);
+    drop((wide, low, high));
+    ground.ends_clean();
+}
+
+#[test]
+fn small_buffers_share_a_page_with_their_like_only() {
+    let ground = Ground::new("powernv9-64k");
+    let wide = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let permissions = [Permission::ReadWrite, Permission::Read, Permission::Read, Permission::ReadWrite];
+    let buffers = permissions.map(|permission| ground.dma.buffer::<u8>(300, permission).unwrap());
+    for (buffer, permission) in buffers.iter().zip(permissions) {
+        assert_eq!(ground.dma.space().translate(buffer.iova()).unwrap().permission, permission);
+    }
+    let page = |buffer: &Buffer<u8>| buffer.iova().0 >> 16;
+    assert_eq!((page(&buffers[0]), page(&buffers[1])), (page(&buffers[3]), page(&buffers[2])));
+    // Nor with those that only other devices reach.
+    let narrow = ground.dma.open(SECOND, bits(32)).unwrap();
+    let low = ground.dma.buffer::<u8>(300, RW).unwrap();
+    assert!(low.iova_range().end().0 <= 1 << 32, "{}", low.iova_range());
+    drop((wide, narrow, buffers, low));
+    ground.ends_clean();
+}
+
+#[test]
+fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
+    let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+    let ground = Ground::with("powernv9-64k", config, |model| model.with_free_huge_pages(0));
+    let space = ground.dma.space();
+    space.attach(0).unwrap();
+    let memory = ground.dma.memory(0x1_0000).unwrap();
+    let other = ground.model.allocate(0x1_0000, PageShift::P64K).unwrap();
+    let lease = space.registry().register(other).unwrap();
+    let at = IovaRange::new(Iova(0x1_0000), 0x1_0000).unwrap();
+    space.map(at, other.start(), RW).unwrap();
+    let refused = ground.dma.open(SECOND, bits(32)).unwrap_err();
+    assert!(matches!(refused, OpenError::Dma(DmaError::Window(_))), "{refused}");
+    let device = ground.dma.open(SECOND, DmaMask::ALL).unwrap();
+    assert!(memory.map(0, 1, RW).unwrap().iova_range().start().0 >= BIG);
+    space.unmap(at).unwrap();
+    drop((device, lease, memory));
+    ground.ends_clean();
+}
+
+#[test]
+fn a_default_window_that_was_given_up_serves_nobody() {
+    let ground = Ground::new("pseries-64k");
+    ground.dma.space().attach(0).unwrap();
+    ground.dma.space().drop_default_window().unwrap();
+    assert!(ground.dma.open(SECOND, bits(30)).is_err());
+    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let buffer = ground.dma.buffer::<u8>(300, RW).unwrap();
+    assert_eq!(ground.dma.space().status().windows.len(), 1);
+    drop((buffer, device));
+    ground.ends_clean();
+}
+
+#[test]
+fn without_the_default_window_no_buffer_lies_over_the_mmio_of_powernv() {
+    for (preset, mask) in [("powernv8-64k", 64), ("powernv9-64k", 64), ("powernv10-4k-7.2", 60), ("powernv9-64k", 40)] {
+        let config = DmaConfig { capacity: 8 << 30, default_window: false, ..DmaConfig::default() };
+        let ground = Ground::with(preset, config, |model| model.with_free_huge_pages(0));
+        let device = ground.dma.open(FIRST, bits(mask)).unwrap();
+        let buffers: Vec<_> = (0..4).map(|_| ground.dma.buffer::<u8>(1 << 20, RW).unwrap()).collect();
+        let windows = ground.dma.space().status().windows;
+        assert_eq!(windows.len(), 1, "{preset}");
+        for range in buffers.iter().map(|buffer| buffer.iova_range()) {
+            let (start, end) = (range.start().0, range.end().0);
+            assert!(end <= 2 << 30 || start >= 4 << 30, "{preset}, {mask} bits: {range}");
+            assert_eq!(start >= BIG, mask >= 60, "{preset}, {mask} bits: {range}");
+            assert_eq!(ground.device_reads(range.start(), 4), [0; 4]);
+        }
+        drop((buffers, device));
+        ground.ends_clean();
+    }
 }

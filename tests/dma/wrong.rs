@@ -2,8 +2,7 @@
 
 use crate::fixture::{FIRST, Ground, PRESETS, RW, SECOND, bits};
 use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal};
-use spapr_iommu::host::MemlockError;
-use spapr_iommu::host::{Host, Obstacle};
+use spapr_iommu::host::{Host, MemlockError, Obstacle};
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{AttachError, WindowError};
 use spapr_iommu::window::{Refusal, WindowRequest};

@@ -190,3 +190,38 @@ fn a_table_the_kernel_cannot_keep_is_the_librarys() {
     assert_eq!(vm.device(BIG), [Some(0x1_0000)]);
     vm.ends_clean();
 }
+
+#[test]
+fn tables_that_are_restored_are_the_kernels_with_all_they_had() {
+    let source = Vm::new("powernv9-64k");
+    source.phb.attach(0).unwrap();
+    for page in 0..3 {
+        source.kernel_puts(LIOBN, page << 12, (0x10_0000 + (page << 12)) | 3);
+    }
+    let saved = source.iommu.save();
+    let target = Vm::new("powernv9-64k");
+    target.iommu.h_put_tce(LIOBN, 0x9000, 0x5003).unwrap();
+    target.iommu.restore(&saved).unwrap();
+    let table = target.kvm.table(LIOBN.0).unwrap();
+    assert_eq!([0, 1, 2, 9].map(|index| table.load(index)), [0x10_0003, 0x10_1003, 0x10_2003, 0]);
+    assert_eq!(target.iommu.save(), saved);
+    target.phb.attach(0).unwrap();
+    assert_eq!([0x1000, 0x9000].map(|at| target.device(at)), [vec![Some(0x10_1000)], vec![None]]);
+    source.ends_clean();
+    target.ends_clean();
+}
+
+#[test]
+fn what_the_kernel_mapped_is_counted_before_the_library_maps_over_it() {
+    let vm = Vm::new("powernv9-64k");
+    vm.phb.attach(0).unwrap();
+    vm.kernel_puts(LIOBN, 0x1000, 0x10_0003);
+    // An H_PUT_TCE that left the kernel.
+    vm.iommu.h_put_tce(LIOBN, 0x1000, 0x20_0003).unwrap();
+    assert_eq!(vm.device(0x1000), [Some(0x20_0000)]);
+    assert_eq!(vm.phb.space().mapped().1, 0x1000);
+    vm.kernel_puts(LIOBN, 0x2000, 0x30_0003);
+    vm.iommu.h_put_tce(LIOBN, 0x2000, 0).unwrap();
+    assert_eq!((vm.device(0x2000), vm.phb.space().mapped().1), (vec![None], 0x1000));
+    vm.ends_clean();
+}

@@ -2,6 +2,7 @@
 
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
 use spapr_iommu::guest::{GuestMemory, HcallError, Liobn};
+use spapr_iommu::host::Memory;
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS};
 use spapr_iommu_tests::guest_fixture::{BIG, Bench, LIOBN, LIST, PRESETS, RAM, tces};
 
@@ -117,6 +118,8 @@ fn arguments_out_of_range_are_h_parameter() {
             (H_STUFF_TCE, [ours, 0, 0, end / PAGE + 1]),
             (H_STUFF_TCE, [ours, end - PAGE, 0, 2]),
             (H_STUFF_TCE, [ours, PAGE, 0, u64::MAX]),
+            (H_STUFF_TCE, [ours, end, 0, 0]),
+            (H_PUT_TCE_INDIRECT, [ours, end, LIST, 0]),
             (H_PUT_TCE_INDIRECT, [ours, 0, LIST, 513]),
             (H_PUT_TCE_INDIRECT, [ours, 0, LIST, u64::MAX]),
             (H_PUT_TCE_INDIRECT, [ours, 0, LIST + 8, 2]),
@@ -139,7 +142,7 @@ fn arguments_out_of_range_are_h_parameter() {
 
 #[test]
 fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
-    use spapr_iommu::host::{Errno, Memory};
+    use spapr_iommu::host::Errno;
     use spapr_iommu::model::Faulty;
     use spapr_iommu::model::Model;
     use std::sync::Arc;
@@ -183,4 +186,32 @@ fn an_unknown_liobn_names_itself() {
     let bench = Bench::new("powernv9-64k");
     let error = bench.iommu.h_put_tce(Liobn(5), 0, 0).unwrap_err();
     assert_eq!(error.to_string(), "there is no table with LIOBN 0x5");
+}
+
+#[test]
+fn a_list_that_leaves_ram_after_it_was_in_it_is_refused() {
+    both("powernv9-64k", |bench| {
+        // The second run begins in the slot of the first one, and ends past it.
+        let list = [0x1003, (RAM - PAGE) | 3, RAM | 3];
+        bench.list(&list);
+        let refused = Err(HcallError::NotRam { at: GuestAddr(RAM) });
+        assert_eq!(bench.iommu.h_put_tce_indirect(LIOBN, 0, LIST, 3), refused);
+        assert_eq!(bench.iommu.h_get_tce(LIOBN, 0), Ok(0));
+        bench.agrees();
+        // With RAM there that lies elsewhere in user memory, each page leads to its own.
+        Memory::allocate(bench.model.as_ref(), RAM, PageShift::P64K).unwrap();
+        bench.plug(RAM, RAM);
+        bench.put(LIOBN, 0, &list);
+        bench.agrees();
+    });
+}
+
+#[test]
+fn neighbours_with_different_rights_are_mapped_each_with_its_own() {
+    for preset in ["powernv9-64k", "pseries-4k"] {
+        both(preset, |bench| {
+            bench.put(LIOBN, 0, &[0x1001, 0x2003, 0x3002, 0x4002, 0x5001]);
+            bench.agrees();
+        });
+    }
 }

@@ -3,7 +3,11 @@
 mod accelerated;
 mod devices;
 mod hcalls;
+mod limits;
+mod locked;
+mod looks;
 mod memory;
+mod places;
 mod sequences;
 mod state;
 mod vcpus;

@@ -103,3 +103,37 @@ fn a_device_joins_while_memory_that_is_mapped_is_to_go() {
     bench.agrees();
     bench.ends_clean();
 }
+
+#[test]
+fn what_lies_past_memory_that_is_to_go_is_no_ram() {
+    let bench = Bench::new("powernv9-64k");
+    bench.plug(RAM, MORE);
+    bench.phb.attach(0).unwrap();
+    bench.put(LIOBN, 0, &tces(RAM, 3, PageShift::P4K));
+    bench.iommu.remove_memory(guest(RAM, MORE)).unwrap_err();
+    let past = GuestAddr(RAM + MORE);
+    assert_eq!(bench.iommu.h_put_tce(LIOBN, 0x8000, past.0 | 3), Err(HcallError::NotRam { at: past }));
+    bench.agrees();
+    bench.ends_clean();
+}
+
+#[test]
+fn memory_that_went_without_a_word_takes_no_new_tce() {
+    for attached in [false, true] {
+        let bench = Bench::new("powernv9-64k");
+        bench.plug(RAM, MORE);
+        if attached {
+            bench.phb.attach(0).unwrap();
+        }
+        bench.slots.remove(GuestAddr(RAM)).unwrap();
+        let gone = HcallError::Gone { at: GuestAddr(RAM), slot: guest(RAM, MORE) };
+        assert_eq!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(gone.clone()));
+        bench.list(&tces(RAM - 0x1000, 2, PageShift::P4K));
+        assert_eq!(bench.iommu.h_put_tce_indirect(LIOBN, 0, spapr_iommu_tests::guest_fixture::LIST, 2), Err(gone));
+        // The rest of RAM is as it was.
+        bench.iommu.h_put_tce(LIOBN, 0, 3).unwrap();
+        bench.agrees();
+        bench.iommu.remove_memory(guest(RAM, MORE)).unwrap();
+        bench.ends_clean();
+    }
+}

@@ -1,7 +1,7 @@
 //! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's tables.
 
-use spapr_iommu::addr::{UserAddr, UserRange};
-use spapr_iommu::guest::{GuestIommu, PhbConfig, PhbIommu, RemoveMemoryError, VmMemory};
+use spapr_iommu::addr::{Iova, UserAddr, UserRange};
+use spapr_iommu::guest::{GuestIommu, HcallError, PhbConfig, PhbIommu, RemoveMemoryError, VmMemory};
 use spapr_iommu::model::{MemoryKind, Model};
 use spapr_iommu::registry::Registry;
 use spapr_iommu_tests::guest_fixture::{BUID, LIOBN, guest};
@@ -82,4 +82,75 @@ fn its_iommu_memory_reads_and_writes_what_the_guest_has_mapped() {
     // What the guest takes back is gone at once.
     iommu.h_put_tce(LIOBN, 0, 0).unwrap();
     assert!(device.read_slice(&mut data, GuestAddress(0)).is_err());
+}
+
+#[test]
+fn an_access_goes_by_run_and_is_bounded() {
+    use vm_memory::Permissions;
+    use vm_memory::iommu::Iommu;
+    let memory = Arc::new(Memory::from_ranges(&[(GuestAddress(0), SIZE)]).unwrap());
+    let iommu = GuestIommu::new(&Registry::new(model(&memory)), Arc::new(VmMemory(memory.clone())));
+    iommu.add_memory().unwrap();
+    let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
+    // Pages 2 to 5 in order, then page 9, then all the rest leads to page 0.
+    for (page, number) in [2, 3, 4, 5, 9].into_iter().zip(0..) {
+        iommu.h_put_tce(LIOBN, number << 12, page << 12 | 3).unwrap();
+    }
+    for first in (5..1 << 18).step_by(512) {
+        memory.write_slice(&[3_u64.to_be_bytes(); 512].concat(), GuestAddress(0x1_0000)).unwrap();
+        let count = (512).min((1 << 18) - first);
+        iommu.h_put_tce_indirect(LIOBN, first << 12, 0x1_0000, count).unwrap();
+    }
+    let device = PhbIommu::new(phb);
+    let ranges = |at, len| {
+        let found = device.translate(GuestAddress(at), len, Permissions::Read);
+        found.map(|found| found.map(|part| (part.base.0, part.length)).collect::<Vec<_>>())
+    };
+    assert_eq!(ranges(0x10, 0x4ff0).unwrap(), [(0x2010, 0x3ff0), (0x9000, 0x1000)]);
+    assert_eq!(ranges(0, 65_536 << 12).unwrap().len(), 2 + 65_536 - 5);
+    // A guest names any length, and it costs no more.
+    let refused = ranges(0, 65_537 << 12).unwrap_err();
+    assert!(refused.to_string().contains("more than 65536 TCEs"), "{refused}");
+    let start = std::time::Instant::now();
+    assert!(ranges(0, usize::MAX).is_err());
+    assert!(start.elapsed().as_secs() < 2);
+}
+
+#[test]
+fn memory_taken_out_without_a_word_takes_no_new_tce() {
+    let two = [(GuestAddress(0), SIZE), (GuestAddress(0x100_0000), SIZE)];
+    let all = Memory::from_ranges(&two).unwrap();
+    let registry = Registry::new(model(&all));
+    let (less, _gone) = all.remove_region(GuestAddress(0x100_0000), SIZE as u64).unwrap();
+    let atomic = GuestMemoryAtomic::new(all);
+    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory(atomic.clone())));
+    iommu.add_memory().unwrap();
+    iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
+    iommu.h_put_tce(LIOBN, 0, 0x100_0003).unwrap();
+    atomic.lock().unwrap().replace(less);
+    let refused = iommu.h_put_tce(LIOBN, 0x1000, 0x100_0003).unwrap_err();
+    assert!(matches!(refused, HcallError::Gone { .. }), "{refused}");
+    iommu.h_put_tce(LIOBN, 0x1000, 3).unwrap();
+}
+
+#[test]
+fn devices_of_a_model_see_the_bytes_of_memory_that_was_lent() {
+    let two = [(GuestAddress(0), SIZE), (GuestAddress(0x100_0000), SIZE)];
+    let atomic = GuestMemoryAtomic::new(Memory::from_ranges(&two).unwrap());
+    let memory = Arc::new(VmMemory(atomic.clone()));
+    let model = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
+    let iommu = GuestIommu::new(&Registry::new(model.clone()), memory.clone());
+    // The model knows nothing of this process, unless it is told.
+    iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap().attach(0).unwrap();
+    iommu.add_memory().unwrap_err();
+    memory.lend_to(&model).unwrap();
+    memory.lend_to(&model).unwrap();
+    iommu.add_memory().unwrap();
+    iommu.h_put_tce(LIOBN, 0, 0x100_0003).unwrap();
+    atomic.memory().write_slice(b"what is there", GuestAddress(0x100_0010)).unwrap();
+    let (mut host, mut emulated) = ([0; 13], [0; 13]);
+    model.device_read(model.containers()[0], Iova(0x10), &mut host);
+    iommu.phb(BUID).unwrap().device_read(Iova(0x10), &mut emulated).unwrap();
+    assert_eq!((&host, &emulated), (b"what is there", b"what is there"));
+    assert_eq!(model.violations(), []);
 }

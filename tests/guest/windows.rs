@@ -133,6 +133,103 @@ fn a_phb_that_makes_no_sense_is_refused() {
     for config in windows {
         assert!(matches!(bench.iommu.add_phb(config), Err(PhbError::Windows { .. })), "{config:x?}");
     }
-    bench.iommu.add_phb(good).unwrap();
+    // As many TCEs as there may be.
+    bench.iommu.add_phb(PhbConfig { entries: 1 << 36, ..good }).unwrap();
+    bench.ends_clean();
+}
+
+#[test]
+fn two_dynamic_windows_can_be_had_once_the_default_one_is_gone() {
+    let bench = Bench::new("powernv9-64k");
+    let windows = || rtas(&bench, TOKENS.query, &[0, HIGH, LOW], 5)[1];
+    assert_eq!(windows(), 1);
+    assert_eq!(rtas(&bench, TOKENS.remove, &[LIOBN.0], 1), [0]);
+    assert_eq!(windows(), 2);
+    let create = |page, window| rtas(&bench, TOKENS.create, &[0, HIGH, LOW, page, window], 4);
+    assert_eq!(create(16, 34), [0, DYNAMIC.0, (BIG >> 32) as u32, 0]);
+    // The second takes the place of the default window.
+    assert_eq!(windows(), 1);
+    assert_eq!(create(16, 31), [PARAMETER, 0, 0, 0]);
+    assert_eq!(create(16, 22), [0, LIOBN.0, 0, 0]);
+    assert_eq!((windows(), create(16, 22)), (0, vec![PARAMETER, 0, 0, 0]));
+    bench.put(LIOBN, 0, &tces(0, 64, PageShift::P64K));
+    bench.put(DYNAMIC, BIG, &tces(0, 64, PageShift::P64K));
+    // A reset takes both.
+    assert_eq!(rtas(&bench, TOKENS.reset, &[0, HIGH, LOW], 1), [0]);
+    assert_eq!(bench.phb.tables().iter().map(|table| table.window()).collect::<Vec<_>>(), [iova(0, 1 << 30)]);
+    assert_eq!(bench.iommu.h_get_tce(LIOBN, 0), Ok(0));
+    assert!(bench.iommu.h_get_tce(DYNAMIC, BIG).is_err());
+    bench.agrees();
+    bench.ends_clean();
+}
+
+#[test]
+fn with_a_device_a_second_dynamic_window_is_what_the_host_can_have() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        bench.phb.attach(0).unwrap();
+        bench.phb.remove_window(LIOBN).unwrap();
+        bench.phb.create_window(16, 32).unwrap();
+        let offer = bench.phb.offer();
+        match preset.starts_with("pseries") {
+            true => assert_eq!((offer.windows, offer.entries), (0, 0), "{preset}"),
+            false => assert_eq!(offer.windows, 1, "{preset}"),
+        }
+        assert_eq!(bench.phb.create_window(16, 22).is_ok(), offer.windows == 1, "{preset}");
+        bench.agrees();
+        bench.phb.reset_windows().unwrap();
+        bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
+        bench.agrees();
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn a_reset_of_the_machine_resets_every_phb() {
+    for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
+        let bench = Bench::new(preset);
+        let other = bench.iommu.add_phb(PhbConfig::new(7, Liobn(0x100)).unwrap()).unwrap();
+        if attached {
+            bench.phb.attach(0).unwrap();
+            other.attach(1).unwrap();
+        }
+        bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
+        other.create_window(16, 30).unwrap();
+        other.remove_window(Liobn(0x100)).unwrap();
+        bench.iommu.reset().unwrap();
+        for phb in bench.iommu.phbs() {
+            let windows: Vec<_> = phb.tables().iter().map(|table| (table.liobn(), table.window())).collect();
+            assert_eq!(windows, [(phb.config().liobn, iova(0, 1 << 30))], "{preset}");
+            assert_eq!(bench.iommu.h_get_tce(phb.config().liobn, 0), Ok(0));
+        }
+        bench.agrees();
+        drop(other);
+        bench.ends_clean();
+    }
+}
+
+#[test]
+fn a_phb_is_removed_once_its_devices_are_gone() {
+    let bench = Bench::new("powernv9-64k");
+    bench.phb.attach(0).unwrap();
+    bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
+    assert_eq!(bench.iommu.remove_phb(BUID), Err(PhbError::InUse { buid: BUID, group: 0 }));
+    assert_eq!(bench.iommu.remove_phb(7), Err(PhbError::NoPhb { buid: 7 }));
+    bench.agrees();
+    bench.phb.detach(0).unwrap();
+    bench.iommu.remove_phb(BUID).unwrap();
+    assert!(bench.iommu.phb(BUID).is_none());
+    assert_eq!(bench.iommu.h_put_tce(LIOBN, 0, 3).unwrap_err().to_string(), "there is no table with LIOBN 0x80000000");
+    // Whoever has it still can do nothing with it.
+    let removed = PhbError::Removed { buid: BUID };
+    assert_eq!(bench.phb.attach(0), Err(removed.clone()));
+    assert_eq!(bench.phb.create_window(16, 30).unwrap_err(), removed.clone().into());
+    assert_eq!(bench.phb.reset_windows(), Err(removed.into()));
+    assert_eq!(bench.phb.translate(Iova(0)), None);
+    let again = bench.iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
+    again.attach(0).unwrap();
+    bench.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
+    drop(again);
+    bench.agrees();
     bench.ends_clean();
 }

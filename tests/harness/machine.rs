@@ -3,7 +3,7 @@
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Platform};
-use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
+use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Known, Machine, Preset};
 use std::fs;
 
 /// The preset of this machine; what stands in the way when there is none.
@@ -39,12 +39,14 @@ pub fn release() -> Result<String, String> {
     Ok(text.trim().into())
 }
 
+/// The model like the running kernel. Warns where the kernel's series is not modelled: what it changed shows as a
+/// difference then.
 fn version(release: &str) -> Result<KernelVersion, String> {
-    let numbers: Vec<u32> =
-        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).take(3).collect();
-    match numbers[..] {
-        [6, 12, ..] => Ok(KernelVersion::V6_12),
-        [major, minor, patch] if (major, minor, patch) >= (7, 2, 8) => Ok(KernelVersion::V7_2),
-        _ => Err(format!("no model of Linux {release}")),
+    let (version, known) = KernelVersion::like(release).ok_or_else(|| {
+        format!("no model is like Linux {release}; the oldest one is of 6.12. Run a newer kernel, or name a model with --preset")
+    })?;
+    if known == Known::Nearest {
+        eprintln!("warning: Linux {release} is not modelled; comparing with the nearest model, Linux {version}");
     }
+    Ok(version)
 }

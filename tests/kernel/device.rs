@@ -1,5 +1,6 @@
 //! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these machines.
 
+use crate::{BIG, groups};
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::device::eeh::{EehError, Injection, PeState};
@@ -10,6 +11,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use spapr_iommu::window::WindowRequest;
 use spapr_iommu_tests::groups;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 const ID: (u16, u16) = (0x1234, 0x11e8);
 const SIZE: u64 = 0x20000;
 const AT: u64 = 0x10000;
-const BUFFER: u64 = 0x40000;
+pub(crate) const BUFFER: u64 = 0x40000;
 const RAISE: u64 = 0x60;
 const STATUS: u64 = 0x24;
 const ACKNOWLEDGE: u64 = 0x64;
@@ -27,15 +29,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for an interrupt to come that should not.
 const SILENCE: Duration = Duration::from_millis(200);
 
-fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
+pub(crate) fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
     if is_so { Ok(()) } else { Err(what.to_string().into()) }
 }
 
 /// An `edu` with memory that it can reach.
-struct Bench {
+pub(crate) struct Bench {
     // Dropped in this order.
-    bar: Bar,
-    device: Device,
+    pub(crate) bar: Bar,
+    pub(crate) device: Device,
+    /// Where the memory is mapped.
+    at: u64,
     space: AddressSpace,
     _lease: Lease,
     memory: UserRange,
@@ -43,20 +47,37 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Result<Self, Failed> {
-        let host = Arc::new(Vfio::new());
-        let groups = spapr_iommu_tests::groups::groups(&*host);
-        let found = groups.iter().flat_map(|group| group.devices.iter().map(move |device| (group.number, device)));
-        let edu = found.into_iter().find(|(_, device)| device.id == ID);
+    /// The first `edu` and its group.
+    pub(crate) fn find() -> Result<(u32, String), Failed> {
+        let groups = groups::groups(&Vfio::new());
+        let mut found =
+            groups.into_iter().flat_map(|group| group.devices.into_iter().map(move |device| (group.number, device)));
+        let edu = found.find(|(_, device)| device.id == ID);
         let (group, edu) = edu.ok_or("an edu with vfio-pci is needed")?;
+        Ok((group, edu.address))
+    }
+
+    pub(crate) fn address() -> Result<String, Failed> {
+        Ok(Self::find()?.1)
+    }
+
+    pub(crate) fn new() -> Result<Self, Failed> {
+        Self::in_space(AT, |_| Ok(()))
+    }
+
+    /// With its memory mapped from `at` on, in a space that was made ready for it.
+    fn in_space(at: u64, ready: impl FnOnce(&AddressSpace) -> Result<(), Failed>) -> Result<Self, Failed> {
+        let host = Arc::new(Vfio::new());
+        let (group, address) = Self::find()?;
         let space = AddressSpace::new(&Registry::new(host.clone()));
         space.attach(group)?;
+        ready(&space)?;
         let memory = host.allocate(SIZE, host.page_shift())?;
         let lease = space.registry().register(memory)?;
-        space.map(IovaRange::new(Iova(AT), SIZE)?, memory.start(), Permission::ReadWrite)?;
-        let device = Device::open(&space, group, &edu.address)?;
+        space.map(IovaRange::new(Iova(at), SIZE)?, memory.start(), Permission::ReadWrite)?;
+        let device = Device::open(&space, group, &address)?;
         let bar = device.bar(0, Endian::Big)?;
-        Ok(Self { bar, device, space, _lease: lease, memory, host })
+        Ok(Self { bar, device, at, space, _lease: lease, memory, host })
     }
 
     fn place(&self, offset: u64) -> UserAddr {
@@ -64,23 +85,35 @@ impl Bench {
     }
 
     /// Whether the device moves memory.
-    fn moves(&self) -> Result<bool, Failed> {
+    pub(crate) fn moves(&self) -> Result<bool, Failed> {
         let (text, mut there) = (*b"over the bus", [0; 12]);
         self.host.write(self.place(0), &text)?;
         self.host.write(self.place(0x1000), &there)?;
-        transfer(&self.bar, AT, BUFFER, 12, 1)?;
-        transfer(&self.bar, BUFFER, AT + 0x1000, 12, 3)?;
+        transfer(&self.bar, self.at, BUFFER, 12, 1)?;
+        transfer(&self.bar, BUFFER, self.at + 0x1000, 12, 3)?;
         self.host.read(self.place(0x1000), &mut there)?;
         Ok(there == text)
     }
 
-    fn one(&self, kind: InterruptKind) -> Result<Interrupt, Failed> {
+    /// Another handle of the device.
+    pub(crate) fn low(&self) -> Result<spapr_iommu::space::Device, Failed> {
+        Ok(self.space.device(self.device.group(), self.device.address())?)
+    }
+
+    /// Has the device send its message.
+    pub(crate) fn raise_and_wait(&self, msi: &Interrupt) -> Result<(), Failed> {
+        self.bar.write(RAISE, 1u32)?;
+        ensure(msi.wait(Some(PATIENCE))?, "MSI does not arrive")?;
+        Ok(self.bar.write(ACKNOWLEDGE, 1u32)?)
+    }
+
+    pub(crate) fn one(&self, kind: InterruptKind) -> Result<Interrupt, Failed> {
         let mut all = self.device.enable_interrupts(kind, 1)?;
         Ok(all.remove(0))
     }
 }
 
-fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, command: u64) -> Result<(), Failed> {
+pub(crate) fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, command: u64) -> Result<(), Failed> {
     for (register, value) in [(0x80, source), (0x88, destination), (0x90, count), (0x98, command)] {
         bar.write(register, value)?;
     }
@@ -112,6 +145,18 @@ pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
     ensure(bench.moves()?, "no DMA after it was started")?;
     device.stop_dma()?;
     ensure(!bench.moves()?, "DMA after it was stopped")
+}
+
+/// The window is at 1 << 59, and the small one that held the first slot is gone.
+pub(crate) fn edu_moves_memory_without_the_default_window() -> Result<(), Failed> {
+    let bench = Bench::in_space(BIG, |space| {
+        space.drop_default_window()?;
+        let window = space.create_window(&WindowRequest::bytes(8 << 30))?;
+        ensure(window.range.start() == Iova(BIG), format!("{window:?}"))
+    })?;
+    bench.device.start_dma()?;
+    ensure(bench.moves()?, "no DMA through the window")?;
+    ensure(bench.space.status().windows.len() == 1, "one window")
 }
 
 pub(crate) fn intx_arrives_masked_until_rearmed() -> Result<(), Failed> {

@@ -3,9 +3,12 @@
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- kernel`
 
 mod device;
+mod forks;
 mod kills;
 mod process;
 mod victim;
+mod vmm;
+mod windows;
 mod worker;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -131,6 +134,24 @@ fn main() -> ExitCode {
         Trial::test("a_panic_takes_the_device_off_the_bus", device::a_panic_takes_the_device_off_the_bus),
         Trial::test("a_device_is_reset_and_recovered", device::a_device_is_reset_and_recovered),
         Trial::test("errors_are_injected_where_the_platform_can", device::errors_are_injected_where_the_platform_can),
+        Trial::test(
+            "a_child_that_drops_everything_changes_nothing",
+            forks::a_child_that_drops_everything_changes_nothing,
+        ),
+        Trial::test("memory_for_devices_is_the_parents", forks::memory_for_devices_is_the_parents),
+        Trial::test("a_bar_is_mapped", vmm::a_bar_is_mapped),
+        Trial::test("interrupts_go_to_eventfds", vmm::interrupts_go_to_eventfds),
+        Trial::test("a_bar_without_memory_decode_is_an_error", vmm::a_bar_without_memory_decode_is_an_error),
+        Trial::test("files_are_handed_in", vmm::files_are_handed_in),
+        Trial::test("edu_moves_memory_without_the_default_window", device::edu_moves_memory_without_the_default_window),
+        Trial::test(
+            "a_dynamic_window_starts_at_2_to_the_59_without_the_default_one",
+            windows::a_dynamic_window_starts_at_2_to_the_59_without_the_default_one,
+        ),
+        Trial::test(
+            "what_cannot_be_locked_is_refused_before_anything_is_touched",
+            windows::what_cannot_be_locked_is_refused_before_anything_is_touched,
+        ),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),

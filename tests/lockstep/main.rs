@@ -184,7 +184,7 @@ fn each_kind_of_difference_is_told() {
     for (twist, shown) in twists {
         let twisted = |model| Twisted { model, twist };
         let real = || {
-            let model = Arc::new(Model::new(preset));
+            let model = Arc::new(Model::new(preset).without_freezing());
             let groups = groups(&*model)?;
             Ok(Side::new(twisted(model), groups))
         };

@@ -3,6 +3,7 @@
 use super::fixture::*;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node, Region};
+use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::uapi::{eeh, vfio};
 
 const BUFFER: u64 = 0x40000;
@@ -88,7 +89,7 @@ fn a_device_reads_and_writes_what_is_mapped() {
 
 #[test]
 fn a_transfer_over_a_gap_reads_zeros_and_drops_writes() {
-    let b = bench("powernv9");
+    let b = Bench::on(model("powernv9").without_freezing(), &[0], TCE_V2_IOMMU);
     let memory = mapped(&b, &[7; 0x3000]);
     assert_eq!(b.unmap(0x1000, 0x1000), OK);
     let edu = Edu::open(&b, 0, DEVICE);

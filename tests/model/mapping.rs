@@ -227,8 +227,18 @@ fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
 
 #[test]
 fn unmap_past_the_window_depends_on_the_kernel() {
-    let cases =
-        [("powernv9", OK, 0, 1), ("powernv9-7.2", Ok(1), 1, 0), ("pseries", OK, 0, 0), ("pseries-7.2", Ok(1), 1, 0)];
+    let cases = [
+        ("powernv9", OK, 0, 1),
+        ("powernv9-6.12.111", OK, 0, 1),
+        ("powernv9-6.12.112", Ok(1), 1, 0),
+        ("powernv9-7.2.7", OK, 0, 1),
+        ("powernv9-7.2.8", Ok(1), 1, 0),
+        ("pseries", OK, 0, 0),
+        ("pseries-6.12.117", Ok(1), 1, 0),
+        ("pseries-7.2.6", OK, 0, 0),
+        ("pseries-7.2.9", Ok(1), 1, 0),
+        ("pseries-7.2", Ok(1), 1, 0),
+    ];
     for (preset, expected, mapped, violations) in cases {
         let b = bench(preset);
         let end = if preset.starts_with("pseries") { 1 << 30 } else { END };

@@ -3,8 +3,7 @@
 use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
 use spapr_iommu::host::{Host, Memory};
-use spapr_iommu::model::Model;
-use spapr_iommu::model::Recording;
+use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
 use std::sync::Arc;
 

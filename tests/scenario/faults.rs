@@ -4,9 +4,7 @@
 use super::failures::failures;
 use super::{examples, presets};
 use spapr_iommu::host::{Errno, Host, Platform};
-use spapr_iommu::model::Faulty;
-use spapr_iommu::model::Model;
-use spapr_iommu::model::Recording;
+use spapr_iommu::model::{Faulty, Model, Recording, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu_cli::scenario::{Machine, Observer, Scenario};
@@ -49,7 +47,7 @@ struct Agreement<'a> {
 impl Observer for Agreement<'_> {
     fn stands(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
         self.steps += 1;
-        assert_eq!(self.model.violations(), []);
+        assert!(!self.model.violations().iter().any(Violation::harms_kernel), "{:?}", self.model.violations());
         let powernv = self.model.platform() == Some(Platform::Powernv);
         let mut mapped = None;
         for (name, space) in spaces {

@@ -4,7 +4,7 @@ use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::calls;
 use spapr_iommu::space::MapRequest;
-use spapr_iommu::window::WindowRequest;
+use spapr_iommu::window::{DefaultWindow, WindowRequest};
 
 const SIZE: u64 = 1 << 20;
 
@@ -80,4 +80,35 @@ fn a_space_that_ends_with_maps_of_kvms_loses_nothing() {
         bench.space.detach(0).unwrap();
         bench.ends_clean();
     }
+}
+
+#[test]
+fn all_that_is_held_stays_registered_until_each_is_let_go() {
+    let bench = Bench::new("powernv9-64k");
+    let memory = [0, 1].map(|_| bench.allocate(SIZE));
+    let leases = memory.map(|range| bench.registry.register(range).unwrap());
+    bench.space.hold(&memory).unwrap();
+    bench.space.hold(&memory).unwrap();
+    drop(leases);
+    let held = || bench.registry.regions().iter().map(|region| (region.range, region.mapped)).collect::<Vec<_>>();
+    assert_eq!(held(), memory.map(|range| (range, SIZE)));
+    bench.space.let_go(memory[0]);
+    assert_eq!(held(), [(memory[1], SIZE)]);
+    bench.space.let_go(memory[1]);
+    assert_eq!(held(), []);
+    bench.ends_clean();
+}
+
+#[test]
+fn the_default_window_comes_only_for_memory_and_only_where_there_is_one() {
+    let bench = Bench::new("powernv9-64k");
+    bench.space.hold(&[]).unwrap();
+    assert_eq!(bench.space.status().default, DefaultWindow::Pending);
+    bench.space.drop_default_window().unwrap();
+    let memory = bench.allocate(SIZE);
+    let _lease = bench.registry.register(memory).unwrap();
+    bench.space.hold(&[memory]).unwrap();
+    assert_eq!((bench.space.status().default, bench.model.locked()), (DefaultWindow::Gone, SIZE));
+    bench.space.let_go(memory);
+    bench.agrees();
 }

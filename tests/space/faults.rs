@@ -1,13 +1,12 @@
 //! The kernel fails a call: afterwards all is as before, or the error says what is not.
 
 use crate::fixture::{BIG, Bench, RW, at, iova};
-use spapr_iommu::addr::UserRange;
+use spapr_iommu::addr::{Iova, UserRange};
 use spapr_iommu::host::Errno;
-use spapr_iommu::model::Faulty;
-use spapr_iommu::model::{Model, Preset};
+use spapr_iommu::model::{Faulty, Model, Preset};
 use spapr_iommu::registry::Registry;
-use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap, UnmapError};
-use spapr_iommu::window::WindowRequest;
+use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap, UnmapError, WindowError};
+use spapr_iommu::window::{Refusal, WindowRequest};
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -116,7 +115,7 @@ fn an_attach_that_fails_at_any_call_is_undone() {
 fn a_window_that_one_container_refuses_is_in_none() {
     let (trial, _lease) = Trial::new();
     trial.bench.space.unmap(iova(BIG, 64 * M)).unwrap();
-    trial.bench.space.remove_window(spapr_iommu::addr::Iova(BIG)).unwrap();
+    trial.bench.space.remove_window(Iova(BIG)).unwrap();
     for fails in [0, 1] {
         // A size of its own each time: what the kernel refused is not asked again.
         let request = WindowRequest::bytes((1 << 30) << (2 - fails));
@@ -166,4 +165,70 @@ fn what_devices_may_still_reach_is_named_and_never_unregistered() {
     // The end of the container gives the memory back, once its tables are gone.
     drop(lease);
     trial.bench.ends_clean();
+}
+
+#[test]
+fn a_window_made_for_a_map_that_fails_goes_with_it() {
+    let (trial, _lease) = Trial::new();
+    let space = &trial.bench.space;
+    space.unmap(iova(BIG, 64 * M)).unwrap();
+    space.remove_window(Iova(BIG)).unwrap();
+    let windows = || space.status().windows.len();
+    let before = windows();
+    // CREATE in two containers, and then the MAP.
+    trial.faulty.arm(2, 1, Err(Errno::ENOMEM));
+    space.map(iova(BIG, M), at(trial.ram, 0), RW).unwrap_err();
+    assert_eq!((trial.faulty.disarm(), windows()), (1, before));
+    trial.bench.agrees();
+    space.map(iova(BIG, M), at(trial.ram, 0), RW).unwrap();
+    assert_eq!(windows(), before + 1);
+    // One that was there stays.
+    trial.faulty.arm(0, 1, Err(Errno::ENOMEM));
+    space.map(iova(BIG + M, M), at(trial.ram, M), RW).unwrap_err();
+    assert_eq!((trial.faulty.disarm(), windows()), (1, before + 1));
+    trial.bench.agrees();
+}
+
+#[test]
+fn windows_that_made_room_for_one_that_failed_are_named() {
+    let (trial, _lease) = Trial::new();
+    let space = &trial.bench.space;
+    space.unmap(iova(BIG, 64 * M)).unwrap();
+    space.remove_window(Iova(BIG)).unwrap();
+    space.map(iova(BIG, M), at(trial.ram, 0), RW).unwrap();
+    space.unmap(iova(BIG, M)).unwrap();
+    // REMOVE in two containers, and then the first CREATE.
+    trial.faulty.arm(2, 1, Err(Errno::ENOMEM));
+    let error = space.create_window(&WindowRequest::bytes(4 << 30)).unwrap_err();
+    assert_eq!(trial.faulty.disarm(), 1);
+    let WindowError::Call { gone, .. } = &error else { panic!("{error}") };
+    assert_eq!(gone, &[Iova(BIG)]);
+    trial.bench.agrees();
+}
+
+#[test]
+fn what_devices_may_still_reach_keeps_its_window_and_other_memory_is_counted_out_late() {
+    let (trial, lease) = Trial::with_containers(1);
+    let Trial { bench, faulty, ram } = &trial;
+    let other = bench.allocate(M);
+    let more = bench.registry.register(other).unwrap();
+    bench.space.unmap(iova(BIG, 64 * M)).unwrap();
+    bench.space.map(iova(0, M), at(other, 0), RW).unwrap();
+    faulty.arm(1, 2, Err(Errno::ENOMEM));
+    let request = |start| MapRequest { iova: iova(BIG + start, M), user: at(*ram, start), permission: RW };
+    bench.space.map_all(&[request(0), request(2 * M)], Overlap::Refuse).unwrap_err();
+    assert_eq!(faulty.disarm(), 2);
+    assert_eq!(bench.space.mapped(), (1, M), "only the other memory");
+    let refused = bench.space.remove_window(Iova(BIG)).unwrap_err();
+    assert!(matches!(refused, WindowError::Refused(Refusal::InUse { .. })), "{refused}");
+    // No lease is left, and the container closes with entries in its tables: UNREGISTER would lose
+    // the memory.
+    drop((lease, more));
+    faulty.arm(0, 1, Err(Errno::EINVAL));
+    let Trial { bench, faulty, .. } = trial;
+    let Bench { model, registry, space } = bench;
+    drop(space);
+    assert_eq!(faulty.disarm(), 1);
+    assert_eq!(registry.regions(), []);
+    assert_eq!(model.violations(), []);
 }

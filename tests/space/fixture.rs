@@ -3,10 +3,11 @@
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Host, Memory, Platform};
 use spapr_iommu::map::IntervalMap;
-use spapr_iommu::model::{Model, Preset};
+use spapr_iommu::model::{Model, Preset, TableView};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu::window::{Origin, Window};
 use std::sync::Arc;
 
 pub(crate) const RW: Permission = Permission::ReadWrite;
@@ -69,7 +70,8 @@ impl Bench {
         self.model.allocate(size, page).unwrap()
     }
 
-    /// The tables of every container hold just what the space says, entry by entry, and no trap was met.
+    /// Every container has the windows the space says, its tables hold just what the space says,
+    /// entry by entry, and no trap was met.
     #[track_caller]
     pub(crate) fn agrees(&self) {
         self.agrees_beside(&[]);
@@ -88,6 +90,17 @@ impl Bench {
             let entries =
                 tables.iter().flat_map(|table| &table.entries).map(|entry| (entry.iova, entry.user, entry.permission));
             assert_eq!(joined(entries), expected, "tables of {container}");
+            let windows: Vec<_> = space.status().windows.into_iter().map(|(window, _)| window).collect();
+            let (default, dynamic): (Vec<_>, Vec<_>) =
+                windows.into_iter().partition(|window: &Window| window.origin == Origin::Default);
+            let is_default = |table: &&TableView| default.iter().any(|window| window.range == table.range);
+            let mut there: Vec<_> =
+                tables.iter().filter(|table| !is_default(table)).map(|t| (t.range, t.page)).collect();
+            let mut listed: Vec<_> = dynamic.iter().map(|window| (window.range, window.page)).collect();
+            // The default window may wait still where a container joined late.
+            there.sort_unstable();
+            listed.sort_unstable();
+            assert_eq!(there, listed, "windows of {container}");
         }
         let mapped: u64 = self.registry.regions().iter().map(|region| region.mapped).sum();
         assert_eq!(mapped, others.iter().map(|space| space.mapped().1).sum::<u64>() + self.space.mapped().1);

@@ -104,6 +104,8 @@ fn what_stands_in_the_way_is_named() {
     assert!(matches!(&error, AttachError::Obstacle(Obstacle::NoGroup { group: 7, .. })), "{error}");
     bench.space.attach(0).unwrap();
     assert_eq!(bench.space.attach(0).unwrap_err(), AttachError::AttachedAlready { group: 0 });
+    assert_eq!(bench.space.attach_beside(0, 0).unwrap_err(), AttachError::AttachedAlready { group: 0 });
+    assert_eq!(bench.space.attach_beside(1, 7).unwrap_err(), AttachError::NotAttached { group: 7 });
     assert_eq!(bench.space.detach(1).unwrap_err(), AttachError::NotAttached { group: 1 });
     let other = AddressSpace::new(&bench.registry);
     let error = other.attach(0).unwrap_err();
@@ -205,4 +207,30 @@ fn a_group_s_file_is_had_while_none_of_its_devices_is_open() {
     assert_eq!(bench.space.group_file(0).unwrap_err(), AttachError::DevicesOpen { group: 0, count: 1 });
     drop(device);
     assert!(bench.space.group_file(0).is_ok());
+}
+
+#[test]
+fn a_container_that_joins_is_afforded_to_the_last_byte() {
+    // A window of 1 GiB takes 256 KiB, the one that holds the first slot meanwhile 128 KiB.
+    let (window, needed) = (M / 4, M / 4 + M / 8);
+    for early in [true, false] {
+        for short in [0, 0x1_0000] {
+            let bench = Bench::new("powernv9-64k");
+            let create = || bench.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap();
+            if early {
+                bench.space.drop_default_window().unwrap();
+                create();
+            } else {
+                create();
+                bench.space.drop_default_window().unwrap();
+            }
+            assert_eq!(bench.model.locked(), window);
+            bench.model.set_memlock(Some(window + needed - short), false);
+            assert_eq!(bench.space.attach(1).is_ok(), short == 0, "dropped early: {early}");
+            assert_eq!(bench.model.locked(), if short == 0 { 2 * window } else { window });
+            assert_eq!(bench.model.leaks(), []);
+            bench.agrees();
+            bench.ends_clean();
+        }
+    }
 }

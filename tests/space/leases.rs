@@ -5,7 +5,8 @@ use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Memory;
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::registry::{PinError, RegisterError};
-use spapr_iommu::space::MapError;
+use spapr_iommu::space::{AddressSpace, MapError, MapRequest, Overlap};
+use spapr_iommu::window::WindowRequest;
 
 const M: u64 = 1 << 20;
 
@@ -132,7 +133,7 @@ fn hugetlb_memory_carries_larger_pages_and_is_a_region_of_its_own() {
     let _leases = bench.registry.register_all(&[huge, small]).unwrap();
     assert_eq!(bench.registry.carries(huge), Some(PageShift::P2M));
     assert_eq!(bench.registry.carries(small), Some(PageShift::P4K));
-    let request = spapr_iommu::window::WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P2M);
+    let request = WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P2M);
     let window = bench.space.create_window(&request).unwrap();
     assert_eq!(window.page, PageShift::P64K);
     bench.space.map(iova(BIG, 8 * M), at(huge, 0), RW).unwrap();
@@ -160,4 +161,91 @@ fn leases_taken_before_a_group_comes_are_registered_when_it_does() {
     bench.agrees();
     drop(lease);
     bench.ends_clean();
+}
+
+#[test]
+fn a_map_over_a_hole_between_two_leases_is_refused() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(4 * M);
+    let _leases = [0, 2 * M].map(|at| bench.registry.register(part(ram, at, M)).unwrap());
+    for len in [2 * M, 3 * M] {
+        let error = bench.space.map(iova(BIG, len), at(ram, 0), RW).unwrap_err();
+        let (asked, missing) = (part(ram, 0, len), part(ram, M, len - M));
+        assert_eq!(error, MapError::Memory(PinError::NotRegistered { asked, missing }));
+    }
+    let error = bench.space.map(iova(BIG, 2 * M), at(ram, M), RW).unwrap_err();
+    let (asked, missing) = (part(ram, M, 2 * M), part(ram, M, 2 * M));
+    assert_eq!(error, MapError::Memory(PinError::NotRegistered { asked, missing }));
+    assert_eq!(bench.space.mapped(), (0, 0));
+    bench.agrees();
+}
+
+#[test]
+fn what_is_refused_to_several_spaces_is_named_in_order() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(M);
+    let lease = bench.registry.register(ram).unwrap();
+    let other = AddressSpace::new(&bench.registry);
+    other.attach(1).unwrap();
+    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    other.map(iova(0, M), at(ram, 0), RW).unwrap();
+    assert_eq!(lease.release().unwrap_err().mapped, [iova(0, M), iova(BIG, M)]);
+}
+
+#[test]
+fn memory_that_is_registered_already_can_be_leased_beyond_the_limit() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(4 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    bench.model.set_memlock(Some(M), false);
+    let again = bench.registry.register(part(ram, M, M)).unwrap();
+    assert!(bench.registry.register(bench.allocate(M)).is_err());
+    drop(lease);
+    drop(again);
+    bench.ends_clean();
+}
+
+#[test]
+fn one_request_may_lie_in_several_regions() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(6 * M);
+    let low = bench.registry.register(part(ram, 0, 4 * M)).unwrap();
+    let high = bench.registry.register(part(ram, 2 * M, 4 * M)).unwrap();
+    bench.space.map(iova(BIG, 5 * M), at(ram, M), RW).unwrap();
+    let mapped: Vec<_> = bench.registry.regions().iter().map(|region| region.mapped).collect();
+    assert_eq!(mapped, [3 * M, 2 * M]);
+    bench.agrees();
+    assert_eq!(low.release().unwrap_err().mapped, [iova(BIG, M)], "the rest is leased twice");
+    // The first lease went with its error.
+    assert_eq!(high.release().unwrap_err().mapped, [iova(BIG + M, 2 * M), iova(BIG + 3 * M, 2 * M)]);
+    bench.space.unmap(iova(BIG, 5 * M)).unwrap();
+    assert_eq!(bench.registry.regions(), []);
+    bench.ends_clean();
+}
+
+#[test]
+fn each_request_of_a_call_is_checked_with_the_page_of_its_own_window() {
+    let bench = Bench::new("pseries-4k");
+    let ram = bench.allocate(4 * M);
+    let _lease = bench.registry.register(ram).unwrap();
+    let request = WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P64K);
+    bench.space.create_window(&request).unwrap();
+    let request = |start, user| MapRequest { iova: iova(start, M), user: at(ram, user), permission: RW };
+    let error = bench.space.map_all(&[request(0, 0), request(BIG, M)], Overlap::Refuse).unwrap_err();
+    let asked = part(ram, M, M);
+    let expected = PinError::PageTooLarge { asked, region: ram, carries: PageShift::P4K, page: PageShift::P64K };
+    assert_eq!(error, expected.into());
+    bench.agrees();
+}
+
+#[test]
+fn a_part_in_the_middle_of_a_mapping_is_named_by_its_own_bus_addresses() {
+    let bench = Bench::new("powernv9-64k");
+    let ram = bench.allocate(4 * M);
+    let parts = [part(ram, 0, M), part(ram, M, 2 * M), part(ram, 3 * M, M)];
+    let mut leases = bench.registry.register_all(&parts).unwrap();
+    bench.space.map(iova(BIG, 4 * M), at(ram, 0), RW).unwrap();
+    assert_eq!(bench.space.mappings().len(), 1);
+    assert_eq!(leases.remove(1).release().unwrap_err().mapped, [iova(BIG + M, 2 * M)]);
+    bench.agrees();
 }

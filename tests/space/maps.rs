@@ -3,8 +3,7 @@
 use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::{Memory, Wrapper};
-use spapr_iommu::model::Model;
-use spapr_iommu::model::Recording;
+use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{PinError, Registry};
 use spapr_iommu::space::{AddressSpace, MapError, MapRequest, Overlap, UnmapError};
@@ -171,4 +170,39 @@ fn contiguous_memory_takes_one_map_per_256_ki_entries() {
     space.map_all(&(0..1000).map(page).collect::<Vec<_>>(), Overlap::Refuse).unwrap();
     assert_eq!(host.take().len(), 1);
     drop((space, lease));
+}
+
+#[test]
+fn neighbours_on_the_bus_that_are_none_in_memory_are_mapped_each_to_its_own() {
+    for preset in PRESETS {
+        let bench = Bench::new(preset);
+        let ram = bench.allocate(8 * M);
+        let _lease = bench.registry.register(ram).unwrap();
+        let request =
+            |start, user, permission| MapRequest { iova: iova(BIG + start, M), user: at(ram, user), permission };
+        let others = [request(0, 0, RW), request(M, 4 * M, RW), request(2 * M, 5 * M, Permission::Read)];
+        bench.space.map_all(&others, Overlap::Refuse).unwrap();
+        assert_eq!(bench.space.mappings().len(), 3, "{preset}");
+        bench.agrees();
+        // And when they are put back into a container.
+        bench.space.attach(1).unwrap();
+        bench.agrees();
+    }
+}
+
+#[test]
+fn a_space_that_ends_in_order_unmaps_and_unregisters() {
+    let host = Arc::new(Recording::new(Model::new("powernv9-64k".parse().unwrap())));
+    let registry = Registry::new(host.clone());
+    let space = AddressSpace::new(&registry);
+    space.attach(0).unwrap();
+    let ram = host.as_ref().inner().allocate(4 * M, PageShift::P64K).unwrap();
+    let _lease = registry.register(ram).unwrap();
+    space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    space.map(iova(BIG + M, M), at(ram, 2 * M), RW).unwrap();
+    space.unmap(iova(BIG, M)).unwrap();
+    host.take();
+    drop(space);
+    let names: Vec<_> = host.take().iter().map(|record| record.call.name()).collect();
+    assert_eq!(names, ["VFIO_IOMMU_UNMAP_DMA", "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }

@@ -4,8 +4,7 @@
 use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::{IovaRange, UserRange};
 use spapr_iommu::host::Errno;
-use spapr_iommu::model::Faulty;
-use spapr_iommu::model::Model;
+use spapr_iommu::model::{Faulty, Model};
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, NotRestored, Overlap, UnmapError};
 use spapr_iommu::window::WindowRequest;

@@ -83,20 +83,6 @@ fn firmware_without_ddw_is_named_before_anything_is_tried() {
 }
 
 #[test]
-fn without_the_default_window_powernv_starts_at_zero() {
-    let bench = Bench::new("powernv9-64k");
-    bench.space.drop_default_window().unwrap();
-    let plan = bench.space.plan(&WindowRequest::bytes(8 * G)).unwrap();
-    assert_eq!(plan.window.start, Some(Iova(0)));
-    assert!(plan.reasons.contains(&Reason::OverlapsMmio));
-    let window = bench.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
-    assert_eq!(window.range, iova(0, 8 * G));
-    let second = bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
-    assert_eq!(second.range.start(), Iova(BIG));
-    bench.ends_clean();
-}
-
-#[test]
 fn a_small_4k_window_brings_the_default_window_of_pseries_back() {
     let bench = Bench::new("pseries-64k");
     let ram = bench.allocate(M);
@@ -208,4 +194,11 @@ fn one_call_may_map_in_both_windows() {
         assert_eq!(bench.space.status().windows.len(), 2);
         bench.agrees();
     }
+}
+
+#[test]
+fn without_a_group_there_is_nothing_to_trim() {
+    let bench = Bench::with(Model::new("powernv9-64k".parse().unwrap()));
+    assert_eq!(bench.space.trim(), Ok(()));
+    assert_eq!(bench.space.create_window(&WindowRequest::bytes(G)), Err(WindowError::NoGroup));
 }

@@ -13,6 +13,7 @@ mod mounts;
 
 use std::fs;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -63,8 +64,10 @@ fn work(console: &Console) -> Result<()> {
     let free_kib = memory::settled_free_kib()?;
     console.report(&Report::MemoryBefore { free_kib });
     for (index, words) in manifest.commands.iter().enumerate() {
+        let began = Instant::now();
         let status = command::run(console, words, &manifest.environment)?;
-        console.report(&Report::Exited { command: index, status });
+        let milliseconds = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        console.report(&Report::Exited { command: index, status, milliseconds });
         if status != 0 {
             break;
         }

@@ -99,6 +99,8 @@ pub enum Report {
         command: usize,
         /// Its exit status; 128 + n when signal n ended it.
         status: u8,
+        /// How long it ran, by the machine's clock.
+        milliseconds: u64,
     },
     /// Free memory after the last command.
     MemoryAfter {

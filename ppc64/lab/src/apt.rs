@@ -15,57 +15,76 @@ pub const MIRROR_VARIABLE: &str = "SPAPR_IOMMU_DEBIAN_MIRROR";
 const KEYRINGS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
-/// Where packages come from.
+/// What apt is asked for: a line for each index of each repository, fields apart by tabs.
+///
+/// The address comes first and may hold anything but a tab. Labels hold blanks: "Debian Backports".
+const TARGET_FORMAT: &str = "$(REPO_URI)\t$(ORIGIN)\t$(LABEL)\t$(SUITE)";
+
+/// Where packages come from. apt tries the addresses of an archive in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
-    main: String,
-    security: Option<String>,
+    main: Vec<String>,
+    security: Vec<String>,
 }
 
 impl Mirror {
     /// The mirror named in the environment, else the one this machine installs from.
     pub fn find() -> Result<Mirror> {
         if let Some(main) = std::env::var(MIRROR_VARIABLE).ok().filter(|m| !m.is_empty()) {
-            return Ok(Mirror { main, security: None });
+            return Ok(Mirror { main: vec![main], security: Vec::new() });
         }
         let output = Command::new("apt-get")
-            .args(["indextargets", "--format", "$(LABEL) $(REPO_URI)"])
+            .args(["indextargets", "--format", TARGET_FORMAT])
             .output()
             .with_context(|| format!("apt-get does not run; kernels are Debian packages. {HELP}"))?;
         Mirror::from_targets(&String::from_utf8_lossy(&output.stdout))
             .with_context(|| format!("this machine's apt knows no Debian mirror to take kernels from. {HELP}"))
     }
 
-    /// Reads lines of a repository's label and address.
+    /// Reads what apt printed in [`TARGET_FORMAT`]. Backports and updates lie on the main archive's mirrors.
+    ///
+    /// ci/debian-mirrors does the same for the shell.
     fn from_targets(targets: &str) -> Option<Mirror> {
-        let address = |wanted: &str| {
-            targets.lines().find_map(|line| {
-                let (label, address) = line.split_once(' ')?;
-                (label == wanted).then(|| address.trim_end_matches('/').to_owned())
-            })
-        };
-        Some(Mirror { main: address("Debian")?, security: address("Debian-Security") })
+        let mut mirror = Mirror { main: Vec::new(), security: Vec::new() };
+        for line in targets.lines() {
+            let &[address, origin, label, suite] = &line.split('\t').collect::<Vec<_>>()[..] else { continue };
+            // Packages cannot be fetched from a disc that is not in its drive.
+            if !ORIGINS.contains(&origin) || address.starts_with("cdrom:") {
+                continue;
+            }
+            let security = label == "Debian-Security" || suite.ends_with("-security");
+            let addresses = if security { &mut mirror.security } else { &mut mirror.main };
+            let address = address.trim_end_matches('/').to_owned();
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        (!mirror.main.is_empty()).then_some(mirror)
     }
 
     /// A sources file for suites of the mirror and of its security archive.
     fn sources(&self, suites: &[&str], keyring: &Path) -> String {
         let (security, main): (Vec<&str>, Vec<&str>) = suites.iter().partition(|suite| suite.ends_with("-security"));
-        let stanza = |address: &str, suites: &[&str]| {
+        let stanza = |addresses: &[String], suites: &[&str]| {
             format!(
-                "Types: deb\nURIs: {address}\nSuites: {}\nComponents: main\nTargets: Packages\nSigned-By: {}\n\n",
+                "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nTargets: Packages\nSigned-By: {}\n\n",
+                addresses.join(" "),
                 suites.join(" "),
                 keyring.display()
             )
         };
         let mut text = stanza(&self.main, &main);
-        if let Some(address) = self.security.as_ref().filter(|_| !security.is_empty()) {
-            text += &stanza(address, &security);
+        if !self.security.is_empty() && !security.is_empty() {
+            text += &stanza(&self.security, &security);
         }
         text
     }
 }
 
-const HELP: &str = "Set SPAPR_IOMMU_DEBIAN_MIRROR to the address of a Debian mirror, \
+/// Origins of what lies on a mirror of Debian. Debug symbols ("Debian debug") have an archive of their own.
+const ORIGINS: [&str; 2] = ["Debian", "Debian Backports"];
+
+const HELP: &str = "Run apt-get update if apt has no lists yet, set SPAPR_IOMMU_DEBIAN_MIRROR to the address of a Debian mirror, \
     or give a kernel of your own with --kernel VMLINUX --modules DIR";
 
 /// Package lists of some suites.
@@ -124,7 +143,11 @@ impl Archive {
             .status()
             .context("start apt-get download")?;
         if !status.success() {
-            bail!("could not download {}", packages.join(", "));
+            bail!(
+                "could not download {}. A mirror between two updates lists what it does not have yet, or no longer: \
+                 try later, or name another in {MIRROR_VARIABLE}",
+                packages.join(", ")
+            );
         }
         fs::read_dir(into)?.map(|entry| Ok(entry?.path())).collect()
     }
@@ -174,26 +197,69 @@ Dir::Etc::preferencesparts "/dev/null";
 mod tests {
     use super::*;
 
+    const BOOKWORM: &str = include_str!("../tests/targets/bookworm-deb822.txt");
+    const TRIXIE: &str = include_str!("../tests/targets/trixie-one-line.txt");
+    const MIRROR_LIST: &str = include_str!("../tests/targets/trixie-mirror-list.txt");
+
+    /// What apt printed on machines that know backports: the label "Debian Backports" comes first there.
     #[test]
-    fn the_mirror_is_the_machines_own() {
-        let targets = "Vendor http://vendor.example/apt/\n\
-            Debian http://mirror.example/debian/\n\
-            Debian http://mirror.example/debian/\n\
-            Debian-Security http://mirror.example/security/\n";
-        let mirror = Mirror::from_targets(targets).unwrap();
-        assert_eq!(mirror.main, "http://mirror.example/debian");
-        assert_eq!(mirror.security.as_deref(), Some("http://mirror.example/security"));
-        assert_eq!(Mirror::from_targets("Ubuntu http://mirror.example/u/\n"), None);
+    fn a_machine_with_backports_has_the_mirror_and_the_security_archive() {
+        for targets in [BOOKWORM, TRIXIE] {
+            let mirror = Mirror::from_targets(targets).unwrap();
+            assert_eq!(mirror.main, ["http://mirror.example/debian"]);
+            assert_eq!(mirror.security, ["http://mirror.example/debian-security"]);
+        }
+    }
+
+    #[test]
+    fn several_mirrors_are_kept_in_their_order() {
+        let mirror = Mirror::from_targets(MIRROR_LIST).unwrap();
+        assert_eq!(mirror.main, ["mirror+file:/etc/apt/mirrors/debian.list", "http://mirror.example/debian"]);
+        assert_eq!(mirror.security, [""; 0]);
+        let text = mirror.sources(&["trixie"], Path::new("/k"));
+        assert!(text.contains("URIs: mirror+file:/etc/apt/mirrors/debian.list http://mirror.example/debian\n"));
+    }
+
+    #[test]
+    fn other_vendors_discs_and_debug_symbols_are_no_mirrors() {
+        for line in [
+            "http://vendor.example/apt/\tVendor\tDebian\tstable",
+            "http://mirror.example/ubuntu/\tUbuntu\tUbuntu\tnoble",
+            "cdrom://[Debian GNU/Linux 13.0.0 _Trixie_]/\tDebian\tDebian\tstable",
+            "http://mirror.example/debian-debug/\tDebian debug\tDebian debug\tstable-debug",
+            "http://mirror.example/security/\tDebian\tDebian-Security\tstable-security",
+            "http://mirror.example/debian/\t\t\t",
+            "",
+        ] {
+            assert_eq!(Mirror::from_targets(line), None, "{line}");
+        }
+    }
+
+    /// The script that ci/install uses finds the same addresses.
+    #[test]
+    fn the_installation_script_finds_the_same_mirrors() {
+        for targets in [BOOKWORM, TRIXIE, MIRROR_LIST, "http://vendor.example/apt/\tVendor\tVendor\tstable\n"] {
+            let mut child = Command::new(crate::repository().join("ci/debian-mirrors"))
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            io::Write::write_all(&mut child.stdin.take().unwrap(), targets.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let ours = Mirror::from_targets(targets).map(|mirror| mirror.main).unwrap_or_default();
+            assert_eq!(String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>(), ours);
+        }
     }
 
     #[test]
     fn security_suites_come_from_the_security_archive() {
-        let mut mirror = Mirror { main: "http://m.example/d".into(), security: Some("http://m.example/s".into()) };
+        let mut mirror =
+            Mirror { main: vec!["http://m.example/d".into()], security: vec!["http://m.example/s".into()] };
         let suites = ["trixie", "trixie-security", "trixie-backports"];
         let text = mirror.sources(&suites, Path::new("/k"));
         assert!(text.contains("URIs: http://m.example/d\nSuites: trixie trixie-backports\n"));
         assert!(text.contains("URIs: http://m.example/s\nSuites: trixie-security\n"));
-        mirror.security = None;
+        mirror.security.clear();
         assert!(!mirror.sources(&suites, Path::new("/k")).contains("-security"));
     }
 }

@@ -87,13 +87,11 @@ impl Cell {
         format!("{}-{}", self.machine(), self.kernel)
     }
 
-    /// The model that should behave like this cell.
-    pub fn preset(&self) -> String {
+    /// The model that should behave like this cell with a version of its kernel, such as 6.12.107.
+    pub fn preset(&self, version: &str) -> String {
         let name = self.firmware.iter().fold(self.machine.clone(), |name, word| name + "-" + word);
-        match self.kernel.strip_suffix("-64k") {
-            Some(series) => format!("{name}-64k-{series}"),
-            None => format!("{name}-4k-{}", self.kernel),
-        }
+        let page = if self.kernel.ends_with("-64k") { "64k" } else { "4k" };
+        format!("{name}-{page}-{version}")
     }
 
     /// Options of `ppc64/run` that make this machine.
@@ -171,10 +169,10 @@ mod tests {
 
     #[test]
     fn a_cell_names_the_model_that_is_like_it() {
-        let preset = |text: &str| cell(text).preset();
-        assert_eq!(preset("powernv9:6.12"), "powernv9-4k-6.12");
-        assert_eq!(preset("pseries-power8-noddw:7.2-64k"), "pseries-noddw-64k-7.2");
-        assert_eq!(preset("pseries-pgsz=0x11000:6.12"), "pseries-pgsz=0x11000-4k-6.12");
+        let preset = |text: &str, version| cell(text).preset(version);
+        assert_eq!(preset("powernv9:6.12", "6.12.107"), "powernv9-4k-6.12.107");
+        assert_eq!(preset("pseries-power8-noddw:7.2-64k", "7.2.13"), "pseries-noddw-64k-7.2.13");
+        assert_eq!(preset("pseries-pgsz=0x11000:6.12", "6.12.117"), "pseries-pgsz=0x11000-4k-6.12.117");
         for wrong in ["powernv9", ":6.12", "pseries:", "pseries-fast:6.12"] {
             assert!(wrong.parse::<Cell>().is_err(), "{wrong}");
         }

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use crate::cell::{self, Cell};
 use crate::compare::Checks;
-use crate::show::Shown;
 
 const BEGIN: &str = "<!-- The table of drivers is written by ppc64/matrix --only-drivers --write. -->\n";
 const END: &str = "<!-- The end of the table of drivers. -->\n";
@@ -39,12 +38,6 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// As a cell's whole show.
-    pub(crate) fn shown(&self) -> Shown {
-        let Self { kernel, checks, took, commit, .. } = self.clone();
-        Shown { kernel, checks, took, commit, ..Shown::default() }
-    }
-
     /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that share buffers, and rounds of it.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();

@@ -35,6 +35,12 @@ impl Kernel {
     pub fn of_label(label: Label, cache: &Path) -> Result<Kernel> {
         fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
         let _lock = lock(&cache.join("lock"))?;
+        if label.is_exact() {
+            return match exact(label, cache)? {
+                Some(kernel) => Ok(kernel),
+                None => fetch(label, cache),
+            };
+        }
         let meaning = cache.join(format!("{label}.label"));
         let cached = cached(&meaning, cache);
         if let Some((kernel, true)) = cached {
@@ -53,6 +59,11 @@ impl Kernel {
                 Ok(kernel)
             }
         }
+    }
+
+    /// Its version, such as 6.12.107.
+    pub fn version(&self) -> Result<String> {
+        Ok(self.name.parse::<Release>()?.version())
     }
 
     /// A kernel of the user's own.
@@ -101,6 +112,19 @@ fn cached(meaning: &Path, cache: &Path) -> Option<(Kernel, bool)> {
     Some((kernel, age.is_ok_and(|age| age < FRESH)))
 }
 
+/// A kernel in the cache that an exact label names.
+fn exact(label: Label, cache: &Path) -> Result<Option<Kernel>> {
+    for entry in fs::read_dir(cache)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.parse::<Release>().is_ok_and(|release| label.names(&release))
+            && let Some(kernel) = in_cache(&name, cache)
+        {
+            return Ok(Some(kernel));
+        }
+    }
+    Ok(None)
+}
+
 fn in_cache(name: &str, cache: &Path) -> Option<Kernel> {
     let directory = cache.join(name);
     let kernel = Kernel { name: name.to_owned(), image: directory.join("vmlinux"), modules: directory.join("modules") };
@@ -134,11 +158,13 @@ fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
     let mirror = Mirror::find()?;
     let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(cache)?;
     let mut newer: Option<(Archive, Vec<String>, Vec<Release>)> = None;
+    let mut offered = Vec::new();
     for (index, suites) in SUITES.iter().enumerate() {
         let directory = scratch.path().join(index.to_string());
         let archive = Archive::open(&mirror, suites, &directory)?;
         let packages = archive.kernel_packages()?;
-        match choose(label, &releases(&packages)) {
+        let found = releases(&packages);
+        match choose(label, &found) {
             Some((Match::Series, best)) => {
                 return download_best(&archive, &best, &packages, scratch.path(), cache);
             }
@@ -151,12 +177,26 @@ fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
             }
             None => {}
         }
+        offered.extend(found);
     }
     let Some((archive, packages, best)) = newer else {
-        bail!("the archive has no kernel {label} and none newer");
+        bail!(none(label, &offered));
     };
     eprintln!("the archive has no {label} kernel any more, taking the next newer series");
     download_best(&archive, &best.iter().collect::<Vec<_>>(), &packages, scratch.path(), cache)
+}
+
+/// Says that no kernel answers a label, and what there is instead.
+fn none(label: Label, offered: &[Release]) -> String {
+    let mut names: Vec<&str> = offered.iter().map(Release::name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let offered = if names.is_empty() { "none at all".to_owned() } else { names.join(", ") };
+    let newer = if label.is_exact() { "" } else { " and none newer" };
+    format!(
+        "the archive has no kernel {label}{newer}; it has {offered}. Archives give old versions up: bring such a kernel \
+         with --kernel VMLINUX --modules DIR"
+    )
 }
 
 /// The first that can be had: a mirror between two updates lists packages that it does not have yet.
@@ -227,6 +267,32 @@ mod tests {
         packages.push("linux-modules-7.2.11+deb13-powerpc64le".into());
         assert_eq!(packages_of(&release, &packages), packages[1..]);
         assert_eq!(releases(&packages), [release]);
+    }
+
+    #[test]
+    fn what_the_archive_does_not_have_is_an_error_with_what_it_has() {
+        let offered = ["7.2.12+deb14-powerpc64le", "7.2.13+deb14-powerpc64le"].map(|name| name.parse().unwrap());
+        let error = none("7.2.6".parse().unwrap(), &offered);
+        assert!(
+            error.starts_with("the archive has no kernel 7.2.6; it has 7.2.12+deb14-powerpc64le, 7.2.13"),
+            "{error}"
+        );
+        assert!(error.contains("--kernel VMLINUX --modules DIR"), "{error}");
+        let error = none("9.1".parse().unwrap(), &[]);
+        assert!(error.starts_with("the archive has no kernel 9.1 and none newer; it has none at all."), "{error}");
+    }
+
+    #[test]
+    fn an_exact_version_in_the_cache_needs_no_archive() {
+        let cache = tempfile::tempdir().unwrap();
+        let name = "7.2.6+deb14-powerpc64le";
+        fs::create_dir(cache.path().join(name)).unwrap();
+        let found = |label: &str| exact(label.parse().unwrap(), cache.path()).unwrap().map(|kernel| kernel.name);
+        assert_eq!(found("7.2.6"), None);
+        fs::write(cache.path().join(name).join("vmlinux"), "").unwrap();
+        assert_eq!(found("7.2.6").as_deref(), Some(name));
+        assert_eq!((found("7.2.6-64k"), found("7.2.5")), (None, None));
+        assert_eq!(Kernel::of_label("7.2.6".parse().unwrap(), cache.path()).unwrap().name, name);
     }
 
     #[test]

@@ -5,11 +5,28 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-/// A kernel series and its page size.
+/// A kernel series, or one version of it, and its page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
     series: (u32, u32),
+    /// The one patch level that is wanted.
+    patch: Option<u32>,
     large_pages: bool,
+}
+
+impl Label {
+    /// Whether no other kernel will do. What it stands for never changes then.
+    pub fn is_exact(&self) -> bool {
+        self.patch.is_some()
+    }
+
+    /// Whether a release is of the series and the version that the label names.
+    pub fn names(&self, release: &Release) -> bool {
+        let (series, large_pages) = (release.series(), release.large_pages);
+        large_pages == self.large_pages
+            && series == self.series
+            && self.patch.is_none_or(|patch| release.patch() == patch)
+    }
 }
 
 impl FromStr for Label {
@@ -20,18 +37,22 @@ impl FromStr for Label {
             Some(series) => (series, true),
             None => (text, false),
         };
-        let (major, minor) = series
-            .split_once('.')
-            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-            .with_context(|| format!("{text} is no kernel label; labels look like 6.12 or 7.2-64k"))?;
-        Ok(Label { series: (major, minor), large_pages })
+        let wrong = || format!("{text} is no kernel label; labels look like 6.12, 7.2-64k or 7.2.6");
+        let numbers: Option<Vec<u32>> = series.split('.').map(|number| number.parse().ok()).collect();
+        let (series, patch) = match numbers.with_context(wrong)?[..] {
+            [major, minor] => ((major, minor), None),
+            [major, minor, patch] => ((major, minor), Some(patch)),
+            _ => bail!(wrong()),
+        };
+        Ok(Label { series, patch, large_pages })
     }
 }
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages = if self.large_pages { "-64k" } else { "" };
-        write!(f, "{}.{}{pages}", self.series.0, self.series.1)
+        let patch = self.patch.map(|patch| format!(".{patch}")).unwrap_or_default();
+        write!(f, "{}.{}{patch}{pages}", self.series.0, self.series.1)
     }
 }
 
@@ -52,6 +73,16 @@ impl Release {
     /// The first two numbers of the version.
     pub fn series(&self) -> (u32, u32) {
         (self.numbers[0], self.numbers[1])
+    }
+
+    /// The third number, 0 where there is none.
+    pub fn patch(&self) -> u32 {
+        self.numbers.get(2).copied().unwrap_or(0)
+    }
+
+    /// The version without the words of the package: `6.12.107`.
+    pub fn version(&self) -> String {
+        format!("{}.{}.{}", self.numbers[0], self.numbers[1], self.patch())
     }
 }
 
@@ -93,7 +124,12 @@ pub enum Match {
 const SHOWN: [[u32; 3]; 2] = [[6, 12, 107], [7, 2, 13]];
 
 /// Releases of the label's series, else of the next newer series, the best first: those that were shown, then the newest.
+/// An exact label has no substitute.
 pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, Vec<&Release>)> {
+    if label.is_exact() {
+        let best: Vec<&Release> = releases.iter().filter(|release| label.names(release)).collect();
+        return (!best.is_empty()).then_some((Match::Series, best));
+    }
     let fitting = || releases.iter().filter(|r| r.large_pages == label.large_pages && r.series() >= label.series);
     let series = fitting().map(Release::series).min()?;
     let mut best: Vec<&Release> = fitting().filter(|r| r.series() == series).collect();
@@ -154,11 +190,27 @@ mod tests {
     }
 
     #[test]
+    fn an_exact_version_has_no_substitute() {
+        assert_eq!(chosen("7.2.9-64k"), Some((Match::Series, ARCHIVE[3].into())));
+        assert_eq!(chosen("6.12.94"), Some((Match::Series, ARCHIVE[0].into())));
+        for none in ["7.2.6-64k", "7.2.9", "7.3.0-64k"] {
+            assert_eq!(chosen(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_release_has_a_version_without_the_words_of_its_package() {
+        let version = |name: &str| name.parse::<Release>().unwrap().version();
+        assert_eq!(version(ARCHIVE[2]), "6.12.107");
+        assert_eq!(version("7.3-powerpc64le"), "7.3.0");
+    }
+
+    #[test]
     fn labels_read_as_they_print() {
-        for text in ["6.12", "6.12-64k", "7.2", "7.2-64k"] {
+        for text in ["6.12", "6.12-64k", "7.2", "7.2-64k", "7.2.6", "6.12.107-64k"] {
             assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
         }
-        for text in ["", "6", "6.x", "6.12-4k", "-64k", "6.12.107"] {
+        for text in ["", "6", "6.x", "6.12-4k", "-64k", "6.12.107+deb13", "6.12.1.2", "7.2."] {
             assert!(text.parse::<Label>().is_err(), "{text}");
         }
     }

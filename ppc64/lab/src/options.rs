@@ -20,7 +20,7 @@ pub struct Options {
     /// The machine to emulate
     #[arg(long, value_enum)]
     pub machine: Machine,
-    /// Kernel label (6.12, 6.12-64k, 7.2, 7.2-64k), or an ELF image together with --modules
+    /// Kernel label (6.12, 6.12-64k, 7.2, 7.2-64k, or an exact version: 7.2.6), or an ELF image together with --modules
     #[arg(long)]
     pub kernel: String,
     /// Directory with the modules of a kernel given by path

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::cell::Cell;
 use crate::compare::{self, Checks};
 use crate::drivers::{DEVICES, Drivers, RECOVERY};
+use crate::kernel::Kernel;
+use crate::spent::Spent;
 
 /// What a cell showed.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -30,8 +32,11 @@ pub struct Shown {
     pub rules: usize,
     /// The random walk.
     pub walk: Walk,
-    /// How long all of it took.
+    /// How long its machines ran, added up.
     pub took: Duration,
+    /// Where that went: each machine by name.
+    #[serde(default)]
+    pub spent: Vec<(String, Spent)>,
 }
 
 impl Shown {
@@ -95,82 +100,92 @@ const LOST_KIB: &str = "1000000";
 /// Slowest walk that is waited for, operations a second.
 const SLOWEST: u64 = 50;
 
-/// Runs everything. `progress` gets lines that say how far it is.
-pub fn show(cell: &Cell, repository: &Path, run: &Run, logs: &Path, progress: &dyn Fn(&str)) -> Result<Shown> {
-    let began = Instant::now();
-    let mut shown = Shown { commit: commit(repository)?, ..Shown::default() };
-    let lab = Lab { cell, repository, logs, progress };
-    if run.only == Some(Only::Drivers) {
-        return Ok(lab.drivers(run.rounds)?.shown());
-    }
-    let only_walk = run.only == Some(Only::Walk);
-    let mut words: Vec<String> = Vec::new();
-    let mut then = |line: &[&str]| {
-        if !words.is_empty() {
-            words.push("--then".into());
-        }
-        words.extend(line.iter().map(ToString::to_string));
-    };
-    let windows = cell.has_windows() && !only_walk;
-    if windows {
-        let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
-        then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
-        then(&["kernel", "--format", "terse", "--skip", RECOVERY]);
-    }
-    let preset = cell.preset();
-    if !only_walk {
-        then(&["contract", "--preset", &preset]);
-    }
-    let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
-    then(&["conformance", "--json", "--preset", &preset, "--seed", &seed, "--ops", &operations]);
-    // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
-    let timeout = 600 + run.operations / SLOWEST;
-    let tolerance = LEAK_KIB + run.operations / OPERATIONS_A_KIB;
-    let options = ["--timeout", &timeout.to_string(), "--leak-tolerance", &tolerance.to_string()];
-    let real = lab.run(if only_walk { "walk" } else { "real" }, &options, &words)?;
+/// A machine of a cell. Each boots by itself, so they run side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The scenarios, the kernel tests, the rules that leave a machine as it was, and the walk.
+    Real,
+    /// The random walk alone.
+    Walk,
+    /// Rules of the contract that leave scars.
+    Scars,
+    /// A rule that ends the machine.
+    Fatal(&'static str),
+    /// Drivers in user space.
+    Drivers,
+}
 
-    shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
-    if windows {
-        let model = Command::new(&run.command)
-            .args(["run", "--json", "--host", &format!("model:{preset}")])
-            .args(&run.scenarios)
-            .current_dir(repository)
-            .stdin(Stdio::null())
-            .output()
-            .context("run the scenarios on the model")?;
-        let model = String::from_utf8_lossy(&model.stdout).into_owned();
-        fs::write(logs.join(format!("{}.model.out", cell.file_name())), &model)?;
-        let (model, real) = (compare::documents(&model), compare::documents(&real.output));
-        shown.checks.extend(compare::scenarios(&run.scenarios, &model, &real));
-    }
-    let mut programs = compare::programs(&real.output).into_iter();
-    if windows {
-        shown.checks.extend(compare::tests("kernel test", programs.next()));
-    }
-    if !only_walk {
-        shown.checks.extend(compare::tests("rule", programs.next()));
-    }
-    shown.rules = compare::rules(&real.output);
-    let answer = match walk(&real.output) {
-        None => Err("the walk did not come to an end".into()),
-        Some(walk) => {
-            let good = walk.differences == 0 && walk.operations >= run.operations;
-            shown.walk = Walk { commit: shown.commit.clone(), ..walk };
-            if good { Ok(()) } else { Err("it does not: see the logs".into()) }
+impl Part {
+    /// The machines of a cell, the longest first.
+    pub fn of(cell: &Cell, only: Option<Only>) -> Vec<Part> {
+        match only {
+            Some(Only::Walk) => vec![Part::Walk],
+            Some(Only::Drivers) => vec![Part::Drivers],
+            None => {
+                let fatal = cell.fatal_rules().iter().map(|rule| Part::Fatal(rule));
+                [Part::Real, Part::Drivers, Part::Scars].into_iter().chain(fatal).collect()
+            }
         }
-    };
-    shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
-    facts(&real.errors, &mut shown);
-    if !only_walk {
-        lab.scars(&mut shown)?;
-        for rule in cell.fatal_rules() {
-            lab.fatal(rule, &mut shown)?;
-        }
-        shown.checks.extend(lab.drivers(run.rounds)?.checks);
     }
-    shown.took = began.elapsed();
-    fs::write(kept(cell, logs, only_walk), serde_json::to_vec(&shown)?)?;
+
+    /// How it is called in names of files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Part::Real => "real",
+            Part::Walk => "walk",
+            Part::Scars => "scars",
+            Part::Fatal(rule) => rule,
+            Part::Drivers => "drivers",
+        }
+    }
+}
+
+/// Runs a machine of a cell. `progress` gets lines that say how far it is.
+pub fn show(
+    cell: &Cell,
+    part: Part,
+    repository: &Path,
+    run: &Run,
+    logs: &Path,
+    progress: &dyn Fn(&str),
+) -> Result<Shown> {
+    let kernel = Kernel::of_label(cell.kernel().parse()?, &repository.join("ppc64/cache"))?;
+    // The kernel a label stands for changes; so does the model that is like it.
+    let lab = Lab { cell, preset: cell.preset(&kernel.version()?), repository, logs, progress };
+    let mut shown = Shown { commit: commit(repository)?, kernel: kernel.name, ..Shown::default() };
+    match part {
+        Part::Real | Part::Walk => lab.real(run, part, &mut shown)?,
+        Part::Scars => lab.scars(&mut shown)?,
+        Part::Fatal(rule) => lab.fatal(rule, &mut shown)?,
+        Part::Drivers => lab.drivers(run.rounds, &mut shown)?,
+    }
     Ok(shown)
+}
+
+/// What a cell showed, of what its machines did, in the order of [`Part::of`]. It is kept for [`last`].
+pub fn join(cell: &Cell, parts: Vec<(Part, Result<Shown>)>, only: Option<Only>, logs: &Path) -> Result<Shown> {
+    let mut whole = Shown::default();
+    let mut ran = true;
+    for (part, shown) in parts {
+        let shown = shown.unwrap_or_else(|error| {
+            ran = false;
+            Shown { checks: vec![(part.name().into(), Err(format!("{error:#}")))], ..Shown::default() }
+        });
+        if whole.kernel.is_empty() {
+            (whole.commit, whole.kernel) = (shown.commit, shown.kernel);
+        }
+        if matches!(part, Part::Real | Part::Walk) {
+            (whole.page_kib, whole.mmu, whole.walk) = (shown.page_kib, shown.mmu, shown.walk);
+        }
+        whole.checks.extend(shown.checks);
+        whole.rules += shown.rules;
+        whole.took += shown.took;
+        whole.spent.extend(shown.spent);
+    }
+    if ran && only != Some(Only::Drivers) {
+        fs::write(kept(cell, logs, only == Some(Only::Walk)), serde_json::to_vec(&whole)?)?;
+    }
+    Ok(whole)
 }
 
 /// What a cell showed when it was last run, with its last walk that was longer.
@@ -198,6 +213,8 @@ fn commit(repository: &Path) -> Result<String> {
 /// A cell with where to run it and where to keep what it prints.
 struct Lab<'a> {
     cell: &'a Cell,
+    /// The model that is like it.
+    preset: String,
     repository: &'a Path,
     logs: &'a Path,
     progress: &'a dyn Fn(&str),
@@ -211,6 +228,69 @@ struct Done {
 }
 
 impl Lab<'_> {
+    /// Everything that leaves the machine as it was.
+    fn real(&self, run: &Run, part: Part, shown: &mut Shown) -> Result<()> {
+        let only_walk = part == Part::Walk;
+        let mut words: Vec<String> = Vec::new();
+        let mut then = |line: &[&str]| {
+            if !words.is_empty() {
+                words.push("--then".into());
+            }
+            words.extend(line.iter().map(ToString::to_string));
+        };
+        let windows = self.cell.has_windows() && !only_walk;
+        if windows {
+            let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
+            then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
+            then(&["kernel", "--format", "terse", "--skip", RECOVERY]);
+        }
+        let preset = &self.preset;
+        if !only_walk {
+            then(&["contract", "--preset", preset]);
+        }
+        let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
+        then(&["conformance", "--json", "--preset", preset, "--seed", &seed, "--ops", &operations]);
+        // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
+        let timeout = 600 + run.operations / SLOWEST;
+        let tolerance = LEAK_KIB + run.operations / OPERATIONS_A_KIB;
+        let options = ["--timeout", &timeout.to_string(), "--leak-tolerance", &tolerance.to_string()];
+        let real = self.run(part, &options, &words, shown)?;
+
+        shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
+        if windows {
+            let model = Command::new(&run.command)
+                .args(["run", "--json", "--host", &format!("model:{preset}")])
+                .args(&run.scenarios)
+                .current_dir(self.repository)
+                .stdin(Stdio::null())
+                .output()
+                .context("run the scenarios on the model")?;
+            let model = String::from_utf8_lossy(&model.stdout).into_owned();
+            fs::write(self.logs.join(format!("{}.model.out", self.cell.file_name())), &model)?;
+            let (model, real) = (compare::documents(&model), compare::documents(&real.output));
+            shown.checks.extend(compare::scenarios(&run.scenarios, &model, &real));
+        }
+        let mut programs = compare::programs(&real.output).into_iter();
+        if windows {
+            shown.checks.extend(compare::tests("kernel test", programs.next()));
+        }
+        if !only_walk {
+            shown.checks.extend(compare::tests("rule", programs.next()));
+        }
+        shown.rules = compare::rules(&real.output);
+        let answer = match walk(&real.output) {
+            None => Err("the walk did not come to an end".into()),
+            Some(walk) => {
+                let good = walk.differences == 0 && walk.operations >= run.operations;
+                shown.walk = Walk { commit: shown.commit.clone(), ..walk };
+                if good { Ok(()) } else { Err("it does not: see the logs".into()) }
+            }
+        };
+        shown.checks.push(("the model answers random operations as the kernel does".into(), answer));
+        facts(&real.errors, shown);
+        Ok(())
+    }
+
     /// Rules of the contract that leave scars, in a machine of their own.
     fn scars(&self, shown: &mut Shown) -> Result<()> {
         let mut options = vec!["--allow-warnings", "--leak-tolerance", LOST_KIB];
@@ -218,8 +298,8 @@ impl Lab<'_> {
             // A rule that poisons a group has one to itself.
             options.extend(["--device", "edu"].repeat(4));
         }
-        let words = ["contract", "--preset", &self.cell.preset(), "--scars"].map(str::to_owned);
-        let done = self.run("scars", &options, &words)?;
+        let words = ["contract", "--preset", &self.preset, "--scars"].map(str::to_owned);
+        let done = self.run(Part::Scars, &options, &words, shown)?;
         let printed = compare::programs(&done.output).first().copied();
         shown.checks.extend(compare::tests("rule that leaves scars", printed));
         shown.checks.push(("the machine lives with its scars".into(), done.well));
@@ -228,20 +308,19 @@ impl Lab<'_> {
     }
 
     /// A rule that ends the machine: the end is what is wanted.
-    fn fatal(&self, rule: &str, shown: &mut Shown) -> Result<()> {
-        let words = ["contract", "--preset", &self.cell.preset(), "--fatal", rule].map(str::to_owned);
-        let done = self.run(rule, &["--expect-oops", "--timeout", "200"], &words)?;
+    fn fatal(&self, rule: &'static str, shown: &mut Shown) -> Result<()> {
+        let words = ["contract", "--preset", &self.preset, "--fatal", rule].map(str::to_owned);
+        let done = self.run(Part::Fatal(rule), &["--expect-oops", "--timeout", "200"], &words, shown)?;
         shown.rules += usize::from(done.well.is_ok());
         shown.checks.push((format!("{rule}: the machine ends"), done.well));
         Ok(())
     }
 
     /// Drivers in user space, in a machine with devices for them.
-    fn drivers(&self, rounds: u32) -> Result<Drivers> {
-        let began = Instant::now();
+    fn drivers(&self, rounds: u32, shown: &mut Shown) -> Result<()> {
         let timeout = Drivers::timeout(rounds).to_string();
         let options = [&DEVICES[..], &["--timeout", &timeout]].concat();
-        let done = self.run("drivers", &options, &Drivers::words(self.cell, rounds))?;
+        let done = self.run(Part::Drivers, &options, &Drivers::words(self.cell, rounds), shown)?;
         let mut programs = compare::programs(&done.output).into_iter();
         let mut checks = Checks::new();
         if self.cell.has_windows() {
@@ -250,15 +329,15 @@ impl Lab<'_> {
         checks.extend(compare::tests("driver test", programs.next()));
         checks.extend(Drivers::nvme(self.cell, &done.output));
         checks.push(("the machine lost nothing to drivers".into(), done.well));
-        let (kernel, commit) = (self.cell.kernel().to_owned(), commit(self.repository)?);
-        let drivers = Drivers { kernel, checks, rounds, took: began.elapsed(), commit };
-        drivers.keep(self.cell, self.logs)?;
-        Ok(drivers)
+        let (kernel, commit) = (self.cell.kernel().to_owned(), shown.commit.clone());
+        shown.checks = checks.clone();
+        let drivers = Drivers { kernel, checks, rounds, took: shown.took, commit };
+        drivers.keep(self.cell, self.logs)
     }
 
     /// Runs commands in the machine.
-    fn run(&self, what: &str, options: &[&str], words: &[String]) -> Result<Done> {
-        let file = |end: &str| self.logs.join(format!("{}.{what}.{end}", self.cell.file_name()));
+    fn run(&self, part: Part, options: &[&str], words: &[String], shown: &mut Shown) -> Result<Done> {
+        let file = |end: &str| self.logs.join(format!("{}.{}.{end}", self.cell.file_name(), part.name()));
         let mut child = Command::new(self.repository.join("ppc64/run"))
             .args(self.cell.options())
             .args(options)
@@ -281,6 +360,11 @@ impl Lab<'_> {
         }
         let status = child.wait()?;
         fs::write(file("err"), &errors)?;
+        if let Some(spent) = Spent::among(&errors) {
+            // Without the building of programs, which may take longer.
+            shown.took += Duration::try_from_secs_f64(spent.machine).unwrap_or_default();
+            shown.spent.push((part.name().to_owned(), spent));
+        }
         let output = String::from_utf8_lossy(&fs::read(file("out"))?).into_owned();
         let last: Vec<&str> = errors.lines().rev().take(12).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
@@ -294,10 +378,8 @@ fn walk(output: &str) -> Option<Walk> {
     output.lines().filter_map(|line| serde_json::from_str::<Walk>(line).ok()).next_back()
 }
 
-/// Kernel, page size and MMU, as `ppc64/run` tells them.
+/// Page size and MMU, as `ppc64/run` tells them.
 fn facts(errors: &str, shown: &mut Shown) {
-    let kernel = errors.lines().find_map(|line| line.strip_prefix("kernel: "));
-    shown.kernel = kernel.unwrap_or("none").into();
     let line = errors.lines().find_map(|line| line.strip_prefix("Linux ")).unwrap_or_default();
     for fact in line.split(", ") {
         match fact.split_once(' ') {
@@ -329,7 +411,39 @@ mod tests {
     fn facts_are_read_from_the_lines_of_a_run() {
         let mut shown = Shown::default();
         facts("kernel: 6.12.1-x\nLinux 6.12.1-x, 64 KiB pages, 1984 MiB memory, Radix MMU\n", &mut shown);
-        assert_eq!((shown.kernel.as_str(), shown.page_kib, shown.mmu.as_str()), ("6.12.1-x", 64, "Radix"));
+        assert_eq!((shown.page_kib, shown.mmu.as_str()), (64, "Radix"));
+    }
+
+    #[test]
+    fn a_cell_is_what_its_machines_showed_and_one_that_did_not_run_failed() {
+        let logs = tempfile::tempdir().unwrap();
+        let cell: Cell = "powernv8:6.12-64k".parse().unwrap();
+        assert_eq!(Part::of(&cell, None).len(), 3 + 3);
+        assert_eq!(Part::of(&cell, Some(Only::Walk)), [Part::Walk]);
+        let part = |checks: usize, rules| {
+            let checks = vec![("x".to_owned(), Ok(())); checks];
+            let spent = vec![("x".to_owned(), Spent::default())];
+            let took = Duration::from_secs(5);
+            Ok(Shown {
+                kernel: "k".into(),
+                commit: "c".into(),
+                page_kib: 64,
+                checks,
+                rules,
+                took,
+                spent,
+                ..Shown::default()
+            })
+        };
+        let join = |parts| super::join(&cell, parts, None, logs.path()).unwrap();
+        let whole = join(vec![(Part::Real, part(3, 2)), (Part::Drivers, part(4, 0)), (Part::Scars, part(1, 1))]);
+        assert_eq!((whole.checks.len(), whole.passed(), whole.rules), (8, 8, 3));
+        assert_eq!((whole.kernel.as_str(), whole.commit.as_str(), whole.page_kib), ("k", "c", 64));
+        assert_eq!((whole.took, whole.spent.len()), (Duration::from_secs(15), 3));
+        assert_eq!(last(&cell, logs.path()).unwrap().checks.len(), 8);
+        let failed = join(vec![(Part::Real, part(3, 2)), (Part::Scars, Err(anyhow::anyhow!("no boot")))]);
+        assert_eq!((failed.checks.len(), failed.passed()), (4, 3));
+        assert_eq!(last(&cell, logs.path()).unwrap().checks.len(), 8, "what did not run is not kept");
     }
 
     #[test]

@@ -159,7 +159,7 @@ mod tests {
         vec![
             Report::Ready(vec![]),
             Report::MemoryBefore { free_kib: 1 << 20 },
-            Report::Exited { command: 0, status },
+            Report::Exited { command: 0, status, milliseconds: 1500 },
             Report::MemoryAfter { free_kib: after },
             Report::Finished,
         ]

@@ -1,4 +1,5 @@
-//! Boots machines: `cargo test --release --package ppc64-lab --test boot`. About 34 boots, 5 minutes.
+//! Boots about 34 machines: `cargo test --release --package ppc64-lab --test boot -- --test-threads 6`. They wait most of the
+//! time, so more of them run than there are processors.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -205,6 +205,10 @@ fn report(plan: &Plan) -> PlanReport {
                 if *levels == 1 { "" } else { "s" }
             )
         }
+        PlanStep::HoldSlot { page, size } => {
+            format!("hold the first slot with {} of {page} pages", Bytes(*size))
+        }
+        PlanStep::FreeSlot => "free the first slot".into(),
     };
     PlanReport {
         calls: plan.steps.iter().map(call).collect(),

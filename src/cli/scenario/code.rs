@@ -1,9 +1,8 @@
 //! Stable names of errors: the code of the innermost typed error.
 
 use spapr_iommu::addr::RangeError;
-use spapr_iommu::host::MemlockError;
 use spapr_iommu::host::calls::CallError;
-use spapr_iommu::host::{Errno, Obstacle};
+use spapr_iommu::host::{Errno, MemlockError, Obstacle};
 use spapr_iommu::registry::{PinError, RegisterError, ReleaseError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 use spapr_iommu::window::Refusal;

@@ -4,8 +4,7 @@ use super::action::{Name, Protection};
 use super::file::Memory as Wanted;
 use super::value::{Offset, Size};
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::memory;
-use spapr_iommu::host::{Errno, Memory};
+use spapr_iommu::host::{Errno, Memory, memory};
 use std::collections::{BTreeMap, HashMap};
 
 /// Memory with a name.

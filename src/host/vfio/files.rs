@@ -1,5 +1,6 @@
 //! The open files of a host.
 
+use super::decode::Decode;
 use crate::host::{Errno, Fd};
 use slab::Slab;
 use std::os::fd::OwnedFd;
@@ -18,6 +19,14 @@ pub(super) enum Kind {
 pub(super) struct OpenFile {
     pub(super) file: OwnedFd,
     pub(super) kind: Kind,
+    /// Of a device: shared by all files of it.
+    pub(super) decode: Arc<Decode>,
+}
+
+impl OpenFile {
+    pub(super) fn new(file: OwnedFd, kind: Kind) -> Self {
+        Self { file, kind, decode: Arc::default() }
+    }
 }
 
 /// The table. An [`Fd`] is an index into it and is given out again once closed, as the kernel's own are.
@@ -26,9 +35,13 @@ pub(super) struct Files(RwLock<Slab<Arc<OpenFile>>>);
 
 impl Files {
     pub(super) fn insert(&self, file: OwnedFd, kind: Kind) -> Result<Fd, Errno> {
+        self.insert_open(OpenFile::new(file, kind))
+    }
+
+    pub(super) fn insert_open(&self, open: OpenFile) -> Result<Fd, Errno> {
         let mut files = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let fd = u32::try_from(files.vacant_key()).map_err(|_| Errno::EMFILE)?;
-        files.insert(Arc::new(OpenFile { file, kind }));
+        files.insert(Arc::new(open));
         Ok(Fd(fd))
     }
 

@@ -79,6 +79,39 @@ pub(super) fn device(group: &OpenFile, name: &str) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// `VFIO_DEVICE_GET_REGION_INFO` with the capabilities that follow the structure.
+pub(super) fn region_info(device: &OpenFile, index: u32) -> Result<Vec<u8>, Errno> {
+    let mut room = size_of::<vfio::RegionInfo>();
+    loop {
+        // Words of 64 bits, as the structure is aligned to them.
+        let mut words = vec![0u64; room.div_ceil(size_of::<u64>())];
+        let len = words.len() * size_of::<u64>();
+        let argsz = u32::try_from(len).map_err(|_| Errno::EIO)?;
+        words[0] = pair(argsz, 0);
+        words[1] = pair(index, 0);
+        // SAFETY: the kernel reads and writes at most `argsz` bytes, which is all of `words`; any
+        // bytes are words.
+        Errno::result(unsafe {
+            libc::ioctl(device.file.as_raw_fd(), vfio::DEVICE_GET_REGION_INFO, words.as_mut_ptr())
+        })?;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        match bytes.first_chunk().map(|argsz| u32::from_ne_bytes(*argsz) as usize) {
+            Some(needed) if needed > len && needed <= MAX_REGION_INFO => room = needed,
+            Some(needed) if needed > len => return Err(Errno::EIO),
+            _ => return Ok(bytes),
+        }
+    }
+}
+
+/// Bytes no kernel has more of to say of a region.
+const MAX_REGION_INFO: usize = 1 << 16;
+
+/// Two words of 32 bits in one of 64, in the order of memory.
+fn pair(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// `VFIO_DEVICE_SET_IRQS`.
 pub(super) fn set_irqs(
     device: &OpenFile,
@@ -125,7 +158,7 @@ mod tests {
     use std::fs::File;
 
     fn regular() -> OpenFile {
-        OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Container }
+        OpenFile::new(tempfile::tempfile().unwrap().into(), Kind::Container)
     }
 
     #[test]
@@ -158,6 +191,7 @@ mod tests {
         for mut call in calls {
             assert_eq!(run(&files, &open, &mut call), Err(Errno::ENOTTY), "{}", call.name());
         }
+        assert_eq!(region_info(&open, 0), Err(Errno::ENOTTY));
         assert_eq!(set_irqs(&open, Default::default(), &[None]), Err(Errno::ENOTTY));
         assert_eq!(device(&open, "0000:00:00.0").unwrap_err(), Errno::ENOTTY);
     }
@@ -180,7 +214,7 @@ mod tests {
     fn a_positive_result_is_passed_on() {
         // NS_GET_NSTYPE is the rare ioctl any process may run whose result is a value: CLONE_NEWUSER. User-mode
         // emulators know only a list of ioctls and answer ENOTTY; both are the kernel's raw answer, 0 is not.
-        let namespace = OpenFile { file: File::open("/proc/self/ns/user").unwrap().into(), kind: Kind::Container };
+        let namespace = OpenFile::new(File::open("/proc/self/ns/user").unwrap().into(), Kind::Container);
         let result = by_value(&namespace, nix::request_code_none!(0xb7, 3), 0);
         assert!(matches!(result, Ok(libc::CLONE_NEWUSER) | Err(Errno::ENOTTY)), "{result:?}");
     }

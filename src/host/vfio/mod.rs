@@ -6,8 +6,11 @@
 
 pub mod bind;
 
+mod areas;
+mod decode;
 mod facts;
 mod files;
+mod given;
 mod ioctl;
 mod memory;
 mod mounts;
@@ -22,18 +25,27 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-use super::calls::{self, Failure};
+pub use given::GivenFiles;
+pub use region::MappedArea;
+
+use super::calls::{self, CallError, Failure};
 use super::memory::Protection;
-use super::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared};
+use super::{
+    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, RegionArea, Shared,
+};
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::uapi::vfio::IrqSet;
-use files::{Files, Kind};
+use crate::uapi::vfio::{DEVICE_FLAGS_PCI, IrqSet, PCI_CONFIG_REGION_INDEX, RegionInfo};
+use decode::{ConfigRegion, Decode};
+use files::{Files, Kind, OpenFile};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use obstacle::Asked;
+use parking_lot::Mutex;
 use roots::Roots;
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Weak};
 
 /// The running kernel as a host, and as a source of memory.
 ///
@@ -45,12 +57,53 @@ pub struct Vfio {
     files: Files,
     memory: memory::ProcessMemory,
     roots: Roots,
+    /// Files that are used instead of opening.
+    given: Mutex<GivenFiles>,
+    /// Devices that are open, by name.
+    devices: Mutex<BTreeMap<String, Weak<Decode>>>,
 }
 
 impl Vfio {
     /// The running kernel. Nothing is opened yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The running kernel for a process that may not open `/dev/vfio` itself, and was handed files
+    /// that somebody else opened.
+    pub fn with_files(given: GivenFiles) -> Self {
+        Self { given: Mutex::new(given), ..Self::default() }
+    }
+
+    /// The file of a device, and what it shares with other files of the device.
+    fn open_device(&self, group: Fd, name: &str) -> Result<OpenFile, Errno> {
+        let given = self.given.lock().device(name);
+        let file = given.map_or_else(|| ioctl::device(&*self.files.get(group)?, name), Ok)?;
+        let mut devices = self.devices.lock();
+        devices.retain(|_, decode| decode.strong_count() > 0);
+        let decode = devices.get(name).and_then(Weak::upgrade).unwrap_or_default();
+        devices.insert(name.to_owned(), Arc::downgrade(&decode));
+        Ok(OpenFile { file, kind: Kind::Device, decode })
+    }
+
+    /// Has a PCI device's state of memory decode read from it, once.
+    fn learn(&self, fd: Fd, device: &Arc<OpenFile>) -> Result<(), Errno> {
+        if calls::device_info(self, fd).map_err(errno)?.flags & DEVICE_FLAGS_PCI == 0 {
+            return Ok(());
+        }
+        let info = calls::device_region_info(self, fd, PCI_CONFIG_REGION_INDEX).map_err(errno)?;
+        device.decode.learn(region::open(Arc::clone(device), &info, &[])?.as_ref())
+    }
+
+    fn region_info(&self, device: Fd, index: u32) -> Result<RegionInfo, Errno> {
+        calls::device_region_info(self, device, index).map_err(errno)
+    }
+}
+
+fn errno(error: CallError) -> Errno {
+    match error.failure {
+        Failure::Errno(errno) => errno,
+        Failure::Positive(_) => Errno::EIO,
     }
 }
 
@@ -61,9 +114,15 @@ fn open_node(path: &Path) -> Result<OwnedFd, Errno> {
 impl Host for Vfio {
     fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
         let (file, kind) = match node {
-            Node::Container => (open_node(&self.roots.container())?, Kind::Container),
-            Node::Group(number) => (open_node(&self.roots.group(number))?, Kind::Group(number)),
-            Node::Device { group, name } => (ioctl::device(&*self.files.get(group)?, name)?, Kind::Device),
+            Node::Container => {
+                let given = self.given.lock().container();
+                (given.map_or_else(|| open_node(&self.roots.container()), Ok)?, Kind::Container)
+            }
+            Node::Group(number) => {
+                let given = self.given.lock().group(number);
+                (given.map_or_else(|| open_node(&self.roots.group(number)), Ok)?, Kind::Group(number))
+            }
+            Node::Device { group, name } => return self.files.insert_open(self.open_device(group, name)?),
         };
         self.files.insert(file, kind)
     }
@@ -81,11 +140,27 @@ impl Host for Vfio {
     }
 
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
-        let info = calls::device_region_info(self, device, index).map_err(|error| match error.failure {
-            Failure::Errno(errno) => errno,
-            Failure::Positive(_) => Errno::EIO,
-        })?;
-        region::open(self.files.get(device)?, &info)
+        let info = self.region_info(device, index)?;
+        let open = self.files.get(device)?;
+        self.learn(device, &open)?;
+        let areas = areas::areas(&ioctl::region_info(&open, index)?)?;
+        let region = region::open(Arc::clone(&open), &info, &areas)?;
+        // Of what is no PCI device nothing depends on what is written there.
+        match index {
+            PCI_CONFIG_REGION_INDEX => Ok(Box::new(ConfigRegion { file: region, device: open })),
+            _ => Ok(region),
+        }
+    }
+
+    fn areas(&self, device: Fd, index: u32) -> Result<Vec<RegionArea>, Errno> {
+        areas::areas(&ioctl::region_info(&*self.files.get(device)?, index)?)
+    }
+
+    fn map_area(&self, device: Fd, index: u32, area: RegionArea) -> Result<MappedArea, Errno> {
+        if !self.areas(device, index)?.contains(&area) {
+            return Err(Errno::EINVAL);
+        }
+        MappedArea::new(self.files.get(device)?, &self.region_info(device, index)?, area)
     }
 
     fn file(&self, fd: Fd) -> Option<OwnedFd> {

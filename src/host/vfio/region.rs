@@ -4,11 +4,12 @@
 //! them in one go; through the file the kernel cuts likewise, and may turn 8 bytes into twice 4.
 //!
 //! A mapped BAR answers only while memory space is enabled in the device's command register: touched while it is not,
-//! the process gets SIGBUS from the kernel.
+//! the process gets SIGBUS from the kernel. So each access keeps it enabled meanwhile, or gives
+//! `EIO` (`decode.rs`). A [`MappedArea`] is touched by its user, who has to see to that.
 #![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
 
 use super::files::OpenFile;
-use crate::host::{Errno, Region, volatile};
+use crate::host::{Errno, Region, RegionArea, volatile};
 use crate::uapi::vfio::{REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_READ, REGION_INFO_FLAG_WRITE, RegionInfo};
 use core::ffi::c_void;
 use core::num::NonZeroUsize;
@@ -18,8 +19,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::uio::{pread, pwrite};
 use std::sync::Arc;
 
-/// The region that the kernel describes with `info`.
-pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo) -> Result<Box<dyn Region>, Errno> {
+/// The region that the kernel describes with `info`, and lets a process map where `areas` are. One
+/// that cannot be mapped as a whole is accessed by the kernel.
+pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo, areas: &[RegionArea]) -> Result<Box<dyn Region>, Errno> {
     if info.size == 0 {
         return Err(Errno::ENXIO);
     }
@@ -27,7 +29,8 @@ pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo) -> Result<Box<dyn R
     let end = info.offset.checked_add(info.size).ok_or(Errno::EOVERFLOW)?;
     i64::try_from(end).map_err(|_| Errno::EOVERFLOW)?;
     let window = Window { offset: info.offset, size: info.size, flags: info.flags };
-    if info.flags & REGION_INFO_FLAG_MMAP == 0 {
+    let whole = RegionArea { offset: 0, len: info.size };
+    if info.flags & REGION_INFO_FLAG_MMAP == 0 || !areas.contains(&whole) {
         return Ok(Box::new(FileRegion { device, window }));
     }
     Ok(Box::new(MappedRegion::new(device, window)?))
@@ -95,12 +98,80 @@ impl Region for FileRegion {
     }
 }
 
+/// A part of a region, mapped into this process for whoever passes it on: as a memory slot of KVM,
+/// whose guest then reaches the device's registers without leaving the kernel.
+///
+/// The device's file stays open, and the mapping in place, until this is dropped.
+#[derive(Debug)]
+pub struct MappedArea {
+    base: NonNull<c_void>,
+    len: NonZeroUsize,
+    offset: u64,
+    _device: Arc<OpenFile>,
+}
+
+// SAFETY: this object only owns the mapping and tells where it is; it never touches it.
+unsafe impl Send for MappedArea {}
+// SAFETY: as above.
+unsafe impl Sync for MappedArea {}
+
+impl MappedArea {
+    /// Maps `area` of the region that the kernel describes with `info`.
+    pub(super) fn new(device: Arc<OpenFile>, info: &RegionInfo, area: RegionArea) -> Result<Self, Errno> {
+        let start = info.offset.checked_add(area.offset).and_then(|at| i64::try_from(at).ok());
+        let start = start.ok_or(Errno::EOVERFLOW)?;
+        let len = usize::try_from(area.len).ok().and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
+        let access = protection(info.flags);
+        // SAFETY: a new mapping where the kernel finds room replaces none.
+        let base = unsafe { mmap(None, len, access, MapFlags::MAP_SHARED, &device.file, start) }?;
+        Ok(Self { base, len, offset: area.offset, _device: device })
+    }
+
+    /// Where the device's registers are mapped.
+    ///
+    /// Whoever dereferences it has to keep to this:
+    /// * all of it lies in the mapping, which ends when this object is dropped;
+    /// * accesses are volatile, aligned, of the widths that the device knows, and no reference is made: these are registers;
+    /// * memory decode is on and the device is awake, or the process ends with SIGBUS. While a
+    ///   [`Device`](crate::device::Device) is held, both are so. A guest whose KVM touches it otherwise makes `KVM_RUN` fail
+    ///   with `EFAULT`.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.base.as_ptr().cast()
+    }
+
+    /// Where it begins in its region.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty, reason = "there is no empty area")]
+    pub fn len(&self) -> usize {
+        self.len.get()
+    }
+}
+
+impl Drop for MappedArea {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made; who kept the pointer was told that it ends here.
+        let _ = unsafe { munmap(self.base, self.len.get()) };
+    }
+}
+
+/// What a mapping of a region allows.
+fn protection(flags: u32) -> ProtFlags {
+    let mut protection = ProtFlags::PROT_NONE;
+    protection.set(ProtFlags::PROT_READ, flags & REGION_INFO_FLAG_READ != 0);
+    protection.set(ProtFlags::PROT_WRITE, flags & REGION_INFO_FLAG_WRITE != 0);
+    protection
+}
+
 /// A mapped BAR.
 struct MappedRegion {
     base: NonNull<c_void>,
     len: NonZeroUsize,
     window: Window,
-    _device: Arc<OpenFile>,
+    device: Arc<OpenFile>,
 }
 
 // SAFETY: the mapping belongs to this object alone and is no memory of any Rust value. It is only accessed volatile, as
@@ -112,12 +183,10 @@ unsafe impl Sync for MappedRegion {}
 impl MappedRegion {
     fn new(device: Arc<OpenFile>, window: Window) -> Result<Self, Errno> {
         let len = usize::try_from(window.size).ok().and_then(NonZeroUsize::new).ok_or(Errno::EOVERFLOW)?;
-        let mut protection = ProtFlags::PROT_NONE;
-        protection.set(ProtFlags::PROT_READ, window.flags & REGION_INFO_FLAG_READ != 0);
-        protection.set(ProtFlags::PROT_WRITE, window.flags & REGION_INFO_FLAG_WRITE != 0);
+        let access = protection(window.flags);
         // SAFETY: a new mapping where the kernel finds room replaces none.
-        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &device.file, window.offset as i64) }?;
-        Ok(Self { base, len, window, _device: device })
+        let base = unsafe { mmap(None, len, access, MapFlags::MAP_SHARED, &device.file, window.offset as i64) }?;
+        Ok(Self { base, len, window, device })
     }
 }
 
@@ -135,6 +204,7 @@ impl Region for MappedRegion {
 
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.window.check(offset, data.len(), REGION_INFO_FLAG_READ)?;
+        let _answering = self.device.decode.answering()?;
         // POWER orders accesses to memory and to device registers only across a full `sync`, which this fence is: what
         // was written before must be seen by the device, and what is read afterwards must be younger than the register.
         fence(Ordering::SeqCst);
@@ -146,6 +216,7 @@ impl Region for MappedRegion {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         self.window.check(offset, data.len(), REGION_INFO_FLAG_WRITE)?;
+        let _answering = self.device.decode.answering()?;
         // As in `read`: a doorbell must not overtake the memory it announces.
         fence(Ordering::SeqCst);
         // SAFETY: as in `read`; the mapping is writable.
@@ -171,9 +242,9 @@ mod tests {
     fn region(flags: u32) -> (File, Box<dyn Region>) {
         let file = tempfile::tempfile().unwrap();
         file.set_len(OFFSET + 0x1_0000).unwrap();
-        let device = Arc::new(OpenFile { file: file.try_clone().unwrap().into(), kind: Kind::Device });
+        let device = Arc::new(OpenFile::new(file.try_clone().unwrap().into(), Kind::Device));
         let info = RegionInfo { flags, size: SIZE, offset: OFFSET, ..Default::default() };
-        (file, open(device, &info).unwrap())
+        (file, open(device, &info, &[RegionArea { offset: 0, len: SIZE }]).unwrap())
     }
 
     #[test]
@@ -193,6 +264,55 @@ mod tests {
                 assert_eq!(back, bytes[..len], "read of {len} at {offset:#x}, flags {flags}");
             }
         }
+    }
+
+    /// A plain file would read and write all the same: the error comes from here, before the
+    /// registers are touched.
+    #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
+    fn a_mapped_bar_that_does_not_answer_is_not_touched() {
+        let (file, bar) = region(RW | REGION_INFO_FLAG_MMAP);
+        let device = Arc::new(OpenFile::new(file.try_clone().unwrap().into(), Kind::Device));
+        let info = RegionInfo { flags: RW | REGION_INFO_FLAG_MMAP, size: SIZE, offset: OFFSET, ..Default::default() };
+        let other = open(Arc::clone(&device), &info, &[RegionArea { offset: 0, len: SIZE }]).unwrap();
+        let config = RegionInfo { flags: RW, size: 256, ..Default::default() };
+        let config = open(Arc::clone(&device), &config, &[]).unwrap();
+        let config = super::super::decode::ConfigRegion { file: config, device };
+        other.write(0, &[7]).unwrap();
+        config.write(4, &[0, 0]).unwrap();
+        assert_eq!((other.read(0, &mut [0]), other.write(0, &[8])), (Err(Errno::EIO), Err(Errno::EIO)));
+        config.write(4, &[2, 0]).unwrap();
+        let mut back = [0];
+        other.read(0, &mut back).unwrap();
+        assert_eq!(back, [7]);
+        bar.read(0, &mut back).unwrap();
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
+    fn a_region_is_mapped_only_where_the_kernel_lets_it() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(OFFSET + 0x4_0000).unwrap();
+        file.write_all_at(b"registers", OFFSET + 0x1_0000).unwrap();
+        let device = Arc::new(OpenFile::new(file.try_clone().unwrap().into(), Kind::Device));
+        let info =
+            RegionInfo { flags: RW | REGION_INFO_FLAG_MMAP, size: 0x4_0000, offset: OFFSET, ..Default::default() };
+        let area = RegionArea { offset: 0x1_0000, len: 0x2_0000 };
+        // A mapping would let this one read while decode is off.
+        let kernels = open(Arc::clone(&device), &info, &[area]).unwrap();
+        let off = open(Arc::clone(&device), &RegionInfo { flags: RW, size: 256, ..Default::default() }, &[]).unwrap();
+        super::super::decode::ConfigRegion { file: off, device: Arc::clone(&device) }.write(4, &[0]).unwrap();
+        let mut back = [0; 9];
+        kernels.read(0x1_0000, &mut back).unwrap();
+        assert_eq!(&back, b"registers");
+        let mapped = MappedArea::new(Arc::clone(&device), &info, area).unwrap();
+        assert_eq!((mapped.offset(), mapped.len()), (0x1_0000, 0x2_0000));
+        // SAFETY: within the mapping, which is there and can be read.
+        let first = unsafe { mapped.as_ptr().read_volatile() };
+        assert_eq!(first, b'r');
+        let no = |offset, len| MappedArea::new(Arc::clone(&device), &info, RegionArea { offset, len }).err();
+        assert_eq!(no(0, 0), Some(Errno::EINVAL));
+        assert_eq!(no(u64::MAX, 1), Some(Errno::EOVERFLOW));
     }
 
     #[test]
@@ -224,8 +344,9 @@ mod tests {
     #[cfg_attr(miri, ignore = "maps a file")]
     fn a_region_that_is_not_there_or_not_in_a_file_is_refused() {
         let open_with = |size, offset, flags| {
-            let device = Arc::new(OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Device });
-            open(device, &RegionInfo { flags, size, offset, ..Default::default() }).err()
+            let device = Arc::new(OpenFile::new(tempfile::tempfile().unwrap().into(), Kind::Device));
+            let whole = [RegionArea { offset: 0, len: size }];
+            open(device, &RegionInfo { flags, size, offset, ..Default::default() }, &whole).err()
         };
         assert_eq!(open_with(0, 0, RW), Some(Errno::ENXIO));
         assert_eq!(open_with(u64::MAX, 1, RW), Some(Errno::EOVERFLOW));
@@ -235,8 +356,8 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_early_is_an_error_and_no_endless_loop() {
-        let device = Arc::new(OpenFile { file: tempfile::tempfile().unwrap().into(), kind: Kind::Device });
-        let region = open(device, &RegionInfo { flags: RW, size: SIZE, ..Default::default() }).unwrap();
+        let device = Arc::new(OpenFile::new(tempfile::tempfile().unwrap().into(), Kind::Device));
+        let region = open(device, &RegionInfo { flags: RW, size: SIZE, ..Default::default() }, &[]).unwrap();
         assert_eq!(region.read(0, &mut [0; 4]), Err(Errno::EIO));
     }
 }

@@ -12,6 +12,28 @@ fn host(fixture: &Fixture) -> Vfio {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "asks for facts of a file")]
+fn files_that_were_handed_in_are_used_once_instead_of_the_nodes() {
+    let fixture = Fixture::new();
+    let file = || std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
+    let number = |file: &std::os::fd::OwnedFd| nix::sys::stat::fstat(file).unwrap().st_ino;
+    let (first, second, group, device) = (file(), file(), file(), file());
+    let expected = [&first, &second, &group, &device].map(number);
+    let given = GivenFiles::new().with_container(first).with_container(second);
+    let given = given.with_group(7, group).with_device(DEVICE, device);
+    let host = Vfio { roots: fixture.roots(), given: Mutex::new(given), ..Default::default() };
+    let open = |node| host.open(node).map(|fd| (fd, number(&host.files.get(fd).unwrap().file)));
+    let containers = [open(Node::Container).unwrap(), open(Node::Container).unwrap()];
+    let (group, at) = open(Node::Group(7)).unwrap();
+    let name = Node::Device { group, name: DEVICE };
+    let (_, device) = open(name).unwrap();
+    assert_eq!([containers[0].1, containers[1].1, at, device], expected);
+    assert!(host.files.has_group(7));
+    assert_eq!((open(Node::Container), open(Node::Group(7))), (Err(Errno::ENOENT), Err(Errno::ENOENT)));
+    assert!(open(name).is_err(), "the group's file is no group");
+}
+
+#[test]
 fn a_machine_without_vfio_says_so() {
     let fixture = Fixture::new();
     fixture.write("proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\n");

@@ -67,6 +67,14 @@ impl Preset {
         }
     }
 
+    /// Bus addresses that the host bridge decodes as 32-bit MMIO; empty on pseries.
+    pub(super) fn mmio(&self) -> core::ops::Range<u64> {
+        match self.platform() {
+            Platform::Powernv => powernv::MMIO,
+            Platform::Pseries => 0..0,
+        }
+    }
+
     /// Bytes a table is charged for; 0 for what cannot be.
     pub(super) fn table_size(&self, shift: u32, size: u64, levels: u32) -> u64 {
         match self.platform() {

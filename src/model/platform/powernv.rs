@@ -7,6 +7,8 @@ use crate::model::table::WindowKind;
 
 /// Where the window of slot 1 starts.
 const SECOND_WINDOW: u64 = 1 << 59;
+/// Where the host bridge decodes 32-bit MMIO: behind the default window (`m32_pci_base`).
+pub(super) const MMIO: core::ops::Range<u64> = 0x8000_0000..0x1_0000_0000;
 const MOST_LEVELS: u32 = 5;
 /// The largest piece the buddy allocator gives: 16 MiB.
 const LARGEST_LEVEL: u32 = 24;

@@ -230,8 +230,17 @@ impl Twin {
             buid if buid == BUID + 1 => 1,
             _ => return wrong,
         };
-        let dynamic = Self::liobn(phb) + 1;
-        let present = self.windows.get(&dynamic).map(|window| window.len >> window.shift);
+        // The default window and a dynamic one, or two of these, the second of which takes the default window's place.
+        let first = Self::liobn(phb) + 1;
+        let (is_first, is_second) = (self.windows.contains_key(&first), self.windows.contains_key(&(first - 1)));
+        let dynamic = if is_first { first - 1 } else { first };
+        let default = |window: &Window| (window.start, window.len, window.shift) == (0, self.setup.default, 12);
+        let there = [first - 1, first].map(|liobn| self.windows.get(&liobn));
+        let dynamics: Vec<_> = there.into_iter().flatten().filter(|window| !default(window)).collect();
+        let both = dynamics.len() == 2;
+        let present = dynamics.first().map(|window| window.len >> window.shift).filter(|_| is_first && is_second);
+        let largest = self.offered().map(|(shift, _)| shift).max().unwrap_or(12);
+        let room = if is_first { self.setup.default >> largest } else { u64::MAX };
         let attached = !self.groups[phb].is_empty();
         if token == TOKENS.query {
             if !(args.len() == 3 && (rets == 5 || rets == 6)) {
@@ -240,8 +249,10 @@ impl Twin {
             let pages = self.offered().fold(0, |mask, (_, bit)| mask | bit);
             let entries = present.unwrap_or(u64::MAX).min(self.setup.entries);
             let known = !attached || present.is_some();
-            let windows = known.then_some(u32::from(present.is_none()));
-            let entries = known.then_some(entries as u32);
+            let windows = known.then_some(2 - u32::from(is_first) - u32::from(is_second));
+            let entries = if present.is_some() { entries } else { entries.min(room) };
+            // Of two, either is told.
+            let entries = (known && !both).then_some(entries as u32);
             return match rets {
                 5 => vec![Some(0), windows, entries, Some(pages), Some(0)],
                 _ => vec![Some(0), windows, known.then_some(0), entries, Some(pages), Some(0)],
@@ -260,14 +271,17 @@ impl Twin {
             }
             let made = ground.phbs[phb].tables().iter().find(|table| u64::from(table.liobn().0) == dynamic).cloned();
             let start = made.expect("a window that was offered is made").window().start().0;
-            assert!(attached || start == BIG);
+            assert!(attached || start == if is_first { 0 } else { BIG });
             self.windows.insert(dynamic, Window { phb, start, len: 1 << window, shift: page, tces: BTreeMap::new() });
             return [0, dynamic as u32, (start >> 32) as u32, start as u32].map(Some).to_vec();
         }
         if rest.len() > 1 || rets != 1 {
             return wrong;
         }
-        self.windows.remove(&dynamic);
+        self.windows.remove(&first);
+        if self.windows.get(&(first - 1)).is_some_and(|window| !default(window)) {
+            self.windows.remove(&(first - 1));
+        }
         if status == Some(u32::MAX) && self.may_fail(phb) && !self.windows.contains_key(&Self::liobn(phb)) {
             return with(-1);
         }

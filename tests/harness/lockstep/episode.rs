@@ -125,7 +125,7 @@ impl<M: Machine> Episode<M> {
         let began = Instant::now();
         let model = self.model.apply(step);
         tally.model += began.elapsed();
-        if let Some(violation) = self.model.host.violations().first() {
+        if let Some(violation) = self.model.host.violations().iter().find(|violation| violation.harms_kernel()) {
             return Err(Failure::Harness(format!("{step}: {violation}")));
         }
         let began = Instant::now();

@@ -3,7 +3,7 @@
 use super::side::Side;
 use super::slots::{FILES, Slot, Step, Where, slot};
 use spapr_iommu::addr::{Iova, PageShift};
-use spapr_iommu::host::{Call, Host};
+use spapr_iommu::host::{Call, Host, Platform};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::{eeh, spapr};
 
@@ -30,7 +30,7 @@ pub fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String
     let before = fork.host.violations().len();
     let (windows, large) = (count_windows(&fork, 0), count_windows(&fork, MOST_ENTRIES + 1));
     let (result, _) = fork.run(step);
-    if let Some(violation) = fork.host.violations().get(before) {
+    if let Some(violation) = fork.host.violations()[before..].iter().find(|violation| violation.harms_kernel()) {
         let text = format!("{violation:?}");
         return Some(text.split([' ', '{']).next().unwrap_or_default().into());
     }
@@ -79,6 +79,12 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
             let found = model.host.backing(*model.memory.get(*slot)?).unwrap_or_default();
             let huge = found.first().map(|extent| extent.page).filter(|page| *page > model.host.page_shift());
             huge.is_some_and(|huge| table.page > huge).then_some("Alignment")
+        }
+        // Whether the host bridge decodes it as MMIO depends on what devices are there.
+        Step::Dma { from, to, .. } => {
+            let mmio = 0x8000_0000..0x1_0000_0000;
+            let powernv = model.host.platform() == Some(Platform::Powernv);
+            (powernv && (mmio.contains(from) || mmio.contains(to))).then_some("Mmio")
         }
         // New memory must not take the place of a hole.
         Step::Allocate { .. } => {

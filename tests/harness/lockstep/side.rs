@@ -118,9 +118,9 @@ pub fn groups(host: &impl Host) -> Result<Vec<GroupFacts>, String> {
     Ok(groups)
 }
 
-/// A model from scratch.
+/// A model from scratch, of an emulated machine, which freezes no PE.
 pub fn fresh_model(preset: Preset) -> Result<Side<Model>, String> {
-    let model = Model::new(preset);
+    let model = Model::new(preset).without_freezing();
     let groups = groups(&model)?;
     Ok(Side::new(model, groups))
 }

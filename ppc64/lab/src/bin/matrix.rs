@@ -1,6 +1,7 @@
 //! `ppc64/matrix`: the project's scenarios, tests and random calls in all machines with all kernels.
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar};
 use ppc64_lab::cell::{self, Cell};
-use ppc64_lab::show::{self, Only, Run, Shown};
+use ppc64_lab::show::{self, Only, Part, Run, Shown};
 use ppc64_lab::{document, drivers, repository, table};
 
 /// Runs the scenarios of examples/, the kernel tests, the rules of the contract, drivers in user space and random operations on
@@ -39,7 +40,7 @@ struct Options {
     /// How often drivers open, use and close their devices before what is left is counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
-    /// Machines that run at the same time [default: as many as there are processors]
+    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each processor, if there is memory for them]
     #[arg(long)]
     jobs: Option<usize>,
     /// Write what every cell showed when it was last run here into the tables of docs/validation.md, whose other rows stay;
@@ -47,6 +48,9 @@ struct Options {
     #[arg(long)]
     write: bool,
 }
+
+/// What machines of a cell that ended showed.
+type Ended = Mutex<Vec<(Part, Result<Shown>)>>;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -77,26 +81,35 @@ fn run(options: &Options) -> Result<bool> {
         (true, true) => cell::all(),
         (true, false) => cell::default(),
     };
-    let jobs = options.jobs.or_else(|| Some(thread::available_parallelism().ok()?.get())).unwrap_or(1);
+    let jobs = options.jobs.unwrap_or_else(default_jobs);
     println!("{}", table::heading());
     let bars = MultiProgress::new();
-    let queue = Mutex::new(cells.iter().cloned().enumerate().collect::<VecDeque<_>>());
+    let queue = Mutex::new(queue(&cells, only));
+    let cells: Vec<(Cell, Ended)> = cells.into_iter().map(|cell| (cell, Ended::default())).collect();
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 let bar = bars.add(ProgressBar::new_spinner());
                 bar.enable_steady_tick(Duration::from_millis(200));
-                while let Some((index, cell)) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
-                    let progress = |line: &str| bar.set_message(format!("{cell}: {line}"));
+                while let Some((index, part)) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
+                    let (cell, parts) = &cells[index];
+                    let progress = |line: &str| bar.set_message(format!("{cell} {}: {line}", part.name()));
                     progress("starts");
-                    let shown = show::show(&cell, &repository, &run, &logs, &progress).unwrap_or_else(|error| Shown {
-                        checks: vec![("the cell".into(), Err(format!("{error:#}")))],
-                        ..Shown::default()
+                    let shown = show::show(cell, part, &repository, &run, &logs, &progress);
+                    let Ok(mut parts) = parts.lock() else { continue };
+                    parts.push((part, shown));
+                    let order = Part::of(cell, only);
+                    if parts.len() < order.len() {
+                        continue;
+                    }
+                    parts.sort_by_key(|(part, _)| order.iter().position(|other| other == part));
+                    let shown = show::join(cell, core::mem::take(&mut parts), only, &logs).unwrap_or_else(|error| {
+                        Shown { checks: vec![("the cell".into(), Err(format!("{error:#}")))], ..Shown::default() }
                     });
-                    bars.suspend(|| println!("{}", table::line(&cell, &shown)));
+                    bars.suspend(|| println!("{}", table::line(cell, &shown)));
                     if let Ok(mut done) = done.lock() {
-                        done.push((index, cell, shown));
+                        done.push((index, cell.clone(), shown));
                     }
                 }
                 bar.finish_and_clear();
@@ -113,8 +126,32 @@ fn run(options: &Options) -> Result<bool> {
         let last = cell::all().into_iter().filter_map(|cell| show::last(&cell, &logs).map(|shown| (cell, shown)));
         document::write(&repository.join("docs/validation.md"), &last.collect::<Vec<_>>())?;
     }
+    if !done.is_empty() {
+        println!("{}", table::total(&done));
+    }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0 && (passed > 0 || jobs == 0))
+}
+
+/// Three machines for each processor, as they wait for their devices most of the time, if there is memory for them.
+fn default_jobs() -> usize {
+    const MACHINE_KIB: u64 = 2 << 20;
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let room = ppc64_init::memory::meminfo_kib("MemAvailable").map_or(1, |kib| kib / MACHINE_KIB);
+    (3 * processors).min(room.try_into().unwrap_or(usize::MAX)).max(1)
+}
+
+/// The machines of all cells, by the cell's index: the long ones first, so that the last one that still runs is short.
+fn queue(cells: &[Cell], only: Option<Only>) -> VecDeque<(usize, Part)> {
+    let of = |(index, cell)| Part::of(cell, only).into_iter().map(move |part| (index, part));
+    let mut all: Vec<(usize, Part)> = cells.iter().enumerate().flat_map(of).collect();
+    all.sort_by_key(|(_, part)| match part {
+        Part::Real | Part::Walk => 0,
+        Part::Drivers => 1,
+        Part::Scars => 2,
+        Part::Fatal(_) => 3,
+    });
+    all.into()
 }
 
 /// The scenarios of examples/, by name.

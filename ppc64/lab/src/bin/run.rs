@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -11,6 +11,7 @@ use ppc64_init::manifest::Manifest;
 use ppc64_lab::console::Console;
 use ppc64_lab::initramfs::{Initramfs, module_path};
 use ppc64_lab::options::{Device, Options};
+use ppc64_lab::spent::{self, Spent};
 use ppc64_lab::{archive, boot, machine, program, repository, verdict};
 
 /// Variables of the environment that commands see as they are here.
@@ -87,6 +88,7 @@ fn run(options: &Options) -> Result<u8> {
     };
     let mut console = Console::new(io::stdout(), io::stderr(), log);
     let timeout = Duration::from_secs(options.timeout);
+    let (began, before) = (Instant::now(), spent::children()?);
     let end = boot::run(machine::command(options, files)?, timeout, &mut console)?;
     let seen = console.finish();
     let expected = verdict::Expected {
@@ -94,6 +96,8 @@ fn run(options: &Options) -> Result<u8> {
         warnings: options.allow_warnings,
         leak_tolerance: options.leak_tolerance.unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp)),
     };
+    let spent = Spent::new(began.elapsed(), before, &manifest.commands, &seen.reports)?;
+    let _ = writeln!(io::stderr(), "{spent}");
     let verdict = verdict::judge(&seen, end, expected);
     // Whoever read it may be gone; the status counts all the same.
     let _ = io::stderr().write_all(verdict.text.as_bytes());

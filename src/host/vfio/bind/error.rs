@@ -29,6 +29,13 @@ pub enum BindError {
         /// The file or folder.
         path: String,
     },
+    /// Records of bindings lie in a folder that is a link, or belongs to somebody else: who can
+    /// write there would have root bind devices to drivers of its choice.
+    #[error("{path} is a link or another user's: look at what is there, remove it, and bind again")]
+    ForeignRecords {
+        /// The folder.
+        path: String,
+    },
     /// A bridge; vfio-pci takes none, and the kernel tolerates bridges in a group that a user owns.
     #[error("{address} is a PCI bridge: leave it to its driver, and bind the devices behind it")]
     Bridge {

@@ -1,6 +1,7 @@
 //! A device that is bound as long as something needs it.
 
 use super::{BindError, Binder, Binding};
+use crate::host::Process;
 
 /// A device that vfio-pci has; it is put back when this is dropped. One that vfio-pci had before stays with it.
 ///
@@ -12,11 +13,13 @@ pub struct Bound<'a> {
     binder: &'a Binder,
     binding: Binding,
     group: u32,
+    /// The process that bound it: a child of `fork` puts nothing back.
+    process: Process,
 }
 
 impl<'a> Bound<'a> {
     pub(super) fn new(binder: &'a Binder, binding: Binding, group: u32) -> Self {
-        Self { binder, binding, group }
+        Self { binder, binding, group, process: Process::current() }
     }
 
     /// The group to attach.
@@ -51,6 +54,9 @@ impl<'a> Bound<'a> {
 
 impl Drop for Bound<'_> {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
         if let Err(error) = self.put_back() {
             tracing::warn!(%error, "{} stays with vfio-pci: `spapr-iommu unbind` puts it back", self.binding.address);
         }

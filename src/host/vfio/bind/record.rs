@@ -1,15 +1,24 @@
 //! What a device was bound to before, kept in `/run/spapr-iommu` so that a later process can put it back. It is gone when
 //! the machine boots, as is what it speaks of.
 
-use super::super::facts::errno;
 use super::super::roots::Roots;
 use super::BindError;
 use crate::host::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::{Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat, mode_t};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// The folder's name in `/run`.
+const FOLDER: &str = "spapr-iommu";
+/// The owner alone reads it, writes it and waits in it.
+const FOLDER_MODE: Mode = Mode::S_IRWXU;
+const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+/// A record is two names of drivers.
+const MAX_RECORD: u64 = 4096;
 
 /// How a device was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,45 +30,96 @@ pub(super) struct Was {
 }
 
 /// The records, for as long as it is there open to nobody else: what a device is bound to is looked at and changed in one go.
+///
+/// Whoever can write here has root bind devices to drivers of its choice. So the folder is the
+/// user's alone whatever its umask is, and no link is followed in it.
 #[derive(Debug)]
 pub(super) struct Records {
-    folder: PathBuf,
+    path: PathBuf,
+    folder: OwnedFd,
     _lock: Flock<File>,
 }
 
 impl Records {
     /// Waits for another process that binds or unbinds.
     pub(super) fn open(roots: &Roots) -> Result<Self, BindError> {
-        let folder = roots.run.join("spapr-iommu");
-        fs::create_dir_all(&folder).map_err(|error| refused(&folder, "", errno(error)))?;
-        let path = folder.join("lock");
-        // Nobody but root may wait in it.
-        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(|error| refused(&path, "", errno(error)))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| refused(&path, "", errno))?;
-        Ok(Self { folder, _lock: lock })
+        let path = roots.run.join(FOLDER);
+        let folder = open_folder(&roots.run, &path)?;
+        let name = path.join("lock");
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&folder, "lock", flags, FILE_MODE).map_err(|errno| refused(&name, "", errno))?;
+        let lock = Flock::lock(File::from(file), FlockArg::LockExclusive);
+        let lock = lock.map_err(|(_, errno)| refused(&name, "", errno))?;
+        Ok(Self { path, folder, _lock: lock })
     }
 
     /// The record of a device.
     pub(super) fn read(&self, address: &str) -> Option<Was> {
-        parse(&fs::read_to_string(self.folder.join(address)).ok()?)
+        // A pipe that somebody put there is not waited for.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.folder, address, flags, Mode::empty()).ok()?);
+        let mut text = String::new();
+        file.take(MAX_RECORD).read_to_string(&mut text).ok()?;
+        parse(&text)
     }
 
-    /// Keeps how a device was.
+    /// Keeps how a device was: all of it or, should the machine stop meanwhile, nothing.
     pub(super) fn write(&self, address: &str, was: &Was) -> Result<(), BindError> {
-        let path = self.folder.join(address);
         let text = render(was);
-        fs::write(&path, &text).map_err(|error| refused(&path, &text, errno(error)))
+        let new = format!("{address}.new");
+        let failed = |errno| refused(&self.path.join(address), &text, errno);
+        // Of a process that was killed here.
+        self.unlink(&new).map_err(failed)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(&self.folder, new.as_str(), flags, FILE_MODE).map_err(failed)?);
+        let written = file.write_all(text.as_bytes()).map_err(super::super::facts::errno);
+        let renamed = written.and_then(|()| renameat(&self.folder, new.as_str(), &self.folder, address));
+        renamed.map_err(|errno| {
+            let _ = self.unlink(&new);
+            failed(errno)
+        })
     }
 
     /// Forgets a device.
     pub(super) fn remove(&self, address: &str) -> Result<(), BindError> {
-        let path = self.folder.join(address);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(&path, "", errno(error))),
-            _ => Ok(()),
+        self.unlink(address).map_err(|errno| refused(&self.path.join(address), "", errno))
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), Errno> {
+        match unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
+}
+
+/// The folder, made where it is missing: of this user and open to nobody else, or it is refused.
+fn open_folder(run: &Path, path: &Path) -> Result<OwnedFd, BindError> {
+    let failed = |errno| refused(path, "", errno);
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    std::fs::create_dir_all(run).map_err(|error| failed(super::super::facts::errno(error)))?;
+    let run = open(run, flags, Mode::empty()).map_err(failed)?;
+    match mkdirat(&run, FOLDER, FOLDER_MODE) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    let folder = openat(&run, FOLDER, flags | OFlag::O_NOFOLLOW, Mode::empty()).map_err(|errno| match errno {
+        // A link, or no folder.
+        Errno::ELOOP | Errno::ENOTDIR => foreign(path),
+        errno => failed(errno),
+    })?;
+    let stat = fstat(folder.as_fd()).map_err(failed)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(foreign(path));
+    }
+    if Mode::from_bits_truncate(stat.st_mode as mode_t) != FOLDER_MODE {
+        fchmod(folder.as_fd(), FOLDER_MODE).map_err(failed)?;
+    }
+    Ok(folder)
+}
+
+fn foreign(path: &Path) -> BindError {
+    BindError::ForeignRecords { path: path.display().to_string() }
 }
 
 /// A write that failed.
@@ -90,6 +150,7 @@ fn parse(text: &str) -> Option<Was> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::fixture::Fixture;
     use super::*;
 
     #[test]
@@ -109,6 +170,55 @@ mod tests {
         {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn records_are_open_to_their_owner_alone_whoever_made_the_folder() {
+        use std::os::unix::fs::PermissionsExt;
+        let fixture = Fixture::new();
+        fixture.write("run/spapr-iommu/old", "");
+        let folder = fixture.roots().run.join(FOLDER);
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let records = Records::open(&fixture.roots()).unwrap();
+        records.write("0000:00:01.0", &Was::default()).unwrap();
+        assert_eq!(mode(&folder), 0o700);
+        assert_eq!((mode(&folder.join("lock")), mode(&folder.join("0000:00:01.0"))), (0o600, 0o600));
+        let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["0000:00:01.0", "lock", "old"], "and nothing half written");
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        use std::os::unix::fs::symlink;
+        let fixture = Fixture::new();
+        fixture.write("elsewhere/target", "driver=x\noverride=\n");
+        let (run, elsewhere) = (fixture.roots().run, fixture.roots().run.join("../elsewhere"));
+        let target = || std::fs::read_to_string(elsewhere.join("target")).unwrap();
+        std::fs::create_dir_all(&run).unwrap();
+        // The folder itself.
+        symlink(&elsewhere, run.join(FOLDER)).unwrap();
+        let refused = Records::open(&fixture.roots()).unwrap_err();
+        assert!(matches!(refused, BindError::ForeignRecords { .. }), "{refused}");
+        std::fs::remove_file(run.join(FOLDER)).unwrap();
+        // What lies in it.
+        let records = Records::open(&fixture.roots()).unwrap();
+        for name in ["0000:00:01.0", "0000:00:01.0.new"] {
+            symlink(elsewhere.join("target"), run.join(FOLDER).join(name)).unwrap();
+        }
+        assert_eq!(records.read("0000:00:01.0"), None);
+        let was = Was { driver: Some("nvme".to_owned()), driver_override: None };
+        records.write("0000:00:01.0", &was).unwrap();
+        assert_eq!((records.read("0000:00:01.0"), target()), (Some(was), "driver=x\noverride=\n".to_owned()));
+        drop(records);
+        std::fs::remove_file(run.join(FOLDER).join("lock")).unwrap();
+        symlink(elsewhere.join("target"), run.join(FOLDER).join("lock")).unwrap();
+        assert!(Records::open(&fixture.roots()).is_err());
     }
 
     #[test]

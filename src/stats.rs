@@ -1,0 +1,79 @@
+//! Plain counters: what was refused, by kind of error.
+
+use core::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use strum::VariantNames;
+
+/// The most kinds of one error.
+const KINDS: usize = 24;
+
+/// What was refused, by kind: the name of the error's variant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Refusals {
+    kinds: &'static [&'static str],
+    counts: [u64; KINDS],
+}
+
+impl Refusals {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Those of a kind, such as `not-ram`; 0 for a kind that there is not.
+    pub fn of(&self, kind: &str) -> u64 {
+        self.iter().find(|(name, _)| *name == kind).map_or(0, |(_, count)| count)
+    }
+
+    /// The kinds that occurred, and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.kinds.iter().copied().zip(self.counts).filter(|(_, count)| *count != 0)
+    }
+
+    /// Adds those of another counter of the same error.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+    }
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// A count that any thread may raise.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts errors of one type by kind.
+#[derive(Debug, Default)]
+pub(crate) struct RefusalCounters([Counter; KINDS]);
+
+impl RefusalCounters {
+    pub(crate) fn count<'a, E: VariantNames>(&self, error: &'a E)
+    where
+        &'static str: From<&'a E>,
+    {
+        const { assert!(E::VARIANTS.len() <= KINDS) };
+        let name: &'static str = error.into();
+        let kind = E::VARIANTS.iter().position(|kind| *kind == name);
+        if let Some(counter) = kind.and_then(|kind| self.0.get(kind)) {
+            counter.add(1);
+        }
+    }
+
+    pub(crate) fn get<E: VariantNames>(&self) -> Refusals {
+        Refusals { kinds: E::VARIANTS, counts: self.0.each_ref().map(Counter::get) }
+    }
+}

@@ -1,0 +1,106 @@
+//! A child of `fork` drops its copies of everything: no call reaches the kernel, and no device is
+//! touched.
+//!
+//! One test, so that nothing else runs in this process while it forks. `tests/kernel` does it on
+//! real kernels.
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use spapr_iommu::addr::{Iova, IovaRange, PageShift};
+use spapr_iommu::device::InterruptKind;
+use spapr_iommu::dma::{Dma, DmaConfig, DmaMask};
+use spapr_iommu::host::Memory;
+use spapr_iommu::kvm::model::KvmModel;
+use spapr_iommu::kvm::{Acceleration, TableSpec};
+use spapr_iommu::model::{Model, Recording};
+use spapr_iommu::permission::Permission;
+use spapr_iommu::registry::Registry;
+use spapr_iommu::space::AddressSpace;
+use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use std::error::Error;
+use std::sync::Arc;
+
+const RW: Permission = Permission::ReadWrite;
+
+/// Runs `f` in a child; whether it returned true there.
+fn in_child(f: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child runs code of this test alone, which needs no lock that another thread may
+    // hold.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+            // SAFETY: ends the process at once, without running what the parent has set up to run
+            // at its end.
+            unsafe { libc::_exit(i32::from(!ok)) }
+        }
+        ForkResult::Parent { child } => waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0),
+    }
+}
+
+#[test]
+fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>> {
+    let model = Arc::new(Model::new("powernv9-64k".parse()?).panic_on_violation());
+    let calls = Arc::new(Recording::new(Arc::clone(&model)));
+    let registry = Registry::new(calls.clone());
+    let dma = Dma::with_registry(&registry, DmaConfig::default());
+    let device = dma.open("0000:00:00.0", DmaMask::ALL)?;
+    device.start_dma()?;
+    let interrupts = device.enable_interrupts(InterruptKind::Msi, 1)?;
+    let large = dma.buffer::<u8>(1 << 20, RW)?;
+    let small = dma.buffer::<u32>(4, RW)?;
+    let pool = dma.pool::<u64>(4, RW)?;
+    let block = pool.take()?;
+    let memory = dma.memory(1 << 16)?;
+    let stream = memory.map(0, 1 << 16, RW)?;
+    large.write(7, 42)?;
+    let space = AddressSpace::new(&registry);
+    space.attach(1)?;
+    let ram = model.allocate(1 << 20, PageShift::P64K)?;
+    let lease = registry.register(ram)?;
+    space.map(IovaRange::new(Iova(0), 1 << 20)?, ram.start(), RW)?;
+    let kvm = KvmModel::new();
+    let window = IovaRange::new(Iova(0), 1 << 30)?;
+    kvm.set_windows(1, &[(window, PageShift::P4K)]);
+    let acceleration = Acceleration::new(Arc::new(kvm.clone()))?;
+    acceleration.add_group(space.group_file(1)?)?;
+    acceleration.add_table(TableSpec { liobn: 1, window, page: PageShift::P4K })?;
+    let low = dma.space().device(0, "0000:00:00.0")?;
+    let config = low.region(PCI_CONFIG_REGION_INDEX)?;
+    let command = || {
+        let mut command = [0; 2];
+        config.read(4, &mut command).map(|()| command[0])
+    };
+    calls.take();
+    kvm.take_log();
+    let nothing_said = || calls.take().is_empty() && kvm.take_log().is_empty();
+
+    // What the parent has is taken along by reference: forgotten there, dropped in the child.
+    let mut everything = Some((interrupts, device, large, small, block, pool, stream, memory, dma, lease, space));
+    let mut acceleration = Some(acceleration);
+    assert!(in_child(|| {
+        let parent = command();
+        let kept = everything.as_ref().is_some_and(|all| all.2.read(7) == Ok(42));
+        drop((everything.take(), acceleration.take()));
+        kept && parent == Ok(6) && command() == Ok(6) && nothing_said()
+    }));
+    // A grandchild, whose number may be anybody's.
+    assert!(in_child(|| in_child(|| {
+        drop((everything.take(), acceleration.take()));
+        command() == Ok(6) && nothing_said()
+    })));
+    // A child may have devices of its own, which it does take down.
+    assert!(in_child(|| {
+        let own = Arc::new(Model::new("pseries".parse().unwrap()));
+        let dma = Dma::new(own.clone());
+        let device = dma.open("0000:00:00.0", DmaMask::ALL).unwrap();
+        drop((dma.buffer::<u8>(1 << 20, RW).unwrap(), device, dma));
+        own.locked() == 0 && own.leaks().is_empty()
+    }));
+
+    // The parent takes everything down.
+    assert!(everything.as_ref().is_some_and(|all| all.1.is_dma_on()));
+    drop((everything, acceleration));
+    assert!(!nothing_said());
+    assert_eq!(command(), Ok(2));
+    Ok(())
+}

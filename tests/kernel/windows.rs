@@ -1,0 +1,123 @@
+//! Windows on a real kernel: where they start, and what they lock.
+
+use crate::{BIG, groups, process, real_limit::RealLimit};
+use libtest_mimic::Failed;
+use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
+use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
+use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Host, Memory, Platform};
+use spapr_iommu::registry::Registry;
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+const RAM: u64 = 16 << 20;
+const LIOBN: Liobn = Liobn(0x8000_0000);
+const DYNAMIC: Liobn = Liobn(0x8000_0001);
+
+/// A guest with some RAM and a PHB.
+struct Guest {
+    iommu: GuestIommu,
+    phb: Arc<Phb>,
+    groups: [u32; 2],
+    slots: Arc<Slots>,
+    host: Arc<Vfio>,
+}
+
+impl Guest {
+    fn new() -> Result<Self, Failed> {
+        let host = Arc::new(Vfio::new());
+        let groups = groups(&host)?;
+        let slots = Arc::new(Slots::new(host.clone()));
+        let iommu = GuestIommu::new(&Registry::new(host.clone()), slots.clone());
+        let phb = iommu.add_phb(PhbConfig::new(1, LIOBN)?)?;
+        let guest = Self { iommu, phb, groups, slots, host };
+        guest.plug(0, RAM)?;
+        Ok(guest)
+    }
+
+    fn plug(&self, start: u64, len: u64) -> Result<(), Failed> {
+        let user = self.host.allocate(len, PageShift::P64K.max(self.host.page_shift()))?.start();
+        self.slots.insert(Slot { guest: GuestRange::new(GuestAddr(start), len)?, user })?;
+        Ok(self.iommu.add_memory()?)
+    }
+
+    /// What an RTAS call gives; it must succeed.
+    fn rtas<const N: usize>(&self, call: RtasCall, args: &[u32]) -> Result<[u32; N], Failed> {
+        let mut rets = [0; N];
+        self.iommu.rtas(call, args, &mut rets)?;
+        Ok(rets)
+    }
+
+    /// What the default window's table locks in one container.
+    fn default_charge(&self) -> u64 {
+        if self.host.platform() == Some(Platform::Powernv) { 8 << 20 } else { 2 << 20 }
+    }
+}
+
+fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
+    if is_so { Ok(()) } else { Err(what.to_string().into()) }
+}
+
+/// A guest that removes its default window before it makes the dynamic one finds that where it
+/// always is, also after its devices went and came back.
+pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -> Result<(), Failed> {
+    let before = process::locked()?;
+    let guest = Guest::new()?;
+    guest.phb.attach(guest.groups[0])?;
+    guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
+    let shift = guest.host.page_shift().get();
+    let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, shift, 30])?;
+    ensure(made[2..] == [0x800_0000, 0], format!("{made:x?}"))?;
+    guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
+    let locked = process::locked()?;
+    guest.phb.detach(guest.groups[0])?;
+    guest.phb.attach(guest.groups[0])?;
+    guest.phb.attach(guest.groups[1])?;
+    ensure(guest.phb.space().mapped().1 == 1 << shift, "the guest's page is mapped again")?;
+    // One more table, and no default window nor what held its slot.
+    let twice = locked + (locked - before - RAM);
+    ensure(process::locked()? == twice, format!("{} locked, not {twice}", process::locked()?))?;
+    drop(guest);
+    ensure(process::locked()? == before, format!("{} locked at the end, not {before}", process::locked()?))
+}
+
+/// A second group, and a reset, that the limit of locked memory leaves no room for are refused, and
+/// the guest goes on.
+pub(crate) fn what_cannot_be_locked_is_refused_before_anything_is_touched() -> Result<(), Failed> {
+    let guest = Guest::new()?;
+    guest.phb.attach(guest.groups[0])?;
+    // The limit holds for other users than root only.
+    for group in guest.groups.map(|group| format!("/dev/vfio/{group}")) {
+        set_permissions(group, Permissions::from_mode(0o666))?;
+    }
+    set_permissions("/dev/vfio/vfio", Permissions::from_mode(0o666))?;
+    let charge = guest.default_charge();
+    let room = process::locked()? + charge + (1 << 20);
+    {
+        let _limit = RealLimit::new(room)?;
+        let refused = guest.phb.attach(guest.groups[1]);
+        ensure(
+            refused.as_ref().is_err_and(|error| error.to_string().contains("than allowed")),
+            format!("{refused:?}"),
+        )?;
+        guest.iommu.h_put_tce(LIOBN, 0x10000, 3)?;
+        let refused = guest.phb.attach(guest.groups[1]);
+        ensure(refused.is_err(), "a second default table has no room")?;
+        guest.iommu.h_put_tce(LIOBN, 0x20000, 3)?;
+        guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &[0, 0, 1, guest.host.page_shift().get(), 26])?;
+        guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
+        guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
+        // Memory takes what the default window gave back.
+        guest.plug(RAM, charge)?;
+        let (locked, mut status) = (process::locked()?, [0]);
+        let refused = guest.iommu.rtas(RtasCall::ResetPeDmaWindow, &[0, 0, 1], &mut status);
+        ensure(refused.is_err() && status[0].cast_signed() == -1, format!("{refused:?}"))?;
+        ensure(process::locked()? == locked, format!("{} locked, not {locked}", process::locked()?))?;
+        guest.iommu.h_put_tce(DYNAMIC, BIG + (1 << 20), 3)?;
+    }
+    guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, 0, 1])?;
+    guest.iommu.h_put_tce(LIOBN, 0x10000, 3)?;
+    guest.phb.attach(guest.groups[1])?;
+    Ok(())
+}

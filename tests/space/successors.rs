@@ -1,0 +1,78 @@
+//! Memory that is leased outlives the container it was registered in first.
+
+use crate::fixture::{Bench, RW, at, iova};
+use spapr_iommu::model::{Model, Recording};
+use spapr_iommu::registry::Registry;
+use spapr_iommu::space::AddressSpace;
+use std::sync::Arc;
+
+const M: u64 = 1 << 20;
+const REGISTER: &str = "VFIO_IOMMU_SPAPR_REGISTER_MEMORY";
+const UNREGISTER: &str = "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY";
+
+/// Drops the first of two spaces, each with one container, after it registered memory that stays
+/// leased.
+fn first_leaves(mapped: bool) {
+    let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+    let host = Arc::new(Recording::new(model.clone()));
+    let registry = Registry::new(host.clone());
+    let space = AddressSpace::new(&registry);
+    let bench = Bench { model, registry, space };
+    let first = AddressSpace::new(&bench.registry);
+    first.attach(0).unwrap();
+    bench.space.attach(1).unwrap();
+    let ram = bench.allocate(4 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    if mapped {
+        bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    }
+    let containers = bench.model.containers();
+    host.take();
+    drop(first);
+    let calls: Vec<_> = host.take().iter().map(|record| (record.call.name(), record.fd)).collect();
+    let place = |name, fd| calls.iter().position(|call| *call == (name, fd));
+    let (registered, unregistered) = (place(REGISTER, containers[1]), place(UNREGISTER, containers[0]));
+    assert!(unregistered.is_some(), "{calls:?}");
+    // The second registers the memory before the first unregisters it, or its pages would be
+    // unpinned in between; unless the second has it already.
+    assert_eq!(registered.is_none(), mapped, "{calls:?}");
+    assert!(registered < unregistered, "{calls:?}");
+    let status = bench.registry.regions();
+    assert_eq!(status.iter().map(|region| (region.range, region.containers)).collect::<Vec<_>>(), [(ram, 1)]);
+    let regions = bench.model.regions();
+    assert_eq!(regions.iter().map(|region| (region.range, region.used)).collect::<Vec<_>>(), [(ram, 1)]);
+    // The next map registers nothing.
+    bench.space.map(iova(M, M), at(ram, M), RW).unwrap();
+    assert!(host.take().iter().all(|record| record.call.name() != REGISTER));
+    bench.agrees();
+    drop(lease);
+    bench.space.unmap(iova(0, 2 * M)).unwrap();
+    assert_eq!(bench.model.regions(), []);
+    bench.ends_clean();
+}
+
+#[test]
+fn the_next_container_gets_what_only_the_first_registered() {
+    first_leaves(false);
+}
+
+#[test]
+fn what_the_next_container_registered_itself_stays() {
+    first_leaves(true);
+}
+
+#[test]
+fn memory_without_a_lease_is_not_handed_on() {
+    let bench = Bench::new("powernv9-64k");
+    let other = AddressSpace::new(&bench.registry);
+    other.attach(1).unwrap();
+    let ram = bench.allocate(4 * M);
+    let lease = bench.registry.register(ram).unwrap();
+    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    drop(lease);
+    assert_eq!(bench.registry.regions().len(), 1, "still mapped");
+    bench.space.detach(0).unwrap();
+    assert_eq!((bench.registry.regions(), bench.model.regions()), (vec![], vec![]));
+    drop(other);
+    bench.ends_clean();
+}
