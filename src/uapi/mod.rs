@@ -14,7 +14,7 @@ use nix::request_code_none;
 /// An ioctl number, as the C library takes it.
 pub type Number = nix::sys::ioctl::ioctl_num_type;
 
-/// VFIO's ioctl number `n`: every one of them is built without direction and size.
+/// Returns VFIO's ioctl number `n`: all are built without direction and size.
 const fn number(n: u8) -> Number {
     request_code_none!(b';', 100 + n)
 }

@@ -2,7 +2,7 @@
 
 /// Hypercalls for TCEs: what a guest has in r3 at `sc 1`.
 pub mod hcall {
-    /// `H_GET_TCE`: LIOBN, IOBA; gives the TCE.
+    /// `H_GET_TCE`: takes LIOBN and IOBA, returns the TCE.
     pub const H_GET_TCE: u64 = 0x1c;
     /// `H_PUT_TCE`: LIOBN, IOBA, TCE.
     pub const H_PUT_TCE: u64 = 0x20;
@@ -17,16 +17,16 @@ pub mod hcall {
     pub const H_SUCCESS: i64 = 0;
     /// The hardware, here the host's kernel, failed.
     pub const H_HARDWARE: i64 = -1;
-    /// There is no such function.
+    /// No such function.
     pub const H_FUNCTION: i64 = -2;
     /// A parameter is out of range, misaligned, or names memory that is not there.
     pub const H_PARAMETER: i64 = -4;
 
-    /// Most TCEs of one `H_PUT_TCE_INDIRECT`: a 4 KiB page of them.
+    /// Largest number of TCEs in one `H_PUT_TCE_INDIRECT`: a 4 KiB page of them.
     pub const MOST_INDIRECT: u64 = 512;
 }
 
-/// Status words of RTAS calls: the first cell they give back.
+/// Status words of RTAS calls: the first cell they return.
 pub mod rtas {
     /// Done.
     pub const SUCCESS: i32 = 0;
@@ -36,10 +36,11 @@ pub mod rtas {
     pub const PARAMETER_ERROR: i32 = -3;
 }
 
-/// Page sizes of dynamic windows in the mask of `ibm,query-pe-dma-window`, by bit; 2 MiB came last.
+/// Page sizes of dynamic windows in the mask of `ibm,query-pe-dma-window`, by bit; 2 MiB was added
+/// last.
 pub const DDW_PAGE_SHIFTS: [u32; 9] = [12, 16, 24, 25, 26, 27, 28, 34, 21];
 
-/// Bits of a TCE: what is left is the real address.
+/// Bits of a TCE; the remaining bits are the real address.
 pub mod tce {
     /// The device may read.
     pub const READ: u64 = 1;
