@@ -1,7 +1,7 @@
 //! Memory that this process shares with devices.
 //!
-//! A device may change it at any moment, so no Rust reference to it is ever made: it is read and written by copies, piece by
-//! piece, and each naturally aligned 1, 2, 4 or 8 bytes are one access.
+//! A device may change it at any moment, so no Rust reference to it is ever made: it is read and
+//! written by copies, piece by piece, and each naturally aligned 1, 2, 4 or 8 bytes are one access.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
 use super::{Errno, Region, volatile};
@@ -17,9 +17,11 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// Memory of this process that devices may be given. Clones are the same memory, which goes with the last of them.
-///
-/// Reads and writes are in bounds or `EINVAL`. What was read by one call is read before what a later call reads, and what is
+/// Memory of this process that can be given to devices. Clones share the memory, which is freed
+/// with the last of them.
+/// Reads and writes are in bounds or fail with `EINVAL`. One call's reads precede the next call's
+/// reads, and one call's writes are visible before the next call's writes: a device that sees the
+/// flag sees the data.
 /// written by one call is seen before what a later call writes: a device that sees the flag sees the data.
 #[derive(Clone)]
 pub struct Shared(Arc<Inner>);
@@ -31,30 +33,31 @@ struct Inner {
 }
 
 enum Owner {
-    /// A mapping of its own, with what was mapped in excess for the sake of alignment.
+    /// A mapping made here, including the excess mapped for alignment.
     Mapping { base: NonNull<c_void>, len: usize },
     /// Memory of the allocator.
     Heap(Layout),
-    /// The caller's, as long as this is true.
+    /// The caller's memory, valid while this is true.
     Borrowed(RwLock<bool>),
 }
 
-// SAFETY: the memory is no memory of any Rust value, but for `Borrowed`, whose borrower is kept away by its lifetime. It is
-// only accessed volatile; what accesses from several threads mean is the affair of whoever shares it.
+// SAFETY: the memory belongs to no Rust value, except for `Borrowed`, whose borrower is kept away
+// by its lifetime. All accesses are volatile; callers synchronise concurrent accesses.
 unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
 
 impl Shared {
-    /// Anonymous memory, as [`map_anonymous`] makes it.
+    /// Allocates anonymous memory with [`map_anonymous`].
     pub(super) fn anonymous(size: u64, page: PageShift, host: PageShift, align: PageShift) -> Result<Self, Errno> {
         let (start, len, range) = map_anonymous(size, page, host, align)?;
         let base = start.map_addr(|at| at.saturating_add((range.start().0 - address(start)) as usize));
         Ok(Self(Arc::new(Inner { base, range, owner: Owner::Mapping { base: start, len } })))
     }
 
-    /// `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both must be whole pages
-    /// of the file. The file must not shrink while this lives, or an access ends the process.
+    /// Maps `len` bytes of a file at `offset`, shared with everyone who maps it: a memfd, or a file
+    /// of hugetlbfs. Both must be whole pages of the file. The file must not shrink while this
+    /// lives, or an access ends the process.
     pub fn file(file: impl AsFd, offset: u64, len: u64) -> Result<Self, Errno> {
         let bytes = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
         let at = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
@@ -71,7 +74,7 @@ impl Shared {
         Ok(Self(Arc::new(Inner { base, range, owner })))
     }
 
-    /// Zeroed memory of the allocator, for the kernel in process.
+    /// Allocates zeroed memory from the allocator, for the kernel in process.
     #[cfg(feature = "model")]
     pub(crate) fn heap(size: u64, align: PageShift) -> Result<Self, Errno> {
         let (len, align) = (usize::try_from(size).map_err(|_| Errno::ENOMEM)?, align.bytes() as usize);
@@ -87,8 +90,8 @@ impl Shared {
         Ok(Self(Arc::new(inner(range))))
     }
 
-    /// Runs `f` with a slice as memory to share. Afterwards, and when `f` panics, no clone reaches the slice any more; taking it
-    /// from devices before that is the affair of `f`.
+    /// Runs `f` with a slice as memory to share. Afterwards, even if `f` panics, no clone reaches
+    /// the slice any longer; `f` must take it back from devices before that.
     pub(crate) fn with_slice<R>(slice: &mut [u8], f: impl FnOnce(&Self) -> R) -> Result<R, Errno> {
         let len = slice.len() as u64;
         let base = NonNull::from(slice).cast::<c_void>();
@@ -100,12 +103,12 @@ impl Shared {
         Ok(f(&shared.0))
     }
 
-    /// Its addresses in this process.
+    /// Returns its addresses in this process.
     pub fn range(&self) -> UserRange {
         self.0.range
     }
 
-    /// Whether its owner takes it back.
+    /// Returns whether it is borrowed and its owner will take it back.
     pub(crate) fn is_lent(&self) -> bool {
         matches!(self.0.owner, Owner::Borrowed(_))
     }
@@ -114,7 +117,8 @@ impl Shared {
     pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.0.check(offset, data.len())?;
         self.0.with(|base| {
-            // SAFETY: `check` saw that the bytes lie in the memory, which starts on a multiple of 8 and is there.
+            // SAFETY: `check` saw that the bytes lie in the memory, which starts on a multiple of 8
+            // and is valid.
             unsafe { volatile::read(base, offset, data) };
             fence(Ordering::Acquire);
         })
@@ -125,7 +129,7 @@ impl Shared {
         self.0.check(offset, data.len())?;
         self.0.with(|base| {
             fence(Ordering::Release);
-            // SAFETY: as in `read`, and it can be written.
+            // SAFETY: as in `read`, and the memory is writable.
             unsafe { volatile::write(base, offset, data) };
         })
     }
@@ -137,7 +141,7 @@ impl Inner {
         if end.is_some_and(|end| end <= self.range.len()) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
-    /// Runs `f` while the memory is there.
+    /// Runs `f` while the memory is valid.
     fn with(&self, f: impl FnOnce(*mut c_void)) -> Result<(), Errno> {
         let lent = match &self.owner {
             Owner::Borrowed(lent) => Some(lent.read()),
@@ -151,7 +155,7 @@ impl Inner {
     }
 }
 
-/// Takes a slice back from whoever still has a clone.
+/// Takes a borrowed slice back from all remaining clones when dropped.
 struct Revoked(Shared);
 
 impl Drop for Revoked {
@@ -165,9 +169,9 @@ impl Drop for Revoked {
 impl Drop for Inner {
     fn drop(&mut self) {
         match &self.owner {
-            // SAFETY: the mapping that was made here; nothing refers to it any more.
+            // SAFETY: the mapping that was made here; nothing refers to it any longer.
             Owner::Mapping { base, len } => drop(unsafe { munmap(*base, *len) }),
-            // SAFETY: allocated here with that layout; nothing refers to it any more.
+            // SAFETY: allocated here with that layout; nothing refers to it any longer.
             Owner::Heap(layout) => unsafe { dealloc(self.base.as_ptr().cast(), *layout) },
             Owner::Borrowed(_) => {}
         }
@@ -194,8 +198,9 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Maps anonymous memory: `size` bytes in whole pages of `page`, hugetlb where that is not the host's, aligned to it and to
-/// `align`. The whole mapping, its length, and the part of it that was asked for.
+/// Maps anonymous memory: `size` bytes in whole pages of `page`, from hugetlb where that is not the
+/// host's, aligned to it and to `align`. Returns the whole mapping, its length, and the requested
+/// part of it.
 pub(super) fn map_anonymous(
     size: u64,
     page: PageShift,
@@ -210,7 +215,7 @@ pub(super) fn map_anonymous(
         let shift = i32::try_from(page.get()).map_err(|_| Errno::EINVAL)? << libc::MAP_HUGE_SHIFT;
         flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(shift);
     }
-    // The kernel aligns to the page; for more there has to be room in front.
+    // The kernel aligns to the page; a larger alignment needs room in front.
     let asked = size.checked_add(align.bytes().saturating_sub(page.bytes())).ok_or(Errno::ENOMEM)?;
     let len = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
     // SAFETY: a new mapping where the kernel finds room replaces none.

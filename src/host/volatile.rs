@@ -1,7 +1,7 @@
-//! Bytes that a device may change at any moment, or that are its registers.
+//! Volatile access to bytes that a device may change at any moment, or that are its registers.
 //!
-//! An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes, and each piece is one load or store: so
-//! 1, 2, 4 and 8 aligned bytes are never torn.
+//! An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes, and each piece
+//! is one load or store, so 1, 2, 4 and 8 aligned bytes are never torn.
 #![allow(unsafe_code, reason = "no Rust reference may exist to what a device writes")]
 
 use core::ffi::c_void;
@@ -10,12 +10,13 @@ use core::ops::Range;
 /// Reads `data.len()` bytes at `offset`, in ascending order.
 ///
 /// # Safety
-/// The bytes lie in one mapping that can be read, which starts at `base` on a multiple of 8.
+/// The bytes must lie in one readable mapping, which starts at `base` on a multiple of 8.
 pub(super) unsafe fn read(base: *const c_void, offset: u64, data: &mut [u8]) {
     for (at, piece) in pieces(offset, data.len()) {
         let address = base.wrapping_byte_add(at as usize);
         let target = &mut data[piece];
-        // SAFETY: the piece lies in the mapping, as the caller says, and `pieces` aligns it to its width.
+        // SAFETY: the piece lies in the mapping, as the caller guarantees, and `pieces` aligns it
+        // to its width.
         unsafe {
             match target.len() {
                 8 => target.copy_from_slice(&address.cast::<u64>().read_volatile().to_ne_bytes()),
@@ -30,7 +31,7 @@ pub(super) unsafe fn read(base: *const c_void, offset: u64, data: &mut [u8]) {
 /// Writes `data` at `offset`, in ascending order.
 ///
 /// # Safety
-/// As for [`read`], and the bytes can be written.
+/// As for [`read`], and the bytes must be writable.
 pub(super) unsafe fn write(base: *mut c_void, offset: u64, data: &[u8]) {
     for (at, piece) in pieces(offset, data.len()) {
         let address = base.wrapping_byte_add(at as usize);
@@ -49,8 +50,9 @@ pub(super) unsafe fn write(base: *mut c_void, offset: u64, data: &[u8]) {
     }
 }
 
-/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest first possible: where
-/// each lies, and which of the caller's bytes it is. The range must not wrap.
+/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, each as wide
+/// as possible. Yields each piece's offset and its range in the caller's bytes. The range must not
+/// wrap.
 pub(crate) fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut done = 0;
     core::iter::from_fn(move || {

@@ -1,10 +1,11 @@
-//! Access to device regions: BARs through a mapping, the rest through the device's file.
+//! Accesses device regions: BARs through a mapping, the rest through the device's file.
 //!
-//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`), as long as the caller asks for
-//! them in one go; through the file the kernel cuts likewise, and may turn 8 bytes into twice 4.
+//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`) if the
+//! caller accesses them in one call. Through the file the kernel cuts the same way, and may turn 8
+//! bytes into twice 4.
 //!
-//! A mapped BAR answers only while memory space is enabled in the device's command register: touched while it is not,
-//! the process gets SIGBUS from the kernel.
+//! A mapped BAR answers only while memory space is enabled in the device's command register;
+//! otherwise an access raises SIGBUS.
 #![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
 
 use super::files::OpenFile;
@@ -18,12 +19,12 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::uio::{pread, pwrite};
 use std::sync::Arc;
 
-/// The region that the kernel describes with `info`.
+/// Opens the region that the kernel describes with `info`.
 pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo) -> Result<Box<dyn Region>, Errno> {
     if info.size == 0 {
         return Err(Errno::ENXIO);
     }
-    // Every byte's place in the file must be a file offset.
+    // Every byte's position in the file must be a file offset.
     let end = info.offset.checked_add(info.size).ok_or(Errno::EOVERFLOW)?;
     i64::try_from(end).map_err(|_| Errno::EOVERFLOW)?;
     let window = Window { offset: info.offset, size: info.size, flags: info.flags };
@@ -33,7 +34,7 @@ pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo) -> Result<Box<dyn R
     Ok(Box::new(MappedRegion::new(device, window)?))
 }
 
-/// Where a region lies in the device's file, and what may be done with it.
+/// Where a region lies in the device's file, and which accesses it allows.
 struct Window {
     offset: u64,
     size: u64,
@@ -41,7 +42,8 @@ struct Window {
 }
 
 impl Window {
-    /// `EINVAL` for an access that leaves the region, `EACCES` for one the region does not allow.
+    /// Fails with `EINVAL` for an access that leaves the region, `EACCES` for one the region does
+    /// not allow.
     fn check(&self, offset: u64, len: usize, flag: u32) -> Result<(), Errno> {
         let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
         match end {
@@ -52,14 +54,14 @@ impl Window {
     }
 }
 
-/// A region without mapping: the configuration space, and what the device's driver emulates.
+/// A region without a mapping: the configuration space, and what the device's driver emulates.
 struct FileRegion {
     device: Arc<OpenFile>,
     window: Window,
 }
 
 impl FileRegion {
-    /// Where `offset` and `done` bytes more are in the file; in bounds, as `open` and `check` saw.
+    /// Returns the position of `offset + done` in the file; in bounds, as `open` and `check` saw.
     fn place(&self, offset: u64, done: usize) -> i64 {
         (self.window.offset + offset) as i64 + done as i64
     }
@@ -103,8 +105,8 @@ struct MappedRegion {
     _device: Arc<OpenFile>,
 }
 
-// SAFETY: the mapping belongs to this object alone and is no memory of any Rust value. It is only accessed volatile, as
-// a device's registers are; what accesses from several threads mean is the device's affair.
+// SAFETY: the mapping belongs to this object alone and to no Rust value. It is only accessed
+// volatile, as a device's registers are; the device defines what concurrent accesses mean.
 unsafe impl Send for MappedRegion {}
 // SAFETY: as above.
 unsafe impl Sync for MappedRegion {}
@@ -123,7 +125,7 @@ impl MappedRegion {
 
 impl Drop for MappedRegion {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; nothing refers to it any more.
+        // SAFETY: the mapping that `new` made; nothing refers to it any longer.
         let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }
@@ -135,8 +137,9 @@ impl Region for MappedRegion {
 
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.window.check(offset, data.len(), REGION_INFO_FLAG_READ)?;
-        // POWER orders accesses to memory and to device registers only across a full `sync`, which this fence is: what
-        // was written before must be seen by the device, and what is read afterwards must be younger than the register.
+        // POWER orders accesses to memory and to device registers only across a full `sync`, which
+        // this fence is: earlier writes must be visible to the device, and later reads must be
+        // younger than the register's.
         fence(Ordering::SeqCst);
         // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is readable.
         unsafe { volatile::read(self.base.as_ptr(), offset, data) };
