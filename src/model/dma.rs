@@ -1,10 +1,10 @@
-//! What a device's DMA reaches: memory behind the TCEs of its container, IOMMU page by IOMMU page.
+//! DMA of a device: accesses memory through the TCEs of its container, IOMMU page by IOMMU page.
 
 use super::container::Driver;
 use super::physical::Physical;
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
 
-/// Reads; what is not mapped for reading gives zeros.
+/// Reads memory; what is not mapped for reading gives zeros.
 pub(super) fn read(driver: &Driver, memory: &Physical, iova: u64, data: &mut [u8]) {
     data.fill(0);
     for (physical, span) in translate(driver, iova, data.len(), DMA_MAP_FLAG_READ) {
@@ -12,14 +12,14 @@ pub(super) fn read(driver: &Driver, memory: &Physical, iova: u64, data: &mut [u8
     }
 }
 
-/// Writes; what is not mapped for writing is dropped.
+/// Writes memory; what is not mapped for writing is dropped.
 pub(super) fn write(driver: &Driver, memory: &mut Physical, iova: u64, data: &[u8]) {
     for (physical, span) in translate(driver, iova, data.len(), DMA_MAP_FLAG_WRITE) {
         memory.write(physical, &data[span]);
     }
 }
 
-/// Physical addresses of the parts of an access that are allowed.
+/// Returns the physical addresses of the parts of an access that are allowed.
 fn translate(driver: &Driver, iova: u64, len: usize, access: u32) -> Vec<(u64, core::ops::Range<usize>)> {
     let mut parts = Vec::new();
     let mut done = 0;

@@ -1,4 +1,4 @@
-//! Which machine, host page and kernel a model is, and how that is written.
+//! Presets: a model's machine, host page and kernel, and their text form.
 
 use crate::addr::PageShift;
 use crate::host::Platform;
@@ -7,9 +7,10 @@ use core::str::FromStr;
 
 /// A machine, its host page size and its kernel.
 ///
-/// Written `machine[-option…][-page][-kernel]`, for example `powernv9`, `powernv9-4k` or `pseries-noddw-4k-7.2`. What is
-/// left out is the default: 64 KiB pages, Linux 6.12, firmware as QEMU has it. Options of a pseries machine are `noddw`
-/// (firmware without dynamic windows), `1window` (a PE with a single window, as with SR-IOV) and `pgsz=0x11000` (page
+/// Written `machine[-option…][-page][-kernel]`, for example `powernv9`, `powernv9-4k` or
+/// `pseries-noddw-4k-7.2`. Defaults are 64 KiB pages, Linux 6.12 and QEMU's firmware. Options of a
+/// pseries machine are `noddw` (firmware without dynamic windows), `1window` (a PE with a single
+/// window, as with SR-IOV) and `pgsz=0x11000` (page sizes of dynamic windows).
 /// sizes of dynamic windows).
 ///
 /// ```
@@ -44,11 +45,12 @@ pub enum Machine {
 /// What the firmware of a pseries machine offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Firmware {
-    /// Whether there are dynamic DMA windows at all (`ibm,ddw-applicable`).
+    /// Whether it offers dynamic DMA windows at all (`ibm,ddw-applicable`).
     pub ddw: bool,
-    /// Page sizes of dynamic windows, bit n for 2^n bytes; 4 KiB is always there and 16 GiB never.
+    /// Page sizes of dynamic windows, bit n for 2^n bytes; 4 KiB is always included and 16 GiB
+    /// never.
     pub page_sizes: u64,
-    /// Windows of a PE: 2, or 1 where a dynamic window takes the default window's place.
+    /// Windows of a PE: 2, or 1 if a dynamic window replaces the default window.
     pub windows: u32,
 }
 
@@ -69,7 +71,7 @@ pub enum HostPage {
 }
 
 impl HostPage {
-    /// As a power of two.
+    /// Returns the page as a power of two.
     pub const fn shift(self) -> PageShift {
         match self {
             Self::Small => PageShift::P4K,
@@ -78,7 +80,7 @@ impl HostPage {
     }
 }
 
-/// A kernel whose behaviour is modelled. What differs between them has a name each.
+/// A kernel whose behaviour is modelled. Each difference between them has a method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KernelVersion {
     /// Linux 6.12.
@@ -89,19 +91,20 @@ pub enum KernelVersion {
 }
 
 impl KernelVersion {
-    /// UNMAP past a window's end is refused, with 1 (`iommu_tce_check_ioba`).
+    /// Returns whether UNMAP past a window's end is refused, with 1 (`iommu_tce_check_ioba`).
     pub const fn bounds_unmap(self) -> bool {
         matches!(self, Self::V7_2)
     }
 
-    /// CREATE refuses a page shift above 63, rather than look at its low seven bits (`tce_iommu_create_window`).
+    /// Returns whether CREATE refuses a page shift above 63 instead of using its low seven bits
+    /// (`tce_iommu_create_window`).
     pub const fn bounds_page_shift(self) -> bool {
         matches!(self, Self::V7_2)
     }
 }
 
 impl Preset {
-    /// PowerNV or pSeries.
+    /// Returns the platform, PowerNV or pSeries.
     pub const fn platform(&self) -> Platform {
         match self.machine {
             Machine::Pseries(_) => Platform::Pseries,
@@ -109,7 +112,7 @@ impl Preset {
         }
     }
 
-    /// Sizes of hugetlb pages the machine has.
+    /// Returns the sizes of hugetlb pages the machine has.
     pub const fn huge_pages(&self) -> &'static [PageShift] {
         match self.machine {
             Machine::Powernv8 => &[PageShift::P16M],
@@ -119,25 +122,18 @@ impl Preset {
     }
 }
 
-/// A text that names no preset.
+/// Why a text is not a preset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum PresetError {
-    /// The first word is no machine.
+    /// The first word is not a machine.
     #[error("no machine {name:?}: known are powernv8, powernv9, powernv10 and pseries")]
-    Machine {
-        /// The word.
-        name: String,
-    },
-    /// A further word means nothing for that machine.
+    Machine { name: String },
+    /// A later word is not an option of that machine.
     #[error(
         "{word:?} means nothing for {machine}: known are 4k, 64k, 6.12, 7.2, and for pseries noddw, 1window, pgsz=0x…"
     )]
-    Word {
-        /// The machine.
-        machine: String,
-        /// The word.
-        word: String,
-    },
+    Word { machine: String, word: String },
 }
 
 impl FromStr for Preset {
