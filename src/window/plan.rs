@@ -1,24 +1,24 @@
-//! What a plan says: the calls that lead to a window, what they cost, and why.
+//! Plans: the calls that lead to a window, their cost, and the reasons.
 
 use super::Reason;
 use super::table::Teardown;
 use crate::addr::{Iova, PageShift};
 
-/// Where powernv puts the window of slot 1 (`arch/powerpc/platforms/powernv/pci-ioda-tce.c`).
+/// Start of powernv's window in slot 1 (`arch/powerpc/platforms/powernv/pci-ioda-tce.c`).
 pub(super) const POWERNV_SECOND: Iova = Iova(1 << 59);
 
 /// One call of a plan, in each container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`: of a window, or of the waiting default window.
+    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`: removes a window, or the waiting default window.
     Remove(Iova),
     /// `VFIO_IOMMU_SPAPR_TCE_CREATE`.
     Create {
-        /// The page.
+        /// IOMMU page of the window.
         page: PageShift,
         /// Bytes, a power of two.
         size: u64,
-        /// Levels.
+        /// Levels of the TCE table.
         levels: u32,
     },
 }
@@ -26,29 +26,29 @@ pub enum Step {
 /// The window a plan leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// Where it starts; `None` where the firmware chooses.
+    /// Start of the window; `None` if the firmware chooses.
     pub start: Option<Iova>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The page.
+    /// IOMMU page.
     pub page: PageShift,
-    /// Levels.
+    /// Levels of the TCE table.
     pub levels: u32,
 }
 
-/// What will be done, what it costs, and why.
+/// What will be done, its cost, and the reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The calls, in order, for each container; none when a window that is there serves.
+    /// The calls, in order, for each container; none if an existing window serves.
     pub steps: Vec<Step>,
-    /// What will hold what was asked.
+    /// The window that will hold the request.
     pub window: Planned,
-    /// Bytes of locked memory the steps are charged with, over all containers.
+    /// Bytes of locked memory the steps are charged, over all containers.
     pub locked_bytes: u64,
-    /// What removing the window costs, in each container.
+    /// Cost of removing the window, in each container.
     pub teardown: Teardown,
-    /// Ioctls, over all containers.
+    /// Number of ioctls, over all containers.
     pub ioctls: u32,
-    /// Why.
+    /// Reasons for the choices.
     pub reasons: Vec<Reason>,
 }

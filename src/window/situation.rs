@@ -1,4 +1,5 @@
-//! What a plan starts from: windows, what they may cost, and what there will be once another plan was carried out.
+//! The input of a plan: current windows, their limits, and the state after another plan was carried
+//! out.
 
 use super::plan::{POWERNV_SECOND, Plan, Planned, Step};
 use super::table;
@@ -7,33 +8,34 @@ use crate::addr::{IovaRange, PageShift};
 use crate::host::memlock;
 use crate::host::{Memlock, Platform};
 
-/// A window that is there.
+/// A live window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The window.
+    /// Its range, page, levels and origin.
     pub window: Window,
-    /// Something is mapped in it, or asked to be mappable.
+    /// Whether something in it is mapped or reserved.
     pub in_use: bool,
 }
 
-/// What a plan starts from.
+/// The input of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// What the host says.
+    /// Facts the host reports.
     pub facts: WindowFacts,
-    /// The default window's life.
+    /// State of the default window.
     pub default: DefaultWindow,
-    /// Containers in which it waits: all, none, or those that joined since it came to life.
+    /// Number of containers in which it waits: all, none, or those that joined since it was
+    /// created.
     pub default_waits: u32,
-    /// Something is asked of the waiting default window.
+    /// Whether something is reserved in the waiting default window.
     pub default_asked: bool,
-    /// The windows there are.
+    /// The live windows.
     pub standing: Vec<Standing>,
-    /// Containers that each get the window.
+    /// Number of containers that each get the window.
     pub containers: u32,
     /// Locked memory of the process.
     pub memlock: Memlock,
-    /// Memory of the machine that could be used, bytes; `None` where it is not known.
+    /// Available memory of the machine, bytes; `None` if unknown.
     pub available: Option<u64>,
 }
 
@@ -42,13 +44,13 @@ impl Situation {
         self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
     }
 
-    /// What the default window will be charged with where it waits.
+    /// Returns the charge for the default window where it still waits.
     pub(crate) fn default_due(&self) -> u64 {
         let one = self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1));
         one.saturating_mul(self.default_waits.into())
     }
 
-    /// What there is already for `range`.
+    /// Returns what already serves `range`.
     pub(super) fn serving(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
         let standing = self.standing.iter().map(|standing| standing.window);
         standing
@@ -57,17 +59,18 @@ impl Situation {
             .find(|(window, ..)| window.contains_range(&range))
     }
 
-    /// Whether tables charged with `needed` bytes, over all containers, may be made.
+    /// Checks that tables charged `needed` bytes, over all containers, may be created.
     pub fn affords(&self, needed: u64) -> Result<(), Refusal> {
         memlock::check(self.memlock, "the TCE tables", needed)?;
-        // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
+        // A pseries table is allocated whole. If that fails, the kernel goes on without it and dies
+        // at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {
             Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
             _ => Ok(()),
         }
     }
 
-    /// What there is once a plan was carried out, and used.
+    /// Returns the input after a plan was carried out and its window used.
     pub fn after(&self, plan: &Plan) -> Self {
         let mut after = self.clone();
         for step in &plan.steps {
@@ -100,7 +103,7 @@ impl Situation {
         after
     }
 
-    /// The waiting default window comes to life.
+    /// Marks the waiting default window as live.
     fn default_lives(&mut self) {
         if let Some(range) = self.default_range() {
             let window = Window { range, page: DEFAULT_PAGE, levels: 1, origin: Origin::Default };
@@ -109,7 +112,7 @@ impl Situation {
         }
     }
 
-    /// A window that holds a part of `range` and cannot be made larger.
+    /// Finds a window that holds a part of `range` and cannot be enlarged.
     pub(super) fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
         let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
         fixed
