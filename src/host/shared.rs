@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 /// Memory of this process that can be given to devices. Clones share the memory, which is freed
 /// with the last of them.
+///
 /// Reads and writes are in bounds or fail with `EINVAL`. One call's reads precede the next call's
 /// reads, and one call's writes are visible before the next call's writes: a device that sees the
 /// flag sees the data.
-/// written by one call is seen before what a later call writes: a device that sees the flag sees the data.
 #[derive(Clone)]
 pub struct Shared(Arc<Inner>);
 

@@ -11,7 +11,6 @@ use core::str::FromStr;
 /// `pseries-noddw-4k-7.2`. Defaults are 64 KiB pages, Linux 6.12 and QEMU's firmware. Options of a
 /// pseries machine are `noddw` (firmware without dynamic windows), `1window` (a PE with a single
 /// window, as with SR-IOV) and `pgsz=0x11000` (page sizes of dynamic windows).
-/// sizes of dynamic windows).
 ///
 /// ```
 /// use spapr_iommu::model::Preset;

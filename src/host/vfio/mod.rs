@@ -3,7 +3,6 @@
 //! [`Vfio`] opens `/dev/vfio` and runs ioctls on it. The `unsafe` code is in three files, one kind
 //! in each: `ioctl`, `region` and `memory`. Everything read from `/proc` and `/sys` is read under
 //! `Roots`, so that tests run on their own trees.
-//! trees of their own.
 
 pub mod bind;
 
