@@ -1,4 +1,4 @@
-//! The windows that memory for devices is mapped in, and their bus addresses.
+//! Windows in which memory for devices is mapped, and the allocation of their bus addresses.
 
 use super::{DmaConfig, DmaError, DmaMask, IovaSpan, Iovas};
 use crate::addr::{Iova, IovaRange, PageShift};
@@ -7,19 +7,19 @@ use crate::space::{AddressSpace, WindowError};
 use crate::window::{DEFAULT_PAGE, DefaultWindow, WindowFacts, WindowRequest};
 use arrayvec::ArrayVec;
 
-/// A buffer's page is worth it from this many pages in a window on.
+/// Fewest pages of a buffer's page size in a window that make the larger page worthwhile.
 const FEWEST_PAGES: u64 = 64;
 
-/// A window by what it is for.
+/// Purpose of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
     /// The dynamic window, which only devices with many address bits reach.
     Dynamic,
-    /// The default window, for devices with 32 bits.
+    /// The default window, for devices with 32 address bits.
     Default,
 }
 
-/// Bus addresses that are taken.
+/// Allocated bus addresses.
 #[derive(Debug)]
 pub(super) struct Place {
     which: Which,
@@ -40,7 +40,7 @@ struct Arena {
 }
 
 impl Arena {
-    /// Without the page at bus address 0, which many a device takes for none.
+    /// Leaves out the page at bus address 0, which many devices treat as a null address.
     fn new(range: IovaRange, page: PageShift) -> Option<Self> {
         let start = if range.start().0 == 0 { page.bytes() } else { range.start().0 };
         let range = IovaRange::between(Iova(start), range.end())?;
@@ -53,12 +53,13 @@ impl Arena {
 pub(super) struct Arenas {
     dynamic: Option<Arena>,
     default: Option<Arena>,
-    /// The reach of the devices when the dynamic window was refused, and why.
+    /// The reach of the devices when the dynamic window was refused, and the reason.
     refused: Option<(u64, WindowError)>,
 }
 
 impl Arenas {
-    /// The windows that devices with `mask` reach, best first; made when they are needed for the first time.
+    /// Returns the windows that devices with `mask` reach, best first, and creates them when first
+    /// needed.
     pub(super) fn reached(
         &mut self,
         space: &AddressSpace,
@@ -70,7 +71,8 @@ impl Arenas {
         if !tried || self.default.is_none() {
             let status = space.status();
             let facts = status.facts.ok_or(DmaError::NoDevice)?;
-            // Without dynamic windows in the firmware Linux makes none at all; the refusal of one says so.
+            // Without dynamic windows in the firmware Linux creates none at all; the refusal of one
+            // says so.
             let wanted = config.default_window && facts.windows.is_some();
             if self.default.is_none() && wanted && status.default != DefaultWindow::Gone {
                 self.default = facts.default.and_then(|range| Arena::new(range, DEFAULT_PAGE));
@@ -114,14 +116,14 @@ impl Arenas {
         self.arena(which).map(|arena| arena.page)
     }
 
-    /// Takes `bytes` in one piece, whole pages, that devices with `mask` reach.
+    /// Allocates `bytes` in one piece, whole pages, that devices with `mask` reach.
     pub(super) fn allocate(&mut self, which: Which, bytes: u64, mask: DmaMask) -> Result<Place, DmaError> {
         let arena = self.arena_mut(which)?;
         let (window, page) = (arena.range, arena.page);
         let no_room = |largest| DmaError::NoRoom { bytes, window, largest };
         let Some(span) = arena.iovas.allocate(bytes, page) else { return Err(no_room(arena.iovas.largest_free())) };
         if !mask.reaches(span.range()) {
-            // Those with a larger mask took what lies lower.
+            // Devices with a larger mask have taken the lower addresses.
             arena.iovas.free(span);
             return Err(no_room(0));
         }
@@ -152,13 +154,14 @@ impl Arenas {
 }
 
 impl Arena {
-    /// Behind the first page it gives out.
+    /// Returns the end of the first page it allocates.
     fn first_page_end(&self) -> u64 {
         self.range.start().0.saturating_add(self.page.bytes())
     }
 }
 
-/// The largest IOMMU page above the host's for which there is a page of hugetlb, and of which the window has many.
+/// Finds the largest IOMMU page above the host's for which there is a page of hugetlb, and of which
+/// the window has many.
 fn huge_page(host: &dyn Host, facts: &WindowFacts, config: &DmaConfig) -> Option<PageShift> {
     let worth = |page: &PageShift| *page > facts.host_page && page.bytes() <= config.capacity / FEWEST_PAGES;
     facts.page_sizes().rev().filter(worth).find(|page| {

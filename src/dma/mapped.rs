@@ -1,4 +1,4 @@
-//! What is mapped for devices, and is unmapped before its memory goes.
+//! Memory mapped for devices, which is unmapped before it is freed.
 
 use super::arena::{Place, Which};
 use super::memory::Leased;
@@ -9,19 +9,20 @@ use crate::permission::Permission;
 use crate::space::{MapRequest, Overlap, UnmapError};
 use std::sync::Arc;
 
-/// Whole IOMMU pages of memory that are mapped.
+/// Mapped memory, whole IOMMU pages.
 #[derive(Debug)]
 pub(super) struct Mapped {
     dma: Dma,
     leased: Arc<Leased>,
     user: UserRange,
     iova: IovaRange,
-    /// `None` once it is unmapped.
+    /// `None` after it was unmapped.
     place: Option<Place>,
 }
 
 impl Mapped {
-    /// Maps the IOMMU pages that hold `user`, a part of `leased`, where all devices that are open reach them.
+    /// Maps the IOMMU pages that hold `user`, a part of `leased`, where all open devices reach
+    /// them.
     pub(super) fn new(
         dma: &Dma,
         leased: &Arc<Leased>,
@@ -30,7 +31,7 @@ impl Mapped {
     ) -> Result<Self, DmaError> {
         let mut refused = None;
         for which in dma.windows()? {
-            // The next one has smaller pages, or more room.
+            // The next window has smaller pages, or more room.
             match Self::in_window(dma, which, leased, user, permission) {
                 Err(error @ (DmaError::NoRoom { .. } | DmaError::Unaligned { .. })) => {
                     refused.get_or_insert(error);
@@ -41,7 +42,7 @@ impl Mapped {
         Err(refused.unwrap_or(DmaError::NoDevice))
     }
 
-    /// The same in one window.
+    /// Maps them in one window.
     pub(super) fn in_window(
         dma: &Dma,
         which: Which,
@@ -73,7 +74,7 @@ impl Mapped {
         }
     }
 
-    /// New memory of at least `bytes`, in whole pages of `backing`, mapped.
+    /// Allocates and maps at least `bytes`, in whole pages of `backing`.
     pub(super) fn of_new_memory(
         dma: &Dma,
         which: Which,
@@ -93,18 +94,18 @@ impl Mapped {
         &self.leased
     }
 
-    /// Where devices see `user`, which lies in it.
+    /// Returns the bus addresses of `user`, which lies in it.
     pub(super) fn iova_of(&self, user: UserRange) -> IovaRange {
         let first = self.iova.start().0 + (user.start().0 - self.user.start().0);
         IovaRange::new(Iova(first), user.len()).unwrap_or(self.iova)
     }
 
-    /// Where devices see all of it.
+    /// Returns the bus addresses of all of it.
     pub(super) fn iova(&self) -> IovaRange {
         self.iova
     }
 
-    /// Whether it is still mapped.
+    /// Returns whether it is still mapped.
     pub(super) fn is_there(&self) -> bool {
         self.place.is_some()
     }
@@ -113,13 +114,13 @@ impl Mapped {
         &self.dma
     }
 
-    /// Unmaps it. Errors leave it mapped.
+    /// Unmaps it. An error leaves it mapped.
     pub(super) fn unmap(&mut self) -> Result<(), UnmapError> {
         if self.place.is_none() {
             return Ok(());
         }
         match self.dma.space().unmap(self.iova) {
-            // The last group has left, and all windows with it.
+            // The last group was detached, and all windows with it.
             Ok(_) | Err(UnmapError::NoWindow { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -135,10 +136,10 @@ impl Drop for Mapped {
         if let Err(error) = self.unmap() {
             tracing::error!(%error, "memory stays mapped until the process ends");
             if self.leased.shared.is_lent() {
-                // Its owner is about to use it again, and cannot be told to wait.
+                // Its owner is about to use it again, and cannot be made to wait.
                 std::process::abort();
             }
-            // A device may still reach it, so nobody else may get it.
+            // A device may still reach it, so it must never be reused.
             core::mem::forget(Arc::clone(&self.leased));
         }
     }

@@ -9,24 +9,24 @@ use crate::registry::{Lease, Registry};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// Memory with its registration, which ends before the memory goes.
+/// Memory with its registration, which ends before the memory is freed.
 #[derive(Debug)]
 pub(super) struct Leased {
     pub shared: Shared,
-    /// The largest IOMMU page it carries.
+    /// The largest IOMMU page it can serve.
     pub carries: PageShift,
     lease: Option<Lease>,
     host: Arc<dyn Host>,
 }
 
 impl Leased {
-    /// New memory, `size` bytes in whole pages of `page`.
+    /// Allocates and registers `size` bytes in whole pages of `page`.
     pub(super) fn new(registry: &Registry, size: u64, page: PageShift) -> Result<Arc<Self>, DmaError> {
         let shared = registry.host().share(size, page);
         Self::register(registry, shared.map_err(|errno| DmaError::Memory { bytes: size, page, errno })?)
     }
 
-    /// Memory that is there already.
+    /// Registers existing memory.
     pub(super) fn adopt(registry: &Registry, shared: &Shared) -> Result<Arc<Self>, DmaError> {
         let (user, page) = (shared.range(), registry.host().page_shift());
         if !user.is_aligned(page) {
@@ -67,8 +67,8 @@ impl Drop for Leased {
     }
 }
 
-/// Memory that is registered, and in reach of devices only where and as long as it is [mapped](Self::map): for transfers that
-/// are mapped one by one. Clones are the same memory.
+/// Registered memory that devices reach only where and while it is [mapped](Self::map): for
+/// transfers that are mapped one by one. Clones are the same memory.
 #[derive(Clone, Debug)]
 pub struct DmaMemory {
     dma: Dma,
@@ -76,8 +76,9 @@ pub struct DmaMemory {
 }
 
 impl Dma {
-    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the window that devices reach has such, and
-    /// the process gets some, else in pages of the host.
+    /// Allocates at least `bytes`, zeroed and registered but not mapped. Uses hugetlb pages if the
+    /// window that devices reach has such pages and the process gets some, otherwise pages of the
+    /// host.
     pub fn memory(&self, bytes: u64) -> Result<DmaMemory, DmaError> {
         if bytes == 0 {
             return Err(DmaError::Empty);
@@ -94,8 +95,9 @@ impl Dma {
         Ok(DmaMemory { dma: self.clone(), leased })
     }
 
-    /// `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both are whole pages of
-    /// the file. The file must not shrink meanwhile, or an access ends the process: seal a memfd with `F_SEAL_SHRINK`.
+    /// Registers `len` bytes of a file at `offset`, shared with everyone who maps it: a memfd, or a
+    /// file of hugetlbfs. Both must be whole pages of the file. The file must not shrink meanwhile,
+    /// or an access ends the process: seal a memfd with `F_SEAL_SHRINK`.
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let page = registry.host().page_shift();
@@ -104,9 +106,10 @@ impl Dma {
         Ok(DmaMemory { dma: self.clone(), leased: Leased::adopt(registry, &shared)? })
     }
 
-    /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and the bytes behind that by copies.
-    /// It begins and ends on a host page. When `f` returns or panics it is unmapped and the slice is the caller's again, with
-    /// what devices wrote. Should the kernel not unmap it, the process ends: a device could write to what is the caller's.
+    /// Maps a slice for devices while `f` runs, which gets its bus addresses and accesses its bytes
+    /// by copies. The slice must begin and end on a host page. When `f` returns or panics, the
+    /// slice is unmapped and belongs to the caller again, with what devices wrote. If the kernel
+    /// cannot unmap it, the process is aborted: a device could write to the caller's memory.
     pub fn with_slice<R>(
         &self,
         slice: &mut [u8],
@@ -126,7 +129,7 @@ impl Dma {
 }
 
 impl DmaMemory {
-    /// Bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.leased.shared.range().len()
     }
@@ -141,8 +144,9 @@ impl DmaMemory {
         self.leased.write(offset, data)
     }
 
-    /// Maps `len` bytes at `offset` until the map is dropped: one MAP, and later one UNMAP, per container. Devices see whole IOMMU
-    /// pages, so also what lies beside those bytes in this memory.
+    /// Maps `len` bytes at `offset` until the result is dropped, with one MAP, and later one UNMAP,
+    /// per container. Devices see whole IOMMU pages, so also the bytes next to these in this
+    /// memory.
     pub fn map(&self, offset: u64, len: u64, permission: Permission) -> Result<StreamMap, DmaError> {
         let outside = OutOfBounds { offset, len, size: self.size() };
         let within = offset.checked_add(len).is_some_and(|end| end <= self.size());
@@ -161,7 +165,7 @@ pub struct StreamMap {
 }
 
 impl StreamMap {
-    /// Where devices see the bytes.
+    /// Returns the bus addresses of the bytes.
     pub fn iova_range(&self) -> IovaRange {
         self.mapped.iova_of(self.user)
     }
@@ -178,7 +182,7 @@ impl StreamMap {
         self.mapped.leased().write(at, data)
     }
 
-    /// The offset in all of the memory.
+    /// Returns the offset in the whole memory.
     fn at(&self, offset: u64, len: usize) -> Result<u64, OutOfBounds> {
         let (len, size) = (len as u64, self.user.len());
         let within = offset.checked_add(len).is_some_and(|end| end <= size);
