@@ -1,15 +1,15 @@
-//! The entries of a TCE table: where they lie, and how they are read while others write.
+//! Storage of a TCE table's entries, which can be read while others write.
 
 use core::fmt::Debug;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where a table's entries lie: in the library's own memory, or in the kernel's under KVM.
+/// Storage of a table's entries: in the library's own memory, or in the kernel's under KVM.
 ///
-/// One writer at a time, which the table sees to; any number of readers at any time. An index behind the end reads as 0 and
-/// takes no value.
+/// It has one writer at a time, which the table ensures, and any number of readers at any time. An
+/// index past the end reads as 0 and ignores writes.
 pub trait Entries: Send + Sync + Debug {
-    /// The entry at `index`.
+    /// Returns the entry at `index`.
     fn load(&self, index: u64) -> u64;
 
     /// Stores `values` from `first` on.
@@ -21,25 +21,27 @@ pub trait Entries: Send + Sync + Debug {
     /// Calls `visit` with every entry in `first..first + count` that is not 0, in order.
     fn each(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64));
 
-    /// Whether others change them, too: the kernel under KVM, which then maps by itself.
+    /// Returns whether others change them as well: the kernel under KVM, which then maps them
+    /// itself.
     fn changes_by_itself(&self) -> bool {
         false
     }
 }
 
-/// Entries of a leaf: a 4 KiB page, which is what one H_PUT_TCE_INDIRECT or H_STUFF_TCE of 512 fills.
+/// Entries of a leaf: a 4 KiB page, which one H_PUT_TCE_INDIRECT or H_STUFF_TCE of 512 fills.
 const LEAF: usize = 512;
-/// Leaves of a branch.
+/// Number of leaves in a branch.
 const BRANCH: usize = 512;
 
-/// An entry is whole by itself: nothing else is read by its word.
+/// Each entry is complete in itself: no other data is read because of it.
 const RELAXED: Ordering = Ordering::Relaxed;
 
 type Leaf = [AtomicU64; LEAF];
 type Branch = [OnceLock<Box<Leaf>>; BRANCH];
 
-/// Entries in a tree whose leaves come with the first value that is not 0: 8 bytes for each entry near one that was
-/// ever written, nothing for the rest. Leaves stay until the table goes, so that readers need no lock.
+/// Entries in a tree that allocates a leaf at its first value other than 0: it takes 8 bytes for
+/// each entry near one that was ever written, nothing for the rest. Leaves stay until the table is
+/// dropped, so reads are lock-free.
 #[derive(Debug)]
 pub(super) struct Sparse {
     branches: Box<[OnceLock<Box<Branch>>]>,
@@ -51,7 +53,7 @@ fn new_leaf() -> Box<Leaf> {
 }
 
 impl Sparse {
-    /// `len` entries, all 0.
+    /// Creates `len` entries, all 0.
     pub(super) fn new(len: u64) -> Self {
         let branches = len.div_ceil((LEAF * BRANCH) as u64);
         Self { branches: (0..branches).map(|_| OnceLock::new()).collect(), len }
@@ -73,8 +75,8 @@ impl Sparse {
         Some(branch.get(leaf)?.get_or_init(new_leaf))
     }
 
-    /// Calls `part` with what there is of leaves in `first..first + count`. What was never written is passed over, by the
-    /// branch and by the leaf.
+    /// Calls `part` with the existing leaves in `first..first + count`. What was never written is
+    /// skipped, by the branch and by the leaf.
     fn each_leaf(&self, first: u64, count: u64, mut part: impl FnMut(u64, &[AtomicU64])) {
         let end = first.saturating_add(count).min(self.len);
         let mut at = first;
@@ -92,7 +94,7 @@ impl Sparse {
         }
     }
 
-    /// Bytes of leaves.
+    /// Returns the bytes of all leaves.
     #[cfg(test)]
     fn bytes(&self) -> usize {
         let branches = self.branches.iter().filter_map(OnceLock::get);
@@ -100,7 +102,7 @@ impl Sparse {
     }
 }
 
-/// Cuts entries at leaves: the first index of each part, and how many entries it has.
+/// Cuts entries at leaves. Yields the first index of each part, and its number of entries.
 fn parts(first: u64, count: u64) -> impl Iterator<Item = (u64, usize)> {
     let end = first.saturating_add(count);
     let mut at = first;

@@ -1,4 +1,4 @@
-//! The TCE hypercalls.
+//! TCE hypercalls of a guest.
 
 use super::GuestIommu;
 use super::error::HcallError;
@@ -9,20 +9,21 @@ use crate::uapi::papr::hcall::{
     H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT,
 };
 
-/// Lists lie at pages of this size, whatever the guest's own page.
+/// Lists are aligned to pages of this size, whatever the guest's own page.
 const LIST_ALIGN: u64 = 4096;
 /// Bytes of a full list.
 const LIST_BYTES: usize = (MOST_INDIRECT as usize) * 8;
 
 impl GuestIommu {
-    /// `H_PUT_TCE`: enters one TCE at `ioba`, which is a bus address, the window's start included. A TCE without rights
-    /// unmaps, and is kept as it is. What was there before is replaced.
+    /// `H_PUT_TCE`: sets one TCE at `ioba`, a bus address, which includes the window's start. A TCE
+    /// without rights unmaps, and is kept as it is. Replaces the earlier TCE.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
         self.with_table(liobn, |table| table.put(self.ram(), table.index(ioba, 1)?, &[tce]))
     }
 
-    /// `H_PUT_TCE_INDIRECT`: enters the `count` TCEs, 512 at most, that lie big endian at `list` in guest memory. The list is
-    /// copied once and checked whole: all are entered or none. What continues each other goes to the kernel as one MAP.
+    /// `H_PUT_TCE_INDIRECT`: sets the `count` TCEs, at most 512, that are stored big endian at
+    /// `list` in guest memory. The list is copied once and checked whole: all are set or none. TCEs
+    /// that continue each other go to the kernel as one MAP.
     pub fn h_put_tce_indirect(&self, liobn: Liobn, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
         let table = self.table(liobn)?;
         if count > MOST_INDIRECT {
@@ -44,8 +45,8 @@ impl GuestIommu {
         table.put(self.ram(), first, values.get(..count as usize).unwrap_or_default())
     }
 
-    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times: the pages are unmapped, with one UNMAP where
-    /// they are mapped at all.
+    /// `H_STUFF_TCE`: sets `tce`, which gives no rights, `count` times: the pages are unmapped,
+    /// with one UNMAP if they are mapped at all.
     pub fn h_stuff_tce(&self, liobn: Liobn, ioba: u64, tce: u64, count: u64) -> Result<(), HcallError> {
         let table = self.table(liobn)?;
         if tce::permission(tce).is_some() {
@@ -55,13 +56,13 @@ impl GuestIommu {
         table.stuff(self.ram(), first, count, tce)
     }
 
-    /// `H_GET_TCE`: the TCE at `ioba` as the guest entered it, 0 where it never did. Waits for nobody.
+    /// `H_GET_TCE`: returns the TCE at `ioba` as the guest set it, 0 if it never did. Lock-free.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
         self.with_table(liobn, |table| Ok(table.load(table.index(ioba, 1)?)))
     }
 
-    /// A hypercall as `KVM_EXIT_PAPR_HCALL` hands it over: its number and r4 to r12. What the guest gets in r3 is returned,
-    /// what it gets from r4 on is in `args`. `None` when it is none of ours.
+    /// Handles a hypercall as `KVM_EXIT_PAPR_HCALL` passes it: its number and r4 to r12. Returns r3
+    /// for the guest, and leaves r4 and up in `args`. `None` if it is not a TCE hypercall.
     pub fn hcall(&self, number: u64, args: &mut [u64; 9]) -> Option<i64> {
         let [liobn, ioba, third, count, ..] = *args;
         let named = u32::try_from(liobn).map(Liobn);
