@@ -4,10 +4,10 @@ use spapr_iommu::host::calls::TARGET;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when nothing is asked.
+/// Level logged by default.
 const QUIET: &str = "warn";
 
-/// A level or filter, as `EnvFilter` has them.
+/// Parses a level or filter, as `EnvFilter` accepts them.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     let filter = if text == "ioctl" { format!("{TARGET}=debug") } else { text.to_owned() };
     match EnvFilter::try_new(&filter) {
@@ -16,7 +16,7 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     }
 }
 
-/// Starts logging: as `--log` says, or `RUST_LOG`.
+/// Starts logging as `--log` or `RUST_LOG` says.
 pub(super) fn start(asked: Option<&str>) {
     let filter = match asked {
         Some(asked) => EnvFilter::new(asked),

@@ -13,7 +13,7 @@ use spapr_iommu::model::{HostPage, KernelVersion, Machine, Preset};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The model when neither the command line nor the file names one.
+/// Model used if neither the command line nor the file names one.
 const DEFAULT_PRESET: Preset =
     Preset { machine: Machine::Powernv9, page: HostPage::Large, kernel: KernelVersion::V6_12 };
 
@@ -109,12 +109,12 @@ struct BindArguments {
     json: bool,
 }
 
-/// A number of bytes.
+/// Parses a number of bytes.
 fn size(text: &str) -> Result<u64, String> {
     number(text).ok_or_else(|| "a size is a number of bytes, for example 512M, 1G or 0x10000".into())
 }
 
-/// Which host to run on.
+/// The host to run on.
 #[derive(Clone, Copy, Debug)]
 enum HostChoice {
     Model(Option<Preset>),

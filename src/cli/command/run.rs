@@ -26,7 +26,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
     exit
 }
 
-/// Reads a scenario, or says what is wrong and where.
+/// Reads a scenario, or reports what is wrong and where.
 fn read(path: &PathBuf) -> Result<Scenario, String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
@@ -36,7 +36,7 @@ fn read(path: &PathBuf) -> Result<Scenario, String> {
     })
 }
 
-/// Bare steps run on the running kernel only when that is asked for.
+/// Refuses bare steps on the running kernel unless the user allowed them.
 fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Scenario, String> {
     if !scenario.is_bare() || arguments.bare || matches!(arguments.host, HostChoice::Model(_)) {
         return Ok(scenario);
@@ -74,7 +74,7 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
     }
 }
 
-/// Says on stderr what was not as expected.
+/// Reports on stderr what was not as expected, and returns the exit code.
 fn judge(path: &str, report: &Report) -> Exit {
     if let Some(step) = report.surprise() {
         let place = format!("{path}:{}: step {} ({})", step.line, step.number, step.action);

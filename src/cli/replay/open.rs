@@ -1,21 +1,21 @@
-//! Opens a trace: plain text or .xz, told apart by their first bytes.
+//! Opens a trace: plain text or .xz, distinguished by the first bytes.
 
 use lzma_rust2::XzReader;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-/// The first bytes of every .xz file (The .xz File Format, 2.1.1.1).
+/// First bytes of every .xz file (The .xz File Format, 2.1.1.1).
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
-/// The most memory a decoder may take, KiB: what `xz -9` needs, and a little.
+/// Memory limit of the decoder, KiB: slightly more than `xz -9` needs.
 const XZ_MEMORY: u32 = 80 << 10;
 
-/// The text of the trace at `path`.
+/// Opens the text of the trace at `path`.
 pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     read(File::open(path)?)
 }
 
-/// The text of a trace.
+/// Returns the text of a trace.
 fn read<R: Read + 'static>(mut inner: R) -> io::Result<Box<dyn BufRead>> {
     let mut start = Vec::new();
     inner.by_ref().take(XZ_MAGIC.len() as u64).read_to_end(&mut start)?;

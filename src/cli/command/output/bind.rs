@@ -1,25 +1,25 @@
-//! What binding came to, as a person reads it and as JSON.
+//! Shows the result of binding, as text and as JSON.
 
 use super::print;
 use super::tables::section;
 
-/// What was done, and what is still in the way.
+/// What was done, and what still prevents use.
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Report {
     pub(in crate::command) command: &'static str,
     pub(in crate::command) devices: Vec<Device>,
-    /// The groups of devices that were bound.
+    /// Groups of the bound devices.
     pub(in crate::command) groups: Vec<Group>,
 }
 
-/// A device that was to be bound or unbound.
+/// A device to be bound or unbound.
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Device {
     pub(in crate::command) address: String,
     pub(in crate::command) group: Option<u32>,
-    /// The driver before.
+    /// Driver before.
     pub(in crate::command) before: Option<String>,
-    /// The driver now.
+    /// Driver now.
     pub(in crate::command) driver: Option<String>,
     pub(in crate::command) changed: bool,
     pub(in crate::command) error: Option<Trouble>,
@@ -37,19 +37,19 @@ pub(in crate::command) struct Group {
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Member {
     pub(in crate::command) address: String,
-    /// Vendor and device, as `lspci -n` has them.
+    /// Vendor and device ID, as `lspci -n` shows them.
     pub(in crate::command) id: String,
     pub(in crate::command) driver: Option<String>,
 }
 
-/// Something in the way.
+/// A problem that prevents use.
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Trouble {
     pub(in crate::command) code: &'static str,
     pub(in crate::command) message: String,
 }
 
-/// One line of JSON.
+/// Prints one line of JSON.
 pub(in crate::command) fn json(report: &Report) {
     match serde_json::to_string(report) {
         Ok(text) => print(&text),
@@ -57,13 +57,13 @@ pub(in crate::command) fn json(report: &Report) {
     }
 }
 
-/// A line for each device, then the groups.
+/// Prints a line for each device, then the groups.
 pub(in crate::command) fn text(report: &Report) {
     report.devices.iter().filter_map(line).for_each(|line| print(&line));
     report.groups.iter().for_each(|group| print(&draw(group)));
 }
 
-/// What fails is told on stderr.
+/// Formats a device; failures go to stderr instead.
 fn line(device: &Device) -> Option<String> {
     let driver = |driver: &Option<String>| driver.as_deref().unwrap_or("no driver").to_owned();
     let (address, now) = (&device.address, driver(&device.driver));

@@ -1,4 +1,4 @@
-//! How a run is shown.
+//! Shows runs.
 
 pub(super) mod bind;
 pub(super) mod json;
@@ -13,17 +13,17 @@ use crate::scenario::{Machine, Observer, Report, Scenario};
 
 /// Shows a run.
 pub(super) trait Output {
-    /// Before the first step.
+    /// Called before the first step.
     fn begin(&mut self, scenario: &Scenario, machine: &Machine);
 
-    /// What watches the steps.
+    /// Returns the observer of the steps.
     fn observer(&mut self) -> &mut dyn Observer;
 
-    /// After everything was given back.
+    /// Called after everything was released.
     fn end(&mut self, report: &Report);
 }
 
-/// Prints to stdout; a reader that has gone is no error.
+/// Prints to stdout. A reader that has gone is not an error.
 fn print(text: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{text}");

@@ -1,4 +1,4 @@
-//! What a replay came to, as a person reads it and as JSON.
+//! Shows the result of a replay, as text and as JSON.
 
 use super::print;
 use super::tables::section;
@@ -6,7 +6,7 @@ use crate::replay::{Offer, Report};
 use crate::scenario::Machine;
 use spapr_iommu::addr::Bytes;
 
-/// A report and the file it is about.
+/// A report and the file it belongs to.
 #[derive(serde::Serialize)]
 struct Document<'a> {
     trace: &'a str,
@@ -14,7 +14,7 @@ struct Document<'a> {
     report: &'a Report,
 }
 
-/// One line of JSON.
+/// Prints one line of JSON.
 pub(in crate::command) fn json(path: &str, report: &Report) {
     match serde_json::to_string(&Document { trace: path, report }) {
         Ok(text) => print(&text),
@@ -22,7 +22,7 @@ pub(in crate::command) fn json(path: &str, report: &Report) {
     }
 }
 
-/// Tables.
+/// Prints tables.
 pub(in crate::command) fn text(path: &str, machine: &Machine, report: &Report) {
     print(&format!("{path} ({})", machine.describe()));
     let lines = report.lines;
@@ -37,7 +37,7 @@ pub(in crate::command) fn text(path: &str, machine: &Machine, report: &Report) {
     ));
     print(&[calls(report), entries(report), ioctls(report), compared(report), offers(report)].concat());
     print(&format!("All given back: {} more locked than at the start.", Bytes(report.end.locked)));
-    // A running kernel does not tell.
+    // A running kernel does not report damage.
     if report.host.kind == "model" && report.end.damage.is_empty() {
         print("In the kernel: no violation.");
     }
