@@ -6,7 +6,8 @@ use core::fmt;
 /// What a device may do with a mapped page. A TCE with neither right maps nothing, so there is no
 /// such value.
 ///
-/// On powernv the kernel adds READ wherever WRITE is given; on pseries write-only memory really cannot be read.
+/// On powernv the kernel adds READ wherever WRITE is given; on pseries write-only memory really
+/// cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permission {
     /// The device may read.

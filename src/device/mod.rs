@@ -1,4 +1,5 @@
-//! A PCI device for a driver in user space: registers, configuration space, bus mastering, interrupts, reset.
+//! A PCI device for a driver in user space: registers, configuration space, bus mastering,
+//! interrupts, reset.
 //!
 //! [`Device::open`] makes the device answer and keeps it off the bus; [`Device::start_dma`] puts it
 //! on. When the device is dropped, even while a panic unwinds and even while its BARs are still

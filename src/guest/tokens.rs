@@ -3,7 +3,8 @@
 /// An RTAS call handled here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RtasCall {
-    /// `ibm,query-pe-dma-window`: config address, BUID high, low; 5 results, or 6 with a 64-bit block.
+    /// `ibm,query-pe-dma-window`: config address, BUID high, low; 5 results, or 6 with a 64-bit
+    /// block.
     QueryPeDmaWindow,
     /// `ibm,create-pe-dma-window`: config address, BUID high, low, page shift, window shift;
     /// status, LIOBN, address high, low.

@@ -24,7 +24,8 @@ pub(super) struct MappedTable {
     file: Mutex<Option<OwnedFd>>,
 }
 
-// SAFETY: the mapping belongs to this object alone; it is only accessed through atomics, and shared with the kernel.
+// SAFETY: the mapping belongs to this object alone; it is only accessed through atomics, and shared
+// with the kernel.
 unsafe impl Send for MappedTable {}
 // SAFETY: as above.
 unsafe impl Sync for MappedTable {}

@@ -1,4 +1,5 @@
-//! A container's driver (`struct tce_container`, `drivers/vfio/vfio_iommu_spapr_tce.c`) and the order its calls check in.
+//! A container's driver (`struct tce_container`, `drivers/vfio/vfio_iommu_spapr_tce.c`) and the
+//! order its calls check in.
 //!
 //! The model has one process and no faulting argument, so it has no checks for a foreign `mm` or
 //! for EFAULT.

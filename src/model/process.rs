@@ -19,7 +19,8 @@ const MMAP_BASE: u64 = 1 << 44;
 pub enum MemoryKind {
     /// Anonymous memory in host pages.
     Ordinary,
-    /// Anonymous memory in transparent huge pages of 2 MiB. They do not count for a region's page size.
+    /// Anonymous memory in transparent huge pages of 2 MiB. They do not count for a region's page
+    /// size.
     TransparentHuge,
     /// hugetlb pages of that size.
     Huge(PageShift),

@@ -1,7 +1,8 @@
 //! Numbers and structures of the kernel interface, and nothing else.
 //!
-//! Field names and layouts follow `include/uapi/linux/vfio.h`; ioctl numbers use the target's own encoding, which on
-//! POWER is not the generic one (`arch/powerpc/include/uapi/asm/ioctl.h`: `_IO` sets bit 29).
+//! Field names and layouts follow `include/uapi/linux/vfio.h`; ioctl numbers use the target's own
+//! encoding, which on POWER is not the generic one (`arch/powerpc/include/uapi/asm/ioctl.h`: `_IO`
+//! sets bit 29).
 
 pub mod eeh;
 pub mod kvm;

@@ -10,7 +10,8 @@ pub mod hcall {
     pub const H_STUFF_TCE: u64 = 0x138;
     /// `H_PUT_TCE_INDIRECT`: LIOBN, IOBA, guest address of the list, count.
     pub const H_PUT_TCE_INDIRECT: u64 = 0x13c;
-    /// RTAS by hypercall, as QEMU and SLOF have it: guest address of the argument block. Not LoPAR's.
+    /// RTAS by hypercall, as QEMU and SLOF have it: guest address of the argument block. Not
+    /// LoPAR's.
     pub const H_RTAS: u64 = 0xf000;
 
     /// Done.

@@ -30,7 +30,8 @@ pub enum Reason {
     },
     /// One level: the table is small.
     OneLevel,
-    /// Several levels: one level would be too large to allocate, and sparse tables are removed faster.
+    /// Several levels: one level would be too large to allocate, and sparse tables are removed
+    /// faster.
     Levels(u32),
     /// pseries tables have one level.
     OnlyLevel,

@@ -18,7 +18,8 @@ const PREFIX: &str = "spapr_iommu_";
 pub(super) enum Line {
     /// A trace point that is replayed.
     Event(Event),
-    /// Another of the `spapr_iommu_*` trace points: virtual I/O (`_put`, without `_pci`), migration, later additions.
+    /// Another of the `spapr_iommu_*` trace points: virtual I/O (`_put`, without `_pci`),
+    /// migration, later additions.
     OtherIommu,
     /// Other output of QEMU.
     Other,
@@ -40,7 +41,8 @@ pub(super) enum Event {
     /// for a call that failed, the index before the entry it failed for, or 0, and that entry's
     /// value.
     Indirect { liobn: u64, ioba: u64, list: u64, last: u64, tce: u64, ret: i64 },
-    /// A device's address was translated. `offset` counts from the window's start; `mask` is cut to 32 bits.
+    /// A device's address was translated. `offset` counts from the window's start; `mask` is cut to
+    /// 32 bits.
     Translate { liobn: u64, offset: u64, target: u64, permission: u32, mask: u32 },
     /// ibm,query-pe-dma-window.
     Query { buid: u64, address: u32, windows: u32, largest: u64, pages: u32 },

@@ -11,7 +11,8 @@ use super::trace::{Trace, TraceError};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window` (`include/hw/pci-host/spapr.h`).
+/// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window`
+/// (`include/hw/pci-host/spapr.h`).
 const PCI_LIOBN: u64 = 0x8000_0000;
 /// The bits of a LIOBN that number the windows of a bridge.
 const WINDOW_BITS: u64 = 0xff;

@@ -38,7 +38,8 @@ impl IovaSpan {
     }
 }
 
-/// A stretch of pages, free or taken. Blocks cover the window without gaps, and no two free ones touch.
+/// A stretch of pages, free or taken. Blocks cover the window without gaps, and no two free ones
+/// touch.
 #[derive(Debug)]
 struct Block {
     /// Number of the first page on the bus.

@@ -22,7 +22,8 @@ unsafe trait Argument {
 
 macro_rules! arguments {
     ($($name:ty),+ $(,)?) => {
-        // SAFETY: structures of `uapi`, `repr(C)` and integers only; their layouts are tested there.
+        // SAFETY: structures of `uapi`, `repr(C)` and integers only; their layouts are tested
+        // there.
         $(unsafe impl Argument for $name {
             fn argsz(&self) -> u32 {
                 self.argsz
@@ -74,7 +75,8 @@ pub(super) fn run(files: &Files, open: &OpenFile, call: &mut Call) -> Result<i32
 /// `VFIO_GROUP_GET_DEVICE_FD`. The kernel opens the file `O_CLOEXEC`.
 pub(super) fn device(group: &OpenFile, name: &str) -> Result<OwnedFd, Errno> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: `name` is a NUL-terminated string that outlives the call, and the kernel only reads it.
+    // SAFETY: `name` is a NUL-terminated string that outlives the call, and the kernel only reads
+    // it.
     let result = unsafe { libc::ioctl(group.file.as_raw_fd(), vfio::GROUP_GET_DEVICE_FD, name.as_ptr()) };
     let raw = Errno::result(result)?;
     // SAFETY: the kernel has just opened this file for us; nobody else knows its number.
@@ -109,8 +111,9 @@ fn by_address<T: Argument>(open: &OpenFile, number: Number, argument: &mut T) ->
         return Err(Errno::EINVAL);
     }
     let address: *mut T = argument;
-    // SAFETY: the kernel reads and writes at most `argsz` bytes, or the fixed part of the structure, at `address`; it
-    // is a live, exclusive structure of at least that size, and any bytes are a value of it.
+    // SAFETY: the kernel reads and writes at most `argsz` bytes, or the fixed part of the
+    // structure, at `address`; it is a live, exclusive structure of at least that size, and any
+    // bytes are a value of it.
     Errno::result(unsafe { libc::ioctl(open.file.as_raw_fd(), number, address) })
 }
 
@@ -181,8 +184,9 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "makes ioctls")]
     fn a_positive_result_is_passed_on() {
-        // NS_GET_NSTYPE is the rare ioctl any process may run whose result is a value: CLONE_NEWUSER. User-mode
-        // emulators know only a list of ioctls and answer ENOTTY; both are the kernel's raw answer, 0 is not.
+        // NS_GET_NSTYPE is the rare ioctl any process may run whose result is a value:
+        // CLONE_NEWUSER. User-mode emulators know only a list of ioctls and answer ENOTTY; both are
+        // the kernel's raw answer, 0 is not.
         let namespace = OpenFile { file: File::open("/proc/self/ns/user").unwrap().into(), kind: Kind::Container };
         let result = by_value(&namespace, nix::request_code_none!(0xb7, 3), 0);
         assert!(matches!(result, Ok(libc::CLONE_NEWUSER) | Err(Errno::ENOTTY)), "{result:?}");

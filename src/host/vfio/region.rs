@@ -141,7 +141,8 @@ impl Region for MappedRegion {
         // this fence is: earlier writes must be visible to the device, and later reads must be
         // younger than the register's.
         fence(Ordering::SeqCst);
-        // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is readable.
+        // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is
+        // readable.
         unsafe { volatile::read(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
