@@ -1,6 +1,8 @@
-//! A guest's TCE hypercalls and translations, beside a plain loop that reads the same big-endian list, masks and stores.
+//! Measures a guest's TCE hypercalls and translations, compared with a plain loop that reads the
+//! same big-endian list, masks and stores.
 //!
-//! `cargo bench --bench guest`: without a device behind the window, and with one whose MAP and UNMAP return at once.
+//! `cargo bench --bench guest`: without a device on the PHB, and with one whose MAP and UNMAP
+//! return at once.
 
 #[path = "measure/mod.rs"]
 mod measure;
@@ -18,22 +20,22 @@ use std::sync::Arc;
 const LIOBN: Liobn = Liobn(0x8000_0000);
 const PAGE: u64 = 0x1000;
 const RAM: u64 = 1 << 30;
-/// TCEs of a list.
+/// Number of TCEs in a list.
 const LIST: u64 = 512;
-/// Lists that a round puts side by side: 256 KiB of table.
+/// Number of lists that a round sets side by side: 256 KiB of table.
 const LISTS: u64 = 64;
 const TCES: usize = (LIST * LISTS) as usize;
-/// What the plain loop leaves of a TCE.
+/// Bits that the plain loop keeps of a TCE.
 const MASK: u64 = !0xffc;
 
-/// A gigabyte of guest RAM, of which only the lists at its start have bytes.
+/// A gigabyte of guest RAM, of which only the lists at its start hold bytes.
 #[derive(Debug)]
 struct Ram {
     lists: Vec<u8>,
 }
 
 impl Ram {
-    /// With a list of TCEs a page.
+    /// Creates RAM with a list of TCEs per page.
     fn new(tces: &[u64]) -> Self {
         Self { lists: tces.iter().flat_map(|tce| tce.to_be_bytes()).collect() }
     }
@@ -60,7 +62,7 @@ impl GuestMemory for Ram {
     }
 }
 
-/// A guest with those lists, and a group behind its PHB or none.
+/// Creates a guest with those lists, and a group on its PHB or none.
 fn guest(ram: &Arc<Ram>, attached: bool) -> Result<GuestIommu, Box<dyn Error>> {
     let registry = Registry::new(Arc::new(Null(Model::new("powernv9-4k".parse()?).with_open_memory())));
     let iommu = GuestIommu::new(&registry, ram.clone());
@@ -92,7 +94,7 @@ fn plain_put(ram: &Ram, table: &mut [u64]) {
     }
 }
 
-/// So that it is computed.
+/// Keeps the compiler from dropping the computation.
 fn keep<T>(value: T) {
     black_box(value);
 }
@@ -157,7 +159,7 @@ fn longest(attached: bool) -> Result<(), Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Behind the lists; every second page backwards, so that none continues another.
+    // Pages after the lists; every second page in reverse, so that none continues another.
     let contiguous: Vec<u64> = (0..TCES as u64).map(|n| ((n + 256) * PAGE) | 3).collect();
     let scattered: Vec<u64> = (0..TCES as u64).map(|n| ((256 + 2 * (TCES as u64 - n)) * PAGE) | 3).collect();
     for attached in [false, true] {

@@ -1,4 +1,5 @@
-//! Maps and unmaps of 256 MiB through the library, beside a bare loop of the same ioctls, on a real kernel.
+//! Measures maps and unmaps of 256 MiB through the library, compared with a bare loop of the same
+//! ioctls, on a real kernel.
 //!
 //! `ppc64/run --machine pseries --kernel 6.12-64k -- ioctls`
 
@@ -47,7 +48,7 @@ impl Bare {
     }
 }
 
-/// Buffers of `size` that cover the memory; no two continue each other.
+/// Returns buffers of `size` that cover the memory; no two continue each other.
 fn scattered(window: &Window, ram: UserRange, size: u64) -> Vec<(IovaRange, UserAddr)> {
     let count = ram.len() / size;
     let place = |i: u64| {
@@ -57,7 +58,7 @@ fn scattered(window: &Window, ram: UserRange, size: u64) -> Vec<(IovaRange, User
     (0..count).map(place).collect()
 }
 
-/// Maps all buffers; unmaps them again, which is not timed.
+/// Times mapping all buffers; unmaps them again, which is not timed.
 fn compare(what: &str, space: &AddressSpace, bare: &Bare, window: &Window, buffers: &[(IovaRange, UserAddr)]) {
     let unmap = || assert_eq!(space.unmap(window.range).expect("unmap"), RAM);
     let bare_unmap = || bare.unmap(window.range);
@@ -94,7 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     count_calls(ours)
 }
 
-/// How many MAPs contiguous memory takes.
+/// Counts the MAPs for contiguous memory.
 fn count_calls(group: u32) -> Result<(), Box<dyn Error>> {
     let host = Arc::new(Recording::new(Vfio::new()));
     let memory = Vfio::new();

@@ -1,4 +1,5 @@
-//! Bus addresses of a window allocated and freed, beside a plain `BTreeMap` of free ranges doing the same.
+//! Measures allocating and freeing bus addresses of a window, compared with a plain `BTreeMap` of
+//! free ranges.
 //!
 //! `cargo bench --bench iova`
 
@@ -12,11 +13,11 @@ use std::collections::BTreeMap;
 
 const PAGE: PageShift = PageShift::P4K;
 const LIVE: u64 = 100_000;
-/// Pages of a span, all as likely: mostly packets, some large buffers.
+/// Pages of a span, all equally likely: mostly packets, some large buffers.
 const SIZES: [u64; 8] = [1, 1, 1, 2, 4, 8, 16, 64];
-/// Frees with an allocation each before anything is timed.
+/// Number of frees, each with an allocation, before anything is timed.
 const WARM: u64 = 100_000;
-/// Frees and allocations after which fragmentation is looked at.
+/// Number of frees and allocations after which fragmentation is reported.
 const OPERATIONS: u64 = 10_000_000;
 
 trait Allocator {
@@ -63,7 +64,7 @@ impl Allocator for Iovas {
     }
 }
 
-/// Free ranges by their first page; the lowest that is large enough is taken.
+/// Free ranges by their first page; allocates from the lowest that is large enough.
 struct Plain(BTreeMap<u64, u64>);
 
 impl Allocator for Plain {
@@ -111,7 +112,7 @@ impl Allocator for Plain {
     }
 }
 
-/// A window with spans that come and go; the same ones whichever the allocator.
+/// A window with spans that come and go; the same ones for every allocator.
 struct Churn<A: Allocator> {
     allocator: A,
     spans: Vec<(u64, Option<A::Span>)>,
@@ -142,7 +143,7 @@ impl<A: Allocator> Churn<A> {
         SIZES[self.rng.usize(..SIZES.len())]
     }
 
-    /// Frees any span and allocates one of another size.
+    /// Frees a random span and allocates one of another size.
     fn pairs(&mut self, count: u64) {
         for _ in 0..count {
             let which = self.rng.usize(..self.spans.len());
@@ -156,7 +157,7 @@ impl<A: Allocator> Churn<A> {
         }
     }
 
-    /// Frees any of the first so many spans and allocates its size again.
+    /// Frees a random one of the first spans and allocates its size again.
     fn same_size(&mut self, of: usize, count: u64) {
         for _ in 0..count {
             let which = self.rng.usize(..of);

@@ -1,4 +1,5 @@
-//! Map, unmap and lookup in an address space over a host that maps nothing, beside a plain `BTreeMap` doing the same.
+//! Measures map, unmap and lookup in an address space over a host that maps nothing, compared with
+//! a plain `BTreeMap`.
 //!
 //! `cargo bench --bench maps`
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 const PAGE: u64 = 0x1000;
 const USER: u64 = 1 << 40;
 
-/// What a map without windows, registry and kernel would be.
+/// A map without windows, registry and kernel.
 #[derive(Default)]
 struct Plain(BTreeMap<u64, (u64, u64, Permission)>);
 
@@ -42,7 +43,7 @@ impl Plain {
     }
 }
 
-/// A space with `live` ranges of a page, every second page, none continuing another.
+/// Creates a space with `live` ranges of a page, every second page, none continuing another.
 fn space(live: u64) -> (AddressSpace, Lease, u64) {
     let preset: Preset = "powernv9-4k".parse().expect("a preset");
     let host = Arc::new(Null(Model::new(preset).with_open_memory()));
@@ -63,7 +64,7 @@ fn page(start: u64, at: u64) -> IovaRange {
     IovaRange::new(Iova(start + at * PAGE), PAGE).expect("range")
 }
 
-/// Scattered, so that neighbours do not merge.
+/// Scatters user addresses, so that neighbours do not merge.
 fn user(live: u64, at: u64) -> UserAddr {
     UserAddr(USER + (2 * live - 1 - at) * PAGE)
 }

@@ -1,5 +1,5 @@
-//! Bytes of memory per live map, whatever its length, and allocations of a map and unmap in steady state; bytes per TCE of
-//! a guest's table.
+//! Measures bytes of memory per live map, whatever its length, and allocations of a map and unmap
+//! in steady state; bytes per TCE of a guest's table.
 //!
 //! `cargo bench --bench memory`
 
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _lease = registry.register(UserRange::new(UserAddr(USER), size)?)?;
         let request = WindowRequest::bytes(size).page(PageShift::P4K);
         let start = space.create_window(&request)?.range.start().0;
-        // Backwards in user memory, so that neighbours do not merge.
+        // In reverse order in user memory, so that neighbours do not merge.
         let user = |i: u64| UserAddr(USER + (2 * COUNT - 1 - i) * len);
         let iova = |i: u64| IovaRange::new(Iova(start + i * len), len);
         let before = HeapStats::get().curr_bytes;
@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     guest_tables()
 }
 
-/// A guest's window as large as it can be, in which so many TCEs are entered by lists of 512.
+/// Measures a guest's largest possible window, in which TCEs are set by lists of 512.
 fn guest_tables() -> Result<(), Box<dyn Error>> {
     let model = Arc::new(Model::new("powernv9-4k".parse()?));
     let slots = Arc::new(Slots::new(model.clone()));

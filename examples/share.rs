@@ -1,7 +1,7 @@
 //! Two devices in different IOMMU groups share memory: `cargo run --example share`.
 //!
-//! Runs on the model; `cargo run --example share -- vfio` on a POWER machine with two groups bound to vfio-pci, or under
-//! `ppc64/run --machine pseries --kernel 6.12-64k -- share vfio`.
+//! Runs on the model; `cargo run --example share -- vfio` on a POWER machine with two groups bound
+//! to vfio-pci, or under `ppc64/run --machine pseries --kernel 6.12-64k -- share vfio`.
 
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::host::vfio::Vfio;
@@ -29,11 +29,11 @@ fn share<H: Host + Memory + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>>
 
     space.attach(first)?;
     let lease = registry.register(memory)?;
-    // No window is there yet: the map makes the one it needs.
+    // There is no window yet: the map creates the one it needs.
     let iova = IovaRange::new(Iova(1 << 59), memory.len())?;
     space.map(iova, memory.start(), Permission::ReadWrite)?;
 
-    // The second group finds everything as the first one has it.
+    // The second group sees everything the first one sees.
     space.attach(second)?;
     for (window, mapped) in space.status().windows {
         println!("window {}, {} pages, {mapped:#x} bytes mapped", window.range, window.page);
@@ -42,7 +42,7 @@ fn share<H: Host + Memory + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>>
         println!("{} registered in {} containers", region.range, region.containers);
     }
 
-    // One leaves; the other notices nothing.
+    // One group is detached; the other is not affected.
     space.detach(first)?;
     assert!(space.translate(iova.start()).is_some());
 
@@ -52,7 +52,7 @@ fn share<H: Host + Memory + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// Locked by TCE tables, which go with their windows.
+/// Returns the bytes locked by TCE tables, which are released with their windows.
 fn window_bytes(space: &AddressSpace) -> u64 {
     let status = space.status();
     let Some(facts) = status.facts else { return 0 };

@@ -1,17 +1,18 @@
 //! Addresses, ranges and page sizes.
 //!
-//! A user address, a bus address and a guest's address never mix: each has its type. Ranges are never empty and never wrap, so that every
-//! function that takes one starts from a range that makes sense. Arithmetic is checked.
+//! A user address, a bus address and a guest's address never mix: each has its own type. Ranges are
+//! never empty and never wrap, so every function that takes one can rely on it. Arithmetic is
+//! checked.
 
 use core::fmt;
 
 /// A kind of address: [`UserAddr`], [`Iova`] or [`GuestAddr`].
 pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
-    /// What messages call it.
+    /// The word for this kind of address in messages.
     const NAME: &'static str;
-    /// The address as a number.
+    /// Returns the address as a number.
     fn get(self) -> u64;
-    /// The address with that number.
+    /// Creates the address from a number.
     fn new(value: u64) -> Self;
 }
 
@@ -56,7 +57,7 @@ address!(
     "IOVA"
 );
 address!(
-    /// A guest's real address: what its TCEs, its hypercalls and its RTAS calls name memory with.
+    /// A guest's real address: how its TCEs, hypercalls and RTAS calls name memory.
     GuestAddr,
     "guest"
 );
@@ -75,29 +76,22 @@ pub type IovaRange = Range<Iova>;
 /// A range of a guest's real addresses.
 pub type GuestRange = Range<GuestAddr>;
 
-/// Why a start and a length are no range.
+/// Why a start and a length do not make a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum RangeError {
     /// The length is 0.
     #[error("range at {start:#x} has length 0: give it at least one page")]
-    Empty {
-        /// Where it would start.
-        start: u64,
-    },
+    Empty { start: u64 },
     /// The end would be at or past 2^64.
     #[error("range at {start:#x} with length {len:#x} runs past the end of the address space")]
-    Wraps {
-        /// Where it would start.
-        start: u64,
-        /// Its length, bytes.
-        len: u64,
-    },
+    Wraps { start: u64, len: u64 },
 }
 
 impl<A: Address> Range<A> {
-    /// The range of `len` bytes at `start`; an error when it is empty, or ends at 2^64 or beyond (the kernel takes
-    /// neither).
+    /// Creates the range of `len` bytes at `start`. Fails if it is empty or ends at 2^64 or beyond;
+    /// the kernel takes neither.
     pub fn new(start: A, len: u64) -> Result<Self, RangeError> {
         if len == 0 {
             return Err(RangeError::Empty { start: start.get() });
@@ -108,39 +102,39 @@ impl<A: Address> Range<A> {
         }
     }
 
-    /// The range from `start` up to, not with, `end`; `None` when it is empty.
+    /// Creates the range from `start` up to but not including `end`; `None` if it is empty.
     pub fn between(start: A, end: A) -> Option<Self> {
         let len = end.get().checked_sub(start.get())?;
         (len != 0).then_some(Self { start, len })
     }
 
-    /// First address.
+    /// Returns the first address.
     pub fn start(&self) -> A {
         self.start
     }
 
-    /// The first address behind the range.
+    /// Returns the first address after the range.
     pub fn end(&self) -> A {
         A::new(self.start.get() + self.len)
     }
 
-    /// Length in bytes, never 0.
+    /// Returns the length in bytes, never 0.
     #[allow(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether `other` lies wholly in this range.
+    /// Returns whether `other` lies wholly in this range.
     pub fn contains_range(&self, other: &Self) -> bool {
         self.start <= other.start && other.end() <= self.end()
     }
 
-    /// Whether `address` lies in this range.
+    /// Returns whether `address` lies in this range.
     pub fn contains(&self, address: A) -> bool {
         self.start <= address && address < self.end()
     }
 
-    /// What both ranges share.
+    /// Returns the part that both ranges share.
     pub fn intersection(&self, other: &Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
     }
@@ -167,7 +161,7 @@ impl<A: Address> Range<A> {
         (self.start.get() | self.len) & page.mask() == 0
     }
 
-    /// Cuts into pieces of at most `most` bytes.
+    /// Cuts the range into pieces of at most `most` bytes.
     pub fn chunks(self, most: u64) -> impl Iterator<Item = Self> {
         let most = most.max(1);
         let mut at = self.start.get();
@@ -193,7 +187,7 @@ impl<A: Address> fmt::Debug for Range<A> {
     }
 }
 
-/// A page size as its power of two: 12 is 4 KiB.
+/// A page size as a power of two: 12 is 4 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageShift(u8);
 
@@ -211,37 +205,38 @@ impl PageShift {
     /// 1 GiB.
     pub const P1G: Self = Self(30);
 
-    /// A page of `2^shift` bytes; `None` outside 12 to 34, the pages POWER's IOMMUs know.
+    /// Creates a page size of `2^shift` bytes; `None` outside 12 to 34, the pages POWER's IOMMUs
+    /// know.
     pub const fn new(shift: u32) -> Option<Self> {
         if shift >= 12 && shift <= 34 { Some(Self(shift as u8)) } else { None }
     }
 
-    /// The page of exactly that many bytes.
+    /// Returns the page of exactly that many bytes.
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
         if bytes.is_power_of_two() { Self::new(bytes.trailing_zeros()) } else { None }
     }
 
-    /// The power of two.
+    /// Returns the power of two.
     pub const fn get(self) -> u32 {
         self.0 as u32
     }
 
-    /// Bytes in a page.
+    /// Returns the number of bytes in a page.
     pub const fn bytes(self) -> u64 {
         1 << self.0
     }
 
-    /// The bits below the page.
+    /// Returns the mask of the offset bits within a page.
     pub const fn mask(self) -> u64 {
         self.bytes() - 1
     }
 
-    /// Rounds down to the page.
+    /// Rounds down to a multiple of the page.
     pub const fn floor(self, value: u64) -> u64 {
         value & !self.mask()
     }
 
-    /// Rounds up to the page; `None` past 2^64.
+    /// Rounds up to a multiple of the page; `None` past 2^64.
     pub const fn ceil(self, value: u64) -> Option<u64> {
         match value.checked_add(self.mask()) {
             Some(sum) => Some(self.floor(sum)),
@@ -256,7 +251,7 @@ impl fmt::Display for PageShift {
     }
 }
 
-/// A number of bytes, shown exactly and short: `64K`, `2G`, `0x1001`.
+/// A number of bytes, displayed exactly and briefly: `64K`, `2G`, `0x1001`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 

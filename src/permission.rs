@@ -1,11 +1,13 @@
-//! What a device may do with a mapped page.
+//! Rights of a device to a mapped page.
 
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
 use core::fmt;
 
-/// What a device may do with a mapped page. A TCE with neither right is no mapping, so there is no such value.
+/// What a device may do with a mapped page. A TCE with neither right maps nothing, so there is no
+/// such value.
 ///
-/// On powernv the kernel adds READ wherever WRITE is given; on pseries write-only memory really cannot be read.
+/// On powernv the kernel adds READ wherever WRITE is given; on pseries write-only memory really
+/// cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permission {
     /// The device may read.
@@ -17,7 +19,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// The flags of `VFIO_IOMMU_MAP_DMA`, which are also the low bits of a TCE (LoPAR).
+    /// Returns the flags of `VFIO_IOMMU_MAP_DMA`, which are also the low bits of a TCE (LoPAR).
     pub const fn bits(self) -> u32 {
         match self {
             Self::Read => DMA_MAP_FLAG_READ,
@@ -26,7 +28,7 @@ impl Permission {
         }
     }
 
-    /// The permission of those bits; `None` when neither is set.
+    /// Returns the permission of those bits; `None` if neither is set.
     pub const fn from_bits(bits: u32) -> Option<Self> {
         match bits & 3 {
             1 => Some(Self::Read),

@@ -1,16 +1,19 @@
-//! Random reads of 4 KiB by the driver of `examples/nvme`, beside the kernel's NVMe driver on the same disk in the same boot.
+//! Measures random reads of 4 KiB by the driver of `examples/nvme`, compared with the kernel's NVMe
+//! driver on the same disk in the same boot.
 //!
-//! The kernel's driver is used by io_uring with what makes it fast: O_DIRECT, registered file and buffers, one issuer, work
-//! deferred to the call that waits. The disk goes from driver to driver and back, round by round, and each reads the same
-//! blocks in the same order and looks whether they hold what was written there. **What is on the disk is lost.**
+//! io_uring uses the kernel's driver with what makes it fast: O_DIRECT, registered file and
+//! buffers, one issuer, work deferred to the call that waits. The disk goes back and forth between
+//! the drivers, round by round. Each reads the same blocks in the same order and checks that they
+//! hold what was written there. **Data on the disk is lost.**
 //!
 //! ```text
 //! ppc64/run --machine powernv9 --kernel 6.12-64k --device nvme --host-driver -- iops
 //! ppc64/run --machine pseries --kernel 6.12-64k --memory 2G,slots=1,maxmem=4G --device nvme --host-driver -- iops
 //! ```
 //!
-//! On pseries the machine has room for more memory, without which Linux asks the firmware for a window of no size when its
-//! own driver starts. The firmware refuses, and Linux makes no window for that device any more.
+//! On pseries the machine needs room for more memory: without it Linux asks the firmware for a
+//! window of size 0 when its own driver starts. The firmware refuses, and Linux then creates no
+//! window for that device any longer.
 
 #[path = "../../examples/nvme/driver/mod.rs"]
 mod driver;
@@ -27,23 +30,23 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Bytes of a read.
+/// Bytes in a read.
 pub(crate) const PAGE: usize = 4096;
-/// Pages of the disk that are read, at its start: 64 MiB.
+/// Number of pages of the disk that are read, at its start: 64 MiB.
 const PAGES: u64 = 16384;
-/// Rounds, each with both drivers.
+/// Number of rounds, each with both drivers.
 const ROUNDS: usize = 7;
-/// Commands at a time, and how many reads are measured.
+/// Commands at a time, and number of reads measured.
 const RUNS: [(u16, usize); 2] = [(1, 4000), (32, 24000)];
-/// An NVMe controller, as sysfs writes its class.
+/// Class of an NVMe controller, as sysfs shows it.
 const CLASS: &str = "0x010802";
 
-/// One page of the disk: its number, and anything.
+/// Checks one page of the disk: its number must match.
 pub(crate) fn holds(first: u64, page: u64) -> Result<(), Box<dyn Error>> {
     if first == number(page) { Ok(()) } else { Err(format!("page {page} of the disk holds {first:#x}").into()) }
 }
 
-/// What stands at the beginning of a page.
+/// Returns the number stored at the beginning of a page.
 fn number(page: u64) -> u64 {
     page ^ 0x5eed_5eed_5eed_5eed
 }
@@ -53,7 +56,7 @@ fn number(page: u64) -> u64 {
 struct Row(Vec<Measured>);
 
 impl Row {
-    /// Median, lowest and highest.
+    /// Returns median, lowest and highest.
     fn iops(&self) -> (f64, f64, f64) {
         let mut all: Vec<f64> = self.0.iter().map(|run| run.iops).collect();
         all.sort_by(f64::total_cmp);
@@ -101,7 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The first NVMe controller.
+/// Returns the first NVMe controller.
 fn controller() -> Result<String, Box<dyn Error>> {
     let mut addresses: Vec<_> = fs::read_dir("/sys/bus/pci/devices")?.flatten().map(|entry| entry.path()).collect();
     addresses.sort();
@@ -110,7 +113,7 @@ fn controller() -> Result<String, Box<dyn Error>> {
     Ok(path.file_name().ok_or("a device without a name")?.to_string_lossy().into_owned())
 }
 
-/// Where the kernel's driver has the disk, which takes it a moment.
+/// Waits for the kernel's driver to provide the disk, which takes a moment, and returns its path.
 fn disk(address: &str) -> Result<PathBuf, Box<dyn Error>> {
     let began = Instant::now();
     loop {
@@ -128,19 +131,19 @@ fn disk(address: &str) -> Result<PathBuf, Box<dyn Error>> {
     }
 }
 
-/// `nvme0n1` of `nvme0c1n1`: a disk that may have several paths has a name beside theirs.
+/// Returns `nvme0n1` for `nvme0c1n1`: a disk that may have several paths has a name without them.
 fn without_path(name: &str) -> String {
     let parts = name.split_once('c').and_then(|(subsystem, path)| Some((subsystem, path.split_once('n')?.1)));
     parts.map_or(name.to_owned(), |(subsystem, disk)| format!("{subsystem}n{disk}"))
 }
 
-/// The disk, without the page cache.
+/// Opens the disk without the page cache.
 fn direct(address: &str) -> Result<File, Box<dyn Error>> {
     use std::os::unix::fs::OpenOptionsExt;
     Ok(File::options().read(true).custom_flags(nix::libc::O_DIRECT).open(disk(address)?)?)
 }
 
-/// Writes what reads will look for, with the kernel's driver.
+/// Writes the data that reads check, with the kernel's driver.
 fn write_pages(address: &str) -> Result<(), Box<dyn Error>> {
     let mut file = File::options().write(true).open(disk(address)?)?;
     let mut page = vec![0; PAGE];

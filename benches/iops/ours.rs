@@ -1,4 +1,4 @@
-//! The driver in user space.
+//! Reads with the driver in user space.
 
 use crate::driver::{Disk, Operation, Request, Setup, Wait};
 use crate::processor::{Measured, measure};
@@ -28,7 +28,7 @@ pub(crate) fn read(address: &str, depth: u16, wait: Wait, pages: &[u64]) -> Resu
 fn all(disk: &mut Disk, buffer: &Buffer<Page>, pages: &[u64]) -> Result<(), Box<dyn Error>> {
     let blocks = PAGE as u64 / disk.block();
     let mut free: Vec<usize> = (0..buffer.len()).collect();
-    // By command: where it reads to, and which page.
+    // By command: the bus address it reads to, and the page.
     let mut under_way = vec![(0, 0); buffer.len()];
     let mut pages = pages.iter();
     loop {

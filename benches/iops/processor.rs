@@ -1,15 +1,15 @@
-//! How long reads took, and how busy the machine was meanwhile.
+//! Measures how long reads take, and how busy the machine is meanwhile.
 
 use std::error::Error;
 use std::fs;
 use std::time::Instant;
 
-/// What came out.
+/// The result of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
-    /// Reads a second.
+    /// Reads per second.
     pub(crate) iops: f64,
-    /// Part of the processors' time that they were not idle, interrupts included.
+    /// Fraction of the processors' time that they were not idle, interrupts included.
     pub(crate) busy: f64,
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn measure(
     Ok(Measured { iops, busy: 1.0 - idle })
 }
 
-/// Ticks of all processors: idle ones, and all.
+/// Reads the ticks of all processors: idle ones, and all.
 fn ticks() -> Result<(u64, u64), Box<dyn Error>> {
     let text = fs::read_to_string("/proc/stat")?;
     let line = text.lines().next().ok_or("/proc/stat is empty")?;

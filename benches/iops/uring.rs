@@ -1,4 +1,4 @@
-//! The kernel's driver, by io_uring.
+//! Reads with the kernel's driver, by io_uring.
 #![allow(unsafe_code, reason = "the kernel writes to memory that it is told of")]
 
 use crate::processor::{Measured, measure};
@@ -21,10 +21,12 @@ pub(crate) fn read(file: &File, depth: u16, pages: &[u64]) -> Result<Measured, B
     ring.submitter().register_files(&[file.as_raw_fd()])?;
     let buffers: Vec<iovec> =
         (0..usize::from(depth)).map(|i| iovec { iov_base: base.wrapping_add(i).cast(), iov_len: PAGE }).collect();
-    // SAFETY: `memory` outlives the ring, which is dropped first, and is only reached by `base` while that lives.
+    // SAFETY: `memory` outlives the ring, which is dropped first, and is only accessed through
+    // `base` while the ring lives.
     unsafe { ring.submitter().register_buffers(&buffers) }?;
     let measured = measure(pages.len(), || all(&mut ring, base, depth, pages));
-    // An error may leave reads under way: the kernel still writes then, into memory that must not go.
+    // After an error reads may be in progress: the kernel still writes to memory, which must not be
+    // freed.
     if measured.is_err() {
         core::mem::forget(memory);
     }
@@ -33,7 +35,7 @@ pub(crate) fn read(file: &File, depth: u16, pages: &[u64]) -> Result<Measured, B
 
 fn all(ring: &mut IoUring, base: *mut Page, depth: u16, pages: &[u64]) -> Result<(), Box<dyn Error>> {
     let mut free: Vec<u16> = (0..depth).collect();
-    // By place: which page it reads.
+    // By slot: the page it reads.
     let mut under_way = vec![0; depth.into()];
     let mut pages = pages.iter();
     loop {
@@ -41,7 +43,8 @@ fn all(ring: &mut IoUring, base: *mut Page, depth: u16, pages: &[u64]) -> Result
             let Some(&page) = pages.next() else { break };
             let to = base.wrapping_add(slot.into()).cast();
             let read = opcode::ReadFixed::new(types::Fixed(0), to, PAGE as u32, slot).offset(page * PAGE as u64);
-            // SAFETY: the page at `to` lives as long as the ring, and nobody else uses it until the read is complete.
+            // SAFETY: the page at `to` lives as long as the ring, and nobody else uses it until the
+            // read is complete.
             unsafe { ring.submission().push(&read.build().user_data(slot.into())) }?;
             free.pop();
             under_way[usize::from(slot)] = page;
@@ -55,7 +58,7 @@ fn all(ring: &mut IoUring, base: *mut Page, depth: u16, pages: &[u64]) -> Result
             if completion.result() != PAGE as i32 {
                 return Err(format!("the kernel read {} of {PAGE} bytes", completion.result()).into());
             }
-            // SAFETY: in `memory`; the kernel has written it, and does so no more.
+            // SAFETY: in `memory`; the kernel has written it, and no longer does so.
             let first = unsafe { base.wrapping_add(slot).cast::<u64>().read_volatile() };
             holds(u64::from_le(first), under_way[slot])?;
             free.push(slot as u16);

@@ -1,4 +1,4 @@
-//! Two ways of doing the same, in one run: rounds alternate, medians are compared.
+//! Compares two ways of doing the same, in one run: rounds alternate, medians are compared.
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
@@ -8,7 +8,7 @@ mod null;
 pub(crate) use null::Null;
 use std::time::Instant;
 
-/// Rounds of each.
+/// Number of rounds for each.
 const ROUNDS: usize = 25;
 
 fn time_ns(work: &mut impl FnMut(), after: &mut impl FnMut(), operations: usize) -> f64 {
@@ -24,12 +24,12 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Nanoseconds per operation of `ours` and `theirs`, each of `operations` operations.
+/// Returns nanoseconds per operation of `ours` and `theirs`, each of `operations` operations.
 pub(crate) fn median_ns(operations: usize, ours: impl FnMut(), theirs: impl FnMut()) -> (f64, f64) {
     median_ns_then(operations, (ours, || ()), (theirs, || ()))
 }
 
-/// The same, with work after each round that is not timed.
+/// Does the same, with work after each round that is not timed.
 pub(crate) fn median_ns_then(
     operations: usize,
     (mut ours, mut our_after): (impl FnMut(), impl FnMut()),
@@ -57,7 +57,7 @@ impl Table {
         println!("{what:34} {ours:9.0} ns {theirs:9.0} ns  {:.2}", ours / theirs);
     }
 
-    /// The same for what takes a few nanoseconds.
+    /// Prints a row for operations that take a few nanoseconds.
     pub(crate) fn precise(what: &str, ours: f64, theirs: f64) {
         println!("{what:34} {ours:9.2} ns {theirs:9.2} ns  {:.2}", ours / theirs);
     }

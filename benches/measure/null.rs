@@ -2,7 +2,8 @@
 
 use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
 
-/// Answers MAP and UNMAP itself, with success, and passes on the rest: what is left is the cost of the library.
+/// Answers MAP and UNMAP itself, with success, and passes on the rest: what remains is the
+/// library's own cost.
 #[derive(Debug)]
 pub(crate) struct Null<H>(pub(crate) H);
 

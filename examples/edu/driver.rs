@@ -1,5 +1,5 @@
-//! A driver for QEMU's `edu`, a PCI device that copies between memory and a buffer of its own. `docs/drivers.md` builds it step
-//! by step. Registers: QEMU, `docs/specs/edu.rst`.
+//! A driver for QEMU's `edu`, a PCI device that copies between memory and its own buffer.
+//! `docs/drivers.md` builds it step by step. Registers: QEMU, `docs/specs/edu.rst`.
 
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
@@ -7,7 +7,7 @@ use spapr_iommu::dma::{Buffer, Dma, DmaMask, OpenError};
 use spapr_iommu::host::Errno;
 use std::time::{Duration, Instant};
 
-/// Vendor and device.
+/// Vendor and device ID.
 pub(crate) const ID: (u16, u16) = (0x1234, 0x11e8);
 
 /// Registers in BAR 0.
@@ -24,9 +24,9 @@ const START: u64 = 1;
 const TO_MEMORY: u64 = 2;
 const INTERRUPT: u64 = 4;
 
-/// Where the device's engine sees its buffer, and how large that is.
+/// Bus address of the buffer as the device's engine sees it, and its size.
 const INTERNAL: u64 = 0x4_0000;
-/// Bytes of one transfer, at most.
+/// Largest number of bytes in one transfer.
 pub(crate) const MOST: u64 = 4096;
 
 /// A transfer takes about 100 ms.
@@ -51,17 +51,18 @@ pub(crate) enum EduError {
     TooLong(u64),
 }
 
-/// The device, ready to work.
+/// The device, ready for work.
 pub(crate) struct Edu {
-    // First to go: with it the device leaves the bus.
+    // Dropped first: this takes the device off the bus.
     device: Device,
     registers: Bar,
-    /// How it says that it is done; without it is asked.
+    /// Interrupt that signals completion; without it the status is polled.
     interrupt: Option<Interrupt>,
 }
 
 impl Edu {
-    /// Opens the device at a PCI address; `mask` is what it was built with, 64 bits here and 28 by default.
+    /// Opens the device at a PCI address; `mask` is the device's build option, 64 bits here and 28
+    /// by default.
     pub(crate) fn open(dma: &Dma, address: &str, mask: DmaMask, kind: Option<InterruptKind>) -> Result<Self, EduError> {
         let device = dma.open(address, mask)?;
         let registers = device.bar(0, Endian::Big)?;
@@ -77,18 +78,18 @@ impl Edu {
         Ok(Self { device, registers, interrupt })
     }
 
-    /// The device beneath.
+    /// Returns the underlying device.
     #[allow(dead_code, reason = "the tests look at it")]
     pub(crate) fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Has the device read all of `from`, and then write what it read to `to`.
+    /// Makes the device read all of `from`, and then write what it read to `to`.
     pub(crate) fn copy(&self, from: &Buffer<u8>, to: &Buffer<u8>) -> Result<(), EduError> {
         self.copy_between(from.iova_range(), to.iova_range())
     }
 
-    /// The same between bus addresses; as much as both have.
+    /// Copies between bus addresses; as much as both hold.
     pub(crate) fn copy_between(&self, from: IovaRange, to: IovaRange) -> Result<(), EduError> {
         let count = from.len().min(to.len());
         if count > MOST {

@@ -1,6 +1,8 @@
-//! Has QEMU's `edu` copy memory, through both DMA windows and each kind of interrupt, and checks what it copied.
+//! Makes QEMU's `edu` copy memory, through both DMA windows and with each kind of interrupt, and
+//! checks what it copied.
 //!
-//! `cargo run --example edu`, on the model; `ppc64/run --machine pseries --kernel 6.12-64k -- edu --host vfio`.
+//! `cargo run --example edu`, on the model; `ppc64/run --machine pseries --kernel 6.12-64k -- edu
+//! --host vfio`.
 
 mod driver;
 

@@ -1,4 +1,4 @@
-//! Data that goes to the disk and comes back the same, in each way there is.
+//! Writes data to the disk and checks that it reads back the same, in every mode.
 
 use crate::driver::{Disk, NvmeError, Operation, Request, Setup, Wait};
 use crate::{Options, find};
@@ -13,15 +13,15 @@ use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
 
-/// Bytes in one go between a buffer and the program's memory.
+/// Bytes copied at once between a buffer and the program's memory.
 const COPY: usize = 64 << 10;
-/// Room in the buffers, so that data begins in the middle of a page.
+/// Extra room in the buffers, so that data can begin in the middle of a page.
 const SLACK: u64 = 1 << 16;
 
-/// Bytes of a block at most, before it is known.
+/// Largest size of a block in bytes, before it is known.
 pub(crate) const LARGEST: u64 = 4096;
 
-/// What a case came to.
+/// The result of a case.
 #[derive(Debug, Serialize)]
 struct Case {
     device: String,
@@ -31,9 +31,9 @@ struct Case {
     bytes: u64,
     commands: u64,
     interrupts: u64,
-    /// What delivers them.
+    /// Kind of interrupt that signals completions.
     kind: Option<String>,
-    /// Where the device saw the data.
+    /// Bus address of the data.
     iova: String,
     crc32: String,
 }
@@ -54,14 +54,14 @@ impl Case {
     }
 }
 
-/// Runs the cases that the options leave.
+/// Runs the cases that the options select.
 pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Error>> {
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     let before = host.memlock()?.locked;
     let mut cases = Vec::new();
     for mask in options.mask.map_or(vec![64, 32], |mask| vec![mask]) {
         let mask = DmaMask::bits(mask).ok_or("1 to 64 bits")?;
-        // A Dma for each, as one takes the best window that its devices reach.
+        // A separate Dma for each, as one uses the best window that its devices reach.
         let dma =
             Dma::with_registry(&Registry::new(host.clone()), config(options.blocks.saturating_mul(LARGEST), true));
         for depth in options.depth.map_or(vec![1, 32], |depth| vec![depth]) {
@@ -89,9 +89,10 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Err
     Ok(())
 }
 
-/// With the default window the dynamic one lies at 2^59; alone it lies at 0. Alone is faster to set up and take down.
+/// Returns the configuration. With the default window the dynamic one lies at 2^59; alone it lies
+/// at 0, and is faster to set up and take down.
 pub(crate) fn config(bytes: u64, default_window: bool) -> DmaConfig {
-    // Both buffers, queues, and what is left over in pages.
+    // Both buffers, queues, and unused ends of pages.
     let capacity = bytes.saturating_mul(4).clamp(16 << 20, 1 << 30);
     DmaConfig { capacity, page: None, default_window }
 }
@@ -117,7 +118,7 @@ fn case(dma: &Dma, mut disk: Disk, setup: &Setup, blocks: u64) -> Result<Case, B
     let out = dma.buffer::<u8>(room, Permission::Read)?;
     let back = dma.buffer::<u8>(room, Permission::ReadWrite)?;
     let mut rng = Rng::new();
-    // In the middle of a page, other places for the way out and back.
+    // In the middle of a page, at different places for writing and reading.
     let place = |rng: &mut Rng| rng.u64(0..SLACK / 4) * 4;
     let (from, to) = (place(&mut rng), place(&mut rng));
     let first = rng.u64(0..=disk.blocks().saturating_sub(blocks));
@@ -155,7 +156,7 @@ fn pieces(disk: &mut Disk, operation: Operation, first: u64, iova: IovaRange, rn
     let mut requests = Vec::new();
     let mut at = 0;
     while at < iova.len() / block {
-        // One block, a page or so, and as much as it takes: no list, and short and long ones.
+        // One block, about a page, and the maximum: without a list, and with short and long ones.
         let longest = [1, 16, most][rng.usize(0..3)];
         let count = rng.u64(1..=longest).min(iova.len() / block - at);
         let start = Iova(iova.start().0 + at * block);
@@ -167,12 +168,12 @@ fn pieces(disk: &mut Disk, operation: Operation, first: u64, iova: IovaRange, rn
     disk.run(|| requests.pop())
 }
 
-/// A part of a buffer of bytes.
+/// Returns the bus addresses of a part of a byte buffer.
 pub(crate) fn part(buffer: &Buffer<u8>, offset: u64, bytes: u64) -> Result<IovaRange, Box<dyn Error>> {
     Ok(IovaRange::new(Iova(buffer.iova().0 + offset), bytes)?)
 }
 
-/// Fills a part of a buffer with random bytes; their checksum.
+/// Fills a part of a buffer with random bytes and returns their checksum.
 pub(crate) fn fill(buffer: &Buffer<u8>, offset: u64, bytes: u64, rng: &mut Rng) -> Result<u32, Box<dyn Error>> {
     over(bytes, |at, chunk| {
         rng.fill(chunk);
@@ -180,7 +181,7 @@ pub(crate) fn fill(buffer: &Buffer<u8>, offset: u64, bytes: u64, rng: &mut Rng) 
     })
 }
 
-/// The checksum of a part of a buffer.
+/// Returns the checksum of a part of a buffer.
 pub(crate) fn checksum(buffer: &Buffer<u8>, offset: u64, bytes: u64) -> Result<u32, Box<dyn Error>> {
     over(bytes, |at, chunk| Ok(buffer.read_bytes(offset + at, chunk)?))
 }

@@ -1,9 +1,9 @@
-//! NVMe controllers of the machine.
+//! Finds the NVMe controllers of the machine.
 
 use spapr_iommu::host::Host;
 use std::error::Error;
 
-/// QEMU's controller. The kernel's list of devices has no class, which would tell any.
+/// QEMU's controller. The host's list of devices has no class, by which any could be found.
 const QEMU: (u16, u16) = (0x1b36, 0x0010);
 
 /// A controller that is bound to vfio-pci.
@@ -13,7 +13,7 @@ pub(crate) struct Found {
     pub(crate) group: u32,
 }
 
-/// All controllers that are bound to vfio-pci, lowest group first.
+/// Returns all controllers that are bound to vfio-pci, lowest group first.
 pub(crate) fn all(host: &dyn Host) -> Vec<Found> {
     let groups = host.groups().into_iter();
     let devices = groups.flat_map(|group| group.devices.into_iter().map(move |device| (group.number, device)));
@@ -21,7 +21,7 @@ pub(crate) fn all(host: &dyn Host) -> Vec<Found> {
     bound.map(|(group, device)| Found { address: device.address, group }).collect()
 }
 
-/// The controller at `address`, or the first one.
+/// Returns the controller at `address`, or the first one.
 pub(crate) fn one(host: &dyn Host, address: Option<&str>) -> Result<String, Box<dyn Error>> {
     if let Some(address) = address {
         return Ok(address.to_owned());

@@ -1,8 +1,9 @@
-//! An NVMe driver in user space, and a program that shows it at work.
+//! An NVMe driver in user space, and a program that demonstrates it.
 //!
-//! The driver is `driver/`. The program writes random data to the first NVMe disk that is bound to vfio-pci, from any place of a
-//! buffer and in commands of any length, reads it back into another buffer and compares checksums: in the dynamic and in
-//! the default window, one command at a time and 32, by interrupts and by polling. **What is on the disk is lost.**
+//! The driver is `driver/`. The program writes random data to the first NVMe disk that is bound to
+//! vfio-pci, from any offset of a buffer and in commands of any length, reads it back into another
+//! buffer and compares checksums: in the dynamic and in the default window, one command at a time
+//! and 32, by interrupts and by polling. **Data on the disk is lost.**
 //!
 //! ```text
 //! ppc64/run --machine powernv9 --kernel 6.12-64k --device nvme -- nvme

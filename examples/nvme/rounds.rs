@@ -1,4 +1,4 @@
-//! The disk opened, used and closed many times: what is left afterwards is what there was.
+//! Opens, uses and closes the disk many times, and checks that nothing is left.
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
@@ -18,14 +18,15 @@ use std::time::{Duration, Instant};
 
 /// Bytes that each round writes and reads.
 const BYTES: u64 = 64 << 10;
-/// KiB of memory that may be missing afterwards: pages that the kernel has for slabs, some per processor.
+/// KiB of memory that may be missing afterwards: pages that the kernel keeps for slabs, some per
+/// processor.
 const TOLERANCE: u64 = 1024;
-/// Rounds that are not measured: they fill caches of kernel and allocator.
+/// Number of rounds that are not measured: they fill caches of kernel and allocator.
 const WARM_UP: u32 = 3;
-/// Between two lines of progress.
+/// Interval between two lines of progress.
 const EVERY: Duration = Duration::from_secs(20);
 
-/// What is held.
+/// Resources in use.
 #[derive(Debug)]
 struct Held {
     locked: u64,
@@ -40,7 +41,7 @@ impl Held {
     }
 }
 
-/// `rounds` rounds, and a few before.
+/// Runs `rounds` rounds, and a few before them.
 pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
@@ -84,7 +85,8 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<()
     Ok(())
 }
 
-/// All from nothing: registry, container, window, controller, queues; and all back.
+/// Sets up everything from scratch (registry, container, window, controller, queues) and releases
+/// it.
 fn round(host: &Arc<Vfio>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
     let mask = DmaMask::bits(options.mask.unwrap_or(64)).ok_or("1 to 64 bits")?;
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(BYTES, mask < DmaMask::ALL));

@@ -1,4 +1,4 @@
-//! Two disks in different groups, which share buffers.
+//! Shares buffers between two disks in different groups.
 
 use crate::Options;
 use crate::cases::{LARGEST, checksum, config, fill, part};
@@ -14,7 +14,8 @@ use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
 
-/// A container for each group, which every platform has, and one for both, which powernv has.
+/// Runs with a container for each group, which every platform supports, and one for both, which
+/// powernv supports.
 pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Error>> {
     let found = find::all(host.as_ref());
     let [a, b, ..] = &found[..] else {
@@ -27,7 +28,8 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Err
     Ok(())
 }
 
-/// What disk A holds gets to disk B through one buffer, and back from B through another one that A has written from.
+/// Copies data of disk A to disk B through one buffer, and back from B through another one that A
+/// has written from.
 fn share(host: &Arc<Vfio>, options: &Options, a: &Found, b: &Found, containers: usize) -> Result<(), Box<dyn Error>> {
     let before = host.memlock()?.locked;
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(options.blocks.saturating_mul(LARGEST), false));

@@ -1,4 +1,4 @@
-//! What the monitor counts, by phase of the guest's work.
+//! Counts hypercalls and maps, by phase of the guest's work.
 
 use ppc64_guest::PHASE_MAPS;
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
@@ -8,11 +8,11 @@ use std::fmt;
 /// Counts of one kind of hypercall in one phase.
 #[derive(Clone, Copy, Debug, Default)]
 struct Calls {
-    /// How many came to the monitor.
+    /// Number of calls that reached the monitor.
     reached: u64,
-    /// MAP ioctls they came to, for each device.
+    /// Number of MAP ioctls they made, for each device.
     maps: usize,
-    /// The most of one.
+    /// Largest number for one call.
     most: usize,
 }
 
@@ -33,12 +33,12 @@ const NAMES: [(u64, &str); 4] = [
 const PHASES: [&str; 3] = ["set-up", "maps", "hostile"];
 
 impl Counts {
-    /// The guest says what follows.
+    /// Begins a phase, at the guest's notice.
     pub(crate) fn enter(&mut self, phase: u64) {
         self.phase = phase;
     }
 
-    /// A hypercall that came to `maps` MAP ioctls for each device.
+    /// Counts a hypercall that made `maps` MAP ioctls for each device.
     pub(crate) fn add(&mut self, number: u64, maps: usize) {
         if !NAMES.iter().any(|(known, _)| *known == number) {
             return;
@@ -49,8 +49,8 @@ impl Counts {
         calls.most = calls.most.max(maps);
     }
 
-    /// What is not as it has to be: with acceleration nothing reaches the monitor while the guest maps; without, an indirect
-    /// call for memory that continues is one MAP.
+    /// Returns what is wrong: with acceleration nothing may reach the monitor while the guest maps;
+    /// without it, an indirect call for contiguous memory must be one MAP.
     pub(crate) fn wrong(&self, accelerated: bool) -> Vec<String> {
         let maps = self.calls.iter().filter(|((phase, _), _)| *phase == PHASE_MAPS);
         let reached: u64 = maps.clone().map(|(_, calls)| calls.reached).sum();

@@ -1,4 +1,4 @@
-//! The device of the host, as the guest gets it: its BAR 0 at a real address, each access passed on.
+//! A device of the host as the guest gets it: its BAR 0 at a real address, each access passed on.
 
 use clap::ValueEnum;
 use spapr_iommu::guest::Phb;
@@ -17,7 +17,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Vendor, device and class.
+    /// Returns vendor, device and class.
     pub(crate) fn id(self) -> (u16, u16, u32) {
         match self {
             Self::Edu => (0x1234, 0x11e8, 0x00_ff00),
@@ -25,7 +25,7 @@ impl Kind {
         }
     }
 
-    /// The devices of that kind that a guest may have, and their groups.
+    /// Returns the devices of that kind that a guest may have, with their groups.
     pub(crate) fn find(self, groups: &[GroupFacts]) -> Vec<(u32, PciDevice)> {
         let (vendor, device, _) = self.id();
         let all = groups.iter().flat_map(|group| group.devices.iter().map(|device| (group.number, device)));
@@ -34,17 +34,18 @@ impl Kind {
     }
 }
 
-/// Where the guest finds BAR 0 of its first device; that of the next one is as far behind.
+/// Real address of BAR 0 of the guest's first device; that of the next one follows at the same
+/// distance.
 pub(crate) const BAR: u64 = 1 << 32;
 
-/// Memory and bus mastering of the command register.
+/// Offset of the command register, and its memory and bus master bits.
 const COMMAND: (u64, u16) = (4, 0x6);
 
 /// An open device.
 pub(crate) struct Passed {
     pub(crate) kind: Kind,
     pub(crate) group: u32,
-    /// Where the guest finds its BAR 0.
+    /// Real address of its BAR 0 in the guest.
     pub(crate) at: u64,
     _device: Device,
     bar: DeviceRegion,
@@ -61,30 +62,30 @@ impl Passed {
         Ok(Self { kind, group, at, _device: device, bar })
     }
 
-    /// Bytes of BAR 0.
+    /// Returns the size of BAR 0 in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.bar.size()
     }
 
-    /// A load by the guest; ones where no register is.
+    /// Performs a load of the guest; all ones where there is no register.
     fn load(&self, at: u64, data: &mut [u8]) {
         if at.checked_sub(self.at).is_none_or(|offset| self.bar.read(offset, data).is_err()) {
             data.fill(0xff);
         }
     }
 
-    /// A store by the guest; nothing where no register is.
+    /// Performs a store of the guest; does nothing where there is no register.
     fn store(&self, at: u64, data: &[u8]) {
         let _ = at.checked_sub(self.at).map(|offset| self.bar.write(offset, data));
     }
 }
 
-/// The device at a real address: the last one that starts at or before it.
+/// Returns the device at a real address: the last one that starts at or before it.
 fn at(devices: &[Passed], at: u64) -> Option<&Passed> {
     devices.iter().filter(|device| device.at <= at).max_by_key(|device| device.at)
 }
 
-/// What a load by the guest gives.
+/// Returns the result of a load of the guest.
 pub(crate) fn load(devices: &[Passed], address: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0xff; len];
     if let Some(device) = at(devices, address) {
@@ -93,7 +94,7 @@ pub(crate) fn load(devices: &[Passed], address: u64, len: usize) -> Vec<u8> {
     data
 }
 
-/// Passes on a store by the guest.
+/// Performs a store of the guest.
 pub(crate) fn store(devices: &[Passed], address: u64, data: &[u8]) {
     if let Some(device) = at(devices, address) {
         device.store(address, data);

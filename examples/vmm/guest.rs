@@ -1,4 +1,4 @@
-//! Runs the guest until it is done, and serves it.
+//! Runs the guest until it is done, and handles its calls.
 
 use super::device;
 use super::kvm::Exit;
@@ -12,10 +12,10 @@ use std::io::Write;
 
 /// `H_PUT_TERM_CHAR`: terminal, length, 16 bytes.
 const H_PUT_TERM_CHAR: u64 = 0x58;
-/// How the recording names the ioctl.
+/// Name of the ioctl in the recording.
 const MAP: &str = "VFIO_IOMMU_MAP_DMA";
 
-/// Runs the guest to its end: how many of its checks failed.
+/// Runs the guest to its end. Returns the number of its checks that failed.
 pub(crate) fn run(machine: &mut Machine) -> Result<u64, Box<dyn Error>> {
     loop {
         match machine.vm.run()? {
@@ -67,7 +67,7 @@ fn hcall(machine: &mut Machine, nr: u64, args: &mut [u64; 9]) -> Result<i64, Box
     }
     machine.recording.take();
     let code = machine.iommu.hcall(nr, args);
-    // Each device has a container of its own.
+    // Each device has its own container.
     machine.counts.add(nr, machine.recording.count(MAP).div_ceil(machine.devices.len()));
     Ok(code.unwrap_or(H_FUNCTION))
 }

@@ -1,4 +1,4 @@
-//! The guest's image: an ELF file with real addresses.
+//! Loads the guest's image: an ELF file with real addresses.
 
 use elf::ElfBytes;
 use elf::abi::PT_LOAD;
@@ -7,7 +7,7 @@ use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::GuestMemory;
 use std::error::Error;
 
-/// Copies the image into guest RAM, which is zero otherwise; where it starts.
+/// Copies the image into guest RAM, which is otherwise zero, and returns its entry point.
 pub(crate) fn load(file: &[u8], memory: &dyn GuestMemory) -> Result<u64, Box<dyn Error>> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(file)?;
     for segment in elf.segments().into_iter().flatten().filter(|segment| segment.p_type == PT_LOAD) {

@@ -1,6 +1,7 @@
-//! As much of KVM as this monitor needs: a VM, memory, one virtual processor.
+//! The part of KVM that this monitor needs: a VM, memory, one virtual processor.
 //!
-//! The numbers and structures are those of `include/uapi/linux/kvm.h` and `arch/powerpc/include/uapi/asm/kvm.h`.
+//! The numbers and structures are those of `include/uapi/linux/kvm.h` and
+//! `arch/powerpc/include/uapi/asm/kvm.h`.
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 const KVM: u8 = 0xae;
-/// Hypercalls come to the monitor: `KVM_CAP_PPC_PAPR`.
+/// Hypercalls exit to the monitor: `KVM_CAP_PPC_PAPR`.
 const CAP_PPC_PAPR: u32 = 68;
 
 const EXIT_MMIO: u32 = 6;
@@ -72,28 +73,28 @@ pub(crate) struct Vm {
     run: RunArea,
 }
 
-/// Why the processor came back.
+/// Why the processor exited.
 #[derive(Debug)]
 pub(crate) enum Exit {
-    /// A hypercall: its number and arguments, r4 to r12.
+    /// A hypercall, with its number and arguments, r4 to r12.
     Hcall { nr: u64, args: [u64; 9] },
-    /// A load from where no memory is.
+    /// A load from an address without memory.
     Load { at: u64, len: usize },
-    /// A store there.
+    /// A store to an address without memory.
     Store { at: u64, data: Vec<u8> },
-    /// A signal; run again.
+    /// A signal; the processor must be run again.
     Interrupted,
     /// Anything else, by `KVM_EXIT_` number.
     Other(u32),
 }
 
 impl Vm {
-    /// A VM without memory, with one processor that makes hypercalls.
+    /// Creates a VM without memory, with one processor that makes hypercalls.
     pub(crate) fn new() -> io::Result<Self> {
         let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
         // SAFETY: these numbers take a value, and no address.
         let (vm, size) = unsafe { (create_vm(kvm.as_raw_fd(), 0)?, vcpu_mmap_size(kvm.as_raw_fd(), 0)?) };
-        // SAFETY: the kernel has just made this file for us.
+        // SAFETY: the kernel has just opened this file for us.
         let vm = unsafe { OwnedFd::from_raw_fd(vm) };
         // SAFETY: takes a value.
         let vcpu = unsafe { create_vcpu(vm.as_raw_fd(), 0) }?;
@@ -106,18 +107,21 @@ impl Vm {
         Ok(Self { vm, vcpu, run })
     }
 
-    /// The VM's file.
+    /// Returns the VM's file.
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
         self.vm.as_fd()
     }
 
-    /// Gives the guest memory: `size` bytes at `user` of this process, at `guest` of its own addresses.
+    /// Gives the guest memory: `size` bytes at `user` of this process, at `guest` in the guest's
+    /// addresses.
     ///
     /// # Safety
-    /// The memory belongs to the guest until the VM is closed: nothing here holds a reference to it, and it stays mapped.
+    /// The memory must belong to the guest until the VM is closed: nothing here holds a reference
+    /// to it, and it stays mapped.
     pub(crate) unsafe fn add_memory(&self, slot: u32, guest: u64, user: u64, size: u64) -> io::Result<()> {
         let region = MemoryRegion { slot, flags: 0, guest, size, user };
-        // SAFETY: the kernel reads a structure of that type; what it does with the memory is the caller's promise.
+        // SAFETY: the kernel reads a structure of that type; what it does with the memory is the
+        // caller's promise.
         unsafe { set_memory(self.vm.as_raw_fd(), &region) }?;
         Ok(())
     }
@@ -137,7 +141,8 @@ impl Vm {
 
     /// Runs the processor until it needs the monitor.
     pub(crate) fn run(&mut self) -> io::Result<Exit> {
-        // SAFETY: takes a value. What it changes, guest memory and the run area, nobody holds a reference to.
+        // SAFETY: takes a value. Nobody holds a reference to what it changes, guest memory and the
+        // run area.
         match unsafe { run_vcpu(self.vcpu.as_raw_fd(), 0) } {
             Ok(_) => Ok(self.run.exit()),
             Err(Errno::EINTR | Errno::EAGAIN) => Ok(Exit::Interrupted),
@@ -145,7 +150,7 @@ impl Vm {
         }
     }
 
-    /// The answer to a hypercall: the return code, and values from r4 on.
+    /// Answers a hypercall: the return code, and values from r4 on.
     pub(crate) fn answer_hcall(&mut self, ret: i64, args: [u64; 9]) {
         let mut words = [0; 11];
         words[1] = ret as u64;
@@ -154,7 +159,7 @@ impl Vm {
         (1..11).for_each(|index| self.run.set_word(index, words[index]));
     }
 
-    /// The answer to a load.
+    /// Answers a load.
     pub(crate) fn answer_load(&mut self, data: &[u8]) {
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);
@@ -170,7 +175,7 @@ struct RunArea {
 
 /// Offset of `exit_reason`.
 const EXIT_REASON: usize = 8;
-/// Offset of what goes with the reason.
+/// Offset of the details of the reason.
 const DETAILS: usize = 32;
 
 impl RunArea {
@@ -183,7 +188,8 @@ impl RunArea {
     }
 
     fn word(&self, index: usize) -> u64 {
-        // SAFETY: at most DETAILS + 88 bytes into the area, aligned; the kernel writes it only while the processor runs.
+        // SAFETY: at most DETAILS + 88 bytes into the area, aligned; the kernel writes it only
+        // while the processor runs.
         unsafe { self.base.byte_add(DETAILS + 8 * index).cast::<u64>().read_volatile() }
     }
 
@@ -216,7 +222,7 @@ impl RunArea {
 
 impl Drop for RunArea {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; nothing refers to it any more.
+        // SAFETY: the mapping that `new` made; nothing refers to it any longer.
         let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }

@@ -16,13 +16,14 @@ use std::sync::Arc;
 
 const BUID: u64 = 0x800_0000_2000_0000;
 const LIOBN: Liobn = Liobn(0x8000_0000);
-/// Where the guest finds its device tree.
+/// Address of the device tree in the guest.
 const TREE: u64 = 1 << 20;
 
 /// 64-bit mode, machine checks, little endian; no address translation.
 const MSR: u64 = 1 << 63 | 1 << 12 | 1;
 
-/// All of it. Fields go in this order: the processor stops before its devices go, and these before its RAM.
+/// The machine. Fields are dropped in this order: the processor stops before its devices are
+/// closed, and these before its RAM is freed.
 pub(crate) struct Machine {
     pub(crate) vm: Vm,
     pub(crate) devices: Vec<Passed>,
@@ -30,14 +31,14 @@ pub(crate) struct Machine {
     pub(crate) recording: Arc<Recording<Arc<Vfio>>>,
     pub(crate) counts: Counts,
     phb: Arc<Phb>,
-    /// Devices the guest may still get.
+    /// Devices that can still be plugged.
     spare: std::vec::IntoIter<(u32, PciDevice)>,
     ram: UserRange,
     host: Arc<Vfio>,
 }
 
 impl Machine {
-    /// A machine whose processor is about to run the guest's image.
+    /// Creates a machine whose processor is about to run the guest's image.
     pub(crate) fn new(host: &Arc<Vfio>, options: &Options) -> Result<Self, Box<dyn Error>> {
         let mut vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let ram = host.allocate(options.memory << 20, host.page_shift())?;
@@ -76,7 +77,8 @@ impl Machine {
         Ok(Self { vm, devices: vec![device], iommu, recording, counts, phb, spare, ram, host })
     }
 
-    /// Gives the guest one more device: where its BAR 0 is, or `None` when there is none. The processor stands still.
+    /// Plugs one more device: returns the address of its BAR 0, or `None` if there is none. The
+    /// processor must be stopped.
     pub(crate) fn plug(&mut self) -> Result<Option<u64>, Box<dyn Error>> {
         let Some((group, pci)) = self.spare.next() else { return Ok(None) };
         let (kind, at) = (self.devices[0].kind, BAR * (self.devices.len() as u64 + 1));
@@ -84,7 +86,7 @@ impl Machine {
         Ok(Some(at))
     }
 
-    /// Takes everything down, in the order that leaks nothing; what was counted.
+    /// Takes everything down, in the order that leaks nothing, and returns the counts.
     pub(crate) fn end(self) -> Result<Counts, Box<dyn Error>> {
         let Self { vm, devices, iommu, counts, phb, ram, host, .. } = self;
         for device in devices {
@@ -93,7 +95,7 @@ impl Machine {
             phb.detach(group)?;
         }
         drop((phb, iommu));
-        // KVM looks at guest RAM as long as there is a VM.
+        // KVM accesses guest RAM as long as the VM exists.
         drop(vm);
         host.free(ram)?;
         Ok(counts)

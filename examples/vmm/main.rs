@@ -1,8 +1,9 @@
 //! A small virtual machine monitor: a pseries guest with a device of the host, on KVM.
 //!
-//! It shows all that a VMM needs of this library: guest RAM, TCE tables, hypercalls and DDW RTAS calls, and KVM acceleration.
-//! The guest is `ppc64/guest`, bare-metal code that has the device copy its memory and tries what it must not; its lines come
-//! out as they are, and what the monitor counted follows. Run it on an emulated machine with KVM:
+//! It shows everything a VMM needs of this library: guest RAM, TCE tables, hypercalls and DDW RTAS
+//! calls, and KVM acceleration. The guest is `ppc64/guest`, bare-metal code that makes the device
+//! copy its memory and tries what it must not do. Its output is passed through, followed by the
+//! monitor's counts. Run it on an emulated machine with KVM:
 //!
 //! ```text
 //! ppc64/run --machine powernv9 --kernel 6.12-64k --kvm -- vmm --accel off
@@ -32,7 +33,8 @@ struct Options {
     /// Which TCE hypercalls the kernel answers
     #[arg(long, value_enum, default_value_t = Accel::Off)]
     accel: Accel,
-    /// The device the guest gets: the first of its kind that is bound to vfio-pci, and the next one when it asks for it
+    /// The device the guest gets: the first of its kind that is bound to vfio-pci, and the next one
+    /// when it asks for it
     #[arg(long, value_enum, default_value_t = device::Kind::Edu)]
     device: device::Kind,
     /// The guest's image, an ELF file
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all was as it has to be.
+/// Returns whether everything was as it must be.
 fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let host = Arc::new(Vfio::new());
     let before = host.memlock()?.locked;

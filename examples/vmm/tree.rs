@@ -1,4 +1,4 @@
-//! The guest's device tree: memory, RTAS calls, one PHB with one device.
+//! Builds the guest's device tree: memory, RTAS calls, one PHB with one device.
 
 use super::device::{BAR, Passed};
 use spapr_iommu::guest::{DdwTokens, Phb};
@@ -16,7 +16,7 @@ fn halves(value: u64) -> [u32; 2] {
     [(value >> 32) as u32, value as u32]
 }
 
-/// The tree, flattened.
+/// Builds the flattened tree.
 pub(crate) fn make(ram: u64, phb: &Phb, device: &Passed) -> Result<Vec<u8>, Error> {
     let mut tree = FdtWriter::new()?;
     let root = tree.begin_node("")?;

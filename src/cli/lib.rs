@@ -1,4 +1,4 @@
-//! The command `spapr-iommu`, and what it is made of: scenario files and replayed traces.
+//! The command `spapr-iommu` and its parts: scenario files and replayed traces.
 //!
 //! Everything here uses the public interface of [`spapr_iommu`] and nothing else.
 #![deny(unsafe_code)]

@@ -1,4 +1,4 @@
-//! One access to one region, checked before it is made.
+//! Checks one access to a region, then makes it.
 
 use super::AccessError;
 use super::value::{Endian, RegisterValue, decode, encode};
@@ -6,9 +6,9 @@ use crate::host::Errno;
 use crate::space::DeviceRegion;
 use std::sync::Arc;
 
-/// What BARs are called in errors.
+/// Names of the BARs in errors.
 pub(super) const BARS: [&str; 6] = ["BAR 0", "BAR 1", "BAR 2", "BAR 3", "BAR 4", "BAR 5"];
-/// What the configuration space is called in errors.
+/// Name of the configuration space in errors.
 pub(super) const CONFIG: &str = "configuration space";
 
 /// A region of a device, with its name.
@@ -40,7 +40,7 @@ impl Access {
         AccessError::Failed { device: Arc::clone(&self.device), region: self.name, offset, width, errno }
     }
 
-    /// The value, and whether it is all ones.
+    /// Reads a value. Returns it, and whether it is all ones.
     pub(super) fn read<V: RegisterValue>(&self, offset: u64, endian: Endian) -> Result<(V, bool), AccessError> {
         self.check(offset, V::WIDTH)?;
         let mut data = [0; 8];

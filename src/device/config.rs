@@ -1,4 +1,4 @@
-//! The configuration space.
+//! The configuration space of a device.
 
 use super::AccessError;
 use super::access::Access;
@@ -18,16 +18,16 @@ const MEMORY: u16 = 2;
 const MASTER: u16 = 4;
 const HAS_CAPABILITIES: u16 = 0x10;
 
-/// Capabilities with registers that are guarded, by their ids of the PCI specification.
+/// IDs of the capabilities with guarded registers (PCI specification).
 const POWER: u8 = 0x01;
 const MSI: u8 = 0x05;
 const EXPRESS: u8 = 0x10;
 pub(super) const MSIX: u8 = 0x11;
 const ADVANCED: u8 = 0x13;
-/// No list is longer: 192 bytes hold no more.
+/// Longest capability list: 192 bytes hold no more.
 const MOST: usize = 48;
 
-/// A register that has a method of its own.
+/// A register that has its own method.
 #[derive(Debug)]
 struct Guard {
     span: Range<u64>,
@@ -47,7 +47,7 @@ pub struct Config {
     access: Access,
     guards: Vec<Guard>,
     capabilities: Vec<(u8, u64)>,
-    /// What the command register should hold.
+    /// The value the command register should hold.
     command: Mutex<u16>,
 }
 
@@ -64,24 +64,26 @@ impl Config {
         Ok(Self { access, guards, capabilities, command: Mutex::default() })
     }
 
-    /// Memory decode on, bus mastering off. For a device that answers: ones would be taken for what the register holds.
+    /// Turns memory decode on and bus mastering off. Only for a device that answers: all ones would
+    /// be taken for the register's value.
     pub(super) fn take_over(&self) -> Result<(), AccessError> {
         let mut command = self.command.lock();
         *command = (self.read::<u16>(COMMAND)? | MEMORY) & !MASTER;
         self.put(*command).map(drop)
     }
 
-    /// Its size: 256 bytes, or 4096 for PCI Express.
+    /// Returns its size: 256 bytes, or 4096 for PCI Express.
     pub fn size(&self) -> u64 {
         self.access.region.size()
     }
 
-    /// Reads a register, by one access of its width.
+    /// Reads a register in one access of its width.
     pub fn read<V: RegisterValue>(&self, offset: u64) -> Result<V, AccessError> {
         Ok(self.access.read(offset, Endian::Little)?.0)
     }
 
-    /// Writes a register, likewise. Refused where [`Device`](super::Device) has a method for it.
+    /// Writes a register in one access of its width. Refused if [`Device`](super::Device) has a
+    /// method for it.
     pub fn write<V: RegisterValue>(&self, offset: u64, value: V) -> Result<(), AccessError> {
         let span = offset..offset.saturating_add(V::WIDTH as u64);
         match self.guards.iter().find(|guard| guard.span.start < span.end && span.start < guard.span.end) {
@@ -93,22 +95,24 @@ impl Config {
         }
     }
 
-    /// Where the first capability with that id (PCI specification, appendix H) is.
+    /// Returns the offset of the first capability with that ID (PCI specification, appendix H).
     pub fn capability(&self, id: u8) -> Option<u64> {
         self.capabilities.iter().find(|(found, _)| *found == id).map(|(_, at)| *at)
     }
 
-    /// Vendor and device.
+    /// Returns vendor and device ID.
     pub(super) fn id(&self) -> Result<(u16, u16), AccessError> {
         Ok((self.read(ID)?, self.read(ID + 2)?))
     }
 
-    /// Whether the device answers. The kernel answers for the vendor's id itself, but not for class and revision.
+    /// Returns whether the device answers. The kernel itself answers for the vendor ID, but not for
+    /// class and revision.
     pub(super) fn answers(&self) -> bool {
         self.read::<u32>(CLASS).is_ok_and(|class| class != u32::MAX)
     }
 
-    /// Sets or clears the bus master bit; what the register reads then, which has waited for the write to arrive.
+    /// Sets or clears the bus master bit. Returns what the register then reads, which waits for the
+    /// write to arrive.
     pub(super) fn set_master(&self, on: bool) -> Result<u16, AccessError> {
         let mut command = self.command.lock();
         let wanted = if on { *command | MASTER } else { *command & !MASTER };
@@ -117,14 +121,15 @@ impl Config {
         Ok(read)
     }
 
-    /// Writes the command register as it should be, after something has reset the device or thrown away a write. With
-    /// memory decode the kernel puts back BARs that were lost (`vfio_basic_config_write`).
+    /// Writes the command register's intended value, after something has reset the device or
+    /// dropped a write. With memory decode the kernel restores BARs that were lost
+    /// (`vfio_basic_config_write`).
     pub(super) fn restore(&self) -> Result<u16, AccessError> {
         let command = self.command.lock();
         self.put(*command)
     }
 
-    /// Clears the bus master bit for when writes arrive again.
+    /// Clears the bus master bit in the intended value, for when writes arrive again.
     pub(super) fn forget_master(&self) {
         *self.command.lock() &= !MASTER;
     }
@@ -135,12 +140,12 @@ impl Config {
     }
 }
 
-/// Whether a command register says that the device may use the bus. All ones say nothing.
+/// Returns whether a command register's value lets the device use the bus. All ones do not.
 pub(super) fn is_master(command: u16) -> bool {
     command & MASTER != 0 && command != u16::MAX
 }
 
-/// Ids and places, in the order of the list.
+/// Returns IDs and offsets, in the order of the list.
 fn capabilities(access: &Access) -> Result<Vec<(u8, u64)>, AccessError> {
     let byte = |at: u64| access.read::<u8>(at, Endian::Little).map(|(byte, _)| byte);
     let (status, _) = access.read::<u16>(STATUS, Endian::Little)?;
@@ -172,7 +177,7 @@ fn guards(capabilities: &[(u8, u64)]) -> Vec<Guard> {
             }
             MSI => Some(guard(at + 2..at + 4, "MSI", interrupts)),
             MSIX => Some(guard(at + 2..at + 4, "MSI-X", interrupts)),
-            // Bit 15 of device control, and bit 0 of AF control, reset the function.
+            // Bit 15 of device control and bit 0 of AF control reset the function.
             EXPRESS => Some(guard(at + 9..at + 10, "function level reset", "`Device::reset`")),
             ADVANCED => Some(guard(at + 4..at + 5, "function level reset", "`Device::reset`")),
             _ => None,

@@ -1,11 +1,13 @@
-//! EEH: what POWER does when a device or its bus misbehaves.
+//! EEH: POWER's error handling when a device or its bus misbehaves.
 //!
-//! The hardware freezes the PE: loads give ones, stores are lost, DMA is stopped, until someone recovers it. A read of a
-//! [`Bar`](crate::device::Bar) that gives all ones looks for it; [`Eeh::recover`] gets the device going again, in the one
-//! order that is safe. What a frozen device was doing is lost: set it up anew afterwards. Maps stay as they are.
+//! The hardware freezes the PE: loads return ones, stores are lost, and DMA is stopped until the PE
+//! is recovered. A read of a [`Bar`](crate::device::Bar) that returns all ones checks for it;
+//! [`Eeh::recover`] gets the device going again, in the one order that is safe. What a frozen
+//! device was doing is lost, so set it up again afterwards. Mappings stay as they are.
 //!
-//! A PE belongs to a group, and the kernel's call to a container, where it acts on all groups: so a device whose group shares
-//! its container ([`AddressSpace::attach_beside`](crate::space::AddressSpace::attach_beside)) is refused.
+//! A PE belongs to a group, but the kernel's call acts on all groups of a container. So a device
+//! whose group shares its container
+//! ([`AddressSpace::attach_beside`](crate::space::AddressSpace::attach_beside)) is refused.
 
 use crate::device::{AccessError, DeviceError, Opened};
 use crate::host::calls::{self, CallError};
@@ -23,15 +25,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The state of a PE (`VFIO_EEH_PE_GET_STATE`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeState {
-    /// Works.
+    /// The PE works.
     Normal,
-    /// Held in reset.
+    /// The PE is held in reset.
     Reset,
     /// Loads, stores and DMA are stopped.
     Stopped,
     /// DMA is stopped.
     StoppedDma,
-    /// Not available: the firmware works on it, or has given it up.
+    /// The PE is not available: the firmware works on it, or has given up on it.
     Unavailable,
 }
 
@@ -47,68 +49,34 @@ impl fmt::Display for PeState {
     }
 }
 
-/// Why nothing was done to a PE, or it does not work.
+/// Why nothing was done to a PE, or why it does not work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum EehError {
-    /// The group has no PE with EEH, as emulated devices of pseries have none.
+    /// The group has no PE with EEH; emulated devices of pseries have none.
     #[error("group {group} has no PE with EEH: there is nothing to recover, use `Device::reset`")]
-    NoPe {
-        /// The group.
-        group: u32,
-    },
-    /// The container has other groups, which the call would act on as well.
+    NoPe { group: u32 },
+    /// The container has other groups, which the call would also act on.
     #[error(
         "group {group} shares its container with {others:?}, and EEH acts on all of it: attach the group by itself"
     )]
-    Shared {
-        /// The group.
-        group: u32,
-        /// The others.
-        others: Vec<u32>,
-    },
-    /// The kernel tells of a state that is unknown.
+    Shared { group: u32, others: Vec<u32> },
+    /// The kernel reports an unknown state.
     #[error("the PE of group {group} is in state {state}, which is none that is known")]
-    UnknownState {
-        /// The group.
-        group: u32,
-        /// The kernel's number.
-        state: i32,
-    },
-    /// It did not become available in time.
+    UnknownState { group: u32, state: i32 },
+    /// The PE did not become available in time.
     #[error("the PE of group {group} was unavailable for {} s: the firmware may have given the device up", waited.as_secs())]
-    Unavailable {
-        /// The group.
-        group: u32,
-        /// For so long.
-        waited: Duration,
-    },
-    /// It was reset, and does not work all the same.
+    Unavailable { group: u32, waited: Duration },
+    /// The PE was reset but still does not work.
     #[error("the PE of group {group} was reset and is {state}: the device fails, drop it")]
-    NotRecovered {
-        /// The group.
-        group: u32,
-        /// Its state.
-        state: PeState,
-    },
-    /// What answers after the reset is not the device that was there.
+    NotRecovered { group: u32, state: PeState },
+    /// The device that answers after the reset is not the one from before.
     #[error("device {device} was {was:x?} before the reset and is {now:x?}")]
-    OtherDevice {
-        /// The device's address.
-        device: Arc<str>,
-        /// Vendor and device id.
-        was: (u16, u16),
-        /// Likewise.
-        now: (u16, u16),
-    },
+    OtherDevice { device: Arc<str>, was: (u16, u16), now: (u16, u16) },
     /// The platform does not inject such an error.
     #[error("the platform does not inject this error into group {group}: {errno}")]
-    NotInjected {
-        /// The group.
-        group: u32,
-        /// The kernel's error number.
-        errno: Errno,
-    },
+    NotInjected { group: u32, errno: Errno },
     /// DMA or interrupts of the device could not be stopped.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -120,17 +88,19 @@ pub enum EehError {
     Call(#[from] CallError),
 }
 
-/// An error to inject, with the numbers of the kernel's `EEH_ERR_TYPE_*` and `EEH_ERR_FUNC_*` (`asm/eeh.h`).
+/// An error to inject, with the numbers of the kernel's `EEH_ERR_TYPE_*` and `EEH_ERR_FUNC_*`
+/// (`asm/eeh.h`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Injection {
-    /// An error of 64 bits, not 32.
+    /// A 64-bit error instead of a 32-bit one.
     pub wide: bool,
-    /// Which: 0 and 1 a load of memory, by address and by data; 4 and 5 of the configuration space; 6 and 7 a store to memory,
-    /// 10 and 11 to the configuration space; others up to 19 are I/O ports and DMA.
+    /// Kind of error: 0 and 1 a load of memory, by address and by data; 4 and 5 a load of the
+    /// configuration space; 6 and 7 a store to memory, 10 and 11 to the configuration space; others
+    /// up to 19 are I/O ports and DMA.
     pub function: u32,
-    /// The bus address that shall fail.
+    /// Bus address that is to fail.
     pub address: u64,
-    /// Which bits of the address count.
+    /// Bits of the address that count.
     pub mask: u64,
 }
 
@@ -141,13 +111,14 @@ pub struct Eeh<'a> {
     id: (u16, u16),
 }
 
-/// The state of the PE a device is in.
+/// Returns the state of a device's PE.
 fn state(device: &space::Device) -> Result<PeState, EehError> {
     container(device)?;
     any_state(device)
 }
 
-/// Likewise; where the container has several groups, the state of the first PE that is not normal.
+/// Returns the state of a device's PE; if the container has several groups, the state of the first
+/// PE that is not normal.
 pub(crate) fn any_state(device: &space::Device) -> Result<PeState, EehError> {
     let group = device.group();
     match run(device, device.container().0, op::GET_STATE)? {
@@ -183,38 +154,39 @@ impl<'a> Eeh<'a> {
         Self { opened, id }
     }
 
-    /// The state of the PE. Firmware may take a while to answer.
+    /// Returns the state of the PE. The firmware may take a while to answer.
     pub fn state(&self) -> Result<PeState, EehError> {
         state(&self.opened.device)
     }
 
-    /// Lets loads and stores through again, for a look at a frozen device; DMA stays stopped. The device is in the state it
-    /// was in: [`Self::recover`] resets it.
+    /// Lets loads and stores through again, to inspect a frozen device; DMA stays stopped. The
+    /// device keeps its state: [`Self::recover`] resets it.
     pub fn unfreeze_io(&self) -> Result<(), EehError> {
         operate(&self.opened.device, op::UNFREEZE_IO)?;
-        // What was written to the command register meanwhile was lost.
+        // Writes to the command register were lost in the meantime.
         Ok(self.opened.restore()?)
     }
 
-    /// Lets DMA through again, after [`Self::unfreeze_io`]: the device goes on where it was stopped, unless
-    /// [`Device::stop_dma`](crate::device::Device::stop_dma) came in between.
+    /// Lets DMA through again, after [`Self::unfreeze_io`]: the device continues where it was
+    /// stopped, unless [`Device::stop_dma`](crate::device::Device::stop_dma) was called in between.
     pub fn unfreeze_dma(&self) -> Result<(), EehError> {
         operate(&self.opened.device, op::UNFREEZE_DMA).map(drop)
     }
 
-    /// Gets a frozen device going again: interrupts disabled, DMA off, PE reset and configured, BARs back. The device is then
-    /// as after power-on and off the bus: enable interrupts, set it up, and start DMA.
+    /// Gets a frozen device going again: disables interrupts, stops DMA, resets and configures the
+    /// PE, and restores BARs. The device is then as after power-on and off the bus: enable
+    /// interrupts, set it up, and start DMA.
     ///
-    /// Takes seconds. Everything that was enabled or running stays off also when it fails. Other devices of the group are in the
-    /// same PE and are reset with it: their drivers have to be told.
+    /// Takes seconds. Everything that was enabled or running stays off even if it fails. Other
+    /// devices of the group are in the same PE and are reset with it: their drivers must be told.
     pub fn recover(&self) -> Result<(), EehError> {
         self.recover_within(PATIENCE)
     }
 
-    /// The same, with another patience for a PE that is unavailable.
+    /// Does the same as [`Self::recover`], with another time limit for a PE that is unavailable.
     pub fn recover_within(&self, patience: Duration) -> Result<(), EehError> {
         let (device, group) = (&self.opened.device, self.opened.device.group());
-        // Before anything is turned off: whether there is something to recover.
+        // Check whether there is something to recover before turning anything off.
         self.state()?;
         self.opened.disable_interrupts()?;
         self.opened.stop_dma()?;
@@ -239,11 +211,13 @@ impl<'a> Eeh<'a> {
         }
     }
 
-    /// Has the firmware inject an error, for tests.
+    /// Makes the firmware inject an error, for tests.
     ///
-    /// Linux checks the function (at most 19) and then asks the platform. pseries takes loads and stores of memory only; powernv
-    /// what its PHB can do: powernv9 under QEMU errors of the configuration space (4, 5, 10, 11), powernv8 also those of memory
-    /// (0, 1, 6, 7) and of DMA (12 to 19), and no PE freezes for it there. [`EehError::NotInjected`] otherwise.
+    /// Linux checks the function (at most 19) and then asks the platform. pseries accepts loads and
+    /// stores of memory only; powernv accepts what its PHB can do: under QEMU, powernv9 errors of
+    /// the configuration space (4, 5, 10, 11), powernv8 also those of memory (0, 1, 6, 7) and of
+    /// DMA (12 to 19), though no PE freezes for them there. Otherwise fails with
+    /// [`EehError::NotInjected`].
     pub fn inject(&self, injection: Injection) -> Result<(), EehError> {
         let device = &self.opened.device;
         let Injection { wide, function, address, mask } = injection;

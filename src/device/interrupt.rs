@@ -1,4 +1,4 @@
-//! Interrupts, by eventfd.
+//! Interrupts of a device, delivered by eventfd.
 
 use super::opened::Opened;
 use super::{DeviceError, messages};
@@ -13,23 +13,24 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Kinds of interrupt. A device has one of INTx, MSI and MSI-X enabled at a time; the other two are the kernel's own.
+/// Kinds of interrupt. A device has one of INTx, MSI and MSI-X enabled at a time; the other two
+/// come from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display)]
 pub enum InterruptKind {
-    /// The interrupt pin. It masks itself when it fires: make the device take its interrupt back, then
+    /// The interrupt pin. It masks itself when it fires: make the device deassert it, then call
     /// [`Interrupt::rearm`].
     #[strum(to_string = "INTx")]
     Intx,
-    /// Messages. They are writes of the device, so none comes while bus mastering is off.
+    /// Messages. They are writes by the device, so none arrives while bus mastering is off.
     #[strum(to_string = "MSI")]
     Msi,
-    /// Messages, more of them; likewise.
+    /// Messages as with MSI, but more of them.
     #[strum(to_string = "MSI-X")]
     Msix,
     /// An uncorrected error of a PCI Express device.
     #[strum(to_string = "error interrupt")]
     Error,
-    /// The host wants the device back: drop it.
+    /// The host's request to give the device back: drop it.
     #[strum(to_string = "request interrupt")]
     Request,
 }
@@ -47,22 +48,22 @@ impl InterruptKind {
         }
     }
 
-    /// One of the three of which a device has one at a time.
+    /// Returns whether it is one of the three kinds that exclude each other.
     fn is_exclusive(self) -> bool {
         matches!(self, Self::Intx | Self::Msi | Self::Msix)
     }
 }
 
-/// What a device has of one kind.
+/// The interrupts a device has of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterruptInfo {
-    /// Which.
+    /// Kind of interrupt.
     pub kind: InterruptKind,
-    /// How many vectors it has, at least 1.
+    /// Number of vectors, at least 1.
     pub count: u32,
 }
 
-/// Which kinds are enabled, and by which [`Enabled`].
+/// The enabled kinds, each with its [`Enabled`].
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     owners: [Option<u64>; 5],
@@ -74,7 +75,7 @@ impl Slots {
         &mut self.owners[kind.index() as usize]
     }
 
-    /// Whether it was enabled; it is not any more.
+    /// Marks a kind as disabled. Returns whether it was enabled.
     pub(super) fn take(&mut self, kind: InterruptKind) -> bool {
         self.owner(kind).take().is_some()
     }
@@ -173,7 +174,8 @@ impl ForwardedInterrupts {
 
 /// One interrupt of a device. It keeps the device's file open.
 ///
-/// Its file ([`AsFd`]) becomes readable when it fires, for event loops: `wait(Some(Duration::ZERO))` takes it then.
+/// Its file ([`AsFd`]) becomes readable when it fires, for event loops:
+/// `wait(Some(Duration::ZERO))` then consumes it.
 #[derive(Debug)]
 pub struct Interrupt {
     eventfd: EventFd,
@@ -182,14 +184,16 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Waits until it fires; false when it has not within `timeout`, `None` for ever. What fired several times is one.
+    /// Waits until it fires. Returns false if it has not within `timeout`; `None` waits for ever.
+    /// Firing several times counts as one.
     ///
-    /// An interrupt of a device that is gone or frozen never fires: wait for a time, and read a register then.
+    /// An interrupt of a device that is gone or frozen never fires, so wait with a timeout and then
+    /// read a register.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool, Errno> {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            // Rounded up to milliseconds, and no longer at a time than the kernel takes.
+            // Rounded up to milliseconds, and never longer than the kernel accepts.
             let wait = left.map_or(PollTimeout::NONE, |left| {
                 PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
             });
@@ -208,18 +212,18 @@ impl Interrupt {
         }
     }
 
-    /// Lets INTx fire again, once the device has taken its interrupt back; if it has not, it fires at once. The other kinds
-    /// need none of it.
+    /// Lets INTx fire again, after the device has deasserted its pin; if it has not, it fires at
+    /// once. The other kinds do not need it.
     pub fn rearm(&self) -> Result<(), DeviceError> {
         self.enabled.rearm()
     }
 
-    /// Which vector it is, from 0.
+    /// Returns its vector, from 0.
     pub fn vector(&self) -> u32 {
         self.vector
     }
 
-    /// Its kind.
+    /// Returns its kind.
     pub fn kind(&self) -> InterruptKind {
         self.enabled.kind
     }
@@ -231,7 +235,7 @@ impl AsFd for Interrupt {
     }
 }
 
-/// How many interrupts of a kind a device has.
+/// Returns how many interrupts of a kind a device has.
 pub(super) fn info(opened: &Opened, kind: InterruptKind) -> Result<InterruptInfo, DeviceError> {
     let none = || DeviceError::NoInterrupt { device: Arc::clone(&opened.address), kind };
     match calls::device_irq_info(opened.device.host().as_ref(), opened.device.fd(), kind.index()) {

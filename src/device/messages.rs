@@ -1,7 +1,8 @@
-//! Looks whether a device was told where its MSI-X messages go.
+//! Checks that a device was told where its MSI-X messages go.
 //!
-//! Linux 7.2 on pseries has the firmware fill the table once for each binding to a driver; the reset when vfio-pci's device is opened again
-//! clears it, and nobody fills it any more: the interrupts are enabled, and never come (seen on 7.2.13 under QEMU).
+//! Linux 7.2 on pseries has the firmware fill the table once for each binding to a driver. The
+//! reset when vfio-pci's device is opened again clears it, and it is never refilled: the interrupts
+//! are enabled but never arrive (seen on 7.2.13 under QEMU).
 
 use super::config::{Config, MSIX};
 use super::{AccessError, DeviceError};
@@ -10,13 +11,14 @@ use crate::space;
 use crate::uapi::vfio::PCI_BAR0_REGION_INDEX;
 use std::sync::Arc;
 
-/// Where in the capability the table is named: a BAR in the low bits, an offset in it in the others.
+/// Offset in the capability of the table's location: the BAR in the low bits, an offset in it in
+/// the others.
 const TABLE: u64 = 4;
 const BAR: u32 = 7;
-/// Bytes of a table's entry, which begins with the address.
+/// Size in bytes of a table entry, which begins with the address.
 const ENTRY: u64 = 16;
 
-/// The first of `count` vectors that has no address.
+/// Returns the first of `count` vectors that has no address.
 pub(super) fn missing(
     device: &space::Device,
     address: &Arc<str>,

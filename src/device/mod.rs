@@ -1,4 +1,5 @@
-//! A PCI device for a driver in user space: registers, configuration space, bus mastering, interrupts, reset.
+//! A PCI device for a driver in user space: registers, configuration space, bus mastering,
+//! interrupts, reset.
 //!
 //! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it there. When the device
 //! is dropped, also while a panic unwinds and also while its BARs are still held, it is taken off the bus and its interrupts
@@ -63,22 +64,23 @@ pub(crate) use opened::Opened;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// A device that is open for a driver: one at a time for each device in an address space.
+/// A device opened for a driver: once at a time for each device in an address space.
 ///
 /// The space, and the group in it, stay while it, a [`Bar`] or an [`Interrupt`] of it is held.
 pub struct Device {
     opened: Arc<Opened>,
     id: (u16, u16),
-    /// The kernel can reset it.
+    /// Whether the kernel can reset it.
     resets: bool,
     _driven: Driven,
 }
 
 impl Device {
-    /// Opens a device of an attached group by its PCI address, `0000:00:00.0`: its BARs answer, and it does no DMA.
+    /// Opens a device of an attached group by its PCI address, `0000:00:00.0`. Its BARs answer, and
+    /// it does no DMA.
     pub fn open(space: &AddressSpace, group: u32, address: &str) -> Result<Self, DeviceError> {
         let name: Arc<str> = address.into();
-        // Asked first: opening takes the device off the bus.
+        // Checked first: opening takes the device off the bus.
         let driven = space.drive(address).ok_or_else(|| DeviceError::OpenAlready { device: Arc::clone(&name) })?;
         let device = space.driven_device(group, &driven)?;
         let info = device.info()?;
@@ -97,27 +99,27 @@ impl Device {
         Ok(Self { opened, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
     }
 
-    /// Its PCI address.
+    /// Returns its PCI address.
     pub fn address(&self) -> &str {
         &self.opened.address
     }
 
-    /// Vendor and device id.
+    /// Returns vendor and device ID.
     pub fn id(&self) -> (u16, u16) {
         self.id
     }
 
-    /// Its group.
+    /// Returns its group.
     pub fn group(&self) -> u32 {
         self.opened.device.group()
     }
 
-    /// Its configuration space.
+    /// Returns its configuration space.
     pub fn config(&self) -> &Config {
         &self.opened.config
     }
 
-    /// BAR 0 to 5, with the order of bytes its registers have.
+    /// Opens BAR 0 to 5, with the byte order of its registers.
     pub fn bar(&self, index: u32, endian: Endian) -> Result<Bar, DeviceError> {
         let device = &self.opened.device;
         let is_there = |index: u32| Ok::<_, DeviceError>(device.region_info(PCI_BAR0_REGION_INDEX + index)?.size > 0);
@@ -140,47 +142,49 @@ impl Device {
         Ok(Bar { access, endian, opened: Arc::clone(&self.opened) })
     }
 
-    /// Lets the device read and write memory, and send MSI and MSI-X: the bus master bit.
+    /// Sets the bus master bit, which lets the device read and write memory and send MSI and MSI-X.
     pub fn start_dma(&self) -> Result<(), DeviceError> {
         self.opened.start_dma()
     }
 
-    /// Takes the device off the bus; what it was doing has arrived when this returns.
+    /// Takes the device off the bus; its transfers in progress have arrived when this returns.
     pub fn stop_dma(&self) -> Result<(), DeviceError> {
         self.opened.stop_dma()
     }
 
-    /// Whether the device may use the bus.
+    /// Returns whether the device may use the bus.
     pub fn is_dma_on(&self) -> bool {
         self.opened.dma.is_on()
     }
 
-    /// The same, to be kept and asked elsewhere. Off once the device is dropped; should the kernel refuse that, it stays on.
+    /// Returns the same as a handle to keep elsewhere. It turns off when the device is dropped; if
+    /// the kernel refuses that, it stays on.
     pub fn dma_state(&self) -> DmaState {
         self.opened.dma.clone()
     }
 
-    /// Resets the device (`VFIO_DEVICE_RESET`), which is off the bus afterwards. Registers are as after power-on, and the
-    /// kernel puts back the configuration space; interrupts stay enabled on the kernel's side.
+    /// Resets the device (`VFIO_DEVICE_RESET`), which is off the bus afterwards. Registers are as
+    /// after power-on, and the kernel restores the configuration space; interrupts stay enabled on
+    /// the kernel's side.
     ///
-    /// Where the kernel has no way to reset this device alone, [`DeviceError::NoReset`].
+    /// Fails with [`DeviceError::NoReset`] if the kernel has no way to reset this device alone.
     pub fn reset(&self) -> Result<(), DeviceError> {
         if !self.resets {
             return Err(DeviceError::NoReset { device: Arc::clone(&self.opened.address) });
         }
-        // The kernel restores what it finds, so bus mastering has to be off before.
+        // The kernel restores what it finds, so bus mastering must be off before.
         self.stop_dma()?;
         self.opened.device.reset()?;
         Ok(self.opened.restore()?)
     }
 
-    /// How many interrupts of a kind the device has; [`DeviceError::NoInterrupt`] for none.
+    /// Returns how many interrupts of a kind the device has; [`DeviceError::NoInterrupt`] if none.
     pub fn interrupts(&self, kind: InterruptKind) -> Result<InterruptInfo, DeviceError> {
         interrupt::info(&self.opened, kind)
     }
 
-    /// Enables the first `count` interrupts of a kind, all at once: none can be added later. They are disabled when all of
-    /// them are dropped, or the device is.
+    /// Enables the first `count` interrupts of a kind, all at once: none can be added later. They
+    /// are disabled when all of them are dropped, or the device is.
     pub fn enable_interrupts(&self, kind: InterruptKind, count: u32) -> Result<Vec<Interrupt>, DeviceError> {
         interrupt::enable(&self.opened, kind, count)
     }

@@ -1,4 +1,5 @@
-//! What a device, its BARs and its interrupts share: the open file, and whether the device may use the bus.
+//! State shared by a device, its BARs and its interrupts: the open file, and whether the device may
+//! use the bus.
 
 use super::config::{Config, is_master};
 use super::interrupt::{InterruptKind, Slots};
@@ -10,18 +11,19 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
-/// Whether a device may use the bus, for whoever must not take memory away meanwhile. Cheap to clone and to ask.
+/// Whether a device may use the bus, for owners of memory that must not be freed meanwhile. Cheap
+/// to clone and to check.
 #[derive(Clone, Debug, Default)]
 pub struct DmaState(Arc<AtomicBool>);
 
 impl DmaState {
-    /// Whether the device may read and write memory, from before [`Device::start_dma`](super::Device::start_dma) until
-    /// after DMA has stopped.
+    /// Returns whether the device may read and write memory: true from before
+    /// [`Device::start_dma`](super::Device::start_dma) until after DMA has stopped.
     pub fn is_on(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// The same, for as long as the device, or a handle of it, is held.
+    /// Returns a weak handle, valid for as long as the device, or a handle of it, is held.
     pub(crate) fn downgrade(&self) -> Weak<AtomicBool> {
         Arc::downgrade(&self.0)
     }
@@ -37,9 +39,9 @@ pub(crate) struct Opened {
     pub(super) config: Config,
     pub(super) dma: DmaState,
     pub(super) slots: Mutex<Slots>,
-    /// The kernel said that there is no PE, which it goes on saying.
+    /// Whether the kernel said that there is no PE, which does not change.
     no_pe: AtomicBool,
-    /// Starting and stopping DMA take turns.
+    /// Serialises starting and stopping DMA.
     turn: Mutex<()>,
     /// The process that opened it. In a child of `fork` its end is none of the device's.
     pub(super) process: Process,
@@ -65,13 +67,14 @@ impl Opened {
         }
     }
 
-    /// Something read all ones: whether the device is still there.
+    /// Checks whether the device is still there, after something read all ones.
     pub(super) fn check(&self) -> Result<(), AccessError> {
         let device = || Arc::clone(&self.address);
         let answers = self.config.answers();
         if !self.no_pe.load(Ordering::Relaxed) {
             match eeh::any_state(&self.device) {
-                // The container may have PEs of other groups: a device that answers is in none of these.
+                // The container may have PEs of other groups: a device that answers is in none of
+                // these.
                 Ok(state @ (PeState::Reset | PeState::Stopped | PeState::Unavailable)) if !answers => {
                     return Err(AccessError::Frozen { device: device(), state });
                 }
@@ -85,7 +88,7 @@ impl Opened {
     pub(super) fn start_dma(&self) -> Result<(), DeviceError> {
         let _turn = self.turn.lock();
         let was = self.dma.is_on();
-        // Said before it is so, and taken back when it is not.
+        // Set before it is true, and cleared again if it does not become true.
         self.dma.set(true);
         let error = match self.config.set_master(true) {
             Ok(command) if is_master(command) => return Ok(()),
@@ -104,8 +107,8 @@ impl Opened {
         Err(error)
     }
 
-    /// Stops DMA; what was under way has arrived when it returns. A device that is frozen or gone does none, and does none
-    /// either when it comes back.
+    /// Stops DMA; transfers in progress have arrived when it returns. A device that is frozen or
+    /// gone does none, and still does none when it comes back.
     pub(crate) fn stop_dma(&self) -> Result<(), DeviceError> {
         let _turn = self.turn.lock();
         match self.config.set_master(false) {
@@ -122,7 +125,7 @@ impl Opened {
         Ok(())
     }
 
-    /// Disables all interrupts. The last error, if any.
+    /// Disables all interrupts. Returns the last error, if any.
     pub(crate) fn disable_interrupts(&self) -> Result<(), DeviceError> {
         let mut slots = self.slots.lock();
         let mut result = Ok(());
@@ -135,13 +138,14 @@ impl Opened {
         result
     }
 
-    /// Vendor and device, if it answers.
+    /// Returns vendor and device ID, if the device answers.
     pub(crate) fn present(&self) -> Result<(u16, u16), AccessError> {
         self.check()?;
         self.config.id()
     }
 
-    /// Puts the command register back after a reset or a freeze; whether the device answers.
+    /// Restores the command register after a reset or a freeze; fails if the device does not
+    /// answer.
     pub(crate) fn restore(&self) -> Result<(), AccessError> {
         self.config.restore()?;
         self.check()

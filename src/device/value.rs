@@ -1,15 +1,15 @@
-//! Values of registers.
+//! Register values and their byte order.
 
-/// The order of a register's bytes.
+/// Byte order of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endian {
-    /// The low byte first: nearly all PCI devices, whatever the machine.
+    /// Low byte first: nearly all PCI devices, whatever the machine.
     Little,
-    /// The high byte first.
+    /// High byte first.
     Big,
 }
 
-/// What a register holds: `u8`, `u16`, `u32` or `u64`, each one access of its width.
+/// A register's value: `u8`, `u16`, `u32` or `u64`, each accessed in one access of its width.
 pub trait RegisterValue: sealed::Value {}
 
 pub(super) mod sealed {
@@ -37,7 +37,7 @@ macro_rules! values {
 
 values!(u8, u16, u32, u64);
 
-/// The value of bytes as they lie in a region.
+/// Decodes a value from bytes in the region's order.
 pub(super) fn decode<V: RegisterValue>(bytes: &[u8], endian: Endian) -> V {
     let append = |bits: u64, byte: &u8| bits << 8 | u64::from(*byte);
     V::from_bits(match endian {
@@ -46,7 +46,7 @@ pub(super) fn decode<V: RegisterValue>(bytes: &[u8], endian: Endian) -> V {
     })
 }
 
-/// The bytes of a value, as they lie in a region; the first `WIDTH` of them.
+/// Encodes a value to bytes in the region's order: the first `WIDTH` of them.
 pub(super) fn encode<V: RegisterValue>(value: V, endian: Endian) -> [u8; 8] {
     match endian {
         Endian::Little => value.bits().to_le_bytes(),

@@ -1,4 +1,4 @@
-//! The windows that memory for devices is mapped in, and their bus addresses.
+//! Windows in which memory for devices is mapped, and the allocation of their bus addresses.
 
 use super::{DmaConfig, DmaError, DmaMask, IovaSpan, Iovas};
 use crate::addr::{Bytes, Iova, IovaRange, PageShift};
@@ -8,19 +8,19 @@ use crate::window::{DEFAULT_PAGE, DefaultWindow, Refusal, Want, Window, WindowFa
 use arrayvec::ArrayVec;
 use core::fmt;
 
-/// A buffer's page is worth it from this many pages in a window on.
+/// Fewest pages of a buffer's page size in a window that make the larger page worthwhile.
 const FEWEST_PAGES: u64 = 64;
 
-/// A window by what it is for.
+/// Purpose of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
     /// The dynamic window, which only devices with many address bits reach.
     Dynamic,
-    /// The default window, for devices with 32 bits.
+    /// The default window, for devices with 32 address bits.
     Default,
 }
 
-/// Bus addresses that are taken.
+/// Allocated bus addresses.
 #[derive(Debug)]
 pub(super) struct Place {
     which: Which,
@@ -40,7 +40,7 @@ struct Arena {
 }
 
 impl Arena {
-    /// Without the page at bus address 0, which many a device takes for none.
+    /// Leaves out the page at bus address 0, which many devices treat as a null address.
     fn new(range: IovaRange, page: PageShift) -> Option<Self> {
         let start = if range.start().0 == 0 { page.bytes() } else { range.start().0 };
         let range = IovaRange::between(Iova(start), range.end())?;
@@ -53,12 +53,13 @@ impl Arena {
 pub(super) struct Arenas {
     dynamic: Option<Arena>,
     default: Option<Arena>,
-    /// The reach of the devices when the dynamic window was refused, and why.
+    /// The reach of the devices when the dynamic window was refused, and the reason.
     refused: Option<(u64, WindowError)>,
 }
 
 impl Arenas {
-    /// The windows that devices with `mask` reach, best first; made when they are needed for the first time.
+    /// Returns the windows that devices with `mask` reach, best first, and creates them when first
+    /// needed.
     pub(super) fn reached(
         &mut self,
         space: &AddressSpace,
@@ -70,7 +71,8 @@ impl Arenas {
         if !tried || self.default.is_none() {
             let status = space.status();
             let facts = status.facts.ok_or(DmaError::NoDevice)?;
-            // Without dynamic windows in the firmware Linux makes none at all; the refusal of one says so.
+            // Without dynamic windows in the firmware Linux creates none at all; the refusal of one
+            // says so.
             let wanted = config.default_window && facts.windows.is_some();
             if self.default.is_none() && wanted && status.default != DefaultWindow::Gone {
                 self.default = facts.default.and_then(|range| Arena::new(range, DEFAULT_PAGE));
@@ -131,7 +133,7 @@ impl Arenas {
         self.arena(which).map(|arena| arena.page)
     }
 
-    /// Takes `bytes` in one piece, whole pages, that devices with `mask` reach.
+    /// Allocates `bytes` in one piece, whole pages, that devices with `mask` reach.
     pub(super) fn allocate(&mut self, which: Which, bytes: u64, mask: DmaMask) -> Result<Place, DmaError> {
         let why = self.refused.as_ref().map(|(_, why)| why).filter(|why| !is_beyond(why)).cloned();
         let fixed = which == Which::Default && self.dynamic.is_none();

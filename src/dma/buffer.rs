@@ -1,4 +1,4 @@
-//! A buffer: typed memory that devices see for as long as it lives.
+//! Buffers: typed memory that devices see while it lives.
 
 use super::mapped::Mapped;
 use super::memory::Leased;
@@ -10,21 +10,22 @@ use core::marker::PhantomData;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// What a buffer holds: any type of plain bytes, in the order the device has them. Integers of a device's order are in
-/// `zerocopy::{little_endian, big_endian}`.
+/// A type that a buffer can hold: any type of plain bytes, in the device's byte order. Integers
+/// with a fixed byte order are in `zerocopy::{little_endian, big_endian}`.
 pub trait Pod: FromBytes + IntoBytes + Immutable {}
 
 impl<T: FromBytes + IntoBytes + Immutable> Pod for T {}
 
-/// `len` elements of `T` in one piece of memory, at one piece of bus addresses. Registered and mapped once, unmapped and given
-/// back when dropped, in any order with devices and other buffers.
+/// `len` elements of `T` in one piece of memory and one piece of bus addresses. Registered and
+/// mapped once; unmapped and freed when dropped, in any order with devices and other buffers.
 ///
-/// Elements are copied in and out, since a device may change them at any moment. An access of naturally aligned 1, 2, 4 or 8
-/// bytes is one load or store; longer ones are several, in ascending order. What one call reads is read before what a later
-/// call reads, what one call writes is seen before what a later one writes, and before a register that is written later.
+/// Elements are copied in and out, since a device may change them at any moment. An access of
+/// naturally aligned 1, 2, 4 or 8 bytes is one load or store; longer ones are several, in ascending
+/// order. One call's reads precede the next call's reads; one call's writes are visible before the
+/// next call's writes, and before later register writes.
 pub struct Buffer<T> {
     home: Home,
-    /// Where it begins in the memory, bytes.
+    /// Offset in the memory, bytes.
     offset: u64,
     iova: IovaRange,
     len: usize,
@@ -32,14 +33,15 @@ pub struct Buffer<T> {
 }
 
 enum Home {
-    /// Pages of its own.
+    /// Separate pages.
     Own(Mapped),
-    /// A part of a page.
+    /// A part of a shared page.
     Part(Part),
 }
 
 impl Dma {
-    /// A buffer of `len` elements, zeroed, which devices may use as `permission` says, in the best window all of them reach.
+    /// Allocates a zeroed buffer of `len` elements, which devices may use as `permission` says, in
+    /// the best window all of them reach.
     pub fn buffer<T: Pod>(&self, len: usize, permission: Permission) -> Result<Buffer<T>, DmaError> {
         let too_large = DmaError::TooLarge { count: len, size: size_of::<T>() };
         let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| u64::try_from(bytes).ok()).ok_or(too_large)?;
@@ -74,23 +76,23 @@ impl Dma {
 }
 
 impl<T: Pod> Buffer<T> {
-    /// Elements.
+    /// Returns the number of elements.
     #[allow(clippy::len_without_is_empty, reason = "there is no empty buffer")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The bus address of the first element.
+    /// Returns the bus address of the first element.
     pub fn iova(&self) -> Iova {
         self.iova.start()
     }
 
-    /// The bus addresses of all elements.
+    /// Returns the bus addresses of all elements.
     pub fn iova_range(&self) -> IovaRange {
         self.iova
     }
 
-    /// The bus address of element `index`.
+    /// Returns the bus address of element `index`.
     pub fn iova_of(&self, index: usize) -> Result<Iova, OutOfBounds> {
         Ok(Iova(self.iova.start().0 + self.span(index, 1)?))
     }
@@ -108,8 +110,8 @@ impl<T: Pod> Buffer<T> {
         self.put(self.span(index, 1)?, value.as_bytes())
     }
 
-    /// Reads a field of element `index` by its `offset`, as of `core::mem::offset_of!`: such as the flag that says whether the rest
-    /// is there.
+    /// Reads a field of element `index` by its `offset`, from `core::mem::offset_of!`: for example
+    /// the flag that says whether the rest is valid.
     pub fn read_field<F: Pod>(&self, index: usize, offset: usize) -> Result<F, OutOfBounds> {
         let mut value = F::new_zeroed();
         let at = self.field(index, offset, size_of::<F>())?;
@@ -117,7 +119,7 @@ impl<T: Pod> Buffer<T> {
         Ok(value)
     }
 
-    /// Writes a field of element `index`, likewise.
+    /// Writes a field of element `index` by its `offset`, from `core::mem::offset_of!`.
     pub fn write_field<F: Pod>(&self, index: usize, offset: usize, value: F) -> Result<(), OutOfBounds> {
         self.put(self.field(index, offset, size_of::<F>())?, value.as_bytes())
     }
@@ -143,8 +145,8 @@ impl<T: Pod> Buffer<T> {
         self.put(self.within(offset, data.len() as u64)?, data)
     }
 
-    /// Gives the buffer back, unless a device does DMA, or the kernel does not let go of it. Dropping it gives it back in any case: a
-    /// device that still uses it then meets no mapping.
+    /// Frees the buffer, unless a device does DMA or the kernel refuses to unmap it. Dropping it
+    /// frees it in any case: a device that still uses it then finds no mapping.
     pub fn release(mut self) -> Result<(), Box<ReleaseError<Self>>> {
         match self.try_release() {
             Ok(()) => Ok(()),
@@ -158,7 +160,7 @@ impl<T: Pod> Buffer<T> {
         }
         match &mut self.home {
             Home::Own(mapped) => Ok(mapped.unmap()?),
-            // Its page goes with the last part.
+            // Its page is freed with the last part.
             Home::Part(_) => Ok(()),
         }
     }
@@ -171,14 +173,14 @@ impl<T: Pod> Buffer<T> {
         self.leased().write(self.offset + at, data)
     }
 
-    /// Where `count` elements from `index` on lie, if they do.
+    /// Returns the offset of `count` elements from `index` on, if they are in the buffer.
     fn span(&self, index: usize, count: usize) -> Result<u64, OutOfBounds> {
         let size = size_of::<T>() as u64;
         let bytes = |n: usize| (n as u64).saturating_mul(size);
         self.within(bytes(index), bytes(count))
     }
 
-    /// Where a field lies, if it lies in its element.
+    /// Returns the offset of a field, if it lies in its element.
     fn field(&self, index: usize, offset: usize, len: usize) -> Result<u64, OutOfBounds> {
         let element = self.span(index, 1)?;
         match offset.checked_add(len) {

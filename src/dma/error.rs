@@ -1,4 +1,4 @@
-//! Why there is no memory for a device.
+//! Errors of memory for devices.
 
 use super::DmaMask;
 use crate::addr::{Amount, Iova, IovaRange, PageShift, UserRange};
@@ -10,18 +10,13 @@ use crate::space::{MapError, UnmapError, WindowError};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum DmaError {
-    /// No bytes.
+    /// No bytes were requested.
     #[error("a buffer of no bytes was asked for: ask for one element at least")]
     Empty,
-    /// More bytes than there are addresses.
+    /// The size exceeds the address space.
     #[error("{count} elements of {size} bytes are more than any memory: ask for less")]
-    TooLarge {
-        /// Elements.
-        count: usize,
-        /// Bytes of one.
-        size: usize,
-    },
-    /// No window is known before a device was opened.
+    TooLarge { count: usize, size: usize },
+    /// No device has been opened yet, so no window is known.
     #[error("no device is open: open one first, windows are its group's")]
     NoDevice,
     /// A device reaches no window, or too little of one for any memory.
@@ -45,9 +40,7 @@ pub enum DmaError {
         Amount(*largest)
     )]
     NoRoom {
-        /// What was asked.
         bytes: u64,
-        /// The window.
         window: IovaRange,
         /// The largest piece that is free, and in reach of the devices.
         largest: u64,
@@ -128,14 +121,11 @@ pub enum DmaError {
     OutOfBounds(#[from] OutOfBounds),
     /// All blocks of a pool are taken.
     #[error("all {blocks} blocks of the pool are taken: drop one, or make the pool larger")]
-    PoolEmpty {
-        /// Blocks of the pool.
-        blocks: usize,
-    },
-    /// No window.
+    PoolEmpty { blocks: usize },
+    /// No window could be created.
     #[error(transparent)]
     Window(#[from] WindowError),
-    /// The memory cannot be registered; among other reasons since the process may lock no more.
+    /// The memory cannot be registered, for example because the process may not lock more.
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// The memory cannot be mapped.
@@ -154,21 +144,21 @@ impl DmaError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{len:#x} bytes at offset {offset:#x} lie outside the memory of {size:#x} bytes")]
 pub struct OutOfBounds {
-    /// Where, in bytes; all ones where that is no number of bytes.
+    /// Offset in bytes; all ones if it exceeds 64 bits.
     pub offset: u64,
-    /// How many bytes.
+    /// Number of bytes accessed.
     pub len: u64,
-    /// Bytes there are.
+    /// Size of the memory in bytes.
     pub size: u64,
 }
 
-/// Why a buffer was not given back. `held` is it, as it was.
+/// Why a buffer was not released. `held` is the unchanged buffer.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct ReleaseError<B> {
-    /// The buffer.
+    /// The buffer, unchanged.
     pub held: B,
-    /// Why.
+    /// The reason.
     pub why: ReleaseRefusal,
 }
 
@@ -179,7 +169,6 @@ pub enum ReleaseRefusal {
     /// A device may be using it.
     #[error("{iova} is in reach of {device}, which does DMA: stop it first with `Device::stop_dma`")]
     DeviceRuns {
-        /// Where devices see the buffer.
         iova: IovaRange,
         /// The PCI address of one that does DMA.
         device: String,

@@ -1,4 +1,4 @@
-//! What is mapped for devices, and is unmapped before its memory goes.
+//! Memory mapped for devices, which is unmapped before it is freed.
 
 use super::arena::{Place, Which};
 use super::memory::Leased;
@@ -15,12 +15,13 @@ pub(super) struct Mapped {
     leased: Arc<Leased>,
     user: UserRange,
     iova: IovaRange,
-    /// `None` once it is unmapped.
+    /// `None` after it was unmapped.
     place: Option<Place>,
 }
 
 impl Mapped {
-    /// Maps the IOMMU pages that hold `user`, a part of `leased`, where all devices that are open reach them.
+    /// Maps the IOMMU pages that hold `user`, a part of `leased`, where all open devices reach
+    /// them.
     pub(super) fn new(
         dma: &Dma,
         leased: &Arc<Leased>,
@@ -48,7 +49,7 @@ impl Mapped {
         Err(refused.unwrap_or(DmaError::NoDevice))
     }
 
-    /// The same in one window.
+    /// Maps them in one window.
     pub(super) fn in_window(
         dma: &Dma,
         which: Which,
@@ -99,7 +100,7 @@ impl Mapped {
         }
     }
 
-    /// New memory of at least `bytes`, in whole pages of `backing`, mapped.
+    /// Allocates and maps at least `bytes`, in whole pages of `backing`.
     pub(super) fn of_new_memory(
         dma: &Dma,
         which: Which,
@@ -119,18 +120,18 @@ impl Mapped {
         &self.leased
     }
 
-    /// Where devices see `user`, which lies in it.
+    /// Returns the bus addresses of `user`, which lies in it.
     pub(super) fn iova_of(&self, user: UserRange) -> IovaRange {
         let first = self.iova.start().0 + (user.start().0 - self.user.start().0);
         IovaRange::new(Iova(first), user.len()).unwrap_or(self.iova)
     }
 
-    /// Where devices see all of it.
+    /// Returns the bus addresses of all of it.
     pub(super) fn iova(&self) -> IovaRange {
         self.iova
     }
 
-    /// Whether it is still mapped.
+    /// Returns whether it is still mapped.
     pub(super) fn is_there(&self) -> bool {
         self.place.is_some()
     }
@@ -139,7 +140,7 @@ impl Mapped {
         &self.dma
     }
 
-    /// Unmaps it. Errors leave it mapped.
+    /// Unmaps it. An error leaves it mapped.
     pub(super) fn unmap(&mut self) -> Result<(), UnmapError> {
         let Some(place) = &self.place else { return Ok(()) };
         if !self.dma.owns(place) {
@@ -148,7 +149,7 @@ impl Mapped {
             return Ok(());
         }
         match self.dma.space().unmap(self.iova) {
-            // The last group has left, and all windows with it.
+            // The last group was detached, and all windows with it.
             Ok(_) | Err(UnmapError::NoWindow { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -167,10 +168,10 @@ impl Drop for Mapped {
         if let Err(error) = self.unmap() {
             tracing::error!(%error, "memory stays mapped until the process ends");
             if self.leased.shared.is_lent() {
-                // Its owner is about to use it again, and cannot be told to wait.
+                // Its owner is about to use it again, and cannot be made to wait.
                 std::process::abort();
             }
-            // A device may still reach it, so nobody else may get it.
+            // A device may still reach it, so it must never be reused.
             core::mem::forget(Arc::clone(&self.leased));
         }
     }

@@ -1,4 +1,4 @@
-//! Which bus addresses a device can put out.
+//! DMA masks: the bus addresses a device can address.
 
 use crate::addr::IovaRange;
 use core::fmt;
@@ -11,7 +11,7 @@ impl DmaMask {
     /// All bus addresses: 64 bits.
     pub const ALL: Self = Self(64);
 
-    /// Bus addresses of `bits` bits, 1 to 64.
+    /// Creates a mask of `bits` bits, 1 to 64.
     pub const fn bits(bits: u32) -> Option<Self> {
         if bits >= 1 && bits <= 64 { Some(Self(bits)) } else { None }
     }
@@ -27,7 +27,7 @@ impl DmaMask {
         u64::MAX >> (64 - self.0)
     }
 
-    /// Whether all of `range` is in reach.
+    /// Returns whether it reaches all of `range`.
     pub fn reaches(self, range: IovaRange) -> bool {
         range.end().0 - 1 <= self.reach()
     }

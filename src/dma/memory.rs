@@ -13,20 +13,20 @@ use std::sync::Arc;
 /// Memory with its registration, which ends before the memory goes.
 pub(super) struct Leased {
     pub shared: Shared,
-    /// The largest IOMMU page it carries.
+    /// The largest IOMMU page it can serve.
     pub carries: PageShift,
     lease: Option<Lease>,
     host: Arc<dyn Host>,
 }
 
 impl Leased {
-    /// New memory, `size` bytes in whole pages of `page`.
+    /// Allocates and registers `size` bytes in whole pages of `page`.
     pub(super) fn new(registry: &Registry, size: u64, page: PageShift) -> Result<Arc<Self>, DmaError> {
         let shared = registry.host().share(size, page);
         Self::register(registry, shared.map_err(|errno| DmaError::Memory { bytes: size, page, errno })?)
     }
 
-    /// Memory that is there already.
+    /// Registers existing memory.
     pub(super) fn adopt(registry: &Registry, shared: &Shared) -> Result<Arc<Self>, DmaError> {
         let (user, page) = (shared.range(), registry.host().page_shift());
         if !user.is_aligned(page) {
@@ -155,7 +155,7 @@ impl Dma {
 }
 
 impl DmaMemory {
-    /// Bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.leased.shared.range().len()
     }
@@ -175,8 +175,9 @@ impl DmaMemory {
         self.leased.write(offset, data)
     }
 
-    /// Maps `len` bytes at `offset` until the map is dropped: one MAP, and later one UNMAP, per container. Devices see whole IOMMU
-    /// pages, so also what lies beside those bytes in this memory.
+    /// Maps `len` bytes at `offset` until the result is dropped, with one MAP, and later one UNMAP,
+    /// per container. Devices see whole IOMMU pages, so also the bytes next to these in this
+    /// memory.
     pub fn map(&self, offset: u64, len: u64, permission: Permission) -> Result<StreamMap, DmaError> {
         let user = self.part(offset, len)?;
         let mapped = Mapped::new(&self.dma, &self.leased, user, permission)?;
@@ -207,7 +208,7 @@ pub struct StreamMap {
 }
 
 impl StreamMap {
-    /// Where devices see the bytes.
+    /// Returns the bus addresses of the bytes.
     pub fn iova_range(&self) -> IovaRange {
         self.mapped.iova_of(self.user)
     }

@@ -1,4 +1,4 @@
-//! Memory for devices: what a user-space driver needs.
+//! Memory for devices, for user-space drivers.
 //!
 //! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered, mapped in the best window all of
 //! them reach, unmapped and given back when dropped, in any order. A [`Pool`] hands out blocks of one buffer without calling the
@@ -15,7 +15,7 @@
 //! let dma = Dma::new(Arc::new(Model::new("powernv9-64k".parse()?)));
 //! let device = dma.open("0000:00:00.0", DmaMask::ALL)?;
 //! let ring = dma.buffer::<u64>(512, Permission::ReadWrite)?;
-//! // What the device is told.
+//! // The address to program into the device.
 //! assert_eq!(ring.iova().0, 1 << 59);
 //! // A device with fewer bits gets the default window.
 //! let old = dma.open("0001:00:00.0", DmaMask::bits(32).ok_or("1 to 64 bits")?)?;
@@ -25,9 +25,10 @@
 //! ```
 //!
 //! # Windows
-//! A device that reaches the dynamic window gets memory there, a window of [`DmaConfig::capacity`] bytes that is made for the first
-//! such device: removing a window costs time for each entry, so it is sized to need. Its pages are the host's, or those of
-//! hugetlb where the process gets such memory. Devices with fewer address bits get the default window.
+//! A device that reaches the dynamic window gets memory there. The window has
+//! [`DmaConfig::capacity`] bytes and is created for the first such device; it is sized to need,
+//! since removing a window costs time for each entry. Its pages are the host's, or those of hugetlb
+//! if the process gets such memory. Devices with fewer address bits get the default window.
 
 mod aligned;
 mod arena;
@@ -65,17 +66,17 @@ use parking_lot::{Mutex, MutexGuard};
 use part::Pages;
 use std::sync::Arc;
 
-/// How memory for devices is mapped.
+/// Configuration of memory for devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaConfig {
     /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two. What cannot be had is an error when a
     /// device is opened.
     pub capacity: u64,
-    /// The dynamic window's page. `None` for the largest for which the process gets hugetlb memory, if the capacity is 64 such
-    /// pages or more, else the host's page.
+    /// The dynamic window's page. `None` for the largest page for which the process gets hugetlb
+    /// memory, if the capacity is 64 such pages or more, otherwise the host's page.
     pub page: Option<PageShift>,
-    /// Keep the default window. Without it devices of 32 bits cannot be served, and there is less to set up and to take
-    /// down: on pseries a quarter of a million entries.
+    /// Keep the default window. Without it devices with 32 address bits cannot be served, and there
+    /// is less to set up and to take down: on pseries a quarter of a million entries.
     pub default_window: bool,
 }
 
@@ -109,12 +110,12 @@ struct State {
 }
 
 impl Dma {
-    /// On `host`, with a registry of its own: the only one of the process.
+    /// Creates it on `host`, with its own registry, which must be the only one of the process.
     pub fn new<H: Host + 'static>(host: Arc<H>) -> Self {
         Self::with_registry(&Registry::new(host), DmaConfig::default())
     }
 
-    /// With the registry that the process has already.
+    /// Creates it with the process's existing registry.
     pub fn with_registry(registry: &Registry, config: DmaConfig) -> Self {
         let space = AddressSpace::new(registry);
         Self(Arc::new(Inner {
@@ -127,17 +128,17 @@ impl Dma {
         }))
     }
 
-    /// What the devices see: to look at, or to map more in windows of one's own.
+    /// Returns the address space of the devices, to inspect it, or to map more in separate windows.
     pub fn space(&self) -> &AddressSpace {
         &self.0.space
     }
 
-    /// How it was set up.
+    /// Returns the configuration given at creation.
     pub fn config(&self) -> &DmaConfig {
         &self.0.config
     }
 
-    /// The windows all devices reach, best first.
+    /// Returns the windows all devices reach, best first.
     fn windows(&self) -> Result<ArrayVec<Which, 2>, DmaError> {
         let mask = self.0.state.lock().devices.mask().ok_or(DmaError::NoDevice)?;
         self.reached_by(mask)

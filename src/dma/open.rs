@@ -1,4 +1,4 @@
-//! Opening a device: from its PCI address to a group in the space.
+//! Opens a device: from its PCI address to a group in the space.
 
 use super::{Dma, DmaError, DmaMask};
 use crate::device::{Device, DeviceError};
@@ -15,13 +15,8 @@ pub enum OpenError {
         "no IOMMU group has a device {address} (there are {}): give an address as `/sys/bus/pci/devices` has it",
         devices.join(", ")
     )]
-    NoDevice {
-        /// The address that was asked for.
-        address: String,
-        /// The addresses there are.
-        devices: Vec<String>,
-    },
-    /// Its group cannot be used; the error says what stands in the way and how to mend it.
+    NoDevice { address: String, devices: Vec<String> },
+    /// Its group cannot be used; the error names the obstacle and the remedy.
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// The device itself cannot be used.
@@ -32,16 +27,16 @@ pub enum OpenError {
     Dma(#[from] DmaError),
 }
 
-/// A device that is open, as memory sees it.
+/// An open device, as memory sees it.
 #[derive(Debug)]
 pub(super) struct Opened {
     address: String,
     mask: DmaMask,
-    /// Whether it does DMA; gone with the device.
+    /// Whether it does DMA; dropped with the device.
     running: Weak<AtomicBool>,
 }
 
-/// The devices that were opened.
+/// The devices opened so far.
 #[derive(Debug, Default)]
 pub(super) struct Devices(Vec<Opened>);
 
@@ -55,7 +50,7 @@ impl Devices {
         self.0.iter().filter(|device| device.running.strong_count() > 0)
     }
 
-    /// What all devices that are open reach; `None` without any.
+    /// Returns the mask that all open devices reach; `None` without any.
     pub(super) fn mask(&self) -> Option<DmaMask> {
         self.open().map(|device| device.mask).min()
     }
@@ -73,9 +68,10 @@ impl Devices {
 }
 
 impl Dma {
-    /// Opens a device by its PCI address, `0000:00:01.0`, bound to vfio-pci. Its group is attached, in a container of its own, and
-    /// stays attached. `mask` says which bus addresses the device can put out: all memory that is made from now on is in
-    /// reach of all devices that are open, so those with the smallest mask are best opened first.
+    /// Opens a device by its PCI address, `0000:00:01.0`, which must be bound to vfio-pci. Its
+    /// group is attached, with its own container, and stays attached. `mask` limits the bus
+    /// addresses the device can address: all memory allocated from now on is in reach of all open
+    /// devices, so open those with the smallest mask first.
     pub fn open(&self, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
         let space = self.space();
         let groups = space.registry().host().groups();

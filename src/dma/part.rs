@@ -1,4 +1,5 @@
-//! Small buffers share a page: an IOMMU page and a page of the host are mapped and registered as a whole.
+//! Shares pages between small buffers: IOMMU pages are mapped, and host pages registered, as a
+//! whole.
 
 use super::arena::Which;
 use super::mapped::Mapped;
@@ -8,7 +9,7 @@ use crate::permission::Permission;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
-/// Parts begin on a multiple of this: what devices take for a page.
+/// Parts begin on a multiple of this: the page size that devices assume.
 const UNIT: PageShift = PageShift::P4K;
 
 /// A page that is mapped until its last part goes.
@@ -22,7 +23,7 @@ pub(super) struct Page {
 /// A part of a page.
 pub(super) struct Part {
     page: Arc<Page>,
-    /// `None` once it was given back.
+    /// `None` after it was freed.
     span: Option<IovaSpan>,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Part {
 pub(super) struct Pages(Vec<Weak<Page>>);
 
 impl Part {
-    /// Takes `bytes`, zeroed, of a page with room, or of a new one of `size`.
+    /// Allocates `bytes`, zeroed, in a page with room, or in a new one of `size`.
     pub(super) fn take(
         dma: &Dma,
         which: Which,
@@ -64,7 +65,7 @@ impl Part {
         &self.page.mapped
     }
 
-    /// Where its first `bytes` lie: in the memory, and on the bus.
+    /// Returns where its first `bytes` lie, in the memory and on the bus.
     pub(super) fn place(&self, bytes: u64) -> (u64, IovaRange) {
         let whole = self.page.mapped.iova();
         let range = self.span.as_ref().map_or(whole, IovaSpan::range);

@@ -1,4 +1,4 @@
-//! A pool: blocks of one buffer, taken and given back without a call to the kernel.
+//! Pools: blocks of one buffer, taken and returned without a kernel call.
 
 use super::{Buffer, Dma, DmaError, OutOfBounds, Pod};
 use crate::addr::{Iova, IovaRange};
@@ -6,18 +6,19 @@ use crate::permission::Permission;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// A fixed number of blocks of one type, mapped once. Taking one and giving it back is a lock and an index: no ioctl, no
-/// allocation. What was given back last is taken first, as it is warm in caches. Clones are the same pool.
+/// A fixed number of blocks of one type, mapped once. Taking or returning a block is a lock and an
+/// index: no ioctl, no allocation. The last block returned is taken first, as it is warm in caches.
+/// Clones share the pool.
 pub struct Pool<T>(Arc<Inner<T>>);
 
 struct Inner<T> {
     buffer: Buffer<T>,
-    /// Blocks that are free, the next one last.
+    /// Free blocks, the next one last.
     free: Mutex<Vec<usize>>,
 }
 
 impl Dma {
-    /// A pool of `blocks` blocks.
+    /// Creates a pool of `blocks` blocks.
     pub fn pool<T: Pod>(&self, blocks: usize, permission: Permission) -> Result<Pool<T>, DmaError> {
         let buffer = self.buffer(blocks, permission)?;
         Ok(Pool(Arc::new(Inner { buffer, free: Mutex::new((0..blocks).rev().collect()) })))
@@ -25,19 +26,19 @@ impl Dma {
 }
 
 impl<T: Pod> Pool<T> {
-    /// Takes a block. It holds what it held when it was given back.
+    /// Takes a block. It holds what it held when it was returned.
     pub fn take(&self) -> Result<Block<T>, DmaError> {
         let index = self.0.free.lock().pop();
         let index = index.ok_or(DmaError::PoolEmpty { blocks: self.0.buffer.len() })?;
         Ok(Block { pool: Arc::clone(&self.0), index })
     }
 
-    /// Blocks of the pool.
+    /// Returns the number of blocks in the pool.
     pub fn blocks(&self) -> usize {
         self.0.buffer.len()
     }
 
-    /// Blocks that are free.
+    /// Returns the number of free blocks.
     pub fn free(&self) -> usize {
         self.0.free.lock().len()
     }
@@ -56,29 +57,29 @@ pub struct Block<T> {
 }
 
 impl<T: Pod> Block<T> {
-    /// Its bus address.
+    /// Returns its bus address.
     pub fn iova(&self) -> Iova {
         self.iova_range().start()
     }
 
-    /// Its bus addresses.
+    /// Returns its bus addresses.
     pub fn iova_range(&self) -> IovaRange {
         let all = self.pool.buffer.iova_range();
         let size = size_of::<T>() as u64;
         IovaRange::new(Iova(all.start().0 + self.index as u64 * size), size).unwrap_or(all)
     }
 
-    /// Reads it.
+    /// Reads the block.
     pub fn read(&self) -> Result<T, OutOfBounds> {
         self.pool.buffer.read(self.index)
     }
 
-    /// Writes it.
+    /// Writes the block.
     pub fn write(&self, value: T) -> Result<(), OutOfBounds> {
         self.pool.buffer.write(self.index, value)
     }
 
-    /// Reads a field by its offset, as of `core::mem::offset_of!`.
+    /// Reads a field by its offset, from `core::mem::offset_of!`.
     pub fn read_field<F: Pod>(&self, offset: usize) -> Result<F, OutOfBounds> {
         self.pool.buffer.read_field(self.index, offset)
     }
@@ -98,7 +99,7 @@ impl<T: Pod> Block<T> {
         self.pool.buffer.write_bytes(self.within(offset, data.len())?, data)
     }
 
-    /// The offset in the whole pool.
+    /// Returns the offset in the whole pool.
     fn within(&self, offset: u64, len: usize) -> Result<u64, OutOfBounds> {
         let (len, size) = (len as u64, size_of::<T>() as u64);
         let within = offset.checked_add(len).is_some_and(|end| end <= size);

@@ -1,4 +1,4 @@
-//! Dynamic DMA windows: what a guest may have, and what becomes of its wishes.
+//! Dynamic DMA windows: what is offered to a guest, and how its requests are carried out.
 
 use super::error::HcallError;
 use super::liobn::Liobn;
@@ -14,19 +14,19 @@ use std::sync::Arc;
 /// Windows of a PHB, the default one included: as many as QEMU gives.
 const WINDOWS: usize = 2;
 
-/// What a guest may ask for now.
+/// The windows a guest may request now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DdwOffer {
-    /// Dynamic windows that can still be made.
+    /// Number of dynamic windows that can still be created.
     pub windows: u32,
-    /// The most TCEs of one, with any of the pages.
+    /// Largest number of TCEs in one, with any of the pages.
     pub entries: u64,
     /// Bit n: pages of 2^n bytes.
     pub pages: u64,
 }
 
 impl DdwOffer {
-    /// The pages, smallest first.
+    /// Iterates over the pages, smallest first.
     pub fn page_sizes(&self) -> impl DoubleEndedIterator<Item = PageShift> + '_ {
         (12..=34).filter(|shift| self.pages & (1 << shift) != 0).filter_map(PageShift::new)
     }
@@ -35,14 +35,12 @@ impl DdwOffer {
 /// Why a dynamic window is not made or removed. Nothing has changed, except where the error is
 /// [`DdwError::HalfReset`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum DdwError {
     /// There is no such PHB.
     #[error("there is no PHB with BUID {buid:#x}")]
-    NoPhb {
-        /// What the guest named.
-        buid: u64,
-    },
-    /// An RTAS call with another number of cells.
+    NoPhb { buid: u64 },
+    /// An RTAS call has the wrong number of cells.
     #[error("{args} arguments and {rets} results: not the cells of this call")]
     Cells {
         /// Arguments.
@@ -58,18 +56,10 @@ pub enum DdwError {
     },
     /// A page that was not offered.
     #[error("pages of 2^{shift} bytes are not offered")]
-    Page {
-        /// What the guest asked.
-        shift: u32,
-    },
+    Page { shift: u32 },
     /// More than was offered, or less than a page.
     #[error("a window of 2^{shift} bytes is not offered: from one page to {entries:#x} TCEs")]
-    Size {
-        /// What the guest asked.
-        shift: u32,
-        /// The most TCEs.
-        entries: u64,
-    },
+    Size { shift: u32, entries: u64 },
     /// No window has this LIOBN.
     #[error("no window has {liobn}")]
     NoWindow {
@@ -90,10 +80,11 @@ pub enum DdwError {
     /// The guest's TCEs could not be unmapped.
     #[error(transparent)]
     Clear(#[from] crate::space::UnmapError),
-    /// What the kernel mapped by itself could not be counted.
+    /// What the kernel mapped itself could not be counted.
     #[error(transparent)]
     Observe(#[from] HcallError),
-    /// The host placed the window where another one of the guest is, or another table has its LIOBN.
+    /// The host placed the window where another window of the guest is, or another table has its
+    /// LIOBN.
     #[error(transparent)]
     Phb(#[from] PhbError),
 }
@@ -110,7 +101,7 @@ pub struct ResetError {
 }
 
 impl DdwError {
-    /// The status the guest gets (LoPAR, RTAS return codes).
+    /// Returns the status for the guest (LoPAR, RTAS return codes).
     pub fn status(&self) -> i32 {
         match self {
             Self::Host(_) | Self::Clear(_) | Self::Observe(_) | Self::Phb(_) | Self::HalfReset { .. } => HARDWARE_ERROR,
@@ -138,8 +129,8 @@ impl Phb {
         }
     }
 
-    /// What the guest may ask for: pages that all its RAM consists of and the host has a window for; and, of the largest of
-    /// them, as many TCEs as the host can have now.
+    /// Returns what the guest may request: pages that all its RAM consists of and that the host has
+    /// a window for; and, with the largest of them, as many TCEs as the host can have now.
     pub fn offer(&self) -> DdwOffer {
         let attached = !self.groups.lock().is_empty();
         self.offer_now(attached)
@@ -167,7 +158,7 @@ impl Phb {
         offer
     }
 
-    /// Makes the dynamic window: `2^window_shift` bytes with pages of `2^page_shift`.
+    /// Creates the dynamic window: `2^window_shift` bytes with pages of `2^page_shift`.
     pub fn create_window(&self, page_shift: u32, window_shift: u32) -> Result<Arc<TceTable>, DdwError> {
         let groups = self.groups.lock();
         self.is_there()?;
@@ -218,7 +209,7 @@ impl Phb {
         }
     }
 
-    /// Removes a window of the guest with all that is mapped in it.
+    /// Removes a window of the guest with everything mapped in it.
     pub fn remove_window(&self, liobn: Liobn) -> Result<(), DdwError> {
         let groups = self.groups.lock();
         self.remove_in(&groups, liobn)

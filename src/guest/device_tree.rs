@@ -1,4 +1,4 @@
-//! What a guest's device tree says of a PHB's DMA windows (LoPAR, "DMA window" properties).
+//! Device tree properties of a PHB's DMA windows (LoPAR, "DMA window" properties).
 
 use super::phb::Phb;
 use super::tokens::DdwTokens;
@@ -8,7 +8,7 @@ use super::tokens::DdwTokens;
 pub struct Property {
     /// The name.
     pub name: &'static str,
-    /// Cells, big endian.
+    /// Property value: cells, big endian.
     pub value: Vec<u8>,
 }
 
@@ -17,8 +17,9 @@ fn property(name: &'static str, cells: &[u32]) -> Property {
 }
 
 impl Phb {
-    /// What the PHB's node says of DMA: address and size cells (2 each), the default window (20 bytes), and how dynamic
-    /// windows are had: the tokens, and, as extensions, a reset call and a query with 6 results.
+    /// Returns the DMA properties of the PHB's node: address and size cells (2 each), the default
+    /// window (20 bytes), and the calls for dynamic windows: their tokens, and, as extensions, a
+    /// reset call and a query with 6 results.
     pub fn properties(&self, tokens: &DdwTokens) -> Vec<Property> {
         let (liobn, window) = (self.config().liobn.0, self.config().default);
         let [start, size] = [window.start().0, window.len()].map(|value| [(value >> 32) as u32, value as u32]);

@@ -1,15 +1,15 @@
-//! The entries of a TCE table: where they lie, and how they are read while others write.
+//! Storage of a TCE table's entries, which can be read while others write.
 
 use core::fmt::Debug;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where a table's entries lie: in the library's own memory, or in the kernel's under KVM.
+/// Storage of a table's entries: in the library's own memory, or in the kernel's under KVM.
 ///
-/// One writer at a time, which the table sees to; any number of readers at any time. An index behind the end reads as 0 and
-/// takes no value.
+/// It has one writer at a time, which the table ensures, and any number of readers at any time. An
+/// index past the end reads as 0 and ignores writes.
 pub trait Entries: Send + Sync + Debug {
-    /// The entry at `index`.
+    /// Returns the entry at `index`.
     fn load(&self, index: u64) -> u64;
 
     /// Stores `values` from `first` on.
@@ -35,20 +35,21 @@ pub trait Entries: Send + Sync + Debug {
     /// its first entry, how many, the value. What was never written is skipped whole.
     fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64));
 
-    /// Whether others change them, too: the kernel under KVM, which then maps by itself.
+    /// Returns whether others change them as well: the kernel under KVM, which then maps them
+    /// itself.
     fn changes_by_itself(&self) -> bool {
         false
     }
 }
 
-/// Entries of a leaf: a 4 KiB page, which is what one H_PUT_TCE_INDIRECT or H_STUFF_TCE of 512 fills.
+/// Entries of a leaf: a 4 KiB page, which one H_PUT_TCE_INDIRECT or H_STUFF_TCE of 512 fills.
 const LEAF: usize = 512;
-/// Leaves of a branch.
+/// Number of leaves in a branch.
 const BRANCH: usize = 512;
 /// Entries of a branch.
 const SPAN: u64 = (LEAF * BRANCH) as u64;
 
-/// An entry is whole by itself: nothing else is read by its word.
+/// Each entry is complete in itself: no other data is read because of it.
 const RELAXED: Ordering = Ordering::Relaxed;
 
 type Leaf = [AtomicU64; LEAF];
@@ -101,7 +102,7 @@ pub struct TableFull {
 }
 
 impl Sparse {
-    /// `len` entries, all 0.
+    /// Creates `len` entries, all 0.
     pub(super) fn new(len: u64) -> Self {
         let branches = (0..len.div_ceil(SPAN)).map(|_| Node::new(0)).collect();
         Self { branches, len, bytes: AtomicU64::new(0) }

@@ -1,4 +1,4 @@
-//! Why a hypercall is refused, and with which of the architecture's codes.
+//! Why a hypercall is refused, and the architecture's code for it.
 
 use super::entries::TableFull;
 use super::liobn::Liobn;
@@ -7,73 +7,41 @@ use crate::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift};
 use crate::space::{MapError, UnmapError};
 use crate::uapi::papr::hcall::{H_HARDWARE, H_NOT_ENOUGH_RESOURCES, H_PARAMETER, MOST_INDIRECT, MOST_STUFFED};
 
-/// Why a TCE hypercall is refused. The guest gets [`Self::code`]; the rest is for the VMM to log. The table and what devices
-/// see are as before, but where the error is [`HcallError::Unmap`] or the map says what it lost.
+/// Why a TCE hypercall is refused. The guest gets [`Self::code`]; the rest is for the VMM to log.
+/// The table and the devices' view are as before, except with [`HcallError::Unmap`] or if the map
+/// says what it lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum HcallError {
     /// No window has this LIOBN.
     #[error("there is no table with {liobn}")]
-    NoTable {
-        /// What the guest named.
-        liobn: Liobn,
-    },
-    /// The I/O bus address is not at a page of the window.
+    NoTable { liobn: Liobn },
+    /// The IOBA is not aligned to a page of the window.
     #[error("IOBA {ioba} is not aligned to the window's {page} pages")]
-    Misaligned {
-        /// What the guest named.
-        ioba: Iova,
-        /// The window's page.
-        page: PageShift,
-    },
-    /// It reaches out of the window.
+    Misaligned { ioba: Iova, page: PageShift },
+    /// The pages extend past the window.
     #[error("{count} pages at IOBA {ioba} do not lie in the window {window}")]
-    Outside {
-        /// What the guest named.
-        ioba: Iova,
-        /// Pages.
-        count: u64,
-        /// The window.
-        window: IovaRange,
-    },
-    /// More TCEs than a list may have.
+    Outside { ioba: Iova, count: u64, window: IovaRange },
+    /// A list has too many TCEs.
     #[error("{count} TCEs in one list, {MOST_INDIRECT} at most")]
-    TooMany {
-        /// What the guest named.
-        count: u64,
-    },
-    /// A list is not at a 4 KiB page.
+    TooMany { count: u64 },
+    /// A list is not aligned to a 4 KiB page.
     #[error("the list of TCEs at {list} is not aligned to 4K")]
-    ListMisaligned {
-        /// Where it is.
-        list: GuestAddr,
-    },
+    ListMisaligned { list: GuestAddr },
     /// A list is not in RAM.
     #[error("the list of TCEs is not in the guest's RAM")]
     List(#[source] NoMemory),
     /// A TCE's address is not at a page of the window.
     #[error("TCE {tce:#x} does not point to one of the window's {page} pages")]
-    TceMisaligned {
-        /// The TCE.
-        tce: u64,
-        /// The window's page.
-        page: PageShift,
-    },
-    /// A TCE points to no RAM.
+    TceMisaligned { tce: u64, page: PageShift },
+    /// A TCE points to an address without RAM.
     #[error("a TCE points to {at}, where the guest has no RAM")]
-    NotRam {
-        /// The first such address.
-        at: GuestAddr,
-    },
-    /// A TCE points to RAM that is being removed: the guest has not yet understood.
+    NotRam { at: GuestAddr },
+    /// A TCE points to RAM that is being removed, which the guest has not noticed yet.
     #[error("a TCE points to {at} in {slot}, which is being removed: has the guest been told?")]
-    Leaving {
-        /// Where it points.
-        at: GuestAddr,
-        /// What is being removed.
-        slot: GuestRange,
-    },
-    /// H_STUFF_TCE clears; KVM takes no rights there either (`kvmppc_h_stuff_tce`).
+    Leaving { at: GuestAddr, slot: GuestRange },
+    /// H_STUFF_TCE only clears; KVM refuses rights there as well (`kvmppc_h_stuff_tce`).
     #[error("H_STUFF_TCE with TCE {tce:#x}, which gives rights: only clearing is possible")]
     StuffsRights {
         /// The TCE.

@@ -1,4 +1,4 @@
-//! The TCE hypercalls.
+//! TCE hypercalls of a guest.
 
 use super::GuestIommu;
 use super::error::HcallError;
@@ -10,14 +10,14 @@ use crate::uapi::papr::hcall::{
     H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT, MOST_STUFFED,
 };
 
-/// Lists lie at pages of this size, whatever the guest's own page.
+/// Lists are aligned to pages of this size, whatever the guest's own page.
 const LIST_ALIGN: u64 = 4096;
 /// Bytes of a full list.
 const LIST_BYTES: usize = (MOST_INDIRECT as usize) * 8;
 
 impl GuestIommu {
-    /// `H_PUT_TCE`: enters one TCE at `ioba`, which is a bus address, the window's start included. A TCE without rights
-    /// unmaps, and is kept as it is. What was there before is replaced.
+    /// `H_PUT_TCE`: sets one TCE at `ioba`, a bus address, which includes the window's start. A TCE
+    /// without rights unmaps, and is kept as it is. Replaces the earlier TCE.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
             table.put(self.ram(), table.index(ioba, 1)?, &[tce])?;
@@ -26,8 +26,9 @@ impl GuestIommu {
         })
     }
 
-    /// `H_PUT_TCE_INDIRECT`: enters the `count` TCEs, 512 at most, that lie big endian at `list` in guest memory. The list is
-    /// copied once and checked whole: all are entered or none. What continues each other goes to the kernel as one MAP.
+    /// `H_PUT_TCE_INDIRECT`: sets the `count` TCEs, at most 512, that are stored big endian at
+    /// `list` in guest memory. The list is copied once and checked whole: all are set or none. TCEs
+    /// that continue each other go to the kernel as one MAP.
     pub fn h_put_tce_indirect(&self, liobn: Liobn, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
             self.put_list(table, ioba, list, count)?;
@@ -75,7 +76,7 @@ impl GuestIommu {
         })
     }
 
-    /// `H_GET_TCE`: the TCE at `ioba` as the guest entered it, 0 where it never did. Waits for nobody.
+    /// `H_GET_TCE`: returns the TCE at `ioba` as the guest set it, 0 if it never did. Lock-free.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
         self.counted(liobn, |table| {
             let tce = table.load(table.index(ioba, 1)?);
@@ -95,8 +96,8 @@ impl GuestIommu {
         act(table).inspect_err(|error| table.counters().refusals.count(error))
     }
 
-    /// A hypercall as `KVM_EXIT_PAPR_HCALL` hands it over: its number and r4 to r12. What the guest gets in r3 is returned,
-    /// what it gets from r4 on is in `args`. `None` when it is none of ours.
+    /// Handles a hypercall as `KVM_EXIT_PAPR_HCALL` passes it: its number and r4 to r12. Returns r3
+    /// for the guest, and leaves r4 and up in `args`. `None` if it is not a TCE hypercall.
     pub fn hcall(&self, number: u64, args: &mut [u64; 9]) -> Option<i64> {
         let [liobn, ioba, third, count, ..] = *args;
         let named = u32::try_from(liobn).map(Liobn);

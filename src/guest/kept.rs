@@ -1,11 +1,13 @@
-//! Tables the kernel keeps: under KVM it answers a guest's calls itself, and what it did is read here.
+//! Tables in the kernel: under KVM it answers a guest's calls itself, and what it did is read here.
 //!
-//! A guest's table then lies in the kernel, which enters and maps by itself what it can; the rest comes to the VMM and is done
-//! by the same handlers as without. Before those change anything, and before memory or a window goes, the space is told what
-//! the kernel did ([`AddressSpace::observe`](crate::space::AddressSpace::observe)).
+//! A guest's table is then in the kernel, which sets and maps by itself what it can; the rest goes
+//! to the VMM and to the same handlers as without KVM. Before these change anything, and before
+//! memory or a window is removed, the space is synced with what the kernel did
+//! ([`AddressSpace::observe`](crate::space::AddressSpace::observe)).
 //!
-//! No vCPU of the guest may run while groups are attached or detached or memory is removed: the kernel would go on changing tables that are
-//! being read. A call by RTAS may come while others run.
+//! No vCPU of the guest may run while groups are attached or detached or memory is removed: the
+//! kernel would go on changing tables while they are read. RTAS calls may arrive while other vCPUs
+//! run.
 
 use super::GuestIommu;
 use super::entries::Entries;
@@ -17,7 +19,7 @@ use crate::kvm::{KernelTable, TableSpec};
 use crate::space::MapError;
 use std::sync::Arc;
 
-/// A table of the kernel's.
+/// A table in the kernel.
 #[derive(Debug)]
 struct Kept(Arc<dyn KernelTable>);
 
@@ -51,8 +53,8 @@ impl Entries for Kept {
 }
 
 impl Phb {
-    /// Has the kernel keep a table, with what is in it, once the host's window for it is there. Where it cannot, the library goes
-    /// on keeping it, and the guest's calls for it leave the kernel.
+    /// Moves a table with its entries to the kernel, after the host's window for it was created. If
+    /// that fails, the table stays in the library, and the guest's calls for it leave the kernel.
     pub(super) fn keep(&self, table: TceTable) -> Arc<TceTable> {
         let table = table.limited(self.config().table_memory).counted(&self.counters);
         let Some(kvm) = &self.kvm else { return Arc::new(table) };
@@ -103,20 +105,20 @@ impl Phb {
         }
     }
 
-    /// A group that was attached is one KVM maps for.
+    /// Adds an attached group to those KVM maps for.
     pub(super) fn join_kvm(&self, group: u32) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         self.hold()?;
         Ok(kvm.add_group(self.space().group_file(group)?)?)
     }
 
-    /// A group that is to be detached is one KVM maps for no more.
+    /// Removes a group from those KVM maps for, before it is detached.
     pub(super) fn leave_kvm(&self, group: u32) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         Ok(kvm.remove_group(group)?)
     }
 
-    /// Keeps all of the guest's RAM registered for what KVM maps.
+    /// Pins all RAM of the guest, so that it stays registered for what KVM maps.
     pub(super) fn hold(&self) -> Result<(), MapError> {
         if self.kvm.is_none() {
             return Ok(());
@@ -125,14 +127,14 @@ impl Phb {
         self.space().hold(&ram)
     }
 
-    /// Tells the space all that the kernel did in the tables it keeps.
+    /// Syncs the space with everything the kernel did in its tables.
     pub(super) fn observe(&self, tables: &[Arc<TceTable>]) -> Result<(), HcallError> {
         tables.iter().try_for_each(|table| table.observe(self.space(), &self.ram, 0, table.len()))
     }
 }
 
 impl GuestIommu {
-    /// Tells the spaces what the kernel did, and that it maps no more of `memory`.
+    /// Syncs the spaces with what the kernel did, and unpins `memory`, which it must no longer map.
     pub(super) fn let_go(&self, memory: UserRange) -> Result<(), HcallError> {
         for phb in self.phbs().iter().filter(|phb| phb.kvm.is_some()) {
             let groups = phb.groups.lock();
@@ -146,7 +148,7 @@ impl GuestIommu {
         Ok(())
     }
 
-    /// The reverse, and for RAM that is new.
+    /// Pins all RAM for KVM again, including slots just added.
     pub(super) fn hold(&self) -> Result<(), MapError> {
         for phb in self.phbs() {
             let groups = phb.groups.lock();

@@ -1,8 +1,8 @@
-//! The number that names a TCE table.
+//! LIOBNs: the numbers that name TCE tables.
 
 use core::fmt;
 
-/// A logical I/O bus number: what a guest names a DMA window with.
+/// A logical I/O bus number, with which a guest names a DMA window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Liobn(pub u32);
 

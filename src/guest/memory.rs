@@ -1,45 +1,45 @@
-//! A guest's memory, as the VMM has it.
+//! A guest's memory, provided by the VMM.
 
 use crate::addr::{GuestAddr, GuestRange, UserAddr, UserRange};
 use core::fmt;
 
-/// A stretch of guest RAM and the user memory it is: what KVM calls a memory slot.
+/// A stretch of guest RAM and the user memory that backs it: what KVM calls a memory slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The guest's addresses.
+    /// Guest addresses of the slot.
     pub guest: GuestRange,
-    /// The user address of the first of them.
+    /// User address of the first of them.
     pub user: UserAddr,
 }
 
 impl Slot {
-    /// The user memory; `None` when it would wrap.
+    /// Returns the user memory; `None` if it would wrap.
     pub fn user_range(&self) -> Option<UserRange> {
         UserRange::new(self.user, self.guest.len()).ok()
     }
 
-    /// The user address of a guest address in this slot.
+    /// Returns the user address of a guest address in this slot.
     pub(super) fn user(&self, at: GuestAddr) -> UserAddr {
         UserAddr(self.user.0.wrapping_add(at.0.wrapping_sub(self.guest.start().0)))
     }
 }
 
-/// There is no guest RAM at an address, or the VMM cannot reach it.
+/// No guest RAM at an address, or the VMM cannot reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no guest RAM at {at} for {len} bytes")]
 pub struct NoMemory {
-    /// The guest's address.
+    /// Guest address of the access.
     pub at: GuestAddr,
-    /// Bytes.
+    /// Length of the access in bytes.
     pub len: usize,
 }
 
-/// A guest's memory: where its RAM lies, and its bytes.
+/// A guest's memory: the location of its RAM, and access to its bytes.
 ///
-/// [`super::GuestIommu::add_memory`] reads [`Self::slots`] and registers what is new;
-/// [`super::GuestIommu::remove_memory`] is to be called before a slot goes.
+/// [`super::GuestIommu::add_memory`] reads [`Self::slots`] and registers new ones;
+/// [`super::GuestIommu::remove_memory`] must be called before a slot is removed.
 pub trait GuestMemory: Send + Sync + fmt::Debug {
-    /// All slots there are. None overlap.
+    /// Returns all slots. None overlap.
     fn slots(&self) -> Vec<Slot>;
 
     /// Whether `slot`, which was registered, is there still. Asked once for each slot a hypercall maps, so that RAM which went

@@ -1,13 +1,16 @@
-//! What a VMM owes a pseries guest: TCE tables, their hypercalls, dynamic DMA windows by RTAS.
+//! The IOMMU of a pseries guest, for VMMs: TCE tables, their hypercalls, dynamic DMA windows by
+//! RTAS.
 //!
-//! A [`GuestIommu`] is the IOMMU a guest sees. It has the guest's RAM, registered, and a [`Phb`] for each PCI host bridge with
-//! its DMA windows. A window is a [`TceTable`], named by its [`Liobn`]; the guest fills it with hypercalls
-//! ([`GuestIommu::hcall`]) and asks for more windows with RTAS calls ([`GuestIommu::rtas`]). Behind a PHB there may be
-//! devices of the host ([`Phb::attach`]): then whatever the guest enters is mapped for them first, and refused if that
-//! fails. Emulated devices look up where a bus address leads ([`Phb::translate`]).
+//! A [`GuestIommu`] is the IOMMU a guest sees. It has the guest's registered RAM, and a [`Phb`]
+//! with its DMA windows for each PCI host bridge. A window is a [`TceTable`], named by its
+//! [`Liobn`]; the guest fills it with hypercalls ([`GuestIommu::hcall`]) and requests more windows
+//! with RTAS calls ([`GuestIommu::rtas`]). A PHB may have devices of the host ([`Phb::attach`]):
+//! then whatever the guest sets is first mapped for them, and refused if that fails. For emulated
+//! devices, [`Phb::translate`] looks up where a bus address leads.
 //!
-//! What a guest passes is never trusted: nothing it does maps a byte that is not its registered RAM, and each refusal is
-//! one of the architecture's codes (LoPAR, hypervisor calls H_GET_TCE, H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT).
+//! What a guest passes is never trusted: nothing it does maps a byte outside its registered RAM,
+//! and each refusal is one of the architecture's codes (LoPAR, hypervisor calls H_GET_TCE,
+//! H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT).
 //!
 //! ```
 //! use spapr_iommu::addr::{GuestAddr, GuestRange, Iova};
@@ -29,11 +32,11 @@
 //! let phb = iommu.add_phb(PhbConfig::new(0x800_0000_2000_0000, Liobn(0x8000_0000))?)?;
 //! phb.attach(0)?;
 //!
-//! // What KVM hands over when the guest maps its page at 16 MiB, for reading and writing, at bus address 0x1000.
+//! // The hypercall as KVM passes it: maps the guest's page at 16 MiB, read-write, at IOBA 0x1000.
 //! let mut args = [0x8000_0000, 0x1000, 0x100_0003, 0, 0, 0, 0, 0, 0];
 //! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_SUCCESS));
 //! assert_eq!(phb.translate(Iova(0x1010)).map(|there| there.guest), Some(GuestAddr(0x100_0010)));
-//! // Devices of the host see it, too.
+//! // Devices of the host see it as well.
 //! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.start().0 + (16 << 20)));
 //!
 //! // There is no RAM at 64 MiB.
@@ -43,8 +46,8 @@
 //! ```
 //!
 //! # Locking
-//! Each table has one writer at a time. Order: a PHB's lock, its tables', the address space's. Translation and H_GET_TCE take
-//! none.
+//! Each table has one writer at a time. Order: a PHB's lock, its tables', the address space's.
+//! Translation and H_GET_TCE are lock-free.
 
 mod ddw;
 mod debug;
@@ -96,7 +99,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Tables by LIOBN, at one moment.
+/// Tables by LIOBN, in one snapshot.
 type Tables = BTreeMap<Liobn, Arc<TceTable>>;
 
 /// The tables of all PHBs, read by hypercalls without waiting.
@@ -104,7 +107,7 @@ type Tables = BTreeMap<Liobn, Arc<TceTable>>;
 struct Directory(ArcSwap<Tables>);
 
 impl Directory {
-    /// Enters a table; false when another one has its LIOBN.
+    /// Inserts a table; returns false if another one has its LIOBN.
     fn insert(&self, table: &Arc<TceTable>) -> bool {
         let mut free = true;
         self.0.rcu(|tables| {
@@ -134,7 +137,7 @@ pub struct GuestIommu {
     ram: Arc<GuestRam>,
     directory: Arc<Directory>,
     phbs: Mutex<Vec<Arc<Phb>>>,
-    /// What PHBs are accelerated beside.
+    /// KVM acceleration; each PHB gets its own instance.
     kvm: Option<Acceleration>,
     /// Calls that name no window.
     strays: stats::Counters,
@@ -143,7 +146,8 @@ pub struct GuestIommu {
 }
 
 impl GuestIommu {
-    /// The IOMMU of a guest with that memory, of which nothing is registered yet: see [`Self::add_memory`].
+    /// Creates the IOMMU of a guest with that memory, none of which is registered yet: see
+    /// [`Self::add_memory`].
     pub fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
         let ram = Arc::new(GuestRam::new(registry, memory));
         Self {
@@ -156,30 +160,31 @@ impl GuestIommu {
         }
     }
 
-    /// The same for a guest on KVM: the kernel keeps the tables and answers the guest's calls itself, as far as it can. What it
-    /// cannot do comes to [`Self::hcall`] as without.
+    /// Creates the IOMMU of a guest on KVM: the kernel keeps the tables and answers the guest's
+    /// calls itself, as far as it can. Other calls go to [`Self::hcall`] as without acceleration.
     ///
     /// No vCPU may run while groups are attached or detached, or memory is removed.
     pub fn accelerated(registry: &Registry, memory: Arc<dyn GuestMemory>, kvm: Acceleration) -> Self {
         Self { kvm: Some(kvm), ..Self::new(registry, memory) }
     }
 
-    /// The guest's RAM.
+    /// Returns the guest's RAM.
     pub fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
-    /// Registers the slots of the guest's memory that are new: at the start, and when memory was plugged in.
+    /// Registers new slots of the guest's memory: at the start, and after memory was plugged.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
         self.ram.add(|carries| self.phbs().iter().try_for_each(|phb| phb.reaches(carries)))?;
         Ok(self.hold()?)
     }
 
-    /// Gives a slot back. While TCEs lead into it that is refused, and names them; but from then on the guest maps no more of
-    /// it, and is told `H_PARAMETER`. Call it again once the guest has unmapped it, or [`Self::keep_memory`].
+    /// Removes a slot. While TCEs lead into it, this is refused with an error that lists them; but
+    /// from then on the guest can no longer map it and gets `H_PARAMETER`. Call it again after the
+    /// guest has unmapped it, or call [`Self::keep_memory`].
     ///
-    /// Under KVM the slot has to be out of the virtual machine first (`KVM_SET_USER_MEMORY_REGION`): the kernel answers
-    /// hypercalls by its own slots.
+    /// Under KVM the slot must be removed from the virtual machine first
+    /// (`KVM_SET_USER_MEMORY_REGION`): the kernel answers hypercalls from its own slots.
     pub fn remove_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
         let _alone = self.changes.lock();
         self.ram.mark(slot, true)?;
@@ -199,7 +204,7 @@ impl GuestIommu {
         })
     }
 
-    /// A slot whose removal was refused stays, and may be mapped again.
+    /// Keeps a slot whose removal was refused; it may be mapped again.
     pub fn keep_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
         let _alone = self.changes.lock();
         self.ram.mark(slot, false)
@@ -212,7 +217,7 @@ impl GuestIommu {
         if phbs.iter().any(|phb| phb.config().buid == config.buid) {
             return Err(PhbError::BuidTaken { buid: config.buid });
         }
-        // A dynamic window's LIOBN is its PHB's also while there is none.
+        // A PHB owns the LIOBN of its dynamic window even while there is none.
         let ours = [config.liobn, config.dynamic_liobn()];
         let theirs = phbs.iter().flat_map(|phb| [phb.config().liobn, phb.config().dynamic_liobn()]);
         if let Some(liobn) = theirs.into_iter().find(|liobn| ours.contains(liobn)) {
@@ -250,17 +255,17 @@ impl GuestIommu {
         self.phbs.lock().iter().find(|phb| phb.config().buid == buid).cloned()
     }
 
-    /// All PHBs.
+    /// Returns all PHBs.
     pub fn phbs(&self) -> Vec<Arc<Phb>> {
         self.phbs.lock().clone()
     }
 
-    /// The table with that LIOBN. While it is kept, so are the devices behind it.
+    /// Returns the table with that LIOBN. Holding it also keeps the PHB's devices.
     pub fn table(&self, liobn: Liobn) -> Result<Arc<TceTable>, HcallError> {
         self.with_table(liobn, |table| Ok(Arc::clone(table)))
     }
 
-    /// Does something with that table, without counting a user of it: that costs more than a lookup.
+    /// Runs `act` on the table without cloning its `Arc`, which would cost more than the lookup.
     fn with_table<T>(
         &self,
         liobn: Liobn,

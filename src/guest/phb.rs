@@ -1,4 +1,4 @@
-//! A PCI host bridge as a guest has it: DMA windows, and the devices of the host behind them.
+//! A guest's PCI host bridge: its DMA windows, and the devices of the host attached to it.
 
 use super::Directory;
 use super::error::HcallError;
@@ -15,20 +15,21 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The most TCEs of a table: 512 GiB of them, which no host has.
+/// Largest number of TCEs in a table: 512 GiB of them, which no host has.
 const MOST_ENTRIES: u64 = 1 << 36;
 
-/// What a PHB is.
+/// Configuration of a PHB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PhbConfig {
-    /// Bus unit ID: what RTAS calls name it with.
+    /// Bus unit ID, with which RTAS calls name it.
     pub buid: u64,
     /// Of the default window; the dynamic one has the next. A second dynamic one, which takes the default window's place
     /// when the guest has removed that, takes its LIOBN as well.
     pub liobn: Liobn,
-    /// The default window, with 4 KiB pages. A host has it from bus address 0 on: 1 GiB on pseries, 2 GiB on powernv.
+    /// The default window, with 4 KiB pages. On a host it starts at bus address 0: 1 GiB on
+    /// pseries, 2 GiB on powernv.
     pub default: IovaRange,
-    /// Where the dynamic window starts while no device of the host says otherwise.
+    /// Start of the dynamic window while no device of the host requires another.
     pub dynamic: Iova,
     /// Bit n: dynamic windows with pages of 2^n bytes may be offered.
     pub pages: u64,
@@ -65,7 +66,7 @@ impl PhbConfig {
         Ok(())
     }
 
-    /// LIOBN of the dynamic window.
+    /// Returns the LIOBN of the dynamic window.
     pub(super) fn dynamic_liobn(&self) -> Liobn {
         Liobn(self.liobn.0.wrapping_add(1))
     }
@@ -73,13 +74,11 @@ impl PhbConfig {
 
 /// Why a PHB is not added, or a device not attached. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum PhbError {
     /// Another PHB has its BUID.
     #[error("there is a PHB with BUID {buid:#x}")]
-    BuidTaken {
-        /// The BUID.
-        buid: u64,
-    },
+    BuidTaken { buid: u64 },
     /// Another table has its LIOBN.
     #[error("there is a table with {liobn}")]
     LiobnTaken {
@@ -122,40 +121,27 @@ pub enum PhbError {
         "default window {default}, dynamic one at {dynamic} with up to {entries:#x} TCEs: whole pages are needed, they may not \
          overlap, and a table has at most {MOST_ENTRIES:#x} TCEs"
     )]
-    Windows {
-        /// The default window.
-        default: IovaRange,
-        /// Where the dynamic one starts.
-        dynamic: Iova,
-        /// The most TCEs of the dynamic one.
-        entries: u64,
-    },
+    Windows { default: IovaRange, dynamic: Iova, entries: u64 },
     /// A group cannot be attached or detached.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The host cannot have a window the guest has.
+    /// The host cannot have a window that the guest has.
     #[error("the host cannot have the guest's window {window}: {why}")]
     Window {
-        /// The guest's window.
         window: IovaRange,
         /// Why; part of the message, so no source.
         why: WindowError,
     },
     /// The host has such a window elsewhere.
     #[error("the guest's window {window} would start at {start} on this host: use a host with the same windows")]
-    Elsewhere {
-        /// The guest's window.
-        window: IovaRange,
-        /// Where the host has it.
-        start: Iova,
-    },
-    /// What the guest has mapped is not RAM any more.
+    Elsewhere { window: IovaRange, start: Iova },
+    /// What the guest has mapped is no longer RAM.
     #[error(transparent)]
     Table(#[from] HcallError),
     /// What the guest has mapped cannot be mapped for the device.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// KVM does not take the group.
+    /// KVM does not accept the group.
     #[error(transparent)]
     Kvm(#[from] KvmError),
 }
@@ -165,12 +151,12 @@ pub struct Phb {
     config: PhbConfig,
     pub(super) ram: Arc<GuestRam>,
     pub(super) directory: Arc<Directory>,
-    /// Before the space, so that KVM has let go of its windows when these go.
+    /// Dropped before the space, so that KVM has released its windows when they are removed.
     pub(super) kvm: Option<Acceleration>,
     space: AddressSpace,
-    /// Read by translations, which wait for nobody.
+    /// Read by translations, which are lock-free.
     tables: ArcSwap<Vec<Arc<TceTable>>>,
-    /// Groups of the host. Held by whatever changes windows or groups.
+    /// Groups of the host. Locked by everything that changes windows or groups.
     pub(super) groups: Mutex<Vec<u32>>,
     /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb), with `groups` held.
     removed: AtomicBool,
@@ -202,22 +188,22 @@ impl Phb {
         }
     }
 
-    /// What it is.
+    /// Returns its configuration.
     pub fn config(&self) -> &PhbConfig {
         &self.config
     }
 
-    /// What its devices of the host see.
+    /// Returns the address space that its devices of the host see.
     pub fn space(&self) -> &AddressSpace {
         &self.space
     }
 
-    /// Its windows: the default one, if the guest still has it, and the dynamic one.
+    /// Returns its windows: the default one, if the guest still has it, and the dynamic one.
     pub fn tables(&self) -> Arc<Vec<Arc<TceTable>>> {
         self.tables.load_full()
     }
 
-    /// The same, for a look that counts no user of them.
+    /// Returns its windows without cloning their `Arc`s.
     pub(super) fn tables_now(&self) -> Guard<Arc<Vec<Arc<TceTable>>>> {
         self.tables.load()
     }
@@ -274,7 +260,7 @@ impl Phb {
         }
     }
 
-    /// Makes a table known to hypercalls and translations; false when its LIOBN is taken.
+    /// Makes a table available to hypercalls and translations; returns false if its LIOBN is taken.
     pub(super) fn enter(&self, table: Arc<TceTable>) -> bool {
         let free = self.directory.insert(&table);
         if free {
@@ -283,14 +269,15 @@ impl Phb {
         free
     }
 
-    /// The reverse.
+    /// Removes a table from hypercalls and translations.
     pub(super) fn forget(&self, liobn: Liobn) {
         self.directory.remove(liobn);
         self.tables.rcu(|tables| tables.iter().filter(|table| table.liobn() != liobn).cloned().collect::<Vec<_>>());
     }
 
-    /// Attaches an IOMMU group of the host: its devices see what the guest has mapped, one MAP per run, and from now on
-    /// whatever it maps. Refused, before the kernel is asked, where the host cannot have the guest's windows.
+    /// Attaches an IOMMU group of the host: its devices see what the guest has mapped, with one MAP
+    /// per run, and what it maps from now on. Refused, before the kernel is called, if the host
+    /// cannot have the guest's windows.
     pub fn attach(&self, group: u32) -> Result<(), PhbError> {
         let mut groups = self.groups.lock();
         self.is_there()?;
@@ -320,7 +307,7 @@ impl Phb {
             self.observe(&tables)?;
         }
         if let Err(error) = self.space.detach(group) {
-            // It stays, with all that is behind it.
+            // It stays attached, with everything below it.
             if groups.contains(&group) {
                 self.join_kvm(group)?;
             }
@@ -333,7 +320,7 @@ impl Phb {
         Ok(())
     }
 
-    /// Whether the host's windows have pages that memory carries.
+    /// Checks that the memory can serve the pages of the host's windows.
     pub(super) fn reaches(&self, carries: PageShift) -> Result<(), AddMemoryError> {
         let windows = self.space.status().windows;
         match windows.iter().map(|(window, _)| window).find(|window| window.page > carries) {
@@ -342,7 +329,7 @@ impl Phb {
         }
     }
 
-    /// Gives the host the guest's windows and what is mapped in them.
+    /// Creates the guest's windows on the host and maps what is in them.
     fn bring_up(&self, tables: &[Arc<TceTable>]) -> Result<(), PhbError> {
         if self.default_table().is_none() {
             let window = self.config.default;
@@ -358,7 +345,7 @@ impl Phb {
         Ok(self.space.map_all(&requests, Overlap::Refuse)?)
     }
 
-    /// A window of the host for one of the guest's, which has been placed.
+    /// Creates a window of the host for one of the guest's, whose place is known.
     fn make_window(&self, table: &TceTable) -> Result<(), PhbError> {
         let window = table.window();
         let refused = |why| PhbError::Window { window, why };
@@ -381,8 +368,9 @@ impl Phb {
         }
     }
 
-    /// What is asked of the host for a window of the guest: the largest page that is no larger than the guest's and that its
-    /// RAM carries. A guest's page may be several of the host's.
+    /// Returns the request to the host for a window of the guest: the largest page that is no
+    /// larger than the guest's and that its RAM can serve. One page of the guest may be several of
+    /// the host's.
     pub(super) fn host_window(&self, page: PageShift, size: u64) -> WindowRequest {
         let carries = self.ram.carries().unwrap_or(PageShift::P4K);
         WindowRequest::bytes(size).carries(page.min(carries))

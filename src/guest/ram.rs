@@ -1,4 +1,4 @@
-//! Guest RAM that is registered: what a guest's TCEs may point to.
+//! Registered guest RAM: the memory a guest's TCEs may point to.
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
@@ -11,56 +11,41 @@ use std::sync::Arc;
 
 /// Why guest RAM cannot be added. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum AddMemoryError {
     /// Slots overlap, or user memory wraps.
     #[error("{} is not sound: it overlaps other guest RAM or wraps in user memory", asked.guest)]
-    Slot {
-        /// The slot.
-        asked: Slot,
-    },
-    /// RAM that was added before is no slot any more.
+    Slot { asked: Slot },
+    /// RAM that was added before is no longer a slot.
     #[error("{} is gone from the guest's memory: remove it from the IOMMU first", gone.guest)]
-    Vanished {
-        /// What was there.
-        gone: Slot,
-    },
-    /// Devices could not reach it: the host's window has larger pages than it carries.
+    Vanished { gone: Slot },
+    /// Devices could not reach it: the host's window has larger pages than the RAM can serve.
     #[error(
         "new RAM carries pages of {carries}, and devices reach RAM through the window {window} with pages of {page}: back it with \
          memory like that there is, or have the guest give up the window"
     )]
-    Page {
-        /// The largest IOMMU page it carries.
-        carries: PageShift,
-        /// The host's window.
-        window: IovaRange,
-        /// Its page.
-        page: PageShift,
-    },
+    Page { carries: PageShift, window: IovaRange, page: PageShift },
     /// It cannot be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// It is registered, but cannot be for what KVM maps.
+    /// It is registered, but could not be pinned for what KVM maps.
     #[error(transparent)]
     Hold(#[from] MapError),
 }
 
-/// Why guest RAM cannot be removed. It stays, but takes no new TCE, until it is removed or kept.
+/// Why guest RAM was not removed. It stays, but accepts no new TCE, until it is removed or kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum RemoveMemoryError {
-    /// It is no slot.
+    /// The range is not a slot.
     #[error("{asked} is no slot of guest RAM: remove a slot as it was added")]
-    NoSlot {
-        /// What was asked.
-        asked: GuestRange,
-    },
+    NoSlot { asked: GuestRange },
     /// TCEs point into it.
     #[error(
         "{asked} is mapped by the guest at {}: have the guest unmap it and remove it again, or keep it",
         List(mapped)
     )]
     Mapped {
-        /// What was asked.
         asked: GuestRange,
         /// Bus addresses of the guest's tables that lead there.
         mapped: Vec<IovaRange>,
@@ -70,7 +55,6 @@ pub enum RemoveMemoryError {
         "what the kernel mapped of {asked} cannot be counted: {why}; stop the guest's vCPUs and remove it again, or keep it"
     )]
     Kernel {
-        /// What was asked.
         asked: GuestRange,
         /// Why; part of the message, so no source.
         why: Box<HcallError>,
@@ -97,7 +81,7 @@ pub(super) enum Found {
     Slot(Slot),
     /// In a slot that is being removed.
     Leaving(Slot),
-    /// Nowhere.
+    /// In no slot.
     Nowhere,
 }
 
@@ -107,7 +91,7 @@ struct Ram {
     leaving: bool,
 }
 
-/// The slots at one moment, in order of guest address.
+/// The slots in one snapshot, in order of guest address.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot(Vec<Ram>);
 
@@ -136,13 +120,13 @@ impl Snapshot {
 pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,
-    /// Read by hypercalls, which wait for nobody.
+    /// Read by hypercalls, which are lock-free.
     now: ArcSwap<Snapshot>,
     leases: Mutex<Vec<(GuestRange, Lease)>>,
 }
 
 impl GuestRam {
-    /// No RAM yet of `memory`, to be registered in `registry`.
+    /// Creates the RAM of `memory`, empty at first, to be registered in `registry`.
     pub(super) fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
         Self { registry: registry.clone(), memory, now: ArcSwap::default(), leases: Mutex::default() }
     }
@@ -151,7 +135,7 @@ impl GuestRam {
         &self.registry
     }
 
-    /// The guest's bytes.
+    /// Returns access to the guest's bytes.
     pub(super) fn memory(&self) -> &dyn GuestMemory {
         self.memory.as_ref()
     }
@@ -160,24 +144,24 @@ impl GuestRam {
         self.now.load()
     }
 
-    /// Where RAM lies.
+    /// Returns the slots of RAM.
     pub fn slots(&self) -> Vec<Slot> {
         self.snapshot().slots().collect()
     }
 
-    /// The largest IOMMU page that all of it carries; `None` without RAM.
+    /// Returns the largest IOMMU page that all of it can serve; `None` without RAM.
     pub fn carries(&self) -> Option<PageShift> {
         self.slots().iter().map(|slot| self.registry.carries(slot.user_range()?)).min().flatten()
     }
 
-    /// The largest page all slots begin and end at, in the guest; `None` without RAM. User memory may be aligned to less:
-    /// a guest's page is then several of the host's.
+    /// Returns the largest page all slots begin and end at, in the guest; `None` without RAM. User
+    /// memory may be aligned to less: one page of the guest is then several of the host's.
     pub(super) fn aligned(&self) -> Option<PageShift> {
         let bits = self.slots().iter().fold(0, |bits, slot| bits | slot.guest.start().0 | slot.guest.len());
         (bits != 0).then(|| PageShift::new(bits.trailing_zeros().min(34)).unwrap_or(PageShift::P4K))
     }
 
-    /// Registers the slots that are new, unless `check` minds the largest page that all RAM carries then.
+    /// Registers new slots, unless `check` rejects the resulting page size.
     pub(super) fn add(&self, check: impl Fn(PageShift) -> Result<(), AddMemoryError>) -> Result<(), AddMemoryError> {
         let mut leases = self.leases.lock();
         let wanted = self.memory.slots();
@@ -194,7 +178,7 @@ impl GuestRam {
         let ranges = added.iter().map(|slot| slot.user_range().ok_or(AddMemoryError::Slot { asked: *slot }));
         let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
         let new = self.registry.register_all(&ranges)?;
-        // Dropped leases are memory given back.
+        // An early return drops the leases, which releases the memory.
         ranges.iter().filter_map(|range| self.registry.carries(*range)).min().map_or(Ok(()), check)?;
         leases.extend(added.iter().map(|slot| slot.guest).zip(new));
         let leaving = |slot: &Slot| now.0.iter().any(|ram| ram.slot == *slot && ram.leaving);
@@ -203,7 +187,8 @@ impl GuestRam {
         Ok(())
     }
 
-    /// From now on nothing new may point into a slot, or, with `leaving` false, again.
+    /// Marks a slot as leaving, so that nothing new may point into it; with `leaving` false,
+    /// removes the mark.
     pub(super) fn mark(&self, range: GuestRange, leaving: bool) -> Result<(), RemoveMemoryError> {
         let _leases = self.leases.lock();
         let mut rams = self.snapshot().0.clone();
@@ -213,7 +198,7 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Gives back a slot nothing points into.
+    /// Releases a slot nothing points into.
     pub(super) fn remove(&self, asked: GuestRange) -> Result<(), RemoveMemoryError> {
         let mut leases = self.leases.lock();
         let at = leases.iter().position(|(range, _)| *range == asked);

@@ -23,15 +23,15 @@ const fn low(value: u64) -> u32 {
     value as u32
 }
 
-/// Pages as the bits of a query's mask.
+/// Converts pages to the bits of a query's mask.
 fn page_mask(pages: u64) -> u32 {
     let bits = DDW_PAGE_SHIFTS.iter().enumerate();
     bits.filter(|(_, shift)| pages & (1 << **shift) != 0).fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 
 impl GuestIommu {
-    /// Carries out an RTAS call. `args` and `rets` are its cells as numbers; `rets[0]` gets the status, the rest is 0 after
-    /// a failure. The error is for the VMM to log.
+    /// Carries out an RTAS call. `args` and `rets` are its cells as numbers; `rets[0]` gets the
+    /// status, the rest is 0 after a failure. The error is for the VMM to log.
     pub fn rtas(&self, call: RtasCall, args: &[u32], rets: &mut [u32]) -> Result<(), DdwError> {
         rets.fill(0);
         let result = self.carry_out(call, args, rets);
@@ -57,7 +57,7 @@ impl GuestIommu {
         match (call, args, rets) {
             (RtasCall::QueryPeDmaWindow, &[_, hi, lo], [_, windows, block, pages, _]) => {
                 let offer = phb(hi, lo)?.offer();
-                // A block that does not fit the cell is told as the largest that does.
+                // A block that does not fit the cell is reported as the largest that does.
                 (*windows, *block) = (offer.windows, offer.entries.min(1 << 31) as u32);
                 *pages = page_mask(offer.pages);
                 Ok(())
@@ -86,7 +86,8 @@ impl GuestIommu {
                 let phb = self.phbs().into_iter().find(has).ok_or(DdwError::NoWindow { liobn })?;
                 phb.remove_window(liobn)
             }
-            // The windows are the same with limited addressing: the default one is below 4 GiB anyhow.
+            // Limited addressing gives the same windows: the default one is below 4 GiB in any
+            // case.
             (RtasCall::ResetPeDmaWindow, &[_, hi, lo] | &[_, hi, lo, _], [_]) => phb(hi, lo)?.reset_windows(),
             (_, args, rets) => Err(DdwError::Cells { args: args.len(), rets: rets.len() }),
         }
@@ -109,7 +110,7 @@ impl GuestIommu {
 }
 
 impl DdwError {
-    /// Whether the guest asked for what it may not have, and not the host failed.
+    /// Returns whether the guest requested what it may not have, rather than the host failing.
     pub fn is_the_guests(&self) -> bool {
         self.status() == PARAMETER_ERROR
     }

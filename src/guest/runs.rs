@@ -1,4 +1,4 @@
-//! TCEs that continue each other, and the map requests they come to.
+//! Runs of TCEs that continue each other, and the map requests they make.
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
@@ -10,18 +10,19 @@ use crate::uapi::papr::tce::{READ, WRITE};
 
 const RIGHTS: u64 = READ | WRITE;
 
-/// Values that continue each other: each leads to the page behind the one before, or all are one value without rights.
+/// Values that continue each other: each leads to the page after the previous one, or all are one
+/// value without rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Counts from the first value looked at.
+    /// Index of its first value.
     pub first: u64,
-    /// How many.
+    /// Number of values.
     pub count: u64,
-    /// The first of them.
+    /// Its first value.
     pub tce: u64,
 }
 
-/// The runs of `values`.
+/// Iterates over the runs of `values`.
 pub(super) fn runs(values: &[u64], page: PageShift) -> impl Iterator<Item = Run> + '_ {
     let mut at = 0;
     core::iter::from_fn(move || {
@@ -35,7 +36,8 @@ pub(super) fn runs(values: &[u64], page: PageShift) -> impl Iterator<Item = Run>
     })
 }
 
-/// How many of the values go on from `next` in such steps. Eight at a time, which takes no branch for each.
+/// Counts the values that continue from `next` in such steps. Compares eight at a time, without a
+/// branch for each.
 fn continuing(values: &[u64], mut next: u64, step: u64) -> usize {
     if values.first() != Some(&next) {
         return 0;
@@ -60,7 +62,8 @@ fn continuing(values: &[u64], mut next: u64, step: u64) -> usize {
     count
 }
 
-/// Guest pages and where they lie in user memory. Neighbours mostly share a slot, so the last one is tried first.
+/// Guest pages and where they lie in user memory. Neighbours usually share a slot, so the last one
+/// is tried first.
 pub(super) struct Pages<'a> {
     ram: &'a Snapshot,
     slot: Option<Slot>,
@@ -108,7 +111,7 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Whether all that values lead to is RAM.
+    /// Checks that everything the values lead to is RAM.
     pub(super) fn check_all(&mut self, values: &[u64], page: PageShift) -> Result<(), HcallError> {
         match runs(values, page).next() {
             Some(run) if run.count == values.len() as u64 => self.check(&run, page, |_, _| {}),
@@ -117,18 +120,19 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Whether all values lead to pages of one slot, or give no rights, as is so of most lists. No branch for each.
+    /// Returns whether all values lead to pages of one slot, or give no rights, as in most lists.
+    /// No branch for each value.
     fn in_one_slot(&mut self, values: &[u64], page: PageShift) -> bool {
         let Some(first) = values.iter().find(|tce| tce::permission(**tce).is_some()) else { return true };
         let found = tce::address(*first, page).and_then(|at| self.slot(at).ok());
         let Some(slot) = found else { return false };
-        // How far from the slot's start a page may begin.
+        // Largest offset from the slot's start at which a page may begin.
         let room = slot.guest.len().checked_sub(page.bytes()).filter(|room| room >> 63 == 0);
         let Some(room) = room else { return false };
         let (start, below) = (slot.guest.start().0, page.mask() & !RIGHTS);
         let wrong = values.iter().fold(0, |wrong, tce| {
             let offset = (tce & !RIGHTS).wrapping_sub(start);
-            // The top bit says whether it is more than `room`, which has none.
+            // The top bit is set if the offset is more than `room`, whose own top bit is clear.
             let outside = (room.wrapping_sub(offset) | offset) >> 63;
             let counts = 0_u64.wrapping_sub((tce | tce >> 1) & 1);
             wrong | (counts & (outside | (tce & below)))
@@ -136,7 +140,8 @@ impl<'a> Pages<'a> {
         wrong == 0
     }
 
-    /// Whether all that a run leads to is RAM; `part` gets the user memory, piece by piece, with its length.
+    /// Checks that everything a run leads to is RAM. Passes the user memory to `part`, piece by
+    /// piece, with its length.
     pub(super) fn check(
         &mut self,
         run: &Run,
@@ -148,7 +153,7 @@ impl<'a> Pages<'a> {
         }
         let start = tce::address(run.tce, page).ok_or(HcallError::TceMisaligned { tce: run.tce, page })?;
         let mut at = start;
-        // Most lie in the slot of the one before.
+        // Most values lie in the slot of the previous one.
         if let Some(slot) = self.slot
             && slot.guest.contains(at)
             && run.count << page.get() <= slot.guest.end().0 - at.0
@@ -156,7 +161,7 @@ impl<'a> Pages<'a> {
             part(slot.user(at), run.count << page.get());
             return Ok(());
         }
-        // A run that wraps leaves its slot before, and nothing lies behind.
+        // A run that wraps leaves its slot first, and no slot follows.
         let mut left = run.count << page.get();
         while left != 0 {
             let slot = self.slot(at)?;
@@ -169,7 +174,7 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Map requests, as few as there can be.
+/// Map requests, as few as possible.
 #[derive(Debug, Default)]
 pub(super) struct Requests(Vec<MapRequest>);
 
@@ -186,7 +191,7 @@ impl Requests {
         self.0
     }
 
-    /// Adds what a run at `iova` leads to; nothing for one without rights.
+    /// Adds the memory that a run at `iova` leads to; nothing for a run without rights.
     pub(super) fn add(
         &mut self,
         run: &Run,

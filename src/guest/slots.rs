@@ -1,4 +1,4 @@
-//! Guest memory for whoever has none of their own: slots over memory of the host.
+//! Guest memory for VMMs without their own: slots over memory of the host.
 
 use super::memory::{GuestMemory, NoMemory, Slot};
 use crate::addr::{GuestAddr, UserAddr};
@@ -6,7 +6,7 @@ use crate::host::Memory;
 use parking_lot::RwLock;
 use std::sync::Arc;
 
-/// Slots over memory that a host allocated: what tests, traces and the example VMM use.
+/// Slots over memory that a host allocated, used by tests, traces and the example VMM.
 pub struct Slots {
     memory: Arc<dyn Memory + Send + Sync>,
     slots: RwLock<Vec<Slot>>,
@@ -22,14 +22,14 @@ impl core::fmt::Debug for Slots {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} overlaps {}: guest RAM is added once", asked.guest, present.guest)]
 pub struct SlotsOverlap {
-    /// What was asked.
+    /// The slot to add.
     pub asked: Slot,
-    /// What is there.
+    /// The slot in the way.
     pub present: Slot,
 }
 
 impl Slots {
-    /// No RAM yet, over memory of `host`.
+    /// Creates it without RAM, over memory of `host`.
     pub fn new(host: Arc<dyn Memory + Send + Sync>) -> Self {
         Self { memory: host, slots: RwLock::default() }
     }
@@ -44,14 +44,15 @@ impl Slots {
         Ok(())
     }
 
-    /// Takes the slot out that starts at `start`.
+    /// Removes the slot that starts at `start`.
     pub fn remove(&self, start: GuestAddr) -> Option<Slot> {
         let mut slots = self.slots.write();
         let at = slots.iter().position(|slot| slot.guest.start() == start)?;
         Some(slots.remove(at))
     }
 
-    /// Cuts `at..at + len` into its parts in slots: where each lies in user memory, and how long it is.
+    /// Cuts `at..at + len` into its parts in slots, and passes each part's user address, offset and
+    /// length.
     fn each(&self, at: GuestAddr, len: usize, mut part: impl FnMut(UserAddr, usize, usize) -> bool) -> Option<()> {
         let slots = self.slots.read();
         let mut done = 0;
@@ -106,7 +107,7 @@ mod tests {
         let user = model.allocate(0x2_0000, PageShift::P64K).unwrap().start();
         let slots = Slots::new(model);
         let slot = |guest, user| Slot { guest: GuestRange::new(GuestAddr(guest), 0x1_0000).unwrap(), user };
-        // The guest has them the other way round.
+        // In the guest they are in the reverse order.
         slots.insert(slot(0, UserAddr(user.0 + 0x1_0000))).unwrap();
         slots.insert(slot(0x1_0000, user)).unwrap();
         assert!(slots.insert(slot(0xf000, user)).is_err());

@@ -1,4 +1,4 @@
-//! Tables and windows to save and restore: for migration, and for a VMM that restarts.
+//! Saves and restores tables and windows: for migration, and for a VMM that restarts.
 
 use super::GuestIommu;
 use super::ddw::DdwError;
@@ -13,91 +13,76 @@ use super::tce;
 use crate::addr::{Iova, IovaRange, PageShift, RangeError};
 use std::sync::Arc;
 
-/// The form of [`SavedIommu`] that this library writes. It reads no other.
+/// The version of [`SavedIommu`] that this library writes and reads.
 pub const VERSION: u32 = 1;
 
-/// A guest's windows and what it has entered in them. With the feature `serde` it can be written in any form.
+/// A guest's windows and their entries. With the feature `serde` it can be serialized in any
+/// format.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedIommu {
     /// [`VERSION`].
     pub version: u32,
-    /// The PHBs.
+    /// Saved state of each PHB.
     pub phbs: Vec<SavedPhb>,
 }
 
-/// A PHB.
+/// Saved state of a PHB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedPhb {
-    /// Its bus unit ID.
+    /// Bus unit ID.
     pub buid: u64,
-    /// Its windows.
+    /// Windows of the PHB.
     pub windows: Vec<SavedWindow>,
 }
 
-/// A window.
+/// Saved state of a window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedWindow {
-    /// Its LIOBN.
+    /// LIOBN of the window.
     pub liobn: u32,
-    /// Its first bus address.
+    /// First bus address.
     pub start: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its page, as a power of two.
+    /// Page as a power of two.
     pub page_shift: u32,
-    /// What the guest entered, in order.
+    /// Entries the guest set, in order.
     pub runs: Vec<SavedRun>,
 }
 
-/// Entries that continue each other: each leads to the page behind the one before, or all are one value without rights.
+/// Entries that continue each other: each leads to the page after the previous one, or all are one
+/// value without rights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedRun {
-    /// The first entry.
+    /// Index of the first entry.
     pub first: u64,
-    /// How many.
+    /// Number of entries.
     pub count: u64,
-    /// The first TCE.
+    /// TCE of the first entry.
     pub tce: u64,
 }
 
 /// Why a saved state is not restored. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum RestoreError {
     /// Another version wrote it.
     #[error("the saved state has version {version}, this library reads {VERSION}")]
-    Version {
-        /// Its version.
-        version: u32,
-    },
+    Version { version: u32 },
     /// There is no such PHB here.
     #[error("there is no PHB with BUID {buid:#x} here: add it first, as it was")]
-    NoPhb {
-        /// The BUID.
-        buid: u64,
-    },
+    NoPhb { buid: u64 },
     /// Devices are attached.
     #[error("devices are attached to the PHB with BUID {buid:#x}: restore first, then attach")]
-    Attached {
-        /// The BUID.
-        buid: u64,
-    },
+    Attached { buid: u64 },
     /// A window the PHB cannot have.
     #[error("{liobn} at {start} with {size:#x} bytes is no window of the PHB with BUID {buid:#x}")]
-    Window {
-        /// The BUID.
-        buid: u64,
-        /// The window.
-        liobn: Liobn,
-        /// Its first bus address.
-        start: Iova,
-        /// Bytes.
-        size: u64,
-    },
-    /// Entries that are not in the window or not in order.
+    Window { buid: u64, liobn: Liobn, start: Iova, size: u64 },
+    /// Entries are outside the window or out of order.
     #[error("entry {first} of {liobn}, and {count} from there on: not in the window, or not in order")]
     Entries {
         /// The window.
@@ -240,7 +225,8 @@ impl Checked<'_> {
 }
 
 impl GuestIommu {
-    /// What the guest has: windows and their entries. The guest must not run meanwhile, or it has been seen at several moments.
+    /// Saves the guest's windows and their entries. The guest must not run meanwhile, or the state
+    /// is not of a single moment.
     pub fn save(&self) -> SavedIommu {
         let phb = |phb: Arc<Phb>| SavedPhb {
             buid: phb.config().buid,

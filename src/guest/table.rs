@@ -1,4 +1,4 @@
-//! A guest's TCE table: a DMA window as the guest sees it, by its LIOBN.
+//! A guest's TCE table: a DMA window as the guest sees it, named by its LIOBN.
 
 use super::entries::{Entries, Sparse};
 use super::error::HcallError;
@@ -23,18 +23,18 @@ pub(super) fn memory_limit(configured: Option<u64>, ram: &Snapshot) -> u64 {
     configured.unwrap_or_else(|| LEAST_MEMORY.saturating_add(ram.bytes() / RAM_PER_MEMORY))
 }
 
-/// What a change of a table has to reach.
+/// The backing that a change of a table must reach.
 #[derive(Debug)]
 pub(super) enum Behind {
-    /// No device: the table is all there is.
+    /// No devices: the table is all there is.
     Nothing,
     /// Devices, which see this space.
     Devices(AddressSpace),
-    /// The window was removed while a hypercall was on its way.
+    /// The window was removed while a hypercall was in progress.
     Removed,
 }
 
-/// Who holds this may change the table. The buffer is used again by every call.
+/// Write access to the table, with a buffer reused across calls.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub behind: Behind,
@@ -66,12 +66,12 @@ pub struct TceTable {
 }
 
 impl TceTable {
-    /// An empty table in the library's own memory.
+    /// Creates an empty table in the library's own memory.
     pub(super) fn new(liobn: Liobn, window: IovaRange, page: PageShift) -> Self {
         Self::over(liobn, window, page, Box::new(Sparse::new(window.len() >> page.get())))
     }
 
-    /// A table whose entries lie elsewhere.
+    /// Creates a table over existing storage of entries.
     pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
         let writer = Mutex::new(Writer { behind: Behind::Nothing, requests: Requests::default() });
         Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
@@ -96,28 +96,28 @@ impl TceTable {
         memory_limit(self.memory, ram)
     }
 
-    /// Its name.
+    /// Returns its LIOBN.
     pub fn liobn(&self) -> Liobn {
         self.liobn
     }
 
-    /// Its bus addresses.
+    /// Returns its bus addresses.
     pub fn window(&self) -> IovaRange {
         self.window
     }
 
-    /// The page of an entry.
+    /// Returns the page of an entry.
     pub fn page(&self) -> PageShift {
         self.page
     }
 
-    /// Entries.
+    /// Returns the number of entries.
     #[allow(clippy::len_without_is_empty, reason = "a window is never empty")]
     pub fn len(&self) -> u64 {
         self.window.len() >> self.page.get()
     }
 
-    /// The first entry of `count` pages at `ioba`.
+    /// Returns the index of the first entry of `count` pages at `ioba`.
     pub(super) fn index(&self, ioba: u64, count: u64) -> Result<u64, HcallError> {
         let (at, page) = (Iova(ioba), self.page);
         if ioba & page.mask() != 0 {
@@ -131,29 +131,30 @@ impl TceTable {
         }
     }
 
-    /// Whether the kernel keeps it, and answers the guest's calls for it.
+    /// Returns whether the kernel keeps it and answers the guest's calls for it.
     pub fn is_kept(&self) -> bool {
         self.entries.changes_by_itself()
     }
 
-    /// The entry at `index`; 0 where none was ever written.
+    /// Returns the entry at `index`; 0 if none was ever written.
     pub(super) fn load(&self, index: u64) -> u64 {
         self.entries.load(index)
     }
 
-    /// The bus addresses of entries.
+    /// Returns the bus addresses of entries.
     fn iova(&self, first: u64, count: u64) -> Result<IovaRange, HcallError> {
         let start = Iova(self.window.start().0 + (first << self.page.get()));
         let outside = HcallError::Outside { ioba: start, count, window: self.window };
         IovaRange::new(start, count << self.page.get()).map_err(|_| outside)
     }
 
-    /// Waits for whoever changes the table.
+    /// Locks the table for writing.
     pub(super) fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock()
     }
 
-    /// Puts `values` at `first`, all or none: checked whole, then given to the kernel, then entered. Indices were checked.
+    /// Sets `values` at `first`, all or none: checks them all, updates the kernel, then stores
+    /// them. The caller has checked the indices.
     pub(super) fn put(&self, ram: &GuestRam, first: u64, values: &[u64]) -> Result<(), HcallError> {
         let Writer { behind, requests } = &mut *self.lock();
         let memory = ram.memory();
@@ -188,8 +189,8 @@ impl TceTable {
         Ok(())
     }
 
-    /// The same where some of the values clear: what is mapped is entered before anything is unmapped, so that table and
-    /// devices agree should the kernel refuse half way.
+    /// Does the same if some of the values clear: mappings are stored before anything is unmapped,
+    /// so that table and devices agree if the kernel refuses halfway.
     fn put_and_clear(
         &self,
         space: &AddressSpace,
@@ -229,11 +230,11 @@ impl TceTable {
         Ok(())
     }
 
-    /// Everything the table maps, as requests to a space, in order.
+    /// Returns everything the table maps, as requests to a space, in order.
     pub(super) fn requests(&self, ram: &GuestRam) -> Result<Vec<MapRequest>, HcallError> {
         let mut requests = Requests::default();
         let ram = ram.snapshot();
-        // RAM whose removal was refused is mapped still.
+        // RAM whose removal was refused is still mapped.
         let mut pages = runs::Pages::new(&ram).even_leaving();
         let mut result = Ok(());
         self.each_leading(0, self.len(), &mut |first, tce| {
@@ -245,7 +246,8 @@ impl TceTable {
         result.map(|()| requests.into_vec())
     }
 
-    /// Tells the space what the kernel mapped for `count` entries from `first` on. With the lock held.
+    /// Syncs the space with what the kernel mapped for `count` entries from `first` on. The caller
+    /// holds the lock.
     pub(super) fn observe(
         &self,
         space: &AddressSpace,
@@ -269,7 +271,7 @@ impl TceTable {
         let mut found = Requests::default();
         self.each_leading(first, count, &mut |index, tce| {
             let run = Run { first: index, count: 1, tce };
-            // What leads to no RAM the kernel has not mapped.
+            // The kernel has not mapped what leads to no RAM.
             let _ = self.iova(index, 1).and_then(|iova| found.add(&run, iova, self.page, &mut pages));
         });
         if count != 0 {
@@ -278,7 +280,7 @@ impl TceTable {
         Ok(())
     }
 
-    /// Adds the bus addresses that lead into `range` of the guest's memory.
+    /// Appends the bus addresses that lead into `range` of the guest's memory.
     pub(super) fn pointing(&self, range: GuestRange, found: &mut Vec<IovaRange>) {
         let _writer = self.lock();
         let page = self.page;
@@ -297,7 +299,7 @@ impl TceTable {
         });
     }
 
-    /// Calls `visit` with every entry that is not 0, in order: index and TCE.
+    /// Calls `visit` with every entry other than 0, in order: index and TCE.
     pub fn each(&self, visit: &mut dyn FnMut(u64, u64)) {
         self.each_run(&mut |first, count, tce| (first..first + count).for_each(|index| visit(index, tce)));
     }
@@ -336,7 +338,7 @@ impl TceTable {
         }
     }
 
-    /// Forgets all entries.
+    /// Clears all entries.
     pub(super) fn forget(&self) {
         self.entries.fill(0, self.len(), 0);
     }

@@ -1,33 +1,36 @@
-//! The RTAS calls for dynamic DMA windows, and the tokens a guest names them with.
+//! RTAS calls for dynamic DMA windows, and the tokens with which a guest names them.
 
-/// An RTAS call that is ours.
+/// An RTAS call handled here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RtasCall {
-    /// `ibm,query-pe-dma-window`: config address, BUID high, low; 5 results, or 6 with a 64-bit block.
+    /// `ibm,query-pe-dma-window`: config address, BUID high, low; 5 results, or 6 with a 64-bit
+    /// block.
     QueryPeDmaWindow,
-    /// `ibm,create-pe-dma-window`: config address, BUID high, low, page shift, window shift; status, LIOBN, address high, low.
+    /// `ibm,create-pe-dma-window`: config address, BUID high, low, page shift, window shift;
+    /// status, LIOBN, address high, low.
     CreatePeDmaWindow,
     /// `ibm,remove-pe-dma-window`: LIOBN; status.
     RemovePeDmaWindow,
-    /// `ibm,reset-pe-dma-window`: config address, BUID high, low, and perhaps 1 for limited addressing; status.
+    /// `ibm,reset-pe-dma-window`: config address, BUID high, low, and optionally 1 for limited
+    /// addressing; status.
     ResetPeDmaWindow,
 }
 
-/// RTAS tokens of the calls for dynamic windows: any four numbers that no other call has.
+/// RTAS tokens of the calls for dynamic windows: any four numbers that no other call uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DdwTokens {
-    /// `ibm,query-pe-dma-window`.
+    /// Token of `ibm,query-pe-dma-window`.
     pub query: u32,
-    /// `ibm,create-pe-dma-window`.
+    /// Token of `ibm,create-pe-dma-window`.
     pub create: u32,
-    /// `ibm,remove-pe-dma-window`.
+    /// Token of `ibm,remove-pe-dma-window`.
     pub remove: u32,
-    /// `ibm,reset-pe-dma-window`.
+    /// Token of `ibm,reset-pe-dma-window`.
     pub reset: u32,
 }
 
 impl DdwTokens {
-    /// The call with that token.
+    /// Returns the call with that token.
     pub fn call(&self, token: u32) -> Option<RtasCall> {
         match token {
             _ if token == self.query => Some(RtasCall::QueryPeDmaWindow),
@@ -38,7 +41,7 @@ impl DdwTokens {
         }
     }
 
-    /// Names and tokens, as they stand in the `/rtas` node.
+    /// Returns names and tokens, as in the `/rtas` node.
     pub fn names(&self) -> [(&'static str, u32); 4] {
         [
             ("ibm,query-pe-dma-window", self.query),

@@ -1,4 +1,4 @@
-//! Where a bus address leads in the guest's memory: for devices the VMM emulates.
+//! Translates bus addresses to the guest's memory, for devices that the VMM emulates.
 
 use super::liobn::Liobn;
 use super::memory::NoMemory;
@@ -9,26 +9,26 @@ use crate::addr::{GuestAddr, Iova, PageShift};
 use crate::permission::Permission;
 use core::ops::Range;
 
-/// Where a bus address leads.
+/// Where a bus address leads in the guest: the result of a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestTranslation {
-    /// The guest's address.
+    /// Guest address.
     pub guest: GuestAddr,
     /// What the device may do there.
     pub permission: Permission,
-    /// The window's page: it leads on to the end of it, and no further.
+    /// The window's page: the translation holds up to its end, and no further.
     pub page: PageShift,
 }
 
 impl GuestTranslation {
-    /// The bits of an address within the page.
+    /// Returns the mask of the address bits within the page.
     pub fn mask(&self) -> u64 {
         self.page.mask()
     }
 }
 
 impl TceTable {
-    /// Where `iova` leads; `None` outside the window, and where the guest gave no rights. Waits for nobody.
+    /// Translates `iova`; `None` outside the window, and where the guest gave no rights. Lock-free.
     pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
         let page = self.page();
         let offset = iova.0.checked_sub(self.window().start().0).filter(|_| self.window().contains(iova))?;
@@ -142,7 +142,7 @@ impl Phb {
 }
 
 impl GuestIommu {
-    /// Where `iova` leads in the window with that LIOBN.
+    /// Translates `iova` in the window with that LIOBN.
     pub fn translate(&self, liobn: Liobn, iova: Iova) -> Option<GuestTranslation> {
         self.with_table(liobn, |table| Ok(table.translate(iova))).ok()?
     }

@@ -1,4 +1,5 @@
-//! rust-vmm's `vm-memory`: its guest memory as ours, and our translation as its IOMMU.
+//! Adapters to rust-vmm's `vm-memory`: its guest memory for this crate, and this crate's
+//! translation as its IOMMU.
 
 use super::memory::{GuestMemory, NoMemory, Slot};
 use super::phb::Phb;
@@ -13,8 +14,8 @@ use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, Permissions,
 };
 
-/// Guest memory of `vm-memory`: whatever gives it, such as an `Arc<GuestMemoryMmap>`, or a `GuestMemoryAtomic` where memory
-/// is plugged.
+/// Guest memory of `vm-memory`, from any source: for example an `Arc<GuestMemoryMmap>`, or a
+/// `GuestMemoryAtomic` if memory is plugged.
 pub struct VmMemory<S>(pub S);
 
 impl<S> VmMemory<S>
@@ -81,7 +82,7 @@ where
     S: GuestAddressSpace + Send + Sync,
     S::M: GuestMemoryBackend,
 {
-    /// Regions that the process has mapped; others cannot be registered.
+    /// Returns the regions that the process has mapped; others cannot be registered.
     fn slots(&self) -> Vec<Slot> {
         self.0.memory().iter().filter_map(slot).collect()
     }
@@ -102,7 +103,8 @@ where
     }
 }
 
-/// What devices behind a PHB see, for virtio back ends: `IommuMemory::new(memory, PhbIommu::new(phb), …)`.
+/// The view of devices on a PHB, for virtio back ends: `IommuMemory::new(memory,
+/// PhbIommu::new(phb), …)`.
 ///
 /// Nothing is kept from one access to the next, so nothing has to be invalidated: each looks at the guest's tables, and waits for
 /// no hypercall. An access spans 65 536 TCEs at most; a longer one fails, since its length is the guest's.
@@ -110,7 +112,7 @@ where
 pub struct PhbIommu(Arc<Phb>);
 
 impl PhbIommu {
-    /// The IOMMU of a PHB.
+    /// Creates the IOMMU of a PHB.
     pub fn new(phb: Arc<Phb>) -> Self {
         Self(phb)
     }

@@ -3,14 +3,14 @@
 use super::Fd;
 use crate::uapi::{eeh, spapr, vfio};
 
-/// What can be opened.
+/// A file to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Node<'a> {
     /// `/dev/vfio/vfio`.
     Container,
     /// `/dev/vfio/N`.
     Group(u32),
-    /// A device of an open group, by its name: the PCI address, `0000:00:00.0`.
+    /// A device of an open group, by name: its PCI address, `0000:00:00.0`.
     Device {
         /// The group's file.
         group: Fd,
@@ -65,7 +65,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The call's name in the kernel's headers.
+    /// Returns the call's name in the kernel's headers.
     pub fn name(&self) -> &'static str {
         match self {
             Self::GetApiVersion => "VFIO_GET_API_VERSION",

@@ -1,11 +1,12 @@
-//! Every kernel call of the crate: built, traced, judged.
+//! Makes every kernel call of the crate: builds it, traces it and checks its result.
 //!
-//! One thin function per ioctl. Success is what the kernel means by it: exactly 0, but for the few calls whose result is
-//! a value. `VFIO_IOMMU_MAP_DMA`, `_UNMAP_DMA` and `_REGISTER_MEMORY` fail with positive results too, and `EINTR` from
-//! pseries is the hypervisor's H_PARAMETER, so nothing here is ever retried (`drivers/vfio/vfio_iommu_spapr_tce.c`).
+//! One thin function per ioctl. Success is what the kernel means by it: exactly 0, except for the
+//! few calls whose result is a value. `VFIO_IOMMU_MAP_DMA`, `_UNMAP_DMA` and `_REGISTER_MEMORY` can
+//! also fail with positive results, and `EINTR` from pseries is the hypervisor's H_PARAMETER, so
+//! nothing here is ever retried (`drivers/vfio/vfio_iommu_spapr_tce.c`).
 //!
-//! Each call is a `tracing` event of the target `spapr_iommu::ioctl`, level `DEBUG`, with its arguments, result and
-//! duration.
+//! Each call emits a `tracing` event with target `spapr_iommu::ioctl` and level `DEBUG`, with its
+//! arguments, result and duration.
 
 use super::{Call, Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
@@ -14,7 +15,7 @@ use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
 use std::time::Instant;
 
-/// The target of the events.
+/// Target of the events.
 pub const TARGET: &str = "spapr_iommu::ioctl";
 
 /// How a call failed.
@@ -36,7 +37,7 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// The error number, if there was one.
+    /// Returns the error number, if there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self.failure {
             Failure::Errno(errno) => Some(errno),
@@ -57,7 +58,7 @@ impl fmt::Display for CallError {
     }
 }
 
-/// A call's arguments in hex, as a person reads them.
+/// Displays a call's arguments, addresses and sizes in hex.
 struct Arguments<'a>(&'a Call);
 
 impl fmt::Display for Arguments<'_> {
@@ -97,7 +98,7 @@ impl fmt::Display for Arguments<'_> {
     }
 }
 
-/// The one way to a host: runs a call and emits its event. The raw result, which nobody judged.
+/// Runs a call and traces it; all calls go through here. Returns the raw result, unchecked.
 pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
     let result = host.call(fd, call);
@@ -137,7 +138,8 @@ pub fn api_version(host: &dyn Host, container: Fd) -> Result<i32, CallError> {
     run(host, container, &mut Call::GetApiVersion)
 }
 
-/// `VFIO_CHECK_EXTENSION`: 0 for no. A yes for sPAPR is unconditional in the kernel; only `set_iommu` tells.
+/// `VFIO_CHECK_EXTENSION`; 0 means no. The kernel always says yes for sPAPR; only `set_iommu` shows
+/// whether it is true.
 pub fn check_extension(host: &dyn Host, container: Fd, extension: u32) -> Result<i32, CallError> {
     run(host, container, &mut Call::CheckExtension(extension))
 }
@@ -181,12 +183,13 @@ pub fn register_memory(host: &dyn Host, container: Fd, range: UserRange) -> Resu
     run_zero(host, container, &mut Call::RegisterMemory(register_args(range)))
 }
 
-/// `VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY`. The kernel returns 0 and loses the memory when a TCE points there.
+/// `VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY`. If a TCE points to the memory, the kernel returns 0 and
+/// loses the memory.
 pub fn unregister_memory(host: &dyn Host, container: Fd, range: UserRange) -> Result<(), CallError> {
     run_zero(host, container, &mut Call::UnregisterMemory(register_args(range)))
 }
 
-/// `VFIO_IOMMU_MAP_DMA`. The kernel checks no bounds: the caller has.
+/// `VFIO_IOMMU_MAP_DMA`. The kernel checks no bounds: the caller must.
 pub fn map_dma(
     host: &dyn Host,
     container: Fd,
@@ -210,7 +213,7 @@ pub fn unmap_dma(host: &dyn Host, container: Fd, iova: IovaRange) -> Result<(), 
     run_zero(host, container, &mut Call::UnmapDma(args))
 }
 
-/// `VFIO_IOMMU_SPAPR_TCE_CREATE`: where the window starts.
+/// `VFIO_IOMMU_SPAPR_TCE_CREATE`; returns where the window starts.
 pub fn tce_create(host: &dyn Host, container: Fd, page: PageShift, size: u64, levels: u32) -> Result<Iova, CallError> {
     let mut call = Call::TceCreate(spapr::TceCreate {
         argsz: argsz::<spapr::TceCreate>(),
@@ -232,9 +235,9 @@ pub fn tce_remove(host: &dyn Host, container: Fd, start: Iova) -> Result<(), Cal
     run_zero(host, container, &mut Call::TceRemove(args))
 }
 
-/// `VFIO_EEH_PE_OP` without error data: the state for [`eeh::op::GET_STATE`], else 0.
+/// `VFIO_EEH_PE_OP` without error data; returns the state for [`eeh::op::GET_STATE`], otherwise 0.
 pub fn eeh_pe_op(host: &dyn Host, container: Fd, op: u32) -> Result<i32, CallError> {
-    // The 12 bytes up to `op` are all the kernel asks for here; it takes a larger structure as well.
+    // The kernel needs only the 12 bytes up to `op` here; it accepts a larger structure as well.
     let args = eeh::PeOp { argsz: argsz::<eeh::PeOp>(), op, ..Default::default() };
     run(host, container, &mut Call::EehPeOp(args))
 }

@@ -1,9 +1,9 @@
-//! What a host says of itself.
+//! Facts a host reports about itself.
 
 use crate::addr::{Amount, PageShift, UserRange};
 use core::fmt;
 
-/// Who owns the IOMMU; window rules differ.
+/// The platform, which decides who owns the IOMMU and which window rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Platform {
     /// Bare metal: the kernel writes TCE tables in memory.
@@ -21,19 +21,19 @@ impl fmt::Display for Platform {
     }
 }
 
-/// Locked memory of this process.
+/// Locked memory of this process and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memlock {
     /// `RLIMIT_MEMLOCK`, bytes; `None` for no limit.
     pub limit: Option<u64>,
-    /// `VmLck`, bytes.
+    /// Bytes locked now, from `VmLck`.
     pub locked: u64,
-    /// The process has `CAP_IPC_LOCK`: it is counted, not limited.
+    /// The process has `CAP_IPC_LOCK`: its memory is counted but not limited.
     pub unlimited: bool,
 }
 
 impl Memlock {
-    /// Bytes that are missing to lock `more`; 0 when they may be locked.
+    /// Returns the bytes missing to lock `more`; 0 if they may be locked.
     pub fn missing(&self, more: u64) -> u64 {
         match self.limit {
             Some(limit) if !self.unlimited => self.locked.saturating_add(more).saturating_sub(limit),
@@ -45,21 +45,21 @@ impl Memlock {
 /// A stretch of user memory of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Where.
+    /// User addresses.
     pub range: UserRange,
-    /// Its page size: the host's, or a huge page's with hugetlb. Transparent huge pages do not count.
+    /// Page size: the host's, or a huge page's with hugetlb. Transparent huge pages do not count.
     pub page: PageShift,
-    /// Whether it can be pinned for DMA: readable, writable memory of the process; not a device's, and
-    /// not a shared mapping of a file that is written back to its file system.
+    /// Whether it can be pinned for DMA: readable, writable memory of the process, neither a
+    /// device's nor a shared mapping of a file that is written back to its file system.
     pub pinnable: bool,
 }
 
 /// An IOMMU group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupFacts {
-    /// Its number: `/dev/vfio/N`.
+    /// Group number: `/dev/vfio/N`.
     pub number: u32,
-    /// Its devices, by address.
+    /// Devices, by address.
     pub devices: Vec<PciDevice>,
 }
 
@@ -68,15 +68,16 @@ pub struct GroupFacts {
 pub struct PciDevice {
     /// PCI address, `0000:00:00.0`.
     pub address: String,
-    /// Vendor and device identity.
+    /// Vendor and device ID.
     pub id: (u16, u16),
-    /// The driver it is bound to.
+    /// The driver it is bound to, if any.
     pub driver: Option<String>,
 }
 
-/// What stands between a user and VFIO, with the remedy.
+/// An obstacle between a user and VFIO, with its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum Obstacle {
     /// Not a POWER machine.
     #[error("this machine is no POWER machine ({arch}), sPAPR TCE exists only there: use a `model::Model` here")]
@@ -89,62 +90,34 @@ pub enum Obstacle {
     NoVfio,
     /// A module is missing.
     #[error("the kernel module {module} is not loaded: `modprobe {module}`")]
-    NoModule {
-        /// Its name.
-        module: &'static str,
-    },
+    NoModule { module: &'static str },
     /// The kernel cannot do VFIO on POWER.
     #[error("Linux {release} cannot bind vfio-pci on POWER (5.19 to 6.3 refuse it with EINVAL): run 6.12 or newer")]
-    KernelTooOld {
-        /// Its release.
-        release: String,
-    },
-    /// There is no such group node.
+    KernelTooOld { release: String },
+    /// The node of the group is missing.
     #[error(
         "/dev/vfio/{group} is missing: no device of IOMMU group {group} is bound to vfio-pci (groups with vfio-pci: {}): \
          bind {}, and the other devices of its group, with `host::vfio::bind::Binder`",
         List(present),
         device.as_deref().unwrap_or("one")
     )]
-    NoGroup {
-        /// The group that was asked for.
-        group: u32,
-        /// A device of that group.
-        device: Option<String>,
-        /// The groups that are there.
-        present: Vec<u32>,
-    },
-    /// No right to open.
+    NoGroup { group: u32, device: Option<String>, present: Vec<u32> },
+    /// No permission to open the node.
     #[error("no permission to open {path}: run as root, or `chown` it to this user")]
-    Permission {
-        /// The file.
-        path: String,
-    },
-    /// There is no such group at all.
+    Permission { path: String },
+    /// The group does not exist.
     #[error(
         "IOMMU group {group} does not exist (groups of this machine: {}): take the group of your device from \
          `/sys/bus/pci/devices/ADDRESS/iommu_group`",
         List(known)
     )]
-    UnknownGroup {
-        /// The group that was asked for.
-        group: u32,
-        /// The groups that exist.
-        known: Vec<u32>,
-    },
+    UnknownGroup { group: u32, known: Vec<u32> },
     /// The group has no such device.
     #[error(
         "IOMMU group {group} has no device {device}, it has {}: give one of these, or the device's own group",
         devices.join(", ")
     )]
-    NoDevice {
-        /// The group.
-        group: u32,
-        /// The address that was asked for.
-        device: String,
-        /// The addresses of the group's devices.
-        devices: Vec<String>,
-    },
+    NoDevice { group: u32, device: String, devices: Vec<String> },
     /// The device has no driver.
     #[error("{device} is bound to no driver: bind it to vfio-pci with `host::vfio::bind::Binder`")]
     NotBound {
@@ -155,20 +128,10 @@ pub enum Obstacle {
     #[error(
         "/dev/vfio/{group} is open in {process} (process {pid}): a group has one opener at a time; end that process"
     )]
-    HeldBy {
-        /// The group.
-        group: u32,
-        /// The process's number.
-        pid: u32,
-        /// Its name.
-        process: String,
-    },
-    /// Somebody has the group open.
+    HeldBy { group: u32, pid: u32, process: String },
+    /// The group is open in another process, which could not be determined.
     #[error("/dev/vfio/{group} is open elsewhere: a group has one opener at a time; end the other process")]
-    Busy {
-        /// The group.
-        group: u32,
-    },
+    Busy { group: u32 },
     /// A host driver holds a device of the group.
     #[error(
         "IOMMU group {group} is not viable: {device} is bound to {driver}: bind it to vfio-pci with \

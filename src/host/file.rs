@@ -15,12 +15,12 @@ impl File {
         Ok(Self { host: Arc::clone(host), fd: host.open(node)? })
     }
 
-    /// Its number in the host's table.
+    /// Returns its number in the host's table.
     pub fn fd(&self) -> Fd {
         self.fd
     }
 
-    /// The host it is open on.
+    /// Returns the host it is open on.
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.host
     }

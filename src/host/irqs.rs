@@ -1,4 +1,5 @@
-//! `VFIO_DEVICE_SET_IRQS`: built, traced and judged, as [`calls`](super::calls) does with the others.
+//! Makes `VFIO_DEVICE_SET_IRQS`: builds it, traces it and checks its result, as
+//! [`calls`](super::calls) does for the others.
 
 use super::calls::{Failure, TARGET};
 use super::{Errno, Fd, Host};
@@ -14,7 +15,8 @@ use std::time::Instant;
 pub struct IrqsError {
     /// The call's structure.
     pub set: IrqSet,
-    /// How it failed. A positive result is how many vectors of MSI or MSI-X can be had, fewer than asked.
+    /// How it failed. A positive result is how many MSI or MSI-X vectors are available, fewer than
+    /// requested.
     pub failure: Failure,
 }
 
@@ -39,7 +41,7 @@ impl fmt::Display for Arguments<'_> {
     }
 }
 
-/// The raw result, which nobody judged.
+/// Runs the call and traces it. Returns the raw result, unchecked.
 pub fn bare(host: &dyn Host, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
     let result = host.set_irqs(device, set, eventfds);

@@ -1,5 +1,5 @@
-//! Locked memory: asked before the kernel is, because a refused charge is lost (a failed window creation never gives
-//! its charge back: `tce_iommu_create_table`).
+//! Checks the limit of locked memory before the kernel is called, because a refused charge is lost:
+//! a failed window creation never gives its charge back (`tce_iommu_create_table`).
 
 use crate::addr::Amount;
 use crate::host::{Errno, Host, Memlock};
@@ -7,8 +7,9 @@ use crate::host::{Errno, Host, Memlock};
 /// Why bytes cannot be locked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum MemlockError {
-    /// Over the limit.
+    /// More than the limit allows.
     #[error(
         "{} to lock for {what} are {} more than allowed ({memlock}): raise the limit to {} KiB or more (`ulimit -l`, \
          LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",

@@ -1,17 +1,17 @@
 //! Memory of the process a host looks at: the running process's, or the model's.
 //!
-//! Scenarios and tests take their memory here, so that the same steps run on both hosts. A library user's own memory
-//! needs none of this.
+//! Scenarios and tests allocate their memory here, so that the same steps run on both hosts.
+//! Library users do not need it for their own memory.
 
 use super::Errno;
 use crate::addr::{PageShift, UserAddr, UserRange};
 
-/// What a piece of memory allows.
+/// Access allowed to a piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// Nothing.
+    /// No access.
     None,
-    /// Reading.
+    /// Reading only.
     Read,
     /// Reading and writing.
     ReadWrite,
@@ -29,19 +29,19 @@ pub trait LentMemory: Send + Sync + core::fmt::Debug {
 
 /// Gets and gives back memory.
 pub trait Memory {
-    /// Memory of `size` bytes, zeroed, aligned to the larger of 64 KiB and `page`; `page` is the host's page, or one
-    /// of hugetlb.
+    /// Allocates `size` zeroed bytes, aligned to the larger of 64 KiB and `page`; `page` is the
+    /// host's page, or one of hugetlb.
     fn allocate(&self, size: u64, page: PageShift) -> Result<UserRange, Errno>;
 
-    /// Gives memory, or a part of it, back: there is a hole afterwards.
+    /// Frees memory or a part of it, which leaves a hole.
     fn free(&self, range: UserRange) -> Result<(), Errno>;
 
-    /// Changes what is allowed.
+    /// Changes the access allowed to memory.
     fn protect(&self, range: UserRange, protection: Protection) -> Result<(), Errno>;
 
-    /// Reads bytes.
+    /// Reads `data.len()` bytes at `at`.
     fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno>;
 
-    /// Writes bytes.
+    /// Writes `data` at `at`.
     fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno>;
 }

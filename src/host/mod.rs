@@ -1,19 +1,19 @@
-//! The seam between the manager and a kernel.
+//! The interface between the manager and a kernel.
 //!
 //! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it. [`vfio::Vfio`] is the running
 //! kernel, the feature `model` has the kernel in process. What lies above the seam is written once
 //! and runs on both.
 //!
-//! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper round a host ([`Wrapper`]) is one
-//! function, and a test can say exactly what the kernel is told. Nobody above runs a bare
-//! call: [`calls`] builds, traces and judges them.
+//! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper around a
+//! host ([`Wrapper`]) is one function, and a test can state exactly what the kernel is told. Code
+//! above never runs a raw call: [`calls`] builds, traces and checks them.
 
 pub mod calls;
 pub mod irqs;
 pub mod memory;
 pub mod vfio;
 
-// Where the model was before it became a feature.
+// The model's former path, from before it became a feature.
 #[cfg(feature = "model")]
 #[doc(hidden)]
 pub use crate::model;
@@ -57,22 +57,25 @@ impl fmt::Display for Fd {
 
 /// A kernel with VFIO and sPAPR TCE, seen from one process.
 ///
-/// Implementations do what they are told and say what came of it, traps included: they neither check nor protect.
+/// Implementations pass calls through unchanged and report raw results; they validate nothing.
 pub trait Host: Send + Sync + fmt::Debug {
     /// Opens a container, a group, or (by `VFIO_GROUP_GET_DEVICE_FD`) a device.
     fn open(&self, node: Node<'_>) -> Result<Fd, Errno>;
 
-    /// Closes a file; nothing happens when it is not open.
+    /// Closes a file; does nothing if it is not open.
     fn close(&self, fd: Fd);
 
-    /// Runs an ioctl. `Ok` is the kernel's raw result, positive ones included; what the kernel writes back is in `call`.
+    /// Runs an ioctl. `Ok` is the kernel's raw result, even if positive; the kernel's answer is
+    /// written to `call`.
     fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
 
-    /// `VFIO_DEVICE_SET_IRQS`, which is no [`Call`] since its data has any length. `eventfds` is the data, with -1 for `None`,
-    /// and empty where `set` says that there is none; `argsz` is filled in.
+    /// `VFIO_DEVICE_SET_IRQS`, which is not a [`Call`] since its data has any length. `eventfds` is
+    /// the data, with -1 for `None`, and is empty where `set` says there is none; `argsz` is filled
+    /// in.
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno>;
 
-    /// Opens region `index` of a device for access; index and size as `VFIO_DEVICE_GET_REGION_INFO` tells them.
+    /// Opens region `index` of a device for access; index and size are those of
+    /// `VFIO_DEVICE_GET_REGION_INFO`.
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
 
     /// The parts of region `index` that [`Self::map_area`] can map; none on a model, whose
@@ -92,38 +95,41 @@ pub trait Host: Send + Sync + fmt::Debug {
         None
     }
 
-    /// PowerNV or pSeries; `None` when this is no POWER machine.
+    /// Returns the platform, PowerNV or pSeries; `None` on a machine other than POWER.
     fn platform(&self) -> Option<Platform>;
 
-    /// The page size of the host kernel.
+    /// Returns the page size of the host kernel.
     fn page_shift(&self) -> PageShift;
 
-    /// Locked memory: how much there is, and how much may be.
+    /// Returns how much memory is locked, and how much may be.
     fn memlock(&self) -> Result<Memlock, Errno>;
 
-    /// Memory of the machine that could be used, bytes; `None` where it is not known. A table takes it at once on pseries.
+    /// Returns the machine's available memory in bytes; `None` if unknown. On pseries a TCE table
+    /// takes all its memory from it at once.
     fn available_memory(&self) -> Option<u64>;
 
-    /// What backs a range of user memory, in address order; what is missing between the extents is not mapped.
+    /// Returns the backing of a range of user memory, in address order; gaps between the extents
+    /// are not mapped.
     fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno>;
 
-    /// The IOMMU groups with their devices, lowest group first.
+    /// Returns the IOMMU groups with their devices, lowest group first.
     fn groups(&self) -> Vec<GroupFacts>;
 
-    /// New memory of this process for devices to share: `size` bytes, zeroed, in whole pages of `page`, which is the host's
-    /// page or one of hugetlb, and aligned to it and to 64 KiB.
+    /// Allocates memory of this process for devices to share: `size` zeroed bytes in whole pages of
+    /// `page`, which is the host's page or one of hugetlb, aligned to `page` and to 64 KiB.
     fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno>;
 
-    /// Lets the kernel see memory of this process that was not made by [`Self::share`]. The running kernel sees all of it; a
-    /// model sees nothing else, and takes whole pages of its own size.
+    /// Makes memory of this process that [`Self::share`] did not allocate visible to the kernel.
+    /// The running kernel sees all of it; a model sees only what is adopted, in whole pages of its
+    /// own size.
     fn adopt(&self, _memory: &Shared) -> Result<(), Errno> {
         Ok(())
     }
 
-    /// Ends what [`Self::share`] or [`Self::adopt`] began, before the memory goes.
+    /// Ends [`Self::share`] or [`Self::adopt`], before the memory is freed.
     fn disown(&self, _memory: &Shared) {}
 
-    /// What stands in the way of opening or using `node`, once it failed.
+    /// Returns the obstacle to opening or using `node`, after that failed.
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle>;
 }
 
@@ -138,7 +144,7 @@ pub struct RegionArea {
 
 /// Access to one region of a device.
 pub trait Region: Send + Sync {
-    /// Size in bytes.
+    /// Returns the size in bytes.
     fn size(&self) -> u64;
 
     /// Reads `data.len()` bytes at `offset`; 1, 2, 4 and 8 aligned bytes of a BAR are one access. Bytes as they lie in
@@ -146,6 +152,6 @@ pub trait Region: Send + Sync {
     /// it sleeps.
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno>;
 
-    /// Writes, likewise.
+    /// Writes `data` at `offset`, with the same accesses and byte order as [`Self::read`].
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno>;
 }

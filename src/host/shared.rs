@@ -42,7 +42,7 @@ struct Inner {
 }
 
 enum Owner {
-    /// A mapping of its own, with what was mapped in excess for the sake of alignment.
+    /// A mapping made here, including the excess mapped for alignment.
     Mapping { base: NonNull<c_void>, len: usize },
     /// A mapping of a file.
     File { base: NonNull<c_void>, len: usize, may_shrink: bool },
@@ -59,7 +59,7 @@ unsafe impl Send for Inner {}
 unsafe impl Sync for Inner {}
 
 impl Shared {
-    /// Anonymous memory, as [`map_anonymous`] makes it.
+    /// Allocates anonymous memory with [`map_anonymous`].
     pub(super) fn anonymous(size: u64, page: PageShift, host: PageShift, align: PageShift) -> Result<Self, Errno> {
         let (start, len, range) = map_anonymous(size, page, host, align)?;
         let base = start.map_addr(|at| at.saturating_add((range.start().0 - address(start)) as usize));
@@ -107,7 +107,7 @@ impl Shared {
         Err(Errno::EEXIST)
     }
 
-    /// Zeroed memory of the allocator, for the kernel in process.
+    /// Allocates zeroed memory from the allocator, for the kernel in process.
     #[cfg(feature = "model")]
     pub(crate) fn heap(size: u64, align: PageShift) -> Result<Self, Errno> {
         if size == 0 {
@@ -130,8 +130,8 @@ impl Shared {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Runs `f` with a slice as memory to share. Afterwards, and when `f` panics, no clone reaches the slice any more; taking it
-    /// from devices before that is the affair of `f`.
+    /// Runs `f` with a slice as memory to share. Afterwards, even if `f` panics, no clone reaches
+    /// the slice any longer; `f` must take it back from devices before that.
     pub(crate) fn with_slice<R>(slice: &mut [u8], f: impl FnOnce(&Self) -> R) -> Result<R, Errno> {
         let len = slice.len() as u64;
         let base = NonNull::from(slice).cast::<c_void>();
@@ -143,7 +143,7 @@ impl Shared {
         Ok(f(&shared.0))
     }
 
-    /// Its addresses in this process.
+    /// Returns its addresses in this process.
     pub fn range(&self) -> UserRange {
         self.0.range
     }
@@ -205,7 +205,7 @@ impl Inner {
         if end.is_some_and(|end| end <= self.range.len()) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
-    /// Runs `f` while the memory is there.
+    /// Runs `f` while the memory is valid.
     fn with(&self, f: impl FnOnce(*mut c_void)) -> Result<(), Errno> {
         let lent = match &self.owner {
             Owner::Borrowed(lent) => Some(lent.read()),
@@ -219,7 +219,7 @@ impl Inner {
     }
 }
 
-/// Takes a slice back from whoever still has a clone.
+/// Takes a borrowed slice back from all remaining clones when dropped.
 struct Revoked(Shared);
 
 impl Drop for Revoked {
@@ -262,8 +262,9 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Maps anonymous memory: `size` bytes in whole pages of `page`, hugetlb where that is not the host's, aligned to it and to
-/// `align`. The whole mapping, its length, and the part of it that was asked for.
+/// Maps anonymous memory: `size` bytes in whole pages of `page`, from hugetlb where that is not the
+/// host's, aligned to it and to `align`. Returns the whole mapping, its length, and the requested
+/// part of it.
 pub(super) fn map_anonymous(
     size: u64,
     page: PageShift,
@@ -278,7 +279,7 @@ pub(super) fn map_anonymous(
         let shift = i32::try_from(page.get()).map_err(|_| Errno::EINVAL)? << libc::MAP_HUGE_SHIFT;
         flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(shift);
     }
-    // The kernel aligns to the page; for more there has to be room in front.
+    // The kernel aligns to the page; a larger alignment needs room in front.
     let asked = size.checked_add(align.bytes().saturating_sub(page.bytes())).ok_or(Errno::ENOMEM)?;
     let len = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
     // SAFETY: a new mapping where the kernel finds room replaces none.

@@ -1,4 +1,4 @@
-//! Bytes that a device may change at any moment, or that are its registers.
+//! Volatile access to bytes that a device may change at any moment, or that are its registers.
 //!
 //! An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes, and each piece is one load or store: so
 //! 1, 2, 4 and 8 aligned bytes are never torn. Registers are accessed volatile ([`read`],
@@ -14,12 +14,13 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Re
 /// Reads `data.len()` bytes of registers at `offset`, in ascending order.
 ///
 /// # Safety
-/// The bytes lie in one mapping that can be read, which starts at `base` on a multiple of 8.
+/// The bytes must lie in one readable mapping, which starts at `base` on a multiple of 8.
 pub(super) unsafe fn read(base: *const c_void, offset: u64, data: &mut [u8]) {
     for (at, piece) in pieces(offset, data.len()) {
         let address = base.wrapping_byte_add(at as usize);
         let target = &mut data[piece];
-        // SAFETY: the piece lies in the mapping, as the caller says, and `pieces` aligns it to its width.
+        // SAFETY: the piece lies in the mapping, as the caller guarantees, and `pieces` aligns it
+        // to its width.
         unsafe {
             match target.len() {
                 8 => target.copy_from_slice(&address.cast::<u64>().read_volatile().to_ne_bytes()),
@@ -34,7 +35,7 @@ pub(super) unsafe fn read(base: *const c_void, offset: u64, data: &mut [u8]) {
 /// Writes `data` to registers at `offset`, in ascending order.
 ///
 /// # Safety
-/// As for [`read`], and the bytes can be written.
+/// As for [`read`], and the bytes must be writable.
 pub(super) unsafe fn write(base: *mut c_void, offset: u64, data: &[u8]) {
     for (at, piece) in pieces(offset, data.len()) {
         let address = base.wrapping_byte_add(at as usize);

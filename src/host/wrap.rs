@@ -1,4 +1,4 @@
-//! Wrappers round a host: what is not said otherwise goes through.
+//! Wrappers around a host: they forward everything they do not override.
 
 use super::{
     Call, Errno, Extent, Fd, GroupFacts, Host, MappedArea, Memlock, Node, Obstacle, Platform, Region, RegionArea,
@@ -9,19 +9,19 @@ use crate::uapi::vfio::IrqSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// A host round another one, which changes nothing but calls.
+/// A host around another one, which may change calls and nothing else.
 pub trait Wrapper: Send + Sync + core::fmt::Debug {
-    /// The host within.
+    /// The type of the host inside.
     type Inner: Host + ?Sized;
 
-    /// The host within.
+    /// Returns the host inside.
     fn inner(&self) -> &Self::Inner;
 
     /// Runs a call, or does something else instead.
     fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
 }
 
-/// A host that several share.
+/// A host shared by several owners.
 impl<H: Host + ?Sized> Wrapper for Arc<H> {
     type Inner = H;
 

@@ -1,4 +1,4 @@
-//! What the kernel was told of a VM's groups and tables, and the order in which it is told.
+//! Attaches groups and tables to KVM, in the order the kernel requires.
 
 use super::error::KvmError;
 use super::seam::{KernelTable, Kvm, TableSpec};
@@ -9,7 +9,7 @@ use crate::uapi::papr::hcall::{H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// What the kernel must be able to do.
+/// Capabilities the kernel must have.
 const NEEDED: [(u32, &str); 4] = [
     (CAP_SPAPR_TCE_64, "KVM_CAP_SPAPR_TCE_64"),
     (CAP_SPAPR_TCE_VFIO, "KVM_CAP_SPAPR_TCE_VFIO"),
@@ -17,13 +17,14 @@ const NEEDED: [(u32, &str); 4] = [
     (CAP_PPC_ENABLE_HCALL, "KVM_CAP_PPC_ENABLE_HCALL"),
 ];
 
-/// What the kernel shall answer. H_GET_TCE it answers anyhow.
+/// Hypercalls the kernel answers for a trusted guest. It answers H_GET_TCE in any case.
 const ALL: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
-/// What it answers without harm, whatever a guest asks.
+/// Hypercalls the kernel can answer safely, whatever a guest passes.
 const HARMLESS: [u64; 1] = [H_PUT_TCE];
 
-/// The acceleration of one DMA address space of a VM, which is a PHB: its groups and its tables, each group tied to each table.
-/// Another PHB has [another](Self::beside), lest its devices be reached through the tables of this one.
+/// The acceleration of one DMA address space of a VM, i.e. of one PHB: its groups and its tables,
+/// with each group attached to each table. Each PHB needs [its own](Self::beside): a group attached
+/// here is reachable through every table here.
 ///
 /// Dropping it takes the groups out of the VM and closes the tables.
 pub struct Acceleration {
@@ -40,14 +41,16 @@ struct State {
 }
 
 impl Acceleration {
-    /// Accelerates a VM that has no groups and tables yet. The kernel will answer H_PUT_TCE and H_GET_TCE;
-    /// H_PUT_TCE_INDIRECT and H_STUFF_TCE come to the VMM, whose handlers check them whole. For any guest.
+    /// Accelerates a VM that has no groups and tables yet. The kernel answers H_PUT_TCE and
+    /// H_GET_TCE; H_PUT_TCE_INDIRECT and H_STUFF_TCE go to the VMM, whose handlers check them
+    /// fully. Safe for any guest.
     pub fn new(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
         Self::with(kvm, &HARMLESS)
     }
 
-    /// The same, but the kernel answers H_PUT_TCE_INDIRECT and H_STUFF_TCE as well. For guests that are trusted like the host
-    /// itself: see [what a guest can do to the kernel](super#guests-that-are-not-trusted).
+    /// Does the same, but the kernel answers H_PUT_TCE_INDIRECT and H_STUFF_TCE as well. Only for
+    /// guests trusted as much as the host itself: see [what a guest can do to the
+    /// kernel](super#guests-that-are-not-trusted).
     pub fn trusting(kvm: Arc<dyn Kvm>) -> Result<Self, KvmError> {
         Self::with(kvm, &ALL)
     }
@@ -69,12 +72,14 @@ impl Acceleration {
         Ok(Self { kvm, state: Mutex::default(), process: Process::current() })
     }
 
-    /// The acceleration of another address space of the same VM, with no groups and tables yet.
+    /// Creates the acceleration of another address space of the same VM, with no groups and tables
+    /// yet.
     pub fn beside(&self) -> Self {
         Self { kvm: Arc::clone(&self.kvm), state: Mutex::default(), process: Process::current() }
     }
 
-    /// Adds a group, whose windows are there and whose devices are not open yet, and ties it to all tables.
+    /// Adds a group and attaches it to all tables. Its windows must exist, and its devices must not
+    /// be open yet.
     pub fn add_group(&self, group: GroupFile) -> Result<(), KvmError> {
         let state = &mut *self.state.lock();
         let number = group.number;
@@ -87,7 +92,7 @@ impl Acceleration {
             errno => call("KVM_DEV_VFIO_GROUP_ADD", errno),
         })?;
         if let Err(error) = state.tables.iter().try_for_each(|(spec, _)| self.tie(&group, spec)) {
-            // Unties the tables it was tied to as well.
+            // Detaches it from the tables it was attached to as well.
             self.delete(&group);
             return Err(error);
         }
@@ -95,7 +100,7 @@ impl Acceleration {
         Ok(())
     }
 
-    /// Takes a group out, before it is detached: tables do not reach its devices any more.
+    /// Removes a group before it is detached: tables no longer reach its devices.
     pub fn remove_group(&self, number: u32) -> Result<(), KvmError> {
         let state = &mut *self.state.lock();
         let at = state.groups.iter().position(|group| group.number == number);
@@ -104,8 +109,8 @@ impl Acceleration {
         Ok(())
     }
 
-    /// Has the kernel keep a table, once all groups have a window for it, and ties it to them. From now on the guest's
-    /// calls for it stay in the kernel. Nothing is in it.
+    /// Creates an empty table in the kernel and attaches all groups to it; each must already have a
+    /// window for it. From now on the kernel answers the guest's calls for it.
     pub fn add_table(&self, spec: TableSpec) -> Result<Arc<dyn KernelTable>, KvmError> {
         let TableSpec { liobn, window, page } = spec;
         if !window.is_aligned(page) {
@@ -128,7 +133,7 @@ impl Acceleration {
         Ok(table)
     }
 
-    /// Closes a table, before its window is removed. Calls for it come to the VMM from now on.
+    /// Closes a table before its window is removed. Calls for it go to the VMM from now on.
     pub fn remove_table(&self, liobn: u32) -> Result<(), KvmError> {
         let state = &mut *self.state.lock();
         let at = state.tables.iter().position(|(spec, _)| spec.liobn == liobn).ok_or(KvmError::NoTable { liobn })?;
@@ -137,12 +142,12 @@ impl Acceleration {
         Ok(())
     }
 
-    /// The tables the kernel keeps.
+    /// Returns the tables in the kernel.
     pub fn tables(&self) -> Vec<TableSpec> {
         self.state.lock().tables.iter().map(|(spec, _)| *spec).collect()
     }
 
-    /// The groups it knows.
+    /// Returns the numbers of the groups added.
     pub fn groups(&self) -> Vec<u32> {
         self.state.lock().groups.iter().map(|group| group.number).collect()
     }

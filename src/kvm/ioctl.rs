@@ -1,4 +1,4 @@
-//! The ioctls of KVM: number, structure, raw result.
+//! The ioctls of KVM: each with its number, structure and raw result.
 #![allow(unsafe_code, reason = "the kernel takes addresses of structures")]
 
 use super::seam::TableSpec;
@@ -27,7 +27,7 @@ pub(super) fn create_device(vm: &OwnedFd) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel reads and writes a structure of that type, which outlives the call.
     Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), CREATE_DEVICE, &raw mut device) })?;
     let raw = i32::try_from(device.fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made this file for us; nobody else knows its number.
+    // SAFETY: the kernel has just opened this file for us; nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -57,10 +57,10 @@ pub(super) fn set_spapr_tce(device: &OwnedFd, group: &OwnedFd, table: &OwnedFd) 
     set_attr(device, DEV_VFIO_GROUP_SET_SPAPR_TCE, &pair)
 }
 
-/// What an attribute of the VFIO device takes.
+/// The value that an attribute of the VFIO device takes.
 ///
 /// # Safety
-/// The type is the one the kernel reads for the attributes it is given with.
+/// The type must be the one the kernel reads for the attributes it is passed with.
 unsafe trait Attribute {}
 
 // SAFETY: a file's number, for ADD and DEL (`kvm_vfio_file_add`, `kvm_vfio_file_del`).
@@ -71,7 +71,8 @@ unsafe impl Attribute for VfioSpaprTce {}
 fn set_attr<T: Attribute>(device: &OwnedFd, attr: u64, value: &T) -> Result<(), Errno> {
     let addr = std::ptr::from_ref(value).expose_provenance() as u64;
     let attr = DeviceAttr { flags: 0, group: DEV_VFIO_GROUP, attr, addr };
-    // SAFETY: the kernel reads a structure of that type, and at its address what the attribute takes; both outlive the call.
+    // SAFETY: the kernel reads a structure of that type, and at its address what the attribute
+    // takes; both outlive the call.
     Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), SET_DEVICE_ATTR, &raw const attr) }).map(drop)
 }
 

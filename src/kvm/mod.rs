@@ -1,20 +1,21 @@
-//! TCE hypercalls answered by the kernel: acceleration by KVM.
+//! Acceleration by KVM: the kernel answers TCE hypercalls.
 //!
-//! A VMM that runs its guest on KVM gives the VM's file to [`Vm`], and an [`Acceleration`] of it keeps what the kernel has to
-//! be told: which groups are behind which TCE tables. From then on H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE and
-//! H_GET_TCE of these tables do not leave the kernel, but for what it cannot do: that comes to the VMM as without
-//! acceleration.
+//! A VMM that runs its guest on KVM gives the VM's file to [`Vm`]. An [`Acceleration`] of it tells
+//! the kernel which groups are attached to which TCE tables. From then on the kernel answers
+//! H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE and H_GET_TCE of these tables itself. What it cannot
+//! handle goes to the VMM, as without acceleration.
 //!
 //! # Order
-//! The kernel takes little of this in any other order (`virt/kvm/vfio.c`, `arch/powerpc/kvm/book3s_64_vio.c`), and
-//! [`Acceleration`] keeps it: a group is added before its devices are opened; a table is tied to a group's window, which
-//! has to be there before; a group that joins is tied to all tables there are; a table is closed, or its groups deleted,
-//! before its window is removed: else the kernel goes on filling a table no device looks at.
+//! The kernel accepts few of these steps in any other order (`virt/kvm/vfio.c`,
+//! `arch/powerpc/kvm/book3s_64_vio.c`), and [`Acceleration`] keeps it. A group is added before its
+//! devices are opened. A table is attached to a group's window, which must already exist. A group
+//! that joins is attached to all existing tables. A table is closed, or its groups removed, before
+//! its window is removed; otherwise the kernel goes on filling a table that no device uses.
 //!
 //! # What the kernel does by itself
-//! Maps the guest makes are counted by the kernel, not by the registry: memory a table may lead to has to stay registered
-//! until the table is read ([`KernelTable::load`]) or gone, since what is unregistered while a TCE leads to it is lost until
-//! the machine restarts.
+//! The kernel, not the registry, counts the mappings that the guest makes. Memory a table may lead
+//! to must stay registered until the table is read ([`KernelTable::load`]) or gone, since memory
+//! that is unregistered while a TCE leads to it is lost until the machine restarts.
 //!
 //! # Guests that are not trusted
 //! A guest can bring a bare-metal host down through H_PUT_TCE_INDIRECT in the kernel: a TCE without rights that has other

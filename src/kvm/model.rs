@@ -36,43 +36,44 @@ struct ModelTable {
 }
 
 impl KvmModel {
-    /// A VM without groups and tables, on a kernel that can all that is needed.
+    /// Creates a VM without groups and tables, on a kernel with every capability needed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The kernel lacks a capability.
+    /// Makes the kernel lack a capability.
     pub fn lack(&self, capability: u32) {
         self.0.lock().missing = Some(capability);
     }
 
-    /// A table may have no more entries than that: `RLIMIT_MEMLOCK`.
+    /// Limits the entries of a table, as `RLIMIT_MEMLOCK` does.
     pub fn limit(&self, entries: u64) {
         self.0.lock().memlock = Some(entries);
     }
 
-    /// What windows an attached group has now. A group nothing was said of is none to the kernel.
+    /// Sets the windows an attached group has now. Groups without this call do not exist for the
+    /// kernel.
     pub fn set_windows(&self, group: u32, windows: &[GroupWindow]) {
         self.0.lock().windows.insert(group, windows.to_vec());
     }
 
-    /// What the kernel was told since the last time, in order, with its errors.
+    /// Returns and clears the log of calls to the kernel, in order, with their errors.
     pub fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().log)
     }
 
-    /// The groups it knows.
+    /// Returns the groups added.
     pub fn groups(&self) -> Vec<u32> {
         self.0.lock().groups.clone()
     }
 
-    /// The tables it keeps, by LIOBN: what its guest sees and changes.
+    /// Returns the table with that LIOBN, as the guest sees and changes it.
     pub fn table(&self, liobn: u32) -> Option<Arc<dyn KernelTable>> {
         let table = Arc::clone(self.0.lock().tables.get(&liobn)?);
         Some(table)
     }
 
-    /// Groups and the LIOBNs of the tables they are tied to.
+    /// Returns pairs of a group and the LIOBN of a table it is attached to.
     pub fn ties(&self) -> Vec<(u32, u32)> {
         self.0.lock().ties.clone()
     }
@@ -154,7 +155,8 @@ impl State {
         Ok(table)
     }
 
-    /// `kvm_spapr_tce_attach_iommu_group`: the group's window with the same start, a page no larger and no fewer bytes.
+    /// `kvm_spapr_tce_attach_iommu_group`: needs a window of the group with the same start, a page
+    /// no larger and no fewer bytes.
     fn tie(&mut self, group: u32, liobn: u32) -> Result<(), Errno> {
         if !self.groups.contains(&group) {
             return Err(Errno::ENOENT);

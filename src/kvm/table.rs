@@ -1,7 +1,7 @@
 //! A view of a table the kernel keeps: a native-endian TCE for each page, shared with the kernel.
 //!
-//! The view keeps the table open, so closing replaces it with anonymous memory in the same place: readers that know nothing
-//! of it see zeros, and wait for nobody.
+//! The view keeps the table open, so closing replaces it with anonymous memory in the same place:
+//! readers need not know and see zeros. Reads are lock-free.
 #![allow(unsafe_code, reason = "the table is the kernel's memory")]
 
 use super::seam::KernelTable;
@@ -24,7 +24,8 @@ pub(super) struct MappedTable {
     file: Mutex<Option<OwnedFd>>,
 }
 
-// SAFETY: the mapping belongs to this object alone; it is only accessed through atomics, and shared with the kernel.
+// SAFETY: the mapping belongs to this object alone; it is only accessed through atomics, and shared
+// with the kernel.
 unsafe impl Send for MappedTable {}
 // SAFETY: as above.
 unsafe impl Sync for MappedTable {}
@@ -32,7 +33,7 @@ unsafe impl Sync for MappedTable {}
 const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 impl MappedTable {
-    /// Maps a table of `entries`, which the kernel takes in whole pages.
+    /// Maps a table of `entries`; the kernel sizes it in whole pages.
     pub(super) fn new(file: OwnedFd, entries: u64) -> Result<Self, Errno> {
         let bytes = entries.checked_mul(8).and_then(|bytes| usize::try_from(bytes).ok());
         let len = bytes.and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
@@ -41,19 +42,20 @@ impl MappedTable {
         Ok(Self { base, len, entries, file: Mutex::new(Some(file)) })
     }
 
-    /// Runs `f` with the table's file; `EBADF` once it was closed.
+    /// Runs `f` with the table's file; `EBADF` after it was closed.
     pub(super) fn with_file<R>(&self, f: impl FnOnce(&OwnedFd) -> Result<R, Errno>) -> Result<R, Errno> {
         f(self.file.lock().as_ref().ok_or(Errno::EBADF)?)
     }
 
-    /// Closes the table.
+    /// Closes the table and leaves zeros in its place.
     pub(super) fn close(&self) {
         let file = self.file.lock().take();
         if file.is_none() {
             return;
         }
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
-        // SAFETY: replaces the mapping that `new` made, whole and in one step; atomics at the same addresses remain valid.
+        // SAFETY: replaces the mapping that `new` made, whole and in one step; atomics at the same
+        // addresses remain valid.
         if let Err(errno) = unsafe { mmap_anonymous(Some(self.base.addr()), self.len, READ_WRITE, flags) } {
             tracing::warn!(%errno, "the view of a closed TCE table stays, and keeps it open");
         }
@@ -63,7 +65,8 @@ impl MappedTable {
         if index >= self.entries {
             return None;
         }
-        // SAFETY: the mapping has `entries` words and begins at a page; nobody accesses it but through atomics.
+        // SAFETY: the mapping has `entries` words and begins at a page; all accesses to it are
+        // atomic.
         Some(unsafe { self.base.cast::<AtomicU64>().add(index as usize).as_ref() })
     }
 }
@@ -86,7 +89,8 @@ impl KernelTable for MappedTable {
 
 impl Drop for MappedTable {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made, or what `close` put in its place; nothing refers to it any more.
+        // SAFETY: the mapping that `new` made, or what `close` put in its place; nothing refers to
+        // it any longer.
         let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }
@@ -97,7 +101,7 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
-    /// A file that stands in for a table.
+    /// Creates a file that stands in for a table.
     fn table(entries: u64) -> (File, MappedTable) {
         let file = tempfile::tempfile().unwrap();
         file.set_len(entries * 8).unwrap();

@@ -1,4 +1,4 @@
-//! Acceleration on KVM in process.
+//! Tests acceleration on KVM in process.
 
 use super::model::{GroupWindow, KvmModel};
 use super::{Acceleration, KvmError, TableSpec};
@@ -29,7 +29,7 @@ fn file(number: u32) -> GroupFile {
     GroupFile { number, file: None }
 }
 
-/// A kernel with these groups, which have both windows.
+/// Creates a kernel with these groups, each with both windows.
 fn kernel(groups: &[u32]) -> KvmModel {
     let kvm = KvmModel::new();
     groups.iter().for_each(|group| kvm.set_windows(*group, &[default_window(), large_window()]));
@@ -103,7 +103,7 @@ fn a_table_without_groups_is_kept_all_the_same() {
 #[test]
 fn a_table_whose_window_is_not_there_is_closed_again() {
     let kvm = kernel(&[1, 2]);
-    // The default window of a group waits until something is mapped.
+    // The default window of a group does not exist until something is mapped.
     kvm.set_windows(2, &[large_window()]);
     let acceleration = accelerated(&kvm);
     acceleration.add_group(file(1)).unwrap();

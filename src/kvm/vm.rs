@@ -1,4 +1,4 @@
-//! The running kernel.
+//! The VM of the running kernel.
 
 use super::ioctl;
 use super::seam::{KernelTable, Kvm, TableSpec};
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-/// A VM of the VMM's own, by its file.
+/// A VM that belongs to the VMM, by its file.
 #[derive(Debug)]
 pub struct Vm {
     vm: OwnedFd,
@@ -22,7 +22,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// The VM with that file (`KVM_CREATE_VM`), of which a duplicate is kept.
+    /// Creates it from the VM's file (`KVM_CREATE_VM`), of which it keeps a duplicate.
     pub fn new(vm: BorrowedFd<'_>) -> Result<Self, Errno> {
         let vm =
             vm.try_clone_to_owned().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF)))?;

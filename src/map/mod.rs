@@ -1,8 +1,9 @@
-//! The interval map: what is mapped, over all windows of an address space.
+//! The interval map: keeps what is mapped, over all windows of an address space.
 //!
-//! One entry is one run: a stretch of bus addresses that continues in user memory with one permission and one region.
-//! What it keeps is the difference between user address and bus address, so neighbours that continue each other merge by
-//! themselves, a run costs the same whatever its length, and a lookup is one search.
+//! One entry is one run: a stretch of bus addresses that continues in user memory with one
+//! permission and one region. The map stores the difference between user address and bus address,
+//! so neighbours that continue each other merge by themselves, a run costs the same whatever its
+//! length, and a lookup is one search.
 
 use crate::addr::{Iova, IovaRange, UserAddr, UserRange};
 use crate::permission::Permission;
@@ -20,19 +21,20 @@ pub struct Mapping<T> {
     pub iova: IovaRange,
     /// The user address the first of them points to.
     pub user: UserAddr,
-    /// What the device may do.
+    /// What the device may do with the memory.
     pub permission: Permission,
-    /// What the memory belongs to: the registry's region.
+    /// The registry's region that the memory belongs to.
     pub region: T,
 }
 
 impl<T: Copy> Mapping<T> {
-    /// The user memory it points to; `None` only when that would wrap, which no registered memory does.
+    /// Returns the user memory it points to; `None` only if that would wrap, which no registered
+    /// memory does.
     pub fn user_range(&self) -> Option<UserRange> {
         UserRange::new(self.user, self.iova.len()).ok()
     }
 
-    /// The part of it in `range`.
+    /// Returns the part of the mapping that lies in `range`.
     pub fn clip(&self, range: IovaRange) -> Option<Self> {
         let iova = self.iova.intersection(&range)?;
         let user = UserAddr(self.user.0.wrapping_add(iova.start().0 - self.iova.start().0));
@@ -40,10 +42,10 @@ impl<T: Copy> Mapping<T> {
     }
 }
 
-/// Where a bus address leads.
+/// Where a bus address leads: the result of a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
-    /// The user address.
+    /// The user address that the bus address leads to.
     pub user: UserAddr,
     /// What the device may do there.
     pub permission: Permission,
@@ -51,12 +53,12 @@ pub struct Translation {
     pub len: u64,
 }
 
-/// The value behind a run's first bus address.
+/// The value stored under a run's first bus address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run<T> {
-    /// First bus address behind the run.
+    /// First bus address after the run.
     end: u64,
-    /// User address less bus address, wrapping.
+    /// User address minus bus address, wrapping.
     delta: u64,
     permission: Permission,
     region: T,
@@ -71,13 +73,14 @@ impl<T: Copy> Run<T> {
 }
 
 impl<T: Copy + Eq> Run<T> {
-    /// Whether `other`, which starts where this run ends, continues it.
+    /// Returns whether `other`, which starts where this run ends, continues it.
     fn continues(&self, other: &Self) -> bool {
         self.delta == other.delta && self.permission == other.permission && self.region == other.region
     }
 }
 
-/// Runs by their first bus address; none overlap, no two that continue each other stand apart.
+/// Runs by their first bus address. None overlap, and runs that continue each other are always
+/// merged.
 #[derive(Clone, Debug)]
 pub struct IntervalMap<T> {
     runs: Runs<T>,
@@ -91,32 +94,32 @@ impl<T> Default for IntervalMap<T> {
 }
 
 impl<T: Copy + Eq + Debug> IntervalMap<T> {
-    /// An empty map.
+    /// Creates an empty map.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Number of runs.
+    /// Returns the number of runs.
     pub fn len(&self) -> usize {
         self.runs.len()
     }
 
-    /// Whether nothing is mapped.
+    /// Returns whether nothing is mapped.
     pub fn is_empty(&self) -> bool {
         self.runs.len() == 0
     }
 
-    /// Bytes mapped.
+    /// Returns the number of bytes mapped.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// All runs in order of bus address.
+    /// Iterates over all runs in order of bus address.
     pub fn iter(&self) -> impl Iterator<Item = Mapping<T>> + '_ {
         self.runs.iter_from(self.runs.find(0)).filter_map(|(start, run)| run.mapping(start))
     }
 
-    /// The place of the first run that ends behind `start`.
+    /// Finds the first run that ends after `start`.
     fn first_behind(&self, start: u64) -> Place {
         let at = self.runs.find(start);
         match self.runs.before(at) {
@@ -125,7 +128,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
         }
     }
 
-    /// The runs in `range`, in order, cut to it.
+    /// Iterates over the runs in `range`, in order, cut to it.
     pub fn overlapping(&self, range: IovaRange) -> impl Iterator<Item = Mapping<T>> + '_ {
         let end = range.end().0;
         self.runs
@@ -134,12 +137,12 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
             .filter_map(move |(start, run)| run.mapping(start)?.clip(range))
     }
 
-    /// The first run in `range`, cut to it.
+    /// Returns the first run in `range`, cut to it.
     pub fn first_overlap(&self, range: IovaRange) -> Option<Mapping<T>> {
         self.overlapping(range).next()
     }
 
-    /// The stretches of `range` in which nothing is mapped.
+    /// Iterates over the stretches of `range` in which nothing is mapped.
     pub fn gaps(&self, range: IovaRange) -> impl Iterator<Item = IovaRange> + '_ {
         let mut at = range.start();
         self.overlapping(range).map(|mapping| mapping.iova).map(Some).chain([None]).filter_map(move |mapped| {
@@ -150,7 +153,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
         })
     }
 
-    /// Where `iova` leads.
+    /// Translates `iova` to the user address it leads to.
     pub fn translate(&self, iova: Iova) -> Option<Translation> {
         let (_, run) = self.runs.last_from(iova.0)?;
         (iova.0 < run.end).then(|| Translation {
@@ -160,7 +163,8 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
         })
     }
 
-    /// Adds a mapping. Nothing may be mapped there: a mapping in the way stays, and is returned, and nothing is added.
+    /// Adds a mapping. Nothing may be mapped there: a mapping in the way stays and is returned, and
+    /// nothing is added.
     pub fn insert(&mut self, mapping: Mapping<T>) -> Result<(), Mapping<T>> {
         let (start, end) = (mapping.iova.start().0, mapping.iova.end().0);
         let delta = mapping.user.0.wrapping_sub(start);
@@ -189,8 +193,8 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
         Ok(())
     }
 
-    /// Takes out what is mapped in `range`, cutting runs that reach over its ends, and hands each piece to `taken`, in
-    /// order.
+    /// Removes what is mapped in `range`, cutting runs that reach over its ends, and hands each
+    /// piece to `taken`, in order.
     pub fn remove(&mut self, range: IovaRange, mut taken: impl FnMut(Mapping<T>)) {
         let end = range.end().0;
         let mut from = range.start().0;

@@ -1,14 +1,15 @@
-//! Sorted storage of runs: chunks of arrays, searched by halving.
+//! Sorted storage of runs: chunks of arrays, found by binary search.
 //!
-//! One search finds a place from which both neighbours are at hand, which is what an interval map asks of every change;
-//! `BTreeMap` wants a search for each. Chunks are allocated whole, so that changes in steady state allocate nothing.
+//! One search finds a place with both neighbours at hand, which is what an interval map needs for
+//! every change; `BTreeMap` needs a search for each. Chunks are allocated whole, so changes in
+//! steady state allocate nothing.
 
 use super::Run;
 use arrayvec::ArrayVec;
 
-/// Runs in a chunk at most.
+/// Largest number of runs in a chunk.
 const FULL: usize = 64;
-/// A chunk with fewer looks for a neighbour to join.
+/// A chunk with fewer runs is merged with a neighbour that has room.
 const SPARSE: usize = FULL / 4;
 
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ impl<T> Chunk<T> {
     }
 }
 
-/// A place among runs; what is there, or behind the last, depends on when it was asked for.
+/// A place among the runs. Valid until the next change; it may be one past the last run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     chunk: usize,
@@ -50,7 +51,7 @@ impl<T: Copy> Runs<T> {
         self.len
     }
 
-    /// The place of the first run that starts at `start` or behind.
+    /// Finds the first run that starts at or after `start`.
     pub(super) fn find(&self, start: u64) -> Place {
         let behind = self.firsts.partition_point(|&first| first < start);
         let Some(chunk) = behind.checked_sub(1) else { return Place { chunk: 0, index: 0 } };
@@ -62,20 +63,20 @@ impl<T: Copy> Runs<T> {
         }
     }
 
-    /// The last run that starts at `at` or before.
+    /// Returns the last run that starts at or before `at`.
     pub(super) fn last_from(&self, at: u64) -> Option<(u64, &Run<T>)> {
         let chunk = &self.chunks[self.firsts.partition_point(|&first| first <= at).checked_sub(1)?];
         let index = chunk.starts.partition_point(|&start| start <= at).checked_sub(1)?;
         Some((chunk.starts[index], &chunk.runs[index]))
     }
 
-    /// The run at a place, with its start.
+    /// Returns the run at a place, with its start.
     pub(super) fn get(&self, at: Place) -> Option<(u64, Run<T>)> {
         let chunk = self.chunks.get(at.chunk)?;
         Some((*chunk.starts.get(at.index)?, *chunk.runs.get(at.index)?))
     }
 
-    /// The place before.
+    /// Returns the place before `at`.
     pub(super) fn before(&self, at: Place) -> Option<Place> {
         match at.index.checked_sub(1) {
             Some(index) => Some(Place { index, ..at }),
@@ -86,7 +87,7 @@ impl<T: Copy> Runs<T> {
         }
     }
 
-    /// The place behind.
+    /// Returns the place after `at`.
     pub(super) fn behind(&self, at: Place) -> Place {
         match self.chunks.get(at.chunk) {
             Some(chunk) if at.index + 1 < chunk.starts.len() => Place { index: at.index + 1, ..at },
@@ -94,7 +95,7 @@ impl<T: Copy> Runs<T> {
         }
     }
 
-    /// The runs from a place on.
+    /// Iterates over the runs from a place on.
     pub(super) fn iter_from(&self, mut at: Place) -> impl Iterator<Item = (u64, Run<T>)> + '_ {
         core::iter::from_fn(move || {
             let found = self.get(at)?;
@@ -103,7 +104,7 @@ impl<T: Copy> Runs<T> {
         })
     }
 
-    /// Changes the run at a place; it stays between its neighbours.
+    /// Replaces the run at a place; the new one must stay between its neighbours.
     pub(super) fn set(&mut self, at: Place, start: u64, run: Run<T>) {
         let Some(chunk) = self.chunks.get_mut(at.chunk) else { return };
         if let (Some(its_start), Some(its_run)) = (chunk.starts.get_mut(at.index), chunk.runs.get_mut(at.index)) {
@@ -114,9 +115,9 @@ impl<T: Copy> Runs<T> {
         }
     }
 
-    /// Puts a run at its place, which [`Self::find`] has found.
+    /// Inserts a run at its place, which [`Self::find`] has found.
     pub(super) fn insert(&mut self, mut at: Place, start: u64, run: Run<T>) {
-        // Behind the last run of a chunk rather than before the first of the next.
+        // After the last run of a chunk rather than before the first of the next.
         if at.index == 0
             && let Some(before) = self.before(at)
         {
@@ -127,7 +128,7 @@ impl<T: Copy> Runs<T> {
                 self.firsts.push(start);
                 self.chunks.push(Chunk::new());
             }
-            // What comes in order fills chunks to the end.
+            // Runs that arrive in order fill chunks to the end.
             Some(chunk) if chunk.starts.is_full() && at.index == FULL => {
                 at = Place { chunk: at.chunk + 1, index: 0 };
                 self.firsts.insert(at.chunk, start);
@@ -145,7 +146,7 @@ impl<T: Copy> Runs<T> {
         self.len += 1;
     }
 
-    /// Halves a full chunk; where the place is then.
+    /// Splits a full chunk in half and returns the new place of `at`.
     fn split(&mut self, at: Place) -> Place {
         let mut upper = Chunk::new();
         let lower = &mut self.chunks[at.chunk];
@@ -159,7 +160,7 @@ impl<T: Copy> Runs<T> {
         }
     }
 
-    /// Takes the run at a place out.
+    /// Removes the run at a place.
     pub(super) fn remove(&mut self, at: Place) {
         let Some(chunk) = self.chunks.get_mut(at.chunk) else { return };
         if chunk.starts.pop_at(at.index).is_none() || chunk.runs.pop_at(at.index).is_none() {
@@ -180,7 +181,7 @@ impl<T: Copy> Runs<T> {
         }
     }
 
-    /// Joins a sparse chunk with a neighbour, if the two leave room in one.
+    /// Merges a sparse chunk with a neighbour if both fit in half a chunk each.
     fn join(&mut self, chunk: usize) {
         let lower = chunk.saturating_sub(1);
         let fits = |chunk: usize| self.chunks.get(chunk).is_some_and(|chunk| chunk.starts.len() <= FULL / 2);
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(firsts, runs.firsts);
     }
 
-    /// Fewer under Miri, which is slow.
+    /// Fewer rounds under Miri, which is slow.
     const ROUNDS: u32 = if cfg!(miri) { 300 } else { 20_000 };
     const CHECKS: u32 = if cfg!(miri) { 3 } else { 40 };
 

@@ -1,4 +1,4 @@
-//! The interval map against a naive twin: one entry per page, nothing clever.
+//! Checks the interval map against a naive twin: one entry per page, nothing clever.
 
 use super::{IntervalMap, Mapping};
 use crate::addr::{Iova, IovaRange, UserAddr};
@@ -34,7 +34,7 @@ fn pages_of(mapping: &Mapping<u8>) -> impl Iterator<Item = (u64, (u64, Permissio
     (0..mapping.iova.len() / PAGE).map(move |i| (iova + i, (user + i, permission, region)))
 }
 
-/// Fewer under Miri, which is slow.
+/// Fewer steps under Miri, which is slow.
 const STEPS: usize = if cfg!(miri) { 8 } else { 60 };
 
 proptest! {

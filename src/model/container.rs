@@ -1,6 +1,8 @@
-//! A container's driver (`struct tce_container`, `drivers/vfio/vfio_iommu_spapr_tce.c`) and the order its calls check in.
+//! A container's driver (`struct tce_container`, `drivers/vfio/vfio_iommu_spapr_tce.c`) and the
+//! order its calls check in.
 //!
-//! The model has one process and no faulting argument, so the checks for a foreign `mm` and for EFAULT are not here.
+//! The model has one process and no faulting argument, so it has no checks for a foreign `mm` or
+//! for EFAULT.
 
 use super::group::Group;
 use super::preset::Preset;
@@ -12,7 +14,7 @@ use crate::host::{Call, Errno, Platform};
 use crate::uapi::spapr;
 use std::collections::BTreeMap;
 
-/// What all containers share.
+/// State shared by all containers.
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
     pub(super) preset: Preset,
@@ -27,7 +29,7 @@ pub(super) struct Kernel {
 /// A container: the groups in it, newest first, and the driver once SET_IOMMU bound it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Container {
-    /// The container's own file is open.
+    /// Whether the container's own file is open.
     pub(super) open: bool,
     pub(super) groups: Vec<u32>,
     pub(super) driver: Option<Driver>,
@@ -38,9 +40,9 @@ pub(super) struct Driver {
     pub(super) v2: bool,
     pub(super) enabled: bool,
     pub(super) default_pending: bool,
-    /// Some call got as far as binding the process; UNREGISTER asks for it.
+    /// Whether some call got as far as binding the process, which UNREGISTER requires.
     pub(super) bound: bool,
-    /// Host pages v1's ENABLE charged.
+    /// Host pages that v1's ENABLE charged.
     pub(super) v1_locked: u64,
     pub(super) tables: [Option<Table>; 2],
     /// Attached groups, newest first.
@@ -87,7 +89,7 @@ impl Driver {
         info.flags = if ddw { spapr::INFO_DDW } else { 0 };
         info.dma32_window_start = limits.start;
         info.dma32_window_size = limits.size;
-        // A caller with the short structure sees the flag, but not the data.
+        // A caller with the short structure sees the flag but not the data.
         if info.argsz as usize >= size_of::<spapr::TceInfo>() {
             info.ddw = if ddw {
                 spapr::TceDdwInfo {
@@ -113,7 +115,7 @@ impl Driver {
         Ok(0)
     }
 
-    /// Mappings stay live; only further MAP and UNMAP are refused.
+    /// Mappings stay live; only further MAP and UNMAP calls are refused.
     fn disable(&mut self, kernel: &mut Kernel) -> Result {
         kernel.process.locked.uncharge(core::mem::take(&mut self.v1_locked));
         self.enabled = false;
@@ -128,7 +130,8 @@ impl Driver {
         if !self.v2 && !self.groups.is_empty() || self.groups.contains(&group) {
             return Err(Errno::EBUSY);
         }
-        // Windows that are there are programmed into the new PE; entries become visible to it at once.
+        // Existing windows are programmed into the new PE, and their entries become visible to it
+        // at once.
         let set = self.tables.iter().flatten().try_for_each(|table| kernel.preset.set_window(group, table));
         if self.groups.is_empty() && self.tables[0].is_none() {
             self.default_pending = true;
@@ -141,7 +144,8 @@ impl Driver {
         Ok(())
     }
 
-    /// `tce_iommu_detach_group`: every table that the groups share is cleared, not only this group's view.
+    /// `tce_iommu_detach_group`: clears every table that the groups share, not only this group's
+    /// view.
     pub(super) fn detach(&mut self, kernel: &mut Kernel, group: u32) {
         self.groups.retain(|attached| *attached != group);
         let counted = self.v2;
@@ -153,7 +157,7 @@ impl Driver {
         }
     }
 
-    /// `tce_iommu_release`, when the last group has left.
+    /// `tce_iommu_release`, after the last group has left.
     pub(super) fn release(mut self, kernel: &mut Kernel) {
         for table in self.tables.iter_mut().filter_map(Option::take) {
             kernel.process.locked.uncharge(table.charged);

@@ -1,4 +1,4 @@
-//! A device's file: what it says of itself, and access to its regions.
+//! A device's file: device information, and access to its regions.
 
 use super::container::Result;
 use super::edu::{self, BAR_SIZE, CONFIG_SIZE, Edu};
@@ -22,7 +22,8 @@ const INFO_SIZE: u32 = 16;
 
 impl State {
     pub(super) fn device_call(&mut self, group: u32, index: usize, call: &mut Call) -> Result {
-        // A function alone on its bus is reset with it; on pseries the bus is the root bus, which cannot be.
+        // A function alone on its bus is reset with the bus; on pseries that is the root bus, which
+        // cannot be reset.
         let resets = self.kernel.preset.platform() == Platform::Powernv;
         match call {
             Call::DeviceGetInfo(info) => {
@@ -47,7 +48,7 @@ impl State {
                 Ok(0)
             }
             Call::DeviceGetIrqInfo(info) => irq::info(info),
-            // Nobody answers after the reset.
+            // After the device is gone, the reset is not supported.
             Call::DeviceReset if self.gone(group) => Err(Errno::ENOTTY),
             Call::DeviceReset if resets => {
                 self.edu(group, index)?.reset();
@@ -83,13 +84,13 @@ impl State {
         self.kernel.groups.get(&group).is_some_and(|group| group.gone)
     }
 
-    /// Whether loads from the device fail: it is gone, or its PE is frozen or in reset.
+    /// Returns whether loads from the device fail: it is gone, or its PE is frozen or in reset.
     fn stopped(&self, group: u32) -> bool {
         let group = self.kernel.groups.get(&group);
         group.is_some_and(|group| group.gone || matches!(group.eeh_state, STOPPED | RESET))
     }
 
-    /// What the device raised reaches user space.
+    /// Delivers the interrupt the device raised to user space.
     fn interrupt(&mut self, group: u32, index: usize) {
         let device = self.kernel.groups.get_mut(&group).and_then(|group| group.devices.get_mut(index));
         let Some(Device { edu, irqs, .. }) = device else { return };
@@ -101,7 +102,8 @@ impl State {
     }
 }
 
-/// One region of a device. It holds the device's file, as a mapping does: the group cannot leave its container meanwhile.
+/// One region of a device. It holds the device's file, as a mapping does, so the group cannot leave
+/// its container meanwhile.
 pub(super) struct DeviceRegion {
     state: Arc<Mutex<State>>,
     device: Fd,

@@ -1,4 +1,4 @@
-//! What a device's DMA reaches: memory behind the TCEs of its container, IOMMU page by IOMMU page.
+//! DMA of a device: accesses memory through the TCEs of its container, IOMMU page by IOMMU page.
 
 use super::container::Driver;
 use super::physical::Physical;

@@ -1,5 +1,5 @@
-//! QEMU's `edu` device on a big-endian target: registers lie big endian in BAR 0, the configuration space is little
-//! endian as ever.
+//! QEMU's `edu` device on a big-endian target: the registers in BAR 0 are big endian, the
+//! configuration space is little endian as always.
 
 use crate::host::Errno;
 
@@ -9,7 +9,7 @@ pub(super) const BAR_SIZE: u64 = 1 << 20;
 pub(super) const CONFIG_SIZE: u64 = 256;
 
 const ID: u32 = 0x0100_00ed;
-/// Where the DMA engine sees the device's buffer.
+/// Bus address of the device's buffer as its DMA engine sees it.
 const BUFFER: u64 = 0x4_0000;
 const BUFFER_SIZE: u64 = 4096;
 
@@ -21,20 +21,20 @@ const BAR0: usize = 0x10;
 
 const START: u64 = 1;
 const TO_MEMORY: u64 = 2;
-/// Interrupt once the transfer has ended.
+/// Command: raise an interrupt after the transfer has ended.
 const INTERRUPT: u64 = 4;
 
-/// Status: interrupt once the factorial is there.
+/// Status: raise an interrupt when the factorial is computed.
 const STATUS_INTERRUPT: u32 = 0x80;
 /// Interrupt status: a factorial was computed.
 const FACTORIAL_DONE: u32 = 1;
 /// Interrupt status: a transfer has ended.
 const TRANSFER_DONE: u32 = 0x100;
 
-/// Where the MSI capability is: one vector, addresses of 64 bits.
+/// Offset of the MSI capability: one vector, 64-bit addresses.
 const MSI: usize = 0x40;
 
-/// A transfer the device asks for.
+/// A transfer the device requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transfer {
     /// From memory at a bus address into the buffer.
@@ -51,7 +51,7 @@ pub(super) struct Edu {
     status: u32,
     /// Interrupts raised and not yet acknowledged.
     interrupts: u32,
-    /// An interrupt was raised since [`Self::take_raised`].
+    /// Whether an interrupt was raised since [`Self::take_raised`].
     raised: bool,
     source: u64,
     destination: u64,
@@ -89,24 +89,25 @@ impl Default for Edu {
 }
 
 impl Edu {
-    /// Registers go back to their first values; the configuration space is saved and restored around a reset.
+    /// Resets the registers to their initial values; the configuration space is saved and restored
+    /// around a reset.
     pub(super) fn reset(&mut self) {
         let config = self.config;
         *self = Self { config, ..Self::default() };
     }
 
-    /// A reset of the bus, after which the kernel puts BARs and memory decode back.
+    /// Resets the bus, after which the kernel restores BARs and memory decode.
     pub(super) fn reset_bus(&mut self) {
         self.reset();
         self.config[COMMAND] &= !MASTER;
     }
 
-    /// Whether it may write to memory, messages that interrupt included.
+    /// Returns whether it may write to memory, which includes messages that interrupt.
     pub(super) fn is_master(&self) -> bool {
         self.config[COMMAND] & MASTER != 0
     }
 
-    /// Whether an interrupt was raised since the last time.
+    /// Returns whether an interrupt was raised since the last call.
     pub(super) fn take_raised(&mut self) -> bool {
         core::mem::take(&mut self.raised)
     }
@@ -125,7 +126,7 @@ impl Edu {
         for (at, byte) in config_span(offset, data.len())?.zip(data) {
             self.config[at] = match at {
                 COMMAND => byte & COMMAND_WRITABLE,
-                // The bits of BAR 0 above its size, so that it can be sized.
+                // The writable bits of BAR 0 lie above its size, so that it can be sized.
                 at if at == BAR0 + 2 => byte & 0xf0,
                 at if at == BAR0 + 3 => *byte,
                 at => self.config[at],
@@ -154,13 +155,14 @@ impl Edu {
         Ok(())
     }
 
-    /// Writes a register, likewise; a started transfer is returned, to be done at once.
+    /// Writes a register: 1, 2, 4 or 8 aligned bytes. Returns a transfer it started, to be done at
+    /// once.
     pub(super) fn write_bar(&mut self, offset: u64, data: &[u8]) -> Result<Option<Transfer>, Errno> {
         self.check_enabled()?;
         let value = data.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
         match (offset, data.len()) {
             (0x04, 4) => self.liveness = !(value as u32),
-            // Computed at once: nobody sees the status say that it is being computed.
+            // Computed at once: the status never shows a computation in progress.
             (0x08, 4) => {
                 self.factorial = factorial(value as u32);
                 if self.status & STATUS_INTERRUPT != 0 {
@@ -200,7 +202,7 @@ impl Edu {
         Some(if to_memory { Transfer::Write { iova, offset, len } } else { Transfer::Read { iova, offset, len } })
     }
 
-    /// Whether its interrupt pin is asserted.
+    /// Returns whether its interrupt pin is asserted.
     pub(super) fn asserts(&self) -> bool {
         self.interrupts != 0
     }
@@ -210,13 +212,14 @@ impl Edu {
     }
 }
 
-/// Whether vfio-pci answers for a byte of the configuration space itself: ids, BARs, the head of the list of capabilities,
-/// interrupt line and pin (`init_pci_cap_basic_perm` in `drivers/vfio/pci/vfio_pci_config.c`).
+/// Returns whether vfio-pci itself answers for a byte of the configuration space: IDs, BARs, the
+/// head of the capability list, interrupt line and pin (`init_pci_cap_basic_perm` in
+/// `drivers/vfio/pci/vfio_pci_config.c`).
 pub(super) fn is_virtual(offset: u64) -> bool {
     matches!(offset, 0..4 | 0x10..0x28 | 0x30..0x35 | 0x3c..0x3e)
 }
 
-/// Modulo 2^32, to which 34 is the first that adds up to 0.
+/// Returns the factorial modulo 2^32, which is 0 from 34 on.
 fn factorial(n: u32) -> u32 {
     if n < 34 { (1..=n).fold(1, u32::wrapping_mul) } else { 0 }
 }

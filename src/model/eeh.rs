@@ -1,11 +1,11 @@
-//! EEH_PE_OP, and what a freeze does.
+//! EEH_PE_OP, and the effects of a freeze.
 
 use super::container::{Driver, Kernel, Result, check_args};
 use super::preset::Machine;
 use crate::host::{Errno, Platform};
 use crate::uapi::eeh::{PeOp, op, state};
 
-/// Bytes up to and with `op`, all that most operations need.
+/// Bytes up to and including `op`, which suffice for most operations.
 const SHORT: usize = 12;
 /// The last of `EEH_ERR_TYPE_*`: 32 bits, 64 bits.
 const LAST_KIND: u32 = 1;
@@ -13,7 +13,7 @@ const LAST_KIND: u32 = 1;
 const LAST_FUNC: u32 = 19;
 
 impl Driver {
-    /// Each group, newest first, until one answers something else than 0.
+    /// Runs the operation on each group, newest first, until one returns something other than 0.
     pub(super) fn eeh(&mut self, kernel: &mut Kernel, args: &PeOp) -> Result {
         for group in &self.groups {
             // Emulated pseries devices have no EEH PE.
@@ -34,8 +34,9 @@ impl Driver {
     }
 }
 
-/// Errors the firmware knows how to inject: on all PHBs those of the configuration space, on PHB3 also those of loads
-/// and stores to memory. PHB3 takes those of DMA (12 to 19) once there is a window, which is not modelled.
+/// Returns whether the firmware can inject the error: on all PHBs those of the configuration space,
+/// on PHB3 also those of loads and stores to memory. PHB3 accepts those of DMA (12 to 19) once
+/// there is a window, which is not modelled.
 fn injects(machine: Machine, func: u32) -> bool {
     matches!(func, 4 | 5 | 10 | 11) || machine == Machine::Powernv8 && matches!(func, 0 | 1 | 6 | 7)
 }
@@ -43,7 +44,7 @@ fn injects(machine: Machine, func: u32) -> bool {
 fn operate(machine: Machine, pe: &mut i32, args: &PeOp) -> Result {
     *pe = match args.op {
         op::DISABLE | op::CONFIGURE => *pe,
-        // A PE the host itself holds in reset passes for a working one (`pnv_eeh_get_pe_state`).
+        // A PE that the host itself holds in reset counts as working (`pnv_eeh_get_pe_state`).
         op::GET_STATE if *pe == state::RESET => return Ok(state::NORMAL),
         op::GET_STATE => return Ok(*pe),
         op::ENABLE if matches!(*pe, state::STOPPED | state::STOPPED_DMA) => state::NORMAL,

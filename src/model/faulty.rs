@@ -1,23 +1,23 @@
-//! A host that fails when it is told to.
+//! A host that fails on request.
 
 use crate::host::{Call, Errno, Fd, Host, Wrapper};
 use crate::uapi::vfio::{DmaMap, DmaUnmap};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
-/// Half of a failed MAP is cut to this, which is a multiple of every ordinary IOMMU page.
+/// Half of a failed MAP is cut to a multiple of this, which every ordinary IOMMU page divides.
 const PREFIX: u64 = 64 << 10;
 
 #[derive(Debug)]
 struct Armed {
-    /// Calls so far.
+    /// Number of calls so far.
     calls: u32,
-    /// What calls fail with, by their number.
+    /// Results to fail with, by call number.
     faults: BTreeMap<u32, Result<i32, Errno>>,
     failed: u32,
 }
 
-/// Lets calls through until it is armed, and then fails as the kernel does.
+/// Passes calls through until it is armed, and then fails as the kernel does.
 #[derive(Debug)]
 pub struct Faulty<H> {
     inner: H,
@@ -25,23 +25,23 @@ pub struct Faulty<H> {
 }
 
 impl<H: Host> Faulty<H> {
-    /// Round `inner`, not armed.
+    /// Wraps `inner`, not armed.
     pub fn new(inner: H) -> Self {
         Self { inner, armed: Mutex::new(None) }
     }
 
-    /// Fails the call after the next `calls`, and the `failures - 1` behind it, with `result`: an error, or a positive
-    /// value.
+    /// Lets the next `calls` calls through, then fails `failures` calls with `result`: an error, or
+    /// a positive value.
     pub fn arm(&self, calls: u32, failures: u32, result: Result<i32, Errno>) {
         self.arm_each((calls..calls.saturating_add(failures)).map(|call| (call, result)));
     }
 
-    /// Fails calls by their number, counted from 0, each with a result of its own.
+    /// Fails calls by their number, counted from 0, each with its own result.
     pub fn arm_each(&self, faults: impl IntoIterator<Item = (u32, Result<i32, Errno>)>) {
         *self.armed.lock() = Some(Armed { calls: 0, faults: faults.into_iter().collect(), failed: 0 });
     }
 
-    /// Lets calls through again. How many were failed.
+    /// Lets calls through again. Returns the number of calls that failed.
     pub fn disarm(&self) -> u32 {
         self.armed.lock().take().map_or(0, |armed| armed.failed)
     }
@@ -65,7 +65,8 @@ impl<H: Host> Wrapper for Faulty<H> {
 
     fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let Some(result) = self.fault() else { return self.inner.call(fd, call) };
-        // The kernel fails a MAP somewhere within, and clears what it had come by, old entries included.
+        // The kernel fails a MAP partway through, and clears what it had mapped, old entries
+        // included.
         if let Call::MapDma(DmaMap { iova, size, .. }) = *call {
             let size = (size / 2) & !(PREFIX - 1);
             let prefix = DmaUnmap { argsz: size_of::<DmaUnmap>() as u32, flags: 0, iova, size };

@@ -15,13 +15,13 @@ pub(super) struct Group {
     pub(super) devices: Vec<Device>,
     pub(super) pe: Pe,
     pub(super) eeh_state: i32,
-    /// Its devices were taken away.
+    /// Whether its devices were unplugged.
     pub(super) gone: bool,
-    /// The container it is in.
+    /// The container it is in, if any.
     pub(super) container: Option<u32>,
-    /// Files that hold the group open: its own and those of its devices.
+    /// Number of files that hold the group open: its own and those of its devices.
     pub(super) files: u32,
-    /// Files of its devices.
+    /// Number of files of its devices.
     pub(super) device_files: u32,
 }
 
@@ -29,14 +29,14 @@ pub(super) struct Group {
 pub(super) struct Device {
     pub(super) address: String,
     driver: String,
-    /// Files of this device.
+    /// Number of files of this device.
     pub(super) files: u32,
     pub(super) edu: Edu,
     pub(super) irqs: Irqs,
 }
 
 impl Group {
-    /// A group with one device, alone behind its PHB.
+    /// Creates a group with one device, alone under its PHB.
     pub(super) fn new(number: u32) -> Self {
         let mut group = Self {
             number,
@@ -57,7 +57,7 @@ impl Group {
         (0..count.max(1)).for_each(|_| self.add_device(VFIO_PCI));
     }
 
-    /// Adds a device that a driver of the host holds.
+    /// Adds a device that is bound to a host driver.
     pub(super) fn add_host_device(&mut self, driver: &str) {
         self.add_device(driver);
     }
@@ -73,7 +73,7 @@ impl Group {
         });
     }
 
-    /// One more file of a device, which holds the group as well.
+    /// Counts one more file of a device, which also holds the group.
     pub(super) fn hold_device(&mut self, index: usize) {
         self.files += 1;
         self.device_files += 1;
@@ -94,7 +94,7 @@ impl Group {
         Some((&device.address, &device.driver))
     }
 
-    /// A device VFIO knows, by its name.
+    /// Finds a device that VFIO knows, by name.
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.devices.iter().position(|device| device.address == name && device.driver == VFIO_PCI)
     }

@@ -1,4 +1,4 @@
-//! The model as a [`Host`] and as [`Memory`].
+//! Implements [`Host`] and [`Memory`] for the model.
 
 use super::Model;
 use super::device::DeviceRegion;
@@ -41,7 +41,7 @@ impl Host for Model {
         self.lock().kernel.process.page
     }
 
-    /// The model's memory has no end.
+    /// The model's memory is unlimited.
     fn available_memory(&self) -> Option<u64> {
         None
     }

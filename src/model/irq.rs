@@ -1,6 +1,7 @@
-//! Interrupts of a device, as vfio-pci hands them to user space (`drivers/vfio/pci/vfio_pci_intrs.c`).
+//! Interrupts of a device, delivered to user space as by vfio-pci
+//! (`drivers/vfio/pci/vfio_pci_intrs.c`).
 //!
-//! The eventfds are real ones: the model keeps duplicates, as the kernel keeps references.
+//! The eventfds are real: the model keeps duplicates, as the kernel keeps references.
 
 use super::container::Result;
 use crate::host::Errno;
@@ -16,7 +17,7 @@ pub(super) const INDICES: u32 = 5;
 const DATA: u32 = IRQ_SET_DATA_NONE | IRQ_SET_DATA_BOOL | IRQ_SET_DATA_EVENTFD;
 const ACTION: u32 = IRQ_SET_ACTION_MASK | IRQ_SET_ACTION_UNMASK | IRQ_SET_ACTION_TRIGGER;
 
-/// Which of the exclusive kinds is enabled.
+/// The enabled kind; the kinds exclude each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Enabled {
     #[default]
@@ -28,20 +29,21 @@ pub(super) enum Enabled {
 #[derive(Debug, Default)]
 pub(super) struct Irqs {
     pub(super) enabled: Enabled,
-    /// INTx is masked, by itself or by the user.
+    /// Whether INTx is masked, by itself or by the user.
     masked: bool,
     trigger: Option<OwnedFd>,
     request: Option<OwnedFd>,
 }
 
-/// A fork signals nobody.
+/// A fork signals no eventfd.
 impl Clone for Irqs {
     fn clone(&self) -> Self {
         Self { enabled: self.enabled, masked: self.masked, trigger: None, request: None }
     }
 }
 
-/// How many interrupts `edu` has of an index (`vfio_pci_get_irq_count`); it is no PCI Express device.
+/// Returns how many interrupts `edu` has at an index (`vfio_pci_get_irq_count`); it is not a PCI
+/// Express device.
 fn count(index: u32) -> u32 {
     u32::from(matches!(index, PCI_INTX_IRQ_INDEX | PCI_MSI_IRQ_INDEX | PCI_REQ_IRQ_INDEX))
 }
@@ -55,7 +57,7 @@ pub(super) fn info(info: &mut IrqInfo) -> Result {
     info.flags = IRQ_INFO_EVENTFD
         | match info.index {
             PCI_INTX_IRQ_INDEX => IRQ_INFO_MASKABLE | IRQ_INFO_AUTOMASKED,
-            // MSI-X as well: interrupt controllers of POWER cannot add vectors.
+            // MSI-X as well: interrupt controllers on POWER cannot add vectors.
             _ => IRQ_INFO_NORESIZE,
         };
     Ok(0)
@@ -77,7 +79,7 @@ fn check(set: &IrqSet, data: usize) -> Result<()> {
 }
 
 impl Irqs {
-    /// `vfio_pci_set_irqs_ioctl`. `line` is whether the device asserts its interrupt.
+    /// `vfio_pci_set_irqs_ioctl`. `line` says whether the device asserts its interrupt.
     pub(super) fn set(&mut self, set: &IrqSet, eventfds: &[Option<BorrowedFd<'_>>], line: bool) -> Result {
         check(set, eventfds.len())?;
         let data = Data { flags: set.flags, count: set.count, first: eventfds.first().copied().flatten() };
@@ -97,7 +99,7 @@ impl Irqs {
         match data.flags & DATA {
             _ if self.enabled != Enabled::Intx || data.count != 1 => return Err(Errno::EINVAL),
             IRQ_SET_DATA_NONE => self.masked = mask,
-            // What the byte says, and an eventfd to unmask by, are nothing this crate asks for.
+            // This crate uses neither bytes as data nor an eventfd that unmasks.
             _ => return Err(Errno::ENOTTY),
         }
         Ok(())
@@ -132,7 +134,8 @@ impl Irqs {
         Ok(())
     }
 
-    /// The device asserts its interrupt pin, or not: INTx fires unless it is masked, and masks itself.
+    /// Sets the level of the device's interrupt pin: INTx fires unless it is masked, and masks
+    /// itself.
     pub(super) fn level(&mut self, line: bool) {
         if self.enabled == Enabled::Intx && line && !self.masked {
             self.masked = true;
@@ -140,14 +143,14 @@ impl Irqs {
         }
     }
 
-    /// The device sends its message.
+    /// Delivers the device's message.
     pub(super) fn message(&self) {
         if self.enabled == Enabled::Msi {
             signal(self.trigger.as_ref());
         }
     }
 
-    /// The host asks for the device.
+    /// Signals that the host wants the device back.
     pub(super) fn ask_back(&self) {
         signal(self.request.as_ref());
     }
@@ -168,7 +171,7 @@ impl Data<'_> {
 
 fn signal(eventfd: Option<&OwnedFd>) {
     if let Some(eventfd) = eventfd {
-        // Its count is never near its end.
+        // The counter never nears its maximum.
         let _ = nix::unistd::write(eventfd, &1u64.to_ne_bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! MAP and UNMAP.
+//! MAP and UNMAP of a container.
 
 use super::container::{Driver, Kernel, Result};
 use super::preset::Machine;
@@ -9,7 +9,7 @@ use crate::addr::Iova;
 use crate::host::{Errno, Platform};
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE, DmaMap, DmaUnmap};
 
-/// What the kernel returns for a misaligned IOVA: a C boolean, not an error number.
+/// The kernel's result for a misaligned IOVA: a C boolean, not an error number.
 const MISALIGNED: i32 = 1;
 
 impl Driver {
@@ -62,7 +62,7 @@ impl Driver {
             kernel.violations.push(Violation::EmptyUnmap { start: Iova(args.iova) });
             return Ok(0);
         }
-        // pseries only has its hypercalls refused, one by one.
+        // On pseries only the hypercalls are refused, one by one.
         if let (true, Platform::Powernv, Some(window)) = (outside, kernel.preset.platform(), table.range()) {
             let (start, size) = (Iova(args.iova), args.size);
             kernel.violations.push(Violation::UnmapPastWindow { start, size, window });
@@ -73,7 +73,8 @@ impl Driver {
     }
 }
 
-/// `tce_iommu_build` and `tce_iommu_build_v2`: page by page in the kernel, in runs here, with the same outcome.
+/// `tce_iommu_build` and `tce_iommu_build_v2`: page by page in the kernel, in runs here, with the
+/// same outcome.
 fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Result {
     let first = args.iova >> table.shift;
     let count = args.size >> table.shift;
@@ -88,7 +89,8 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
     if let (true, Some(window)) = (first + good > numbers.end, table.range()) {
         let pseries = kernel.preset.platform() == Platform::Pseries;
         let granted = numbers.start + table.granted(&kernel.preset);
-        // Behind the array of user addresses lies an unmapped page; its own last page may have room left.
+        // After the array of user addresses comes an unmapped page; the array's own last page may
+        // have room left.
         let room =
             numbers.start + (((table.entries * 8) + kernel.process.page.mask()) & !kernel.process.page.mask()) / 8;
         let fatal = pseries && v2 && first + good > room && room <= granted;
@@ -104,7 +106,7 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
                 }
                 failed = Some((inside, Errno::EINTR));
             }
-            // The hypervisor takes what the kernel has no window for.
+            // The hypervisor accepts entries outside the kernel's window.
             true => {}
         }
     }
@@ -113,7 +115,7 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
         if index == 0 && first == 0 && kernel.preset.machine == Machine::Powernv8 {
             kernel.violations.push(Violation::FailedMapAtZero { size: args.size });
         }
-        // What was mapped so far is cleared, with all that lay there before; what lies behind stays.
+        // What was mapped so far is cleared, along with earlier entries there; later entries stay.
         segments.clear();
         table.clear(&(first..first + index), v2.then_some(&mut kernel.regions));
         return Err(errno);
@@ -122,7 +124,8 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
     Ok(0)
 }
 
-/// The hypervisor refuses the page `index`, of which the region's count was raised already.
+/// Leaks a count: the hypervisor refuses the page `index`, for which the region's count was already
+/// raised.
 fn leak_count(kernel: &mut Kernel, segments: &[Segment], index: u64, shift: u32) {
     let Some(segment) = segments.iter().rfind(|segment| segment.index <= index) else { return };
     let user = segment.user + ((index - segment.index) << shift);

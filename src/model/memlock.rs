@@ -12,7 +12,7 @@ pub(super) struct Locked {
 }
 
 impl Locked {
-    /// As root without limits has it: counted, not limited.
+    /// Creates the state of root without limits: counted, not limited.
     pub(super) fn new(page: PageShift) -> Self {
         Self { page, pages: 0, limit: Some(8 << 20), capable: true }
     }

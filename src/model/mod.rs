@@ -1,8 +1,9 @@
-//! The kernel in process: the same calls, results and traps, on any machine and without privilege.
+//! A kernel in process: the same calls, results and traps, on any machine and without privileges.
 //!
-//! A [`Model`] is one machine with one process on it. It answers as Linux does, in the order Linux checks, with the same
-//! positive results and the same silent losses; DMA of its `edu` devices goes through its TCE tables. What would crash or
-//! corrupt a real machine, or lose memory until reboot, is recorded as a [`Violation`].
+//! A [`Model`] is one machine with one process on it. It answers as Linux does and checks in the
+//! order Linux does, with the same positive results and the same silent losses; DMA of its `edu`
+//! devices goes through its TCE tables. What would crash or corrupt a real machine, or lose memory
+//! until reboot, is recorded as a [`Violation`].
 //!
 //! ```
 //! use spapr_iommu::addr::PageShift;
@@ -22,8 +23,9 @@
 //! ```
 //!
 //! # Locking
-//! One mutex guards the whole machine, and each call, memory access or region access holds it from beginning to end: two
-//! calls never overlap, so the races of the real MAP and UNMAP, which take no lock, are not modelled.
+//! One mutex guards the whole machine. Each call, memory access or region access holds it from
+//! beginning to end, so two calls never overlap, and the races of the real MAP and UNMAP, which
+//! take no lock, are not modelled.
 //!
 //! # Not modelled
 //! A second process, faulting arguments, races, fragmentation of physical memory, KVM.
@@ -92,8 +94,8 @@ impl core::fmt::Debug for Model {
 
 /// The setters that take the model by value are for setting up, before anything is open.
 impl Model {
-    /// A machine with two groups, 0 and 1, of one `edu` device each; with hugetlb pages in plenty; whose process is root:
-    /// its locked memory is counted, not limited.
+    /// Creates a machine with two groups, 0 and 1, of one `edu` device each, and plenty of hugetlb
+    /// pages. Its process is root: its locked memory is counted, not limited.
     pub fn new(preset: Preset) -> Self {
         let kernel = Kernel {
             preset,
@@ -106,13 +108,13 @@ impl Model {
         Self { state: Arc::new(Mutex::new(State::new(kernel))) }
     }
 
-    /// With groups 0 to `count - 1`, each in its own PE (on powernv, behind its own PHB).
+    /// Sets the groups to 0 to `count - 1`, each in its own PE (on powernv, under its own PHB).
     pub fn with_groups(self, count: u32) -> Self {
         self.lock().kernel.groups = (0..count).map(|number| (number, Group::new(number))).collect();
         self
     }
 
-    /// With `count` devices in a group.
+    /// Sets the number of devices in a group.
     pub fn with_devices(self, group: u32, count: u32) -> Self {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.set_devices(count);
@@ -120,7 +122,7 @@ impl Model {
         self
     }
 
-    /// With one more device in a group, which a driver of the host holds: the group is not viable.
+    /// Adds a device bound to a host driver to a group, which makes the group not viable.
     pub fn with_host_driver(self, group: u32, driver: &str) -> Self {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.add_host_device(driver);
@@ -128,25 +130,25 @@ impl Model {
         self
     }
 
-    /// Without `CAP_IPC_LOCK`, and with that `RLIMIT_MEMLOCK`, in bytes; `None` for no limit.
+    /// Removes `CAP_IPC_LOCK` and sets `RLIMIT_MEMLOCK`, in bytes; `None` for no limit.
     pub fn with_memlock(self, limit: Option<u64>) -> Self {
         self.set_memlock(limit, false);
         self
     }
 
-    /// With or without `CAP_IPC_LOCK`.
+    /// Grants or removes `CAP_IPC_LOCK`.
     pub fn with_cap_ipc_lock(self, capable: bool) -> Self {
         self.lock().kernel.process.locked.set_capable(capable);
         self
     }
 
-    /// With that many free hugetlb pages of each size.
+    /// Sets the number of free hugetlb pages of each size.
     pub fn with_free_huge_pages(self, count: u64) -> Self {
         self.lock().kernel.process.set_free_huge_pages(count);
         self
     }
 
-    /// Every address that nobody declared is ordinary memory, up to where user addresses end (2^52).
+    /// Makes every undeclared address ordinary memory, up to the end of user addresses (2^52).
     pub fn with_open_memory(self) -> Self {
         self.lock().kernel.process.open_memory = true;
         self
@@ -165,8 +167,8 @@ impl Model {
         self
     }
 
-    /// Puts memory of a kind at an address, or a hole; what was there is unmapped. EINVAL where the range is not aligned to
-    /// its page, ENOMEM without free huge pages.
+    /// Puts memory of a kind, or a hole, at an address and unmaps what was there. Fails with EINVAL
+    /// if the range is not aligned to its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
     }
@@ -184,15 +186,17 @@ impl Model {
         locked.set_capable(capable);
     }
 
-    /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`]: what an error of the hardware does.
+    /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`], as a hardware error
+    /// would.
     pub fn set_eeh_state(&self, group: u32, state: i32) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.eeh_state = state;
         }
     }
 
-    /// Takes the devices of a group away, as when a card is pulled: loads read ones, stores are lost, and who asked for
-    /// [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) is told.
+    /// Unplugs the devices of a group, as when a card is pulled: loads read ones, stores are lost,
+    /// and the eventfds of [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) are
+    /// signalled.
     pub fn unplug(&self, group: u32) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.gone = true;
@@ -200,13 +204,14 @@ impl Model {
         }
     }
 
-    /// Ends the process: every file is closed, last opened first, and what is left behind is a violation.
+    /// Ends the process: closes every file, last opened first. What remains is a violation.
     pub fn exit(&self) {
         self.run(State::exit);
     }
 
-    /// Another machine in the same state: what is done to one does not reach the other, and a violation in it does not
-    /// panic. Files and memory have the same numbers and addresses in both.
+    /// Creates another machine in the same state: changes to one do not reach the other, and a
+    /// violation in it does not panic. Files and memory have the same numbers and addresses in
+    /// both.
     pub fn fork(&self) -> Self {
         let mut state = self.lock().clone();
         state.strict = false;
@@ -214,7 +219,7 @@ impl Model {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// What went wrong so far, oldest first.
+    /// Returns the violations so far, oldest first.
     pub fn violations(&self) -> Vec<Violation> {
         self.violations_after(0)
     }
@@ -224,13 +229,13 @@ impl Model {
         self.lock().kernel.violations.iter().skip(count).cloned().collect()
     }
 
-    /// The containers that are open, in the order they were opened.
+    /// Returns the open containers, in the order they were opened.
     pub fn containers(&self) -> Vec<Fd> {
         let state = self.lock();
         state.files.iter().filter(|(_, file)| matches!(file, File::Container(_))).map(|(&fd, _)| Fd(fd)).collect()
     }
 
-    /// The windows of an open container with what is mapped, slot 0 first.
+    /// Returns the windows of an open container with their mappings, slot 0 first.
     pub fn tables(&self, container: Fd) -> Vec<TableView> {
         let state = self.lock();
         match state.file(container) {
@@ -239,7 +244,7 @@ impl Model {
         }
     }
 
-    /// The groups in an open container, newest first.
+    /// Returns the groups in an open container, newest first.
     pub fn groups_in(&self, container: Fd) -> Vec<u32> {
         let state = self.lock();
         match state.file(container) {
@@ -248,7 +253,7 @@ impl Model {
         }
     }
 
-    /// What a device in an open container reads at a bus address: zeros where it may not read.
+    /// Reads at a bus address as a device in an open container would: zeros where it may not read.
     pub fn device_read(&self, container: Fd, iova: Iova, data: &mut [u8]) {
         self.run(|state| match state.file(container) {
             Ok(File::Container(id)) => view::device_read(state, id, iova, data),
@@ -256,18 +261,18 @@ impl Model {
         });
     }
 
-    /// The regions of the process, newest first.
+    /// Returns the regions of the process, newest first.
     pub fn regions(&self) -> Vec<RegionView> {
         view::regions(&self.lock())
     }
 
-    /// `VmLck`, in bytes.
+    /// Returns `VmLck`, in bytes.
     pub fn locked(&self) -> u64 {
         self.lock().kernel.process.locked.bytes()
     }
 
-    /// What can never be freed again: orphaned regions, and locked memory that no region and no open container accounts
-    /// for.
+    /// Returns what can never be freed again: orphaned regions, and locked memory that no region
+    /// and no open container accounts for.
     pub fn leaks(&self) -> Vec<Leak> {
         let state = self.lock();
         let regions = view::regions(&state);
@@ -284,7 +289,7 @@ impl Model {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs under the lock; in a strict model a violation panics once the lock is free again.
+    /// Runs `what` under the lock; in a strict model a violation panics after the lock is released.
     fn run<T>(&self, what: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let before = state.kernel.violations.len();

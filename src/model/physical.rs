@@ -1,18 +1,20 @@
-//! Physical memory: addresses are given out once and never again, contents are kept where they are not zero.
+//! Physical memory: addresses are allocated once and never reused; contents are stored where they
+//! are not zero.
 
 use crate::addr::{UserAddr, UserRange};
 use crate::host::{Errno, LentMemory, Shared};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Contents are kept in blocks of 4 KiB, the smallest page of any kind.
+/// Contents are stored in blocks of 4 KiB, the smallest page of any kind.
 const BLOCK: u64 = 4096;
-/// Given-out memory starts behind every user address, so that open memory can lie at its own user address.
+/// Allocated memory starts after every user address, so that open memory can lie at its own user
+/// address.
 const FIRST: u64 = super::process::TASK_SIZE;
 
 #[derive(Clone, Debug)]
 pub(super) struct Physical {
-    /// Shared with forks of the machine until one writes.
+    /// Shared with forks of the machine until one of them writes.
     blocks: BTreeMap<u64, Arc<[u8]>>,
     /// Memory of the program that runs the model, by where it starts.
     lent: BTreeMap<u64, Lent>,
@@ -57,7 +59,7 @@ impl Default for Physical {
 }
 
 impl Physical {
-    /// Memory of `size` bytes at a multiple of `align`, a power of two.
+    /// Allocates `size` bytes at a multiple of `align`, a power of two.
     pub(super) fn allocate(&mut self, size: u64, align: u64) -> Option<u64> {
         let start = self.next.checked_next_multiple_of(align)?;
         self.next = start.checked_add(size)?;
@@ -79,7 +81,7 @@ impl Physical {
         self.lent.remove(&at);
     }
 
-    /// Keeps the contents of what was lent, and nothing else of it.
+    /// Copies the contents of lent memory and drops the memory itself.
     pub(super) fn take_back_all(&mut self) {
         for (at, memory) in core::mem::take(&mut self.lent) {
             let mut bytes = vec![0; memory.range().len() as usize];
@@ -99,7 +101,7 @@ impl Physical {
         for (block, offset, span) in pieces(at, data.len()) {
             let target = &mut data[span];
             if let Some((memory, at)) = self.lent(block * BLOCK + offset as u64) {
-                // Taken back by its owner, it reads as nothing.
+                // After its owner took it back, it reads as zeros.
                 if memory.read(at, target).is_err() {
                     target.fill(0);
                 }
@@ -127,7 +129,7 @@ impl Physical {
         }
     }
 
-    /// Forgets the contents of whole pages.
+    /// Discards the contents of whole pages.
     pub(super) fn discard(&mut self, at: u64, len: u64) {
         let (first, end) = (at / BLOCK, at.saturating_add(len) / BLOCK);
         let gone: Vec<u64> = self.blocks.range(first..end).map(|(block, _)| *block).collect();
@@ -137,7 +139,8 @@ impl Physical {
     }
 }
 
-/// Cuts an access at block borders: block number, offset in it, and which bytes of the access.
+/// Cuts an access at block borders. Yields the block number, the offset in it, and the bytes of the
+/// access.
 fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, usize, core::ops::Range<usize>)> {
     let mut done = 0;
     core::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! Which machine, host page and kernel a model is, and how that is written.
+//! Presets: a model's machine, host page and kernel, and their text form.
 
 use super::KernelVersion;
 use crate::addr::PageShift;
@@ -46,11 +46,12 @@ pub enum Machine {
 /// What the firmware of a pseries machine offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Firmware {
-    /// Whether there are dynamic DMA windows at all (`ibm,ddw-applicable`).
+    /// Whether it offers dynamic DMA windows at all (`ibm,ddw-applicable`).
     pub ddw: bool,
-    /// Page sizes of dynamic windows, bit n for 2^n bytes; 4 KiB is always there and 16 GiB never.
+    /// Page sizes of dynamic windows, bit n for 2^n bytes; 4 KiB is always included and 16 GiB
+    /// never.
     pub page_sizes: u64,
-    /// Windows of a PE: 2, or 1 where a dynamic window takes the default window's place.
+    /// Windows of a PE: 2, or 1 if a dynamic window replaces the default window.
     pub windows: u32,
 }
 
@@ -71,7 +72,7 @@ pub enum HostPage {
 }
 
 impl HostPage {
-    /// As a power of two.
+    /// Returns the page as a power of two.
     pub const fn shift(self) -> PageShift {
         match self {
             Self::Small => PageShift::P4K,
@@ -81,7 +82,7 @@ impl HostPage {
 }
 
 impl Preset {
-    /// PowerNV or pSeries.
+    /// Returns the platform, PowerNV or pSeries.
     pub const fn platform(&self) -> Platform {
         match self.machine {
             Machine::Pseries(_) => Platform::Pseries,
@@ -89,7 +90,7 @@ impl Preset {
         }
     }
 
-    /// Sizes of hugetlb pages the machine has.
+    /// Returns the sizes of hugetlb pages the machine has.
     pub const fn huge_pages(&self) -> &'static [PageShift] {
         match self.machine {
             Machine::Powernv8 => &[PageShift::P16M],
@@ -99,26 +100,19 @@ impl Preset {
     }
 }
 
-/// A text that names no preset.
+/// Why a text is not a preset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum PresetError {
-    /// The first word is no machine.
+    /// The first word is not a machine.
     #[error("no machine {name:?}: known are powernv8, powernv9, powernv10 and pseries")]
-    Machine {
-        /// The word.
-        name: String,
-    },
-    /// A further word means nothing for that machine.
+    Machine { name: String },
+    /// A later word is not an option of that machine.
     #[error(
         "{word:?} means nothing for {machine}: known are 4k, 64k, 6.12, 7.2 or an exact version such as 7.2.6, \
          and for pseries noddw, 1window, pgsz=0x…"
     )]
-    Word {
-        /// The machine.
-        machine: String,
-        /// The word.
-        word: String,
-    },
+    Word { machine: String, word: String },
 }
 
 impl FromStr for Preset {

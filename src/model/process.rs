@@ -1,4 +1,4 @@
-//! The process: its memory map, and the pages behind it.
+//! The process: its memory map, and the pages that back it.
 
 use super::memlock::Locked;
 use super::physical::{Lent, Physical};
@@ -10,27 +10,28 @@ use rangemap::{RangeMap, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// User addresses end here, as on 64-bit POWER.
+/// End of user addresses, as on 64-bit POWER.
 pub(super) const TASK_SIZE: u64 = 1 << 52;
-/// Where memory that may lie anywhere is looked for.
+/// Where the search for free addresses starts.
 const MMAP_BASE: u64 = 1 << 44;
 
-/// What lies at an address, for [`Model::declare`](super::Model::declare).
+/// The kind of memory at an address, for [`Model::declare`](super::Model::declare).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryKind {
     /// Anonymous memory in host pages.
     Ordinary,
-    /// Anonymous memory in transparent huge pages of 2 MiB. They do not count for a region's page size.
+    /// Anonymous memory in transparent huge pages of 2 MiB. They do not count for a region's page
+    /// size.
     TransparentHuge,
     /// hugetlb pages of that size.
     Huge(PageShift),
-    /// A device's memory, mapped into the process: cannot be pinned.
+    /// A device's memory, mapped into the process; cannot be pinned.
     Device,
-    /// Nothing.
+    /// No memory.
     Hole,
 }
 
-/// Memory that is mapped; neighbours that continue each other are one.
+/// Mapped memory; neighbours that continue each other are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Vma {
     pages: Pages,
@@ -38,18 +39,18 @@ pub(super) struct Vma {
     device: bool,
 }
 
-/// Physical pages behind user addresses.
+/// Physical pages that back user addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pages {
-    /// Physical address less user address, wrapping.
+    /// Physical address minus user address, wrapping.
     pub(super) delta: u64,
-    /// Page size of hugetlb, else the host's.
+    /// Page size of hugetlb, otherwise the host's.
     pub(super) page: PageShift,
-    /// Size of the compound page: also that of a transparent huge page.
+    /// Size of the compound page, which includes transparent huge pages.
     pub(super) compound: PageShift,
 }
 
-/// A stretch of user addresses and what lies behind it.
+/// A stretch of user addresses and the pages that back it.
 pub(super) type Stretch = (Range<u64>, Pages);
 
 #[derive(Clone, Debug)]
@@ -57,9 +58,9 @@ pub(super) struct Process {
     pub(super) page: PageShift,
     pub(super) locked: Locked,
     pub(super) physical: Physical,
-    /// Addresses that nobody declared are ordinary memory.
+    /// Whether undeclared addresses are ordinary memory.
     pub(super) open_memory: bool,
-    /// Pages are pinned one by one somewhere: none is reclaimed any more.
+    /// Whether pages are pinned singly somewhere; then none are reclaimed any longer.
     pub(super) pinned_singly: bool,
     /// Free hugetlb pages by size.
     huge: BTreeMap<PageShift, u64>,
@@ -99,7 +100,7 @@ impl Process {
         self.huge.values_mut().for_each(|free| *free = count);
     }
 
-    /// New memory anywhere.
+    /// Allocates memory at any free address.
     pub(super) fn allocate(&mut self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
         let len = page.max(self.page).ceil(size).filter(|len| *len != 0).ok_or(Errno::EINVAL)?;
         let align = page.max(PageShift::P64K).bytes();
@@ -122,7 +123,7 @@ impl Process {
         UserRange::new(UserAddr(start), len).map_err(|_| Errno::EINVAL)
     }
 
-    /// Puts new memory, or nothing, at an address.
+    /// Puts new memory, or a hole, at an address.
     pub(super) fn place(&mut self, range: Range<u64>, kind: MemoryKind) -> Result<(), Errno> {
         let page = match kind {
             MemoryKind::Huge(page) => page,
@@ -140,7 +141,8 @@ impl Process {
             return Ok(());
         }
         let compound = if kind == MemoryKind::TransparentHuge { PageShift::P2M.max(page) } else { page };
-        // Huge pages of either kind are whole physically too: what is aligned in one space is in the other.
+        // Huge pages of either kind are physically contiguous too: what is aligned in one space is
+        // aligned in the other.
         let align = compound.max(PageShift::P64K).bytes();
         let offset = range.start & (align - 1);
         let size = (range.end - range.start).checked_add(offset).ok_or(Errno::ENOMEM)?;
@@ -186,16 +188,16 @@ impl Process {
         Ok(())
     }
 
-    /// Unmaps it; `held` as in [`Self::free`]. Whoever still reaches it finds zeros.
+    /// Unmaps adopted memory; `held` as in [`Self::free`]. Later accesses to it read zeros.
     pub(super) fn disown(&mut self, range: Range<u64>, held: &[Stretch]) {
         if let Some(vma) = self.vmas.get(&range.start) {
             self.physical.take_back(range.start.wrapping_add(vma.pages.delta));
         }
-        // Whole pages of one kind: that is never refused.
+        // Whole pages of one kind are never refused.
         let _ = self.free(range, held);
     }
 
-    /// What lies in a range, in address order; `None` for holes.
+    /// Returns what lies in a range, in address order; `None` for holes.
     pub(super) fn look(&self, range: Range<u64>) -> Vec<(Range<u64>, Option<Vma>)> {
         if range.is_empty() {
             return Vec::new();
@@ -217,7 +219,8 @@ impl Process {
         found
     }
 
-    /// The pages behind a range as a pin for DMA finds them, up to the first that cannot be pinned.
+    /// Returns the pages that back a range as a pin for DMA finds them, up to the first that cannot
+    /// be pinned.
     pub(super) fn pin(&self, range: Range<u64>) -> (Vec<Stretch>, Option<u64>) {
         let mut pinned = Vec::new();
         for (at, vma) in self.look(range) {
@@ -247,7 +250,7 @@ impl Process {
         extents
     }
 
-    /// Unmaps; `held` are the stretches whose pages somebody has pinned.
+    /// Unmaps a range; `held` are the stretches whose pages are pinned.
     pub(super) fn free(&mut self, range: Range<u64>, held: &[Stretch]) -> Result<(), Errno> {
         self.check(&range)?;
         let gone: Vec<_> =
@@ -271,7 +274,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whole pages only, whatever their size.
+    /// Checks that the range is whole pages, whatever their size.
     fn check(&self, range: &Range<u64>) -> Result<(), Errno> {
         let cut = self.look(range.clone()).into_iter().any(|(at, vma)| {
             let mask = vma.map_or(self.page, |vma| vma.pages.page).mask();
@@ -280,7 +283,8 @@ impl Process {
         if cut { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
-    /// Gives pages of a region back that lost their last pin, where the process has unmapped them as well.
+    /// Frees pages of a region that lost their last pin, where the process has unmapped them as
+    /// well.
     pub(super) fn unpin(&mut self, pages: &[Stretch]) {
         let held: Vec<_> = pages
             .iter()

@@ -1,9 +1,9 @@
-//! A host that remembers what it was told.
+//! A host that records its calls.
 
 use crate::host::{Call, Errno, Fd, Host, Wrapper};
 use parking_lot::Mutex;
 
-/// A call and what came of it.
+/// A call and its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The file.
@@ -14,7 +14,7 @@ pub struct Record {
     pub result: Result<i32, Errno>,
 }
 
-/// Remembers every call to the host within.
+/// Records every call to the host inside.
 #[derive(Debug)]
 pub struct Recording<H> {
     inner: H,
@@ -22,17 +22,17 @@ pub struct Recording<H> {
 }
 
 impl<H: Host> Recording<H> {
-    /// Round `inner`, with nothing recorded.
+    /// Wraps `inner`, with nothing recorded.
     pub fn new(inner: H) -> Self {
         Self { inner, records: Mutex::default() }
     }
 
-    /// What was called since the last time.
+    /// Returns and clears the calls recorded since the last time.
     pub fn take(&self) -> Vec<Record> {
         std::mem::take(&mut self.records.lock())
     }
 
-    /// How often a call of that name was made since the last [`Self::take`].
+    /// Returns how often a call of that name was made since the last [`Self::take`].
     pub fn count(&self, name: &str) -> usize {
         self.records.lock().iter().filter(|record| record.call.name() == name).count()
     }

@@ -7,30 +7,32 @@ use crate::host::Errno;
 use core::ops::Range;
 use std::collections::BTreeMap;
 
-/// Pages are pinned in chunks of this many: `(PAGE_SIZE << MAX_PAGE_ORDER) / 8` comes to the same with both page sizes.
+/// Pages are pinned in chunks of this many: `(PAGE_SIZE << MAX_PAGE_ORDER) / 8` is the same with
+/// both page sizes.
 const PIN_CHUNK: u64 = 2 << 20;
-/// Regions of more pages than this fail to get their array of 8 bytes a page (here: 512 GiB of it).
+/// Regions of more pages than this fail to allocate their array of 8 bytes a page (here: 512 GiB of
+/// it).
 const MOST_PAGES: u64 = 1 << 36;
 
 #[derive(Clone, Debug)]
 pub(super) struct Region {
     pub(super) user: UserRange,
-    /// The same as numbers.
+    /// User addresses of the region.
     pub(super) range: Range<u64>,
     /// The largest IOMMU page it can serve.
     pub(super) page_shift: u32,
-    /// The pages that were there at REGISTER, whatever the process has mapped since.
+    /// The pages present at REGISTER, whatever the process has mapped since.
     pub(super) pages: Vec<Stretch>,
-    /// Containers, and orphans' one.
+    /// Number of containers that use it; an orphan counts one as well.
     pub(super) used: u64,
-    /// TCEs that point here, and 1.
+    /// Number of TCEs that point here, plus 1.
     pub(super) mapped: u64,
-    /// Counts registrations up: the list is newest first.
+    /// Registration number, ascending: the list is newest first.
     pub(super) serial: u64,
 }
 
 impl Region {
-    /// Where in `pages` an address lies; the address must be in the region.
+    /// Returns the stretch of `pages` at an address, which must be in the region.
     fn at(&self, address: u64) -> Option<&Stretch> {
         let after = self.pages.partition_point(|(at, _)| at.start <= address);
         self.pages.get(after.checked_sub(1)?)
@@ -42,20 +44,20 @@ impl Region {
 pub(super) struct Segment {
     /// First page, counted from the call's first.
     pub(super) index: u64,
-    /// Pages.
+    /// Number of pages.
     pub(super) count: u64,
-    /// User address of the first.
+    /// User address of the first page.
     pub(super) user: u64,
-    /// Physical less user address.
+    /// Physical address minus user address.
     pub(super) delta: u64,
 }
 
-/// How one drop of a region ended.
+/// How dropping one use of a region ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drop {
-    /// Others use it, or it is gone.
+    /// Other users remain, or it was freed.
     Done,
-    /// The last user, but TCEs point there: it stays.
+    /// The last user dropped it, but TCEs point there: it stays.
     Busy,
 }
 
@@ -70,7 +72,7 @@ impl Regions {
         self.list.values()
     }
 
-    /// The region of exactly that range (`mm_iommu_get`).
+    /// Returns the region of exactly that range (`mm_iommu_get`).
     pub(super) fn exact(&mut self, range: &Range<u64>) -> Option<&mut Region> {
         self.list.get_mut(&range.start).filter(|region| region.range == *range)
     }
@@ -79,13 +81,14 @@ impl Regions {
         self.list.get(&start)
     }
 
-    /// The region that wholly contains `len` bytes at `address` (`mm_iommu_lookup`).
+    /// Returns the region that wholly contains `len` bytes at `address` (`mm_iommu_lookup`).
     fn containing(&self, address: u64, len: u64) -> Option<&Region> {
         let (_, region) = self.list.range(..=address).next_back()?;
         (address.checked_add(len)? <= region.range.end).then_some(region)
     }
 
-    /// Pins and adds a region (`mm_iommu_new`). A positive result is the page count of a chunk that was pinned in part.
+    /// Pins and adds a region (`mm_iommu_new`). A positive result is the page count of a chunk that
+    /// was only partly pinned.
     pub(super) fn add(
         &mut self,
         process: &mut Process,
@@ -128,7 +131,7 @@ impl Regions {
             let in_chunk = ((bad - range.start) >> process.page.get()) % PIN_CHUNK;
             return Err(if in_chunk == 0 { Err(Errno::EFAULT) } else { Ok(in_chunk as i32) });
         }
-        // Only now, as in the kernel: a hole is noticed before an overlap.
+        // Checked only now, as in the kernel, which finds a hole before an overlap.
         let before = self.list.range(..range.end).next_back();
         if before.is_some_and(|(_, region)| region.range.end > range.start) {
             return Err(Err(Errno::EINVAL));
@@ -154,13 +157,15 @@ impl Regions {
         Drop::Done
     }
 
-    /// Which pages of a stretch of user memory regions back, and at which page of the call that ends with which error.
+    /// Returns which pages of a stretch of user memory are backed by regions, and at which page of
+    /// the call it ends with which error.
     pub(super) fn resolve(&self, user: u64, count: u64, shift: u32) -> (Vec<Segment>, Option<(u64, Errno)>) {
         let page = 1u64 << shift;
         let mut segments = Vec::new();
         let mut index = 0;
         while index < count {
-            // Neither product nor sum overflows while the address lies in a region; behind it there is none.
+            // Neither product nor sum overflows while the address lies in a region; past it there
+            // is none.
             let found = index.checked_mul(page).and_then(|offset| user.checked_add(offset));
             let Some((at, region)) = found.and_then(|at| Some((at, self.containing(at, page)?))) else {
                 return (segments, Some((index, Errno::EINVAL)));
@@ -180,7 +185,7 @@ impl Regions {
         (segments, None)
     }
 
-    /// Counts TCEs that came to point to `count` pages at `user`.
+    /// Counts TCEs that now point to `count` pages at `user`.
     pub(super) fn map(&mut self, user: u64, count: u64, shift: u32) {
         self.each(user, count, shift, |region, pages| region.mapped = region.mapped.saturating_add(pages));
     }
@@ -196,7 +201,7 @@ impl Regions {
         let mut at = user;
         while at < end {
             let Some(start) = self.containing(at, page).map(|region| region.range.start) else {
-                // Not in a region (any more): on to the next one, in whole pages.
+                // Not in a region, or no longer: skip to the next one, in whole pages.
                 let Some((next, _)) = self.list.range(at.saturating_add(1)..end).next() else { return };
                 at += (next - at).div_ceil(page) * page;
                 continue;
@@ -208,15 +213,15 @@ impl Regions {
         }
     }
 
-    /// Pages in a range of user memory that regions hold.
+    /// Returns the pages in a range of user memory that regions hold.
     pub(super) fn held(&self, range: &Range<u64>) -> Vec<Stretch> {
         let overlapping = self.list.values().filter(|r| r.range.start < range.end && range.start < r.range.end);
         overlapping.flat_map(|region| region.pages.iter().cloned()).collect()
     }
 }
 
-/// The largest IOMMU page for a region (`mm_iommu_do_alloc`). Once a huge page was seen, the small pages behind it do not
-/// bring the value down: that is how the kernel does it.
+/// Returns the largest IOMMU page for a region (`mm_iommu_do_alloc`). As in the kernel, small pages
+/// after the first huge page do not lower the value.
 fn page_shift(range: &Range<u64>, pages: &[Stretch], host: u32) -> u32 {
     let mut shift = (range.start | (range.end - range.start)).trailing_zeros();
     let mut seen = host;

@@ -28,15 +28,16 @@ impl Driver {
         Ok(0)
     }
 
-    /// `tce_iommu_unregister_pages`. Its own lookup holds the region while it drops the container's use, so that the
-    /// refusal of the last drop gets lost.
+    /// `tce_iommu_unregister_pages`. Its own lookup holds the region while it drops the container's
+    /// use, so the refusal of the last drop is lost.
     pub(super) fn unregister(&mut self, kernel: &mut Kernel, args: &RegisterMemory) -> Result {
         if !self.bound {
             return Err(Errno::EPERM);
         }
         check_args(args.argsz, size_of::<RegisterMemory>(), args.flags)?;
         aligned(kernel, args)?;
-        // REGISTER has looked whether it wraps; here it is only a region that there is not.
+        // REGISTER has checked that it does not wrap; here a wrap only means that no such region
+        // exists.
         let range = args.vaddr..args.vaddr.checked_add(args.size).ok_or(Errno::ENOENT)?;
         let region = kernel.regions.exact(&range).ok_or(Errno::ENOENT)?;
         let at = self.registered.iter().position(|start| *start == range.start).ok_or(Errno::ENOENT)?;

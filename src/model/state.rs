@@ -1,4 +1,5 @@
-//! The kernel behind the lock: open files, and who is in which container (`drivers/vfio/{container,group}.c`).
+//! The kernel state under the lock: open files, and which group is in which container
+//! (`drivers/vfio/{container,group}.c`).
 
 use super::container::{Container, Driver, Kernel, Result};
 use super::edu::{self, Transfer};
@@ -22,7 +23,7 @@ pub(super) struct State {
     pub(super) kernel: Kernel,
     pub(super) containers: BTreeMap<u32, Container>,
     pub(super) files: BTreeMap<u32, File>,
-    /// Numbers are never used twice, so that a file that was closed is noticed.
+    /// Numbers are never reused, so that the use of a closed file is noticed.
     next: u32,
     pub(super) strict: bool,
 }
@@ -78,7 +79,7 @@ impl State {
         Ok(File::Device { group: number, index })
     }
 
-    /// One more file of an open device.
+    /// Opens one more file of an open device.
     pub(super) fn duplicate(&mut self, device: Fd) -> Result<Fd> {
         let file = self.file(device)?;
         if let File::Device { group, index } = file {
@@ -103,7 +104,7 @@ impl State {
                     group.device_files -= 1;
                     let device = &mut group.devices[index];
                     device.files -= 1;
-                    // With its last file a device is reset and loses the bus.
+                    // When its last file is closed, a device is reset and loses bus mastering.
                     if device.files == 0 {
                         device.edu = edu::Edu::default();
                         device.irqs = Default::default();
@@ -116,7 +117,7 @@ impl State {
         }
     }
 
-    /// A group leaves its container when the last file that holds it goes.
+    /// Removes a group from its container when the last file that holds it is closed.
     fn close_group(&mut self, number: u32) {
         let Some(group) = self.kernel.groups.get_mut(&number) else { return };
         group.files -= 1;
@@ -125,7 +126,7 @@ impl State {
         }
     }
 
-    /// A container lives while its file is open or groups are in it.
+    /// Drops a container unless its file is open or groups are in it.
     fn drop_unused(&mut self, id: u32) {
         if self.containers.get(&id).is_some_and(|container| !container.open && container.groups.is_empty()) {
             self.containers.remove(&id);
@@ -145,7 +146,7 @@ impl State {
         let container = self.containers.get_mut(&id).ok_or(Errno::EBADF)?;
         match call {
             Call::GetApiVersion => Ok(vfio::API_VERSION),
-            // Asked or not, the driver says yes to both of its types.
+            // The driver always says yes to both of its types.
             Call::CheckExtension(spapr::TCE_IOMMU | spapr::TCE_V2_IOMMU) => Ok(1),
             Call::CheckExtension(eeh::EXTENSION) => Ok((kernel.preset.platform() == Platform::Powernv).into()),
             Call::CheckExtension(_) => Ok(0),
@@ -222,7 +223,7 @@ impl State {
         self.drop_unused(id);
     }
 
-    /// Every file is closed, last opened first, as at the end of the process.
+    /// Closes every file, last opened first, as at the end of the process.
     pub(super) fn exit(&mut self) {
         while let Some((&fd, _)) = self.files.last_key_value() {
             self.close(Fd(fd));

@@ -1,4 +1,4 @@
-//! A TCE table: what the hardware translates, and the user addresses the kernel keeps beside it.
+//! A TCE table: the hardware's entries, and the user addresses the kernel keeps for them.
 
 use super::preset::Preset;
 use super::process::Process;
@@ -8,18 +8,19 @@ use crate::host::Errno;
 use core::ops::Range;
 use rangemap::RangeMap;
 
-/// What continuing entries share. Addresses are differences, so that neighbours that continue each other are one run.
+/// The part that consecutive entries share. Addresses are differences, so neighbours that continue
+/// each other are one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tce {
-    /// User address less bus address, wrapping.
+    /// User address minus bus address, wrapping.
     pub(super) user: u64,
-    /// Physical address less bus address, wrapping.
+    /// Physical address minus bus address, wrapping.
     pub(super) physical: u64,
     /// Bit 0: the device may read; bit 1: it may write.
     pub(super) bits: u32,
 }
 
-/// What kind of window a table is to the platform.
+/// The platform's kind of window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WindowKind {
     /// powernv: a table of the PHB.
@@ -36,25 +37,25 @@ pub(super) struct Table {
     pub(super) shift: u32,
     /// First bus address.
     pub(super) start: u64,
-    /// Entries; may exceed what was asked for.
+    /// Number of entries; may exceed the number requested.
     pub(super) entries: u64,
-    /// Host pages that were charged for it.
+    /// Host pages charged for it.
     pub(super) charged: u64,
-    /// The group it was made for; on pseries it serves no other.
+    /// The group it was created for; on pseries it serves no other.
     pub(super) group: u32,
-    /// Entry number (bus address >> shift) to entry.
+    /// Entries by number (bus address >> shift).
     pub(super) runs: RangeMap<u64, Tce>,
 }
 
 impl Table {
-    /// Its entry numbers.
+    /// Returns its entry numbers.
     pub(super) fn numbers(&self) -> Range<u64> {
         let first = self.start >> self.shift;
         first..first.saturating_add(self.entries)
     }
 
-    /// Entries that the hardware takes. The firmware's default window has its full size, however small a table the kernel
-    /// made for it.
+    /// Returns the number of entries the hardware accepts. The firmware's default window has its
+    /// full size, however small a table the kernel created for it.
     pub(super) fn granted(&self, preset: &Preset) -> u64 {
         match self.kind {
             WindowKind::Default => self.entries.max(u64::from(preset.limits().size) >> self.shift),
@@ -62,7 +63,8 @@ impl Table {
         }
     }
 
-    /// Its bus addresses; `None` for a table without an entry, which pseries makes when asked for less than a page.
+    /// Returns its bus addresses; `None` for a table without entries, which pseries creates for
+    /// windows smaller than a page.
     pub(super) fn range(&self) -> Option<IovaRange> {
         IovaRange::new(Iova(self.start), self.entries << self.shift).ok()
     }
@@ -71,12 +73,12 @@ impl Table {
         self.numbers().contains(&(iova >> self.shift))
     }
 
-    /// The entry for a bus address.
+    /// Returns the entry for a bus address.
     pub(super) fn entry(&self, iova: u64) -> Option<&Tce> {
         self.runs.get(&(iova >> self.shift))
     }
 
-    /// Takes entries out.
+    /// Removes entries and returns them.
     fn take(&mut self, numbers: &Range<u64>) -> Vec<(Range<u64>, Tce)> {
         if numbers.is_empty() {
             return Vec::new();
@@ -88,7 +90,7 @@ impl Table {
         old
     }
 
-    /// Clears entries; of a v2 table they give their counts back.
+    /// Clears entries; those of a v2 table release their counts.
     pub(super) fn clear(&mut self, numbers: &Range<u64>, counted: Option<&mut Regions>) {
         let old = self.take(numbers);
         let Some(regions) = counted else { return };
@@ -98,7 +100,7 @@ impl Table {
         }
     }
 
-    /// Sets entries from `first` on; what was there before is silently replaced.
+    /// Sets entries from `first` on; earlier entries there are silently replaced.
     pub(super) fn set(&mut self, first: u64, segments: &[Segment], bits: u32, mut counted: Option<&mut Regions>) {
         for segment in segments {
             let number = first + segment.index;
@@ -114,7 +116,7 @@ impl Table {
     }
 }
 
-/// The pages of a v1 MAP: each is pinned by itself, wherever it lies.
+/// Pins the pages of a v1 MAP, each singly, wherever it lies.
 pub(super) fn pin_singly(process: &Process, user: u64, count: u64, shift: u32) -> (Vec<Segment>, Option<(u64, Errno)>) {
     let page = 1u64 << shift;
     let host = process.page;

@@ -1,4 +1,4 @@
-//! Looking into the kernel, for tests.
+//! Views of the kernel's state, for tests.
 
 use super::dma;
 use super::state::State;
@@ -8,41 +8,41 @@ use crate::permission::Permission;
 /// A window's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableView {
-    /// Its bus addresses; may be more than was asked for.
+    /// Bus addresses; may be more than requested.
     pub range: IovaRange,
     /// IOMMU page.
     pub page: PageShift,
-    /// What is mapped, in address order; entries that continue each other are one run.
+    /// Mappings in address order; entries that continue each other are one run.
     pub entries: Vec<EntryView>,
 }
 
 /// A run of TCEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryView {
-    /// Where the device sees it.
+    /// Bus addresses.
     pub iova: IovaRange,
-    /// What was mapped there.
+    /// User address that was mapped there.
     pub user: UserAddr,
-    /// What the TCE's bits allow; on powernv WRITE has become READ and WRITE.
+    /// Permission in the TCE's bits; on powernv WRITE has become READ and WRITE.
     pub permission: Permission,
 }
 
 /// A registered region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionView {
-    /// Where it was when it was registered.
+    /// User addresses at the time it was registered.
     pub range: UserRange,
-    /// Containers that registered it; an orphan counts one as well.
+    /// Number of containers that registered it; an orphan counts one as well.
     pub used: u64,
-    /// TCEs that point into it (the kernel's counter less 1).
+    /// Number of TCEs that point into it (the kernel's counter minus 1).
     pub mapped: u64,
     /// The largest IOMMU page it serves, as a power of two.
     pub page_shift: u32,
-    /// No container holds it: it is never freed again.
+    /// Whether no container holds it; then it is never freed again.
     pub orphan: bool,
 }
 
-/// The groups in a container, newest first.
+/// Returns the groups in a container, newest first.
 pub(super) fn groups(state: &State, container: u32) -> Vec<u32> {
     state.containers.get(&container).map(|container| container.groups.clone()).unwrap_or_default()
 }
@@ -59,7 +59,7 @@ pub(super) fn device_read(state: &mut State, container: u32, iova: Iova, data: &
     }
 }
 
-/// The tables of a container, slot 0 first.
+/// Returns the tables of a container, slot 0 first.
 pub(super) fn tables(state: &State, container: u32) -> Vec<TableView> {
     let driver = state.containers.get(&container).and_then(|container| container.driver.as_ref());
     let tables = driver.iter().flat_map(|driver| driver.tables.iter().flatten());
@@ -78,7 +78,7 @@ pub(super) fn tables(state: &State, container: u32) -> Vec<TableView> {
         .collect()
 }
 
-/// The regions, newest first.
+/// Returns the regions, newest first.
 pub(super) fn regions(state: &State) -> Vec<RegionView> {
     let mut regions: Vec<_> = state.kernel.regions.iter().collect();
     regions.sort_by_key(|region| core::cmp::Reverse(region.serial));

@@ -1,4 +1,4 @@
-//! What a caller did that a real kernel would have paid for.
+//! Violations: calls that would harm a real kernel.
 
 use crate::addr::{Iova, IovaRange, UserRange};
 use core::fmt;
@@ -17,17 +17,18 @@ pub enum DmaDirection {
 /// that no TCE allows. The model records it instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// MAP ran past its window: the kernel checks no bounds. powernv overwrites kernel memory and returns 0; pseries
-    /// dies in `tce_iommu_unuse_page_v2`, returns EINTR and leaks a count, or maps where the firmware's default window goes
-    /// on behind a smaller one of the kernel's. The model applies nothing on powernv.
+    /// MAP ran past its window: the kernel checks no bounds. powernv overwrites kernel memory and
+    /// returns 0. pseries crashes in `tce_iommu_unuse_page_v2`, returns EINTR and leaks a count, or
+    /// maps where the firmware's default window continues past a smaller one of the kernel's. The
+    /// model applies nothing on powernv.
     MapPastWindow {
-        /// What was to be mapped: first address and bytes, which may wrap.
+        /// First address of the MAP; with its bytes it may wrap.
         start: Iova,
         /// Bytes.
         size: u64,
         /// The window.
         window: IovaRange,
-        /// Whether a pseries kernel would have died (else: a count that never comes back).
+        /// Whether a pseries kernel would have crashed; otherwise a count is lost.
         fatal: bool,
     },
     /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the table. The model clears what
@@ -48,34 +49,36 @@ pub enum Violation {
     },
     /// MAP of no bytes: on POWER8 the TCE kill loop never ends.
     EmptyMap {
-        /// Where.
+        /// First address.
         start: Iova,
     },
-    /// MAP at bus address 0 that failed at its first page, on POWER8: the rollback is one of no entries, whose TCE kill
-    /// loop never ends.
+    /// MAP at bus address 0 that failed at its first page, on POWER8: the rollback covers no
+    /// entries, and its TCE kill loop never ends.
     FailedMapAtZero {
-        /// Bytes that were to be mapped.
+        /// Bytes of the MAP.
         size: u64,
     },
     /// UNMAP of no bytes: on POWER8 the TCE kill loop never ends.
     EmptyUnmap {
-        /// Where.
+        /// First address.
         start: Iova,
     },
     /// REGISTER of no bytes: the kernel warns about an empty allocation.
     EmptyRegister,
-    /// UNREGISTER while TCEs point into the region: returns 0, and the memory is pinned until reboot.
+    /// UNREGISTER while TCEs point into the region: returns 0, and the memory stays pinned until
+    /// reboot.
     UnregisterWhileMapped {
         /// The region.
         range: UserRange,
-        /// TCEs that point into it.
+        /// Number of TCEs that point into it.
         mapped: u64,
     },
-    /// A container went away whose region another container still maps, or whose count is wrong: the region is lost.
+    /// A container was released while another container still maps its region, or the region's
+    /// count is wrong: the region is lost.
     ReleasedWhileMapped {
         /// The region.
         range: UserRange,
-        /// TCEs that point into it.
+        /// Number of TCEs that point into it.
         mapped: u64,
     },
     /// A failed exchange left the region's count too high: it can never be freed.
@@ -83,34 +86,35 @@ pub enum Violation {
         /// The region.
         range: UserRange,
     },
-    /// Creating a window failed after its table was charged: the locked memory does not come back.
+    /// Creating a window failed after its table was charged: the charge is lost.
     LeakedCharge {
-        /// Bytes.
+        /// Bytes charged.
         bytes: u64,
     },
-    /// Creating a window with a page shift of 128 or more whose low seven bits name a page size the PE has: the kernel
-    /// takes it for that and computes on with the number. The model leaks the charge and refuses.
+    /// Creating a window with a page shift of 128 or more whose low seven bits are a page size the
+    /// PE has: the kernel accepts it as that size and goes on computing with the number. The model
+    /// leaks the charge and refuses.
     WildPageShift {
         /// The page shift.
         page_shift: u32,
     },
-    /// Creating a window smaller than its page on pseries: the kernel warns about an empty allocation
-    /// (`iommu_init_table`) and makes a window that holds nothing.
+    /// Creating a window smaller than its page on pseries: the kernel warns about an empty
+    /// allocation (`iommu_init_table`) and creates a window that holds nothing.
     EmptyWindow {
-        /// Bytes that were asked for.
+        /// Bytes requested.
         size: u64,
     },
     /// The PE is on the kernel's list of failed PEs: no window can be created on it until reboot.
     Poisoned {
-        /// Its group.
+        /// The PE's group.
         group: u32,
     },
     /// A second dynamic window on a pseries PE: the firmware refuses, which poisons the PE.
     SecondDdw {
-        /// Its group.
+        /// The PE's group.
         group: u32,
     },
-    /// A second group in a pseries container: windows can no longer be made there.
+    /// A second group in a pseries container: no further window can be created there.
     SecondGroup {
         /// The groups, newest first.
         groups: Vec<u32>,
@@ -184,7 +188,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What is still there after everything was closed.
+/// What remains after everything was closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leak {
     /// A region no container holds.

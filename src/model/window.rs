@@ -17,7 +17,8 @@ impl Driver {
         Ok(0)
     }
 
-    /// The default window comes into being with the first call that might want it. When that fails it stays pending.
+    /// Creates the default window at the first call that may need it. If that fails, it stays
+    /// pending.
     pub(super) fn create_default(&mut self, kernel: &mut Kernel) -> Result<()> {
         if self.default_pending {
             self.create_window(kernel, 12, u64::from(kernel.preset.limits().size), 1)?;
@@ -30,7 +31,7 @@ impl Driver {
     fn create_window(&mut self, kernel: &mut Kernel, shift: u32, size: u64, levels: u32) -> Result<u64> {
         let slot = self.tables.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?;
         let newest = *self.groups.first().ok_or(Errno::ENODEV)?;
-        // The test shifts by any number; as 6.12 is compiled, the low seven bits count.
+        // The check shifts by any number; as 6.12 is compiled, the low seven bits count.
         let low = if kernel.preset.kernel.bounds_page_shift() { shift } else { shift & 0x7f };
         if 1u64.checked_shl(low).is_none_or(|bit| kernel.preset.limits().pgsizes & bit == 0) {
             return Err(Errno::EINVAL);
@@ -41,7 +42,7 @@ impl Driver {
         }
         let charged = bytes >> kernel.process.page.get();
         kernel.process.locked.charge(charged)?;
-        // The kernel forgets what it charged when the platform fails.
+        // The kernel loses its charge when the platform fails.
         let leaked = Violation::LeakedCharge { bytes: charged << kernel.process.page.get() };
         let leaked = (charged != 0).then_some(leaked);
         if low != shift {
@@ -85,12 +86,12 @@ impl Driver {
         Ok(0)
     }
 
-    /// The window that holds a bus address, wherever in it that lies.
+    /// Returns the slot of the window that holds a bus address, wherever in the window it lies.
     pub(super) fn slot(&self, iova: u64) -> Option<usize> {
         self.tables.iter().position(|table| table.as_ref().is_some_and(|table| table.contains(iova)))
     }
 
-    /// Takes a window out of every group and gives its charge back.
+    /// Removes a window from every group and releases its charge.
     fn free(&self, kernel: &mut Kernel, table: Table) {
         for number in &self.groups {
             if let Some(group) = kernel.groups.get_mut(number) {

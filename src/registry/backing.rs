@@ -1,19 +1,19 @@
-//! What backs memory decides which IOMMU page it can carry.
+//! Surveys the backing of memory, which decides the largest IOMMU page it can serve.
 
 use super::RegisterError;
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::Host;
 
-/// A stretch of memory of one page size: a kernel region to be.
+/// A stretch of memory of one page size, which will become one kernel region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub range: UserRange,
-    /// The largest IOMMU page it can carry.
+    /// The largest IOMMU page it can serve.
     pub carries: PageShift,
 }
 
-/// Cuts `gap` where the page size of its backing changes: one region over both would carry only the smaller
-/// (`mm_iommu_do_alloc`). An error when a page of it cannot be pinned.
+/// Cuts `gap` where the page size of its backing changes: one region over both would serve only the
+/// smaller one (`mm_iommu_do_alloc`). Fails if a page of it cannot be pinned.
 pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, RegisterError> {
     let mut stretches: Vec<(UserRange, PageShift)> = Vec::new();
     let mut at = gap.start();
@@ -39,7 +39,8 @@ pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, Re
     Ok(stretches.into_iter().map(|(range, page)| Stretch { range, carries: carries(range, page) }).collect())
 }
 
-/// The largest IOMMU page a region over `range` carries: bound by its backing and by the alignment of both its ends.
+/// Returns the largest IOMMU page a region over `range` can serve, limited by its backing and by
+/// the alignment of both its ends.
 pub(super) fn carries(range: UserRange, backing: PageShift) -> PageShift {
     let UserAddr(start) = range.start();
     let aligned = (start | range.len()).trailing_zeros().min(34);

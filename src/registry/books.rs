@@ -1,4 +1,4 @@
-//! The registry's books: regions, what leases cover, what is mapped. No kernel call is made here.
+//! The registry's table of regions: what leases cover, and what is mapped. Makes no kernel calls.
 
 use super::{PinError, RegionStatus};
 use crate::addr::{PageShift, UserAddr, UserRange};
@@ -6,7 +6,7 @@ use crate::host::Fd;
 use rangemap::RangeMap;
 use slab::Slab;
 
-/// A region of the registry.
+/// Identifies a region of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(u32);
 
@@ -16,30 +16,30 @@ impl RegionId {
     }
 }
 
-/// A kernel region: what one REGISTER registered.
+/// A kernel region, registered by one REGISTER.
 #[derive(Debug)]
 pub(super) struct Region {
     pub range: UserRange,
-    /// The largest IOMMU page it can carry.
+    /// The largest IOMMU page it can serve.
     pub carries: PageShift,
-    /// Releases that are being decided: it stays until they are.
+    /// Number of pending releases; the region stays until they are decided.
     pub holds: u32,
-    /// A stretch of it has no lease any more.
+    /// Whether part of it no longer has a lease.
     pub partial: bool,
     /// Bytes of bus addresses that point into it, over all address spaces.
     pub mapped: u64,
-    /// Containers it is registered in; none while no container is there.
+    /// Containers it is registered in; none until there is a container.
     pub containers: Vec<Fd>,
 }
 
-/// A part of user memory that was pinned for a map, in one region.
+/// A part of user memory that was pinned for a map, within one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     pub region: RegionId,
     pub user: UserRange,
 }
 
-/// The region under a stretch of memory, and how many leases cover just this stretch.
+/// The region that covers a stretch of memory, and how many leases cover exactly this stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cover {
     region: RegionId,
@@ -50,14 +50,14 @@ struct Cover {
 pub(super) struct Books {
     regions: Slab<Region>,
     coverage: RangeMap<u64, Cover>,
-    /// Regions that may be needed no more, or not as a whole.
+    /// Regions that may no longer be needed, or not as a whole.
     idle: Vec<RegionId>,
 }
 
-/// A region to give back.
+/// A region to unregister.
 pub(super) struct Idle {
     pub region: Region,
-    /// The regions that are to be there instead, of stretches that are still leased.
+    /// The regions that replace it, for stretches that are still leased.
     pub kept: Vec<RegionId>,
 }
 
@@ -82,12 +82,12 @@ impl Books {
         self.regions.iter().map(|(index, _)| RegionId(index as u32)).collect()
     }
 
-    /// The stretches of `range` under which there is no region.
+    /// Returns the stretches of `range` without a region.
     pub(super) fn gaps(&self, range: UserRange) -> Vec<UserRange> {
         self.coverage.gaps(&std_range(range)).filter_map(|gap| user_range(&gap)).collect()
     }
 
-    /// Enters a region; no region may be there.
+    /// Inserts a region; no region may be there.
     pub(super) fn insert(&mut self, range: UserRange, carries: PageShift, containers: Vec<Fd>) -> RegionId {
         let index = self.regions.insert(Region { range, carries, holds: 0, partial: false, mapped: 0, containers });
         let id = RegionId(index as u32);
@@ -95,9 +95,9 @@ impl Books {
         id
     }
 
-    /// Takes a region out that nothing maps and that is leased no more, or only in part: the kernel cannot give back a
-    /// part, and must not keep it, since what the user puts there next would not be what devices see. `None` when there
-    /// is none.
+    /// Removes and returns a region that nothing maps and that is no longer leased, or only in
+    /// part; `None` if there is none. The kernel cannot unregister a part, and must not keep it,
+    /// since devices would not see what the user puts there next.
     pub(super) fn take_idle(&mut self) -> Option<Idle> {
         while let Some(id) = self.idle.pop() {
             if !self.get(id).is_some_and(|region| region.partial && region.mapped == 0 && region.holds == 0) {
@@ -131,7 +131,7 @@ impl Books {
         None
     }
 
-    /// Makes a region reach up to `end`.
+    /// Extends a region up to `end`.
     fn stretch(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
         let region = self.get_mut(id)?;
         region.range = UserRange::between(region.range.start(), end)?;
@@ -142,14 +142,14 @@ impl Books {
         !self.idle.is_empty()
     }
 
-    /// Remembers a region that may have to go, wholly or in part.
+    /// Queues a region that may have to be unregistered, wholly or in part.
     pub(super) fn note_if_idle(&mut self, id: RegionId) {
         if self.get(id).is_some_and(|region| region.partial && region.mapped == 0 && region.holds == 0) {
             self.idle.push(id);
         }
     }
 
-    /// Counts in and out, per region, what keeps it as it is.
+    /// Changes the count of pending releases of each region in `range`.
     fn hold(&mut self, range: UserRange, change: impl Fn(u32) -> u32) {
         for id in self.regions_under(range) {
             if let Some(region) = self.get_mut(id) {
@@ -159,12 +159,13 @@ impl Books {
         }
     }
 
-    /// A stretch of `range` that was leased once, and whose region stays because something in it is mapped.
+    /// Finds a stretch of `range` that is no longer leased, but whose region stays because
+    /// something in it is mapped.
     pub(super) fn stale(&self, range: UserRange) -> Option<UserRange> {
         self.covers(range).find(|(_, cover)| cover.leases == 0).map(|(part, _)| part)
     }
 
-    /// Whether a lease covers any part of a region.
+    /// Returns whether a lease covers any part of a region.
     pub(super) fn is_leased(&self, region: &Region) -> bool {
         self.covers(region.range).any(|(_, cover)| cover.leases > 0)
     }
@@ -188,13 +189,15 @@ impl Books {
         }
     }
 
-    /// Counts a lease in, or in again after [`Self::uncover`]; regions lie under all of `range`.
+    /// Counts a lease, or counts it again after [`Self::uncover`]; regions must cover all of
+    /// `range`.
     pub(super) fn cover(&mut self, range: UserRange) {
         self.recount(range, |leases| leases.saturating_add(1));
     }
 
-    /// No new map may rely on this lease any more; its regions stay as they are until [`Self::decided`]. Returns the
-    /// stretches that nothing else covers and that may be mapped.
+    /// Begins a release: no new map may rely on this lease any longer, but its regions stay as they
+    /// are until [`Self::decided`]. Returns the stretches that nothing else covers and that may be
+    /// mapped.
     pub(super) fn uncover(&mut self, range: UserRange) -> Vec<UserRange> {
         self.recount(range, |leases| leases.saturating_sub(1));
         self.hold(range, |holds| holds + 1);
@@ -204,7 +207,7 @@ impl Books {
             .collect()
     }
 
-    /// The lease is covered again, or it is gone.
+    /// Ends a release, whether granted or refused.
     pub(super) fn decided(&mut self, range: UserRange) {
         let bare: Vec<_> =
             self.covers(range).filter(|(_, cover)| cover.leases == 0).map(|(_, cover)| cover.region).collect();
@@ -216,13 +219,14 @@ impl Books {
         self.hold(range, |holds| holds.saturating_sub(1));
     }
 
-    /// Finds the regions under each of `wanted`, for maps with IOMMU pages of its size, in address order.
+    /// Finds the regions of each of `wanted`, for maps with IOMMU pages of its size, in address
+    /// order.
     pub(super) fn parts_of(
         &self,
         wanted: impl Iterator<Item = (UserRange, PageShift)>,
         parts: &mut Vec<Part>,
     ) -> Result<(), PinError> {
-        // The stretch the last one was found in serves the next one, mostly.
+        // The stretch that held the last request usually holds the next one.
         let mut last: Option<(UserRange, RegionId, PageShift)> = None;
         let mut wanted = wanted.peekable();
         while let Some((user, page)) = wanted.next() {
@@ -239,13 +243,13 @@ impl Books {
         Ok(())
     }
 
-    /// The leased stretch at an address, its region, and the page that carries.
+    /// Returns the leased stretch at an address, its region, and the largest page that can serve.
     fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
         let (stretch, cover) = self.coverage.get_key_value(&at.0).filter(|(_, cover)| cover.leases > 0)?;
         Some((user_range(stretch)?, cover.region, self.get(cover.region)?.carries))
     }
 
-    /// Finds the regions under `user` for a map with IOMMU pages of `page`, in address order.
+    /// Finds the regions of `user` for a map with IOMMU pages of `page`, in address order.
     pub(super) fn parts(&self, user: UserRange, page: PageShift, parts: &mut Vec<Part>) -> Result<(), PinError> {
         let mut at = user.start();
         let first = parts.len();
@@ -287,7 +291,7 @@ impl Books {
         }
     }
 
-    /// Counts them out again.
+    /// Counts bytes that no longer point into a region.
     pub(super) fn unpin(&mut self, id: RegionId, bytes: u64) {
         if let Some(region) = self.get_mut(id) {
             region.mapped = region.mapped.saturating_sub(bytes);

@@ -1,4 +1,4 @@
-//! Why memory cannot be registered, mapped or given back.
+//! Errors of the registry: why memory cannot be registered, mapped or released.
 
 use super::Lease;
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
@@ -9,41 +9,26 @@ use core::fmt;
 /// Why memory cannot be registered. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum RegisterError {
     /// Not whole pages of the host.
     #[error("{asked} is not aligned to the host page of {page}: register whole pages")]
-    Misaligned {
-        /// What was asked.
-        asked: UserRange,
-        /// The host's page.
-        page: PageShift,
-    },
+    Misaligned { asked: UserRange, page: PageShift },
     /// Part of it is not mapped.
     #[error("{asked} has a hole at {hole}: map memory there first, or register around it")]
-    Hole {
-        /// What was asked.
-        asked: UserRange,
-        /// The first hole.
-        hole: UserRange,
-    },
+    Hole { asked: UserRange, hole: UserRange },
     /// Part of it cannot be pinned.
     #[error(
         "{asked} has memory at {part} that cannot be pinned (read-only, PROT_NONE or a device's): make it writable"
     )]
-    NotPinnable {
-        /// What was asked.
-        asked: UserRange,
-        /// The first such part.
-        part: UserRange,
-    },
+    NotPinnable { asked: UserRange, part: UserRange },
     /// The kernel could not pin a page that looked ordinary.
     #[error(
         "the kernel could not pin a page of {asked}, about {page} host pages into it: is it ordinary writable memory?"
     )]
     PageRefused {
-        /// What was asked.
         asked: UserRange,
-        /// How many pages the kernel pinned before it gave up, within its chunk.
+        /// Number of pages the kernel pinned before it gave up, within its chunk.
         page: u32,
     },
     /// Part of it was leased before, and its region is still mapped elsewhere.
@@ -51,22 +36,14 @@ pub enum RegisterError {
         "{asked}: {part} was given back while the rest of its registration is still mapped, and devices would see the old \
          memory there: unmap the rest first"
     )]
-    Stale {
-        /// What was asked.
-        asked: UserRange,
-        /// The part.
-        part: UserRange,
-    },
-    /// The process registered an overlapping range past this registry.
+    Stale { asked: UserRange, part: UserRange },
+    /// The process registered an overlapping range outside this registry.
     #[error("{asked} overlaps memory that this process registered elsewhere: one registry must own all registrations")]
-    Foreign {
-        /// What was asked.
-        asked: UserRange,
-    },
-    /// Too much locked memory.
+    Foreign { asked: UserRange },
+    /// More locked memory than allowed.
     #[error(transparent)]
     Memlock(#[from] MemlockError),
-    /// The host does not tell what backs the memory.
+    /// The host cannot report what backs the memory.
     #[error("cannot read what backs the memory: {0}")]
     Backing(Errno),
     /// The kernel refused.
@@ -77,51 +54,31 @@ pub enum RegisterError {
 /// Why memory cannot be mapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum PinError {
     /// No lease covers it.
     #[error("{asked} is not registered at {missing}: register it and keep the lease while it is mapped")]
-    NotRegistered {
-        /// What was asked.
-        asked: UserRange,
-        /// The first stretch without a lease.
-        missing: UserRange,
-    },
-    /// The window's page is larger than the memory can carry.
+    NotRegistered { asked: UserRange, missing: UserRange },
+    /// The window's page is larger than the memory can serve.
     #[error(
         "{asked} lies in registered {region}, which carries IOMMU pages up to {carries}, but the window has {page} pages: \
          use a window with smaller pages, or hugetlb memory aligned to and sized in {page}"
     )]
-    PageTooLarge {
-        /// What was asked.
-        asked: UserRange,
-        /// The region.
-        region: UserRange,
-        /// The largest page it carries.
-        carries: PageShift,
-        /// The window's page.
-        page: PageShift,
-    },
+    PageTooLarge { asked: UserRange, region: UserRange, carries: PageShift, page: PageShift },
     /// An IOMMU page would lie in two regions.
     #[error("{asked}: the {page} IOMMU page around {at} lies in two registrations: register the memory in one call")]
-    Straddles {
-        /// What was asked.
-        asked: UserRange,
-        /// Where the second region begins.
-        at: UserAddr,
-        /// The window's page.
-        page: PageShift,
-    },
-    /// It had to be registered in one more container, and could not be.
+    Straddles { asked: UserRange, at: UserAddr, page: PageShift },
+    /// It had to be registered in one more container, which failed.
     #[error(transparent)]
     Register(#[from] RegisterError),
 }
 
-/// Memory that devices can still reach was asked back. The lease is still good.
+/// Why memory was not released: devices can still reach it. The lease remains valid.
 #[derive(Debug)]
 pub struct ReleaseError {
     /// The lease, unchanged.
     pub lease: Lease,
-    /// Where devices see it, over all address spaces.
+    /// Bus addresses at which devices see it, over all address spaces.
     pub mapped: Vec<IovaRange>,
 }
 

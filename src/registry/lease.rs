@@ -1,14 +1,15 @@
-//! A claim on registered memory.
+//! Leases: claims on registered memory.
 
 use super::{Registry, ReleaseError};
 use crate::addr::UserRange;
 use crate::host::Process;
 
-/// Keeps a range of user memory registered. Dropped or [released](Lease::release), it lets go; what is still mapped
-/// stays registered until its last TCE is gone, but no new map may use it.
+/// Keeps a range of user memory registered until it is dropped or [released](Lease::release). What
+/// is still mapped then stays registered until its last TCE is gone, but no new map may use it.
 ///
-/// The memory must stay mapped in the process as it is: the kernel holds on to the pages that were there when it was
-/// registered, so after `munmap`, `mremap` or `madvise(MADV_DONTNEED)` devices would see the old ones.
+/// The memory must stay mapped in the process as it is: the kernel keeps the pages that were
+/// present when it was registered, so after `munmap`, `mremap` or `madvise(MADV_DONTNEED)` devices
+/// would see the old ones.
 #[derive(Debug)]
 pub struct Lease {
     registry: Registry,
@@ -23,7 +24,7 @@ impl Lease {
         Self { registry, range, released: false, process: Process::current() }
     }
 
-    /// The memory.
+    /// Returns the memory it keeps registered.
     pub fn range(&self) -> UserRange {
         self.range
     }

@@ -1,10 +1,11 @@
-//! The process-wide memory registry.
+//! The process-wide registry of memory for DMA.
 //!
-//! The kernel keeps registered regions for the whole process, frees them by exact match only, and loses one for good when
-//! it is unregistered while a TCE points into it. So there is one [`Registry`] per process. Users hold [`Lease`]s on any
-//! page-aligned range, overlapping, adjacent or repeated; under them the registry keeps kernel regions, registers only
-//! what no region covers yet, and gives a region back when its last lease and its last TCE are gone, and a part of it when
-//! that part's last lease and the region's last TCE are.
+//! The kernel keeps registered regions for the whole process, frees them by exact match only, and
+//! loses a region for good if it is unregistered while a TCE points into it. So there is one
+//! [`Registry`] per process. Users hold [`Lease`]s on any page-aligned ranges, which may overlap,
+//! touch or repeat. The registry maps them to kernel regions and registers only what no region
+//! covers yet. It unregisters a region when its last lease and its last TCE are gone, and a part of
+//! it when that part's last lease and the region's last TCE are gone.
 //!
 //! # Locking
 //! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for
@@ -42,22 +43,22 @@ use std::sync::{Arc, Weak};
 
 /// An address space, as the registry sees it.
 pub(crate) trait Pointing: Send + Sync {
-    /// Adds the bus addresses that point into `user`.
+    /// Appends the bus addresses that point into `user`.
     fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>);
 }
 
-/// A kernel region, for people and programs to see.
+/// Status of a kernel region, for people and programs to inspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionStatus {
     /// User memory.
     pub range: UserRange,
-    /// The largest IOMMU page it can carry.
+    /// The largest IOMMU page it can serve.
     pub carries: PageShift,
-    /// Leases on the part of it that has most.
+    /// Number of leases on the part of it with the most.
     pub leases: u32,
     /// Bytes of bus addresses that point into it.
     pub mapped: u64,
-    /// Containers it is registered in.
+    /// Number of containers it is registered in.
     pub containers: usize,
 }
 
@@ -66,7 +67,7 @@ struct Inner {
     /// Containers that are open. Held across REGISTER and UNREGISTER.
     kernel: Mutex<Vec<Fd>>,
     books: Mutex<Books>,
-    /// Here because it holds for the process, whatever space asks.
+    /// Refused windows. Kept here because a refusal holds for the process, whichever space asks.
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
     counters: stats::Counters,
@@ -92,7 +93,8 @@ impl core::fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// The registry of this process on `host`. Make one and share it: two would fight over the kernel's regions.
+    /// Creates the registry of this process on `host`. Create one and share it: two would compete
+    /// for the kernel's regions.
     pub fn new(host: Arc<dyn Host>) -> Self {
         Self(Arc::new(Inner {
             host,
@@ -105,20 +107,22 @@ impl Registry {
         }))
     }
 
-    /// The host it registers on.
+    /// Returns the host it registers on.
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.0.host
     }
 
-    /// Registers `range` and leases it. With no container open yet it is registered when the first one is.
+    /// Registers `range` and leases it. If no container is open yet, it is registered when the
+    /// first one opens.
     ///
-    /// Errors leave everything as it was.
+    /// An error leaves everything as it was.
     pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
         self.register_counted(&[range])?;
         Ok(Lease::new(self.clone(), range))
     }
 
-    /// Registers several ranges, all or none: neighbours of one kind become one kernel region. A lease each.
+    /// Registers several ranges, all or none: neighbours of one kind become one kernel region.
+    /// Returns a lease for each.
     pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
         self.register_counted(ranges)?;
         Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
@@ -153,7 +157,7 @@ impl Registry {
             for gap in gaps {
                 stretches.extend(survey(self.host().as_ref(), gap)?);
             }
-            // Others join in when they first map the region.
+            // The other containers register it when they first map the region.
             let home = containers.first().copied();
             self.register_stretches(home, &stretches)?;
             let mut books = self.0.books.lock();
@@ -184,7 +188,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Runs `f` with the containers, and gives back what nothing needs any more before and after.
+    /// Runs `f` with the containers, and unregisters what is no longer needed before and after.
     fn with_kernel<R>(&self, f: impl FnOnce(&mut Vec<Fd>) -> R) -> R {
         let result = {
             let mut containers = self.0.kernel.lock();
@@ -195,7 +199,7 @@ impl Registry {
         result
     }
 
-    /// Gives back what nothing needs any more, unless somebody holds `kernel`, who then will.
+    /// Unregisters what is no longer needed, unless another thread holds `kernel` and will do it.
     fn reap(&self) {
         while self.0.books.lock().has_idle() {
             let Some(_containers) = self.0.kernel.try_lock() else { return };
@@ -203,8 +207,9 @@ impl Registry {
         }
     }
 
-    /// With `kernel` held: UNREGISTERs regions without TCE that are not leased throughout, and REGISTERs again the
-    /// stretches that are. What cannot be registered now waits for the first map, which says why.
+    /// With `kernel` held, UNREGISTERs regions that have no TCE and are not leased throughout, and
+    /// REGISTERs the leased stretches again. A stretch that cannot be registered now waits for its
+    /// first map, which reports why.
     fn give_back_idle(&self) {
         let host = self.host().as_ref();
         loop {
@@ -230,7 +235,7 @@ impl Registry {
         let exposed = self.0.books.lock().uncover(range);
         let mut mapped = Vec::new();
         if !exposed.is_empty() {
-            // Not with `books` held: an address space asks for it with its own lock held.
+            // Not with `books` held: an address space calls this with its own lock held.
             for space in self.spaces() {
                 for &user in &exposed {
                     space.pointing(user, &mut mapped);
@@ -267,17 +272,17 @@ impl Registry {
         spaces.0.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// The windows the kernel refused this process.
+    /// Returns the windows the kernel refused this process.
     pub(crate) fn refused_windows(&self) -> MutexGuard<'_, RefusedWindows> {
         self.0.refused.lock()
     }
 
-    /// An address space that maps from this registry.
+    /// Adds an address space that maps from this registry.
     pub(crate) fn add_space(&self, space: Weak<dyn Pointing>) {
         self.0.spaces.lock().0.push(space);
     }
 
-    /// A container that is open and has its driver: registers what waits for one.
+    /// Adds an open container that has its driver, and registers what waits for one.
     pub(crate) fn join(&self, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|containers| {
             let (ids, waiting): (Vec<_>, Vec<_>) = {
@@ -300,9 +305,10 @@ impl Registry {
         })
     }
 
-    /// A container that is about to close and maps nothing any more. Regions it alone holds move to another container,
-    /// or wait for one. Where it may still map something (`clean` is false) the kernel is told nothing: closing drops
-    /// the registrations after the tables, UNREGISTER would lose them.
+    /// Removes a container that is about to close and no longer maps anything. Regions it alone
+    /// holds move to another container, or wait for one. If it may still map something (`clean` is
+    /// false), the kernel is told nothing: closing drops the registrations after the tables, while
+    /// UNREGISTER would lose them.
     pub(crate) fn leave(&self, container: Fd, clean: bool) {
         self.with_kernel(|containers| {
             containers.retain(|&other| other != container);
@@ -330,8 +336,9 @@ impl Registry {
         });
     }
 
-    /// Counts maps of user memory, each with its IOMMU page, in `containers`, all or none: from now on the regions stay.
-    /// They are left in `parts`, request by request, in address order.
+    /// Pins user memory for maps, each with its IOMMU page, in `containers`, all or none; its
+    /// regions stay from now on. Leaves the pinned parts in `parts`, request by request, in address
+    /// order.
     pub(crate) fn pin(
         &self,
         wanted: impl Iterator<Item = (UserRange, PageShift)> + Clone,
@@ -343,7 +350,7 @@ impl Registry {
             let (region, container) = {
                 let mut books = self.0.books.lock();
                 books.parts_of(wanted.clone(), parts)?;
-                // Runs of one region, which is what most requests are, count once.
+                // Most requests lie in one region, which is counted once.
                 let runs = || parts.chunk_by(|a, b| a.region == b.region);
                 let absent = runs().find_map(|run| {
                     let region = books.get(run[0].region)?;
@@ -360,7 +367,8 @@ impl Registry {
         }
     }
 
-    /// The largest IOMMU page the memory at `user` carries; `None` where it is not registered throughout.
+    /// Returns the largest IOMMU page the memory at `user` can serve; `None` if it is not
+    /// registered throughout.
     pub fn carries(&self, user: UserRange) -> Option<PageShift> {
         let books = self.0.books.lock();
         let mut parts = Vec::new();
@@ -368,7 +376,8 @@ impl Registry {
         parts.iter().filter_map(|part| Some(books.get(part.region)?.carries)).min()
     }
 
-    /// Registers a region in one more container. No charge: the kernel counts it once per process.
+    /// Registers a region in one more container. There is no charge: the kernel counts it once per
+    /// process.
     pub(crate) fn enrol(&self, id: RegionId, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|_| {
             let range = {
@@ -384,7 +393,8 @@ impl Registry {
         })
     }
 
-    /// Counts maps out; gives back regions that nothing needs any more. To be called after the TCEs are gone.
+    /// Unpins parts and unregisters regions that are no longer needed. Must be called after the
+    /// TCEs are gone.
     pub(crate) fn unpin(&self, parts: impl Iterator<Item = (RegionId, u64)>) {
         let idle = {
             let mut books = self.0.books.lock();
@@ -398,7 +408,7 @@ impl Registry {
         }
     }
 
-    /// The kernel regions, by address.
+    /// Returns the kernel regions, by address.
     pub fn regions(&self) -> Vec<RegionStatus> {
         self.0.books.lock().status()
     }
@@ -407,7 +417,7 @@ impl Registry {
 fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
     calls::register_memory(host, container, asked).map_err(|error| match error.failure {
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
-        // Arguments are sound by now, so it is the overlap test.
+        // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },
         Failure::Errno(_) => RegisterError::Call(error),
     })

@@ -1,4 +1,4 @@
-//! A space whose tables KVM fills by itself: maps the library did not make, and how they are counted all the same.
+//! Address spaces whose tables KVM fills itself: accounts for mappings the library did not make.
 
 use super::maps::Checked;
 use super::{AddressSpace, Locked, MapError, MapRequest, Overlap, State, WindowError};
@@ -16,18 +16,20 @@ impl Held {
         self.0.is_empty()
     }
 
-    /// What is pinned.
+    /// Iterates over the pinned parts.
     pub(super) fn parts(&self) -> impl Iterator<Item = (RegionId, u64)> + '_ {
         self.0.iter().flat_map(|(_, parts)| parts).copied()
     }
 }
 
 impl AddressSpace {
-    /// KVM may map any of `memory`, which is leased, from now on, until [`Self::let_go`] or until the last group leaves. It stays
-    /// registered, in every container. The default window comes to life, since KVM ties tables to windows that are there; and
-    /// containers are closed without an UNREGISTER, which would lose what is mapped.
+    /// Pins leased `memory` so that KVM may map any of it until [`Self::let_go`] or until the last
+    /// group leaves. It stays registered, in every container. The default window is created, since
+    /// KVM attaches tables to existing windows only; and containers are closed without an
+    /// UNREGISTER, which would lose what is mapped.
     ///
-    /// To be called again after a group was attached or memory added. [`Self::observe`] tells the space what KVM did.
+    /// Must be called again after a group was attached or memory added. [`Self::observe`] tells the
+    /// space what KVM mapped.
     pub fn hold(&self, memory: &[UserRange]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         let pages = |range: &UserRange| (*range, PageShift::P4K);
@@ -36,7 +38,7 @@ impl AddressSpace {
             self.0.registry.pin(std::iter::once(pages(range)), &state.containers, parts)?;
             let parts = || parts.iter().map(|part| (part.region, part.user.len()));
             match state.held.0.iter().any(|(held, _)| held == range) {
-                // Only to have it registered where it was not yet.
+                // Pinned only to register it where it was not yet registered.
                 true => self.0.registry.unpin(parts()),
                 false => state.held.0.push((*range, parts().collect())),
             }
@@ -47,7 +49,8 @@ impl AddressSpace {
         }
     }
 
-    /// KVM maps no more of memory that was [held](Self::hold), and what it mapped is gone or [observed](Self::observe).
+    /// Unpins `memory` that was [pinned](Self::hold). KVM must no longer map it, and its mappings
+    /// must be gone or [synced](Self::observe).
     pub fn let_go(&self, memory: UserRange) {
         let state = &mut self.0.state.lock().state;
         let gone = state.held.0.extract_if(.., |(held, _)| *held == memory);
@@ -55,8 +58,8 @@ impl AddressSpace {
         self.0.registry.unpin(parts.into_iter());
     }
 
-    /// What is mapped in `range` is `found` and nothing else, since KVM made it so: entered without a call to the kernel. No
-    /// memory in it is given back from then on, and an unmap reaches all of it.
+    /// Sets the mappings in `range` to `found` and nothing else, as KVM made them, without a kernel
+    /// call. From then on its memory is not released, and an unmap reaches all of it.
     pub fn observe(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         if found.is_empty() {
@@ -78,8 +81,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Removes the window that starts at `start` with all that is mapped in it, by whomever: the kernel clears its table. What
-    /// was asked of it is forgotten.
+    /// Removes the window that starts at `start` with everything mapped in it, by the library or by
+    /// KVM: the kernel clears its table. Ranges reserved in it are dropped.
     pub fn discard_window(&self, start: Iova) -> Result<(), WindowError> {
         let state = &mut self.0.state.lock().state;
         let facts = state.facts.ok_or(WindowError::NoGroup)?;

@@ -1,7 +1,8 @@
-//! The one path of maps to the kernel, with the way back.
+//! The one path of maps to the kernel, with roll-back.
 //!
-//! Nothing else calls MAP or UNMAP, but for the UNMAP that brings the default window to life (`windows`). What arrives here
-//! was checked: it lies in a live window, is aligned, registered, and pinned in the registry.
+//! Nothing else calls MAP or UNMAP, except for the UNMAP that creates the default window
+//! (`windows`). Requests that arrive here have been checked: each lies in a live window, is aligned
+//! and registered, and is pinned in the registry.
 
 use super::NotRestored;
 use crate::addr::{IovaRange, PageShift, UserAddr};
@@ -11,12 +12,12 @@ use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::RegionId;
 
-/// Most TCEs of one MAP or UNMAP: the kernel does not reschedule within a MAP.
+/// Largest number of TCEs in one MAP or UNMAP: the kernel does not reschedule within a MAP.
 const MOST_ENTRIES: u64 = 256 << 10;
-/// An UNMAP reaches over holes of so many TCEs rather than being cut in two.
+/// An UNMAP spans holes of up to this many TCEs instead of being cut in two.
 const BRIDGED_ENTRIES: u64 = 512;
 
-/// A stretch of bus addresses that continues in user memory: what one MAP does, but for its length.
+/// A stretch of bus addresses that continues in user memory: one MAP, if it is short enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub iova: IovaRange,
@@ -26,7 +27,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The run that is this one and, behind it, `next`, if that continues it.
+    /// Returns this run extended by `next`, if `next` continues it.
     pub(super) fn joined(&self, next: &Self) -> Option<Self> {
         let continues = self.iova.end() == next.iova.start()
             && self.user.0.checked_add(self.iova.len()) == Some(next.user.0)
@@ -43,7 +44,7 @@ impl Run {
 
 /// How a change failed.
 pub(super) enum ApplyError {
-    /// The kernel refused; all is as before.
+    /// The kernel refused; everything is as before.
     Refused(CallError),
     /// The kernel refused, and refused to undo.
     NotRestored(NotRestored),
@@ -51,7 +52,7 @@ pub(super) enum ApplyError {
 
 fn map_run(host: &dyn Host, container: Fd, run: &Run) -> Result<(), CallError> {
     for piece in run.iova.chunks(MOST_ENTRIES << run.page.get()) {
-        // In range: the run's user memory is registered, so it does not wrap.
+        // Does not overflow: the run's user memory is registered, so it does not wrap.
         let user = UserAddr(run.user.0.wrapping_add(piece.start().0 - run.iova.start().0));
         calls::map_dma(host, container, user, piece, run.permission)?;
     }
@@ -62,8 +63,8 @@ fn unmap_range(host: &dyn Host, container: Fd, range: IovaRange, page: PageShift
     range.chunks(MOST_ENTRIES << page.get()).try_for_each(|piece| calls::unmap_dma(host, container, piece))
 }
 
-/// Maps `runs` in all `containers`. `displaced` is what is mapped there now, which the kernel overwrites silently, and
-/// on failure clears: then it is put back.
+/// Maps `runs` in all `containers`. `displaced` is what is mapped there now: the kernel overwrites
+/// it silently and clears it on failure, after which it is restored.
 pub(super) fn map(
     host: &dyn Host,
     containers: &[Fd],
@@ -84,7 +85,7 @@ pub(super) fn map(
     Ok(())
 }
 
-/// Takes `mapped`, which is in order and of windows with `page`, out of all `containers`.
+/// Removes `mapped`, which is in order and in windows with `page`, from all `containers`.
 pub(super) fn unmap(
     host: &dyn Host,
     containers: &[Fd],
@@ -102,7 +103,7 @@ pub(super) fn unmap(
     Ok(())
 }
 
-/// UNMAPs in one container, few calls: small holes are reached over, which costs less than a call.
+/// UNMAPs in one container with few calls: spanning a small hole costs less than another call.
 pub(super) fn clear(
     host: &dyn Host,
     container: Fd,
@@ -125,8 +126,9 @@ pub(super) fn clear(
     pending.map_or(Ok(()), |range| unmap_range(host, container, range, page))
 }
 
-/// Maps all of `mapped` in one container that has nothing of it: one that joins, or whose tables the kernel wiped.
-/// Neighbours go out as one call. On failure the rest is tried all the same: what could not be mapped is returned.
+/// Maps all of `mapped` in one container that has none of it: one that joins, or whose tables the
+/// kernel cleared. Neighbours become one call. After a failure the rest is still tried; returns
+/// what could not be mapped.
 pub(super) fn replay(
     host: &dyn Host,
     container: Fd,
@@ -155,7 +157,7 @@ pub(super) fn replay(
     failed.map_or(Ok(()), Err)
 }
 
-/// Puts back what was mapped before.
+/// Restores what was mapped before.
 struct Undo<'a> {
     host: &'a dyn Host,
     before: &'a [Mapping<RegionId>],
@@ -168,7 +170,8 @@ impl<'a> Undo<'a> {
         Self { host, before, lost: Vec::new(), left: Vec::new() }
     }
 
-    /// In one container, where `run` may be mapped in full, in part or not at all, and the kernel does not say which.
+    /// Undoes `run` in one container, where it may be mapped in full, in part or not at all; the
+    /// kernel does not say which.
     fn run(&mut self, container: Fd, run: &Run) {
         let stays = unmap_range(self.host, container, run.iova, run.page).is_err();
         let mut at = run.iova.start();
@@ -177,7 +180,7 @@ impl<'a> Undo<'a> {
                 self.lost.push(mapping.iova);
                 continue;
             }
-            // What was put back has taken the place of whatever was left there.
+            // Restored mappings have replaced what was left there.
             self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays));
             at = mapping.iova.end();
         }
@@ -188,7 +191,7 @@ impl<'a> Undo<'a> {
         if self.lost.is_empty() && self.left.is_empty() {
             return ApplyError::Refused(cause);
         }
-        // Each container tells of the same runs.
+        // Each container reports the same runs.
         self.lost.sort();
         self.lost.dedup();
         let mut error = NotRestored { lost: self.lost, ..NotRestored::new(cause) };

@@ -1,12 +1,13 @@
-//! What devices may still reach though it is not in the map, because an UNMAP failed that should have undone something.
+//! Mappings that devices may still reach although they are not in the map, because an UNMAP that
+//! should have undone them failed.
 
 use super::{State, apply};
 use crate::addr::{IovaRange, PageShift};
 use crate::map::Mapping;
 use crate::registry::{RegionId, Registry};
 
-/// Mappings that went astray, each with its own pin. Two may lie at the same bus addresses: of what was there and what
-/// should have come, the kernel does not say which is.
+/// Stale mappings, each with its own pin. Two may lie at the same bus addresses: the kernel does
+/// not say whether the old or the new one is in place.
 #[derive(Debug, Default)]
 pub(super) struct Astray(Vec<Mapping<RegionId>>);
 
@@ -23,13 +24,13 @@ impl Astray {
         self.0.is_empty()
     }
 
-    /// One of those in `range`, cut to it.
+    /// Returns the first stale mapping in `range`, cut to it.
     pub(super) fn first_overlap(&self, range: IovaRange) -> Option<Mapping<RegionId>> {
         self.0.iter().find_map(|mapping| mapping.clip(range))
     }
 }
 
-/// Tries again to unmap what went astray; what is gone from all containers is counted out.
+/// Retries the UNMAP of stale mappings, and unpins those that are gone from all containers.
 pub(super) fn clear(registry: &Registry, state: &mut State) {
     let host = registry.host().as_ref();
     for mapping in std::mem::take(&mut state.astray.0) {

@@ -1,8 +1,9 @@
-//! Groups that come and go, and the order in which everything is taken down.
+//! Attaches and detaches groups, and takes everything down in order.
 //!
-//! A container's end must find its tables empty and its regions given back: unmap, count out, UNREGISTER, close the
-//! groups, close the container. A group that leaves a container with others takes all mappings of that container along
-//! (the kernel clears the tables they share), so these are mapped again.
+//! When a container closes, its tables must be empty and its regions unregistered: unmap, unpin,
+//! UNREGISTER, close the groups, close the container. A group that leaves a shared container takes
+//! all mappings of that container with it (the kernel clears the tables they share), so these are
+//! mapped again.
 
 use super::member::Member;
 use super::{AddressSpace, AttachError, State};
@@ -14,8 +15,8 @@ use crate::window::{WindowFacts, Windows};
 use std::sync::Arc;
 
 impl AddressSpace {
-    /// Attaches a group with a container of its own: its devices see all that is mapped, and when it leaves the others
-    /// notice nothing.
+    /// Attaches a group with its own container: its devices see everything that is mapped, and the
+    /// other groups are not affected when it leaves.
     pub fn attach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         refuse_attached(state, group)?;
@@ -30,7 +31,7 @@ impl AddressSpace {
             state.facts = Some(facts);
         }
         if !first && let Err(error) = self.bring_up(state, &mut member, group) {
-            // Whatever was mapped is unmapped by the tables' end; nothing was counted for it.
+            // Closing the tables unmaps whatever was mapped; nothing was pinned for it.
             self.0.registry.leave(member.fd(), false);
             return Err(error);
         }
@@ -40,8 +41,9 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Attaches a group in the container of another one: one set of ioctls serves both. Only on powernv; and when one of
-    /// them is detached, the other's mappings are gone for the moment until they are mapped again.
+    /// Attaches a group in another group's container, so that one set of ioctls serves both. Only
+    /// on powernv. When one of them is detached, the other's mappings are absent until they are
+    /// mapped again.
     pub fn attach_beside(&self, group: u32, other: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         refuse_attached(state, group)?;
@@ -51,7 +53,7 @@ impl AddressSpace {
         let member = state.members.iter_mut().find(|member| member.group(other).is_some());
         let member = member.ok_or(AttachError::NotAttached { group: other })?;
         member.add(group)?;
-        // The kernel answers for the group that came last.
+        // The kernel answers for the group that was attached last.
         match member.facts() {
             Ok(theirs) if state.facts.is_some_and(|ours| alike(&ours, &theirs)) => Ok(()),
             result => {
@@ -61,8 +63,8 @@ impl AddressSpace {
         }
     }
 
-    /// Detaches a group. The devices of the others see their mappings as before. With the last group all mappings and
-    /// windows go, and leases stay.
+    /// Detaches a group. The devices of the other groups see their mappings as before. Detaching
+    /// the last group removes all mappings and windows; leases stay.
     pub fn detach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         let found = state.members.iter().position(|member| member.group(group).is_some());
@@ -90,7 +92,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Takes a group out of a container that others use, and maps again what the kernel wiped.
+    /// Removes a group from a container that others use, and maps again what the kernel cleared.
     fn detach_shared(&self, state: &mut State, group: u32) -> Result<(), AttachError> {
         let found = state.members.iter_mut().find(|member| member.group(group).is_some());
         let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
@@ -109,7 +111,7 @@ impl AddressSpace {
         })
     }
 
-    /// Gives a container that joins others their windows, regions and mappings.
+    /// Gives a joining container the windows, regions and mappings of the others.
     fn bring_up(&self, state: &State, member: &mut Member, group: u32) -> Result<(), AttachError> {
         let books = self.0.books.read();
         let mut regions: Vec<RegionId> = books.iter().map(|mapping| mapping.region).collect();
@@ -120,18 +122,18 @@ impl AddressSpace {
         }
         let _charging = self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
         apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?;
-        // The first MAP made the default window, if it was none of CREATE.
+        // The first MAP created the default window, unless a CREATE had done so.
         member.default_waits &= books.is_empty();
         Ok(())
     }
 
-    /// Unmaps everything in one container; whether nothing is mapped there any more.
+    /// Unmaps everything in one container. Returns whether nothing is mapped there any longer.
     fn clear(&self, state: &State, at: usize) -> bool {
         is_sure(state) && clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
     }
 }
 
-/// Whether the map holds all that devices can reach.
+/// Returns whether the map holds everything that devices can reach.
 fn is_sure(state: &State) -> bool {
     state.astray.is_empty() && !state.unsure && state.held.is_empty()
 }
@@ -143,7 +145,7 @@ fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
     }
 }
 
-/// Whether two groups can have the same windows.
+/// Returns whether two groups can have the same windows.
 fn alike(ours: &WindowFacts, theirs: &WindowFacts) -> bool {
     (ours.platform, ours.default, ours.pages, ours.windows)
         == (theirs.platform, theirs.default, theirs.pages, theirs.windows)
@@ -163,7 +165,7 @@ fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMa
     })
 }
 
-/// Takes down all of a space. `books` is what was mapped.
+/// Takes down a whole space. `books` is what was mapped.
 pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
     astray::clear(registry, state);
     let clean = is_sure(state) && state.members.iter().all(|member| clear(host, member, &state.windows, books));

@@ -1,4 +1,4 @@
-//! What is checked of a map request before the kernel hears of it. The kernel checks no bounds itself.
+//! Checks map requests before the kernel is called, since the kernel checks no bounds itself.
 
 use super::maps::{Checked, Scratch};
 use super::windows::{Missing, with_asked};
@@ -8,13 +8,13 @@ use crate::map::Mapping;
 use crate::registry::{PinError, RegionId};
 use crate::window::{Plan, Planned, Window, WindowRequest};
 
-/// A window made because something is mapped there has at least so many TCEs: room for more, cheap to tear down.
+/// Fewest TCEs of a window created on demand: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
 
-/// The user memory of a request.
+/// Returns the user memory of a request.
 fn user_range(request: &MapRequest) -> Result<UserRange, MapError> {
     UserRange::new(request.user, request.iova.len()).map_err(|_| {
-        // It would wrap, so its last byte is certainly not registered.
+        // The range would wrap, so its last byte cannot be registered.
         let last = UserRange::new(UserAddr(u64::MAX - 1), 1).ok();
         match (UserRange::between(request.user, UserAddr(u64::MAX)), last) {
             (Some(asked), Some(missing)) => PinError::NotRegistered { asked, missing }.into(),
@@ -23,7 +23,7 @@ fn user_range(request: &MapRequest) -> Result<UserRange, MapError> {
     })
 }
 
-/// Whether a request fits a window with `page`.
+/// Checks that a request is aligned to a window's `page`.
 fn aligned(request: &MapRequest, page: PageShift) -> Result<(), MapError> {
     if !request.iova.is_aligned(page) {
         return Err(MapError::Misaligned { asked: request.iova, page });
@@ -35,9 +35,9 @@ fn aligned(request: &MapRequest, page: PageShift) -> Result<(), MapError> {
 }
 
 impl AddressSpace {
-    /// Checks requests against windows and map. Leaves them in `scratch.requests`, in order of bus address, with their
-    /// window's page (that of no window yet is found by [`Self::plan_missing`]), and what they displace in
-    /// `scratch.displaced`.
+    /// Checks requests against windows and map. Leaves them in `scratch.requests`, in order of bus
+    /// address, each with its window's page ([`Self::plan_missing`] finds the page where there is
+    /// no window yet), and what they displace in `scratch.displaced`.
     pub(super) fn check(
         &self,
         state: &State,
@@ -53,7 +53,7 @@ impl AddressSpace {
             if state.members.is_empty() {
                 return Err(MapError::NoGroup { asked: request.iova });
             }
-            // Neighbours mostly share a window.
+            // Neighbouring requests usually share a window.
             if window.is_none_or(|window: &Window| !window.range.contains_range(&request.iova)) {
                 window = state.windows.containing(request.iova);
             }
@@ -83,7 +83,7 @@ impl AddressSpace {
         self.look_for_others(overlap, sorted, displaced)
     }
 
-    /// What is mapped where requests want to be.
+    /// Finds what is mapped at the bus addresses of the requests.
     fn look_for_others(
         &self,
         overlap: Overlap,
@@ -110,8 +110,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Plans the windows for requests that no window holds, and sets their page: one for those in the default window's
-    /// bus addresses, one for the others.
+    /// Plans the windows for requests that no window holds, and sets their page: one for those in
+    /// the default window's bus addresses, one for the others.
     pub(super) fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Vec<Missing>, MapError> {
         let mut missing = Vec::new();
         if scratch.requests.iter().any(|checked| checked.page.is_none()) {
@@ -124,7 +124,8 @@ impl AddressSpace {
         Ok(missing)
     }
 
-    /// Plans the window for those of the requests without one that are `its`, as things stand once `first` is carried out.
+    /// Plans the window for those requests without one that are `its`, given the state after
+    /// `first` is carried out.
     fn plan_one(
         &self,
         state: &State,
@@ -145,14 +146,14 @@ impl AddressSpace {
         }
         let Some(range) = hull else { return Ok(None) };
         let all = with_asked(state, range);
-        // Not larger than a host page: what is mapped next may be aligned to no more.
+        // No larger than a host page: the next mapping may not be aligned to more.
         let carries = carries.min(self.host().page_shift());
         let request = WindowRequest::cover(all).carries(carries).entries(DEMAND_ENTRIES);
         let mut situation = self.situation(state, Some(all))?;
         if let Some(first) = first {
             situation = situation.after(first);
         }
-        // What lies in a window that is there will be mapped in that one.
+        // Requests in an existing window will be mapped in that one.
         let settled = |window: &IovaRange| {
             scratch.requests.iter().any(|c| c.page.is_some() && window.contains_range(&c.request.iova))
         };

@@ -33,7 +33,7 @@ impl core::fmt::Debug for Device {
 /// What a device's handles keep alive.
 #[derive(Clone)]
 struct Keep {
-    /// Counted by the group, which cannot leave before.
+    /// Counted by the group, which cannot be detached before it is dropped.
     _group: Arc<()>,
     space: Arc<Inner>,
 }
@@ -121,18 +121,18 @@ impl Drop for Driven {
 
 /// The file of an attached group, for KVM.
 ///
-/// It keeps the group open: it has to go before the group is detached, or the group stays taken.
+/// It keeps the group open: drop it before the group is detached, or the group stays busy.
 #[derive(Debug)]
 pub struct GroupFile {
-    /// The group's number.
+    /// Group number.
     pub number: u32,
-    /// The file; `None` where the host has no files, as a model.
+    /// The file; `None` if the host has no files, as with a model.
     pub file: Option<OwnedFd>,
 }
 
 impl AddressSpace {
-    /// The file of an attached group, for KVM, which has to know it before the group's devices are opened: refused while any
-    /// is open.
+    /// Returns the file of an attached group, for KVM, which must know it before the group's
+    /// devices are opened; refused while any is open.
     pub fn group_file(&self, group: u32) -> Result<GroupFile, AttachError> {
         let state = &self.0.state.lock().state;
         let found = state.members.iter().find_map(|member| member.group(group));
@@ -143,7 +143,7 @@ impl AddressSpace {
         }
     }
 
-    /// Claims a device for a driver; `None` while another has it.
+    /// Claims a device for a driver; `None` while another driver has it.
     pub(crate) fn drive(&self, address: &str) -> Option<Driven> {
         let new = self.0.driven.lock().insert(address.into());
         new.then(|| Driven { address: address.into(), space: Arc::clone(&self.0) })
@@ -172,7 +172,7 @@ impl AddressSpace {
 }
 
 impl Device {
-    /// Its group.
+    /// Returns the number of its group.
     pub fn group(&self) -> u32 {
         self.group
     }
@@ -185,13 +185,14 @@ impl Device {
         self.file.fd()
     }
 
-    /// The container of its group, and the other groups in it. The container stays as long as the device is open.
+    /// Returns the container of its group, and the other groups in it. The container stays open
+    /// while the device is.
     pub(crate) fn container(&self) -> (Fd, Vec<u32>) {
         let state = &self.keep.space.state.lock().state;
         let found = state.members.iter().find(|member| member.group(self.group).is_some());
         let groups =
             |member: &Member| member.groups.iter().map(|group| group.number).filter(|n| *n != self.group).collect();
-        // An open device keeps its group where it is, so there always is one.
+        // An open device keeps its group attached, so there always is one.
         found.map_or((self.file.fd(), Vec::new()), |member| (member.fd(), groups(member)))
     }
 

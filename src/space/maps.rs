@@ -1,4 +1,4 @@
-//! Mapping and unmapping.
+//! Maps and unmaps bus addresses.
 
 use super::apply::{self, ApplyError, Run};
 use super::astray;
@@ -9,42 +9,43 @@ use crate::permission::Permission;
 use crate::registry::{Part, RegionId};
 use crate::window::DefaultWindow;
 
-/// What to map.
+/// A request to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapRequest {
     /// Bus addresses, whole IOMMU pages of one window.
     pub iova: IovaRange,
-    /// The user address the first of them points to, at an IOMMU page. The memory behind it is leased.
+    /// The user address the first of them points to, aligned to an IOMMU page. The memory must be
+    /// leased.
     pub user: UserAddr,
-    /// What devices may do.
+    /// What devices may do with the memory.
     pub permission: Permission,
 }
 
-/// What to do with mappings that are in the way.
+/// How to treat mappings that are in the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlap {
     /// Refuse the request.
     #[default]
     Refuse,
-    /// Replace them: bus addresses of the request lead to the new memory afterwards, with no moment in which they lead
-    /// nowhere.
+    /// Replace them: afterwards the bus addresses of the request lead to the new memory, and at no
+    /// moment do they lead nowhere.
     Replace,
 }
 
-/// A request that was checked.
+/// A checked request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checked {
     pub request: MapRequest,
-    /// The memory behind it.
+    /// The user memory it maps.
     pub user: UserRange,
-    /// The window's page; `None` while no window holds it.
+    /// The window's page; `None` until a window holds it.
     pub page: Option<PageShift>,
 }
 
-/// Buffers that are used again by every call.
+/// Buffers reused by every call.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// In order of bus address.
+    /// Requests in order of bus address.
     pub requests: Vec<Checked>,
     pub parts: Vec<Part>,
     pub runs: Vec<Run>,
@@ -52,15 +53,15 @@ pub(super) struct Scratch {
 }
 
 impl AddressSpace {
-    /// Maps `iova` to the leased memory at `user`. Refuses where something is mapped already.
+    /// Maps `iova` to the leased memory at `user`. Fails if something is already mapped there.
     ///
-    /// Where no window holds `iova` yet, the one it needs is planned and created. Sends one MAP per container and per
-    /// 256 Ki TCEs.
+    /// If no window holds `iova` yet, the one it needs is planned and created. Makes one MAP per
+    /// container and per 256 Ki TCEs.
     pub fn map(&self, iova: IovaRange, user: UserAddr, permission: Permission) -> Result<(), MapError> {
         self.map_all(&[MapRequest { iova, user, permission }], Overlap::Refuse)
     }
 
-    /// Maps all requests, or none. Neighbours that continue each other go out as one MAP.
+    /// Maps all requests, or none. Neighbours that continue each other become one MAP.
     pub fn map_all(&self, requests: &[MapRequest], overlap: Overlap) -> Result<(), MapError> {
         if requests.is_empty() {
             return Ok(());
@@ -127,7 +128,7 @@ impl AddressSpace {
         self.0.registry.unpin(scratch.parts.iter().map(|part| (part.region, part.user.len())));
     }
 
-    /// Books what the kernel has mapped, and counts out what it displaced.
+    /// Records what the kernel has mapped, and unpins what it displaced.
     pub(super) fn enter(&self, scratch: &mut Scratch) {
         {
             let mut books = self.0.books.write();
@@ -144,8 +145,8 @@ impl AddressSpace {
         }
     }
 
-    /// Books what could not be put back as not mapped, and takes it out of the containers that still map it. Where that
-    /// fails, too, the error says so.
+    /// Records lost mappings as unmapped and removes them from containers that still hold them.
+    /// What cannot be removed is added to the error.
     pub(super) fn forget(&self, state: &mut State, error: &mut NotRestored) {
         for &range in &error.lost {
             let astray = &mut state.astray;
@@ -156,13 +157,13 @@ impl AddressSpace {
         error.leaves(stays.collect::<Vec<_>>());
     }
 
-    /// Keeps pinned and in mind what devices may still reach of a map that failed; the rest of it is unpinned.
+    /// Keeps the reachable part of a failed map pinned; unpins the rest.
     fn go_astray(&self, state: &mut State, scratch: &Scratch, left: &[IovaRange]) {
         let books = self.0.books.read();
         for mapping in new_mappings(scratch) {
             let mut rest = mapping.iova.len();
             for part in left.iter().filter_map(|&range| mapping.clip(range)) {
-                // What was put back there is right, and in the books.
+                // Restored mappings there are correct, and recorded.
                 for stray in books.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
                     state.astray.insert(stray);
                     rest -= stray.iova.len();
@@ -172,8 +173,8 @@ impl AddressSpace {
         }
     }
 
-    /// Unmaps whatever is mapped in `range`, which is whole IOMMU pages of one window but otherwise free: a part of a
-    /// mapping, or several. Returns the bytes that were mapped.
+    /// Unmaps everything in `range`, which must be whole IOMMU pages of one window: part of a
+    /// mapping, or several mappings. Returns the number of bytes that were mapped.
     pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let result = self.unmap_range(range);
         self.0.counters.unmap(&result);
@@ -211,7 +212,7 @@ impl AddressSpace {
     }
 }
 
-/// The mappings that requests and the parts pinned for them come to, in order.
+/// Iterates over the mappings that requests and the parts pinned for them make, in order.
 fn new_mappings(scratch: &Scratch) -> impl Iterator<Item = Mapping<RegionId>> + '_ {
     let mut requests = scratch.requests.iter().map(|checked| checked.request);
     let mut current: Option<(MapRequest, Iova)> = None;
@@ -224,7 +225,7 @@ fn new_mappings(scratch: &Scratch) -> impl Iterator<Item = Mapping<RegionId>> + 
     })
 }
 
-/// Makes runs of the requests, which are in order.
+/// Joins the requests, which are in order, to runs.
 fn join_runs(scratch: &mut Scratch) {
     scratch.runs.clear();
     for &Checked { request, page, .. } in &scratch.requests {

@@ -7,7 +7,7 @@ use crate::uapi::{spapr, vfio};
 use crate::window::WindowFacts;
 use std::sync::Arc;
 
-/// A group that is attached. Its file closes before the container's.
+/// An attached group. Its file is closed before the container's.
 #[derive(Debug)]
 pub(super) struct MemberGroup {
     pub number: u32,
@@ -16,11 +16,13 @@ pub(super) struct MemberGroup {
     pub devices: Arc<()>,
 }
 
-/// A container with its groups; closing it leaves no trace in the kernel once nothing is mapped and registered.
+/// A container with its groups. If nothing is mapped and registered, closing it leaves no trace in
+/// the kernel.
 #[derive(Debug)]
 pub(super) struct Member {
     pub groups: Vec<MemberGroup>,
-    /// The kernel will make this container's default window with the next call that may want it.
+    /// Whether the kernel will create this container's default window at the next call that may
+    /// need it.
     pub default_waits: bool,
     /// Windows that the kernel did not remove after a creation that failed. They are removed before
     /// the next one.
@@ -65,7 +67,7 @@ impl MemberGroup {
 }
 
 impl Member {
-    /// Opens a container of its own for the group and gives it the v2 driver.
+    /// Opens a new container for the group and gives it the v2 driver.
     pub(super) fn open(host: &Arc<dyn Host>, number: u32) -> Result<Self, AttachError> {
         let container = open(host, Node::Container, "a VFIO container".into())?;
         let fd = container.fd();
@@ -85,7 +87,7 @@ impl Member {
         Ok(member)
     }
 
-    /// Puts one more group in this container.
+    /// Adds a group to this container.
     pub(super) fn add(&mut self, number: u32) -> Result<(), AttachError> {
         let (group, there) = MemberGroup::open_in(self.container.host(), number, self.fd())?;
         if there {
@@ -96,7 +98,7 @@ impl Member {
         Ok(())
     }
 
-    /// The container's file.
+    /// Returns the container's file.
     pub(super) fn fd(&self) -> Fd {
         self.container.fd()
     }
@@ -105,7 +107,7 @@ impl Member {
         self.groups.iter().find(|group| group.number == number)
     }
 
-    /// What the kernel says of the container's windows.
+    /// Reads the kernel's information on the container's windows.
     pub(super) fn facts(&self) -> Result<WindowFacts, AttachError> {
         let host = self.container.host();
         let platform = host.platform().ok_or(AttachError::NoPlatform)?;

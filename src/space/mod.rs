@@ -1,12 +1,13 @@
-//! An address space: what the devices of one or more containers see.
+//! Address spaces: what the devices of one or more containers see.
 //!
-//! The heart of the crate. It plans and makes windows, maps and unmaps, attaches and detaches groups, and keeps every
-//! container of it alike, so that all their devices see the same memory at the same bus addresses.
+//! The heart of the crate. It plans and creates windows, maps and unmaps, attaches and detaches
+//! groups, and keeps all its containers alike, so that all their devices see the same memory at the
+//! same bus addresses.
 //!
 //! # The path of a map
-//! [`AddressSpace::map`] checks the request against windows and map, pins its memory in the registry, and hands runs to
-//! `apply`, the one path to the kernel. On failure `apply` puts back what was there; on success map and region counts
-//! change together.
+//! [`AddressSpace::map`] checks the request against windows and map, pins its memory in the
+//! registry, and hands runs to `apply`, the one path to the kernel. On failure `apply` restores the
+//! earlier mappings; on success map and region counts change together.
 //!
 //! # Locking
 //! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
@@ -93,51 +94,52 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     members: Vec<Member>,
-    /// The members' containers.
+    /// Files of the containers in `members`.
     containers: Vec<Fd>,
     facts: Option<WindowFacts>,
     windows: Windows,
-    /// Bus addresses that shall be mappable.
+    /// Ranges the caller reserved: they stay mappable until unreserved.
     asked: RangeSet<u64>,
-    /// What devices may still reach though it is not in the map. It stays pinned, and is tried again.
+    /// Mappings the kernel failed to remove. Devices may still reach them, so they stay pinned and
+    /// are retried.
     astray: Astray,
-    /// A call is under way; set for good when a panic came out of it.
+    /// Set around kernel calls; still set means a panic interrupted one.
     unsure: bool,
-    /// Memory KVM may map here by itself, pinned.
+    /// Pinned memory that KVM may map here itself.
     held: Held,
 }
 
-/// What the lock guards: the state, and buffers that are used again by every call.
+/// The data under the lock: the state, and buffers reused by every call.
 #[derive(Debug, Default)]
 struct Locked {
     state: State,
     scratch: Scratch,
 }
 
-/// An attached group and the container it is in, for people and programs to see.
+/// Status of an attached group: its container in this space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
-    /// The group's number.
+    /// Group number.
     pub group: u32,
-    /// Counts the containers of the space from 0.
+    /// Number of its container in the space, from 0.
     pub container: usize,
 }
 
-/// What a space looks like, for people and programs to see.
+/// Status of a space, for people and programs to inspect.
 #[derive(Clone, Debug)]
 pub struct SpaceStatus {
-    /// What the host says of windows; `None` while no group is attached.
+    /// The host's window facts; `None` while no group is attached.
     pub facts: Option<WindowFacts>,
-    /// The groups.
+    /// Attached groups.
     pub groups: Vec<GroupStatus>,
-    /// The default window's life.
+    /// State of the default window.
     pub default: DefaultWindow,
-    /// The windows, and the bytes mapped in each.
+    /// Windows, with the bytes mapped in each.
     pub windows: Vec<(Window, u64)>,
 }
 
 impl AddressSpace {
-    /// An address space without groups that maps what `registry` has registered.
+    /// Creates an address space without groups that maps memory registered with `registry`.
     pub fn new(registry: &Registry) -> Self {
         let inner = Arc::new(Inner {
             registry: registry.clone(),
@@ -153,7 +155,7 @@ impl AddressSpace {
         Self(inner)
     }
 
-    /// The registry it maps from.
+    /// Returns the registry it maps from.
     pub fn registry(&self) -> &Registry {
         &self.0.registry
     }
@@ -162,33 +164,33 @@ impl AddressSpace {
         self.0.registry.host().as_ref()
     }
 
-    /// Where a bus address leads; `None` where nothing is mapped. Waits for no ioctl.
+    /// Translates a bus address; `None` if nothing is mapped there. Never waits for an ioctl.
     pub fn translate(&self, iova: Iova) -> Option<Translation> {
         self.0.books.read().translate(iova)
     }
 
-    /// What is mapped in `range`, cut to it, in order.
+    /// Returns the mappings in `range`, cut to it, in order.
     pub fn mappings_in(&self, range: IovaRange) -> Vec<Mapping<RegionId>> {
         self.0.books.read().overlapping(range).collect()
     }
 
-    /// All that is mapped, in order.
+    /// Returns all mappings, in order.
     pub fn mappings(&self) -> Vec<Mapping<RegionId>> {
         self.0.books.read().iter().collect()
     }
 
-    /// The stretches of `range` in which nothing is mapped.
+    /// Returns the stretches of `range` in which nothing is mapped.
     pub fn gaps(&self, range: IovaRange) -> Vec<IovaRange> {
         self.0.books.read().gaps(range).collect()
     }
 
-    /// Runs that are mapped, and bytes.
+    /// Returns the number of mapped runs, and of mapped bytes.
     pub fn mapped(&self) -> (usize, u64) {
         let books = self.0.books.read();
         (books.len(), books.bytes())
     }
 
-    /// Groups and windows.
+    /// Returns the groups and windows.
     pub fn status(&self) -> SpaceStatus {
         let state = &self.0.state.lock().state;
         let books = self.0.books.read();
@@ -207,7 +209,7 @@ impl AddressSpace {
 
 impl Pointing for Inner {
     fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>) {
-        // What another thread is mapping right now counts: wait for it.
+        // Wait for other threads: what they are mapping right now counts.
         let locked = self.state.lock();
         for mapping in self.books.read().iter().chain(locked.state.astray.iter()) {
             let Some(part) = mapping.user_range().and_then(|there| there.intersection(&user)) else { continue };

@@ -1,4 +1,4 @@
-//! Windows of a space: made and removed by plan, in every container alike.
+//! Creates and removes the windows of a space by plan, in every container alike.
 
 use super::member::Member;
 use super::{AddressSpace, State, WindowError};
@@ -10,20 +10,22 @@ use crate::window::{
     WindowRequest, locked_bytes, plan, plan_removal,
 };
 
-/// Bus addresses that need a window made, and the plan for it.
+/// Bus addresses that need a window, and the plan for it.
 pub(super) struct Missing {
     pub range: IovaRange,
     pub plan: Plan,
 }
 
 impl AddressSpace {
-    /// What would be done to get a window, and why; or why it cannot be had. Asks nothing of the kernel.
+    /// Plans how to get a window, with reasons, or returns why it is impossible. Makes no kernel
+    /// call that changes anything.
     pub fn plan(&self, request: &WindowRequest) -> Result<Plan, WindowError> {
         let state = &self.0.state.lock().state;
         self.plan_in(state, &self.situation(state, None)?, request)
     }
 
-    /// Makes a window, unless one is there that serves, and returns it. It stays until it is removed.
+    /// Creates a window, unless an existing one serves, and returns it. It stays until it is
+    /// removed.
     pub fn create_window(&self, request: &WindowRequest) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
         let plan = self.plan_in(state, &self.situation(state, None)?, request)?;
@@ -38,7 +40,8 @@ impl AddressSpace {
             .ok_or(WindowError::NoGroup)
     }
 
-    /// Removes the window that starts at `start`. Refused while something is mapped in it, or asked to be.
+    /// Removes the window that starts at `start`. Refused while something in it is mapped or
+    /// reserved.
     pub fn remove_window(&self, start: Iova) -> Result<(), WindowError> {
         self.remove_planned(&mut self.0.state.lock().state, start)
     }
@@ -57,8 +60,8 @@ impl AddressSpace {
         start.map_or(Ok(()), |start| self.remove_planned(state, start))
     }
 
-    /// Asks that `range` be mappable from now on: the window it needs is made, large enough for all that is asked, and
-    /// stays until [`Self::unask`].
+    /// Reserves `range`, so that it stays mappable from now on: the window it needs is created,
+    /// large enough for everything reserved, and stays until [`Self::unask`].
     pub fn ask(&self, range: IovaRange) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
         let all = with_asked(state, range);
@@ -76,7 +79,7 @@ impl AddressSpace {
         window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
     }
 
-    /// Takes back what was asked, and removes windows that are needed no more.
+    /// Unreserves a range, and removes windows that are no longer needed.
     pub fn unask(&self, range: IovaRange) -> Result<(), WindowError> {
         {
             let state = &mut self.0.state.lock().state;
@@ -86,7 +89,7 @@ impl AddressSpace {
         self.trim()
     }
 
-    /// Removes windows that were made on demand and in which nothing is mapped nor asked any more.
+    /// Removes windows created on demand in which nothing is mapped or reserved any longer.
     pub fn trim(&self) -> Result<(), WindowError> {
         let state = &mut self.0.state.lock().state;
         if state.members.is_empty() {
@@ -100,7 +103,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// What there is, but for `except`, which is being asked just now.
+    /// Collects the input of a plan, without the reservation `except`, which is being made just
+    /// now.
     pub(super) fn situation(&self, state: &State, except: Option<IovaRange>) -> Result<Situation, WindowError> {
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let books = self.0.books.read();
@@ -129,7 +133,7 @@ impl AddressSpace {
         })
     }
 
-    /// Plans by what there is and what the kernel refused before.
+    /// Plans from the current windows and the kernel's earlier refusals.
     pub(super) fn plan_in(
         &self,
         state: &State,
@@ -146,14 +150,14 @@ impl AddressSpace {
             }
         }
         drop(refused);
-        // Whatever is created, the waiting default window comes first.
+        // Any CREATE makes the waiting default window first.
         if !plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
             self.default_may_come(state)?;
         }
         Ok(plan)
     }
 
-    /// Whether the default window may be asked for where it waits.
+    /// Checks that the default window may be created in the containers where it waits.
     fn default_may_come(&self, state: &State) -> Result<(), Refusal> {
         let Some(window) = default_window(state) else { return Ok(()) };
         let refused = self.refused_windows();
@@ -163,7 +167,7 @@ impl AddressSpace {
             .try_for_each(|group| refused.check(group.number, window.page, window.range.len()))
     }
 
-    /// Makes the window that requests of a map are missing; the range of one that was created.
+    /// Creates the window that map requests are missing. Returns the range of a newly created one.
     pub(super) fn make_missing(&self, state: &mut State, missing: Missing) -> Result<Option<IovaRange>, WindowError> {
         let Missing { range, plan } = missing;
         let charging = self.charging_for(state, &plan)?;
@@ -180,7 +184,7 @@ impl AddressSpace {
         Ok((window.origin == Origin::Demand && !plan.steps.is_empty()).then_some(window.range))
     }
 
-    /// Removes windows again that were made for a map the kernel refused.
+    /// Removes windows that were created for a map the kernel refused.
     pub(super) fn unmake(&self, state: &mut State, made: &[IovaRange]) {
         for range in made {
             if let Err(error) = self.remove_in(state, range.start()) {
@@ -293,8 +297,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Has the kernel create the default window wherever it waits, by an UNMAP of one page in it: were it left to the
-    /// first MAP, one could not tell whether that failed before or after.
+    /// Makes the kernel create the default window wherever it waits, by an UNMAP of one page in it.
+    /// If that were left to the first MAP, a failure could have come before or after the creation.
     ///
     /// The containers have registered memory by now, without which they take no UNMAP. Nobody else
     /// charges memory meanwhile.
@@ -315,7 +319,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// The same in containers that joined since it came to life, once something is mapped in it.
+    /// Creates the default window in containers that joined after it was created, once something is
+    /// mapped in it.
     pub(super) fn make_default_everywhere(&self, state: &mut State) -> Result<(), WindowError> {
         let _charging = self.0.registry.charging();
         let situation = self.situation(state, None)?;
@@ -361,7 +366,7 @@ impl AddressSpace {
         if waits && !last {
             drop_default(member)?;
         }
-        // A live one is created by the first call that needs it.
+        // A live default window is created by the first call that needs it.
         for window in dynamic {
             let Window { range, page, levels, .. } = *window;
             let planned = Planned { start: Some(range.start()), size: range.len(), page, levels };
@@ -379,7 +384,8 @@ impl AddressSpace {
     }
 }
 
-/// Whether a window that was made holds what it was made for: firmware may have placed it elsewhere.
+/// Checks that a created window holds what it was created for: firmware may have placed it
+/// elsewhere.
 fn must_hold(window: &Window, request: &WindowRequest) -> Result<(), WindowError> {
     match request.want {
         Want::Cover(range) if !window.range.contains_range(&range) => {
@@ -389,20 +395,20 @@ fn must_hold(window: &Window, request: &WindowRequest) -> Result<(), WindowError
     }
 }
 
-/// Books the waiting default window as live.
+/// Records the waiting default window as live.
 fn default_comes(state: &mut State) {
     if state.windows.default == DefaultWindow::Pending {
         default_window(state).into_iter().for_each(|window| state.windows.insert(window));
     }
 }
 
-/// The default window as it is, or will be.
+/// Returns the default window as it is, or will be.
 fn default_window(state: &State) -> Option<Window> {
     let range = state.facts.and_then(|facts| facts.default)?;
     Some(Window { range, page: DEFAULT_PAGE, levels: 1, origin: Origin::Default })
 }
 
-/// `range`, stretched over what was asked before of the window that could hold it.
+/// Extends `range` over earlier reservations in the window that could hold it.
 pub(super) fn with_asked(state: &State, range: IovaRange) -> IovaRange {
     let default = state.facts.and_then(|facts| facts.default);
     let low = |start: u64| default.is_some_and(|default| default.contains(Iova(start)));

@@ -54,7 +54,7 @@ pub struct PeErr {
     pub kind: u32,
     /// Which error.
     pub func: u32,
-    /// Address it is for.
+    /// The address it is for.
     pub addr: u64,
     /// Mask of `addr`.
     pub mask: u64,

@@ -1,4 +1,4 @@
-//! KVM: as much of it as acceleration of TCE tables takes (`include/uapi/linux/kvm.h`,
+//! The part of KVM that acceleration of TCE tables uses (`include/uapi/linux/kvm.h`,
 //! `arch/powerpc/include/uapi/asm/kvm.h`).
 
 use super::Number;
@@ -19,11 +19,11 @@ pub const SET_DEVICE_ATTR: Number = request_code_write!(KVM, 0xe1, size_of::<Dev
 
 /// H_PUT_TCE_INDIRECT and H_STUFF_TCE can be answered in the kernel: `KVM_CAP_SPAPR_MULTITCE`.
 pub const CAP_SPAPR_MULTITCE: u32 = 94;
-/// Hypercalls can be given to the kernel one by one: `KVM_CAP_PPC_ENABLE_HCALL`.
+/// Hypercalls can be handed to the kernel one by one: `KVM_CAP_PPC_ENABLE_HCALL`.
 pub const CAP_PPC_ENABLE_HCALL: u32 = 104;
 /// Tables with any page and any start: `KVM_CAP_SPAPR_TCE_64`.
 pub const CAP_SPAPR_TCE_64: u32 = 125;
-/// Tables can be tied to VFIO groups: `KVM_CAP_SPAPR_TCE_VFIO`.
+/// Tables can be attached to VFIO groups: `KVM_CAP_SPAPR_TCE_VFIO`.
 pub const CAP_SPAPR_TCE_VFIO: u32 = 142;
 
 /// `KVM_DEV_TYPE_VFIO`.
@@ -32,7 +32,7 @@ pub const DEV_TYPE_VFIO: u32 = 4;
 pub const DEV_VFIO_GROUP: u32 = 1;
 /// `KVM_DEV_VFIO_GROUP_ADD`: takes the address of a group's file, 32 bits.
 pub const DEV_VFIO_GROUP_ADD: u64 = 1;
-/// `KVM_DEV_VFIO_GROUP_DEL`: likewise.
+/// `KVM_DEV_VFIO_GROUP_DEL`: takes the address of a group's file, 32 bits.
 pub const DEV_VFIO_GROUP_DEL: u64 = 2;
 /// `KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE`: takes the address of a [`VfioSpaprTce`].
 pub const DEV_VFIO_GROUP_SET_SPAPR_TCE: u64 = 3;
@@ -45,7 +45,8 @@ pub struct EnableCap {
     pub cap: u32,
     /// Must be 0.
     pub flags: u32,
-    /// The capability's own; for `CAP_PPC_ENABLE_HCALL` the hypercall's number, and 1 to enable it.
+    /// Defined by the capability; for `CAP_PPC_ENABLE_HCALL` the hypercall's number, and 1 to
+    /// enable it.
     pub args: [u64; 4],
     /// Padding.
     pub pad: [u8; 64],
@@ -55,15 +56,15 @@ pub struct EnableCap {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CreateSpaprTce64 {
-    /// What the guest names the table with.
+    /// The LIOBN the guest names the table with.
     pub liobn: u64,
-    /// Of an IOMMU page, 12 to 34.
+    /// IOMMU page as a power of two, 12 to 34.
     pub page_shift: u32,
     /// Must be 0.
     pub flags: u32,
     /// First bus address, in pages.
     pub offset: u64,
-    /// Entries.
+    /// Number of entries.
     pub size: u64,
 }
 
@@ -85,11 +86,11 @@ pub struct CreateDevice {
 pub struct DeviceAttr {
     /// Must be 0.
     pub flags: u32,
-    /// The device's own.
+    /// Group of attributes, defined by the device.
     pub group: u32,
-    /// The device's own.
+    /// Attribute in the group, defined by the device.
     pub attr: u64,
-    /// Address of what the attribute takes.
+    /// Address of the value the attribute takes.
     pub addr: u64,
 }
 
@@ -108,7 +109,8 @@ mod tests {
     use super::*;
     use core::mem::offset_of;
 
-    /// The numbers as the kernel's headers make them; in the encoding of POWER and in the generic one.
+    /// Compares the numbers with those of the kernel's headers, in POWER's encoding and in the
+    /// generic one.
     #[test]
     fn numbers_are_the_targets() {
         let power = cfg!(target_arch = "powerpc64");
@@ -140,7 +142,7 @@ mod tests {
         assert_eq!((size_of::<VfioSpaprTce>(), offset_of!(VfioSpaprTce, tablefd)), (8, 4));
     }
 
-    /// What `kvm-bindings` has at all: on POWER nothing.
+    /// Checks against `kvm-bindings` what it has; on POWER it has nothing.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn what_all_architectures_share_is_as_the_bindings_have_it() {

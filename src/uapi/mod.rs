@@ -1,7 +1,8 @@
 //! Numbers and structures of the kernel interface, and nothing else.
 //!
-//! Field names and layouts follow `include/uapi/linux/vfio.h`; ioctl numbers use the target's own encoding, which on
-//! POWER is not the generic one (`arch/powerpc/include/uapi/asm/ioctl.h`: `_IO` sets bit 29).
+//! Field names and layouts follow `include/uapi/linux/vfio.h`; ioctl numbers use the target's own
+//! encoding, which on POWER is not the generic one (`arch/powerpc/include/uapi/asm/ioctl.h`: `_IO`
+//! sets bit 29).
 
 pub mod eeh;
 pub mod kvm;
@@ -14,7 +15,7 @@ use nix::request_code_none;
 /// An ioctl number, as the C library takes it.
 pub type Number = nix::sys::ioctl::ioctl_num_type;
 
-/// VFIO's ioctl number `n`: every one of them is built without direction and size.
+/// Returns VFIO's ioctl number `n`: all are built without direction and size.
 const fn number(n: u8) -> Number {
     request_code_none!(b';', 100 + n)
 }

@@ -1,4 +1,5 @@
-//! Numbers against `linux-raw-sys`, layouts against `vfio-bindings`, on whichever architecture the tests run.
+//! Checks numbers against `linux-raw-sys` and layouts against `vfio-bindings`, on the architecture
+//! the tests run on.
 
 use super::{eeh, spapr, vfio};
 use core::mem::{align_of, offset_of, size_of};

@@ -2,7 +2,7 @@
 
 /// Hypercalls for TCEs: what a guest has in r3 at `sc 1`.
 pub mod hcall {
-    /// `H_GET_TCE`: LIOBN, IOBA; gives the TCE.
+    /// `H_GET_TCE`: takes LIOBN and IOBA, returns the TCE.
     pub const H_GET_TCE: u64 = 0x1c;
     /// `H_PUT_TCE`: LIOBN, IOBA, TCE.
     pub const H_PUT_TCE: u64 = 0x20;
@@ -10,14 +10,15 @@ pub mod hcall {
     pub const H_STUFF_TCE: u64 = 0x138;
     /// `H_PUT_TCE_INDIRECT`: LIOBN, IOBA, guest address of the list, count.
     pub const H_PUT_TCE_INDIRECT: u64 = 0x13c;
-    /// RTAS by hypercall, as QEMU and SLOF have it: guest address of the argument block. Not LoPAR's.
+    /// RTAS by hypercall, as QEMU and SLOF have it: guest address of the argument block. Not
+    /// LoPAR's.
     pub const H_RTAS: u64 = 0xf000;
 
     /// Done.
     pub const H_SUCCESS: i64 = 0;
     /// The hardware, here the host's kernel, failed.
     pub const H_HARDWARE: i64 = -1;
-    /// There is no such function.
+    /// No such function.
     pub const H_FUNCTION: i64 = -2;
     /// A parameter is out of range, misaligned, or names memory that is not there.
     pub const H_PARAMETER: i64 = -4;
@@ -32,7 +33,7 @@ pub mod hcall {
     pub const MOST_INDIRECT: u64 = 512;
 }
 
-/// Status words of RTAS calls: the first cell they give back.
+/// Status words of RTAS calls: the first cell they return.
 pub mod rtas {
     /// Done.
     pub const SUCCESS: i32 = 0;
@@ -42,10 +43,11 @@ pub mod rtas {
     pub const PARAMETER_ERROR: i32 = -3;
 }
 
-/// Page sizes of dynamic windows in the mask of `ibm,query-pe-dma-window`, by bit; 2 MiB came last.
+/// Page sizes of dynamic windows in the mask of `ibm,query-pe-dma-window`, by bit; 2 MiB was added
+/// last.
 pub const DDW_PAGE_SHIFTS: [u32; 9] = [12, 16, 24, 25, 26, 27, 28, 34, 21];
 
-/// Bits of a TCE: what is left is the real address.
+/// Bits of a TCE; the remaining bits are the real address.
 pub mod tce {
     /// The device may read.
     pub const READ: u64 = 1;

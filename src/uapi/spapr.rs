@@ -18,7 +18,7 @@ pub const TCE_IOMMU: u32 = 2;
 /// IOMMU type of a v2 container: `VFIO_SPAPR_TCE_v2_IOMMU`.
 pub const TCE_V2_IOMMU: u32 = 7;
 
-/// `ddw` of [`TceInfo`] is filled: `VFIO_IOMMU_SPAPR_INFO_DDW`.
+/// Set in `flags` when `ddw` of [`TceInfo`] is filled: `VFIO_IOMMU_SPAPR_INFO_DDW`.
 pub const INFO_DDW: u32 = 1;
 
 /// `struct vfio_iommu_spapr_tce_ddw_info`.
@@ -39,7 +39,7 @@ pub struct TceDdwInfo {
 pub struct TceInfo {
     /// Size of the caller's structure, bytes.
     pub argsz: u32,
-    /// `INFO_DDW`.
+    /// `INFO_DDW` or 0.
     pub flags: u32,
     /// Bus address where the default window starts.
     pub dma32_window_start: u32,
@@ -73,13 +73,13 @@ pub struct TceCreate {
     pub flags: u32,
     /// IOMMU page is 2^`page_shift` bytes.
     pub page_shift: u32,
-    /// Not looked at.
+    /// Ignored by the kernel.
     pub resv1: u32,
-    /// Bytes.
+    /// Window size, bytes.
     pub window_size: u64,
     /// Levels of the TCE table.
     pub levels: u32,
-    /// Not looked at.
+    /// Ignored by the kernel.
     pub resv2: u32,
     /// Out: bus address of the new window.
     pub start_addr: u64,
@@ -93,6 +93,6 @@ pub struct TceRemove {
     pub argsz: u32,
     /// Must be 0.
     pub flags: u32,
-    /// Bus address of the window. The kernel takes any address inside it.
+    /// Bus address of the window. The kernel accepts any address inside it.
     pub start_addr: u64,
 }

@@ -38,7 +38,7 @@ pub const IOMMU_DISABLE: Number = number(16);
 /// The API version this crate speaks.
 pub const API_VERSION: i32 = 0;
 
-/// The group may be used: no device of it has a host driver.
+/// The group may be used: none of its devices has a host driver.
 pub const GROUP_FLAGS_VIABLE: u32 = 1;
 /// The group is in a container.
 pub const GROUP_FLAGS_CONTAINER_SET: u32 = 2;
@@ -84,7 +84,7 @@ pub const IRQ_INFO_EVENTFD: u32 = 1;
 pub const IRQ_INFO_MASKABLE: u32 = 2;
 /// It masks itself each time it fires: `VFIO_IRQ_INFO_AUTOMASKED`.
 pub const IRQ_INFO_AUTOMASKED: u32 = 4;
-/// All that shall be used have to be enabled at once: `VFIO_IRQ_INFO_NORESIZE`.
+/// All interrupts to be used must be enabled at once: `VFIO_IRQ_INFO_NORESIZE`.
 pub const IRQ_INFO_NORESIZE: u32 = 8;
 
 /// No data: `VFIO_IRQ_SET_DATA_NONE`.
@@ -97,7 +97,7 @@ pub const IRQ_SET_DATA_EVENTFD: u32 = 4;
 pub const IRQ_SET_ACTION_MASK: u32 = 8;
 /// Unmasks: `VFIO_IRQ_SET_ACTION_UNMASK`.
 pub const IRQ_SET_ACTION_UNMASK: u32 = 16;
-/// Enables with eventfds, disables with count 0, else fires: `VFIO_IRQ_SET_ACTION_TRIGGER`.
+/// Enables with eventfds, disables with count 0, otherwise fires: `VFIO_IRQ_SET_ACTION_TRIGGER`.
 pub const IRQ_SET_ACTION_TRIGGER: u32 = 32;
 
 /// `struct vfio_group_status`.
@@ -170,9 +170,9 @@ pub struct IrqSet {
     pub flags: u32,
     /// Interrupt index.
     pub index: u32,
-    /// The first interrupt it is for.
+    /// First interrupt concerned.
     pub start: u32,
-    /// How many.
+    /// Number of interrupts.
     pub count: u32,
 }
 
@@ -182,7 +182,7 @@ pub struct IrqSet {
 pub struct DmaMap {
     /// Size of the caller's structure, bytes.
     pub argsz: u32,
-    /// `DMA_MAP_FLAG_*`; sPAPR refuses any other bit and neither of them.
+    /// `DMA_MAP_FLAG_*`; sPAPR refuses any other bit, and requires at least one of them.
     pub flags: u32,
     /// User address.
     pub vaddr: u64,
@@ -192,7 +192,7 @@ pub struct DmaMap {
     pub size: u64,
 }
 
-/// `struct vfio_iommu_type1_dma_unmap` without its trailing data, which sPAPR does not know.
+/// `struct vfio_iommu_type1_dma_unmap` without its trailing data, which sPAPR does not use.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DmaUnmap {

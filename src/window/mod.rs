@@ -1,4 +1,4 @@
-//! DMA windows: what there is, and the plan of what to create.
+//! DMA windows: the existing ones, and plans to create more.
 
 mod facts;
 mod plan;
@@ -25,14 +25,14 @@ pub use table::{Teardown, locked_bytes, teardown};
 use crate::addr::{Iova, IovaRange, PageShift};
 use core::fmt;
 
-/// Where a window came from.
+/// Origin of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The platform's default window.
     Default,
-    /// Created because somebody asked for a window.
+    /// Created because the caller requested a window.
     Asked,
-    /// Created because something was mapped there; goes when nothing is left in it.
+    /// Created because something was mapped there; removed when nothing is left in it.
     Demand,
 }
 
@@ -46,27 +46,28 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A DMA window: a stretch of bus addresses with a TCE table behind it.
+/// A DMA window: a stretch of bus addresses with its TCE table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its bus addresses.
+    /// Bus addresses of the window.
     pub range: IovaRange,
-    /// Its IOMMU page.
+    /// IOMMU page of the window.
     pub page: PageShift,
-    /// Levels of its TCE table.
+    /// Levels of the TCE table.
     pub levels: u32,
-    /// Where it came from.
+    /// Why it was created.
     pub origin: Origin,
 }
 
-/// The default window's life. It waits until the first MAP, UNMAP or CREATE, and never comes back once it is gone.
+/// State of the default window. It is created by the first MAP, UNMAP or CREATE, and never comes
+/// back after it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultWindow {
-    /// The kernel will create it with the next call that needs a window.
+    /// The kernel will create it at the next call that needs a window.
     Pending,
-    /// It is there.
+    /// It exists.
     Live,
-    /// It was removed, or is none.
+    /// It was removed, or there is none.
     Gone,
 }
 
@@ -80,31 +81,31 @@ impl fmt::Display for DefaultWindow {
     }
 }
 
-/// The windows of an address space: two at most, in every container of it alike.
+/// The windows of an address space: at most two, the same in all its containers.
 #[derive(Clone, Debug)]
 pub struct Windows {
-    /// The default window's life.
+    /// State of the default window.
     pub default: DefaultWindow,
     live: Vec<Window>,
 }
 
 impl Windows {
-    /// A container whose first group was just attached.
+    /// Creates the windows of a container whose first group was just attached.
     pub fn new() -> Self {
         Self { default: DefaultWindow::Pending, live: Vec::with_capacity(2) }
     }
 
-    /// The windows that are there.
+    /// Iterates over the existing windows.
     pub fn iter(&self) -> impl Iterator<Item = &Window> {
         self.live.iter()
     }
 
-    /// The window that holds all of `range`.
+    /// Returns the window that holds all of `range`.
     pub fn containing(&self, range: IovaRange) -> Option<&Window> {
         self.live.iter().find(|window| window.range.contains_range(&range))
     }
 
-    /// Somebody asked for the window that starts there: it stays until it is removed.
+    /// Marks the window that starts there as requested: it stays until it is removed.
     pub fn keep(&mut self, start: Iova) {
         let demand = |window: &&mut Window| window.range.start() == start && window.origin == Origin::Demand;
         if let Some(window) = self.live.iter_mut().find(demand) {
@@ -112,7 +113,7 @@ impl Windows {
         }
     }
 
-    /// Enters a window.
+    /// Inserts a window.
     pub fn insert(&mut self, window: Window) {
         if window.origin == Origin::Default {
             self.default = DefaultWindow::Live;
@@ -120,7 +121,7 @@ impl Windows {
         self.live.push(window);
     }
 
-    /// Takes out the window with just that range.
+    /// Removes and returns the window with exactly that range.
     pub fn remove(&mut self, range: IovaRange) -> Option<Window> {
         let at = self.live.iter().position(|window| window.range == range)?;
         let window = self.live.remove(at);

@@ -1,4 +1,4 @@
-//! What a plan says: the calls that lead to a window, what they cost, and why.
+//! Plans: the calls that lead to a window, their cost, and the reasons.
 
 use super::Reason;
 use super::table::Teardown;
@@ -7,15 +7,15 @@ use crate::addr::{Iova, PageShift};
 /// One call of a plan, in each container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`: of a window, or of the waiting default window.
+    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`: removes a window, or the waiting default window.
     Remove(Iova),
     /// `VFIO_IOMMU_SPAPR_TCE_CREATE`.
     Create {
-        /// The page.
+        /// IOMMU page of the window.
         page: PageShift,
         /// Bytes, a power of two.
         size: u64,
-        /// Levels.
+        /// Levels of the TCE table.
         levels: u32,
     },
     /// `VFIO_IOMMU_SPAPR_TCE_CREATE` of a small window in the first slot of a powernv container, so
@@ -33,22 +33,22 @@ pub enum Step {
 /// The window a plan leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// Where it starts; `None` where the firmware chooses.
+    /// Start of the window; `None` if the firmware chooses.
     pub start: Option<Iova>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The page.
+    /// IOMMU page.
     pub page: PageShift,
-    /// Levels.
+    /// Levels of the TCE table.
     pub levels: u32,
 }
 
-/// What will be done, what it costs, and why.
+/// What will be done, its cost, and the reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The calls, in order, for each container; none when a window that is there serves.
+    /// The calls, in order, for each container; none if an existing window serves.
     pub steps: Vec<Step>,
-    /// What will hold what was asked.
+    /// The window that will hold the request.
     pub window: Planned,
     /// Bytes of locked memory that the window, and the default window where it comes too, are
     /// charged with, over all containers.
@@ -59,8 +59,8 @@ pub struct Plan {
     pub peak_bytes: u64,
     /// What removing the window costs, in each container.
     pub teardown: Teardown,
-    /// Ioctls, over all containers.
+    /// Number of ioctls, over all containers.
     pub ioctls: u32,
-    /// Why.
+    /// Reasons for the choices.
     pub reasons: Vec<Reason>,
 }

@@ -1,7 +1,8 @@
-//! Plans windows, before the kernel is asked for anything.
+//! Plans windows before the kernel is called.
 //!
-//! A failed creation leaks locked memory, and on pseries it makes the device unusable until reboot, so nothing is ever
-//! found out by trial. A plan is a pure function of what the host reports, what there is, and what is asked.
+//! A failed creation leaks locked memory, and on pseries it makes the device unusable until reboot,
+//! so nothing is ever found out by trial. A plan is a pure function of the host's facts, the
+//! current windows, and the request.
 
 use super::plan::{Plan, Planned, Step};
 use super::powernv::{self, Holder};
@@ -96,7 +97,8 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
     Ok(plan)
 }
 
-/// Plans the removal of the window that starts at `start`. The kernel would take any address inside it.
+/// Plans the removal of the window that starts at `start`. The kernel would accept any address
+/// inside it.
 pub fn plan_removal(situation: &Situation, start: Iova) -> Result<Plan, Refusal> {
     if let Some(range) = situation.default_range().filter(|range| range.start() == start) {
         if situation.default_asked {
@@ -126,7 +128,7 @@ struct Room {
 }
 
 impl Room {
-    /// Where the window will start, if that is known before.
+    /// Returns where the window will start, if that is known in advance.
     fn start(&self, platform: Platform) -> Option<Iova> {
         match (platform, self.slot) {
             (Platform::Powernv, 0) => Some(Iova(0)),
@@ -135,8 +137,9 @@ impl Room {
         }
     }
 
-    /// The default window, where a window would be that again: on pseries the kernel makes it of any 4K window in slot 0
-    /// that is no larger. It is made in full then, as every container has it.
+    /// Returns the default window if the new window would become it: on pseries a 4K window in slot
+    /// 0 no larger than the default window *becomes* the default window, so it is created at full
+    /// size, as in every container.
     fn restores(&self, facts: &WindowFacts, page: PageShift, request: &WindowRequest) -> Option<IovaRange> {
         let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
         let small = match request.want {
@@ -146,7 +149,8 @@ impl Room {
         (page == DEFAULT_PAGE && small).then_some(default)
     }
 
-    /// The size for a window that is to lie elsewhere, and with `size` would be the default window again.
+    /// Returns a larger size for a window that must lie elsewhere, if with `size` it would become
+    /// the default window.
     fn beyond_default(&self, facts: &WindowFacts, page: PageShift, size: u64) -> Option<u64> {
         let default = facts.default.filter(|_| facts.platform == Platform::Pseries && self.slot == 0)?;
         let again = page == DEFAULT_PAGE && size <= default.len();
@@ -154,7 +158,8 @@ impl Room {
     }
 }
 
-/// Whether the request lies where pseries had its default window, which a small 4K window in slot 0 brings back.
+/// Returns whether the request lies where pseries had its default window, which a small 4K window
+/// in slot 0 brings back.
 fn restores_default(situation: &Situation, request: &WindowRequest) -> bool {
     let Want::Cover(asked) = request.want else { return false };
     situation.facts.platform == Platform::Pseries
@@ -162,7 +167,7 @@ fn restores_default(situation: &Situation, request: &WindowRequest) -> bool {
         && situation.facts.default.is_some_and(|default| default.contains_range(&asked))
 }
 
-/// Finds the slot, and removes what may go where there is none.
+/// Finds the slot. If there is none, removes what may be removed.
 fn make_room(
     situation: &Situation,
     request: &WindowRequest,
@@ -173,7 +178,7 @@ fn make_room(
     let platform = situation.facts.platform;
     let mut default = situation.default;
     let mut standing = situation.standing.clone();
-    // A window that starts below the asked range, but ends too early, can only be made anew.
+    // A window that starts below the requested range but ends too early can only be created anew.
     let grown = standing.iter().position(|standing| match request.want {
         Want::Cover(asked) => grows(platform, &standing.window, asked),
         Want::Bytes(_) => false,
@@ -197,7 +202,7 @@ fn make_room(
     }
     let has_default =
         |standing: &[Standing]| standing.iter().position(|standing| standing.window.origin == Origin::Default);
-    // Firmware that grants one window: the default window goes first.
+    // Firmware that grants one window: the default window must be removed first.
     if platform == Platform::Pseries && granted < 2 && default != DefaultWindow::Gone {
         let at = has_default(&standing);
         if situation.default_asked || at.is_some_and(|at| standing[at].in_use) {
@@ -224,7 +229,7 @@ fn make_room(
     }
     if let [only] = standing.as_slice() {
         let dynamic = only.window.origin != Origin::Default;
-        // With the default window dropped, the one dynamic window is all this firmware gives.
+        // With the default window removed, one dynamic window is all this firmware grants.
         if platform == Platform::Pseries && dynamic {
             return Err(Refusal::SecondDdw { present: only.window.range });
         }
@@ -234,7 +239,8 @@ fn make_room(
     Ok(Room { slot: u32::from(pending), default_comes_too: pending, holder: None })
 }
 
-/// Whether only a larger `window` could hold `asked`: no other window would start nearer below it.
+/// Returns whether only a larger `window` could hold `asked`, since no other window would start
+/// closer below it.
 fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
     let start = window.range.start();
     let nearest = match platform {
@@ -345,7 +351,7 @@ mod tests {
         assert_eq!(plan(&short, &request), Err(Refusal::NoMemory { needed, available: 200 << 20 }));
         let enough = Situation { available: Some(300 << 20), ..short.clone() };
         assert_eq!(plan(&enough, &request).map(|plan| Bytes(plan.locked_bytes)), Ok(Bytes(needed)));
-        // powernv allocates leaves as they are used.
+        // powernv allocates leaf tables as they are used.
         let powernv = Situation { available: Some(200 << 20), ..situation(Platform::Powernv) };
         assert!(plan(&powernv, &request).is_ok());
     }

@@ -1,36 +1,37 @@
-//! Why a plan is as it is, or why there is none.
+//! Reasons for a plan, and why there may be none.
 
 use super::Window;
 use crate::addr::{Amount, Bytes, Iova, IovaRange, PageShift};
 use crate::host::MemlockError;
 use core::fmt;
 
-/// Why a plan is as it is.
+/// A reason for a plan's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A window that is there serves.
+    /// An existing window serves.
     Serves(IovaRange),
     /// The default window serves: the first map creates it.
     DefaultServes,
-    /// The caller named the page.
+    /// The caller chose the page.
     PageAsked(PageShift),
     /// The largest page that hardware, memory and alignment allow.
     LargestPage {
         /// The page.
         page: PageShift,
-        /// The largest page the memory carries.
+        /// The largest page the memory can serve.
         carries: PageShift,
     },
     /// The size was rounded up to a power of two of at least the smallest table.
     Rounded {
-        /// Bytes asked.
+        /// Bytes requested.
         asked: u64,
         /// Bytes planned.
         size: u64,
     },
     /// One level: the table is small.
     OneLevel,
-    /// Several levels: one level would be too large to allocate, and sparse tables are removed faster.
+    /// Several levels: one level would be too large to allocate, and sparse tables are removed
+    /// faster.
     Levels(u32),
     /// pseries tables have one level.
     OnlyLevel,
@@ -40,11 +41,12 @@ pub enum Reason {
     FirmwareStart,
     /// The kernel creates the waiting default window along with the first created one.
     DefaultComesToo,
-    /// The firmware has one window: the default window, not in use, makes room.
+    /// The firmware grants one window: the default window, which is not in use, makes room.
     DefaultMakesRoom,
-    /// A small 4K window is the default window again.
+    /// A small 4K window becomes the default window again.
     DefaultAgain,
-    /// It is larger than the default window, which a smaller 4K window in the first slot would be again.
+    /// It is larger than the default window; a smaller 4K window in the first slot would become the
+    /// default window.
     BeyondDefault,
     /// An empty window that is too small makes room.
     MakesRoom(IovaRange),
@@ -90,9 +92,10 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why there is no plan. Nothing was asked of the kernel.
+/// Why there is no plan. No kernel call was made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum Refusal {
     /// The firmware has no DDW.
     #[error(
@@ -100,65 +103,35 @@ pub enum Refusal {
          enable DDW for the PHB (QEMU: `-global spapr-pci-host-bridge.ddw=on`)"
     )]
     NoDdw,
-    /// The page is none of the hardware's.
+    /// The hardware does not have the page.
     #[error("the hardware has no {page} IOMMU pages: choose one of {}", Pages(supported))]
-    PageUnsupported {
-        /// The page asked.
-        page: PageShift,
-        /// The pages there are.
-        supported: Vec<PageShift>,
-    },
-    /// The memory does not carry the page.
+    PageUnsupported { page: PageShift, supported: Vec<PageShift> },
+    /// The memory cannot serve the page.
     #[error(
         "{page} IOMMU pages need memory that carries them, this carries {carries}: use hugetlb memory or a smaller page"
     )]
-    PageTooLarge {
-        /// The page asked.
-        page: PageShift,
-        /// What the memory carries.
-        carries: PageShift,
-    },
-    /// No table can be that large.
+    PageTooLarge { page: PageShift, carries: PageShift },
+    /// A TCE table cannot be that large.
     #[error("a window of {} with {page} pages is larger than a TCE table can be: ask for less, or for larger pages", Bytes(*size))]
-    TooLarge {
-        /// Bytes.
-        size: u64,
-        /// The page.
-        page: PageShift,
-    },
+    TooLarge { size: u64, page: PageShift },
     /// Both windows are taken.
     #[error("there are two windows already, {first} and {second}: remove one first")]
-    NoFreeWindow {
-        /// A window.
-        first: IovaRange,
-        /// The other.
-        second: IovaRange,
-    },
+    NoFreeWindow { first: IovaRange, second: IovaRange },
     /// A second dynamic window would poison the PE.
     #[error(
         "the window at {present} is the only one this firmware grants beside the default window; asking for another would \
          make the device unusable until reboot: remove it first"
     )]
-    SecondDdw {
-        /// The window there is.
-        present: IovaRange,
-    },
+    SecondDdw { present: IovaRange },
     /// The only window is in use.
     #[error("the firmware grants one window, and the default window is in use: unmap all of it and drop it first")]
     OnlyWindowInUse,
-    /// A window serves but for its page.
+    /// A window covers the range but has another page size.
     #[error(
         "the window at {window} holds it, with {page} pages instead of {asked}: use that, or remove the window first"
     )]
-    OtherPage {
-        /// The window.
-        window: IovaRange,
-        /// Its page.
-        page: PageShift,
-        /// The page asked.
-        asked: PageShift,
-    },
-    /// It starts elsewhere.
+    OtherPage { window: IovaRange, page: PageShift, asked: PageShift },
+    /// The next window starts elsewhere.
     #[error("{asked} is in no window, and the next window starts at {start}: map from there on")]
     OutOfReach {
         /// What was asked.
@@ -194,53 +167,25 @@ pub enum Refusal {
     #[error(
         "the window starts at {start}, but the device reaches bus addresses up to {reach:#x} only: use the default window"
     )]
-    BeyondDevice {
-        /// Where the window starts.
-        start: Iova,
-        /// The device's last bus address.
-        reach: u64,
-    },
-    /// It reaches over an end of a window.
+    BeyondDevice { start: Iova, reach: u64 },
+    /// The range extends past an end of a window.
     #[error("{asked} lies only partly in the window at {window}: stay within it, the kernel itself checks no bounds")]
-    PastEnd {
-        /// What was asked.
-        asked: IovaRange,
-        /// The window.
-        window: IovaRange,
-    },
-    /// A window too small is in use.
+    PastEnd { asked: IovaRange, window: IovaRange },
+    /// A window that is too small is in use.
     #[error(
         "{asked} reaches past the window at {window}, which is in use: ask for a larger window before mapping, or unmap all of it"
     )]
-    TooSmall {
-        /// What was asked.
-        asked: IovaRange,
-        /// The window.
-        window: IovaRange,
-    },
-    /// The window asked for removal is in use.
+    TooSmall { asked: IovaRange, window: IovaRange },
+    /// The window to remove is in use.
     #[error("the window at {window} is in use: unmap what is mapped in it, and take back what was asked of it")]
-    InUse {
-        /// The window.
-        window: IovaRange,
-    },
+    InUse { window: IovaRange },
     /// No window starts there.
     #[error("no window starts at {start} (windows: {})", Starts(windows))]
-    NoSuchWindow {
-        /// The address asked.
-        start: Iova,
-        /// The windows there are.
-        windows: Vec<Window>,
-    },
-    /// The kernel refused such a window before; asking again would lose locked memory each time.
+    NoSuchWindow { start: Iova, windows: Vec<Window> },
+    /// The kernel refused such a window before; each further attempt would lose locked memory.
     #[error("the kernel refused a window of {} with {page} pages before: ask for less", Bytes(*size))]
-    RefusedBefore {
-        /// Bytes.
-        size: u64,
-        /// The page.
-        page: PageShift,
-    },
-    /// The PE takes no more windows.
+    RefusedBefore { size: u64, page: PageShift },
+    /// The PE accepts no further windows.
     #[error("the firmware failed a window of this device before, and the kernel creates none for it any more: reboot")]
     Poisoned,
     /// The machine has too little memory for the table.
@@ -250,13 +195,8 @@ pub enum Refusal {
         Amount(*needed),
         Amount(*available)
     )]
-    NoMemory {
-        /// Bytes of the table, over all containers.
-        needed: u64,
-        /// Bytes that could be used.
-        available: u64,
-    },
-    /// Too much locked memory.
+    NoMemory { needed: u64, available: u64 },
+    /// More locked memory than allowed.
     #[error(transparent)]
     Memlock(#[from] MemlockError),
 }

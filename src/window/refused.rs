@@ -6,16 +6,16 @@ use super::Refusal;
 use crate::addr::PageShift;
 use std::collections::BTreeMap;
 
-/// What the kernel refused to create, by group. It holds for the process: a failed creation leaks each time, and the
-/// firmware's refusal lasts until reboot.
+/// Windows the kernel refused to create, by group. They hold for the process: a failed creation
+/// leaks each time, and the firmware's refusal lasts until reboot.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedWindows(BTreeMap<u32, Refused>);
 
 #[derive(Clone, Debug, Default)]
 struct Refused {
-    /// The firmware failed a window: the kernel creates none any more.
+    /// Whether the firmware failed a window, after which the kernel creates none.
     poisoned: bool,
-    /// Pages, and the smallest size refused with each.
+    /// Pages, each with the smallest size refused.
     sizes: BTreeMap<PageShift, u64>,
     /// Those for which the machine had no memory.
     short: Vec<Short>,
@@ -31,7 +31,7 @@ struct Short {
 }
 
 impl RefusedWindows {
-    /// The kernel refused a window, or, where it `poisons`, will refuse all.
+    /// Records that the kernel refused a window, or, if it `poisons`, will refuse all.
     pub fn remember(&mut self, group: u32, page: PageShift, size: u64, poisons: bool) {
         let refused = self.0.entry(group).or_default();
         refused.poisoned |= poisons;

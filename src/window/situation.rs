@@ -1,4 +1,5 @@
-//! What a plan starts from: windows, what they may cost, and what there will be once another plan was carried out.
+//! The input of a plan: current windows, their limits, and the state after another plan was carried
+//! out.
 
 use super::plan::{Plan, Planned, Step};
 use super::powernv;
@@ -7,29 +8,30 @@ use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, Window
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::{Memlock, Platform, memlock};
 
-/// A window that is there.
+/// A live window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The window.
+    /// Its range, page, levels and origin.
     pub window: Window,
-    /// Something is mapped in it, or asked to be mappable.
+    /// Whether something in it is mapped or reserved.
     pub in_use: bool,
 }
 
-/// What a plan starts from.
+/// The input of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// What the host says.
+    /// Facts the host reports.
     pub facts: WindowFacts,
-    /// The default window's life.
+    /// State of the default window.
     pub default: DefaultWindow,
-    /// Containers in which it waits: all, none, or those that joined since it came to life.
+    /// Number of containers in which it waits: all, none, or those that joined since it was
+    /// created.
     pub default_waits: u32,
-    /// Something is asked of the waiting default window.
+    /// Whether something is reserved in the waiting default window.
     pub default_asked: bool,
-    /// The windows there are.
+    /// The live windows.
     pub standing: Vec<Standing>,
-    /// Containers that each get the window.
+    /// Number of containers that each get the window.
     pub containers: u32,
     /// Locked memory of the process.
     pub memlock: Memlock,
@@ -44,13 +46,13 @@ impl Situation {
         self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
     }
 
-    /// What the default window will be charged with where it waits.
+    /// Returns the charge for the default window where it still waits.
     pub(crate) fn default_due(&self) -> u64 {
         let one = self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1));
         one.saturating_mul(self.default_waits.into())
     }
 
-    /// What there is already for `range`.
+    /// Returns what already serves `range`.
     pub(super) fn serving(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
         let standing = self.standing.iter().map(|standing| standing.window);
         standing
@@ -59,7 +61,7 @@ impl Situation {
             .find(|(window, ..)| window.contains_range(&range))
     }
 
-    /// Whether tables charged with `needed` bytes, over all containers, may be made.
+    /// Checks that tables charged `needed` bytes, over all containers, may be created.
     pub fn affords(&self, needed: u64) -> Result<(), Refusal> {
         self.affords_with(0, needed)
     }
@@ -79,7 +81,7 @@ impl Situation {
         }
     }
 
-    /// What there is once a plan was carried out, and used.
+    /// Returns the input after a plan was carried out and its window used.
     pub fn after(&self, plan: &Plan) -> Self {
         let mut after = self.clone();
         for step in &plan.steps {
@@ -153,7 +155,7 @@ impl Situation {
         }
     }
 
-    /// A window that holds a part of `range` and cannot be made larger.
+    /// Finds a window that holds a part of `range` and cannot be enlarged.
     pub(super) fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
         let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
         fixed

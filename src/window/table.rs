@@ -1,37 +1,41 @@
-//! What a TCE table costs, before it is made.
+//! Computes the cost of a TCE table before it is created.
 
 use super::WindowFacts;
 use crate::addr::PageShift;
 use crate::host::Platform;
 
-/// The largest allocation for one level, as a power of two (`MAX_PAGE_ORDER` of the kernel's allocator).
+/// The largest allocation for one level, as a power of two (`MAX_PAGE_ORDER` of the kernel's
+/// allocator).
 const LARGEST_LEVEL_SHIFT: u32 = 24;
-/// One level up to this size: the allocation is atomic, and larger ones fail once memory is fragmented.
+/// One level is used up to this size: the allocation is atomic, and larger ones fail when memory is
+/// fragmented.
 const SINGLE_LEVEL_SHIFT: u32 = 23;
 /// `pnv_pci_ioda2_table_alloc_pages` refuses tables that reach this many bits.
 const TABLE_BITS: u32 = 55;
-/// Most TCEs of a pseries window, as a power of two. The firmware's own limit is told to the kernel alone, and a creation
-/// over it leaks; this stays below what QEMU grants, takes the kernel 2 GiB of memory and minutes to remove.
+/// Largest number of TCEs in a pseries window, as a power of two. The firmware reports its own
+/// limit to the kernel alone, and a creation over it leaks. This value stays below what QEMU
+/// grants, and takes the kernel 2 GiB of memory and minutes to remove.
 const PSERIES_ENTRIES_SHIFT: u32 = 28;
 /// `POWERNV_IOMMU_MAX_LEVELS`.
 const MOST_LEVELS: u32 = 5;
 
-/// What removing a window costs, however empty it is.
+/// Cost of removing a window, however empty it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Teardown {
-    /// Entries that are visited one by one.
+    /// Entries visited one by one.
     pub entries: u64,
     /// Hypercalls made.
     pub hypercalls: u64,
 }
 
-/// The smallest window: one host page of TCEs. powernv rounds up to it, and below it the kernel's bookkeeping of
-/// user addresses has no guard page.
+/// Returns the smallest window: one host page of TCEs. powernv rounds up to it, and below it the
+/// kernel's array of user addresses has no guard page.
 pub(super) fn smallest(facts: &WindowFacts, page: PageShift) -> u64 {
     page.bytes() * (facts.host_page.bytes() / 8)
 }
 
-/// Levels for a table of `size` (a power of two) bytes; `None` when no number of levels works.
+/// Returns the levels for a table of `size` (a power of two) bytes; `None` if no number of levels
+/// works.
 pub(super) fn levels(facts: &WindowFacts, page: PageShift, size: u64) -> Option<u32> {
     match facts.platform {
         Platform::Pseries => (entries_shift(page, size) <= PSERIES_ENTRIES_SHIFT).then_some(1),
@@ -43,7 +47,7 @@ pub(super) fn levels(facts: &WindowFacts, page: PageShift, size: u64) -> Option<
     }
 }
 
-/// Size of one level's tables as a power of two.
+/// Returns the size of one level's tables as a power of two.
 fn level_shift(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> u32 {
     (entries_shift(page, size).div_ceil(levels) + 3).max(facts.host_page.get())
 }
@@ -52,8 +56,9 @@ fn entries_shift(page: PageShift, size: u64) -> u32 {
     size.ilog2().saturating_sub(page.get())
 }
 
-/// Bytes of locked memory a table is charged with: on powernv hardware table and user addresses, all levels, though
-/// leaves come later (`get_table_size`); on pseries the user addresses alone.
+/// Returns the bytes of locked memory a table is charged: on powernv for the hardware table and the
+/// user addresses, all levels, though leaves are allocated later (`get_table_size`); on pseries for
+/// the user addresses alone.
 pub fn locked_bytes(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> u64 {
     if size == 0 {
         return 0;
@@ -76,13 +81,13 @@ pub fn locked_bytes(facts: &WindowFacts, page: PageShift, size: u64, levels: u32
     host_page.floor(bytes)
 }
 
-/// What removing costs.
+/// Returns the cost of removing a window.
 pub fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> Teardown {
     let entries = size >> page.get();
     match facts.platform {
         Platform::Pseries => Teardown { entries, hypercalls: entries.saturating_mul(2) },
         Platform::Powernv if levels <= 1 => Teardown { entries, hypercalls: 0 },
-        // Leaves that were never touched are passed over.
+        // Leaves that were never touched are skipped.
         Platform::Powernv => Teardown::default(),
     }
 }

@@ -1,8 +1,8 @@
-//! The IOMMU groups that tests may use. Shared by the test programs that run on real kernels.
+//! Finds the IOMMU groups that tests may use. Shared by the test programs that run on real kernels.
 
 use spapr_iommu::host::{GroupFacts, Host};
 
-/// The groups that vfio-pci has, each with the devices it has there.
+/// Returns the groups with vfio-pci, each with the devices bound to it.
 pub fn groups(host: &(impl Host + ?Sized)) -> Vec<GroupFacts> {
     let mut groups = host.groups();
     groups.iter_mut().for_each(|group| group.devices.retain(|device| device.driver.as_deref() == Some("vfio-pci")));

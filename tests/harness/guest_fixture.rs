@@ -1,4 +1,5 @@
-//! A guest with RAM and one PHB over a model, and the question whether its table, the space and the hardware agree.
+//! A guest with RAM and one PHB on a model, and a check that its table, the space and the hardware
+//! agree.
 
 use crate::joined::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
@@ -12,16 +13,16 @@ use std::sync::Arc;
 pub const LIOBN: Liobn = Liobn(0x8000_0000);
 pub const DYNAMIC: Liobn = Liobn(0x8000_0001);
 pub const BUID: u64 = 0x0800_0000_2000_0000;
-/// Where the dynamic window starts.
+/// Start of the dynamic window.
 pub const BIG: u64 = 1 << 59;
 pub const RAM: u64 = 64 << 20;
-/// Where lists lie.
+/// Guest address of lists.
 pub const LIST: u64 = 0x10_0000;
 
 pub const PRESETS: [&str; 5] = ["powernv8-64k", "powernv9-64k", "powernv9-4k-7.2", "pseries-64k", "pseries-4k"];
 
 pub struct Bench {
-    /// What the library runs on, and remembers the calls of.
+    /// The host the library runs on, which records its calls.
     pub host: Arc<Recording<Arc<Model>>>,
     pub model: Arc<Model>,
     pub registry: Registry,
@@ -35,19 +36,19 @@ pub fn guest(start: u64, len: u64) -> GuestRange {
 }
 
 impl Bench {
-    /// With 64 MiB of RAM at 0 and nothing attached.
+    /// Creates a guest with 64 MiB of RAM at 0 and nothing attached.
     pub fn new(preset: &str) -> Self {
         let bench = Self::bare(preset);
         bench.plug(0, RAM);
         bench
     }
 
-    /// Without RAM.
+    /// Creates a guest without RAM.
     pub fn bare(preset: &str) -> Self {
         Self::over(Model::new(preset.parse().unwrap()), PhbConfig::new(BUID, LIOBN).unwrap())
     }
 
-    /// On that machine, with that PHB, without RAM.
+    /// Creates a guest on that machine, with that PHB, without RAM.
     pub fn over(model: Model, config: PhbConfig) -> Self {
         let model = Arc::new(model);
         let host = Arc::new(Recording::new(Arc::clone(&model)));
@@ -58,7 +59,7 @@ impl Bench {
         Self { host, model, registry, slots, iommu, phb }
     }
 
-    /// Plugs memory in; where it lies in user memory.
+    /// Plugs memory and returns its user address.
     pub fn plug(&self, start: u64, len: u64) -> UserAddr {
         let user = self.model.allocate(len, Host::page_shift(self.model.as_ref())).unwrap().start();
         self.slots.insert(Slot { guest: guest(start, len), user }).unwrap();
@@ -72,7 +73,7 @@ impl Bench {
         self.slots.write(GuestAddr(LIST), &bytes).unwrap();
     }
 
-    /// H_PUT_TCE_INDIRECT of `tces` at `ioba`.
+    /// Makes H_PUT_TCE_INDIRECT of `tces` at `ioba`.
     pub fn put(&self, liobn: Liobn, ioba: u64, tces: &[u64]) {
         for (chunk, number) in tces.chunks(512).zip(0..) {
             self.list(chunk);
@@ -82,14 +83,14 @@ impl Bench {
         }
     }
 
-    /// How often the kernel was asked that since the last time.
+    /// Returns the number of MAP and UNMAP calls since the last time.
     pub fn calls(&self) -> (usize, usize) {
         let records = self.host.take();
         let count = |name| records.iter().filter(|record| record.call.name() == name).count();
         (count("VFIO_IOMMU_MAP_DMA"), count("VFIO_IOMMU_UNMAP_DMA"))
     }
 
-    /// What a table leads to in user memory: each page, in as many parts as slots have of it.
+    /// Returns where a table leads in user memory: each page, in as many parts as its slots.
     fn leads(&self, table: &TceTable) -> Vec<Stretch> {
         let slots = self.slots.slots();
         let mut found = Vec::new();
@@ -109,7 +110,8 @@ impl Bench {
         found
     }
 
-    /// The tables of every container hold just what the guest's tables say, and no trap was met.
+    /// Checks that the tables of every container hold exactly what the guest's tables say, and that
+    /// no trap was met.
     #[track_caller]
     pub fn agrees(&self) {
         assert_eq!(self.model.violations(), []);
@@ -135,7 +137,7 @@ impl Bench {
         assert_eq!(open, [], "containers of no PHB");
     }
 
-    /// Drops everything; nothing is left behind.
+    /// Drops everything and checks that nothing is left.
     #[track_caller]
     pub fn ends_clean(self) {
         let Self { model, registry, iommu, phb, host, slots } = self;
@@ -152,7 +154,7 @@ pub fn iova(start: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova(start), len).unwrap()
 }
 
-/// TCEs with all rights for pages that follow each other.
+/// Returns TCEs with all rights for consecutive pages.
 pub fn tces(first: u64, count: u64, page: PageShift) -> Vec<u64> {
     (0..count).map(|n| (first + (n << page.get())) | 3).collect()
 }

@@ -1,9 +1,9 @@
-//! hugetlb pages of this machine. Shared by the test programs that run on real kernels.
+//! Finds the hugetlb pages of this machine. Shared by the test programs that run on real kernels.
 
 use spapr_iommu::addr::PageShift;
 use std::fs;
 
-/// hugetlb page sizes of which a few pages are free.
+/// Returns the hugetlb page sizes of which a few pages are free.
 pub fn huge_pages(sizes: &[PageShift]) -> Vec<PageShift> {
     let free = |size: &PageShift| {
         let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", size.bytes() >> 10);

@@ -1,11 +1,11 @@
-//! Stretches of bus addresses, put together.
+//! Joins stretches of bus addresses.
 
 use spapr_iommu::permission::Permission;
 
 /// Bus address, length, user address, permission.
 pub type Stretch = (u64, u64, u64, Permission);
 
-/// In order, those joined that continue each other.
+/// Returns them in order, with those joined that continue each other.
 pub fn joined(stretches: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
     let mut sorted: Vec<_> = stretches.collect();
     sorted.sort_by_key(|stretch| stretch.0);

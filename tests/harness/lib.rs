@@ -1,4 +1,5 @@
-//! What several tests share: naive models beside the library's structures, fixtures, the machine a test runs on.
+//! Code shared by tests: naive models to compare the library's structures with, fixtures, the
+//! machine a test runs on.
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 #![deny(unsafe_code)]
 

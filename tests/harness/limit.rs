@@ -1,18 +1,18 @@
-//! A limit of locked memory that holds: without `CAP_IPC_LOCK`, which a user other than root does not have. Shared by the test
-//! programs that run on real kernels.
+//! An effective limit of locked memory: without `CAP_IPC_LOCK`, as for users other than root.
+//! Shared by the test programs that run on real kernels.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Uid, seteuid};
 
 const NOBODY: u32 = 65534;
 
-/// Holds for the running process until it is dropped.
+/// Limits the running process until it is dropped.
 pub struct RealLimit {
     before: (u64, u64),
 }
 
 impl RealLimit {
-    /// Lets `most` bytes be locked.
+    /// Limits locked memory to `most` bytes.
     pub fn new(most: u64) -> nix::Result<Self> {
         let before = getrlimit(Resource::RLIMIT_MEMLOCK)?;
         setrlimit(Resource::RLIMIT_MEMLOCK, most, before.1.max(most))?;

@@ -1,4 +1,5 @@
-//! Which machine this is, and the model that should behave like it. Shared by the test programs that run on real kernels.
+//! Identifies this machine, and the model that should behave like it. Shared by the test programs
+//! that run on real kernels.
 
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::vfio::Vfio;
@@ -6,7 +7,7 @@ use spapr_iommu::host::{Host, Platform};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Known, Machine, Preset};
 use std::fs;
 
-/// The preset of this machine; what stands in the way when there is none.
+/// Returns the preset of this machine, or why there is none.
 pub fn preset(host: &Vfio) -> Result<Preset, String> {
     let machine = match host.platform().ok_or("this is no POWER machine: run it by ppc64/run")? {
         Platform::Pseries => Machine::Pseries(Firmware { ddw: has_ddw(), ..Firmware::default() }),
@@ -21,7 +22,7 @@ pub fn preset(host: &Vfio) -> Result<Preset, String> {
     Ok(Preset { machine, page, kernel: version(&release()?)? })
 }
 
-/// Whether the firmware has dynamic windows on any host bridge.
+/// Returns whether the firmware has dynamic windows on any host bridge.
 fn has_ddw() -> bool {
     let bridges = fs::read_dir("/proc/device-tree").into_iter().flatten().flatten();
     bridges.into_iter().any(|node| node.path().join("ibm,ddw-applicable").exists())
@@ -33,7 +34,7 @@ fn cpu() -> Result<String, String> {
     Ok(line.split(':').nth(1).unwrap_or_default().trim().into())
 }
 
-/// The running kernel's release.
+/// Returns the running kernel's release.
 pub fn release() -> Result<String, String> {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|error| error.to_string())?;
     Ok(text.trim().into())

@@ -1,4 +1,4 @@
-//! Commands and completions, as they lie in memory: NVM Express base specification 2.0, sections 3.3.3 and 4.
+//! Commands and completions in memory: NVM Express base specification 2.0, sections 3.3.3 and 4.
 
 use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -11,14 +11,14 @@ pub(crate) struct Command {
     pub(crate) opcode: u8,
     /// 0: no fused command, data by PRP.
     pub(crate) flags: u8,
-    /// Comes back in the completion.
+    /// Identifier, which is repeated in the completion.
     pub(crate) id: U16,
     pub(crate) namespace: U32,
     pub(crate) reserved: U64,
     pub(crate) metadata: U64,
-    /// Where the data is: the first page, and the second one or a list of the rest.
+    /// Bus addresses of the data: the first page, and the second one or a list of the rest.
     pub(crate) prp: [U64; 2],
-    /// What the opcode says.
+    /// Fields defined by the opcode.
     pub(crate) dwords: [U32; 6],
 }
 
@@ -26,14 +26,14 @@ pub(crate) struct Command {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Completion {
-    /// What the opcode says.
+    /// Result defined by the opcode.
     pub(crate) result: U32,
     pub(crate) reserved: U32,
     /// How far the controller has read the submission queue.
     pub(crate) head: U16,
     pub(crate) queue: U16,
     pub(crate) id: U16,
-    /// The status, over the phase bit, which changes from round to round.
+    /// The status, shifted over the phase bit, which changes from round to round.
     pub(crate) status: U16,
 }
 
@@ -45,7 +45,7 @@ impl Completion {
     }
 }
 
-/// What became of a command: status code in bits 0 to 7, its type in bits 8 to 10.
+/// The outcome of a command: status code in bits 0 to 7, its type in bits 8 to 10.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Status(u16);
 
@@ -54,17 +54,17 @@ impl Status {
         self.0 & 0x7ff == 0
     }
 
-    /// The status code.
+    /// Returns the status code.
     pub(crate) fn code(self) -> u8 {
         self.0 as u8
     }
 
-    /// The status code's type: 0 generic, 1 of this command, 2 media and data, 3 path.
+    /// Returns the status code's type: 0 generic, 1 of this command, 2 media and data, 3 path.
     pub(crate) fn kind(self) -> u8 {
         (self.0 >> 8 & 7) as u8
     }
 
-    /// The same command would fail again.
+    /// Returns whether the same command would fail again.
     pub(crate) fn is_final(self) -> bool {
         self.0 & 1 << 14 != 0
     }
@@ -113,7 +113,7 @@ pub(crate) mod admin {
 #[strum(serialize_all = "kebab-case")]
 #[repr(u8)]
 pub(crate) enum Operation {
-    /// The controller writes back what it caches.
+    /// Makes the controller write back its cache.
     Flush = 0x00,
     /// Memory to disk.
     Write = 0x01,

@@ -1,4 +1,4 @@
-//! A controller: brought up, asked, taken down.
+//! A controller: starts it, runs admin commands, and shuts it down.
 
 use super::command::{Command, Completion, admin};
 use super::identify::{self, Identity, Namespace};
@@ -10,32 +10,33 @@ use spapr_iommu::dma::{Buffer, Dma, DmaMask};
 use spapr_iommu::permission::Permission;
 use std::time::{Duration, Instant};
 
-/// The driver's page; each controller that takes larger ones alone is refused.
+/// The driver's page; a controller that supports only larger ones is refused.
 pub(crate) const PAGE: u64 = 4096;
-/// Entries of the admin queues, of which one is used at a time.
+/// Number of entries in the admin queues, of which one is used at a time.
 const ADMIN_ENTRIES: u16 = 8;
 /// Feature identifier of the number of queues.
 const NUMBER_OF_QUEUES: u32 = 7;
-/// What a controller may take to write back its cache.
+/// Time limit for a controller to write back its cache.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A controller that is enabled. Dropped, also while a panic unwinds, it is disabled, then taken off the bus, and then its
-/// queues go.
+/// A controller that is enabled. When dropped, even while a panic unwinds, it is disabled, then
+/// taken off the bus, and then its queues are freed.
 #[derive(Debug)]
 pub(crate) struct Controller {
     pub(crate) registers: Registers,
     pub(crate) identity: Identity,
     pub(crate) interrupts: Vec<Interrupt>,
-    /// Before the queues, so that it is off the bus when they go.
+    /// Dropped before the queues, so that it is off the bus when they are freed.
     device: Device,
     admin: QueuePair,
-    /// What commands answer.
+    /// Buffer for the data that commands return.
     answer: Buffer<[u8; identify::BYTES]>,
     enabled: bool,
 }
 
 impl Controller {
-    /// Opens the controller at `address` and enables it. Interrupts are of `kind`, or the best it has.
+    /// Opens the controller at `address` and enables it. Uses interrupts of `kind`, or the best it
+    /// has.
     pub(crate) fn open(
         dma: &Dma,
         address: &str,
@@ -67,14 +68,15 @@ impl Controller {
         &self.device
     }
 
-    /// What namespace `number` is.
+    /// Reads the properties of namespace `number`.
     pub(crate) fn namespace(&mut self, number: u32) -> Result<Namespace, NvmeError> {
         Namespace::new(&self.identify(identify::NAMESPACE, number)?)
     }
 
-    /// Asks for one pair of queues, and gives the controller one. Its interrupt is the last that was enabled.
+    /// Requests one pair of queues and creates it on the controller. Uses the last enabled
+    /// interrupt.
     pub(crate) fn create_queues(&mut self, queues: &QueuePair, interrupts: bool) -> Result<(), NvmeError> {
-        // Numbers of commands and of completion queues, less one.
+        // Numbers of submission and completion queues, minus one.
         self.run(admin::SET_FEATURES, 0, [NUMBER_OF_QUEUES, 0], 0)?;
         let (commands, completions) = queues.addresses();
         let size = u32::from(queues.entries() - 1) << 16 | u32::from(queues.id());
@@ -85,7 +87,8 @@ impl Controller {
         Ok(())
     }
 
-    /// Takes it down, in this order: its cache is written back, it is disabled, and it is off the bus.
+    /// Shuts it down, in this order: it writes back its cache, is disabled, and is taken off the
+    /// bus.
     pub(crate) fn close(mut self) -> Result<(), NvmeError> {
         self.take_down()
     }
@@ -96,7 +99,7 @@ impl Controller {
         Ok(self.answer.read(0)?)
     }
 
-    /// One command of the admin queue, polled for.
+    /// Runs one command of the admin queue and polls for its completion.
     fn run(&mut self, opcode: u8, namespace: u32, dwords: [u32; 2], address: u64) -> Result<Completion, NvmeError> {
         let mut command = Command { opcode, namespace: namespace.into(), ..Command::default() };
         command.prp[0] = address.into();
@@ -120,7 +123,7 @@ impl Controller {
         if status.is_success() { Ok(completion) } else { Err(NvmeError::Command { opcode, status }) }
     }
 
-    /// All steps are taken even if one fails; the first error is given.
+    /// Takes all steps even if one fails; returns the first error.
     fn take_down(&mut self) -> Result<(), NvmeError> {
         if !core::mem::take(&mut self.enabled) {
             return Ok(());
@@ -141,7 +144,8 @@ impl Drop for Controller {
     }
 }
 
-/// Two vectors, so that the admin queue has its own, or one where there are no more; of the best kind that works.
+/// Enables two vectors, so that the admin queue has its own, or one if there are no more; of the
+/// best kind that works.
 fn enable_interrupts(device: &Device, kind: Option<InterruptKind>) -> Result<Vec<Interrupt>, NvmeError> {
     let best = [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx];
     let mut lost = None;
@@ -150,7 +154,7 @@ fn enable_interrupts(device: &Device, kind: Option<InterruptKind>) -> Result<Vec
         match enabled {
             Ok(interrupts) => return Ok(interrupts),
             Err(DeviceError::NoInterrupt { .. }) => {}
-            // The next kind may work all the same.
+            // The next kind may still work.
             Err(error @ DeviceError::NoMessages { .. }) => lost = Some(error),
             Err(error) => return Err(error.into()),
         }

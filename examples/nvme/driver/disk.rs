@@ -1,4 +1,4 @@
-//! A disk: blocks to and from memory, many commands at a time.
+//! A disk: moves blocks to and from memory, many commands at a time.
 
 use super::command::{Command, Operation};
 use super::controller::{Controller, PAGE};
@@ -13,42 +13,43 @@ use spapr_iommu::permission::Permission;
 use std::time::{Duration, Instant};
 use zerocopy::little_endian::U64;
 
-/// The namespace that is used.
+/// Number of the namespace that is used.
 const NAMESPACE: u32 = 1;
-/// Entries of a list of pages: one page full.
+/// Number of entries in a page list: one full page.
 const LIST: u64 = PAGE / 8;
-/// An interrupt that does not come: after this long a register is read, which tells of a device that is frozen or gone.
+/// If no interrupt arrives for this long, a register is read, which detects a device that is frozen
+/// or gone.
 const DOUBT: Duration = Duration::from_secs(1);
-/// Looks at the completion queue between two looks at the clock.
+/// Number of polls of the completion queue between two checks of the clock.
 const LOOKS: u32 = 1 << 12;
 
-/// What one command does.
+/// A single command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     pub(crate) operation: Operation,
     /// The first block.
     pub(crate) first: u64,
-    /// Where the data is: whole blocks, on a multiple of 4 bytes. Not looked at for a flush.
+    /// Bus addresses of the data: whole blocks, on a multiple of 4 bytes. Ignored for a flush.
     pub(crate) iova: IovaRange,
 }
 
 /// The first namespace of a controller, with one pair of queues.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    /// Before all memory, so that it is off the bus when that goes.
+    /// Dropped before all memory, so that it is off the bus when that is freed.
     controller: Controller,
     namespace: Namespace,
     queues: QueuePair,
-    /// A list of pages for each command.
+    /// A page list for each command.
     lists: Buffer<[U64; LIST as usize]>,
     wait: Wait,
-    /// By identifier, what is under way.
+    /// Commands in progress, by identifier.
     under_way: Vec<Option<Operation>>,
-    /// Identifiers that are not.
+    /// Unused identifiers.
     free: Vec<u16>,
-    /// INTx has fired and is to be armed again.
+    /// Whether INTx has fired and must be rearmed.
     fired: bool,
-    /// Interrupts that came.
+    /// Number of interrupts received.
     interrupts: u64,
 }
 
@@ -79,60 +80,62 @@ impl Disk {
         })
     }
 
-    /// Blocks of the disk.
+    /// Returns the number of blocks on the disk.
     pub(crate) fn blocks(&self) -> u64 {
         self.namespace.blocks
     }
 
-    /// Bytes of a block.
+    /// Returns the bytes in a block.
     pub(crate) fn block(&self) -> u64 {
         self.namespace.block
     }
 
-    /// Bytes that one command moves at most.
+    /// Returns the largest number of bytes that one command moves.
     pub(crate) fn most(&self) -> u64 {
         let most = self.controller.identity.most.unwrap_or(u64::MAX);
         most.min(LIST * PAGE).min(self.block() << 16)
     }
 
-    /// What the controller says of itself.
+    /// Returns the controller's identity.
     pub(crate) fn identity(&self) -> &Identity {
         &self.controller.identity
     }
 
-    /// The device, for its configuration space and EEH.
+    /// Returns the device, for its configuration space and EEH.
     pub(crate) fn device(&self) -> &Device {
         self.controller.device()
     }
 
-    /// The interrupts it has got, by their kind; `None` for none.
+    /// Returns the kind of interrupts in use; `None` for none.
     pub(crate) fn interrupt_kind(&self) -> Option<InterruptKind> {
         Some(self.controller.interrupts.last()?.kind())
     }
 
-    /// How many interrupts came.
+    /// Returns the number of interrupts received.
     pub(crate) fn interrupts(&self) -> u64 {
         self.interrupts
     }
 
-    /// Whether an interrupt came that nobody waited for: where completions are there before the driver sleeps.
+    /// Returns whether an interrupt arrived that nobody waited for: completions may arrive before
+    /// the driver sleeps.
     pub(crate) fn has_interrupted(&self) -> Result<bool, NvmeError> {
         let interrupt = self.controller.interrupts.last();
         interrupt.map_or(Ok(false), |interrupt| interrupt.wait(Some(DOUBT))).map_err(NvmeError::Wait)
     }
 
-    /// Commands that may be under way at a time.
+    /// Returns the number of commands that may be in progress at a time.
     pub(crate) fn depth(&self) -> u16 {
         self.under_way.len() as u16
     }
 
-    /// Commands that are under way.
+    /// Returns the number of commands in progress.
     pub(crate) fn under_way(&self) -> usize {
         self.under_way.len() - self.free.len()
     }
 
-    /// Writes a command into the queue and returns its identifier, below [`Self::depth`]. The controller sees it at the next
-    /// [`Self::ring`]. The memory has to stay until the command is complete.
+    /// Writes a command to the queue and returns its identifier, below [`Self::depth`]. The
+    /// controller sees it at the next [`Self::ring`]. The memory must stay until the command is
+    /// complete.
     pub(crate) fn submit(&mut self, request: &Request) -> Result<u16, NvmeError> {
         let mut command =
             Command { opcode: request.operation as u8, namespace: NAMESPACE.into(), ..Command::default() };
@@ -142,7 +145,7 @@ impl Disk {
             command.prp = self.pages(id, request.iova)?;
             command.dwords[0] = (request.first as u32).into();
             command.dwords[1] = ((request.first >> 32) as u32).into();
-            // Less one.
+            // Minus one.
             command.dwords[2] = (count - 1).into();
         }
         command.id = id.into();
@@ -152,12 +155,13 @@ impl Disk {
         Ok(id)
     }
 
-    /// Tells the controller of new commands.
+    /// Notifies the controller of new commands.
     pub(crate) fn ring(&mut self) -> Result<(), NvmeError> {
         self.queues.ring(&self.controller.registers)
     }
 
-    /// The identifier of a command that is complete, if there is one. They complete in any order.
+    /// Returns the identifier of a completed command, if there is one. Commands complete in any
+    /// order.
     pub(crate) fn poll(&mut self) -> Result<Option<u16>, NvmeError> {
         let Some(completion) = self.queues.take()? else { return Ok(None) };
         let id = completion.id.get();
@@ -170,7 +174,7 @@ impl Disk {
         }
     }
 
-    /// Waits until a command is complete.
+    /// Waits until a command is complete and returns its identifier.
     pub(crate) fn wait(&mut self) -> Result<u16, NvmeError> {
         let began = Instant::now();
         self.ring()?;
@@ -192,9 +196,9 @@ impl Disk {
         }
     }
 
-    /// Sleeps until an interrupt comes, or for so long that something must be wrong.
+    /// Sleeps until an interrupt arrives, or for so long that something must be wrong.
     fn sleep(&mut self) -> Result<(), NvmeError> {
-        // All completions were taken, and the controller is told, so INTx is low.
+        // All completions were taken and the controller knows, so INTx is low.
         self.ring()?;
         let Some(interrupt) = self.controller.interrupts.last() else { return Ok(()) };
         if core::mem::take(&mut self.fired) {
@@ -216,8 +220,9 @@ impl Disk {
         Err(NvmeError::Timeout { commands: self.under_way(), timeout: TIMEOUT })
     }
 
-    /// Runs the requests that `next` gives for a free place, as many at a time as the queue takes, until it gives none and all
-    /// are complete. How many there were. After an error others may be under way.
+    /// Runs the requests that `next` returns for each free slot, as many at a time as the queue
+    /// holds, until it returns none and all are complete. Returns their number. After an error
+    /// others may be in progress.
     pub(crate) fn run(&mut self, mut next: impl FnMut() -> Option<Request>) -> Result<u64, NvmeError> {
         let (mut count, mut more) = (0, true);
         loop {
@@ -231,7 +236,7 @@ impl Disk {
                 }
             }
             if self.under_way() == 0 {
-                // Nothing is left that it would interrupt for.
+                // No completion is left that it would interrupt for.
                 self.ring()?;
                 return Ok(count);
             }
@@ -240,7 +245,7 @@ impl Disk {
         }
     }
 
-    /// Moves all of `iova` to or from the blocks from `first` on, in as many commands as it takes.
+    /// Moves all of `iova` to or from the blocks from `first` on, in as many commands as needed.
     pub(crate) fn transfer(&mut self, operation: Operation, first: u64, iova: IovaRange) -> Result<u64, NvmeError> {
         let (most, block) = (self.most(), self.block());
         let mut parts = iova.chunks(most / PAGE * PAGE);
@@ -248,19 +253,19 @@ impl Disk {
         self.run(|| parts.next().map(|part| Request { operation, first: block_of(part.start()), iova: part }))
     }
 
-    /// Has the controller write back what it caches.
+    /// Makes the controller write back its cache.
     pub(crate) fn flush(&mut self) -> Result<(), NvmeError> {
         let mut request = IovaRange::new(Iova(PAGE), PAGE).ok();
         self.run(|| request.take().map(|iova| Request { operation: Operation::Flush, first: 0, iova }))?;
         Ok(())
     }
 
-    /// Takes it down in order. Dropping does the same, without an error.
+    /// Shuts it down in order. Dropping does the same, without returning an error.
     pub(crate) fn close(self) -> Result<(), NvmeError> {
         self.controller.close()
     }
 
-    /// Blocks of a request, if they are there.
+    /// Returns the number of blocks in a request, if they exist.
     fn count(&self, request: &Request) -> Result<u32, NvmeError> {
         let (block, blocks, iova) = (self.block(), self.blocks(), request.iova);
         if iova.len() % block != 0 || iova.start().0 % 4 != 0 {
@@ -275,7 +280,8 @@ impl Disk {
         Ok(clipped)
     }
 
-    /// How a command names `iova`: the first page with an offset; then the second, or the address of the list of all others.
+    /// Returns a command's description of `iova`: the first page with an offset; then the second
+    /// page, or the address of the list of all others.
     fn pages(&self, id: u16, iova: IovaRange) -> Result<[U64; 2], NvmeError> {
         let start = iova.start().0;
         let second = start - start % PAGE + PAGE;

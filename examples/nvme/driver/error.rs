@@ -1,4 +1,4 @@
-//! Why the disk does not do what it was told.
+//! Errors of the disk.
 
 use super::command::Status;
 use spapr_iommu::addr::IovaRange;
@@ -7,96 +7,53 @@ use spapr_iommu::dma::{DmaError, OpenError, OutOfBounds};
 use spapr_iommu::host::Errno;
 use std::time::Duration;
 
-/// Why the disk does not do what it was told. After an error that is not [`Self::Command`], [`Self::Range`] or
-/// [`Self::Buffer`] it is best dropped and opened anew.
+/// Why the disk did not carry out a request. After an error other than [`Self::Command`],
+/// [`Self::Range`] or [`Self::Buffer`] it should be dropped and opened again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NvmeError {
     /// It was not opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It has no BAR, no interrupts, or does not get on or off the bus.
+    /// It has no BAR or no interrupts, or cannot be put on or taken off the bus.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// A register was not accessed; among other reasons since the device is gone or frozen.
+    /// A register access failed, for example because the device is gone or frozen.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// No memory for queues.
     #[error(transparent)]
     Dma(#[from] DmaError),
-    /// An entry outside a queue.
+    /// An entry lies outside a queue.
     #[error(transparent)]
     OutOfBounds(#[from] OutOfBounds),
     /// An interrupt cannot be waited for.
     #[error("cannot wait for the interrupt: {0}")]
     Wait(Errno),
-    /// A state was not reached.
+    /// A state was not reached in time.
     #[error("the controller is not {what} within {timeout:?}, its status reads {status:#x}: reset it")]
-    NotInTime {
-        /// The state.
-        what: &'static str,
-        /// As the controller says.
-        timeout: Duration,
-        /// CSTS.
-        status: u32,
-    },
-    /// CSTS.CFS.
+    NotInTime { what: &'static str, timeout: Duration, status: u32 },
+    /// The controller failed: CSTS.CFS is set.
     #[error("the controller has failed, its status reads {status:#x}: reset it")]
-    Failed {
-        /// CSTS.
-        status: u32,
-    },
+    Failed { status: u32 },
     /// A command was answered with an error.
     #[error("command {opcode:#04x} failed: {status}")]
-    Command {
-        /// Which.
-        opcode: u8,
-        /// Why.
-        status: Status,
-    },
-    /// Commands are not answered, by a controller that seems well.
+    Command { opcode: u8, status: Status },
+    /// Commands are not answered, although the controller seems to work.
     #[error("{commands} commands are not answered within {timeout:?}: reset the controller")]
-    Timeout {
-        /// How many are under way.
-        commands: usize,
-        /// How long was waited.
-        timeout: Duration,
-    },
-    /// An answer to no question.
+    Timeout { commands: usize, timeout: Duration },
+    /// A completion for a command that is not in progress.
     #[error("the controller completes command {id}, which is not under way: reset it")]
-    Stranger {
-        /// The identifier it gave.
-        id: u16,
-    },
-    /// All commands of the queue are under way.
+    Stranger { id: u16 },
+    /// All commands of the queue are in progress.
     #[error("all {depth} commands are under way: wait for one")]
-    Full {
-        /// How many.
-        depth: u16,
-    },
-    /// Blocks that are not there.
+    Full { depth: u16 },
+    /// The blocks do not exist, or are too many.
     #[error("blocks {first} and {count} in all: the disk has blocks 0 to {}, a command takes 1 to {most}", blocks - 1)]
-    Range {
-        /// The first block.
-        first: u64,
-        /// How many.
-        count: u32,
-        /// Blocks of the disk.
-        blocks: u64,
-        /// Blocks of one command.
-        most: u32,
-    },
-    /// Memory that no command can name.
+    Range { first: u64, count: u32, blocks: u64, most: u32 },
+    /// Memory that no command can describe.
     #[error("the memory at {iova} is no whole number of blocks of {block} bytes, or does not begin on 4 bytes")]
-    Buffer {
-        /// Where devices see it.
-        iova: IovaRange,
-        /// Bytes of a block.
-        block: u64,
-    },
-    /// What this driver does not know to do.
+    Buffer { iova: IovaRange, block: u64 },
+    /// A feature that this driver does not support.
     #[error("this driver does not support {what}")]
-    Unsupported {
-        /// What.
-        what: &'static str,
-    },
+    Unsupported { what: &'static str },
 }

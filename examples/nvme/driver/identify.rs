@@ -1,25 +1,25 @@
-//! What controller and namespace say of themselves: NVM Express base specification 2.0, section 5.17, and NVM command set
-//! specification 1.0, section 4.1.5.
+//! Data structures of IDENTIFY for controller and namespace: NVM Express base specification 2.0,
+//! section 5.17, and NVM command set specification 1.0, section 4.1.5.
 
 use super::NvmeError;
 use core::ops::Range;
 
-/// Bytes of either answer.
+/// Size of either structure in bytes.
 pub(crate) const BYTES: usize = 4096;
 
-/// What IDENTIFY is asked for.
+/// Structures that IDENTIFY returns.
 pub(crate) const NAMESPACE: u32 = 0;
 pub(crate) const CONTROLLER: u32 = 1;
 
-/// A controller.
+/// Identity of a controller.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) serial: String,
     pub(crate) model: String,
     pub(crate) firmware: String,
-    /// Bytes one command may move, `None` for any number.
+    /// Largest number of bytes one command may move; `None` for no limit.
     pub(crate) most: Option<u64>,
-    /// It has a cache that a flush empties.
+    /// Whether it has a cache that a flush writes back.
     pub(crate) caches: bool,
 }
 
@@ -37,11 +37,11 @@ impl Identity {
     }
 }
 
-/// A namespace: a disk.
+/// A namespace, i.e. a disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Namespace {
     pub(crate) blocks: u64,
-    /// Bytes.
+    /// Bytes in a block.
     pub(crate) block: u64,
 }
 

@@ -1,10 +1,10 @@
 //! A driver for NVMe disks in user space, over `spapr_iommu::{dma, device}`.
 //!
-//! [`Disk::open`] brings a controller up and makes one pair of queues; [`Disk::submit`], [`Disk::ring`] and [`Disk::poll`] are the
-//! commands one by one, [`Disk::run`] and [`Disk::transfer`] many of them. In the steady state nothing is allocated and,
-//! where it polls, no system call made.
+//! [`Disk::open`] starts a controller and creates one pair of queues. [`Disk::submit`],
+//! [`Disk::ring`] and [`Disk::poll`] handle single commands, [`Disk::run`] and [`Disk::transfer`]
+//! many. In steady state nothing is allocated and, when polling, no system call is made.
 //!
-//! Written after the NVM Express base specification 2.0 and the NVM command set specification 1.0.
+//! Follows the NVM Express base specification 2.0 and the NVM command set specification 1.0.
 
 #![allow(dead_code, reason = "each program that includes the driver uses a part")]
 
@@ -24,10 +24,10 @@ use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::DmaMask;
 use std::time::Duration;
 
-/// How long a command may take.
+/// Time limit of a command.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How to know of completions.
+/// How to detect completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
 #[strum(serialize_all = "kebab-case")]
 pub(crate) enum Wait {
@@ -37,15 +37,15 @@ pub(crate) enum Wait {
     Polling,
 }
 
-/// How a disk is set up.
+/// Setup of a disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
-    /// Bus addresses the controller is said to reach: by its nature all.
+    /// Bus addresses the controller is limited to; it can reach all of them.
     pub(crate) mask: DmaMask,
-    /// Commands that may be under way at a time.
+    /// Largest number of commands in progress at a time.
     pub(crate) depth: u16,
-    /// How to know of completions.
+    /// How to detect completions.
     pub(crate) wait: Wait,
-    /// Interrupts of this kind; `None` for the best it has.
+    /// Kind of interrupts; `None` for the best it has.
     pub(crate) kind: Option<InterruptKind>,
 }

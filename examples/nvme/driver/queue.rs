@@ -1,4 +1,4 @@
-//! A queue pair: commands to the controller, and completions from it.
+//! A queue pair: commands to the controller, and its completions.
 
 use super::NvmeError;
 use super::command::{Command, Completion};
@@ -8,21 +8,21 @@ use spapr_iommu::dma::{Buffer, Dma};
 use spapr_iommu::permission::Permission;
 use zerocopy::little_endian::U16;
 
-/// A queue pair in memory, both rings of the same length. No more commands than one less may be under way, then neither
-/// overruns.
+/// A queue pair in memory, both rings of the same length. At most one command less than that may be
+/// in progress, so that neither ring overruns.
 #[derive(Debug)]
 pub(crate) struct QueuePair {
     id: u16,
     entries: u16,
     commands: Buffer<Command>,
     completions: Buffer<Completion>,
-    /// Where the next command goes, and as far as the controller was told.
+    /// Index of the next command, and the index the controller was notified of.
     tail: u16,
     told: u16,
-    /// Where the next completion comes, and as far as the controller was told.
+    /// Index of the next completion, and the index the controller was notified of.
     head: u16,
     seen: u16,
-    /// The phase bit that a new completion has.
+    /// Phase bit of a new completion.
     phase: u16,
 }
 
@@ -42,19 +42,20 @@ impl QueuePair {
         self.entries
     }
 
-    /// Bus addresses of commands and completions.
+    /// Returns the bus addresses of commands and completions.
     pub(crate) fn addresses(&self) -> (u64, u64) {
         (self.commands.iova().0, self.completions.iova().0)
     }
 
-    /// Writes a command into the ring.
+    /// Writes a command to the ring.
     pub(crate) fn push(&mut self, command: Command) -> Result<(), NvmeError> {
         self.commands.write(self.tail.into(), command)?;
         self.tail = self.after(self.tail);
         Ok(())
     }
 
-    /// Tells the controller of completions that were taken, then of commands: so there is room for what they give.
+    /// Notifies the controller of the completions taken, then of commands, so that there is room
+    /// for their completions.
     pub(crate) fn ring(&mut self, registers: &Registers) -> Result<(), NvmeError> {
         if self.seen != self.head {
             registers.ring_completions(self.id, self.head)?;
@@ -67,7 +68,8 @@ impl QueuePair {
         Ok(())
     }
 
-    /// The next completion, if it is there. The controller writes the phase with the last of it, so that is read first.
+    /// Returns the next completion, if there is one. The controller writes the phase with its last
+    /// part, so that is read first.
     pub(crate) fn take(&mut self) -> Result<Option<Completion>, NvmeError> {
         let at = self.head.into();
         let status: U16 = self.completions.read_field(at, offset_of!(Completion, status))?;

@@ -6,7 +6,7 @@ use spapr_iommu::host::Obstacle;
 use spapr_iommu::host::vfio::bind::{BindError, Binder, Binding};
 use std::collections::BTreeSet;
 
-/// Which of the two.
+/// Which of the two commands runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Bind,
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &BindArguments, direction: Direction) -> Exit {
     judge(&report).and(written(result))
 }
 
-/// The devices that were asked for, each once and in order.
+/// Returns the requested devices, each once and in order.
 fn addresses(binder: &Binder, arguments: &BindArguments) -> Result<Vec<String>, BindError> {
     let mut all = Vec::new();
     for given in &arguments.addresses {
@@ -56,7 +56,7 @@ fn report(
     results: &[Result<Binding, BindError>],
 ) -> Report {
     let devices = addresses.iter().zip(results).map(|(address, result)| device(address, result)).collect();
-    // What is put back need not be usable any more.
+    // Devices that are put back need not be usable afterwards.
     let groups: BTreeSet<u32> = match direction {
         Direction::Bind => results.iter().flatten().filter_map(|binding| binding.group).collect(),
         Direction::Unbind => BTreeSet::new(),
@@ -101,7 +101,7 @@ fn group(binder: &Binder, number: u32) -> Group {
     }
 }
 
-/// Says on stderr what is in the way.
+/// Reports on stderr what prevents use, and returns the exit code.
 fn judge(report: &Report) -> Exit {
     let errors = report.devices.iter().filter_map(|device| device.error.as_ref());
     let mut exit = Exit::Success;

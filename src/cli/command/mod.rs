@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::filter::Targets;
 
-/// The model when neither the command line nor the file names one.
+/// Model used if neither the command line nor the file names one.
 const DEFAULT_PRESET: Preset =
     Preset { machine: Machine::Powernv9, page: HostPage::Large, kernel: KernelVersion::V6_12 };
 
@@ -123,7 +123,7 @@ fn size(text: &str) -> Result<u64, NumberError> {
     checked_number(text)
 }
 
-/// Which host to run on.
+/// The host to run on.
 #[derive(Clone, Copy, Debug)]
 enum HostChoice {
     Model(Option<Preset>),

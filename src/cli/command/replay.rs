@@ -66,10 +66,10 @@ fn machine(host: HostChoice, trace: &Trace) -> Machine {
     }
 }
 
-/// Differences that are told; the JSON document has more.
+/// Largest number of differences printed; the JSON document has more.
 const MOST_TOLD: usize = 20;
 
-/// Says on stderr what was not as under QEMU.
+/// Reports on stderr what differed from QEMU, and returns the exit code.
 fn judge(path: &str, report: &Report) -> Exit {
     let told = report.differences.iter().take(MOST_TOLD);
     told.clone().for_each(|difference| eprintln!("{path}:{}: {difference}", difference.line));

@@ -51,7 +51,7 @@ fn read(path: &Path) -> Result<Scenario, String> {
     })
 }
 
-/// Bare steps run on the running kernel only when that is asked for.
+/// Refuses bare steps on the running kernel unless the user allowed them.
 fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Scenario, String> {
     if !scenario.is_bare() || arguments.bare || matches!(arguments.host, HostChoice::Model(_)) {
         return Ok(scenario);
@@ -90,7 +90,7 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
     exit.and(written(output.finish()))
 }
 
-/// Says on stderr what was not as expected.
+/// Reports on stderr what was not as expected, and returns the exit code.
 fn judge(path: &str, report: &Report) -> Exit {
     if let Some(step) = report.surprise() {
         let place = format!("{path}:{}: step {} ({})", step.line, step.number, step.action);

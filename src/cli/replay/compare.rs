@@ -1,4 +1,4 @@
-//! Compares what came of a step with what came of it under QEMU, and counts.
+//! Compares the result of each step with its result under QEMU, and counts.
 
 use super::infer::{Entry, Known, written};
 use super::report::{Difference, MOST_DIFFERENCES, MOST_OFFERS, Offer, Offers, Report};
@@ -17,10 +17,10 @@ const DEFAULT_START: u64 = 0;
 /// A window and its number.
 type Numbered<'a> = Option<(WindowId, &'a Window)>;
 
-/// Compares, and counts into a report.
+/// Compares steps, and counts them in a report.
 pub(super) struct Comparison<'a> {
     report: &'a mut Report,
-    /// Entries, by window, that need not be here what they were under QEMU.
+    /// Entries, by window, that may differ here from those under QEMU.
     unknown: HashMap<WindowId, RangeSet<u64>>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Compares return codes; false when they differ.
+    /// Compares return codes; returns false if they differ.
     fn codes(&mut self, placed: &Placed, call: &str, qemu: i64, here: i64) -> bool {
         if qemu != here {
             let at = |ioba: u64, liobn: u64| format!("{call} at {ioba:#x} of LIOBN {liobn:#x}");
@@ -57,7 +57,7 @@ impl<'a> Comparison<'a> {
         index.is_some_and(|index| self.unknown.get(&id).is_some_and(|entries| entries.contains(&index)))
     }
 
-    /// Entries are what they were under QEMU from now on, or need not be.
+    /// Marks entries as equal to QEMU's from now on, or as unknown.
     fn mark(&mut self, id: WindowId, first: u64, count: u64, unknown: bool) {
         let range = first..first.saturating_add(count);
         if range.is_empty() {
@@ -67,7 +67,8 @@ impl<'a> Comparison<'a> {
         if unknown { entries.insert(range) } else { entries.remove(range) }
     }
 
-    /// What a writing hypercall leaves: known entries where both wrote, unknown ones where only one did.
+    /// Marks what a writing hypercall leaves: known entries if both wrote, unknown ones if only one
+    /// did.
     fn wrote(&mut self, placed: &Placed, window: Numbered<'_>, qemu: i64, here: i64) {
         let Some((id, window)) = window else { return };
         let single = match placed.step {
@@ -160,7 +161,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Emulated devices and those of the host get to the same byte, whatever QEMU says.
+    /// Checks that emulated devices and those of the host reach the same byte, whatever QEMU says.
     fn agree(&mut self, placed: &Placed, what: &str, emulated: Option<GuestAddr>, reach: Option<GuestAddr>) {
         if emulated != reach {
             let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
@@ -169,7 +170,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// QEMU prints RTAS calls that it carried out, so the status has to be 0.
+    /// QEMU prints only RTAS calls that it carried out, so the status must be 0.
     fn carried_out<T>(&mut self, placed: &Placed, call: &str, rets: Result<T, String>) -> Option<T> {
         match rets {
             Ok(rets) => Some(rets),

@@ -1,5 +1,5 @@
-//! The guest a trace is replayed for: its RAM, its bridges, a group of the host behind each, and a record of what the
-//! kernel is told.
+//! The guest a trace is replayed for: its RAM, its bridges, a group of the host on each, and a
+//! record of the kernel calls.
 
 use super::run::ReplayError;
 use super::story::{Bridge, Step, Story};
@@ -24,7 +24,7 @@ pub(super) struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// A guest with `memory` bytes of RAM from address 0 on, and the bridges of the trace.
+    /// Creates a guest with `memory` bytes of RAM from address 0 on, and the bridges of the trace.
     pub(super) fn new(
         machine: &'a Machine,
         story: &Story,
@@ -48,7 +48,8 @@ impl<'a> Guest<'a> {
         Ok(guest)
     }
 
-    /// Writes a list where the guest had it. An address that is no RAM is left to the call to refuse.
+    /// Writes a list where the guest had it. An address that is not RAM is left for the call to
+    /// refuse.
     pub(super) fn write_list(&self, at: u64, tces: impl Iterator<Item = u64>) {
         let bytes: Vec<u8> = tces.flat_map(u64::to_be_bytes).collect();
         if let Err(error) = self.slots.write(GuestAddr(at), &bytes) {
@@ -56,7 +57,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// MAP and UNMAP calls since the last time.
+    /// Returns the number of MAP and UNMAP calls since the last time.
     pub(super) fn ioctls(&self) -> (u64, u64) {
         self.recording.take().iter().fold((0, 0), |(map, unmap), record| match record.call {
             Call::MapDma(_) => (map + 1, unmap),
@@ -65,7 +66,7 @@ impl<'a> Guest<'a> {
         })
     }
 
-    /// Gives everything back.
+    /// Releases everything.
     pub(super) fn end(self) {
         let Self { machine, ram, slots, iommu, .. } = self;
         drop(iommu);
@@ -76,7 +77,8 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// A bridge as QEMU's: what a VMM decides for itself is what the trace shows QEMU to have decided.
+/// Returns the configuration of a bridge like QEMU's; what a VMM decides is what the trace shows
+/// QEMU decided.
 fn config(story: &Story, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, ReplayError> {
     let liobn = u32::try_from(bridge.liobn).unwrap_or_default();
     let mut config = PhbConfig::new(bridge.buid, Liobn(liobn))?;
@@ -93,27 +95,29 @@ fn config(story: &Story, bridge: &Bridge, default: IovaRange) -> Result<PhbConfi
 }
 
 impl Guest<'_> {
-    /// A hypercall with its first four arguments: what the guest gets in r3, and in r4.
+    /// Makes a hypercall with its first four arguments; returns the guest's r3 and r4.
     pub(super) fn hypercall(&self, number: u64, [liobn, ioba, third, count]: [u64; 4]) -> (i64, u64) {
         let mut args = [liobn, ioba, third, count, 0, 0, 0, 0, 0];
         let ret = self.iommu.hcall(number, &mut args).unwrap_or(H_FUNCTION);
         (ret, args[0])
     }
 
-    /// An RTAS call: its result cells, the status first, or what the status is and why.
+    /// Makes an RTAS call; returns its result cells, the status first, or the status and the
+    /// reason.
     pub(super) fn rtas<const RETS: usize>(&self, call: RtasCall, args: &[u32]) -> Result<[u32; RETS], String> {
         let mut rets = [0; RETS];
         let result = self.iommu.rtas(call, args, &mut rets);
         result.map(|()| rets).map_err(|error| format!("{}: {error}", rets[0].cast_signed()))
     }
 
-    /// Where a bus address leads in the window with that LIOBN.
+    /// Translates a bus address in the window with that LIOBN.
     pub(super) fn translate(&self, liobn: u64, ioba: u64) -> Option<GuestTranslation> {
         let liobn = u32::try_from(liobn).ok()?;
         self.iommu.translate(Liobn(liobn), Iova(ioba))
     }
 
-    /// Where devices of the host get with a bus address of that bridge: the guest's address.
+    /// Returns the guest's address that devices of the host reach with a bus address of that
+    /// bridge.
     pub(super) fn reach(&self, liobn: u64, ioba: u64) -> Option<GuestAddr> {
         let has = |phb: &Arc<Phb>| phb.tables().iter().any(|table| u64::from(table.liobn().0) == liobn);
         let phb = self.iommu.phbs().into_iter().find(has)?;

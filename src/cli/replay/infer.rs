@@ -1,17 +1,20 @@
-//! What stood in the lists of H_PUT_TCE_INDIRECT, as far as the trace proves it.
+//! Infers the entries of H_PUT_TCE_INDIRECT lists, as far as the trace proves them.
 //!
-//! QEMU prints a list's address, the number of its last entry and that entry's TCE. The others follow, or they do not:
+//! QEMU prints a list's address, the number of its last entry and that entry's TCE. The other
+//! entries are inferred as follows:
 //!
-//! * **direct**: the window is a dynamic one, and every list put in it ends with a TCE for the guest address that is the
-//!   entry's distance from the window's start, as does every single TCE put in it: the guest maps its RAM directly there.
-//!   Translations are no part of this proof; all of them are compared.
-//! * **seen**: a later line shows the entry, before anything is written to it again: a translation gives address and
-//!   rights, H_GET_TCE the TCE. The first such line is the proof and proves nothing else, so it is not compared.
-//! * **run**: two proven entries of one list have the same rights, and their addresses are as far apart as the entries
-//!   are: those between continue the first.
+//! * **direct**: the window is a dynamic one, and every list put in it ends with a TCE for the
+//!   guest address that equals the entry's distance from the window's start, as does every single
+//!   TCE put in it: the guest maps its RAM directly there. Translations are not part of this proof;
+//!   all of them are compared.
+//! * **seen**: a later line shows the entry before anything else is written to it: a translation
+//!   gives address and rights, H_GET_TCE the TCE. The first such line is the proof and proves
+//!   nothing else, so it is not compared.
+//! * **run**: two proven entries of one list have the same rights, and their addresses are as far
+//!   apart as the entries: those between continue the first.
 //!
-//! An entry without proof is unknown: it is replayed as no mapping, and nothing about it is compared until it is written
-//! again.
+//! An entry without proof is unknown: it is replayed as no mapping, and nothing about it is
+//! compared until it is written again.
 
 use super::story::{Placed, Step, Story, Window, WindowId};
 use spapr_iommu::permission::Permission;
@@ -20,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// How an entry of a list is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// The trace says it.
+    /// The trace shows it.
     Last,
     /// The window maps RAM directly.
     Direct,
@@ -28,7 +31,7 @@ pub(super) enum Known {
     Seen,
     /// It lies between two entries that continue each other.
     Run,
-    /// Not at all.
+    /// It is unknown.
     Unknown,
 }
 
@@ -39,7 +42,7 @@ pub(super) struct Entry {
     pub(super) known: Known,
 }
 
-/// A list that was put.
+/// A list that the guest put.
 #[derive(Clone, Copy, Debug)]
 struct List {
     window: WindowId,
@@ -51,11 +54,11 @@ struct List {
 /// What a trace proves.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
-    /// By window: RAM is mapped directly.
+    /// By window, whether RAM is mapped directly.
     direct: Vec<bool>,
-    /// By step, the entries that later steps show: from the list's start, with the TCE.
+    /// By step, the entries that later steps show: their index in the list, with the TCE.
     seen: HashMap<usize, BTreeMap<u64, u64>>,
-    /// Steps that are such a proof.
+    /// Steps used as such a proof.
     spent: HashSet<usize>,
 }
 
@@ -71,7 +74,8 @@ type Sights = BTreeMap<(WindowId, u64), Sight>;
 impl Proofs {
     pub(super) fn new(story: &Story) -> Self {
         let mut proofs = Self { direct: direct(story), ..Self::default() };
-        // Going backwards, so that what is shown is known before what wrote it.
+        // Backwards, so that a later line that shows an entry is known before the list that wrote
+        // it.
         let mut sights = Sights::new();
         for (at, placed) in story.steps.iter().enumerate().rev() {
             let known = placed.window.and_then(|id| Some((id, story.windows.get(id)?)));
@@ -91,18 +95,19 @@ impl Proofs {
         proofs
     }
 
-    /// Whether the list maps RAM directly. One that ends without rights says nothing of the rights before.
+    /// Returns whether the list maps RAM directly. A list that ends without rights says nothing
+    /// about the entries before.
     fn is_direct(&self, list: &List) -> bool {
         self.direct.get(list.window).copied().unwrap_or(false) && list.last & 3 != 0
     }
 
-    /// Whether that step is a proof, so that comparing it would be to compare it with itself.
+    /// Returns whether that step is used as a proof, so that comparing it would be circular.
     pub(super) fn is_spent(&self, step: usize) -> bool {
         self.spent.contains(&step)
     }
 
-    /// The entries of the list of step `at`, if that is H_PUT_TCE_INDIRECT. One that was refused is known by its last
-    /// entry alone.
+    /// Returns the entries of the list of step `at`, if that is H_PUT_TCE_INDIRECT. Of a list that
+    /// was refused only the last entry is known.
     pub(super) fn entries(&self, story: &Story, at: usize) -> Option<Vec<Entry>> {
         let placed = story.steps.get(at)?;
         let Step::Indirect { count, tce, ret, .. } = placed.step else { return None };
@@ -129,12 +134,12 @@ impl Proofs {
     }
 }
 
-/// What a TCE means: the page and the rights.
+/// Returns the page and the rights of a TCE.
 fn meaning(tce: u64, window: &Window) -> (u64, Option<Permission>) {
     (window.page.floor(tce), Permission::from_bits((tce & 3) as u32))
 }
 
-/// The list of a call that was carried out.
+/// Returns the list of a call that was carried out.
 fn list(story: &Story, placed: &Placed) -> Option<List> {
     let Step::Indirect { ioba, count, tce, ret: 0, .. } = placed.step else { return None };
     let id = placed.window?;
@@ -142,9 +147,9 @@ fn list(story: &Story, placed: &Placed) -> Option<List> {
     Some(List { window: id, first, count, last: tce })
 }
 
-/// Which windows map RAM directly.
+/// Returns, for each window, whether it maps RAM directly.
 fn direct(story: &Story) -> Vec<bool> {
-    // None: nothing said so far.
+    // `None` until a step decides.
     let mut said: Vec<Option<bool>> = vec![None; story.windows.len()];
     for placed in &story.steps {
         let single = match placed.step {
@@ -170,7 +175,7 @@ fn direct(story: &Story) -> Vec<bool> {
     said.iter().zip(&story.windows).map(|(said, window)| window.dynamic && *said == Some(true)).collect()
 }
 
-/// The entry a step shows, and what it holds.
+/// Returns the entry a step shows, and its TCE.
 fn shown(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
     match placed.step {
         Step::Get { ioba, tce, ret: 0, .. } => Some((window.index(ioba)?, tce)),
@@ -182,7 +187,7 @@ fn shown(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
     }
 }
 
-/// The entries a step wrote, or may have written: the first, and how many.
+/// Returns the entries a step wrote, or may have written: the first, and how many.
 pub(super) fn written(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
     let left = |index: u64| window.entries().saturating_sub(index);
     match placed.step {
@@ -191,7 +196,7 @@ pub(super) fn written(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
             let first = window.index(ioba)?;
             Some((first, pages.min(left(first))))
         }
-        // QEMU writes entries until one lies outside the window, and does not say where it began.
+        // QEMU writes entries until one lies outside the window, and does not print where it began.
         Step::Stuff { pages, .. } => {
             let first = window.entries().saturating_sub(pages);
             Some((first, left(first)))
@@ -204,7 +209,7 @@ pub(super) fn written(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
     }
 }
 
-/// Takes the sights of some entries.
+/// Removes and returns the sights of some entries.
 fn take(sights: &mut Sights, id: WindowId, first: u64, count: u64) -> Vec<(u64, Sight)> {
     let found = sights.range((id, first)..(id, first.saturating_add(count)));
     let found: Vec<_> = found.map(|((_, index), sight)| (*index, *sight)).collect();
@@ -214,7 +219,7 @@ fn take(sights: &mut Sights, id: WindowId, first: u64, count: u64) -> Vec<(u64, 
     found
 }
 
-/// Fills what lies between proven entries that continue each other.
+/// Fills in the entries between proven ones that continue each other.
 fn fill_runs(entries: &mut [Entry], window: &Window) {
     let proven: Vec<_> = (0..).zip(&*entries).filter(|(_, entry)| entry.known != Known::Unknown).collect();
     let proven: Vec<(usize, u64)> = proven.into_iter().map(|(at, entry)| (at, entry.tce)).collect();
@@ -246,7 +251,7 @@ mod tests {
         Story::new(&Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ()).unwrap(), default).unwrap()
     }
 
-    /// The entries of the last list of a trace: what each is known by, and its TCE.
+    /// Returns the entries of the last list of a trace, each with its proof and TCE.
     fn last_list(text: &str) -> Vec<(Known, u64)> {
         let story = story(text);
         let proofs = Proofs::new(&story);

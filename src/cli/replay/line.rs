@@ -1,7 +1,8 @@
-//! One line of a QEMU trace: text in, event out.
+//! Parses one line of a QEMU trace: text in, event out.
 //!
-//! The formats are those of `hw/ppc/trace-events` in QEMU. QEMU prints addresses and LIOBNs in hexadecimal, with `0x`
-//! (old versions without it), counts and return codes in decimal, and may put `PID@SECONDS.MICROSECONDS:` in front.
+//! The formats are those of `hw/ppc/trace-events` in QEMU. QEMU prints addresses and LIOBNs in
+//! hexadecimal, with `0x` (old versions without it), and counts and return codes in decimal, and
+//! may put `PID@SECONDS.MICROSECONDS:` in front.
 
 use winnow::ascii::{dec_int, dec_uint, digit1, hex_uint};
 use winnow::combinator::{alt, eof, opt, preceded, terminated};
@@ -9,35 +10,39 @@ use winnow::error::{ContextError, StrContext, StrContextValue};
 use winnow::token::{rest, take_till, take_while};
 use winnow::{ModalResult, Parser};
 
-/// How the trace points start that are read here.
+/// Prefix of the trace points read here.
 const PREFIX: &str = "spapr_iommu_";
 
-/// What a line says.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// One of the trace points that are replayed.
+    /// A trace point that is replayed.
     Event(Event),
-    /// Another of the `spapr_iommu_*` trace points: virtual I/O (`_put`, without `_pci`), migration, later additions.
+    /// Another of the `spapr_iommu_*` trace points: virtual I/O (`_put`, without `_pci`),
+    /// migration, later additions.
     OtherIommu,
-    /// Anything else that QEMU prints.
+    /// Other output of QEMU.
     Other,
 }
 
 /// A trace point that is replayed, with its values as QEMU prints them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A TCE table came into being: at a reset of the machine, or for a window that is about to be made.
+    /// A TCE table was created: at a reset of the machine, or for a window about to be created.
     NewTable { liobn: u64 },
     /// H_PUT_TCE. The IOBA is rounded down to the table's page.
     Put { liobn: u64, ioba: u64, tce: u64, ret: i64 },
-    /// H_GET_TCE, likewise.
+    /// H_GET_TCE. The IOBA is rounded down to the table's page.
     Get { liobn: u64, ioba: u64, tce: u64, ret: i64 },
-    /// H_STUFF_TCE. QEMU prints the IOBA it stopped at: behind the last page, or the one it failed for.
+    /// H_STUFF_TCE. QEMU prints the IOBA it stopped at: after the last page, or the one it failed
+    /// for.
     Stuff { liobn: u64, stopped: u64, tce: u64, pages: u64, ret: i64 },
-    /// H_PUT_TCE_INDIRECT. `last` and `tce` are the index and the value of the last entry that was written; of a call
-    /// that failed, the index before the entry it failed for, or 0, and that entry's value.
+    /// H_PUT_TCE_INDIRECT. `last` and `tce` are the index and the value of the last entry written;
+    /// for a call that failed, the index before the entry it failed for, or 0, and that entry's
+    /// value.
     Indirect { liobn: u64, ioba: u64, list: u64, last: u64, tce: u64, ret: i64 },
-    /// A device's address was translated. `offset` counts from the window's start; `mask` is cut to 32 bits.
+    /// A device's address was translated. `offset` counts from the window's start; `mask` is cut to
+    /// 32 bits.
     Translate { liobn: u64, offset: u64, target: u64, permission: u32, mask: u32 },
     /// ibm,query-pe-dma-window.
     Query { buid: u64, address: u32, windows: u32, largest: u64, pages: u32 },
@@ -49,16 +54,16 @@ pub(super) enum Event {
     Reset { buid: u64, address: u32 },
 }
 
-/// Where and why a line is none.
+/// Where and why a line is malformed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
     /// Bytes of the line before the mistake.
     pub(super) offset: usize,
-    /// What should stand there.
+    /// What was expected there.
     pub(super) expected: String,
 }
 
-/// Reads a line, without its line end.
+/// Parses a line without its line end.
 pub(super) fn parse(text: &str) -> Result<Line, Malformed> {
     line.parse(text).map_err(|error| {
         let expected: Vec<_> = error
@@ -100,7 +105,7 @@ fn line(input: &mut &str) -> ModalResult<Line> {
     Ok(Line::Event(event))
 }
 
-/// `1234@1700000000.123456:`, which QEMU's `log` backend prints with `-msg timestamp=on`.
+/// Parses `1234@1700000000.123456:`, which QEMU's `log` backend prints with `-msg timestamp=on`.
 fn log_prefix(input: &mut &str) -> ModalResult<()> {
     (digit1, '@', digit1, '.', digit1, ':').void().parse_next(input)
 }
@@ -158,12 +163,12 @@ fn expected(what: &'static str) -> StrContext {
     StrContext::Expected(StrContextValue::Description(what))
 }
 
-/// Exactly these characters.
+/// Parses exactly these characters.
 fn word<'i>(text: &'static str) -> impl FnMut(&mut &'i str) -> ModalResult<()> {
     move |input| text.void().context(StrContext::Expected(StrContextValue::StringLiteral(text))).parse_next(input)
 }
 
-/// A hexadecimal number behind these characters.
+/// Parses a hexadecimal number after these characters.
 fn hex<'i>(before: &'static str) -> impl Parser<&'i str, u64, winnow::error::ErrMode<ContextError>> {
     preceded(word(before), alt((preceded("0x", hex_uint), hex_uint)).context(expected("a hexadecimal number")))
 }
@@ -172,7 +177,7 @@ fn hex32<'i>(before: &'static str) -> impl Parser<&'i str, u32, winnow::error::E
     preceded(word(before), alt((preceded("0x", hex_uint), hex_uint)).context(expected("a hexadecimal number")))
 }
 
-/// A decimal number behind these characters, with a sign or without.
+/// Parses a decimal number after these characters, with or without a sign.
 fn int<'i>(before: &'static str) -> impl Parser<&'i str, i64, winnow::error::ErrMode<ContextError>> {
     preceded(word(before), dec_int.context(expected("a number")))
 }

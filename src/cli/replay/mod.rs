@@ -1,7 +1,8 @@
-//! Replays what QEMU traced of a guest through this library's handlers, and compares return codes and translations.
+//! Replays a QEMU trace of a guest through this library's handlers, and compares return codes and
+//! translations.
 //!
-//! QEMU writes such a trace with `-trace 'spapr_iommu_*'`. `docs/replay.md` tells what is compared, what is counted, and
-//! which entries of a list are inferred by which proof.
+//! QEMU writes such a trace with `-trace 'spapr_iommu_*'`. `docs/replay.md` describes what is
+//! compared, what is counted, and which proofs infer entries of a list.
 //!
 //! ```
 //! use spapr_iommu_cli::replay::{Options, Trace};

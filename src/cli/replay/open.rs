@@ -3,9 +3,9 @@
 use lzma_rust2::XzReader;
 use std::io::{self, BufRead, BufReader, Read};
 
-/// The first bytes of every .xz file (The .xz File Format, 2.1.1.1).
+/// First bytes of every .xz file (The .xz File Format, 2.1.1.1).
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
-/// The most memory a decoder may take, KiB: what `xz -9` needs, and a little.
+/// Memory limit of the decoder, KiB: slightly more than `xz -9` needs.
 const XZ_MEMORY: u32 = 80 << 10;
 
 /// The text of a trace.

@@ -1,11 +1,12 @@
-//! How much memory the guest had: the trace shows some of it.
+//! Guesses the size of the guest's memory, some of which the trace shows.
 
 use super::story::{Step, Story};
 
-/// The least a guest is given, bytes.
+/// Least memory a guest is given, bytes.
 const LEAST: u64 = 16 << 20;
 
-/// The smallest power of two, bytes, that holds every page and list of the trace; at least 16 MiB.
+/// Returns the smallest power of two, in bytes, that holds every page and list of the trace; at
+/// least 16 MiB.
 pub(super) fn guess(story: &Story) -> u64 {
     let ends = story.steps.iter().filter_map(|placed| {
         let window = story.windows.get(placed.window?)?;

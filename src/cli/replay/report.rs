@@ -1,17 +1,17 @@
-//! What a replay came to, for people and programs.
+//! The report of a replay, for people and programs.
 
 use crate::scenario::{End, HostNote};
 use serde::Serialize;
 
-/// Differences that are told one by one; all are counted.
+/// Largest number of differences listed; all are counted.
 pub(super) const MOST_DIFFERENCES: usize = 100;
-/// Answers to queries that are told.
+/// Largest number of answers to queries listed.
 pub(super) const MOST_OFFERS: usize = 16;
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Which host it was.
+    /// The host it ran on.
     pub host: HostNote,
     /// `powernv` or `pseries`.
     pub platform: Option<String>,
@@ -27,42 +27,43 @@ pub struct Report {
     pub hypercalls: Hypercalls,
     /// RTAS calls, by kind.
     pub rtas: Rtas,
-    /// Times the machine started again.
+    /// Number of times the machine was reset.
     pub machine_resets: u64,
-    /// TCEs that were written, by the hypercall that wrote them.
+    /// TCEs written, by the hypercall that wrote them.
     pub tces: Tces,
     /// Entries of lists, by how they are known.
     pub entries: Entries,
-    /// Calls of the kernel for what the guest did.
+    /// Kernel calls for the guest's calls.
     pub ioctls: Ioctls,
     /// Translations of emulated devices.
     pub translations: Translations,
-    /// What queries said under QEMU and say here, the first 16 that differ from each other; it is what the host can back.
+    /// Answers to queries under QEMU and here, the first 16 that differ from each other; they
+    /// depend on what the host can back.
     pub offers: Vec<Offers>,
-    /// What came out otherwise than under QEMU, the first 100.
+    /// Results that differ from QEMU's, the first 100.
     pub differences: Vec<Difference>,
-    /// How many differences there are.
+    /// Number of differences.
     pub different: u64,
-    /// What was left when everything had been given back.
+    /// What was left after everything was released.
     pub end: End,
-    /// No difference, and nothing left.
+    /// Whether there is no difference and nothing left.
     pub passed: bool,
 }
 
 /// Lines of a trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lines {
-    /// All of them.
+    /// Number of all lines.
     pub all: u64,
     /// Events that were replayed.
     pub events: u64,
-    /// Of `spapr_iommu_*` trace points that are not replayed.
+    /// Lines of `spapr_iommu_*` trace points that are not replayed.
     pub other_iommu: u64,
-    /// Of other trace points, and what else QEMU printed.
+    /// Lines of other trace points, and other output of QEMU.
     pub other: u64,
 }
 
-/// Hypercalls.
+/// Number of hypercalls, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hypercalls {
     /// H_PUT_TCE.
@@ -75,7 +76,7 @@ pub struct Hypercalls {
     pub indirect: u64,
 }
 
-/// RTAS calls for dynamic DMA windows.
+/// Number of RTAS calls for dynamic DMA windows, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rtas {
     /// ibm,query-pe-dma-window.
@@ -88,18 +89,18 @@ pub struct Rtas {
     pub reset: u64,
 }
 
-/// TCEs that were written.
+/// Number of TCEs written, by hypercall.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tces {
-    /// By H_PUT_TCE.
+    /// Written by H_PUT_TCE.
     pub put: u64,
-    /// By H_STUFF_TCE.
+    /// Written by H_STUFF_TCE.
     pub stuff: u64,
-    /// By H_PUT_TCE_INDIRECT.
+    /// Written by H_PUT_TCE_INDIRECT.
     pub indirect: u64,
 }
 
-/// Entries of lists, by how they are known (docs/replay.md).
+/// Number of list entries, by how they are known (docs/replay.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Entries {
     /// In the trace: the last of each list.
@@ -114,60 +115,60 @@ pub struct Entries {
     pub unknown: u64,
 }
 
-/// Calls of the kernel for what the guest did, without attaching and detaching.
+/// Number of kernel calls for the guest's calls, without attaching and detaching.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ioctls {
     /// VFIO_IOMMU_MAP_DMA.
     pub map: u64,
     /// VFIO_IOMMU_UNMAP_DMA.
     pub unmap: u64,
-    /// What one per TCE would have been, as QEMU sends them without acceleration.
+    /// What one call per TCE would be, as QEMU makes them without acceleration.
     pub one_per_tce: u64,
 }
 
-/// Translations of emulated devices.
+/// Number of translations of emulated devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Translations {
     /// Compared with QEMU's.
     pub compared: u64,
-    /// The proof of an entry, so not compared.
+    /// Used as the proof of an entry, so not compared.
     pub proofs: u64,
     /// Of an entry that is unknown.
     pub unknown: u64,
 }
 
-/// What ibm,query-pe-dma-window says.
+/// An answer of ibm,query-pe-dma-window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Offer {
     /// Windows left.
     pub windows: u32,
-    /// The largest block, TCEs. Old versions of QEMU print bytes.
+    /// The largest block, in TCEs. Old versions of QEMU print bytes.
     pub largest: u64,
-    /// Page sizes, LoPAR's mask.
+    /// Page sizes, as LoPAR's mask.
     pub pages: u32,
 }
 
-/// The same query in both places.
+/// The answers to the same query under QEMU and here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Offers {
-    /// The first such line.
+    /// The first line with this query.
     pub line: u64,
-    /// Under QEMU.
+    /// Answer under QEMU.
     pub qemu: Offer,
-    /// Here.
+    /// Answer here.
     pub here: Offer,
 }
 
-/// Something that came out otherwise than under QEMU.
+/// A result that differs from QEMU's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// The line of the trace.
     pub line: u64,
-    /// What was done.
+    /// The step.
     pub what: String,
-    /// What came of it under QEMU.
+    /// Result under QEMU.
     pub qemu: String,
-    /// What came of it here.
+    /// Result here.
     pub here: String,
 }
 
@@ -178,28 +179,28 @@ impl core::fmt::Display for Difference {
 }
 
 impl Hypercalls {
-    /// All of them.
+    /// Returns the number of all hypercalls.
     pub fn all(&self) -> u64 {
         self.put + self.get + self.stuff + self.indirect
     }
 }
 
 impl Rtas {
-    /// All of them.
+    /// Returns the number of all RTAS calls.
     pub fn all(&self) -> u64 {
         self.query + self.create + self.remove + self.reset
     }
 }
 
 impl Tces {
-    /// All of them.
+    /// Returns the number of all TCEs.
     pub fn all(&self) -> u64 {
         self.put + self.stuff + self.indirect
     }
 }
 
 impl Entries {
-    /// All that are inferred.
+    /// Returns the number of all inferred entries.
     pub fn inferred(&self) -> u64 {
         self.direct + self.seen + self.run
     }

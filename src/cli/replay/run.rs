@@ -14,15 +14,16 @@ use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotsOverlap};
 use spapr_iommu::host::Errno;
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 
-/// Steps between two words on progress.
+/// Steps between two progress reports.
 const STRIDE: usize = 256;
 /// QEMU's default window, bytes.
 const DEFAULT_WINDOW: u64 = 1 << 30;
 
-/// What a trace does not say.
+/// Options that a trace does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The guest's RAM, bytes; `None`: the smallest power of two that holds all the trace shows, at least 16 MiB.
+    /// The guest's RAM, bytes; `None` for the smallest power of two that holds everything the trace
+    /// shows, at least 16 MiB.
     pub memory: Option<u64>,
     /// The default window of each PCI host bridge, bytes: QEMU's `dma_win_size`.
     pub default_window: u64,
@@ -35,7 +36,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The default window.
+    /// Returns the default window.
     fn default_range(&self) -> Result<IovaRange, ReplayError> {
         let range = IovaRange::new(Iova(0), self.default_window)?;
         let whole = range.is_aligned(PageShift::P4K);
@@ -45,11 +46,12 @@ impl Options {
 
 /// Why a trace cannot be replayed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum ReplayError {
-    /// The trace makes no sense.
+    /// The trace is inconsistent.
     #[error(transparent)]
     Trace(#[from] TraceError),
-    /// The host cannot do it.
+    /// The host does not allow it.
     #[error(transparent)]
     NotHere(#[from] NotHere),
     /// The guest's RAM is not to be had.
@@ -73,11 +75,8 @@ pub enum ReplayError {
     },
     /// The default window is not whole pages.
     #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
-    DefaultWindow {
-        /// Its size.
-        bytes: u64,
-    },
-    /// A size is none.
+    DefaultWindow { bytes: u64 },
+    /// A size is invalid.
     #[error(transparent)]
     Size(#[from] RangeError),
     /// Guest RAM overlaps.
@@ -86,22 +85,24 @@ pub enum ReplayError {
     /// The guest's RAM cannot be registered.
     #[error("the guest's RAM: {0}")]
     Register(#[from] AddMemoryError),
-    /// A bridge cannot be made, or no group attached to it.
+    /// A bridge could not be created, or no group attached to it.
     #[error("a PCI host bridge of the guest: {0}")]
     Bridge(#[from] PhbError),
 }
 
 impl Trace {
-    /// PCI host bridges that the trace names: as many groups of the host are needed.
+    /// Returns the number of PCI host bridges that the trace names: as many groups of the host are
+    /// needed.
     pub fn bridges(&self) -> usize {
         tell::bridges(self).len()
     }
 
-    /// Replays the trace on a machine. `progress` is told steps done and all steps now and then.
+    /// Replays the trace on a machine. `progress` occasionally receives the steps done and all
+    /// steps.
     ///
     /// # Errors
-    /// [`ReplayError`] when the trace makes no sense or the machine cannot have such a guest. Whatever comes out otherwise
-    /// than under QEMU is no error, but in the report.
+    /// [`ReplayError`] if the trace is inconsistent or the machine cannot have such a guest. A
+    /// result that differs from QEMU's is not an error; it is in the report.
     pub fn replay(
         &self,
         machine: &Machine,
@@ -166,7 +167,7 @@ fn blank(trace: &Trace, story: &Story, machine: &Machine, memory: u64) -> Report
     }
 }
 
-/// A replay under way.
+/// A replay in progress.
 struct Run<'a> {
     story: &'a Story,
     proofs: &'a Proofs,
@@ -240,7 +241,7 @@ impl Run<'_> {
     }
 }
 
-/// How many entries are known in that way.
+/// Counts the entries known in that way.
 pub(super) fn known(entries: &[Entry], known: Known) -> u64 {
     entries.iter().filter(|entry| entry.known == known).count() as u64
 }

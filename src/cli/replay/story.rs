@@ -1,14 +1,14 @@
-//! A trace as the guest saw it: steps, and the windows they are about.
+//! A trace as the guest saw it: steps, and the windows they belong to.
 
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 
-/// A window, from when it is made to when it goes.
+/// A window, from its creation to its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) liobn: u64,
     pub(super) range: IovaRange,
     pub(super) page: PageShift,
-    /// Made by ibm,create-pe-dma-window.
+    /// Whether it was created by ibm,create-pe-dma-window.
     pub(super) dynamic: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum Step {
     Reset { buid: u64, address: u32 },
 }
 
-/// A step, where it stands, and the window it is about, if there is one.
+/// A step with its line, and its window, if it has one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed {
     pub(super) line: u64,
@@ -65,13 +65,13 @@ pub(super) struct Bridge {
 }
 
 impl Window {
-    /// The number of the entry at a bus address, if the window has it.
+    /// Returns the number of the entry at a bus address, if the window has it.
     pub(super) fn index(&self, ioba: u64) -> Option<u64> {
         let inside = self.range.contains(Iova(ioba));
         inside.then(|| (ioba - self.range.start().0) >> self.page.get())
     }
 
-    /// Entries of its table.
+    /// Returns the number of entries in its table.
     pub(super) fn entries(&self) -> u64 {
         self.range.len() >> self.page.get()
     }

@@ -1,8 +1,9 @@
-//! Which window each event is about, and what it meant there.
+//! Finds the window of each event, and what the event meant there.
 //!
-//! QEMU prints LIOBNs only. A LIOBN stands for one window after another, so this walks through the trace once, keeps what
-//! each stands for, and turns QEMU's numbers into the guest's: the IOBA an H_STUFF_TCE began at, how many entries a list
-//! had, when the machine was reset.
+//! QEMU prints LIOBNs only, and a LIOBN stands for one window after another. So this walks through
+//! the trace once, tracks what each LIOBN stands for, and converts QEMU's numbers to the guest's:
+//! the IOBA an H_STUFF_TCE began at, the number of entries in a list, and when the machine was
+//! reset.
 
 use super::line::Event;
 use super::story::{Bridge, Placed, Step, Story, Window, WindowId};
@@ -10,19 +11,21 @@ use super::trace::{Trace, TraceError};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window` (`include/hw/pci-host/spapr.h`).
+/// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window`
+/// (`include/hw/pci-host/spapr.h`).
 const PCI_LIOBN: u64 = 0x8000_0000;
-/// The bits of a LIOBN that count the windows of a bridge.
+/// The bits of a LIOBN that number the windows of a bridge.
 const WINDOW_BITS: u64 = 0xff;
-/// BUIDs: this, and the index of the bridge (likewise).
+/// BUIDs are this plus the index of the bridge (`include/hw/pci-host/spapr.h`).
 const BASE_BUID: u64 = 0x0800_0000_2000_0000;
-/// Bridges of a machine, which lie 1 TiB apart between 32 and 64 TiB (likewise).
+/// Largest number of bridges in a machine, which are 1 TiB apart between 32 and 64 TiB
+/// (`include/hw/pci-host/spapr.h`).
 const MOST_BRIDGES: u64 = 31;
-/// The most entries a list may have (LoPAR, H_PUT_TCE_INDIRECT).
+/// Largest number of entries in a list (LoPAR, H_PUT_TCE_INDIRECT).
 const MOST_ENTRIES: u64 = 512;
 
 impl Story {
-    /// What the trace tells, with such a default window behind each bridge, of 4 KiB pages.
+    /// Builds the steps of a trace, with that default window of 4 KiB pages on each bridge.
     pub(super) fn new(trace: &Trace, default: IovaRange) -> Result<Self, TraceError> {
         let mut teller = Teller::new(trace, default);
         let news = news(trace);
@@ -33,7 +36,7 @@ impl Story {
     }
 }
 
-/// The bridges a trace names, in the order of their LIOBNs.
+/// Returns the bridges a trace names, in the order of their LIOBNs.
 pub(super) fn bridges(trace: &Trace) -> Vec<Bridge> {
     let named = trace.events.iter().filter_map(|(_, event)| match event {
         Event::Query { buid, .. } | Event::Reset { buid, .. } => bridge_of(*buid),
@@ -44,10 +47,11 @@ pub(super) fn bridges(trace: &Trace) -> Vec<Bridge> {
     bridges.into_values().collect()
 }
 
-/// Which events are table creations that belong to no RTAS call: QEMU prints those of a call before the call itself.
+/// Finds table creations not caused by an RTAS call, i.e. machine resets: QEMU prints those of a
+/// call before the call itself.
 fn news(trace: &Trace) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
-    // Going backwards: whether the next word about a LIOBN is the call that made its table.
+    // Backwards: whether the next event of a LIOBN is the call that created its table.
     let mut called: HashMap<u64, bool> = HashMap::new();
     for (at, (_, event)) in trace.events.iter().enumerate().rev() {
         match *event {
@@ -80,7 +84,7 @@ impl Event {
     }
 }
 
-/// The bridge of a BUID.
+/// Returns the bridge of a BUID.
 fn bridge_of(buid: u64) -> Option<Bridge> {
     let index = buid.checked_sub(BASE_BUID).filter(|index| *index < MOST_BRIDGES)?;
     Some(Bridge { liobn: PCI_LIOBN | index << 8, buid })
@@ -100,7 +104,7 @@ pub(super) fn is_default(liobn: u64) -> bool {
 /// Walks through a trace.
 struct Teller {
     story: Story,
-    /// What each LIOBN stands for now.
+    /// The window each LIOBN stands for now.
     now: BTreeMap<u64, WindowId>,
     /// Bridges whose first table was printed.
     started: BTreeSet<u64>,
@@ -126,7 +130,7 @@ impl Teller {
         self.open(Window { liobn, range: self.default, page: PageShift::P4K, dynamic: false });
     }
 
-    /// A bridge has its default window, empty, and no other.
+    /// Resets a bridge to its default window, empty, and no other.
     fn reset(&mut self, liobn: u64) {
         let gone: Vec<_> = self.now.range(liobn..=liobn | WINDOW_BITS).map(|(one, _)| *one).collect();
         gone.iter().for_each(|one| _ = self.now.remove(one));
@@ -211,8 +215,9 @@ impl Teller {
     }
 }
 
-/// The entries a refused list had at least: up to the one it was refused for, the first that lies outside the window.
-/// `last` has to be the one before it. A list without entries is refused as well.
+/// Returns the fewest entries a refused list had: up to the one it was refused for, the first that
+/// lies outside the window. `last` must be the one before it. A list without entries is refused as
+/// well.
 fn failed_count(window: &Window, ioba: u64, last: u64) -> Option<u64> {
     let left = window.index(ioba).map_or(0, |index| window.entries() - index);
     match left {

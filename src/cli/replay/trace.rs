@@ -1,4 +1,4 @@
-//! A whole trace: its events, and how many lines say something else.
+//! A whole trace: its events, and the number of its other lines.
 
 use super::line::{self, Event, Line};
 use super::open;
@@ -8,23 +8,23 @@ use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
-/// Bytes in a line; QEMU's longest is below 200.
+/// Largest number of bytes in a line; QEMU's longest is below 200.
 const LONGEST: u64 = 4096;
-/// Characters of a line that an error shows.
+/// Number of characters of a line that an error shows.
 const SHOWN: usize = 160;
-/// Lines between two words on progress.
+/// Lines between two progress reports.
 const STRIDE: u64 = 4096;
 
-/// What a file says, in its order.
+/// The contents of a trace file, in order.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Each event with the number of its line, from 1.
+    /// Each event with its line number, from 1.
     pub(super) events: Vec<(u64, Event)>,
-    /// Lines in the file.
+    /// Number of lines in the file.
     pub(super) lines: u64,
-    /// Lines of `spapr_iommu_*` trace points that are not replayed.
+    /// Number of lines of `spapr_iommu_*` trace points that are not replayed.
     pub(super) other_iommu: u64,
-    /// Lines that are none of `spapr_iommu_*`.
+    /// Number of lines of other trace points.
     pub(super) other: u64,
     /// Events that say no more than that their bridge exists: tables that are not of a default window.
     pub(super) tables: u64,
@@ -37,8 +37,9 @@ impl Trace {
     pub const MOST_EVENTS: usize = 4 << 20;
 }
 
-/// Why a file is no trace that can be replayed.
+/// Why a file is not a trace that can be replayed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum TraceError {
     /// The file cannot be opened.
     #[error("cannot open the trace: {0}")]
@@ -48,30 +49,17 @@ pub enum TraceError {
     Read {
         /// The line that could not be read, from 1.
         line: u64,
-        /// What the system, or the decoder, says.
         error: io::Error,
     },
-    /// A `spapr_iommu_*` line is not as QEMU prints it.
+    /// A `spapr_iommu_*` line does not have QEMU's format.
     #[error(
         "line {line}, column {column}: expected {expected}: {text:?}: is the line cut, or were two written at once?"
     )]
-    Malformed {
-        /// The line, from 1.
-        line: u64,
-        /// The column, from 1.
-        column: usize,
-        /// What should stand there.
-        expected: String,
-        /// The line, or its start.
-        text: String,
-    },
+    Malformed { line: u64, column: usize, expected: String, text: String },
     /// The last line has no end: QEMU may not have written all of it.
     #[error("line {line}: the last line has no line end, so it may be cut: take it out, or end it")]
-    Cut {
-        /// The line, from 1.
-        line: u64,
-    },
-    /// No line is that long.
+    Cut { line: u64 },
+    /// A line is too long for a trace.
     #[error("line {line}: longer than {LONGEST} bytes: this is no trace of QEMU")]
     TooLong {
         /// The line, from 1.
@@ -93,29 +81,16 @@ pub enum TraceError {
         "no spapr_iommu_* event in {lines} lines: run QEMU with -trace 'spapr_iommu_*' and an emulated PCI device behind \
          a spapr-pci-host-bridge"
     )]
-    Empty {
-        /// Lines in the file.
-        lines: u64,
-    },
-    /// A window is used that the trace does not show being made.
+    Empty { lines: u64 },
+    /// A window is used whose creation the trace does not show.
     #[error(
         "line {line}: LIOBN {liobn:#x} has no window here: the trace has to begin with the machine, as with QEMU's \
          option -trace"
     )]
-    NoWindow {
-        /// The line, from 1.
-        line: u64,
-        /// The table.
-        liobn: u64,
-    },
+    NoWindow { line: u64, liobn: u64 },
     /// An event that QEMU cannot have printed.
     #[error("line {line}: {what}")]
-    Impossible {
-        /// The line, from 1.
-        line: u64,
-        /// What is wrong with it.
-        what: &'static str,
-    },
+    Impossible { line: u64, what: &'static str },
 }
 
 impl Trace {

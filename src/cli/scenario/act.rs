@@ -1,4 +1,4 @@
-//! Carries out the actions that ask something of the library.
+//! Carries out the actions that call the library.
 
 use super::action::{Action, Ask, Attach, Detach, Map, Register, Release, Stretch, Translate, WindowArguments};
 use super::code::Code;
@@ -11,7 +11,7 @@ use spapr_iommu::addr::{Bytes, UserRange};
 use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
 use spapr_iommu::window::{Plan, Step as PlanStep, Window, WindowRequest};
 
-/// What came of an action.
+/// The result of an action.
 #[derive(Default)]
 pub(super) struct Done {
     pub message: String,
@@ -26,7 +26,7 @@ impl From<String> for Done {
 
 pub(super) type Outcome = Result<Done, StepError>;
 
-/// Tells how far long work is: done, of how many bytes.
+/// Progress callback: bytes done, bytes total.
 pub(super) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 impl World<'_> {
@@ -118,7 +118,7 @@ impl World<'_> {
         let mut request = match (&window.size, &window.cover) {
             (Some(size), _) => WindowRequest::bytes(size.0),
             (None, Some(cover)) => WindowRequest::cover(self.range(space, &cover.at, cover.size)?),
-            // The file was checked to have one of them.
+            // The file check ensures that one of them is given.
             (None, None) => WindowRequest::bytes(1),
         };
         request.page = window.page.map(|page| page.0);

@@ -1,4 +1,4 @@
-//! What a step can do, as it is written.
+//! The actions of a step, as they are written in a file.
 
 use super::value::{Access, Index, Offset, OneOrMany, Page, Place, Size, Target};
 use core::fmt;
@@ -6,30 +6,30 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 use toml::Spanned;
 
-/// The space of steps that name none.
+/// The space of steps that do not name one.
 pub(super) const MAIN: &str = "main";
 
-/// A name with its place in the file.
+/// A name with its position in the file.
 pub(super) type Name = Spanned<String>;
 
 macro_rules! actions {
     ($($key:literal $variant:ident($arguments:ty),)*) => {
-        /// What a step does.
+        /// The action of a step.
         #[derive(Debug)]
         pub(super) enum Action {
             $($variant($arguments),)*
         }
 
         impl Action {
-            /// The keys, as they are written.
+            /// The keys of all actions, as they are written.
             pub(super) const KEYS: &[&str] = &[$($key),*];
 
-            /// Its key.
+            /// Returns the action's key.
             pub(super) fn key(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $key,)* }
             }
 
-            /// Reads the arguments of `key`; `None` when there is no such action.
+            /// Reads the arguments of `key`; `None` if there is no such action.
             pub(super) fn read<'de, M: MapAccess<'de>>(key: &str, map: &mut M) -> Result<Option<Self>, M::Error> {
                 Ok(Some(match key {
                     $($key => Self::$variant(map.next_value()?),)*
@@ -171,7 +171,7 @@ pub(super) struct Translate {
     pub space: Option<Name>,
 }
 
-/// A part of a memory; all from `offset` on where no size is given.
+/// A part of a memory; everything from `offset` on if no size is given.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Part {
@@ -224,7 +224,7 @@ pub(super) struct Protect {
     pub access: Protection,
 }
 
-/// What the process itself may do with its memory.
+/// Access of the process itself to its memory.
 #[derive(Clone, Copy, Debug, Deserialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -234,7 +234,7 @@ pub(super) enum Protection {
     Rw,
 }
 
-/// `memory+offset size`, as far as given.
+/// Displays `memory+offset size`, as far as given.
 struct Piece<'a>(&'a Name, Offset, Option<Size>);
 
 impl fmt::Display for Piece<'_> {
@@ -284,7 +284,7 @@ impl fmt::Display for WindowArguments {
     }
 }
 
-/// The arguments in one line.
+/// Displays the arguments in one line.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -8,13 +8,13 @@ use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowE
 use spapr_iommu::window::Refusal;
 use strum::VariantNames;
 
-/// What a failed comparison is called.
+/// Code of a failed comparison.
 pub(super) const MISMATCH: &str = "mismatch";
-/// A name that no earlier step gave anything.
+/// Code of a name that no earlier step defined.
 pub(super) const UNKNOWN_NAME: &str = "unknown-name";
-/// A group without an `edu` device.
+/// Code of a group without an `edu` device.
 pub(super) const NO_EDU: &str = "no-edu";
-/// The device did not finish, or is gone.
+/// Code of a device that did not finish, or is gone.
 pub(super) const DMA_FAILED: &str = "dma-failed";
 
 const STILL_MAPPED: &str = "still-mapped";
@@ -22,20 +22,20 @@ const NOT_RESTORED: &str = "not-restored";
 const CALL: &str = "call-failed";
 const ERRNO: &str = "errno";
 const OWN: [&str; 8] = [MISMATCH, UNKNOWN_NAME, NO_EDU, DMA_FAILED, STILL_MAPPED, NOT_RESTORED, CALL, ERRNO];
-/// Variants that only hold another error, whose code counts.
+/// Variants that only wrap another error, whose code counts.
 const WRAPPERS: [&str; 8] = ["memory", "memlock", "window", "windows", "refused", "register", "call", "obstacle"];
 
 /// An error with a stable code.
 pub(super) trait Code: std::fmt::Display {
     fn code(&self) -> &'static str;
 
-    /// Whether it is in the user's way rather than a refusal.
+    /// Returns whether it is an obstacle for the user rather than a refusal.
     fn is_obstacle(&self) -> bool {
         false
     }
 }
 
-/// All codes, in order.
+/// Returns all codes, in order.
 pub(super) fn all() -> Vec<&'static str> {
     let lists = [
         RangeError::VARIANTS,

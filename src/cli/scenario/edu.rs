@@ -1,4 +1,5 @@
-//! A driver for QEMU's `edu` device: 4 KiB of DMA at a time, between memory and a buffer in the device.
+//! A driver for QEMU's `edu` device: 4 KiB of DMA at a time, between memory and a buffer in the
+//! device.
 
 use super::code::{self, Code};
 use spapr_iommu::addr::IovaRange;
@@ -13,7 +14,7 @@ const SOURCE: u64 = 0x80;
 const DESTINATION: u64 = 0x88;
 const COUNT: u64 = 0x90;
 const COMMAND: u64 = 0x98;
-/// Where the DMA engine sees the device's buffer.
+/// Bus address of the device's buffer as its DMA engine sees it.
 const BUFFER: u64 = 0x4_0000;
 const BUFFER_SIZE: u64 = 4096;
 const START: u64 = 1;
@@ -59,7 +60,7 @@ pub(super) struct Edu {
 }
 
 impl Edu {
-    /// Opens the first such device of a group; `index` is what the scenario calls the group.
+    /// Opens the first such device of a group; `index` is the scenario's number of the group.
     pub(super) fn open(space: &AddressSpace, group: &GroupFacts, index: usize) -> Result<Self, EduError> {
         let usable = group.devices.iter().find(|device| device.id == ID && is_vfio(device.driver.as_deref()));
         let found = usable.ok_or(EduError::None { group: index })?;
@@ -68,17 +69,18 @@ impl Edu {
         Ok(Self { bar: device.region(PCI_BAR0_REGION_INDEX)?, _device: device })
     }
 
-    /// Reads `from` and writes what it read to `to`, which is as long. Tells `done` how far it is.
+    /// Reads `from` and writes what it read to `to`, which has the same length. Reports progress to
+    /// `done`.
     pub(super) fn copy(&self, from: IovaRange, to: IovaRange, done: impl FnMut(u64)) -> Result<(), EduError> {
         copy(&*self.bar, from.start().0, to.start().0, from.len(), done)
     }
 }
 
-/// Lets a device answer and do DMA.
+/// Enables memory access and DMA of a device.
 pub(super) fn enable(config: &dyn Region) -> Result<(), Errno> {
     let mut command = [0; 2];
     config.read(PCI_COMMAND, &mut command)?;
-    // Configuration space is little endian; memory space must answer before the BAR is touched.
+    // The configuration space is little endian; memory space must answer before the BAR is touched.
     let command = u16::from_le_bytes(command) | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
     config.write(PCI_COMMAND, &command.to_le_bytes())
 }
@@ -98,7 +100,8 @@ pub(super) fn copy(bar: &dyn Region, from: u64, to: u64, len: u64, mut done: imp
 
 fn transfer(bar: &dyn Region, source: u64, destination: u64, count: u64, command: u64) -> Result<(), EduError> {
     for (register, value) in [(SOURCE, source), (DESTINATION, destination), (COUNT, count), (COMMAND, command)] {
-        // Registers are in the target's order, and QEMU's target is big endian whatever the guest's kernel is.
+        // Registers are in the target's byte order, and QEMU's target is big endian whatever the
+        // guest's kernel is.
         bar.write(register, &value.to_be_bytes())?;
     }
     let began = Instant::now();
@@ -114,7 +117,7 @@ fn transfer(bar: &dyn Region, source: u64, destination: u64, count: u64, command
     }
 }
 
-/// Whether a driver hands its device to user space.
+/// Returns whether a driver gives its device to user space.
 pub(super) fn is_vfio(driver: Option<&str>) -> bool {
     driver == Some("vfio-pci")
 }

@@ -1,4 +1,4 @@
-//! What a step should come to.
+//! Expected results of a step.
 
 use super::code;
 use core::fmt;
@@ -8,13 +8,13 @@ use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Platform;
 use std::marker::PhantomData;
 
-/// What a step should come to on one host.
+/// The expected result of a step on one host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Success.
+    /// The step succeeds.
     #[default]
     Ok,
-    /// The error of that code.
+    /// The step fails with the error of that code.
     Refused(&'static str),
 }
 
@@ -51,10 +51,11 @@ impl<'de> Deserialize<'de> for Verdict {
     }
 }
 
-/// A kind of host for which a step has an expectation of its own.
+/// Kinds of host for which a step can have its own expectation.
 const KINDS: &[&str] = &["powernv", "pseries", "4k", "64k"];
 
-/// What a step should come to, everywhere or by kind of host. Where no kind fits it is the default: success.
+/// The expected result of a step, for all hosts or by kind of host. Without a match it is the
+/// default: success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Expect<V> {
     everywhere: V,
@@ -74,7 +75,7 @@ impl<V: Copy> Expect<V> {
         Self { everywhere: V::default(), by_kind: by_kind.into() }
     }
 
-    /// On a host of that platform and page.
+    /// Returns the expectation on a host of that platform and page.
     pub(super) fn on(&self, platform: Option<Platform>, page: PageShift) -> V {
         let is = |kind: &str| match kind {
             "powernv" => platform == Some(Platform::Powernv),

@@ -1,4 +1,4 @@
-//! The file: text in, scenario out, or the place of the first mistake.
+//! Parses a scenario file: text in, scenario out, or the position of the first mistake.
 
 use super::action::{Action, Name, Nothing, Protection};
 use super::bare::Line;
@@ -23,7 +23,7 @@ pub struct Scenario {
     pub(super) memory: Vec<Memory>,
     #[serde(default, rename = "step")]
     pub(super) steps: Vec<Step>,
-    /// In place of steps.
+    /// Bare steps, instead of steps.
     #[serde(default)]
     pub(super) bare: Vec<Line>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Hole {
     pub size: Size,
 }
 
-/// A part that the process may not write, or not touch.
+/// A part that the process may not write, or not access at all.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Protected {
@@ -67,21 +67,21 @@ pub(super) struct Protected {
     pub access: Protection,
 }
 
-/// One step.
+/// A step of a scenario.
 #[derive(Debug)]
 pub(super) struct Step {
     pub name: Option<String>,
     pub note: Option<String>,
     pub expect: Expect<Verdict>,
     pub action: Action,
-    /// Where the action's key stands.
+    /// Position of the action's key.
     pub span: Range<usize>,
     pub line: usize,
-    /// A key that may not be there.
+    /// A key that is not allowed.
     mistake: Option<Mistake>,
 }
 
-/// Keys of a step that are no actions.
+/// Keys of a step other than actions.
 const STEP_KEYS: [&str; 3] = ["name", "note", "expect"];
 
 impl<'de> Deserialize<'de> for Step {
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for Step {
                 }
                 let (action, span) = match (found, &mistake) {
                     (Some(found), _) => found,
-                    // The unknown key may have been meant for the action.
+                    // The unknown key may have been meant as the action.
                     (None, Some((span, _))) => (Action::Show(Nothing {}), span.clone()),
                     (None, None) => {
                         return Err(de::Error::custom(format_args!(
@@ -148,13 +148,13 @@ pub(super) fn one_action(first: &str, key: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{line}:{column}: {message}")]
 pub struct FileError {
-    /// Counted from 1.
+    /// Line, from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong, and what may stand there.
+    /// What is wrong, and what is allowed there.
     pub message: String,
-    /// The line's text.
+    /// Text of the line.
     pub text: String,
 }
 
@@ -173,11 +173,11 @@ impl FileError {
     }
 }
 
-/// A mistake and the bytes where it stands.
+/// A mistake and its position in bytes.
 pub(super) type Mistake = (Range<usize>, String);
 
 impl Scenario {
-    /// Reads a scenario. All that can be told without a host is checked here: words, numbers, names.
+    /// Parses a scenario. Everything that needs no host is checked here: words, numbers, names.
     pub fn parse(text: &str) -> Result<Self, FileError> {
         let mut scenario: Self = toml::from_str(text).map_err(|error| {
             let message = error.message().trim_end().replace('\n', "; ");
@@ -201,37 +201,37 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Its title.
+    /// Returns its title.
     pub fn title(&self) -> &str {
         &self.title
     }
 
-    /// What it shows.
+    /// Returns what it shows.
     pub fn about(&self) -> Option<&str> {
         self.about.as_deref()
     }
 
-    /// The machine it names.
+    /// Returns the machine it names.
     pub fn model(&self) -> Option<Preset> {
         self.model.as_ref().map(|model| model.0)
     }
 
-    /// Whether its steps are bare calls, which may crash the running kernel.
+    /// Returns whether its steps are bare calls, which may crash the running kernel.
     pub fn is_bare(&self) -> bool {
         !self.bare.is_empty()
     }
 
-    /// How many steps it has.
+    /// Returns the number of its steps.
     pub fn len(&self) -> usize {
         self.steps.len() + self.bare.len()
     }
 
-    /// Whether it has no step.
+    /// Returns whether it has no steps.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many groups it needs.
+    /// Returns the number of groups it needs.
     pub fn groups(&self) -> usize {
         let groups = self.steps.iter().filter_map(|step| match &step.action {
             Action::Attach(attach) => Some(1 + attach.group.0.max(attach.beside.map_or(0, |other| other.0))),

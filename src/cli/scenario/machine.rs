@@ -1,4 +1,4 @@
-//! What a scenario runs on.
+//! The machine a scenario runs on.
 
 use super::edu::is_vfio;
 use super::report::HostNote;
@@ -7,16 +7,16 @@ use spapr_iommu::host::{GroupFacts, Host, Memory, Node, Obstacle};
 use spapr_iommu::model::{Leak, Model, Preset, Violation};
 use std::sync::Arc;
 
-/// A host with memory to use, and what it lets us see of its kernel.
+/// A host with memory to use, and what can be seen of its kernel.
 #[derive(Clone, Debug)]
 pub enum Machine {
     /// The kernel in process.
     Model {
         /// The model.
         model: Arc<Model>,
-        /// How it is written.
+        /// The preset it was made from.
         preset: Preset,
-        /// What the calls go to: the model, or something round it.
+        /// The host that calls go to: the model, or a wrapper around it.
         host: Arc<dyn Host>,
     },
     /// The running kernel.
@@ -25,30 +25,26 @@ pub enum Machine {
 
 /// Why a scenario or a trace cannot run here at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message names each field")]
 pub enum NotHere {
-    /// Something is in the way that the user can mend.
+    /// An obstacle that the user can remove.
     #[error(transparent)]
     Obstacle(#[from] Obstacle),
-    /// Too few groups.
+    /// The host has too few groups.
     #[error(
         "{needed} IOMMU groups with a device bound to vfio-pci are needed, this host has {present}: bind more \
          devices (`driverctl set-override ADDRESS vfio-pci`)"
     )]
-    Groups {
-        /// Groups that are needed.
-        needed: usize,
-        /// Groups there are.
-        present: usize,
-    },
+    Groups { needed: usize, present: usize },
 }
 
 impl Machine {
-    /// A model of `preset` with at least `groups` groups.
+    /// Creates a model of `preset` with at least `groups` groups.
     pub fn model(preset: Preset, groups: usize) -> Self {
         Self::wrapped(preset, groups, |model| model)
     }
 
-    /// The same with another host round it, for tests.
+    /// Creates a model with a wrapper around its host, for tests.
     pub fn wrapped<H: Host + 'static>(preset: Preset, groups: usize, wrap: impl FnOnce(Arc<Model>) -> Arc<H>) -> Self {
         let groups = u32::try_from(groups).unwrap_or(u32::MAX);
         // Scenarios are compared with emulated machines, whose PHBs freeze nothing.
@@ -56,12 +52,12 @@ impl Machine {
         Self::Model { model: Arc::clone(&model), preset, host: wrap(model) }
     }
 
-    /// The running kernel.
+    /// Creates the running kernel.
     pub fn vfio() -> Self {
         Self::Vfio(Arc::default())
     }
 
-    /// Which host it is, in a few words.
+    /// Describes the host in a few words.
     pub fn describe(&self) -> String {
         let note = self.note(&[]);
         let (host, platform) = (self.host(), self.host().platform());
@@ -83,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// The same memory, for whoever keeps it.
+    /// Returns the same memory as an owned handle.
     pub(crate) fn shared_memory(&self) -> Arc<dyn Memory + Send + Sync> {
         match self {
             Self::Model { model, .. } => Arc::clone(model) as Arc<dyn Memory + Send + Sync>,
@@ -91,12 +87,12 @@ impl Machine {
         }
     }
 
-    /// Locked bytes of the process, or of the model's.
+    /// Returns the locked bytes of the process, or of the model's process.
     pub(crate) fn locked(&self) -> u64 {
         self.host().memlock().map_or(0, |memlock| memlock.locked)
     }
 
-    /// The groups that user space can have, in order: a scenario counts them from 0.
+    /// Returns the groups that user space can have, in order: a scenario numbers them from 0.
     pub(crate) fn groups(&self, needed: usize) -> Result<Vec<GroupFacts>, NotHere> {
         let host = self.host();
         let is_ours = |group: &GroupFacts| group.devices.iter().any(|device| is_vfio(device.driver.as_deref()));
@@ -110,7 +106,7 @@ impl Machine {
         }
     }
 
-    /// What is wrong with the kernel once everything is given back. Only a model tells.
+    /// Returns damage to the kernel after everything was released. Only a model can report it.
     pub(crate) fn damage(&self) -> Vec<String> {
         let violations = self.violations();
         let Self::Model { model, .. } = self else { return violations };
@@ -121,7 +117,7 @@ impl Machine {
         violations.into_iter().chain(leaks).collect()
     }
 
-    /// What was done so far that would have harmed a kernel. Only a model tells.
+    /// Returns the calls so far that would have harmed a kernel. Only a model can report them.
     pub(super) fn violations(&self) -> Vec<String> {
         self.violations_after(0)
     }

@@ -7,7 +7,7 @@ use super::value::{Offset, Size};
 use super::world::{StepError, World};
 use spapr_iommu::addr::{UserAddr, UserRange};
 
-/// A part of a memory. The file was checked: it lies inside.
+/// Returns a part of a memory. The file check ensures that it lies inside.
 pub(super) fn part(world: &World<'_>, name: &Name, offset: Offset, size: Option<Size>) -> Result<UserRange, StepError> {
     let unknown = || StepError::unknown(format!("there is no such part of {}", name.get_ref()));
     world.places.part(name, offset, size).ok_or_else(unknown)

@@ -1,7 +1,8 @@
-//! Scenarios: a file that says what to do with memory, windows and devices, and what should come of it.
+//! Scenarios: files that describe steps with memory, windows and devices, and their expected
+//! results.
 //!
-//! The same file runs on a [model](spapr_iommu::model) and on the running kernel, and gives the same [`Report`] on both.
-//! `docs/scenario.md` has the format.
+//! The same file runs on a [model](spapr_iommu::model) and on the running kernel, and gives the
+//! same [`Report`] on both. `docs/scenario.md` describes the format.
 //!
 //! ```
 //! use spapr_iommu_cli::scenario::{Machine, Scenario};

@@ -1,4 +1,4 @@
-//! Whether the names of a scenario exist, and its ranges fit.
+//! Checks that the names of a scenario exist, and that its ranges fit.
 
 use super::action::{Action, MAIN, Map, Name, WindowArguments};
 use super::file::{Hole, Memory, Mistake, Protected, Scenario, Step};
@@ -8,13 +8,13 @@ use spapr_iommu::addr::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
-/// The window every space has a name for.
+/// The default window, a name that every space has.
 pub(super) const DEFAULT: &str = "default";
 
-/// Names that steps before gave.
+/// Names that earlier steps defined.
 #[derive(Default)]
 struct Known<'a> {
-    /// Sizes of memory.
+    /// Memories with their sizes.
     memory: BTreeMap<&'a str, u64>,
     leases: BTreeSet<&'a str>,
     windows: BTreeSet<&'a str>,
@@ -86,7 +86,7 @@ impl<'a> Known<'a> {
         Ok(())
     }
 
-    /// Whether a part lies in its memory.
+    /// Checks that a part lies in its memory.
     fn within(&self, name: &str, span: Range<usize>, Offset(offset): Offset, size: Option<Size>) -> Checked {
         let Some(all) = self.memory.get(name) else {
             let known = listed(self.memory.keys().copied());

@@ -1,21 +1,21 @@
-//! Who watches a run.
+//! The interface to watch a run.
 
 use super::report::StepReport;
 use spapr_iommu::space::AddressSpace;
 
 /// Watches a run.
 pub trait Observer {
-    /// A step begins: its number, of how many, and its action.
+    /// A step begins: its number, the number of steps, and its action.
     fn begins(&mut self, number: usize, count: usize, action: &str) {
         let _ = (number, count, action);
     }
 
-    /// The step got so far, in bytes.
+    /// A step has made progress, in bytes.
     fn progress(&mut self, done: u64, all: u64) {
         let _ = (done, all);
     }
 
-    /// The spaces as they stand after a step, each with its name.
+    /// The spaces after a step, each with its name.
     fn stands(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
         let _ = spaces;
     }

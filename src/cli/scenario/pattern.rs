@@ -1,4 +1,4 @@
-//! Contents that tell memory apart.
+//! Patterns that distinguish memory contents.
 
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::{Errno, Memory};
@@ -6,7 +6,8 @@ use spapr_iommu::host::{Errno, Memory};
 /// Bytes filled or compared at a time.
 const CHUNK: u64 = 64 << 10;
 
-/// Byte `at` of a pattern, counted from where it was filled in: different in all patterns, and nowhere repeated soon.
+/// Returns byte `at` of a pattern, counted from where it was filled in. It differs in all patterns,
+/// and does not repeat soon.
 fn byte(pattern: u32, at: u64) -> u8 {
     let mixed = (at ^ u64::from(pattern) << 40).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()[0]
@@ -28,7 +29,7 @@ pub(super) fn fill(
     Ok(())
 }
 
-/// The first byte that is not what it should be, counted from the start: the pattern's, or 0.
+/// Finds the first wrong byte, counted from the start: it must be the pattern's, or 0.
 pub(super) fn first_difference(
     memory: &dyn Memory,
     range: UserRange,

@@ -1,4 +1,4 @@
-//! Where memory lies, and how it is shown: by name, never by address, which differs from run to run.
+//! Addresses of memory, shown by name: actual addresses differ from run to run.
 
 use super::action::{Name, Protection};
 use super::file::Memory as Wanted;
@@ -34,7 +34,7 @@ impl From<Protection> for memory::Protection {
     }
 }
 
-/// Memory that cannot be had.
+/// Memory that could not be allocated.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot get memory {name:?} as wanted: {errno}{}", hint(*.huge))]
 pub struct NoMemory {
@@ -48,14 +48,14 @@ fn hint(huge: bool) -> &'static str {
 }
 
 impl Places {
-    /// Memory that is there, with names.
+    /// Creates the table from existing memory with names.
     pub(super) fn known(memory: impl IntoIterator<Item = (String, UserRange)>) -> Self {
         let mut places = Self::default();
         memory.into_iter().for_each(|(name, range)| places.add(name, range));
         places
     }
 
-    /// Gets all memory a scenario wants.
+    /// Allocates all memory of a scenario.
     pub(super) fn allocate(memory: &dyn Memory, page: PageShift, wanted: &[Wanted]) -> Result<Self, NoMemory> {
         let mut places = Self::default();
         for wanted in wanted {
@@ -102,20 +102,21 @@ impl Places {
         self.all.get(self.place(at)?)
     }
 
-    /// The order of memory in the file, and the offset there.
+    /// Returns the position of the memory in the file, and the offset in it.
     pub(super) fn rank(&self, at: UserAddr) -> (usize, u64) {
         let found = self.place(at).and_then(|place| Some((place, at.0 - self.all.get(place)?.range.start().0)));
         found.unwrap_or((usize::MAX, at.0))
     }
 
-    /// An address as it is shown.
+    /// Formats an address by name.
     pub(super) fn show(&self, at: UserAddr) -> String {
         self.containing(at).map_or_else(|| at.to_string(), |named| named.show(at.0))
     }
 
-    /// A message, with every address of this memory shown by name.
+    /// Replaces every address of this memory in a message by its name.
     ///
-    /// A number is taken for a user address only where errors say that it is one: a bus address may be the same number.
+    /// A number is treated as a user address only where errors have one: a bus address may be the
+    /// same number.
     pub(super) fn rewrite(&self, message: &str) -> String {
         const SAYS_SO: [&str; 4] = ["user ", "user address ", "vaddr=", "page around "];
         let mut out = String::with_capacity(message.len());
@@ -125,7 +126,8 @@ impl Places {
             let (before, number) = rest.split_at(at);
             let digits = number[2..].find(|c: char| !c.is_ascii_hexdigit()).map_or(number.len(), |end| end + 2);
             let value = u64::from_str_radix(&number[2..digits], 16).ok();
-            // The end of a range is shown by the memory it starts in, though another may begin there.
+            // The end of a range is shown relative to the memory it starts in, though another may
+            // begin there.
             let ending = last.filter(|named| before == "-" && value.is_some_and(|value| named.reaches(value)));
             let is_user = SAYS_SO.iter().any(|words| before.ends_with(words));
             last = ending.or_else(|| value.filter(|_| is_user).and_then(|value| self.containing(UserAddr(value))));
@@ -150,8 +152,8 @@ impl Named {
     }
 }
 
-/// One memory. Behind ordinary memory lies a page that cannot be touched: two memories never become one region, in
-/// whichever order the host places them.
+/// Allocates one memory. A page that cannot be accessed follows ordinary memory, so that two
+/// memories never become one region, in whichever order the host places them.
 fn one(memory: &dyn Memory, page: PageShift, huge: Option<PageShift>, size: u64) -> Result<UserRange, Errno> {
     if let Some(huge) = huge {
         return memory.allocate(huge.ceil(size).ok_or(Errno::ENOMEM)?, huge);

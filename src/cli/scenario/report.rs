@@ -1,9 +1,9 @@
-//! What came of a run, for people and programs. Nothing in it depends on the moment or on where memory lay, but for
-//! `host`: the same scenario gives the same report on every host of one kind.
+//! The report of a run, for people and programs. Except for `host`, nothing in it depends on time
+//! or on memory addresses: the same scenario gives the same report on every host of one kind.
 
 use serde::Serialize;
 
-/// What came of a scenario.
+/// The result of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The scenario's title.
@@ -12,22 +12,23 @@ pub struct Report {
     pub platform: Option<String>,
     /// The host kernel's page, bytes.
     pub page: u64,
-    /// The steps that were done.
+    /// The steps that were run.
     pub steps: Vec<StepReport>,
-    /// What there was after the last step.
+    /// The state after the last step.
     pub tables: Tables,
-    /// What was left when everything had been given back.
+    /// What was left after everything was released.
     pub end: End,
-    /// Whether all was as expected.
+    /// Whether everything was as expected.
     pub passed: bool,
-    /// Which host it was. Leave it out to compare hosts.
+    /// The host. Leave it out to compare hosts.
     pub host: HostNote,
-    /// The steps were bare: the tables are empty, and what was left in the end is told, not judged.
+    /// Whether the steps were bare: then the tables are empty, and what was left at the end is
+    /// reported but not judged.
     #[serde(skip)]
     pub bare: bool,
 }
 
-/// Which host it was.
+/// The host a scenario ran on.
 #[derive(Clone, Debug, Serialize)]
 pub struct HostNote {
     /// `model` or `vfio`.
@@ -36,26 +37,26 @@ pub struct HostNote {
     pub name: String,
     /// The kernel's release.
     pub kernel: String,
-    /// Numbers of the groups that the scenario counts from 0.
+    /// Numbers of the groups that the scenario numbers from 0.
     pub groups: Vec<u32>,
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepReport {
-    /// Counted from 1.
+    /// Number of the step, from 1.
     pub number: usize,
-    /// Where it stands in the file.
+    /// Line in the file.
     pub line: usize,
-    /// What the file calls it.
+    /// Name in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the file says of it.
+    /// Note in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// The action's key.
     pub action: &'static str,
-    /// Its arguments in one line.
+    /// The action's arguments in one line.
     pub arguments: String,
     /// `ok`, or the code of the expected error.
     pub expected: String,
@@ -63,15 +64,15 @@ pub struct StepReport {
     pub outcome: String,
     /// What was done, or the error's message.
     pub message: String,
-    /// Whether outcome and expectation differ.
+    /// Whether the outcome differs from the expectation.
     pub surprise: bool,
-    /// An obstacle the user has to remove, rather than a refusal.
+    /// Whether the error is an obstacle the user must remove, rather than a refusal.
     #[serde(skip)]
     pub obstacle: bool,
-    /// What a plan says.
+    /// The plan, for the action `plan`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanReport>,
-    /// What `show` shows.
+    /// The state, for the action `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tables: Option<Tables>,
 }
@@ -81,27 +82,27 @@ pub struct StepReport {
 pub struct PlanReport {
     /// The calls, for each container.
     pub calls: Vec<String>,
-    /// Where the window starts, if that is known before.
+    /// Start of the window, if that is known in advance.
     pub start: Option<String>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its page, bytes.
+    /// IOMMU page, bytes.
     pub page: u64,
     /// Levels of the table.
     pub levels: u32,
-    /// Locked memory it is charged with, bytes.
+    /// Locked memory it is charged, bytes.
     pub locked: u64,
-    /// Calls over all containers.
+    /// Number of calls, over all containers.
     pub ioctls: u32,
-    /// Entries that are visited when it is removed.
+    /// Number of entries visited when it is removed.
     pub teardown_entries: u64,
-    /// Hypercalls when it is removed.
+    /// Number of hypercalls when it is removed.
     pub teardown_hypercalls: u64,
-    /// Why.
+    /// Reasons for the choices.
     pub reasons: Vec<String>,
 }
 
-/// What there is at one moment.
+/// The state at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tables {
     /// Kernel regions.
@@ -112,7 +113,7 @@ pub struct Tables {
     pub groups: Vec<GroupRow>,
     /// Windows.
     pub windows: Vec<WindowRow>,
-    /// What is mapped.
+    /// Mappings.
     pub maps: Vec<MapRow>,
     /// Locked memory.
     pub locked: Locked,
@@ -121,17 +122,17 @@ pub struct Tables {
 /// A kernel region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RegionRow {
-    /// Where, `ram+0x1000`.
+    /// Location, as `ram+0x1000`.
     pub memory: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The largest IOMMU page it carries, bytes.
+    /// The largest IOMMU page it can serve, bytes.
     pub carries: u64,
-    /// Leases that touch it.
+    /// Number of leases that touch it.
     pub leases: u32,
     /// Bytes of bus addresses that lead into it.
     pub mapped: u64,
-    /// Containers it is registered in.
+    /// Number of containers it is registered in.
     pub containers: usize,
 }
 
@@ -140,37 +141,37 @@ pub struct RegionRow {
 pub struct LeaseRow {
     /// Its name, if it has one.
     pub lease: Option<String>,
-    /// Where.
+    /// Location, as `ram+0x1000`.
     pub memory: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
 /// An attached group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GroupRow {
-    /// The space.
+    /// Name of the space.
     pub space: String,
-    /// The group, as the scenario counts.
+    /// The group, as the scenario numbers it.
     pub group: usize,
-    /// Its container, counted in the space from 0.
+    /// Number of its container in the space, from 0.
     pub container: usize,
 }
 
 /// A window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WindowRow {
-    /// The space.
+    /// Name of the space.
     pub space: String,
-    /// What the scenario calls it.
+    /// Name in the scenario.
     pub name: Option<String>,
     /// First bus address.
     pub start: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its page, bytes.
+    /// IOMMU page, bytes.
     pub page: u64,
-    /// Levels of its table; none while it waits for its first use.
+    /// Levels of its table; `None` while it waits for its first use.
     pub levels: Option<u32>,
     /// `default`, `asked` or `demand`.
     pub origin: String,
@@ -178,57 +179,57 @@ pub struct WindowRow {
     pub mapped: u64,
 }
 
-/// A stretch that is mapped.
+/// A mapped stretch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MapRow {
-    /// The space.
+    /// Name of the space.
     pub space: String,
     /// First bus address.
     pub iova: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where it leads.
+    /// Location of the memory it leads to.
     pub memory: String,
-    /// What devices may do.
+    /// What devices may do with it.
     pub access: String,
 }
 
 /// Locked memory since the scenario began, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Locked {
-    /// All of it.
+    /// All locked memory.
     pub total: u64,
-    /// For registered memory.
+    /// Locked for registered memory.
     pub registered: u64,
-    /// For TCE tables and whatever else.
+    /// Locked for TCE tables and everything else.
     pub tables: u64,
 }
 
-/// What was left when everything had been given back.
+/// What was left after everything was released.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct End {
-    /// Locked bytes that were not there at the start.
+    /// Locked bytes that were not locked at the start.
     pub locked: u64,
-    /// What a model saw go wrong in the kernel.
+    /// Damage to the kernel that a model saw.
     pub damage: Vec<String>,
 }
 
 impl End {
-    /// Whether nothing was left.
+    /// Returns whether nothing was left.
     pub fn is_clean(&self) -> bool {
         self.locked == 0 && self.damage.is_empty()
     }
 }
 
 impl Report {
-    /// The first step that came to something else than expected.
+    /// Returns the first step whose result was not as expected.
     pub fn surprise(&self) -> Option<&StepReport> {
         self.steps.iter().find(|step| step.surprise)
     }
 }
 
 impl StepReport {
-    /// What was expected, and what it came to.
+    /// Describes the expectation and the result.
     pub fn difference(&self) -> String {
         let message = if self.message.is_empty() { String::new() } else { format!(": {}", self.message) };
         format!("expected {}, got {}{message}", self.expected, self.outcome)

@@ -1,4 +1,4 @@
-//! Runs a scenario, step by step, to the end or the first surprise.
+//! Runs a scenario step by step, to the end or to the first surprise.
 
 use super::action::Action;
 use super::bare;
@@ -13,8 +13,8 @@ use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Platform;
 
 impl Scenario {
-    /// Runs it, up to the first surprise, and gives everything back. Bare steps on the running kernel may end it: ask
-    /// [`Scenario::is_bare`] first.
+    /// Runs it up to the first surprise and releases everything. Bare steps on the running kernel
+    /// may crash it: check [`Scenario::is_bare`] first.
     pub fn run(&self, machine: &Machine, observer: &mut dyn Observer) -> Result<Report, StartError> {
         if self.is_bare() {
             return bare::run(self, machine, observer);

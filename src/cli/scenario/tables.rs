@@ -1,4 +1,4 @@
-//! What there is at one moment, in the order of the scenario.
+//! Collects the state at one moment, in the order of the scenario.
 
 use super::report::{GroupRow, LeaseRow, Locked, MapRow, RegionRow, Tables, WindowRow};
 use super::world::World;

@@ -1,4 +1,4 @@
-//! What values in a scenario look like.
+//! Values in a scenario and their syntax.
 
 use core::fmt;
 use core::str::FromStr;
@@ -7,7 +7,7 @@ use spapr_iommu::addr::{Bytes, PageShift};
 use spapr_iommu::permission::Permission;
 use std::marker::PhantomData;
 
-/// Groups a scenario can count.
+/// Largest number of groups a scenario can use.
 pub(super) const MOST_GROUPS: usize = 256;
 
 /// Why a text is no number of bytes.
@@ -50,13 +50,13 @@ pub(super) fn unexpected(text: &str) -> String {
     }
 }
 
-/// Whether `text` can name something: letters, digits, `-` and `_`, a letter first.
+/// Returns whether `text` is a valid name: letters, digits, `-` and `_`, a letter first.
 pub(super) fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-/// `name`, or `name+number`.
+/// Parses `name`, or `name+number`.
 fn name_and_offset(text: &str) -> Option<(&str, u64)> {
     let (name, offset) = match text.split_once('+') {
         Some((name, offset)) => (name.trim_end(), number(offset.trim_start())?),
@@ -65,7 +65,7 @@ fn name_and_offset(text: &str) -> Option<(&str, u64)> {
     is_name(name).then_some((name, offset))
 }
 
-/// Takes a type from its text, or from a whole number, in place of the text.
+/// Implements parsing of a type from its text, or from a whole number instead.
 macro_rules! from_text {
     ($name:ident, $expected:literal) => {
         impl<'de> Deserialize<'de> for $name {
@@ -95,7 +95,7 @@ macro_rules! from_text {
     };
 }
 
-/// A number of bytes from 0 on.
+/// A number of bytes, 0 or more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offset(pub u64);
 
@@ -140,7 +140,7 @@ impl FromStr for Page {
 
 from_text!(Page, "a page size: a power of two from \"4K\" to \"16G\"");
 
-/// A group, counted from 0.
+/// A group number, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Index(pub usize);
 
@@ -159,12 +159,12 @@ impl fmt::Display for Index {
     }
 }
 
-/// A bus address: from the start of a window on, or absolute.
+/// A bus address: relative to the start of a window, or absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The window's name.
+    /// Name of the window.
     pub window: Option<String>,
-    /// From its start on, or from 0.
+    /// Offset from its start, or from 0.
     pub offset: u64,
 }
 
@@ -244,7 +244,7 @@ impl FromStr for Access {
 
 from_text!(Access, "what devices may do: \"r\", \"w\" or \"rw\"");
 
-/// One table, or a list of them.
+/// One value, or a list of them.
 #[derive(Debug)]
 pub(super) struct OneOrMany<T>(pub Vec<T>);
 

@@ -1,4 +1,4 @@
-//! What a run has at hand: memory, leases, spaces, windows by name.
+//! State of a run: memory, leases, spaces, windows by name.
 
 use super::action::{MAIN, Name};
 use super::code::{self, Code};
@@ -43,7 +43,7 @@ impl StepError {
     }
 }
 
-/// A space with the devices that are open in it.
+/// A space with its open devices.
 pub(super) struct Space {
     devices: BTreeMap<usize, Edu>,
     pub space: AddressSpace,
@@ -64,10 +64,10 @@ pub(super) struct World<'a> {
 /// Why a scenario could not even begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The host cannot do it.
+    /// The host does not allow it.
     #[error(transparent)]
     NotHere(#[from] NotHere),
-    /// The memory is not to be had.
+    /// The memory could not be allocated.
     #[error(transparent)]
     Memory(#[from] NoMemory),
 }
@@ -83,12 +83,12 @@ impl<'a> World<'a> {
         Ok(Self { machine, places, groups, registry, spaces, leases, windows, locked })
     }
 
-    /// Locked bytes that were not there at the start.
+    /// Returns the locked bytes that were not locked at the start.
     pub(super) fn locked(&self) -> u64 {
         locked(self.registry.host().as_ref()).saturating_sub(self.locked)
     }
 
-    /// Gives everything back, and looks at what is left.
+    /// Releases everything, and checks what is left.
     pub(super) fn end(mut self) -> End {
         self.spaces.clear();
         self.leases.clear();
@@ -96,7 +96,7 @@ impl<'a> World<'a> {
         End { locked: self.locked(), damage }
     }
 
-    /// The space of that name, which is made when it is first attached to.
+    /// Returns the space of that name, and creates it when a group is first attached to it.
     pub(super) fn space_or_new(&mut self, name: &Option<Name>) -> &mut Space {
         let registry = &self.registry;
         let new = || Space { devices: BTreeMap::new(), space: AddressSpace::new(registry) };
@@ -109,25 +109,25 @@ impl<'a> World<'a> {
         found.ok_or_else(|| no_space(name))
     }
 
-    /// The group a scenario calls `index`.
+    /// Returns the group that the scenario numbers `index`.
     pub(super) fn group(&self, index: usize) -> Result<u32, StepError> {
         let found = self.groups.get(index).map(|group| group.number);
         found.ok_or_else(|| no_group(index))
     }
 
-    /// Gives the window that starts there a name.
+    /// Gives a name to the window that starts there.
     pub(super) fn name_window(&mut self, name: &Option<Name>, space: &Option<Name>, start: Iova) {
         if let Some(name) = name {
             self.windows.add(name.get_ref(), space_name(space), start);
         }
     }
 
-    /// The name of the window of a space that starts there.
+    /// Returns the name of the window of a space that starts there.
     pub(super) fn window_name(&self, space: &str, start: Iova) -> Option<&str> {
         self.windows.name(space, start)
     }
 
-    /// A bus address.
+    /// Returns a bus address.
     pub(super) fn at(&self, space: &AddressSpace, place: &Spanned<Place>) -> Result<Iova, StepError> {
         let Place { window, offset } = place.get_ref();
         let start = match window.as_deref() {
@@ -149,7 +149,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A stretch of bus addresses.
+    /// Returns a stretch of bus addresses.
     pub(super) fn range(
         &self,
         space: &AddressSpace,
@@ -159,7 +159,8 @@ impl<'a> World<'a> {
         Ok(IovaRange::new(self.at(space, place)?, size.0)?)
     }
 
-    /// A device for DMA: opened at the first need, for closing resets it, which takes seconds on some machines.
+    /// Returns a device for DMA. It is opened when first needed, since closing resets it, which
+    /// takes seconds on some machines.
     pub(super) fn device(&mut self, space: &Option<Name>, index: usize) -> Result<&Edu, StepError> {
         let Some(group) = self.groups.get(index) else { return Err(no_group(index)) };
         let name = space_name(space);
@@ -173,15 +174,15 @@ impl<'a> World<'a> {
         space.devices.get(&index).ok_or_else(|| EduError::None { group: index }.into())
     }
 
-    /// Closes the devices of a group, without which it cannot leave.
+    /// Closes the devices of a group, without which it cannot be detached.
     pub(super) fn close_devices(&mut self, space: &Option<Name>, index: usize) {
         if let Some(space) = self.spaces.get_mut(space_name(space)) {
             space.devices.remove(&index);
         }
     }
 
-    /// A message as it is shown: memory by name, groups as the scenario counts them. An obstacle keeps its numbers: they
-    /// are what the user has to look for.
+    /// Formats a message: memory by name, groups as the scenario numbers them. An obstacle keeps
+    /// its numbers: the user needs them.
     pub(super) fn message(&self, error: &StepError) -> String {
         let message = self.places.rewrite(&error.message);
         if error.obstacle { message } else { count_groups(&message, &self.groups) }
@@ -204,7 +205,7 @@ pub(super) fn locked(host: &dyn Host) -> u64 {
     host.memlock().map_or(0, |memlock| memlock.locked)
 }
 
-/// Puts the scenario's count in the place of group numbers.
+/// Replaces group numbers by the scenario's numbers.
 fn count_groups(message: &str, groups: &[GroupFacts]) -> String {
     const WORD: &str = "group ";
     let mut out = String::with_capacity(message.len());

@@ -1,26 +1,28 @@
-//! Which lists of free blocks have any, by size.
+//! Bins of free blocks by size, with bitmaps of the bins in use.
 //!
-//! Each power of two has 16 bins of equal width; below 32 pages a bin is one size. Two levels of bitmaps find the next bin that
-//! has a block in a few instructions, however many there are.
+//! Each power of two has 16 bins of equal width; below 32 pages each bin is one size. Two levels of
+//! bitmaps find the next bin with a block in a few instructions, however many there are.
 
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
-/// Bins of one power of two, as a power of two itself.
+/// Bins per power of two, as a power of two.
 const SPLIT: u32 = 4;
 
-/// The bin of a block of so many pages, at least one. Larger blocks are never in a lower bin.
+/// Returns the bin of a block of that many pages, at least one. Larger blocks are never in a lower
+/// bin.
 pub(super) fn bin_of(pages: u64) -> usize {
     let shift = pages.ilog2().saturating_sub(SPLIT);
-    // Above 2^4 the first term counts the powers of two, and the second runs from 16 to 31 within one.
+    // From 2^4 on the first term counts the powers of two, and the second runs from 16 to 31 within
+    // one.
     ((shift as usize) << SPLIT) + (pages >> shift) as usize
 }
 
-/// The lowest bin in which every block has at least so many pages.
+/// Returns the lowest bin in which every block has at least that many pages.
 pub(super) fn bin_for(pages: u64) -> usize {
     if pages <= 1 { bin_of(1) } else { bin_of(pages - 1) + 1 }
 }
 
-/// The lists' first blocks, and bitmaps of the lists that have one.
+/// The first block of each list, and bitmaps of the lists that have one.
 #[derive(Debug)]
 pub(super) struct Bins {
     first: Vec<u32>,
@@ -31,13 +33,13 @@ pub(super) struct Bins {
 }
 
 impl Bins {
-    /// Empty lists for blocks of up to so many pages.
+    /// Creates empty lists for blocks of up to that many pages.
     pub(super) fn new(most: u64) -> Self {
         let count = bin_of(most.max(1)) + 1;
         Self { first: vec![NONE; count], words: vec![0; count.div_ceil(64)], summary: 0 }
     }
 
-    /// The first block of a bin, or [`NONE`].
+    /// Returns the first block of a bin, or [`NONE`].
     pub(super) fn first(&self, bin: usize) -> u32 {
         self.first.get(bin).copied().unwrap_or(NONE)
     }
@@ -55,20 +57,20 @@ impl Bins {
         self.summary = self.summary & !(1 << word) | has_any << word;
     }
 
-    /// The lowest bin from `bin` on that has a block.
+    /// Returns the lowest bin from `bin` on that has a block.
     pub(super) fn next(&self, bin: usize) -> Option<usize> {
         let word = bin / 64;
         let here = self.words.get(word)? & (u64::MAX << (bin % 64));
         if here != 0 {
             return Some(word * 64 + here.trailing_zeros() as usize);
         }
-        // Two shifts: one by 64 would be none.
+        // Two shifts, since a single shift by 64 would do nothing.
         let above = self.summary & (u64::MAX << word << 1);
         let word = (above != 0).then(|| above.trailing_zeros() as usize)?;
         Some(word * 64 + self.words[word].trailing_zeros() as usize)
     }
 
-    /// The highest bin that has a block.
+    /// Returns the highest bin that has a block.
     pub(super) fn last(&self) -> Option<usize> {
         let word = self.summary.checked_ilog2()? as usize;
         Some(word * 64 + self.words[word].ilog2() as usize)

@@ -1,10 +1,12 @@
-//! Bus addresses of one DMA window, handed out to transfers and taken back.
+//! Allocates bus addresses of one DMA window to transfers.
 //!
-//! Two-level segregated fit over IOMMU pages (Masmano, Ripoll, Crespo and Real, "TLSF: a new dynamic memory allocator for
-//! real-time systems", ECRTS 2004): free blocks lie in lists by size, last freed first, and bitmaps find a list with a block
-//! that is large enough. A freed block joins its free neighbours at once. Neither allocating nor freeing depends on how much is
-//! live, or takes memory once there have been as many blocks. Only when no list is left whose blocks all fit are others looked
-//! through, so that what fits anywhere is found.
+//! Two-level segregated fit over IOMMU pages (Masmano, Ripoll, Crespo and Real, "TLSF: a new
+//! dynamic memory allocator for real-time systems", ECRTS 2004): free blocks are in lists by size,
+//! last freed first, and bitmaps find a list with a block that is large enough. A freed block joins
+//! its free neighbours at once. The cost of allocating and freeing does not depend on how much is
+//! live, and neither allocates memory after there have been as many blocks before. Only when no
+//! list is left whose blocks all fit are other lists searched, so that a block that fits is always
+//! found.
 
 use crate::addr::{Iova, IovaRange, PageShift, Range};
 use bins::{Bins, NONE, bin_for, bin_of};
@@ -17,10 +19,10 @@ mod tests;
 #[cfg(test)]
 mod twin;
 
-/// Most blocks: slots are below [`NONE`], and one allocation makes two.
+/// Largest number of blocks: slots are below [`NONE`], and one allocation creates two.
 const MOST_BLOCKS: usize = NONE as usize - 2;
 
-/// Bus addresses that are taken. Give them back with [`Iovas::free`].
+/// Allocated bus addresses. Free them with [`Iovas::free`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "dropped, its addresses stay taken"]
 pub struct IovaSpan {
@@ -30,36 +32,37 @@ pub struct IovaSpan {
 }
 
 impl IovaSpan {
-    /// The addresses, whole IOMMU pages.
+    /// Returns the addresses, whole IOMMU pages.
     pub fn range(&self) -> IovaRange {
         self.range
     }
 }
 
-/// A stretch of pages, free or taken. Blocks cover the window without gaps, and no two free ones touch.
+/// A stretch of pages, free or taken. Blocks cover the window without gaps, and no two free ones
+/// touch.
 #[derive(Debug)]
 struct Block {
     /// Number of the first page on the bus.
     start: u64,
     pages: u64,
-    /// The blocks before and behind it in the window.
+    /// The blocks before and after it in the window.
     before: u32,
     behind: u32,
-    /// The blocks before and behind it in the list of its bin, when it is free.
+    /// The blocks before and after it in the list of its bin, if it is free.
     previous: u32,
     next: u32,
     is_free: bool,
 }
 
 impl Block {
-    /// Where `pages` pages on a boundary of `mask` + 1 start in it, when they fit.
+    /// Returns where `pages` pages on a boundary of `mask` + 1 start in it, if they fit.
     fn place(&self, pages: u64, mask: u64) -> Option<u64> {
         let at = (self.start + mask) & !mask;
         (at + pages <= self.start + self.pages).then_some(at)
     }
 }
 
-/// The bus addresses of one window, by IOMMU pages.
+/// Allocator for the bus addresses of one window, in IOMMU pages.
 #[derive(Debug)]
 pub struct Iovas {
     page: PageShift,
@@ -67,12 +70,12 @@ pub struct Iovas {
     bins: Bins,
     free_pages: u64,
     live: usize,
-    /// Tells its spans from those of others.
+    /// Distinguishes its spans from those of other allocators.
     owner: u32,
 }
 
 impl Iovas {
-    /// All whole pages of `range`, free; there may be none.
+    /// Creates an allocator with all whole pages of `range` free; there may be none.
     pub fn new(range: IovaRange, page: PageShift) -> Self {
         static OWNERS: AtomicU32 = AtomicU32::new(0);
         let start = range.start().0.div_ceil(page.bytes());
@@ -100,8 +103,8 @@ impl Iovas {
         iovas
     }
 
-    /// Takes `bytes` bytes, rounded up to pages, on a boundary of `align` or of a page, whichever is larger. `None` when no free
-    /// block holds them, and for 0 bytes.
+    /// Allocates `bytes` bytes, rounded up to pages, on a boundary of `align` or of a page,
+    /// whichever is larger. `None` if no free block holds them, and for 0 bytes.
     pub fn allocate(&mut self, bytes: u64, align: PageShift) -> Option<IovaSpan> {
         let pages = bytes.div_ceil(self.page.bytes());
         let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
@@ -159,12 +162,12 @@ impl Iovas {
         true
     }
 
-    /// Bytes that are free, in however many blocks.
+    /// Returns the number of free bytes, in however many blocks.
     pub fn free_bytes(&self) -> u64 {
         self.free_pages << self.page.get()
     }
 
-    /// Bytes of the largest free block. Looks through the blocks of about its size.
+    /// Returns the bytes of the largest free block. Searches the blocks of about its size.
     pub fn largest_free(&self) -> u64 {
         let largest =
             self.bins.last().and_then(|bin| self.list(bin).map(|slot| self.blocks[slot as usize].pages).max());
@@ -195,28 +198,29 @@ impl Iovas {
         self.blocks.len() - self.live
     }
 
-    /// Spans that are taken.
+    /// Returns the number of allocated spans.
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// Whether none is taken.
+    /// Returns whether nothing is allocated.
     pub fn is_empty(&self) -> bool {
         self.live == 0
     }
 
-    /// A free block and the page in it where the pages fit.
+    /// Finds a free block and the page in it where the pages fit.
     fn find(&self, pages: u64, mask: u64) -> Option<(u32, u64)> {
         let bin = bin_of(pages);
         let fit = |slot: u32| Some((slot, self.blocks.get(slot as usize)?.place(pages, mask)?));
-        // The first of its own size may fit just so; from the next bin on all do, wherever the boundary falls.
+        // The first block of the same size may fit exactly; from the next bin on all blocks fit,
+        // wherever the boundary falls.
         let enough = bin_for(pages + mask);
         fit(self.bins.first(bin))
             .or_else(|| fit(self.bins.first(self.bins.next(enough)?)))
             .or_else(|| (bin..enough).find_map(|bin| self.list(bin).find_map(fit)))
     }
 
-    /// Takes pages out of a free block; what is before and behind them stays free.
+    /// Takes pages out of a free block; the pages before and after them stay free.
     fn take(&mut self, mut slot: u32, at: u64, pages: u64) -> u32 {
         self.unlink(slot);
         if self.at(slot).start < at {
@@ -232,7 +236,7 @@ impl Iovas {
         slot
     }
 
-    /// Cuts a block at a page within it; the part behind gets a slot of its own.
+    /// Cuts a block at a page within it; the later part gets its own slot.
     fn split(&mut self, slot: u32, at: u64) -> u32 {
         let block = self.at(slot);
         let pages = block.start + block.pages - at;
@@ -247,7 +251,7 @@ impl Iovas {
         rest
     }
 
-    /// Makes one block of two that touch, neither of them in a list.
+    /// Merges two blocks that touch, neither of them in a list.
     fn join(&mut self, slot: u32, behind: u32) {
         let gone = self.blocks.remove(behind as usize);
         let block = self.at(slot);
@@ -270,7 +274,7 @@ impl Iovas {
         self.bins.set_first(bin, slot);
     }
 
-    /// Takes a block out of the list of its bin.
+    /// Removes a block from the list of its bin.
     fn unlink(&mut self, slot: u32) {
         let block = self.at(slot);
         let (bin, previous, next) = (bin_of(block.pages), block.previous, block.next);
@@ -284,7 +288,7 @@ impl Iovas {
         }
     }
 
-    /// The blocks of a bin, last freed first.
+    /// Iterates over the blocks of a bin, last freed first.
     fn list(&self, bin: usize) -> impl Iterator<Item = u32> + '_ {
         let known = |slot: u32| (slot != NONE).then_some(slot);
         std::iter::successors(known(self.bins.first(bin)), move |&slot| known(self.blocks[slot as usize].next))

@@ -1,4 +1,4 @@
-//! What the allocator promises, case by case.
+//! Tests what the allocator promises, case by case.
 
 use super::{IovaSpan, Iovas};
 use crate::addr::{Iova, PageShift, Range};
@@ -64,7 +64,7 @@ fn a_boundary_costs_nothing_but_what_lies_before_it() {
 
 #[test]
 fn what_fits_exactly_is_found_among_smaller_blocks() {
-    // 33 pages are in the bin of 32 and 33, where not every block holds them.
+    // 33 pages are in the bin of 32 and 33, where not every block is large enough.
     let mut iovas = iovas(32 + 1 + 33 + 1 + 32);
     let [first, _wall, exact, _other_wall, last] =
         [32, 1, 33, 1, 32].map(|pages| iovas.allocate(pages << 12, P4K).unwrap());
@@ -73,7 +73,7 @@ fn what_fits_exactly_is_found_among_smaller_blocks() {
     for span in [first, exact, last] {
         assert!(iovas.free(span));
     }
-    // The last freed is looked at first, in vain.
+    // The last freed block is checked first, in vain.
     let span = iovas.allocate(33 << 12, P4K).unwrap();
     assert_eq!(span.range(), place);
 }

@@ -1,4 +1,4 @@
-//! The allocator beside what it must equal: a tree of free ranges.
+//! Checks the allocator against a naive twin: a tree of free ranges.
 
 use super::{IovaSpan, Iovas};
 use crate::addr::{Iova, IovaRange, PageShift};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 const PAGE: PageShift = PageShift::P4K;
 const STEPS: usize = if cfg!(miri) { 12 } else { 200 };
 
-/// Free ranges: first page and the first behind.
+/// Free ranges: first page, and the first page after.
 struct Twin(BTreeMap<u64, u64>);
 
 impl Twin {
@@ -30,7 +30,7 @@ impl Twin {
         self.0.iter().map(|(&start, &end)| end.min(limit).saturating_sub(start)).max().unwrap_or(0)
     }
 
-    /// Whether the pages were all free.
+    /// Takes the pages. Returns whether all were free.
     fn take(&mut self, start: u64, end: u64) -> bool {
         let Some((&from, &to)) = self.0.range(..=start).next_back() else { return false };
         if to < end {
@@ -60,7 +60,7 @@ fn pages_of(span: &IovaSpan) -> (u64, u64) {
     (span.range().start().0 >> PAGE.get(), span.range().end().0 >> PAGE.get())
 }
 
-/// What the blocks say, by walking all of them: free ranges, in order.
+/// Collects the free ranges, in order, by walking all blocks.
 fn free_ranges(iovas: &Iovas) -> BTreeMap<u64, u64> {
     iovas.blocks.iter().filter(|(_, block)| block.is_free).map(|(_, b)| (b.start, b.start + b.pages)).collect()
 }
@@ -90,7 +90,7 @@ proptest! {
         count in 0..500_u64,
         steps in prop::collection::vec(step(), 1..STEPS),
     ) {
-        // Starts in the middle of a page, ends likewise.
+        // Starts and ends in the middle of a page.
         let range = IovaRange::new(Iova((first << 12) + 1), (count << 12) + 0x1ffe).unwrap();
         let mut iovas = Iovas::new(range, PAGE);
         let mut twin = Twin::new(first + 1, first + 1 + count);

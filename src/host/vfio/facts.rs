@@ -1,4 +1,4 @@
-//! What the kernel says of the machine and of this process.
+//! Reads facts about the machine and this process from the kernel.
 
 use super::roots::Roots;
 use crate::addr::PageShift;
@@ -11,7 +11,7 @@ use std::io;
 /// Bit of `CapEff` that lifts `RLIMIT_MEMLOCK`.
 const CAP_IPC_LOCK: u32 = 14;
 
-/// The platform line of `cpuinfo`, which only POWER kernels have.
+/// Reads the platform line of `cpuinfo`, which only POWER kernels have.
 pub(super) fn platform(roots: &Roots) -> Option<Platform> {
     let cpuinfo = fs::read_to_string(roots.proc.join("cpuinfo")).ok()?;
     match field(&cpuinfo, "platform")? {
@@ -21,13 +21,13 @@ pub(super) fn platform(roots: &Roots) -> Option<Platform> {
     }
 }
 
-/// The page size of the running kernel.
+/// Returns the page size of the running kernel.
 pub(super) fn page_shift() -> PageShift {
     let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).and_then(PageShift::from_bytes).unwrap_or(PageShift::P4K)
 }
 
-/// Locked memory of this process.
+/// Reads how much memory of this process is locked, and its limit.
 pub(super) fn memlock(roots: &Roots) -> Result<Memlock, Errno> {
     let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     let status = fs::read_to_string(roots.proc.join("self/status")).map_err(errno)?;
@@ -36,22 +36,23 @@ pub(super) fn memlock(roots: &Roots) -> Result<Memlock, Errno> {
     Ok(Memlock { limit: (limit != RLIM_INFINITY).then_some(limit), locked, unlimited })
 }
 
-/// Memory that could be used without swapping.
+/// Reads the memory available without swapping, in bytes.
 pub(super) fn available_memory(roots: &Roots) -> Option<u64> {
     let meminfo = fs::read_to_string(roots.proc.join("meminfo")).ok()?;
     let kilobytes: u64 = field(&meminfo, "MemAvailable")?.strip_suffix("kB")?.trim_end().parse().ok()?;
     kilobytes.checked_mul(1024)
 }
 
-/// Locked bytes, and whether the process has `CAP_IPC_LOCK`.
+/// Parses the locked bytes, and whether the process has `CAP_IPC_LOCK`.
 fn parse_status(status: &str) -> Option<(u64, bool)> {
     let locked: u64 = field(status, "VmLck")?.strip_suffix("kB")?.trim_end().parse().ok()?;
     let capabilities = u64::from_str_radix(field(status, "CapEff")?, 16).ok()?;
     Some((locked.checked_mul(1024)?, capabilities >> CAP_IPC_LOCK & 1 == 1))
 }
 
-/// The kernel asks for the capability in the first user namespace; root of a container has it only in its own. The
-/// first one maps every user to itself; a kernel without user namespaces has no map.
+/// Returns whether the process is in the first user namespace, where the kernel checks the
+/// capability; root of a container has it only in its own. The first namespace maps every user to
+/// itself; a kernel without user namespaces has no map.
 fn in_first_user_namespace(roots: &Roots) -> bool {
     match fs::read_to_string(roots.proc.join("self/uid_map")) {
         Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
@@ -59,7 +60,7 @@ fn in_first_user_namespace(roots: &Roots) -> bool {
     }
 }
 
-/// The value of the first line `key : value`.
+/// Returns the value of the first line `key : value`.
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -67,7 +68,7 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// The error number of a failed read.
+/// Converts a failed read to its error number.
 pub(super) fn errno(error: io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -1,4 +1,4 @@
-//! The open files of a host.
+//! The table of a host's open files.
 
 use super::decode::Decode;
 use crate::host::{Errno, Fd};
@@ -6,7 +6,7 @@ use slab::Slab;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What an open file is.
+/// The kind of an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Container,
@@ -14,7 +14,7 @@ pub(super) enum Kind {
     Device,
 }
 
-/// An open file; closed when the table and every call and region that uses it have let go of it.
+/// An open file; closed when the table and every call and region that uses it have dropped it.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) file: OwnedFd,
@@ -29,7 +29,8 @@ impl OpenFile {
     }
 }
 
-/// The table. An [`Fd`] is an index into it and is given out again once closed, as the kernel's own are.
+/// The table. An [`Fd`] is an index into it and is reused after it is closed, as the kernel's own
+/// are.
 #[derive(Debug, Default)]
 pub(super) struct Files(RwLock<Slab<Arc<OpenFile>>>);
 
@@ -45,19 +46,20 @@ impl Files {
         Ok(Fd(fd))
     }
 
-    /// The file; a call that holds it is not disturbed by a `remove` meanwhile.
+    /// Returns the file; a call that holds it is not disturbed by a concurrent `remove`.
     pub(super) fn get(&self, fd: Fd) -> Result<Arc<OpenFile>, Errno> {
         let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
         files.get(fd.0 as usize).cloned().ok_or(Errno::EBADF)
     }
 
     pub(super) fn remove(&self, fd: Fd) {
-        // The last close of a group clears its windows, which takes long: not under the lock.
+        // The last close of a group clears its windows, which takes long, so it happens outside the
+        // lock.
         let file = self.0.write().unwrap_or_else(PoisonError::into_inner).try_remove(fd.0 as usize);
         drop(file);
     }
 
-    /// Whether that group is open here.
+    /// Returns whether that group is open here.
     pub(super) fn has_group(&self, number: u32) -> bool {
         let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
         files.iter().any(|(_, open)| open.kind == Kind::Group(number))

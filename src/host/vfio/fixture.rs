@@ -1,4 +1,4 @@
-//! A tree that stands in for `/sys`, `/proc`, `/dev` and `/run`.
+//! A tree that stands in for `/sys`, `/proc`, `/dev` and `/run` in tests.
 
 use super::roots::Roots;
 use std::fs;
@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// The tree, gone when dropped.
+/// The tree, removed when dropped.
 pub(super) struct Fixture(TempDir);
 
 impl Fixture {
@@ -19,7 +19,7 @@ impl Fixture {
         Roots { sys: folder("sys"), proc: folder("proc"), dev: folder("dev"), run: folder("run") }
     }
 
-    /// A path in the tree whose folder exists.
+    /// Returns a path in the tree after creating its folder.
     fn place(&self, path: &str) -> PathBuf {
         let path = self.0.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -34,7 +34,7 @@ impl Fixture {
         symlink(target, self.place(path)).unwrap();
     }
 
-    /// A device of a group.
+    /// Adds a device to a group.
     pub(super) fn device(&self, group: u32, address: &str, (vendor, id): (u16, u16), driver: Option<&str>) {
         let device = format!("sys/devices/pci0000:00/{address}");
         self.write(&format!("{device}/vendor"), &format!("{vendor:#06x}\n"));
@@ -50,7 +50,7 @@ impl Fixture {
         self.link(&entry, &format!("../../../../devices/pci0000:00/{address}"));
     }
 
-    /// A POWER machine with that kernel and everything that VFIO needs loaded.
+    /// Creates a POWER machine with that kernel and everything that VFIO needs loaded.
     pub(super) fn power(release: &str) -> Self {
         let fixture = Self::new();
         fixture.write("proc/cpuinfo", "processor : 0\n\nplatform\t: pSeries\n");

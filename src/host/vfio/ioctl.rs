@@ -1,7 +1,8 @@
-//! The ioctls themselves: number, structure, raw result.
+//! Makes the ioctls themselves: number, structure, raw result.
 //!
-//! Nothing is retried and nothing is judged. `EINTR` from pseries is the hypervisor's H_PARAMETER, and a positive result
-//! is passed on: what it means is for [`calls`](crate::host::calls) to say.
+//! Nothing is retried and nothing is interpreted. `EINTR` from pseries is the hypervisor's
+//! H_PARAMETER, and a positive result is passed on: [`calls`](crate::host::calls) decides what it
+//! means.
 #![allow(unsafe_code, reason = "the kernel takes addresses of structures")]
 
 use super::files::{Files, OpenFile};
@@ -13,14 +14,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// A structure the kernel reads and writes.
 ///
 /// # Safety
-/// The type is a `repr(C)` structure of integers: any bytes the kernel writes into it make a value.
+/// The type must be a `repr(C)` structure of integers: any bytes the kernel writes into it make a
+/// value.
 unsafe trait Argument {
     fn argsz(&self) -> u32;
 }
 
 macro_rules! arguments {
     ($($name:ty),+ $(,)?) => {
-        // SAFETY: structures of `uapi`, `repr(C)` and integers only; their layouts are tested there.
+        // SAFETY: structures of `uapi`, `repr(C)` and integers only; their layouts are tested
+        // there.
         $(unsafe impl Argument for $name {
             fn argsz(&self) -> u32 {
                 self.argsz
@@ -43,7 +46,7 @@ arguments!(
     eeh::PeOp,
 );
 
-/// Runs `call` on `open`; `files` knows the container a group is to join.
+/// Runs `call` on `open`; `files` finds the container a group is to join.
 pub(super) fn run(files: &Files, open: &OpenFile, call: &mut Call) -> Result<i32, Errno> {
     match call {
         Call::GetApiVersion => by_value(open, vfio::GET_API_VERSION, 0),
@@ -72,10 +75,11 @@ pub(super) fn run(files: &Files, open: &OpenFile, call: &mut Call) -> Result<i32
 /// `VFIO_GROUP_GET_DEVICE_FD`. The kernel opens the file `O_CLOEXEC`.
 pub(super) fn device(group: &OpenFile, name: &str) -> Result<OwnedFd, Errno> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: `name` is a NUL-terminated string that outlives the call, and the kernel only reads it.
+    // SAFETY: `name` is a NUL-terminated string that outlives the call, and the kernel only reads
+    // it.
     let result = unsafe { libc::ioctl(group.file.as_raw_fd(), vfio::GROUP_GET_DEVICE_FD, name.as_ptr()) };
     let raw = Errno::result(result)?;
-    // SAFETY: the kernel has just made this file for us; nobody else knows its number.
+    // SAFETY: the kernel has just opened this file for us; nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -118,7 +122,7 @@ pub(super) fn set_irqs(
     set: vfio::IrqSet,
     eventfds: &[Option<BorrowedFd<'_>>],
 ) -> Result<i32, Errno> {
-    // The structure and its data are words of 32 bits without gaps.
+    // The structure and its data are 32-bit words without gaps.
     let head = size_of::<vfio::IrqSet>() / size_of::<u32>();
     let argsz = u32::try_from((head + eventfds.len()) * size_of::<u32>()).map_err(|_| Errno::EINVAL)?;
     let mut words = vec![argsz, set.flags, set.index, set.start, set.count];
@@ -134,13 +138,15 @@ fn by_value(open: &OpenFile, number: Number, value: u32) -> Result<i32, Errno> {
 }
 
 fn by_address<T: Argument>(open: &OpenFile, number: Number, argument: &mut T) -> Result<i32, Errno> {
-    // The kernel believes `argsz`, and writes capabilities behind the structure where it promises room for them.
+    // The kernel trusts `argsz`, and writes capabilities after the structure where it promises room
+    // for them.
     if usize::try_from(argument.argsz()).is_ok_and(|argsz| argsz > size_of::<T>()) {
         return Err(Errno::EINVAL);
     }
     let address: *mut T = argument;
-    // SAFETY: the kernel reads and writes at most `argsz` bytes, or the fixed part of the structure, at `address`; it
-    // is a live, exclusive structure of at least that size, and any bytes are a value of it.
+    // SAFETY: the kernel reads and writes at most `argsz` bytes, or the fixed part of the
+    // structure, at `address`; it is a live, exclusive structure of at least that size, and any
+    // bytes are a value of it.
     Errno::result(unsafe { libc::ioctl(open.file.as_raw_fd(), number, address) })
 }
 

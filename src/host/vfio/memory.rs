@@ -1,10 +1,10 @@
-//! Memory of this process.
+//! Allocates memory of this process and copies to and from it.
 //!
-//! The memory may be registered with a container, so a device may change it at any moment: no Rust reference to it ever
-//! exists. Reading and writing let the kernel do the copying, through a scratch file in memory; it knows holes and
-//! protections better than any book kept here, and answers `EFAULT` instead of a signal. (`process_vm_readv` would
-//! need no scratch file, but a kernel may be built without it, a container may forbid it, and user-mode emulators lack
-//! it.)
+//! The memory may be registered with a container, so a device may change it at any moment: no Rust
+//! reference to it ever exists. The kernel does the copying for reads and writes, through a scratch
+//! file in memory; it knows holes and protections better than any record kept here, and answers
+//! `EFAULT` instead of a signal. (`process_vm_readv` would need no scratch file, but a kernel may
+//! be built without it, a container may forbid it, and user-mode emulators lack it.)
 #![allow(unsafe_code, reason = "this is where memory is mapped")]
 
 use crate::addr::{PageShift, Range, UserAddr, UserRange};
@@ -24,7 +24,8 @@ use std::sync::{PoisonError, RwLock};
 /// Bytes copied at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Memory allocated here, and its page size. What is not in here is never touched: it is somebody else's.
+/// Memory allocated here, and its page size. Any other memory belongs to somebody else and is never
+/// touched.
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     allocated: RwLock<RangeMap<u64, PageShift>>,
@@ -32,14 +33,14 @@ pub(super) struct ProcessMemory {
 
 impl Memory for ProcessMemory {
     fn allocate(&self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
-        // The trait asks for 64 KiB at least: what was mapped in excess for that is given back.
+        // The trait requires alignment to at least 64 KiB; the excess mapped for that is unmapped.
         let align = page.max(PageShift::P64K);
         let (base, len, range) = map_anonymous(size, page, super::facts::page_shift(), align)?;
         let start = base.as_ptr().expose_provenance() as u64;
         let before = Range::between(UserAddr(start), range.start());
         let behind = Range::between(range.end(), UserAddr(start + len as u64));
         for rest in before.into_iter().chain(behind) {
-            // SAFETY: a part of the new mapping that nobody has been told of.
+            // SAFETY: a part of the new mapping, whose address nobody else knows yet.
             unsafe { munmap(pointer(rest.start()), rest.len() as usize) }?;
         }
         let mut allocated = self.allocated.write().unwrap_or_else(PoisonError::into_inner);
@@ -50,8 +51,8 @@ impl Memory for ProcessMemory {
     fn free(&self, range: UserRange) -> Result<(), Errno> {
         let mut allocated = self.allocated.write().unwrap_or_else(PoisonError::into_inner);
         check_pages(&allocated, range)?;
-        // SAFETY: whole pages of memory that was allocated here and not given back; only addresses of it are known
-        // outside, and the lock keeps readers and writers away.
+        // SAFETY: whole pages of memory that was allocated here and not freed; only its addresses
+        // are known outside, and the lock keeps readers and writers away.
         unsafe { munmap(pointer(range.start()), range.len() as usize) }?;
         allocated.remove(range.start().0..range.end().0);
         Ok(())
@@ -75,7 +76,8 @@ impl Memory for ProcessMemory {
         let scratch = scratch()?;
         for (from, piece) in range.chunks(CHUNK as u64).zip(data.chunks_mut(CHUNK)) {
             let address = pointer(from.start()).as_ptr();
-            // SAFETY: the kernel reads memory that was allocated here; the lock keeps it allocated meanwhile.
+            // SAFETY: the kernel reads memory that was allocated here; the lock keeps it allocated
+            // meanwhile.
             let copied = unsafe { libc::pwrite(scratch.as_raw_fd(), address, piece.len(), 0) };
             whole(copied, piece.len())?;
             scratch.read_exact_at(piece, 0).map_err(|_| Errno::EIO)?;
@@ -90,8 +92,8 @@ impl Memory for ProcessMemory {
         for (to, piece) in range.chunks(CHUNK as u64).zip(data.chunks(CHUNK)) {
             scratch.write_all_at(piece, 0).map_err(|_| Errno::EIO)?;
             let address = pointer(to.start()).as_ptr();
-            // SAFETY: the kernel writes memory that was allocated here and that no Rust value lives in; the lock
-            // keeps it allocated meanwhile.
+            // SAFETY: the kernel writes memory that was allocated here and holds no Rust value; the
+            // lock keeps it allocated meanwhile.
             let copied = unsafe { libc::pread(scratch.as_raw_fd(), address, piece.len(), 0) };
             whole(copied, piece.len())?;
         }
@@ -104,25 +106,27 @@ impl Drop for ProcessMemory {
         let allocated = self.allocated.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (range, _) in allocated.iter() {
             let len = (range.end - range.start) as usize;
-            // SAFETY: memory that was allocated here and not given back; its users borrow this object.
+            // SAFETY: memory that was allocated here and not freed; its users borrow this object.
             let _ = unsafe { munmap(pointer(UserAddr(range.start)), len) };
         }
     }
 }
 
-/// The pointer to an address of this process, for the kernel only. (The zero page is never allocated.)
+/// Converts an address of this process to a pointer, for the kernel only. (The zero page is never
+/// allocated.)
 fn pointer(at: UserAddr) -> NonNull<c_void> {
     NonNull::new(core::ptr::with_exposed_provenance_mut(at.0 as usize)).unwrap_or(NonNull::dangling())
 }
 
-/// The pages of each kind of memory in `range`; `None` when some of it is not allocated here.
+/// Returns the parts of `range` with the page of each; `None` if some of it is not allocated here.
 fn pages(allocated: &RangeMap<u64, PageShift>, range: UserRange) -> Option<Vec<(core::ops::Range<u64>, PageShift)>> {
     let bounds = range.start().0..range.end().0;
     let covered = allocated.gaps(&bounds).next().is_none();
     covered.then(|| allocated.overlapping(&bounds).map(|(part, page)| (part.clone(), *page)).collect())
 }
 
-/// `EINVAL` unless `range` is whole pages allocated here. Then the kernel does all or nothing with it.
+/// Fails with `EINVAL` unless `range` is whole pages allocated here; for those the kernel does all
+/// or nothing.
 fn check_pages(allocated: &RangeMap<u64, PageShift>, range: UserRange) -> Result<(), Errno> {
     let parts = pages(allocated, range).ok_or(Errno::EINVAL)?;
     let on_page = |(part, page): &(core::ops::Range<u64>, PageShift)| {
@@ -133,7 +137,8 @@ fn check_pages(allocated: &RangeMap<u64, PageShift>, range: UserRange) -> Result
     if parts.iter().all(on_page) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-/// The range of an access, `None` for an empty one; `EFAULT` unless all of it is allocated here.
+/// Returns the range of an access, `None` for an empty one; `EFAULT` unless all of it is allocated
+/// here.
 fn accessed(allocated: &RangeMap<u64, PageShift>, at: UserAddr, len: usize) -> Result<Option<UserRange>, Errno> {
     if len == 0 {
         return Ok(None);
@@ -146,7 +151,7 @@ fn scratch() -> Result<File, Errno> {
     memfd_create("spapr-iommu", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
-/// A copy that ends early met memory it may not touch.
+/// Fails with `EFAULT` if a copy ended early, since it met memory it may not touch.
 fn whole(copied: isize, asked: usize) -> Result<(), Errno> {
     let copied = Errno::result(copied)?;
     if usize::try_from(copied) == Ok(asked) { Ok(()) } else { Err(Errno::EFAULT) }

@@ -1,8 +1,8 @@
-//! The running kernel.
+//! The running kernel as a host.
 //!
-//! [`Vfio`] opens `/dev/vfio` and runs ioctls on it. The `unsafe` code is in three files, one kind in each: `ioctl`,
-//! `region` and `memory`. Everything that is read from `/proc` and `/sys` is read under `Roots`, so that tests run on
-//! trees of their own.
+//! [`Vfio`] opens `/dev/vfio` and runs ioctls on it. The `unsafe` code is in three files, one kind
+//! in each: `ioctl`, `region` and `memory`. Everything read from `/proc` and `/sys` is read under
+//! `Roots`, so that tests run on their own trees.
 
 pub mod bind;
 
@@ -49,11 +49,11 @@ use std::sync::{Arc, Weak};
 
 /// The running kernel as a host, and as a source of memory.
 ///
-/// Files close and memory goes when it is dropped. A [`Region`] keeps its device open beyond that, and beyond
-/// [`Host::close`].
+/// Dropping it closes its files and frees its memory. A [`Region`] keeps its device open beyond
+/// that, and beyond [`Host::close`].
 #[derive(Debug, Default)]
 pub struct Vfio {
-    // Dropped in this order: the kernel lets go of memory before it is unmapped.
+    // Dropped in this order: the kernel releases memory before it is unmapped.
     files: Files,
     memory: memory::ProcessMemory,
     roots: Roots,
@@ -64,7 +64,7 @@ pub struct Vfio {
 }
 
 impl Vfio {
-    /// The running kernel. Nothing is opened yet.
+    /// Creates the host. Opens nothing yet.
     pub fn new() -> Self {
         Self::default()
     }

@@ -1,4 +1,5 @@
-//! What is mounted, from `/proc/self/mountinfo`, and which file systems keep a copy of their files elsewhere.
+//! Reads mounts from `/proc/self/mountinfo`, and finds file systems that keep a copy of their files
+//! elsewhere.
 
 use super::roots::Roots;
 use std::fs;
@@ -9,29 +10,29 @@ pub(super) type DeviceNumber = (u32, u32);
 /// File systems that live in memory alone; `rootfs` is an initramfs.
 const IN_MEMORY: [&str; 5] = ["tmpfs", "hugetlbfs", "ramfs", "rootfs", "devtmpfs"];
 
-/// Whether files of that file system are written back to a disk or a server. One that is mounted nowhere is the
-/// kernel's own, of memfds and shared anonymous memory, and is not.
+/// Returns whether files of that file system are written back to a disk or a server. A file system
+/// that is mounted nowhere is the kernel's own, for memfds and shared anonymous memory, and is not.
 pub(super) fn is_written_back(roots: &Roots, device: DeviceNumber) -> bool {
     mounted(roots).iter().any(|mount| mount.device == device && !IN_MEMORY.contains(&mount.kind.as_str()))
 }
 
-/// A file system where it is mounted.
+/// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
     pub(super) device: DeviceNumber,
     pub(super) point: String,
     pub(super) kind: String,
-    /// Often the node of a block device.
+    /// Source of the mount, often the node of a block device.
     pub(super) source: String,
 }
 
-/// What is mounted for this process.
+/// Returns the mounts this process sees.
 pub(super) fn mounted(roots: &Roots) -> Vec<Mount> {
     let mounts = fs::read(roots.proc.join("self/mountinfo")).unwrap_or_default();
     String::from_utf8_lossy(&mounts).lines().filter_map(parse).collect()
 }
 
-/// A line `id parent major:minor root point options... - type source options`.
+/// Parses a line `id parent major:minor root point options... - type source options`.
 fn parse(line: &str) -> Option<Mount> {
     let (place, kind) = line.split_once(" - ")?;
     let mut place = place.split_ascii_whitespace().skip(2);
@@ -42,7 +43,8 @@ fn parse(line: &str) -> Option<Mount> {
     Some(Mount { device, point, kind: kind.next()?.to_owned(), source: plain(kind.next().unwrap_or_default()) })
 }
 
-/// A field without escapes: `/proc` writes spaces, tabs, newlines and backslashes in octal.
+/// Removes the escapes from a field: `/proc` writes spaces, tabs, newlines and backslashes in
+/// octal.
 pub(super) fn plain(field: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()

@@ -1,6 +1,7 @@
-//! What stands in the way after an open or an attach failed.
+//! Finds what prevented an open or an attach that failed.
 //!
-//! Each finding is looked for where the kernel shows it, in the order in which a user has to remove them.
+//! Each obstacle is looked for where the kernel shows it, in the order in which a user must remove
+//! them.
 
 use super::roots::Roots;
 use super::{facts, sysfs};
@@ -8,12 +9,12 @@ use crate::host::{Errno, GroupFacts, Obstacle};
 use std::fs;
 use std::path::Path;
 
-/// What was asked for.
+/// The file to open or use.
 pub(super) enum Asked<'a> {
     Container,
     Group {
         number: u32,
-        /// This host has it open itself.
+        /// Whether this host has it open itself.
         ours: bool,
     },
     Device {
@@ -22,7 +23,7 @@ pub(super) enum Asked<'a> {
     },
 }
 
-/// The first obstacle on the way to `asked`; `probe` tries to open a node.
+/// Returns the first obstacle to `asked`; `probe` tries to open a node.
 pub(super) fn find(roots: &Roots, asked: &Asked<'_>, probe: impl Fn(&Path) -> Result<(), Errno>) -> Option<Obstacle> {
     if facts::platform(roots).is_none() {
         return Some(Obstacle::NotPower { arch: std::env::consts::ARCH.to_owned() });
@@ -37,7 +38,7 @@ pub(super) fn find(roots: &Roots, asked: &Asked<'_>, probe: impl Fn(&Path) -> Re
     }
 }
 
-/// Everything that still keeps a user from a group, each with the device it is about.
+/// Returns everything that still keeps a user from a group, each with its device.
 pub(super) fn all(roots: &Roots, number: u32, probe: impl Fn(&Path) -> Result<(), Errno>) -> Vec<Obstacle> {
     if let Some(obstacle) = find(roots, &Asked::Container, &probe) {
         return vec![obstacle];
@@ -55,7 +56,7 @@ fn container(roots: &Roots, failed: Option<Errno>) -> Option<Obstacle> {
     match failed {
         Some(Errno::ENOENT) => Some(Obstacle::NoVfio),
         Some(Errno::EACCES | Errno::EPERM) => Some(Obstacle::Permission { path: "/dev/vfio/vfio".to_owned() }),
-        // The node can be there before its driver is.
+        // The node can exist before its driver does.
         Some(Errno::ENODEV | Errno::ENXIO) => Some(Obstacle::NoModule { module: "vfio" }),
         _ => module(roots),
     }
@@ -89,7 +90,7 @@ fn no_group(roots: &Roots, number: u32) -> Obstacle {
     })
 }
 
-/// The running kernel is one that cannot bind.
+/// Returns an obstacle if the running kernel is one that cannot bind.
 pub(super) fn too_old(roots: &Roots) -> Option<Obstacle> {
     let release = fs::read_to_string(roots.proc.join("sys/kernel/osrelease")).unwrap_or_default();
     let release = release.trim();
@@ -128,18 +129,19 @@ fn host_drivers(group: &GroupFacts) -> impl Iterator<Item = Obstacle> {
 /// The driver of PCI bridges.
 const BRIDGES: &str = "pcieport";
 
-/// Drivers the kernel tolerates in a group that a user owns (`driver_managed_dma`): VFIO's own and its variants
-/// (`mlx5_vfio_pci`), the stub, and bridges.
+/// Returns whether the kernel tolerates the driver in a group that a user owns
+/// (`driver_managed_dma`): VFIO's own and its variants (`mlx5_vfio_pci`), the stub, and bridges.
 fn leaves_dma_to_the_user(driver: &str) -> bool {
     is_vfio(driver) || driver == "pci-stub" || driver == BRIDGES
 }
 
-/// VFIO's own driver for PCI devices, or a variant of it.
+/// Returns whether it is VFIO's own driver for PCI devices, or a variant of it.
 pub(super) fn is_vfio(driver: &str) -> bool {
     driver.contains("vfio")
 }
 
-/// Linux 5.19 to 6.3: VFIO asks powerpc's IOMMU for cache coherency, which it first learned to answer in 6.4.
+/// Returns whether it is Linux 5.19 to 6.3, where VFIO asks powerpc's IOMMU for cache coherency,
+/// which it reports only since 6.4.
 fn cannot_bind(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
@@ -148,12 +150,12 @@ fn cannot_bind(release: &str) -> bool {
     }
 }
 
-/// Who has a group open, once opening it came to `EBUSY`.
+/// Finds who has a group open, after opening it failed with `EBUSY`.
 pub(super) fn opener(roots: &Roots, number: u32) -> Obstacle {
     holder(roots, number).unwrap_or(Obstacle::Busy { group: number })
 }
 
-/// The process that has the group open, if this one may look.
+/// Finds the process that has the group open, if this one may look.
 fn holder(roots: &Roots, number: u32) -> Option<Obstacle> {
     let node = Path::new("/dev/vfio").join(number.to_string());
     let pid = sysfs::numbers(&roots.proc).into_iter().find(|pid| {
@@ -172,7 +174,7 @@ mod tests {
     const EDU: (u16, u16) = (0x1234, 0x11e8);
     const RELEASE: &str = "6.12.107-powerpc64le-64k";
 
-    /// A machine where group 7 can be used.
+    /// Creates a machine where group 7 can be used.
     fn ready() -> Fixture {
         let fixture = Fixture::power(RELEASE);
         fixture.device(7, "0000:00:01.0", EDU, Some("vfio-pci"));
@@ -180,7 +182,7 @@ mod tests {
         fixture
     }
 
-    /// What is found when the node opens as the tree has it.
+    /// Finds the obstacle when the node opens as the tree has it.
     fn found(fixture: &Fixture, asked: &Asked<'_>) -> Option<Obstacle> {
         find(&fixture.roots(), asked, |path| fs::File::open(path).map(drop).map_err(facts::errno))
     }

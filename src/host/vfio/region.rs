@@ -1,7 +1,8 @@
-//! Access to device regions: BARs through a mapping, the rest through the device's file.
+//! Accesses device regions: BARs through a mapping, the rest through the device's file.
 //!
-//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`), as long as the caller asks for
-//! them in one go; through the file the kernel cuts likewise, and may turn 8 bytes into twice 4.
+//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`) if the
+//! caller accesses them in one call. Through the file the kernel cuts the same way, and may turn 8
+//! bytes into twice 4.
 //!
 //! A mapped BAR answers only while memory space is enabled in the device's command register: touched while it is not,
 //! the process gets SIGBUS from the kernel. So each access keeps it enabled meanwhile, or gives
@@ -25,7 +26,7 @@ pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo, areas: &[RegionArea
     if info.size == 0 {
         return Err(Errno::ENXIO);
     }
-    // Every byte's place in the file must be a file offset.
+    // Every byte's position in the file must be a file offset.
     let end = info.offset.checked_add(info.size).ok_or(Errno::EOVERFLOW)?;
     i64::try_from(end).map_err(|_| Errno::EOVERFLOW)?;
     let window = Window { offset: info.offset, size: info.size, flags: info.flags };
@@ -36,7 +37,7 @@ pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo, areas: &[RegionArea
     Ok(Box::new(MappedRegion::new(device, window)?))
 }
 
-/// Where a region lies in the device's file, and what may be done with it.
+/// Where a region lies in the device's file, and which accesses it allows.
 struct Window {
     offset: u64,
     size: u64,
@@ -44,7 +45,8 @@ struct Window {
 }
 
 impl Window {
-    /// `EINVAL` for an access that leaves the region, `EACCES` for one the region does not allow.
+    /// Fails with `EINVAL` for an access that leaves the region, `EACCES` for one the region does
+    /// not allow.
     fn check(&self, offset: u64, len: usize, flag: u32) -> Result<(), Errno> {
         let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
         match end {
@@ -55,14 +57,14 @@ impl Window {
     }
 }
 
-/// A region without mapping: the configuration space, and what the device's driver emulates.
+/// A region without a mapping: the configuration space, and what the device's driver emulates.
 struct FileRegion {
     device: Arc<OpenFile>,
     window: Window,
 }
 
 impl FileRegion {
-    /// Where `offset` and `done` bytes more are in the file; in bounds, as `open` and `check` saw.
+    /// Returns the position of `offset + done` in the file; in bounds, as `open` and `check` saw.
     fn place(&self, offset: u64, done: usize) -> i64 {
         (self.window.offset + offset) as i64 + done as i64
     }
@@ -174,8 +176,8 @@ struct MappedRegion {
     device: Arc<OpenFile>,
 }
 
-// SAFETY: the mapping belongs to this object alone and is no memory of any Rust value. It is only accessed volatile, as
-// a device's registers are; what accesses from several threads mean is the device's affair.
+// SAFETY: the mapping belongs to this object alone and to no Rust value. It is only accessed
+// volatile, as a device's registers are; the device defines what concurrent accesses mean.
 unsafe impl Send for MappedRegion {}
 // SAFETY: as above.
 unsafe impl Sync for MappedRegion {}
@@ -192,7 +194,7 @@ impl MappedRegion {
 
 impl Drop for MappedRegion {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; nothing refers to it any more.
+        // SAFETY: the mapping that `new` made; nothing refers to it any longer.
         let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }
@@ -208,7 +210,8 @@ impl Region for MappedRegion {
         // POWER orders accesses to memory and to device registers only across a full `sync`, which this fence is: what
         // was written before must be seen by the device, and what is read afterwards must be younger than the register.
         fence(Ordering::SeqCst);
-        // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is readable.
+        // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is
+        // readable.
         unsafe { volatile::read(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())

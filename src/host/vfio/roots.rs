@@ -1,8 +1,8 @@
-//! Where the kernel's own file systems are mounted.
+//! Paths of the kernel's own file systems.
 
 use std::path::PathBuf;
 
-/// The folders this host reads; another tree stands in for them in tests.
+/// The folders this host reads; tests use another tree in their place.
 #[derive(Clone, Debug)]
 pub(super) struct Roots {
     pub(super) sys: PathBuf,
@@ -18,22 +18,22 @@ impl Default for Roots {
 }
 
 impl Roots {
-    /// The container node.
+    /// Returns the container node.
     pub(super) fn container(&self) -> PathBuf {
         self.dev.join("vfio/vfio")
     }
 
-    /// The node of a group.
+    /// Returns the node of a group.
     pub(super) fn group(&self, number: u32) -> PathBuf {
         self.dev.join(format!("vfio/{number}"))
     }
 
-    /// The folder of a PCI device.
+    /// Returns the folder of a PCI device.
     pub(super) fn pci(&self, address: &str) -> PathBuf {
         self.sys.join("bus/pci/devices").join(address)
     }
 
-    /// The folder of a driver of PCI devices.
+    /// Returns the folder of a PCI driver.
     pub(super) fn driver(&self, name: &str) -> PathBuf {
         self.sys.join("bus/pci/drivers").join(name)
     }

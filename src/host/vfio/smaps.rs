@@ -1,4 +1,4 @@
-//! What backs user memory, from `/proc/self/smaps`.
+//! Reads the backing of user memory from `/proc/self/smaps`.
 
 use super::facts::errno;
 use super::mounts::{DeviceNumber, is_written_back};
@@ -8,7 +8,7 @@ use crate::host::{Errno, Extent};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
-/// The extents of `range`, in address order.
+/// Returns the extents of `range`, in address order.
 pub(super) fn backing(roots: &Roots, range: UserRange) -> Result<Vec<Extent>, Errno> {
     let file = File::open(roots.proc.join("self/smaps")).map_err(errno)?;
     parse(BufReader::new(file), range, |device| is_written_back(roots, device))
@@ -25,7 +25,8 @@ struct Vma {
 }
 
 impl Vma {
-    /// From the line that starts a mapping, `start-end rwxp offset major:minor ...`; `None` when this is another line.
+    /// Parses the line that starts a mapping, `start-end rwxp offset major:minor ...`; `None` for
+    /// another line.
     fn from_head(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
@@ -38,14 +39,14 @@ impl Vma {
         Some(Self { start, end, page: None, pinnable: rights.starts_with("rw"), shared })
     }
 
-    /// Takes in a line `Key: value`.
+    /// Parses a line `Key: value` of the mapping.
     fn add(&mut self, line: &str) {
         match line.split_once(':') {
             Some(("KernelPageSize", value)) => {
                 let kib = value.trim().strip_suffix("kB").and_then(|kib| kib.trim_end().parse::<u64>().ok());
                 self.page = kib.and_then(|kib| kib.checked_mul(1024)).and_then(PageShift::from_bytes);
             }
-            // A device's memory: the kernel pins none.
+            // Memory of a device, which the kernel never pins.
             Some(("VmFlags", flags)) if flags.split_ascii_whitespace().any(|flag| flag == "io" || flag == "pf") => {
                 self.pinnable = false;
             }
@@ -53,12 +54,13 @@ impl Vma {
         }
     }
 
-    /// What it contributes to `range`.
+    /// Returns the part of the mapping that lies in `range`.
     fn extent(&self, range: UserRange, written_back: impl Fn(DeviceNumber) -> bool) -> Result<Option<Extent>, Errno> {
         let Some(all) = Range::between(UserAddr(self.start), UserAddr(self.end)) else { return Ok(None) };
         let Some(range) = all.intersection(&range) else { return Ok(None) };
         let page = self.page.ok_or(Errno::EIO)?;
-        // The kernel pins no page for long whose file must see each write (`writable_file_mapping_allowed`).
+        // The kernel does not pin pages long-term if their file must see each write
+        // (`writable_file_mapping_allowed`).
         let pinnable = self.pinnable && !self.shared.is_some_and(written_back);
         Ok(Some(Extent { range, page, pinnable }))
     }
@@ -77,7 +79,7 @@ fn parse(
         if smaps.read_until(b'\n', &mut bytes).map_err(errno)? == 0 {
             break;
         }
-        // Names of mapped files are any bytes.
+        // Names of mapped files may hold any bytes.
         let line = String::from_utf8_lossy(&bytes);
         if let Some(next) = Vma::from_head(&line) {
             if let Some(vma) = current.take() {
@@ -98,7 +100,7 @@ fn parse(
     Ok(extents)
 }
 
-/// Appends, joined to the last one where it goes on alike.
+/// Appends an extent, merged with the last one where it continues it alike.
 fn push(extents: &mut Vec<Extent>, next: Option<Extent>) {
     let Some(next) = next else { return };
     if let Some(last) = extents.last_mut() {

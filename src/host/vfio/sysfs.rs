@@ -1,11 +1,12 @@
-//! IOMMU groups and their devices, from sysfs.
+//! Reads IOMMU groups and their devices from sysfs.
 
 use super::roots::Roots;
 use crate::host::{GroupFacts, PciDevice};
 use std::fs;
 use std::path::Path;
 
-/// The groups with their devices, both in order. What cannot be read is left out: groups come and go.
+/// Returns the groups with their devices, both in order. Omits what cannot be read: groups come and
+/// go.
 pub(super) fn groups(roots: &Roots) -> Vec<GroupFacts> {
     let root = roots.sys.join("kernel/iommu_groups");
     let mut groups: Vec<_> = numbers(&root)
@@ -16,14 +17,14 @@ pub(super) fn groups(roots: &Roots) -> Vec<GroupFacts> {
     groups
 }
 
-/// The entries of a folder that are numbers, in order.
+/// Returns the entries of a folder that are numbers, in order.
 pub(super) fn numbers(folder: &Path) -> Vec<u32> {
     let mut numbers: Vec<u32> = names(folder).iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     numbers
 }
 
-/// The entries of a folder, in no order.
+/// Returns the entries of a folder, in no particular order.
 pub(super) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -35,14 +36,14 @@ fn devices(folder: &Path) -> Vec<PciDevice> {
     addresses.into_iter().map(|address| device(&folder.join(&address), address)).collect()
 }
 
-/// The device whose folder `path` is.
+/// Returns the device whose folder is `path`.
 pub(super) fn device(path: &Path, address: String) -> PciDevice {
-    // All ones is what PCI reads where there is no device.
+    // PCI reads all ones where there is no device.
     let id = (hex(&path.join("vendor")).unwrap_or(0xffff), hex(&path.join("device")).unwrap_or(0xffff));
     PciDevice { address, id, driver: target(&path.join("driver")) }
 }
 
-/// The name of what a link leads to.
+/// Returns the name of a link's target.
 pub(super) fn target(link: &Path) -> Option<String> {
     Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
 }

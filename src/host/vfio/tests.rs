@@ -1,4 +1,4 @@
-//! The host as a whole, on whatever machine this is.
+//! Tests the host as a whole, on any machine.
 
 use super::fixture::Fixture;
 use super::*;
@@ -79,7 +79,7 @@ fn nodes_are_opened_called_and_closed() {
     let container = host.open(Node::Container).unwrap();
     let group = host.open(Node::Group(7)).unwrap();
     assert_ne!(container, group);
-    // Plain files stand in for the nodes: they know no ioctl.
+    // Plain files stand in for the nodes: they support no ioctl.
     assert_eq!(host.call(container, &mut Call::GetApiVersion), Err(Errno::ENOTTY));
     assert_eq!(host.call(group, &mut Call::GroupSetContainer(container)), Err(Errno::ENOTTY));
     assert_eq!(host.open(Node::Device { group, name: DEVICE }), Err(Errno::ENOTTY));

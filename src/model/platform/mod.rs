@@ -1,4 +1,4 @@
-//! What differs between machines: windows, their tables and their rules.
+//! Differences between machines: windows, their tables and their rules.
 
 mod powernv;
 mod pseries;
@@ -8,7 +8,7 @@ use super::table::{Table, WindowKind};
 use super::violation::Violation;
 use crate::host::{Errno, Platform};
 
-/// What a PE offers (`struct iommu_table_group`).
+/// Limits of a PE (`struct iommu_table_group`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) start: u32,
@@ -18,7 +18,7 @@ pub(super) struct Limits {
     pub(super) levels: u32,
 }
 
-/// Where a new table came to lie.
+/// Position of a new table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub(super) kind: WindowKind,
@@ -26,7 +26,7 @@ pub(super) struct Geometry {
     pub(super) entries: u64,
 }
 
-/// A window that is asked for.
+/// A requested window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) slot: usize,
@@ -35,15 +35,15 @@ pub(super) struct Request {
     pub(super) levels: u32,
 }
 
-/// A partitionable endpoint, as kernel and firmware see it. powernv keeps nothing here.
+/// A partitionable endpoint, as kernel and firmware see it. powernv stores nothing here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pe {
     pub(super) group: u32,
-    /// On `failed_ddw_pdn_list`, for ever.
+    /// Whether it is on `failed_ddw_pdn_list`, which is for ever.
     pub(super) failed: bool,
-    /// A dynamic window exists.
+    /// Whether a dynamic window exists.
     dynamic: bool,
-    /// The default window exists.
+    /// Whether the default window exists.
     default: bool,
 }
 
@@ -52,7 +52,8 @@ impl Pe {
         Self { group, failed: false, dynamic: false, default: true }
     }
 
-    /// The host's own windows go. What the firmware rebuilds once VFIO lets go is the host's again, and goes likewise.
+    /// Removes the host's own windows. What the firmware rebuilds when VFIO releases the PE is the
+    /// host's again, and is removed the same way.
     pub(super) fn take_ownership(&mut self) {
         (self.dynamic, self.default) = (false, false);
     }
@@ -104,7 +105,7 @@ impl Preset {
         }
     }
 
-    /// Takes a table out of a group's PE.
+    /// Removes a table from a group's PE.
     pub(super) fn unset_window(&self, pe: &mut Pe, table: &Table) {
         if table.group == pe.group {
             match table.kind {
@@ -115,7 +116,7 @@ impl Preset {
         }
     }
 
-    /// The bits a TCE gets for the flags of a MAP.
+    /// Returns the TCE bits for the flags of a MAP.
     pub(super) fn tce_bits(&self, flags: u32) -> u32 {
         match self.platform() {
             // The kernel adds READ wherever WRITE is set.

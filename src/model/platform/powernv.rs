@@ -5,20 +5,21 @@ use crate::addr::PageShift;
 use crate::host::Errno;
 use crate::model::table::WindowKind;
 
-/// Where the window of slot 1 starts.
+/// Start of the window in slot 1.
 const SECOND_WINDOW: u64 = 1 << 59;
 /// Where the host bridge decodes 32-bit MMIO: behind the default window (`m32_pci_base`).
 pub(super) const MMIO: core::ops::Range<u64> = 0x8000_0000..0x1_0000_0000;
 const MOST_LEVELS: u32 = 5;
-/// The largest piece the buddy allocator gives: 16 MiB.
+/// The largest block of the buddy allocator: 16 MiB.
 const LARGEST_LEVEL: u32 = 24;
 
 pub(super) fn limits(pgsizes: u64) -> Limits {
     Limits { start: 0, size: 0x8000_0000, pgsizes, windows: 2, levels: MOST_LEVELS }
 }
 
-/// Entries as a power of two; `None` for what is refused whatever its table would be. A window smaller than its page
-/// gives a number that wrapped, and the kernel computes on with it.
+/// Returns the entries as a power of two; `None` for sizes that are refused whatever the table
+/// would be. A window smaller than its page gives a number that wrapped, and the kernel goes on
+/// computing with it.
 fn entries_shift(shift: u32, size: u64, levels: u32) -> Option<u32> {
     let allowed = (1..=MOST_LEVELS).contains(&levels) && size.is_power_of_two();
     Some(size.checked_ilog2().filter(|_| allowed)?.wrapping_sub(shift))
@@ -28,12 +29,13 @@ fn level_shift(host: PageShift, entries: u32, levels: u32) -> u32 {
     (entries.wrapping_add(levels - 1) / levels).wrapping_add(3).max(host.get())
 }
 
-/// Two to the power of `shift` as POWER computes it, from the low seven bits: 0 from 64 on.
+/// Returns two to the power of `shift` as POWER computes it, from the low seven bits: 0 from 64 on.
 fn power(shift: u32) -> u64 {
     1u64.checked_shl(shift & 0x7f).unwrap_or(0)
 }
 
-/// `pnv_pci_ioda2_get_table_size`: all levels, once for the hardware and once for the user addresses.
+/// `pnv_pci_ioda2_get_table_size`: all levels, once for the hardware and once for the user
+/// addresses.
 pub(super) fn table_size(host: PageShift, shift: u32, size: u64, levels: u32) -> u64 {
     let Some(entries) = entries_shift(shift, size, levels) else { return 0 };
     let level = level_shift(host, entries, levels);
@@ -60,7 +62,7 @@ pub(super) fn create_table(host: PageShift, request: Request) -> Result<Geometry
         return Err(Errno::ENOMEM);
     }
     let start = if slot == 0 { 0 } else { SECOND_WINDOW };
-    // The table has a host page at least, and all of it is mappable.
+    // The table has at least one host page, and all of it is mappable.
     let entries = power(entries.wrapping_add(3).max(host.get())) >> 3;
     Ok(Geometry { kind: WindowKind::Phb, start, entries })
 }
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn a_window_smaller_than_its_page_is_computed_with_all_the_same() {
         let (large, small) = (PageShift::P64K, PageShift::P4K);
-        // Half a page is as good as a page.
+        // Half a page is treated like a page.
         assert_eq!((table_size(large, 12, 0x800, 1), create(large, 12, 0x800, 1)), (0x2_0000, Ok(32 << 20)));
         assert_eq!((table_size(small, 12, 0x800, 1), create(small, 12, 0x800, 1)), (0x2000, Ok(2 << 20)));
         // One level of nothing costs nothing; two levels are charged and refused.

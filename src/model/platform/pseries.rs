@@ -1,4 +1,4 @@
-//! A partition or guest (`arch/powerpc/platforms/pseries/iommu.c`), with the firmware QEMU has.
+//! A partition or guest (`arch/powerpc/platforms/pseries/iommu.c`), with QEMU's firmware.
 
 use super::{Geometry, Limits, Pe, Request};
 use crate::host::Errno;
@@ -8,11 +8,11 @@ use crate::model::violation::Violation;
 
 /// Size of the firmware's default window.
 const DEFAULT_WINDOW: u32 = 0x4000_0000;
-/// Where the firmware puts a dynamic window.
+/// Start of the firmware's dynamic window.
 const DYNAMIC_WINDOW: u64 = 1 << 59;
-/// The largest block the firmware's query reports, TCEs.
+/// The largest block the firmware's query reports, in TCEs.
 const LARGEST_BLOCK: u64 = 0x20_0000_0000;
-/// Page sizes a query can tell of; the kernel drops 16 GiB.
+/// Page sizes a query can report; the kernel drops 16 GiB.
 const QUERY_SIZES: u64 = (1 << 34) - (1 << 12);
 
 pub(super) fn limits(firmware: Firmware) -> Limits {
@@ -47,7 +47,7 @@ pub(super) fn create_table(
         if pe.dynamic {
             return Err(Errno::EPERM);
         }
-        // The property went when ownership was taken: a reset of the PE brings it back.
+        // The property was removed when ownership was taken; a reset of the PE brings it back.
         if default_like {
             if size >> shift == 0 {
                 violations.push(Violation::EmptyWindow { size });

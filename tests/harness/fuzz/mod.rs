@@ -1,4 +1,4 @@
-//! What is done with an input, whoever made it: libFuzzer, or the corpus.
+//! Runs an input from libFuzzer or the corpus.
 
 pub mod raw;
 mod raw_step;
@@ -9,28 +9,30 @@ pub use scenario::scenario;
 use crate::guest_model;
 use crate::space_model::Sequence;
 
-/// A sequence of calls of the library: no trap is met, and all agrees after each.
+/// Runs a sequence of library calls: it must meet no trap, and everything must agree after each
+/// call.
 pub fn space(input: &[u8]) {
     if let Ok(sequence) = Sequence::decode(input) {
         sequence.run();
     }
 }
 
-/// Bare calls of the kernel interface: the model's own books balance.
+/// Runs raw kernel calls: the model's own counts must balance.
 pub fn raw(input: &[u8]) {
     if let Ok(calls) = raw::Calls::decode(input) {
         calls.run();
     }
 }
 
-/// A hostile guest: nothing leads out of its RAM, and all tables agree after each of its calls.
+/// Runs a hostile guest: nothing may lead outside its RAM, and all tables must agree after each of
+/// its calls.
 pub fn guest(input: &[u8]) {
     if let Ok(sequence) = guest_model::Sequence::decode(input) {
         sequence.run();
     }
 }
 
-/// An input as a person reads it.
+/// Formats an input for people.
 pub fn show(target: &str, input: &[u8]) -> String {
     match target {
         "space" => format!("{:?}", Sequence::decode(input)),

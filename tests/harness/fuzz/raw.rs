@@ -1,4 +1,5 @@
-//! Any call of the kernel interface with any numbers in any order: the model answers, and its own books balance.
+//! Any kernel calls with any numbers in any order: the model must answer, and its own counts must
+//! balance.
 
 use super::raw_step::Step;
 use arbitrary::Unstructured;
@@ -20,7 +21,7 @@ pub struct Calls {
     steps: Vec<Step>,
 }
 
-/// A step a line.
+/// Displays a step per line.
 impl core::fmt::Debug for Calls {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let Self { preset, open_memory, memlock, driver, groups, steps } = self;
@@ -29,11 +30,11 @@ impl core::fmt::Debug for Calls {
     }
 }
 
-/// What the model lets us see, to compare.
+/// The visible state of the model, to compare.
 type View = (Vec<Violation>, u64, usize, usize);
 
 impl Calls {
-    /// Any bytes are some.
+    /// Decodes calls; any bytes are valid.
     pub fn decode(bytes: &[u8]) -> arbitrary::Result<Self> {
         let mut u = Unstructured::new(bytes);
         let bits: u16 = u.arbitrary()?;
@@ -76,7 +77,7 @@ impl Calls {
         model
     }
 
-    /// Carries them out. A model that is split from another in mid course comes to the same end.
+    /// Runs the calls. A model forked from another midway must reach the same end.
     pub fn run(&self) {
         let model = self.model();
         let container = model.open(Node::Container).unwrap();
@@ -95,7 +96,8 @@ impl Calls {
             }
             let open = model.containers().len();
             let result = step.run(&model, container, &mut regions);
-            // A container without a file lives on while it has groups, and what is in its tables is not to be seen.
+            // A container without a file remains while it has groups, and its tables cannot be
+            // seen.
             counted &= model.containers().len() >= open;
             if let Some((twin, regions)) = &mut twin {
                 assert_eq!(step.run(twin, container, regions), result, "{step:x?} in a fork");
@@ -111,15 +113,15 @@ impl Calls {
     }
 }
 
-/// Open regions of devices.
+/// Open device regions.
 pub type Regions = Vec<Box<dyn Region>>;
 
 fn view(model: &Model) -> View {
     (model.violations(), model.locked(), model.regions().len(), model.containers().len())
 }
 
-/// Tables are sound; regions are counted once for each TCE that leads into them, where all containers are `counted`; what
-/// is locked is accounted for.
+/// Checks that tables are sound, that regions are counted once for each TCE that leads into them if
+/// all containers are `counted`, and that all locked memory is accounted for.
 fn balances(model: &Model, counted: bool) {
     let violations = model.violations();
     let mut tces: BTreeMap<u64, u64> = BTreeMap::new();
@@ -153,7 +155,7 @@ fn balances(model: &Model, counted: bool) {
     assert_eq!(leaked, lost, "locked memory that nothing accounts for");
 }
 
-/// After the process nothing is left but what violations told of.
+/// Checks that after the process nothing is left except what violations reported.
 fn ends(model: &Model) {
     use Violation::{LeakedCharge, ReleasedWhileMapped, UnregisterWhileMapped};
     assert_eq!(model.containers(), [] as [Fd; 0]);

@@ -1,4 +1,4 @@
-//! One bare call, or what a process does beside calls.
+//! A raw call, or an action of the process besides calls.
 
 use super::raw::Regions;
 use arbitrary::{Arbitrary, Result, Unstructured};
@@ -8,9 +8,9 @@ use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::{MemoryKind, Model};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 
-/// Where the model's memory begins.
+/// Start of the model's memory.
 const MEMORY: u64 = 1 << 44;
-/// Where the second window is.
+/// Start of the second window.
 const HIGH: u64 = 1 << 59;
 
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub enum Step {
     Open(Option<u32>),
     OpenDevice(u32, bool),
     Close(u32),
-    /// On the first container.
+    /// A call on the first container.
     Call(Call),
     CallOn(u32, Call),
     OpenRegion(u32, u32),
@@ -34,7 +34,7 @@ pub enum Step {
         value: u64,
         len: u8,
     },
-    /// A device moves memory: where from, where to, how much.
+    /// A device moves memory: source, destination, length.
     Move {
         region: u8,
         iova: u64,
@@ -53,7 +53,7 @@ fn below(u: &mut Unstructured<'_>, end: u8) -> Result<u64> {
     Ok(u.int_in_range(0..=end - 1)?.into())
 }
 
-/// Numbers near the borders that matter.
+/// Generates numbers near the boundaries that matter.
 fn number(u: &mut Unstructured<'_>) -> Result<u64> {
     let kind = below(u, 32)?;
     Ok(match kind {
@@ -173,12 +173,12 @@ fn user(start: u64, len: u64) -> Option<UserRange> {
 }
 
 impl Step {
-    /// Whether it asks for a v1 container, whose entries nobody counts.
+    /// Returns whether it requests a v1 container, whose entries are not counted.
     pub fn wants_v1(&self) -> bool {
         matches!(self, Self::Call(Call::SetIommu(spapr::TCE_IOMMU)) | Self::CallOn(_, Call::SetIommu(spapr::TCE_IOMMU)))
     }
 
-    /// Runs it; a number that says what came of it.
+    /// Runs it and returns a number for the result.
     pub fn run(&self, model: &Model, container: Fd, regions: &mut Regions) -> core::result::Result<u64, Errno> {
         let call = |fd, call: &Call| {
             let mut call = *call;
@@ -249,7 +249,7 @@ impl Step {
     }
 }
 
-/// Lets an `edu` device move memory; its buffer lies at 0x40000.
+/// Makes an `edu` device move memory; its buffer is at 0x40000.
 fn transfer(
     region: &dyn spapr_iommu::host::Region,
     iova: u64,
@@ -257,7 +257,7 @@ fn transfer(
     len: u16,
 ) -> core::result::Result<(), Errno> {
     if region.size() == 256 {
-        // The command register: memory and bus mastering on.
+        // The command register: turns memory and bus mastering on.
         return region.write(4, &[6, 0]);
     }
     let (source, destination) = if to_memory { (0x4_0000, iova) } else { (iova, 0x4_0000) };

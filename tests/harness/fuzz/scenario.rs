@@ -1,16 +1,17 @@
-//! Any text as a scenario: read without a panic, refused with a place and a reason, run without harm.
+//! Any text as a scenario: it must be read without a panic, refused with a position and a reason,
+//! or run without harm.
 
 use spapr_iommu_cli::scenario::{Machine, Observer, Scenario, StepReport};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Steps that are run at most, and bytes that a step may fill, compare or move.
+/// Largest number of steps run, and of bytes that a step may fill, compare or move.
 const MOST_STEPS: usize = 60;
 const MOST_BYTES: u64 = 8 << 20;
 
-/// A step wants to move too much for the time there is.
+/// A step would move more than time allows.
 struct TooLarge;
 
-/// Ends the run at such a step, by unwinding: everything has to be given back then, too.
+/// Ends the run at such a step by unwinding: even then everything must be released.
 struct Bounded;
 
 impl Observer for Bounded {
@@ -32,7 +33,8 @@ pub fn scenario(input: &[u8]) {
             return;
         }
     };
-    // A machine has a group per number that is named. Bare steps do harm on purpose, and nothing bounds them.
+    // The machine gets a group for each number named. Bare steps do harm on purpose, and nothing
+    // limits them.
     if scenario.len() > MOST_STEPS || scenario.groups() > 64 || scenario.is_bare() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Carries steps out, alone or from several threads.
+//! Runs steps, alone or from several threads.
 
 use super::log::Log;
 use super::setup::{HUGE, SLOTS, Setup};
@@ -13,7 +13,7 @@ use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::model::{Model, Preset};
 use std::sync::Arc;
 
-/// What all threads share.
+/// State shared by all threads.
 pub struct Ground {
     pub bench: Bench,
     pub phbs: [Arc<Phb>; 2],
@@ -21,16 +21,16 @@ pub struct Ground {
     log: Mutex<Log>,
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Debug)]
 pub enum Outcome {
-    /// What the guest got in r3 and from r4 on.
+    /// The guest's r3, and r4 and up.
     Hcall {
         code: Option<i64>,
         args: [u64; 9],
     },
-    /// What could be had before, and the cells: those of the call as they were before it, those of its results after it.
-    /// Some may not be memory.
+    /// What was available before, and the cells: those of the call before it, those of its results
+    /// after it. Some may not be in memory.
     Rtas {
         code: Option<i64>,
         offers: [DdwOffer; 2],
@@ -41,7 +41,7 @@ pub enum Outcome {
     Translated(Option<GuestTranslation>),
     Group(Result<(), PhbError>),
     Plugged(Result<(), AddMemoryError>),
-    /// Where it is mapped, if it was refused for that.
+    /// Where it is mapped, if that was the reason for a refusal.
     Unplugged(Result<(), Vec<IovaRange>>),
     /// Nothing to compare.
     Done,
@@ -60,7 +60,7 @@ impl Ground {
         Self { bench, phbs, setup: *setup, log: Mutex::default() }
     }
 
-    /// What there is from the start.
+    /// Returns the steps of the initial state.
     pub fn first(setup: &Setup) -> Vec<Step> {
         let slots = (0..SLOTS.len()).filter(|slot| setup.slots & 1 << slot != 0);
         let device = setup.attached.then_some(Step::Attach { phb: 0, group: 0 });
@@ -108,14 +108,15 @@ impl Ground {
         }
     }
 
-    /// Cells of the guest's memory; `None` where it has none, and for more than a call can have.
+    /// Returns cells of the guest's memory; `None` where it has none, and for more than a call can
+    /// have.
     fn cells(&self, at: u64, count: u32) -> Option<Vec<u32>> {
         let mut bytes = vec![0; 4 * usize::try_from(count).ok().filter(|count| *count <= 16)?];
         self.bench.slots.read(GuestAddr(at), &mut bytes).ok()?;
         Some(bytes.as_chunks::<4>().0.iter().map(|cell| u32::from_be_bytes(*cell)).collect())
     }
 
-    /// User memory is made for a slot, and given back with it.
+    /// Plugs a slot, whose user memory is allocated here and freed with it.
     fn plug(&self, slot: usize) -> Outcome {
         let Bench { iommu, slots, model, .. } = &self.bench;
         let (start, len) = SLOTS[slot];
@@ -149,8 +150,8 @@ impl Ground {
         }
     }
 
-    /// What the kernel was told since the last time led to registered guest RAM only, and what is in its tables leads to
-    /// what is guest RAM now. How many MAPs there were so far.
+    /// Checks that all kernel calls since the last time led to registered guest RAM only, and that
+    /// the tables lead to what is guest RAM now. Returns the number of MAPs so far.
     pub fn stays_in_ram(&self) -> usize {
         let slots = self.bench.slots.slots();
         let ram: Vec<_> = slots.iter().map(|slot| slot.user_range().unwrap()).collect();
@@ -163,7 +164,7 @@ impl Ground {
         log.maps
     }
 
-    /// All is given up, and nothing is left.
+    /// Releases everything and checks that nothing is left.
     pub fn end(self) {
         let Self { bench, phbs, .. } = self;
         drop(phbs);

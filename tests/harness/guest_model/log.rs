@@ -1,17 +1,17 @@
-//! What the kernel was told, call by call.
+//! Follows the kernel calls, one by one.
 
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Fd};
 use spapr_iommu::model::Record;
 
-/// What is registered, and how often memory was mapped.
+/// Registered memory, and the number of maps.
 #[derive(Default)]
 pub struct Log {
     registered: Vec<(Fd, UserRange)>,
     pub maps: usize,
 }
 
-/// Whether `ranges`, which do not overlap, have all of it.
+/// Returns whether `ranges`, which do not overlap, cover all of it.
 pub fn within(ranges: &[UserRange], start: u64, len: u64) -> bool {
     let Ok(asked) = UserRange::new(UserAddr(start), len) else { return false };
     let there: u64 = ranges.iter().filter_map(|range| range.intersection(&asked)).map(|part| part.len()).sum();
@@ -19,7 +19,7 @@ pub fn within(ranges: &[UserRange], start: u64, len: u64) -> bool {
 }
 
 impl Log {
-    /// Each MAP leads to memory that is registered in that container at that moment.
+    /// Checks that each MAP leads to memory that is registered in that container at that moment.
     pub fn follow(&mut self, records: &[Record]) {
         for record in records {
             let range = |memory: spapr_iommu::uapi::spapr::RegisterMemory| {

@@ -1,7 +1,8 @@
-//! A hostile guest: hypercalls and RTAS calls as values, any arguments, and the naive twin of what they come to.
+//! A hostile guest: hypercalls and RTAS calls as values, with any arguments, and the naive twin of
+//! their effects.
 //!
-//! Steps are decoded from bytes. So one kind of step and one way to carry it out serve the property test and the threads
-//! (`tests/guest`), and the fuzzer (`tests/fuzz`).
+//! Steps are decoded from bytes, so one kind of step and one way to run it serve the property test
+//! and the threads (`tests/guest`), and the fuzzer (`tests/fuzz`).
 
 mod fixture;
 mod log;
@@ -16,17 +17,17 @@ pub use {fixture::Outcome, setup::SLOTS};
 use arbitrary::Unstructured;
 use twin::Twin;
 
-/// Most steps of a sequence: what can go wrong does so sooner, and a sequence stays quick.
+/// Largest number of steps in a sequence: errors appear sooner, and a sequence stays quick.
 const MOST_STEPS: usize = 80;
 
-/// A machine and what is done on it.
+/// A machine and the steps run on it.
 #[derive(Clone)]
 pub struct Sequence {
     setup: Setup,
     steps: Vec<Step>,
 }
 
-/// A step a line.
+/// Displays a step per line.
 impl core::fmt::Debug for Sequence {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         writeln!(f, "{:x?}", self.setup)?;
@@ -35,7 +36,7 @@ impl core::fmt::Debug for Sequence {
 }
 
 impl Sequence {
-    /// Any bytes are a sequence.
+    /// Decodes a sequence; any bytes are valid.
     pub fn decode(bytes: &[u8]) -> arbitrary::Result<Self> {
         let mut input = Unstructured::new(bytes);
         let setup: Setup = input.arbitrary()?;
@@ -46,7 +47,8 @@ impl Sequence {
         Ok(Self { setup, steps })
     }
 
-    /// Carries it out. After each step all agrees; at the end nothing is left. How many MAPs there were.
+    /// Runs the sequence. After each step everything must agree; at the end nothing may be left.
+    /// Returns the number of MAPs.
     pub fn run(&self) -> usize {
         let ground = Ground::new(&self.setup, true);
         let mut twin = Twin::new(&self.setup);
@@ -61,7 +63,8 @@ impl Sequence {
     }
 }
 
-/// Tables and twin are the same, hardware holds what the tables lead to, and nothing leads out of the guest's RAM.
+/// Checks that tables and twin are equal, that the hardware holds what the tables lead to, and that
+/// nothing leads outside the guest's RAM.
 fn agrees(ground: &Ground, twin: &Twin) {
     for (number, phb) in ground.phbs.iter().enumerate() {
         let mut groups: Vec<_> = phb.space().status().groups.iter().map(|group| group.group).collect();

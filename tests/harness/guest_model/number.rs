@@ -1,4 +1,4 @@
-//! Arguments near the borders that matter, and now and then any number.
+//! Arguments near the boundaries that matter, and occasionally any number.
 
 use super::setup::SLOTS;
 use crate::guest_fixture::{BIG, LIOBN, LIST};
@@ -11,19 +11,19 @@ pub fn below(u: &mut Unstructured<'_>, end: u8) -> Result<u64> {
     Ok(u.int_in_range(0..=end - 1)?.into())
 }
 
-/// One of them.
+/// Picks one of the choices.
 pub fn pick<T: Copy>(u: &mut Unstructured<'_>, choices: &[T]) -> Result<T> {
     u.choose(choices).copied()
 }
 
-/// Powers of two, and what lies just beside them.
+/// Generates powers of two and their neighbours.
 fn border(u: &mut Unstructured<'_>) -> Result<u64> {
     let power = 1_u64 << below(u, 64)?;
     let beside = pick(u, &[0, 1, SMALL, LARGE])?;
     Ok(if u.arbitrary()? { power.wrapping_add(beside) } else { power.wrapping_sub(beside) })
 }
 
-/// The LIOBN of a window that may be there, default and dynamic ones of two PHBs, or of none.
+/// Generates the LIOBN of a window that may exist, default or dynamic of two PHBs, or of none.
 fn liobn(u: &mut Unstructured<'_>) -> Result<u64> {
     let first = u64::from(LIOBN.0);
     Ok(match below(u, 16)? {
@@ -37,7 +37,7 @@ fn liobn(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// A bus address.
+/// Generates a bus address.
 fn ioba(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok(match below(u, 16)? {
         0..=2 => pick(u, &[0, BIG])? + below(u, 255)? * SMALL,
@@ -52,7 +52,7 @@ fn ioba(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// A window and a bus address, most of which go together.
+/// Generates a window and a bus address, which usually belong together.
 pub fn target(u: &mut Unstructured<'_>) -> Result<(u64, u64)> {
     let first = u64::from(LIOBN.0);
     Ok(match below(u, 32)? {
@@ -65,7 +65,7 @@ pub fn target(u: &mut Unstructured<'_>) -> Result<(u64, u64)> {
     })
 }
 
-/// A TCE, most with rights and to RAM that may be there.
+/// Generates a TCE, usually with rights and to RAM that may exist.
 pub fn tce(u: &mut Unstructured<'_>) -> Result<u64> {
     let kind = below(u, 32)?;
     let rights = pick(u, &[3, 3, 3, 3, 3, 1, 2, 0])?;
@@ -85,7 +85,7 @@ pub fn tce(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// How many TCEs.
+/// Generates a number of TCEs.
 pub fn count(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok(match below(u, 32)? {
         0..=13 => 1 + below(u, 16)?,
@@ -99,12 +99,12 @@ pub fn count(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// Where a list or an argument block lies in the guest's memory.
+/// Generates the guest address of a list or an argument block.
 pub fn block(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok(match below(u, 32)? {
         0..=23 => LIST + below(u, 4)? * SMALL,
         24 => LIST + 8 * below(u, 255)?,
-        // Over the end of a slot, where perhaps another begins.
+        // Across the end of a slot, where another may begin.
         25..=28 => {
             let (start, len) = pick(u, &SLOTS)?;
             (start + len).wrapping_sub(pick(u, &[0, 8, 16, 24, 32, SMALL])?)

@@ -5,11 +5,11 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::guest::{Liobn, PhbConfig};
 
-/// Guest RAM that is plugged in and out: where it starts, and how long it is. Lists lie in the first.
+/// Guest RAM that is plugged and unplugged: start and length. Lists are in the first.
 pub const SLOTS: [(u64, u64); 5] =
     [(0, 4 << 20), (4 << 20, 4 << 20), (64 << 20, 16 << 20), (1 << 40, 1 << 20), (128 << 20, 32 << 20)];
 
-/// The slot that is made of huge pages, where the machine has them.
+/// The slot of huge pages, if the machine has them.
 pub const HUGE: usize = 4;
 
 const MACHINES: [&str; 12] = [
@@ -27,37 +27,37 @@ const MACHINES: [&str; 12] = [
     "pseries-pgsz=0x11000",
 ];
 
-/// What a sequence starts from.
+/// The initial state of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub machine: &'static str,
-    /// Bytes that may be locked, where that is limited.
+    /// Bytes that may be locked, if that is limited.
     pub memlock: Option<u64>,
-    /// Bytes of default windows.
+    /// Bytes of the default windows.
     pub default: u64,
-    /// Most TCEs of dynamic windows.
+    /// Largest number of TCEs in a dynamic window.
     pub entries: u64,
-    /// Bit n: slot n is there from the start.
+    /// Bit n: slot n is plugged from the start.
     pub slots: u8,
-    /// A device is there from the start.
+    /// Whether a device is attached from the start.
     pub attached: bool,
-    /// A dynamic window is there from the start, with pages of 64 KiB.
+    /// Whether a dynamic window exists from the start, with pages of 64 KiB.
     pub window: bool,
 }
 
 impl Setup {
-    /// A machine with all there is.
+    /// Creates a setup with everything.
     pub fn roomy(machine: &'static str) -> Self {
         let (default, entries, slots) = (64 << 20, 1 << 12, 0b11111);
         Self { machine, memlock: None, default, entries, slots, attached: true, window: true }
     }
 
-    /// Firmware without dynamic windows has none for VFIO at all.
+    /// Returns whether the firmware has no dynamic windows, and therefore none for VFIO at all.
     pub fn has_no_windows(&self) -> bool {
         self.machine.contains("noddw")
     }
 
-    /// The two PHBs.
+    /// Returns the configurations of the two PHBs.
     pub fn configs(&self) -> [PhbConfig; 2] {
         [0, 1].map(|number| {
             let default = IovaRange::new(Iova(0), self.default).unwrap();

@@ -1,4 +1,4 @@
-//! What a guest does, and what a VMM does meanwhile.
+//! Actions of a guest, and of a VMM meanwhile.
 
 use super::number::{below, block, count, pick, target, tce};
 use super::setup::SLOTS;
@@ -9,7 +9,8 @@ use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H
 
 pub const TOKENS: DdwTokens = DdwTokens { query: 0x2034, create: 0x2035, remove: 0x2036, reset: 0x2037 };
 
-/// TCEs to write somewhere: `len` of them from `first` on, each `step` more; and perhaps one that is different.
+/// TCEs to write to a list: `len` of them from `first` on, each `step` more; optionally one that
+/// differs.
 #[derive(Clone, Copy, Debug)]
 pub struct List {
     first: u64,
@@ -19,7 +20,7 @@ pub struct List {
 }
 
 impl List {
-    /// As bytes in guest memory.
+    /// Returns them as bytes in guest memory.
     pub fn bytes(&self) -> Vec<u8> {
         let value = |n: u16| match self.other {
             Some((at, tce)) if at == n => tce,
@@ -43,7 +44,7 @@ impl<'a> Arbitrary<'a> for List {
 pub struct Block {
     pub token: u32,
     pub args: Vec<u32>,
-    /// What it says of itself.
+    /// The counts it declares.
     pub counts: (u32, u32),
 }
 
@@ -62,7 +63,7 @@ impl<'a> Arbitrary<'a> for Block {
             _ => (u.arbitrary()?, vec![0; below(u, 10)? as usize], below(u, 10)? as u32),
         };
         let mut counts = (args.len() as u32, rets);
-        // One cell is different.
+        // One cell differs.
         if u.ratio(1, 4)? {
             let value = pick(u, &[0, 1, 2, 7, 11, 13, 34, 35, 63, 64, 1 << 31, u32::MAX])?;
             let last = args.len() as u64;
@@ -77,7 +78,7 @@ impl<'a> Arbitrary<'a> for Block {
     }
 }
 
-/// PHBs are 0 and 1, groups 0 to 2, and 3 is none of the machine's.
+/// PHBs are 0 and 1, groups 0 to 2; group 3 does not exist in the machine.
 #[derive(Clone, Debug)]
 pub enum Step {
     Hcall { number: u64, args: [u64; 4] },
@@ -92,7 +93,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// What a vCPU can do.
+    /// Generates an action of a vCPU.
     pub fn of_guest(u: &mut Unstructured<'_>) -> Result<Self> {
         Ok(match below(u, 32)? {
             0..=5 => Self::hcall(u, H_PUT_TCE, |u| Ok((tce(u)?, 0)))?,
@@ -115,30 +116,30 @@ impl Step {
         Ok(Self::Hcall { number, args: [liobn, ioba, third, count] })
     }
 
-    /// A dynamic window of the first PHB, made as a guest does.
+    /// Generates a dynamic window of the first PHB, created as by a guest.
     pub fn window(page: u32, entries: u32) -> Self {
         let args = vec![0, (BUID >> 32) as u32, BUID as u32, page, page + entries];
         Self::Rtas { at: LIST, block: Block { token: TOKENS.create, args, counts: (5, 4) } }
     }
 
-    /// Other TCEs in a list.
+    /// Generates other TCEs in a list.
     pub fn list(u: &mut Unstructured<'_>) -> Result<Self> {
         Ok(Self::Write { at: block(u)?, list: u.arbitrary()? })
     }
 
-    /// A device of the VMM's own looks something up.
+    /// Generates a lookup by an emulated device of the VMM.
     pub fn translate(u: &mut Unstructured<'_>) -> Result<Self> {
         let (liobn, ioba) = target(u)?;
         Ok(Self::Translate { liobn, iova: ioba | below(u, 255)? })
     }
 
-    /// Devices of the host come and go.
+    /// Generates attaching and detaching of host devices.
     pub fn device(u: &mut Unstructured<'_>) -> Result<Self> {
         let (phb, group) = (pick(u, &[0, 0, 0, 1])?, below(u, 4)? as u32);
         Ok(if u.arbitrary()? { Self::Attach { phb, group } } else { Self::Detach { phb, group } })
     }
 
-    /// Memory comes and goes.
+    /// Generates plugging and unplugging of memory.
     pub fn memory(u: &mut Unstructured<'_>) -> Result<Self> {
         let slot = u.choose_index(SLOTS.len())?;
         Ok(match below(u, 8)? {

@@ -1,4 +1,5 @@
-//! What a guest's tables should hold: a map of pages, and the rules of the architecture, written down one by one.
+//! The expected contents of a guest's tables: a map of pages, and the architecture's rules, written
+//! down one by one.
 
 use super::fixture::{Ground, Outcome};
 use super::setup::{HUGE, SLOTS, Setup};
@@ -24,12 +25,12 @@ pub struct Window {
 }
 
 impl Window {
-    /// Where a TCE leads, and what it does: the page and bits 0 and 1.
+    /// Returns what a TCE leads to and allows: the page and bits 0 and 1.
     fn leads(tce: u64) -> Option<u64> {
         (tce & 3 != 0).then_some(tce & !3)
     }
 
-    /// The bus pages of `count` from `ioba` on, if all are in the window.
+    /// Returns the bus pages of `count` from `ioba` on, if all are in the window.
     fn pages(&self, ioba: u64, count: u64) -> Option<std::ops::Range<u64>> {
         let end = u128::from(ioba) + (u128::from(count) << self.shift);
         let inside = self.start <= ioba
@@ -41,13 +42,14 @@ impl Window {
 }
 
 pub struct Twin {
-    /// By LIOBN.
+    /// Windows by LIOBN.
     pub windows: BTreeMap<u64, Window>,
     pub groups: [BTreeSet<u32>; 2],
-    /// Slots that are plugged in: whether one is leaving.
+    /// Plugged slots, and whether each is leaving.
     slots: BTreeMap<usize, bool>,
     setup: Setup,
-    /// Huge pages were ever part of RAM: windows may have pages that other RAM does not carry.
+    /// Whether huge pages were ever part of RAM: windows may have pages that other RAM cannot
+    /// serve.
     huge: bool,
 }
 
@@ -68,12 +70,12 @@ impl Twin {
         self.windows.insert(Self::liobn(phb), window);
     }
 
-    /// Whether the host may have a reason of its own to refuse something of that PHB.
+    /// Returns whether the host may have its own reason to refuse something of that PHB.
     fn may_fail(&self, phb: usize) -> bool {
         !self.groups[phb].is_empty() && (self.setup.memlock.is_some() || self.huge || self.setup.has_no_windows())
     }
 
-    /// Whether all of it is RAM, and none of that leaving.
+    /// Returns whether all of it is RAM, and none of that leaving.
     fn is_ram(&self, start: u64, len: u64) -> bool {
         (0..len >> 12).all(|page| {
             let Some(at) = start.checked_add(page << 12) else { return false };
@@ -82,12 +84,12 @@ impl Twin {
         })
     }
 
-    /// Whether a TCE may be entered in a table with such pages.
+    /// Returns whether a TCE may be set in a table with such pages.
     fn is_right(&self, tce: u64, shift: u32) -> bool {
         Window::leads(tce).is_none_or(|to| to.is_multiple_of(1 << shift) && self.is_ram(to, 1 << shift))
     }
 
-    /// Compares what came of a step with what should have, and does the same.
+    /// Compares the result of a step with the expected one, and applies the step.
     pub fn follow(&mut self, ground: &Ground, step: &Step, outcome: Outcome) {
         match (step, outcome) {
             (Step::Hcall { number, args }, Outcome::Hcall { code, args: after }) => {
@@ -112,7 +114,7 @@ impl Twin {
                 assert_eq!(code, Some(if rets.is_some() { SUCCESS } else { PARAMETER }), "{step:x?}");
                 let rets = rets.unwrap_or_default();
                 let expected = self.rtas(ground, head[0], &args, head[2], offers, rets.first().copied());
-                // A number of TCEs that is the host's is not known here.
+                // A number of TCEs that depends on the host is not known here.
                 let same = rets.iter().zip(&expected).all(|(ret, expected)| expected.is_none_or(|cell| cell == *ret));
                 assert!(
                     same && (rets.is_empty() || rets.len() == expected.len()),
@@ -147,8 +149,8 @@ impl Twin {
         }
     }
 
-    /// The code a hypercall should give, and what should be in r4 after it. Enters what it enters if the guest got
-    /// `H_SUCCESS`, or if the host had no reason to refuse.
+    /// Returns the code a hypercall should give, and the expected r4. Applies its changes if the
+    /// guest got `H_SUCCESS`, or if the host had no reason to refuse.
     fn hcall(
         &mut self,
         ground: &Ground,
@@ -194,7 +196,7 @@ impl Twin {
         (Some(SUCCESS), None)
     }
 
-    /// Pages all RAM begins and ends at, as a query's mask, and the smallest that is not among them.
+    /// Yields the pages all RAM begins and ends at: page shift, and bit in a query's mask.
     fn offered(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let ends = self.slots.keys().map(|slot| SLOTS[*slot].0 | SLOTS[*slot].1).fold(0, |all, ends| all | ends);
         [(12, 1), (16, 2), (21, 0x100), (24, 4)].into_iter().filter(move |(shift, _)| match ends {
@@ -203,7 +205,8 @@ impl Twin {
         })
     }
 
-    /// What the cells of the result should be, where that is known; and does it. `status` is what the guest got.
+    /// Returns the expected result cells, where they are known, and applies the call. `status` is
+    /// what the guest got.
     fn rtas(
         &mut self,
         ground: &Ground,
@@ -297,7 +300,7 @@ impl Twin {
                 self.groups[phb].insert(group);
             }
             Err(PhbError::Attach(error)) => assert!(!free || self.setup.memlock.is_some(), "group {group}: {error}"),
-            // What waits to be removed is not mapped again.
+            // RAM that waits to be removed is not mapped again.
             Err(PhbError::Table(error)) => {
                 assert!(free && self.slots.values().any(|leaving| *leaving), "group {group}: {error}");
             }
@@ -310,7 +313,7 @@ impl Twin {
         }
     }
 
-    /// A slot goes when nothing leads into it.
+    /// Checks that a slot is removed when nothing leads into it.
     fn unplugged(&mut self, slot: usize, result: Result<(), Vec<spapr_iommu::addr::IovaRange>>) {
         let (start, len) = SLOTS[slot];
         let mut expected: Vec<(u64, u64)> = Vec::new();

@@ -1,4 +1,4 @@
-//! A difference as a scenario: the steps that lead to it, and what the model says of each.
+//! Writes a difference as a scenario: the steps that lead to it, with the model's answers.
 
 use super::episode::Difference;
 use super::guard;
@@ -16,7 +16,8 @@ const HOW: &str = "\
 ";
 pub const END: &str = "# end of difference.toml\n";
 
-/// The text of a file that shows a difference after these steps, of which the last differed.
+/// Returns the text of a file that shows a difference after these steps, of which the last one
+/// differed.
 pub fn document(preset: Preset, title: &str, steps: &[Step], difference: &Difference) -> Result<String, String> {
     let mut model = Recorder { model: fresh_model(preset)?, locked: 0, entries: Vec::new() };
     for (at, step) in steps.iter().enumerate() {
@@ -38,7 +39,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// Does a step; `real` is what it came to on the other side, where that is another thing.
+    /// Adds a step; `real` is the other side's result, if it differs.
     fn step(&mut self, step: &Step, real: Option<&Outcome>) {
         let outcome = self.model.apply(step);
         let other = real.and_then(|real| real.call.as_ref());
@@ -50,7 +51,7 @@ impl Recorder {
         self.entries.push(entry);
     }
 
-    /// What was seen after the last step, where the other side saw something else.
+    /// Adds what was seen after the last step, if the other side saw something else.
     fn look(&mut self, difference: &Difference) {
         let Difference { model, real, .. } = difference;
         for (slot, result, after) in model.seen.iter().filter(|seen| !real.seen.contains(seen)) {

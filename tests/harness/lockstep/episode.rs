@@ -1,4 +1,4 @@
-//! An episode: both sides from nothing to nothing.
+//! An episode: both sides from an empty state to an empty state.
 
 use super::generate::{self, Plan};
 use super::side::{Machine, Outcome, Side, fresh_model};
@@ -10,13 +10,13 @@ use spapr_iommu::model::{Model, Preset};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Makes both sides anew.
+/// Creates both sides anew.
 pub struct Pair<'a, M> {
     pub model: Preset,
     pub real: &'a dyn Fn() -> Result<Side<M>, String>,
 }
 
-/// A step that came to something else on the other side.
+/// A step with a different result on the other side.
 #[derive(Clone, Debug)]
 pub struct Difference {
     pub step: Step,
@@ -35,27 +35,28 @@ impl fmt::Display for Difference {
 #[derive(Clone, Debug)]
 pub enum Failure {
     Difference(Box<Difference>),
-    /// The walk did what it must not, or the model does not balance: a mistake in this program or in the model.
+    /// The walk did what it must not, or the model does not balance: a bug in this program or in
+    /// the model.
     Harness(String),
 }
 
-/// Steps of a kind.
+/// Counts of a kind of step.
 #[derive(Debug, Default)]
 pub struct Kind {
-    /// How many ended well.
+    /// Number that succeeded.
     pub well: u64,
-    /// How many ended with an error or a positive result.
+    /// Number that ended with an error or a positive result.
     pub otherwise: u64,
-    /// How long they took on the real side.
+    /// Time they took on the real side.
     pub took: Duration,
 }
 
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Steps both sides did.
+    /// Number of steps both sides did.
     pub steps: u64,
     pub transfers: u64,
-    /// Time in looking round on the real side, and in the model with its trials.
+    /// Time for inspecting the real side, and in the model with its trials.
     pub looking: Duration,
     pub model: Duration,
     pub kinds: BTreeMap<&'static str, Kind>,
@@ -66,9 +67,9 @@ pub struct Tally {
 pub struct Episode<M> {
     model: Side<Model>,
     real: Side<M>,
-    /// What was done so far.
+    /// Steps done so far.
     pub done: Vec<Step>,
-    /// Print each step before it is done.
+    /// Whether to print each step before it is done.
     pub trace: bool,
 }
 
@@ -77,7 +78,7 @@ impl<M: Machine> Episode<M> {
         Ok(Self { model: fresh_model(pair.model)?, real: (pair.real)()?, done: Vec::new(), trace: false })
     }
 
-    /// A random one of about `length` steps.
+    /// Runs a random episode of about `length` steps.
     pub fn walk(&mut self, rng: &mut Rng, plan: &Plan, length: usize, tally: &mut Tally) -> Result<(), Failure> {
         for step in generate::prologue(rng, &self.model, plan) {
             self.step(&step, plan.patient, tally)?;
@@ -95,7 +96,7 @@ impl<M: Machine> Episode<M> {
         self.end(tally)
     }
 
-    /// A given one.
+    /// Runs the given steps.
     pub fn replay(&mut self, steps: &[Step]) -> Result<(), Failure> {
         let tally = &mut Tally::default();
         for step in steps {
@@ -104,7 +105,7 @@ impl<M: Machine> Episode<M> {
         self.end(tally)
     }
 
-    /// What it came to; `None` when it was left out.
+    /// Runs a step and returns its result; `None` if it was left out.
     fn step(&mut self, step: &Step, patient: bool, tally: &mut Tally) -> Result<Option<Outcome>, Failure> {
         let began = Instant::now();
         let refusal = guard::refusal(&self.model, step, patient);
@@ -145,7 +146,7 @@ impl<M: Machine> Episode<M> {
         Err(Failure::Difference(Box::new(Difference { step: *step, model, real })))
     }
 
-    /// Closes everything: nothing may be left.
+    /// Closes everything and checks that nothing is left.
     fn end(&mut self, tally: &mut Tally) -> Result<(), Failure> {
         let steps = guard::wind_down(&self.model).ok_or_else(|| Failure::Harness("there is no way back".into()))?;
         for step in &steps {
@@ -158,7 +159,7 @@ impl<M: Machine> Episode<M> {
     }
 }
 
-/// The kind of a step.
+/// Returns the kind of a step.
 fn name(step: &Step) -> &'static str {
     match step {
         Step::Call { call, .. } => call.name(),

@@ -1,5 +1,6 @@
-//! A MAP that fails part way clears what it had replaced until then. No call tells, so a device looks there: between other
-//! steps a transfer through just such a place is rare.
+//! Looks for what a failed MAP left: a MAP that fails partway clears what it had replaced until
+//! then. No call reports that, so a device looks there; by chance, a transfer through exactly such
+//! a place is rare.
 
 use super::generate::place;
 use super::side::{Side, groups};
@@ -10,10 +11,10 @@ use spapr_iommu::host::Call;
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 
-/// What an `edu` device moves at once; as much is looked at.
+/// Bytes an `edu` device moves at once; as many are checked.
 const PIECE: u64 = 4096;
 
-/// A piece of what is mapped that a MAP comes over, with all before it.
+/// A piece of a mapping that a MAP replaces, with everything before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Covered {
     container: Slot,
@@ -22,7 +23,7 @@ pub struct Covered {
     user: UserAddr,
 }
 
-/// The first of what is mapped that a step would replace, if its MAP gets that far.
+/// Returns the first mapping that a step would replace, if its MAP gets that far.
 pub fn covered(model: &Side<Model>, step: &Step) -> Option<Covered> {
     let Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, offset } } = step else { return None };
     let range = IovaRange::new(Iova(args.iova), args.size).ok()?;
@@ -39,7 +40,7 @@ pub fn covered(model: &Side<Model>, step: &Step) -> Option<Covered> {
     (registered && at.0.is_multiple_of(PIECE)).then_some(Covered { container: *file, range, at, user })
 }
 
-/// Once the MAP failed: a device reads there, and writes where it can be seen.
+/// After the MAP failed, makes a device read there, and write where it can be seen.
 pub fn look(rng: &mut Rng, model: &Side<Model>, covered: &Covered) -> Option<[Step; 2]> {
     let fd = model.fd(covered.container)?;
     let (groups, inside) = (groups(&model.host).ok()?, model.host.groups_in(fd));
@@ -53,7 +54,7 @@ pub fn look(rng: &mut Rng, model: &Side<Model>, covered: &Covered) -> Option<[St
     let seen = entries
         .filter(|entry| entry.permission != Permission::Read && entry.iova.intersection(&covered.range).is_none());
     let to = rng.choice(seen.collect::<Vec<_>>())?.iova.start().0;
-    // What was there must differ from the nothing that is read now.
+    // The old contents must differ from the zeros that are read now.
     let Where::Memory { slot, offset } = place(model, covered.user)? else { return None };
     let part = Part { slot, offset: offset.try_into().ok()?, len: PIECE };
     Some([Step::Fill(part, rng.u8(1..)), Step::Dma { device, from: covered.at.0, to, len: PIECE }])

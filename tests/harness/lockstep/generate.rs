@@ -1,4 +1,5 @@
-//! The next step of an episode, made with an eye on the model: what is open, mapped and registered there.
+//! Generates the next step of an episode from the model's state: what is open, mapped and
+//! registered there.
 
 use super::numbers::{self, argsz, chance, flags};
 use super::side::Side;
@@ -10,22 +11,22 @@ use spapr_iommu::host::{Call, Host};
 use spapr_iommu::model::{Model, TableView};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 
-/// What an episode is about.
+/// The scope of an episode.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Page sizes of hugetlb that both sides have.
     pub huge: Vec<PageShift>,
-    /// Device files are opened, and devices do DMA: slow.
+    /// Whether device files are opened and devices do DMA: slow.
     pub devices: bool,
-    /// Default windows are made: slow to clear.
+    /// Whether default windows are created: slow to clear.
     pub patient: bool,
 }
 
-/// What an `edu` device moves at once.
+/// Bytes an `edu` device moves at once.
 const BUFFER_SIZE: u64 = 4096;
-/// Tables up to this are cleared as a whole often.
+/// Tables up to this size are often cleared as a whole.
 const FEW_ENTRIES: u64 = 1 << 13;
-/// Most bytes to fill at once.
+/// Largest number of bytes to fill at once.
 const MOST_FILLED: u64 = 1 << 18;
 
 fn call(file: Slot, call: Call, user: Where) -> Step {
@@ -34,7 +35,7 @@ fn call(file: Slot, call: Call, user: Where) -> Step {
 
 const NOWHERE: Where = Where::Fixed(0);
 
-/// How an episode begins: memory, and most of the time containers that are ready.
+/// Generates the beginning of an episode: memory, and usually containers that are ready.
 pub fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<Step> {
     let page = model.host.page_shift();
     let mut steps: Vec<Step> = (0..rng.usize(2..5))
@@ -57,7 +58,7 @@ pub fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<Step> {
         if chance(rng, 8) {
             continue;
         }
-        // Groups that share a container share its tables, and what devices see when one leaves.
+        // Groups in one container share its tables, and what devices see when one leaves.
         let container = if chance(rng, if plan.devices { 50 } else { 80 }) { n } else { 0 };
         let kind = if plan.patient { kind(rng) } else { spapr::TCE_V2_IOMMU };
         let v2 = kind == spapr::TCE_V2_IOMMU;
@@ -83,7 +84,7 @@ fn remove(container: usize, start_addr: u64) -> Step {
     call(Slot::Container(container), Call::TceRemove(args), NOWHERE)
 }
 
-/// The next step.
+/// Generates the next step.
 pub fn next(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     if chance(rng, 50) && ready(model).is_empty() {
         return towards_ready(rng, model);
@@ -91,7 +92,7 @@ pub fn next(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Step {
     if plan.devices && chance(rng, 5) {
         return device_step(rng, model);
     }
-    // A group that changes hands has its tables cleared and made anew, which takes a second.
+    // A group that changes owners has its tables cleared and recreated, which takes a second.
     match rng.u32(0..200) {
         0..186 => container_step(rng, model),
         186..188 => file_step(rng, model, plan),
@@ -106,7 +107,7 @@ fn open_of(rng: &mut Rng, model: &Side<Model>, all: impl Iterator<Item = Slot>) 
     rng.choice(open)
 }
 
-/// Containers that are open and have a driver.
+/// Returns the containers that are open and have a driver.
 fn ready(model: &Side<Model>) -> Vec<Slot> {
     let answers = |slot: &Slot| {
         let info = spapr::TceInfo { argsz: 16, ..Default::default() };
@@ -115,7 +116,7 @@ fn ready(model: &Side<Model>) -> Vec<Slot> {
     (0..CONTAINERS).map(Slot::Container).filter(answers).collect()
 }
 
-/// A step on the way to a container with a group and a driver.
+/// Generates a step towards a container with a group and a driver.
 fn towards_ready(rng: &mut Rng, model: &Side<Model>) -> Step {
     let closed = (0..CONTAINERS + GROUPS).map(slot).find(|slot| model.fd(*slot).is_none());
     let container = rng.usize(0..CONTAINERS);
@@ -150,7 +151,7 @@ fn container_call(rng: &mut Rng, model: &Side<Model>, tables: &[TableView]) -> (
     if model.host.regions().is_empty() && chance(rng, 40) {
         return register(rng, model, true);
     }
-    // Where much is registered already, registering more fails for its overlaps.
+    // When much is already registered, registering more fails because of overlaps.
     let more = if model.host.regions().len() > 3 { 6 } else { 16 };
     match rng.u32(0..100) {
         n if n < more => register(rng, model, true),
@@ -178,19 +179,19 @@ fn register(rng: &mut Rng, model: &Side<Model>, register: bool) -> (Call, Where)
     (if register { Call::RegisterMemory(args) } else { Call::UnregisterMemory(args) }, user)
 }
 
-/// An address by its memory.
+/// Returns an address relative to its memory.
 pub fn place(model: &Side<Model>, at: UserAddr) -> Option<Where> {
     let slot = model.memory.iter().position(|memory| memory.contains(at))?;
     Some(Where::Memory { slot, offset: (at.0 - model.memory[slot].start().0) as i64 })
 }
 
-/// A part of a region in units of `unit` bytes.
+/// Generates a part of a region in units of `unit` bytes.
 fn registered(rng: &mut Rng, model: &Side<Model>, unit: u64) -> Option<(Where, u64)> {
     let region = rng.choice(model.host.regions())?;
     let units = region.range.len() / unit;
     let first = rng.u64(0..units.max(1));
     let rest = units.max(1) - first;
-    // One beyond the region: what was mapped until then has to go again.
+    // One past the region: what was mapped until then must be undone.
     let len = if chance(rng, 8) { rest + 1 } else { rng.u64(1..=rest.min(40)) } * unit;
     Some((place(model, UserAddr(region.range.start().0 + first * unit))?, len))
 }
@@ -214,7 +215,7 @@ fn map(rng: &mut Rng, model: &Side<Model>, tables: &[TableView]) -> (Call, Where
 fn unmap(rng: &mut Rng, tables: &[TableView]) -> vfio::DmaUnmap {
     let argsz = argsz(rng, 24);
     let flags = flags(rng);
-    // What is mapped, or a stretch anywhere.
+    // A mapping, or a stretch anywhere.
     if let Some(table) = rng.choice(tables) {
         // All of a window, entry by entry.
         let entries = table.range.len() >> table.page.get();
@@ -276,7 +277,7 @@ fn eeh_op(rng: &mut Rng) -> eeh::PeOp {
     eeh::PeOp { argsz: argsz(rng, 40), flags: flags(rng), op, err }
 }
 
-/// A call of no particular kind of file, and queries.
+/// Generates calls that belong to no particular kind of file, and queries.
 fn any_call(rng: &mut Rng) -> Call {
     match rng.u32(0..14) {
         0 => Call::GetApiVersion,
@@ -331,7 +332,7 @@ fn group_step(rng: &mut Rng, model: &Side<Model>) -> Step {
         6 => Call::GroupUnsetContainer,
         _ => any_call(rng),
     };
-    // A container whose groups changed wants its driver.
+    // A container whose groups changed needs its driver.
     if chance(rng, 30) {
         return call(Slot::Container(rng.usize(0..CONTAINERS)), Call::SetIommu(kind(rng)), NOWHERE);
     }
@@ -350,7 +351,7 @@ fn memory_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     }
 }
 
-/// Devices: opened, asked, made to do DMA.
+/// Generates device steps: opening, querying, DMA.
 fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     let Some(device) = open_of(rng, model, (0..DEVICES).map(device)) else {
         return Step::Open(device(rng.usize(0..DEVICES)));
@@ -358,7 +359,7 @@ fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
     match rng.u32(0..12) {
         0 => call(device, any_call(rng), NOWHERE),
         1 => call(device, device_call(rng), NOWHERE),
-        // Whose group stays looks on while the other one leaves.
+        // The group that stays is observed while the other one leaves.
         2 => call(Slot::Group(other_group(device)), Call::GroupUnsetContainer, NOWHERE),
         3..5 => match numbers::part(rng, model) {
             Some(part) if part.len <= MOST_FILLED => Step::Fill(part, rng.u8(1..)),

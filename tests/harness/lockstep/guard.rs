@@ -1,4 +1,5 @@
-//! What is left out of the random walk: steps that would crash the machine, poison or lose something, or take too long.
+//! Leaves steps out of the random walk that would crash the machine, poison or lose something, or
+//! take too long.
 
 use super::side::Side;
 use super::slots::{FILES, Slot, Step, Where, slot};
@@ -7,18 +8,20 @@ use spapr_iommu::host::{Call, Host, Platform};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::{eeh, spapr};
 
-/// Most entries of a table that is cleared one by one.
+/// Largest number of entries in a table that is cleared one by one.
 const MOST_ENTRIES: u64 = 1 << 13;
-/// Most pages to unmap at once.
+/// Largest number of pages to unmap at once.
 const MOST_UNMAPPED: u64 = 1 << 20;
-/// Most entries of a table of several levels, whose absent leaves are skipped.
+/// Largest number of entries in a table of several levels, whose absent leaves are skipped.
 const MOST_SPARSE: u64 = 1 << 26;
-/// Most bytes of memory to register: the kernel makes an array for them before it looks.
+/// Largest number of bytes of memory to register: the kernel allocates an array for them before it
+/// checks them.
 const MOST_BYTES: u64 = 1 << 30;
 /// Sizes from here on get no such array.
 const ABSURD: u64 = 1 << 56;
 
-/// Why a step is left out, if it is. `patient`: even default windows may be made, which have a quarter of a million entries.
+/// Returns why a step is left out, if it is. With `patient` even default windows may be created,
+/// which have a quarter of a million entries.
 pub fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String> {
     if let Some(why) = rule(model, step) {
         return Some(why.into());
@@ -38,7 +41,7 @@ pub fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String
         return Some("Slow".into());
     }
     match step {
-        // A container that is closed can no longer be told to remove its windows.
+        // A closed container can no longer be told to remove its windows.
         Step::Open(Slot::Container(_)) | Step::Close(Slot::Container(_)) if wind_down(&fork).is_none() => {
             Some("NoWayBack".into())
         }
@@ -52,15 +55,15 @@ pub fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String
     }
 }
 
-/// Rules that need no trial.
+/// Rules that need no trial run.
 fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
     match step {
         Step::Call { file: Slot::Device(_), call, .. } if means_another(call) => Some("OtherNumber"),
-        // The host's own table of files answers, not the kernel.
+        // The host's own file table answers, not the kernel.
         Step::Call { call: Call::GroupSetContainer(fd), .. } => {
             model.fd(Slot::from(*fd)).is_none().then_some("NotOpen")
         }
-        // PHB3 arms errors of DMA once there is a window: they hit what comes later.
+        // PHB3 arms DMA errors once there is a window, and they hit later steps.
         Step::Call { call: Call::EehPeOp(args), .. } if args.op == eeh::op::INJECT_ERR => {
             (12..20).contains(&args.err.func).then_some("ErrorOfDma")
         }
@@ -72,7 +75,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
             let pages = model.host.tables(fd).iter().map(|table| table.page).min().unwrap_or(PageShift::P4K);
             (args.size >> pages.get() > MOST_UNMAPPED).then_some("Slow")
         }
-        // Of hugetlb, an address is aligned alike on both sides to its own page only.
+        // An address in hugetlb memory is aligned alike on both sides only to its own page.
         Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, .. } } => {
             let tables = model.host.tables(model.fd(*file)?);
             let table = tables.iter().find(|table| table.range.contains(Iova(args.iova)))?;
@@ -94,7 +97,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
             };
             (!model.memory.iter().all(|range| whole(*range))).then_some("HoleFilled")
         }
-        // How far a fill gets that fails is not the kernel's affair.
+        // How far a failing fill gets does not depend on the kernel.
         Step::Free(part) | Step::Protect(part, _) | Step::Fill(part, _) => {
             let range = model.range(part)?;
             let mut found = model.host.backing(range).unwrap_or_default();
@@ -106,7 +109,7 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
     }
 }
 
-/// Calls of containers whose numbers are those of other calls on a device.
+/// Returns whether the call's number means another call on a device.
 fn means_another(call: &Call) -> bool {
     matches!(
         call,
@@ -123,7 +126,7 @@ fn means_another(call: &Call) -> bool {
     )
 }
 
-/// Steps that never are a violation.
+/// Returns whether a step can never be a violation.
 fn harmless(step: &Step) -> bool {
     match step {
         Step::Allocate { .. }
@@ -149,14 +152,14 @@ fn harmless(step: &Step) -> bool {
     }
 }
 
-/// Windows of that many entries at least.
+/// Counts windows of at least that many entries.
 fn count_windows(side: &Side<Model>, entries: u64) -> usize {
     let containers = side.host.containers();
     let tables = containers.iter().flat_map(|fd| side.host.tables(*fd));
     tables.filter(|table| table.range.len() >> table.page.get() >= entries).count()
 }
 
-/// The steps that close everything without losing anything; `None` when there are none.
+/// Returns the steps that close everything without losing anything; `None` if there are none.
 pub fn wind_down(model: &Side<Model>) -> Option<Vec<Step>> {
     let mut fork = model.fork();
     let mut steps = Vec::new();

@@ -1,4 +1,5 @@
-//! Two hosts driven in lockstep: the same random steps on both, and everything that can be seen compared after each.
+//! Drives two hosts in lockstep: the same random steps on both, with everything visible compared
+//! after each.
 
 pub mod document;
 pub mod episode;

@@ -1,4 +1,4 @@
-//! Numbers that are valid, at a border, or hostile.
+//! Numbers that are valid, at a boundary, or hostile.
 
 use super::side::Side;
 use super::slots::{Part, Where};
@@ -6,12 +6,12 @@ use fastrand::Rng;
 use spapr_iommu::host::Host;
 use spapr_iommu::model::{Model, TableView};
 
-/// Where neither side has memory.
+/// An address where neither side has memory.
 const HOLE: u64 = 1 << 42;
-/// The second window of powernv, and the dynamic one of pseries.
+/// Start of powernv's second window, and of pseries' dynamic one.
 pub const HIGH: u64 = 1 << 59;
 
-/// True in `percent` of all cases.
+/// Returns true in `percent` of all cases.
 pub fn chance(rng: &mut Rng, percent: u32) -> bool {
     rng.u32(0..100) < percent
 }
@@ -32,7 +32,7 @@ pub fn flags(rng: &mut Rng) -> u32 {
     }
 }
 
-/// A bit more or less, and nothing most of the time.
+/// Generates a small offset, usually 0.
 fn off_by(rng: &mut Rng) -> u64 {
     match rng.u32(0..30) {
         0 => 1,
@@ -45,7 +45,7 @@ fn off_by(rng: &mut Rng) -> u64 {
     }
 }
 
-/// Any number at all, near a power of two.
+/// Generates any number, near a power of two.
 pub fn wild(rng: &mut Rng) -> u64 {
     match rng.u32(0..6) {
         0 => 0,
@@ -56,11 +56,11 @@ pub fn wild(rng: &mut Rng) -> u64 {
     }
 }
 
-/// A part of some memory in units of `unit` bytes, and now and then not quite.
+/// Generates a part of some memory in units of `unit` bytes, occasionally slightly off.
 pub fn user(rng: &mut Rng, side: &Side<Model>, unit: u64) -> (Where, u64) {
     if side.memory.is_empty() || chance(rng, 8) {
         let at = if chance(rng, 70) { HOLE + (rng.u64(0..4) << 16) } else { wild(rng) };
-        // What is given out as memory is not wild.
+        // Addresses that can be allocated as memory are not wild.
         let at = if (1 << 43..1 << 52).contains(&at) { HOLE } else { at };
         return (Where::Fixed(at), size(rng, unit, 8));
     }
@@ -69,7 +69,7 @@ pub fn user(rng: &mut Rng, side: &Side<Model>, unit: u64) -> (Where, u64) {
     let first = rng.u64(0..units);
     let offset = (first * unit).wrapping_add(off_by(rng)) as i64;
     let len = match rng.u32(0..10) {
-        // To the end, and one beyond.
+        // To the end, and one past it.
         0 | 1 => (units - first) * unit,
         2 => (units - first + 1) * unit,
         3 => size(rng, unit, 8),
@@ -78,7 +78,7 @@ pub fn user(rng: &mut Rng, side: &Side<Model>, unit: u64) -> (Where, u64) {
     (Where::Memory { slot, offset }, len)
 }
 
-/// All of some memory, or a half: what is registered most.
+/// Generates all of some memory, or half: what is registered most.
 pub fn whole(rng: &mut Rng, side: &Side<Model>) -> (Where, u64) {
     let slot = rng.usize(0..side.memory.len());
     let (len, page) = (side.memory[slot].len(), side.host.page_shift().bytes());
@@ -100,7 +100,7 @@ pub fn size(rng: &mut Rng, unit: u64, most: u64) -> u64 {
     }
 }
 
-/// A part of some memory in whole pages.
+/// Generates a part of some memory in whole pages.
 pub fn part(rng: &mut Rng, side: &Side<Model>) -> Option<Part> {
     let slot = rng.usize(0..side.memory.len().max(1));
     let range = side.memory.get(slot)?;
@@ -111,7 +111,7 @@ pub fn part(rng: &mut Rng, side: &Side<Model>) -> Option<Part> {
     Some(Part { slot, offset: first * page, len })
 }
 
-/// A bus address, mostly in a window: its beginning, its end, one beyond.
+/// Generates a bus address, usually in a window: its start, its end, one past it.
 pub fn iova(rng: &mut Rng, tables: &[TableView]) -> u64 {
     if tables.is_empty() || chance(rng, 5) {
         return match rng.u32(0..4) {

@@ -1,4 +1,4 @@
-//! Episode after episode, until enough steps were compared or something differs.
+//! Runs episodes until enough steps were compared or something differs.
 
 use super::document::document;
 use super::episode::{Episode, Failure, Pair, Tally};
@@ -9,25 +9,25 @@ use fastrand::Rng;
 use spapr_iommu::addr::PageShift;
 use std::time::{Duration, Instant};
 
-/// One episode in that many may make default windows.
+/// One episode in this many may create default windows.
 const PATIENT_EVERY: u64 = 8;
 
-/// How much to do.
+/// Amount of work.
 #[derive(Clone, Debug)]
 pub struct Amount {
     pub seed: u64,
-    /// The first episode.
+    /// Number of the first episode.
     pub from: u64,
-    /// Steps to compare.
+    /// Number of steps to compare.
     pub ops: u64,
-    /// Steps of an episode.
+    /// Number of steps in an episode.
     pub length: usize,
-    /// One episode in that many opens devices and does DMA; 0 for none.
+    /// One episode in this many opens devices and does DMA; 0 for none.
     pub dma_every: u64,
     pub huge: Vec<PageShift>,
-    /// Print each step before it is done.
+    /// Whether to print each step before it is done.
     pub trace: bool,
-    /// Look for the shortest sequence that differs.
+    /// Whether to search for the shortest sequence that differs.
     pub shrink: bool,
 }
 
@@ -40,7 +40,7 @@ pub struct Summary {
     pub took: Duration,
 }
 
-/// Runs; tells `progress` after each episode.
+/// Runs the episodes; reports `progress` after each one.
 pub fn run<M: Machine>(
     pair: &Pair<'_, M>,
     amount: &Amount,
@@ -53,7 +53,7 @@ pub fn run<M: Machine>(
         let devices = amount.dma_every != 0 && number % amount.dma_every == amount.dma_every - 1;
         let patient = number.is_multiple_of(PATIENT_EVERY);
         let plan = Plan { huge: amount.huge.clone(), devices, patient };
-        // Each episode is a function of the seed and its number alone.
+        // Each episode depends on the seed and its number alone.
         let mut rng = Rng::with_seed(amount.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let mut episode = Episode::new(pair)?;
         episode.trace = amount.trace;

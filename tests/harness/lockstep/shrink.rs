@@ -1,4 +1,4 @@
-//! The shortest sequence that still differs.
+//! Finds the shortest sequence that still differs.
 
 use super::episode::{Difference, Episode, Failure, Pair};
 use super::side::Machine;
@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Steps that were done, and what the last of them came to.
+/// Steps that were done, and the result of the last one.
 pub type Differing = (Vec<Step>, Difference);
 
-/// Takes steps out, large pieces first, as long as the two sides still differ. What differs may change on the way.
+/// Removes steps, large pieces first, as long as the two sides still differ. The difference may
+/// change on the way.
 pub fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Option<Differing> {
     let began = Instant::now();
     let mut found = differs(pair, &steps)?;

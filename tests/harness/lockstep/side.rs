@@ -1,4 +1,4 @@
-//! One side: a host with its files and memory by slot, and what can be seen of it.
+//! One side: a host with its files and memory by slot, and its visible state.
 
 use super::slots::{Slot, Step};
 use core::hash::{Hash, Hasher};
@@ -10,12 +10,12 @@ use spapr_iommu::uapi::{spapr, vfio};
 use spapr_iommu_cli::scenario::bare::{Done, Process};
 use std::hash::DefaultHasher;
 
-/// Larger pieces of memory are only looked at by devices.
+/// Larger pieces of memory are only accessed by devices.
 const MOST_READ: u64 = 4 << 20;
 
 /// A kernel with memory.
 pub trait Machine: Host + Memory {
-    /// Bytes of this process that are locked.
+    /// Returns the locked bytes of this process.
     fn locked(&self) -> u64 {
         self.memlock().map_or(u64::MAX, |memlock| memlock.locked)
     }
@@ -26,7 +26,7 @@ impl Machine for Model {}
 pub struct Side<M> {
     pub host: M,
     process: Process,
-    /// Bytes that were locked before anything was done.
+    /// Bytes that were locked at the beginning.
     locked: u64,
 }
 
@@ -38,15 +38,15 @@ impl<M> Deref for Side<M> {
     }
 }
 
-/// What a step came to, and what is to be seen afterwards.
+/// The result of a step, and the visible state afterwards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     pub result: Result<i32, Errno>,
-    /// The call's structure with what the kernel wrote back.
+    /// The call's structure with the kernel's answer.
     pub call: Option<Call>,
-    /// Bytes locked since the start.
+    /// Bytes locked since the beginning.
     pub locked: i128,
-    /// GET_INFO of each container and GET_STATUS of each group that is open.
+    /// GET_INFO of each open container and GET_STATUS of each open group.
     pub seen: Vec<(Slot, Result<i32, Errno>, Call)>,
     /// A hash of each piece of memory that is not too large, after DMA.
     pub contents: Vec<u64>,
@@ -58,13 +58,13 @@ impl<M: Machine> Side<M> {
         Self { host, process: Process::new(groups), locked }
     }
 
-    /// Does a step and looks round.
+    /// Runs a step and inspects the state.
     pub fn apply(&mut self, step: &Step) -> Outcome {
         let done = self.run(step);
         self.outcome(step, done)
     }
 
-    /// What a step that was done came to, and a look round.
+    /// Returns the result of a completed step, with the visible state.
     pub fn outcome(&self, step: &Step, (result, call): Done) -> Outcome {
         let contents = match step {
             Step::Dma { .. } => self.small_memory().map(|(_, range)| contents(&self.host, range)).collect(),
@@ -73,12 +73,12 @@ impl<M: Machine> Side<M> {
         Outcome { result, call, locked: self.locked(), seen: self.look(), contents }
     }
 
-    /// Memory that is looked at after DMA.
+    /// Returns the memory that is checked after DMA.
     pub fn small_memory(&self) -> impl Iterator<Item = (usize, UserRange)> {
         self.memory.iter().copied().enumerate().filter(|(_, range)| range.len() <= MOST_READ)
     }
 
-    /// Does a step; the second is what the call's structure holds afterwards.
+    /// Runs a step; the second value is the call's structure afterwards.
     pub fn run(&mut self, step: &Step) -> Done {
         self.process.run(&self.host, &self.host, step)
     }
@@ -103,13 +103,13 @@ impl<M: Machine> Side<M> {
 }
 
 impl Side<Model> {
-    /// Another one in the same state.
+    /// Creates another side in the same state.
     pub fn fork(&self) -> Self {
         Self { host: self.host.fork(), process: self.process.clone(), locked: self.locked }
     }
 }
 
-/// Two groups with vfio-pci, at least.
+/// Returns at least two groups with vfio-pci.
 pub fn groups(host: &impl Host) -> Result<Vec<GroupFacts>, String> {
     let groups = crate::groups::groups(host);
     if groups.len() < 2 {
@@ -125,7 +125,7 @@ pub fn fresh_model(preset: Preset) -> Result<Side<Model>, String> {
     Ok(Side::new(model, groups))
 }
 
-/// Another one, whose files have other numbers and whose memory has other addresses.
+/// Creates another model, whose files have other numbers and whose memory has other addresses.
 pub fn shifted_model(preset: Preset) -> Result<Side<Model>, String> {
     let side = fresh_model(preset)?;
     side.host.allocate(5 << 20, side.host.page_shift()).map_err(|errno| errno.to_string())?;
@@ -134,7 +134,7 @@ pub fn shifted_model(preset: Preset) -> Result<Side<Model>, String> {
     Ok(side)
 }
 
-/// A hash of memory, page by page, with what cannot be read.
+/// Returns a hash of memory, page by page, including what cannot be read.
 fn contents(memory: &impl Memory, range: UserRange) -> u64 {
     const PIECE: u64 = 64 << 10;
     let mut hash = DefaultHasher::new();
@@ -157,7 +157,7 @@ fn contents(memory: &impl Memory, range: UserRange) -> u64 {
 }
 
 impl Outcome {
-    /// The result, and what of the rest is not as in `other`.
+    /// Formats the result, and the parts of the rest that differ from `other`.
     pub fn beside(&self, other: &Self) -> String {
         let mut text = match self.result {
             Ok(value) => format!("{value}"),

@@ -8,7 +8,8 @@ pub const GROUPS: usize = 2;
 pub const DEVICES: usize = 4;
 pub const FILES: usize = CONTAINERS + GROUPS + DEVICES;
 
-/// The first two are files of one device, the third is another group's, the fourth has a name that does not exist.
+/// The first two are files of one device, the third is another group's, the fourth has a name that
+/// does not exist.
 const DEVICE_FILES: [DeviceFile; DEVICES] = [
     DeviceFile { group: 0, which: Which::First },
     DeviceFile { group: 0, which: Which::Again },
@@ -16,12 +17,12 @@ const DEVICE_FILES: [DeviceFile; DEVICES] = [
     DeviceFile { group: 0, which: Which::Absent },
 ];
 
-/// The n-th device file.
+/// Returns the n-th device file.
 pub fn device(n: usize) -> Slot {
     Slot::Device(DEVICE_FILES[n])
 }
 
-/// The n-th file.
+/// Returns the n-th file.
 pub fn slot(index: usize) -> Slot {
     match index {
         n if n < CONTAINERS => Slot::Container(n),

@@ -1,4 +1,4 @@
-//! Carries steps out, alone or from several threads.
+//! Runs steps, alone or from several threads.
 
 use super::number::{Bus, Bytes, Place};
 use super::setup::{End, Setup};
@@ -15,18 +15,18 @@ use spapr_iommu::window::{Plan, Window, WindowRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What was last written into a page, different each time.
+/// The value last written to a page, different each time.
 static MARKS: AtomicU64 = AtomicU64::new(1);
 
 pub const SPACES: usize = 3;
 pub const GROUPS: u32 = 4;
 
-/// What all threads share.
+/// State shared by all threads.
 pub struct Ground {
     pub model: Arc<Model>,
     pub registry: Registry,
     spaces: Vec<RwLock<AddressSpace>>,
-    /// Two memories of ordinary pages, side by side, and one of huge pages where the machine has them.
+    /// Two memories of ordinary pages, side by side, and one of huge pages if the machine has them.
     pub blocks: Vec<UserRange>,
     pub setup: Setup,
 }
@@ -39,20 +39,20 @@ pub struct Handle {
     _region: DeviceRegion,
 }
 
-/// What one thread holds.
+/// The handles one thread holds.
 #[derive(Default)]
 pub struct Hands {
     leases: Vec<Lease>,
     devices: Vec<Handle>,
 }
 
-/// What came of a step.
+/// The result of a step.
 pub enum Outcome {
     Attached(Result<(), AttachError>),
     Detached(Result<(), AttachError>),
     Renewed,
     Registered(Vec<UserRange>, Result<(), RegisterError>),
-    /// Which of the leases; where it is mapped, if that was refused.
+    /// Number of the lease; where it is mapped, if that was the reason for a refusal.
     Released(usize, Result<(), Vec<IovaRange>>),
     Dropped(usize),
     Mapped(Vec<MapRequest>, Result<(), MapError>),
@@ -101,7 +101,7 @@ impl Ground {
         self.spaces[space].read().clone()
     }
 
-    /// Bytes that are mapped in all spaces.
+    /// Returns the bytes mapped in all spaces.
     pub fn mapped(&self) -> u64 {
         (0..SPACES).map(|space| self.space(space).mapped().1).sum()
     }
@@ -119,7 +119,7 @@ impl Ground {
         UserRange::new(self.address(place), len).ok()
     }
 
-    /// Writes something else into each page, if the memory is there and can be written.
+    /// Writes a new value to each page, if the memory exists and is writable.
     pub fn mark(&self, range: UserRange) {
         for page in range.chunks(super::number::PAGE).take(64) {
             let mark = MARKS.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
@@ -127,7 +127,7 @@ impl Ground {
         }
     }
 
-    /// All is given up, and nothing is left.
+    /// Releases everything and checks that nothing is left.
     pub fn end(self, hands: Hands, end: End) {
         let Self { model, registry, spaces, .. } = self;
         let Hands { mut leases, devices } = hands;
@@ -171,14 +171,14 @@ fn range(Bus(start): Bus, Bytes(len): Bytes) -> Option<IovaRange> {
 }
 
 impl Hands {
-    /// Both hands' things in one.
+    /// Joins the handles of two threads.
     pub fn with(mut self, other: Self) -> Self {
         self.leases.extend(other.leases);
         self.devices.extend(other.devices);
         self
     }
 
-    /// Carries a step out. Steps about nothing at all come to nothing.
+    /// Runs a step. A step that refers to nothing has no result.
     pub fn act(&mut self, ground: &Ground, step: &Step) -> Outcome {
         self.try_act(ground, step).unwrap_or(Outcome::Nothing)
     }
@@ -259,7 +259,7 @@ impl Hands {
             }
             Step::Protect { at, len, protection } => {
                 let range = ground.part(*at, *len)?;
-                // What is registered stays as it is.
+                // Registered memory stays as it is.
                 let _ = ground.model.protect(range, *protection);
                 Outcome::Nothing
             }
@@ -267,7 +267,7 @@ impl Hands {
     }
 }
 
-/// The memories are small; what is larger is not worth the time to fill it.
+/// The memories are small; larger ranges are not worth the time to fill.
 fn is_small(range: &UserRange) -> bool {
     range.len() <= 4 << PageShift::P16M.get()
 }

@@ -1,4 +1,4 @@
-//! The twin: what is leased, attached and mapped, and what must have come of each step.
+//! The twin: what is leased, attached and mapped, and the expected result of each step.
 
 use super::act::{GROUPS, Ground, Outcome, SPACES};
 use super::runs::{Run, Runs};
@@ -9,32 +9,33 @@ use spapr_iommu::space::{MapRequest, Overlap};
 use spapr_iommu::window::Step as Planned;
 use std::collections::BTreeMap;
 
-/// A space as it should be.
+/// The expected state of a space.
 #[derive(Default)]
 pub struct Space {
     pub runs: Runs,
-    /// Groups, and their devices that are open.
+    /// Groups, with the number of their open devices.
     pub groups: BTreeMap<u32, u32>,
 }
 
 pub struct Twin {
     pub spaces: Vec<Space>,
     pub leases: Vec<UserRange>,
-    /// Nobody changed any memory, and locked memory is not limited: what is right works.
+    /// Whether no memory was changed and locked memory is not limited: then valid requests must
+    /// work.
     intact: bool,
     /// Memory that was changed while it was leased, which the user must not do.
     pub breached: Vec<UserRange>,
 }
 
 impl Twin {
-    /// Nothing is attached; or, where that is so, what the setup wants.
+    /// Creates a twin with nothing attached, or with what the setup requires.
     pub fn new(ground: &Ground) -> Self {
         let spaces = (0..SPACES).map(|_| Space::default()).collect();
         let intact = ground.setup.memlock.is_none();
         Self { spaces, leases: Vec::new(), intact, breached: Vec::new() }
     }
 
-    /// Whether leases cover all of a stretch.
+    /// Returns whether leases cover all of a stretch.
     fn is_leased(&self, start: u64, end: u64) -> bool {
         let mut at = start;
         while at < end {
@@ -46,7 +47,7 @@ impl Twin {
         true
     }
 
-    /// Checks what came of a step against what must, and follows.
+    /// Checks the result of a step against the expected one, and applies the step.
     pub fn follow(&mut self, ground: &Ground, step: &Step, outcome: Outcome) {
         match (step, outcome) {
             (&Step::Attach { space, group }, Outcome::Attached(result)) => {
@@ -133,7 +134,7 @@ impl Twin {
         self.spaces.iter().any(|space| space.groups.contains_key(&group))
     }
 
-    /// Plans keep the kernel from having to refuse anything.
+    /// Plans must prevent refusals by the kernel.
     fn not_the_kernels(&self, error: &str, step: &Step) {
         assert!(!self.intact || !error.contains(" failed with "), "the kernel refused {step:?}: {error}");
     }
@@ -155,7 +156,7 @@ impl Twin {
             Err(error) => {
                 self.not_the_kernels(&error.to_string(), step);
                 let there = |part: &UserRange| ground.blocks.iter().any(|block| block.contains_range(part));
-                // What is mapped still, though no lease covers it, is not leased again.
+                // Memory that is still mapped though no lease covers it cannot be leased again.
                 let loose = |part: &UserRange| !self.is_leased(part.start().0, part.end().0) && self.any_mapped();
                 let right = aligned && parts.iter().all(|part| there(part) && !loose(part));
                 assert!(!self.intact || !right, "{step:?}: {error}");
@@ -167,7 +168,7 @@ impl Twin {
         self.spaces.iter().any(|space| space.runs.bytes() > 0)
     }
 
-    /// Bus addresses that lead into memory that this lease alone covers.
+    /// Returns the bus addresses that lead into memory that this lease alone covers.
     fn held_by(&self, lease: UserRange) -> Vec<(u64, u64)> {
         let mut alone = Runs::default();
         let (start, end) = (lease.start().0, lease.end().0);
@@ -211,7 +212,8 @@ impl Twin {
         }
     }
 
-    /// Whether requests must work: whole pages of a window that is there, to memory that carries them and is leased.
+    /// Returns whether requests must work: whole pages of an existing window, to leased memory that
+    /// can serve them.
     fn is_right(&self, ground: &Ground, space: usize, requests: &[MapRequest], overlap: Overlap) -> bool {
         let windows = ground.space(space).status().windows;
         let apart = |a: &MapRequest, b: &MapRequest| a.iova.intersection(&b.iova).is_none();
@@ -239,7 +241,7 @@ impl Twin {
     }
 }
 
-/// Whether a range is whole pages of a window.
+/// Returns whether a range is whole pages of a window.
 fn holds(window: &spapr_iommu::window::Window, range: IovaRange) -> bool {
     window.range.contains_range(&range) && range.is_aligned(window.page)
 }

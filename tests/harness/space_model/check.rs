@@ -1,4 +1,4 @@
-//! Whether library, kernel and twin agree.
+//! Checks that library, kernel and twin agree.
 
 use super::act::{Ground, SPACES};
 use super::books::Twin;
@@ -9,7 +9,7 @@ use spapr_iommu::model::TableView;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;
 
-/// The containers of a space.
+/// Returns the containers of a space.
 fn containers(ground: &Ground, space: &AddressSpace) -> Vec<Fd> {
     let groups: Vec<_> = space.status().groups.iter().map(|status| status.group).collect();
     let mut containers = ground.model.containers();
@@ -17,7 +17,7 @@ fn containers(ground: &Ground, space: &AddressSpace) -> Vec<Fd> {
     containers
 }
 
-/// Library and kernel agree, and no trap was met.
+/// Checks that library and kernel agree, and that no trap was met.
 pub fn stands(ground: &Ground) {
     let model = &ground.model;
     assert_eq!((model.violations(), model.leaks()), (vec![], vec![]));
@@ -40,7 +40,8 @@ pub fn stands(ground: &Ground) {
         open += of.len();
         for container in of {
             let tables = model.tables(container);
-            // A default window that is live may wait in the kernel of a container that joined, until it is needed.
+            // A live default window may still be pending in the kernel of a container that joined,
+            // until it is needed.
             for TableView { range, page, .. } in &tables {
                 let known = status.windows.iter().any(|(window, _)| (window.range, window.page) == (*range, *page));
                 assert!(known, "{container} has a window at {range}, the space {:?}", status.windows);
@@ -54,7 +55,7 @@ pub fn stands(ground: &Ground) {
     regions_agree(ground, bytes);
 }
 
-/// The registry's regions are the kernel's, and none is there that nothing needs.
+/// Checks that the registry's regions are the kernel's, and that all of them are needed.
 fn regions_agree(ground: &Ground, bytes: u64) {
     let regions = ground.registry.regions();
     assert_eq!(regions.iter().map(|region| region.mapped).sum::<u64>(), bytes, "bytes mapped in regions");
@@ -66,7 +67,7 @@ fn regions_agree(ground: &Ground, bytes: u64) {
     assert_eq!(kernel, books, "regions of the kernel");
 }
 
-/// All that, and the twin agrees; what devices see is what the process sees.
+/// Also checks that the twin agrees, and that devices see what the process sees.
 pub fn agrees(ground: &Ground, twin: &Twin) {
     stands(ground);
     for (space, expected) in (0..SPACES).map(|space| (ground.space(space), &twin.spaces[space])) {
@@ -97,7 +98,7 @@ pub fn agrees(ground: &Ground, twin: &Twin) {
     assert!(twin.leases.iter().all(covered), "a lease without a region under it");
 }
 
-/// Devices read what the process reads, where the user left the memory as it was.
+/// Checks that devices read what the process reads, where the user left the memory unchanged.
 fn devices_see(ground: &Ground, twin: &Twin, space: &AddressSpace, expected: &super::books::Space) {
     for container in containers(ground, space) {
         for run in expected.runs.0.iter().filter(|run| !run.stale && run.permission != Permission::Write) {

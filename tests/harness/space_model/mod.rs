@@ -1,7 +1,7 @@
-//! Calls of the library as values, hostile ones among them, and the naive twin of what they come to.
+//! Library calls as values, hostile ones among them, and the naive twin of their effects.
 //!
-//! Steps are decoded from bytes. So one kind of step, one way to carry it out and one twin serve the property test and
-//! the threads (`tests/space`), and the fuzzer (`tests/fuzz`).
+//! Steps are decoded from bytes, so one kind of step, one way to run it and one twin serve the
+//! property test and the threads (`tests/space`), and the fuzzer (`tests/fuzz`).
 
 mod act;
 mod books;
@@ -21,17 +21,17 @@ pub use step::Step;
 use arbitrary::Unstructured;
 use std::sync::Barrier;
 
-/// Most steps of a sequence: what can go wrong does so sooner, and a sequence stays quick.
+/// Largest number of steps in a sequence: errors appear sooner, and a sequence stays quick.
 const MOST_STEPS: usize = 80;
 
-/// A machine and what is done on it.
+/// A machine and the steps run on it.
 #[derive(Clone)]
 pub struct Sequence {
     pub setup: Setup,
     pub steps: Vec<Step>,
 }
 
-/// A step a line.
+/// Displays a step per line.
 impl core::fmt::Debug for Sequence {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         writeln!(f, "{:?}", self.setup)?;
@@ -40,7 +40,7 @@ impl core::fmt::Debug for Sequence {
 }
 
 impl Sequence {
-    /// Any bytes are a sequence.
+    /// Decodes a sequence; any bytes are valid.
     pub fn decode(bytes: &[u8]) -> arbitrary::Result<Self> {
         let mut input = Unstructured::new(bytes);
         let setup: Setup = input.arbitrary()?;
@@ -51,8 +51,9 @@ impl Sequence {
         Ok(Self { setup, steps })
     }
 
-    /// Carries one out by each thread, on the machine of the first, at the same time. Afterwards library and kernel agree,
-    /// and nothing is left. How many bytes were mapped then.
+    /// Runs one sequence per thread at the same time, on the machine of the first. Afterwards
+    /// library and kernel must agree, and nothing may be left. Returns the number of bytes that
+    /// were mapped.
     pub fn run_together(threads: &[Self]) -> u64 {
         let Some(first) = threads.first() else { return 0 };
         let ground = Ground::new(&first.setup);
@@ -76,7 +77,8 @@ impl Sequence {
         mapped
     }
 
-    /// Carries it out. All agrees after each step, and at the end nothing is left.
+    /// Runs the sequence. Everything must agree after each step, and at the end nothing may be
+    /// left.
     pub fn run(&self) {
         let ground = Ground::new(&self.setup);
         let mut hands = Hands::default();

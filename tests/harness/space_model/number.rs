@@ -1,10 +1,10 @@
-//! Numbers near the borders that matter, and now and then any number.
+//! Numbers near the boundaries that matter, and occasionally any number.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-/// Where powernv puts the second window, and QEMU's firmware the dynamic one.
+/// Start of powernv's second window, and of the dynamic one of QEMU's firmware.
 const BIG: u64 = 1 << 59;
-/// A host page, or sixteen.
+/// One or 16 host pages.
 pub const PAGE: u64 = 0x10000;
 const SMALL: u64 = 0x1000;
 
@@ -16,7 +16,7 @@ pub struct Bus(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes(pub u64);
 
-/// A place in one of the memories, or any user address.
+/// An address in one of the memories, or any user address.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
     In { block: usize, offset: u64 },
@@ -27,7 +27,7 @@ fn below(u: &mut Unstructured<'_>, end: u8) -> Result<u64> {
     Ok(u.int_in_range(0..=end - 1)?.into())
 }
 
-/// Powers of two, and what lies just beside them.
+/// Generates powers of two and their neighbours.
 fn border(u: &mut Unstructured<'_>) -> Result<u64> {
     let power = 1_u64 << below(u, 64)?;
     let beside = [0, 1, SMALL, PAGE][below(u, 4)? as usize];

@@ -1,4 +1,4 @@
-//! What is asked of windows, sensible or not.
+//! Window requests, sensible or not.
 
 use super::number::{Bus, Bytes};
 use arbitrary::{Arbitrary, Result, Unstructured};

@@ -1,4 +1,4 @@
-//! What should be mapped, the naive way: a list that is walked from end to end.
+//! The expected mappings, the naive way: a list that is searched from end to end.
 
 pub use crate::joined::{Stretch, joined};
 
@@ -11,18 +11,18 @@ pub struct Run {
     pub len: u64,
     pub user: u64,
     pub permission: Permission,
-    /// The user changed the memory behind it since.
+    /// Whether the user has changed the memory since.
     pub stale: bool,
 }
 
 impl Run {
-    /// The part of it in `start..end`.
+    /// Returns the part of it in `start..end`.
     fn cut(&self, start: u64, end: u64) -> Option<Self> {
         let (from, to) = (self.iova.max(start), (self.iova + self.len).min(end));
         (from < to).then(|| Self { iova: from, len: to - from, user: self.user + (from - self.iova), ..*self })
     }
 
-    /// The bus addresses of what leads to `start..end` of user memory: first and length.
+    /// Returns the bus addresses that lead to `start..end` of user memory: first and length.
     pub fn seen(&self, start: u64, end: u64) -> Option<(u64, u64)> {
         let (from, to) = (self.user.max(start), (self.user + self.len).min(end));
         (from < to).then(|| (self.iova + (from - self.user), to - from))
@@ -37,7 +37,7 @@ impl Runs {
         self.0.iter().map(|run| run.len).sum()
     }
 
-    /// Bytes that are mapped in `start..end`.
+    /// Returns the bytes mapped in `start..end`.
     pub fn within(&self, start: u64, end: u64) -> u64 {
         self.0.iter().filter_map(|run| run.cut(start, end)).map(|run| run.len).sum()
     }
@@ -62,7 +62,7 @@ impl Runs {
         }
     }
 
-    /// In order, those joined that continue each other.
+    /// Returns them in order, with those joined that continue each other.
     pub fn joined(&self) -> Vec<Stretch> {
         joined(self.0.iter().map(|run| (run.iova, run.len, run.user, run.permission)))
     }

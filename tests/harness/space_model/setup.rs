@@ -1,27 +1,27 @@
-//! The machine a sequence runs on, and how it ends.
+//! The machine a sequence runs on, and how the sequence ends.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
 
-/// What a sequence starts from.
+/// The initial state of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub preset: Preset,
-    /// Bytes that may be locked, where that is limited.
+    /// Bytes that may be locked, if that is limited.
     pub memlock: Option<u64>,
-    /// A driver of the host holds a device of the last group.
+    /// Whether a host driver holds a device of the last group.
     pub host_driver: bool,
-    /// Group 0 is attached and the first memory leased: most steps come to something.
+    /// Whether group 0 is attached and the first memory leased, so that most steps have an effect.
     pub ready: bool,
     pub end: End,
 }
 
-/// In which order all is given up.
+/// The order in which everything is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     LeasesFirst,
     SpacesFirst,
-    /// Every mapping is unmapped, every lease released, every group detached: all of it works.
+    /// Everything is unmapped, released and detached, all of which must work.
     Tidy,
     /// The kernel closes the files of a process that was killed.
     Killed,

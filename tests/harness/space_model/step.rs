@@ -1,4 +1,4 @@
-//! A call of the library, or what a user does to the memory behind it.
+//! A library call, or a change by the user to the underlying memory.
 
 use super::number::{Bus, Bytes, Place};
 use super::request::Request;
@@ -8,7 +8,7 @@ use spapr_iommu::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::Overlap;
 
-/// Spaces are 0 to 2, groups 0 to 3, and 4 is none of the machine's.
+/// Spaces are 0 to 2, groups 0 to 3; group 4 does not exist in the machine.
 #[derive(Clone, Debug)]
 pub enum Step {
     Attach {
@@ -24,14 +24,14 @@ pub enum Step {
         space: usize,
         group: u32,
     },
-    /// Drops the space and makes it anew.
+    /// Drops the space and creates it anew.
     Renew {
         space: usize,
     },
     Register {
         parts: Vec<(Place, Bytes)>,
     },
-    /// Counts the leases round.
+    /// Lease number, modulo the number of leases.
     Release {
         lease: u8,
     },
@@ -88,7 +88,7 @@ pub enum Step {
     CloseDevice {
         device: u8,
     },
-    /// Other memory, or none, takes the place of what is there, leased or not.
+    /// Replaces memory by other memory, or by none, leased or not.
     Declare {
         at: Place,
         len: Bytes,
@@ -109,7 +109,7 @@ fn group(u: &mut Unstructured<'_>) -> Result<u32> {
     u.int_in_range(0..=4)
 }
 
-/// One or a few.
+/// Generates one or a few.
 fn several<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> Result<Vec<T>> {
     let count = [1, 1, 1, 2, 2, 3, 4, 0][u.int_in_range(0..=7_usize)?];
     (0..count).map(|_| u.arbitrary()).collect()
@@ -125,7 +125,7 @@ fn kind(u: &mut Unstructured<'_>) -> Result<MemoryKind> {
 }
 
 impl Step {
-    /// What most maps need.
+    /// Returns the steps that most maps need.
     pub fn first() -> Vec<Self> {
         let parts = vec![(Place::In { block: 0, offset: 0 }, Bytes(1 << 20))];
         vec![Self::Attach { space: 0, group: 0 }, Self::Register { parts }]

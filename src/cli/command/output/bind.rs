@@ -1,26 +1,26 @@
-//! What binding came to, as a person reads it and as JSON.
+//! Shows the result of binding, as text and as JSON.
 
 use super::Sink;
 use super::tables::section;
 use std::io;
 
-/// What was done, and what is still in the way.
+/// What was done, and what still prevents use.
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Report {
     pub(in crate::command) command: &'static str,
     pub(in crate::command) devices: Vec<Device>,
-    /// The groups of devices that were bound.
+    /// Groups of the bound devices.
     pub(in crate::command) groups: Vec<Group>,
 }
 
-/// A device that was to be bound or unbound.
+/// A device to be bound or unbound.
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Device {
     pub(in crate::command) address: String,
     pub(in crate::command) group: Option<u32>,
-    /// The driver before.
+    /// Driver before.
     pub(in crate::command) before: Option<String>,
-    /// The driver now.
+    /// Driver now.
     pub(in crate::command) driver: Option<String>,
     pub(in crate::command) changed: bool,
     pub(in crate::command) error: Option<Trouble>,
@@ -38,12 +38,12 @@ pub(in crate::command) struct Group {
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Member {
     pub(in crate::command) address: String,
-    /// Vendor and device, as `lspci -n` has them.
+    /// Vendor and device ID, as `lspci -n` shows them.
     pub(in crate::command) id: String,
     pub(in crate::command) driver: Option<String>,
 }
 
-/// Something in the way.
+/// A problem that prevents use.
 #[derive(Debug, serde::Serialize)]
 pub(in crate::command) struct Trouble {
     pub(in crate::command) code: &'static str,
@@ -65,7 +65,7 @@ pub(in crate::command) fn text(report: &Report) -> io::Result<()> {
     sink.finish()
 }
 
-/// What fails is told on stderr.
+/// Formats a device; failures go to stderr instead.
 fn line(device: &Device) -> Option<String> {
     let driver = |driver: &Option<String>| driver.as_deref().unwrap_or("no driver").to_owned();
     let (address, now) = (&device.address, driver(&device.driver));

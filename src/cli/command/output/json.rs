@@ -1,4 +1,4 @@
-//! One JSON document per scenario, on one line.
+//! Prints one JSON document per scenario, on one line.
 
 use super::{Output, Sink};
 use crate::scenario::{Machine, Observer, Report, Scenario};

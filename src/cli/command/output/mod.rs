@@ -1,4 +1,4 @@
-//! How a run is shown.
+//! Shows runs.
 
 pub(super) mod bind;
 pub(super) mod json;
@@ -16,13 +16,13 @@ use std::io;
 
 /// Shows a run.
 pub(super) trait Output {
-    /// Before the first step.
+    /// Called before the first step.
     fn begin(&mut self, scenario: &Scenario, machine: &Machine);
 
-    /// What watches the steps.
+    /// Returns the observer of the steps.
     fn observer(&mut self) -> &mut dyn Observer;
 
-    /// After everything was given back.
+    /// Called after everything was released.
     fn end(&mut self, report: &Report);
 
     /// Reports whether all of it was written.

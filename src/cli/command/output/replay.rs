@@ -1,4 +1,4 @@
-//! What a replay came to, as a person reads it and as JSON.
+//! Shows the result of a replay, as text and as JSON.
 
 use super::Sink;
 use super::tables::section;
@@ -7,7 +7,7 @@ use crate::scenario::Machine;
 use spapr_iommu::addr::Bytes;
 use std::io;
 
-/// A report and the file it is about.
+/// A report and the file it belongs to.
 #[derive(serde::Serialize)]
 struct Document<'a> {
     trace: &'a str,

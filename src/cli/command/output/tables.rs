@@ -1,4 +1,4 @@
-//! What there is at one moment, as tables.
+//! Shows the state at one moment as tables.
 
 use crate::scenario::Tables;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
@@ -63,7 +63,7 @@ pub(super) fn draw(tables: &Tables) -> String {
     parts.concat()
 }
 
-/// A table under its title; a heading that ends with `>` has its column to the right.
+/// Formats a table under its title; a heading that ends with `>` aligns its column to the right.
 pub(super) fn section(title: &str, headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);

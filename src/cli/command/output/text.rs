@@ -1,4 +1,4 @@
-//! A run as a person reads it: a line a step, then tables.
+//! Shows a run as text: a line per step, then tables.
 
 use super::{Output, Sink, tables};
 use crate::scenario::{Machine, Observer, PlanReport, Report, Scenario, StepReport};
@@ -7,10 +7,10 @@ use spapr_iommu::addr::Bytes;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-/// How often the bar moves.
+/// Interval at which the bar moves.
 const TICK: Duration = Duration::from_millis(120);
 
-/// As wide as the longest action, and the longest bare step.
+/// Width of the longest action, and of the longest bare step.
 const ACTION_WIDTH: usize = 13;
 const BARE_WIDTH: usize = 22;
 
@@ -18,11 +18,11 @@ pub(in crate::command) struct Text {
     sink: Sink,
     /// Hidden unless stderr is a terminal.
     bar: ProgressBar,
-    /// Digits of the last step's number.
+    /// Number of digits of the last step's number.
     width: usize,
-    /// Printed once it is clear that the scenario can run here.
+    /// Printed when it is clear that the scenario can run here.
     heading: Option<String>,
-    /// The steps are bare.
+    /// Whether the steps are bare.
     bare: bool,
 }
 
@@ -115,7 +115,7 @@ impl Output for Text {
     }
 }
 
-/// A step in one line, under its note.
+/// Formats a step in one line, under its note.
 fn line(step: &StepReport, width: usize, bare: bool) -> String {
     let mark = if step.surprise { '✗' } else { '✓' };
     let action_width = if bare { BARE_WIDTH } else { ACTION_WIDTH };

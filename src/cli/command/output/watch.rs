@@ -1,13 +1,13 @@
-//! Shows that long work goes on, on stderr when that is a terminal.
+//! Shows progress of long work, on stderr if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// How often the bar moves.
+/// Interval at which the bar moves.
 const TICK: Duration = Duration::from_millis(120);
 
-/// A spinner, and a bar once it is known how much there is to do.
+/// A spinner, and a bar when the amount of work is known.
 pub(in crate::command) struct Watch(ProgressBar);
 
 impl Watch {

@@ -5,11 +5,11 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 use spapr_iommu::host::Errno;
 
-/// What a step comes to: 0, a positive number, or an error number by its name.
+/// The expected or actual result of a step: 0, a positive number, or an error number by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Answer(pub Result<i32, Errno>);
 
-/// No machine of Linux has a name for a larger one.
+/// No machine of Linux has a named error number above this.
 const LAST_ERRNO: i32 = 200;
 
 impl Default for Answer {

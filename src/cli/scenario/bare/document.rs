@@ -1,4 +1,4 @@
-//! Bare steps as a file.
+//! Writes bare steps as a scenario file.
 
 use super::entry::Entry;
 use super::fields::numbers;
@@ -6,7 +6,7 @@ use super::step::Step;
 use spapr_iommu::host::Call;
 use spapr_iommu::model::Preset;
 
-/// The text of a scenario of these steps; `model` is the machine whose answers they expect.
+/// Returns the text of a scenario of these steps; `model` is the machine whose answers they expect.
 pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries: &[Entry]) -> String {
     let mut text = String::new();
     let model = model.map(|model| model.to_string());
@@ -17,7 +17,7 @@ pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries
     }
     for entry in entries {
         text += "\n[[bare]]\n";
-        // Nothing in an entry is without a form in TOML.
+        // Everything in an entry can be written in TOML.
         for (key, value) in toml::Table::try_from(entry).unwrap_or_default() {
             text += &format!("{key} = {value}\n");
         }
@@ -26,8 +26,8 @@ pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries
 }
 
 impl Entry {
-    /// Expects of the call's structure what `after` holds: the fields that are not as they went in, and those that are
-    /// not as in `other`.
+    /// Expects the fields of the call's structure that `after` holds and that differ from what went
+    /// in, or from `other`.
     pub fn giving(mut self, after: Option<&Call>, other: Option<&Call>) -> Self {
         let (Step::Call { call, .. }, Some(after)) = (self.step, after) else { return self };
         let (before, other) = (numbers(call), numbers(*other.unwrap_or(after)));

@@ -1,4 +1,4 @@
-//! A step in a file, with what it should come to: read from TOML and written to it.
+//! A step in a file with its expected result: read from TOML and written to it.
 
 use super::super::expect::Expect;
 use super::super::file::{Mistake, one_action, one_of, unknown_key};
@@ -14,42 +14,42 @@ use spapr_iommu::host::Errno;
 use std::collections::BTreeMap;
 use toml::Spanned;
 
-/// A step and what it should come to.
+/// A step and its expected result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is called.
+    /// Name of the step, for messages.
     pub name: Option<String>,
-    /// What it shows.
+    /// What the step shows.
     pub note: Option<String>,
-    /// What is done.
+    /// The step itself.
     pub step: Step,
     pub(in super::super) expect: Expect<Answer>,
-    /// Fields of the call's structure once the kernel has written to it.
+    /// Fields of the call's structure after the kernel has written to it.
     pub gives: BTreeMap<String, u64>,
     /// Bytes locked since the scenario began.
     pub locked: Option<u64>,
 }
 
 impl Entry {
-    /// A step that comes to `result` on every host.
+    /// Creates a step with the same `result` on every host.
     pub fn new(step: Step, result: Result<i32, Errno>) -> Self {
         let expect = Expect::everywhere(Answer(result));
         Self { name: None, note: None, step, expect, gives: BTreeMap::new(), locked: None }
     }
 }
 
-/// An entry and its place in the file.
+/// An entry and its position in the file.
 #[derive(Debug)]
 pub(in super::super) struct Line {
     pub entry: Entry,
-    /// Where the step's key stands.
+    /// Position of the step's key.
     pub span: Range<usize>,
     pub number: usize,
-    /// A key that may not be there.
+    /// A key that is not allowed.
     pub mistake: Option<Mistake>,
 }
 
-/// Keys of an entry that are no steps.
+/// Keys of an entry other than steps.
 const ENTRY_KEYS: [&str; 5] = ["name", "note", "expect", "gives", "locked"];
 
 fn keys() -> Vec<&'static str> {
@@ -98,7 +98,7 @@ impl<'de> Visitor<'de> for Keys {
         }
         let (step, span) = match (found, &mistake) {
             (Some(found), _) => found,
-            // The unknown key may have been meant for the step.
+            // The unknown key may have been meant as the step.
             (None, Some((span, _))) => (Step::Open(Slot::Container(0)), span.clone()),
             (None, None) => {
                 return Err(de::Error::custom(format_args!("this step does nothing, {}", one_of(&keys(), &[]))));
@@ -111,7 +111,7 @@ impl<'de> Visitor<'de> for Keys {
     }
 }
 
-/// A name that is no field of the call.
+/// Finds a name that is not a field of the call.
 fn unknown_gives(step: &Step, gives: &BTreeMap<Spanned<String>, Offset>) -> Option<Mistake> {
     let known: Vec<&str> = match step {
         Step::Call { call, .. } => fields::numbers(*call).into_iter().map(|(name, _)| name).collect(),
@@ -159,7 +159,7 @@ impl<'de> Visitor<'de> for Arguments {
     }
 }
 
-/// Finds the place of a name.
+/// Finds the index of a name.
 struct NameOf<'a>(&'a [&'static str]);
 
 impl<'de> de::DeserializeSeed<'de> for NameOf<'_> {
@@ -242,7 +242,7 @@ impl Serialize for Entry {
     }
 }
 
-/// The arguments of a step: those that are not as they would be without.
+/// The arguments of a step that differ from their defaults.
 pub(super) struct Written(pub Step);
 
 impl Written {
@@ -275,14 +275,14 @@ impl Serialize for Value {
     }
 }
 
-/// As in a file.
+/// Displays a step as in a file.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(format!("{} {}", self.key(), arguments(*self)).trim_end())
     }
 }
 
-/// The arguments in one line.
+/// Returns the arguments in one line.
 pub(super) fn arguments(step: Step) -> String {
     let values: Vec<_> = Written(step).values().iter().map(|(name, value)| format!("{name}={value}")).collect();
     values.join(" ")

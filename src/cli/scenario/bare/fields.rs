@@ -1,4 +1,4 @@
-//! The one table of the format: what each step is called, and the names of its arguments.
+//! The single table of the format: the name of each step, and the names of its arguments.
 
 use super::super::value::number;
 use super::step::{DeviceFile, MemoryName, Part, Slot, Step, Where, Which};
@@ -11,12 +11,12 @@ use spapr_iommu::uapi::{eeh, spapr, vfio};
 /// An argument of a step.
 pub(super) struct Argument<'a> {
     pub name: &'static str,
-    /// There is no default.
+    /// Whether it has no default.
     pub required: bool,
     pub field: Field<'a>,
 }
 
-/// Where an argument is kept.
+/// Storage of an argument.
 pub(super) enum Field<'a> {
     File(&'a mut Slot),
     /// A file inside a call.
@@ -25,14 +25,14 @@ pub(super) enum Field<'a> {
     Memory(&'a mut usize),
     Byte(&'a mut u8),
     Small(&'a mut u32),
-    /// The size of a structure, at most what it has.
+    /// The size of a structure, and its maximum.
     Argsz(&'a mut u32, u32),
     Large(&'a mut u64),
     Page(&'a mut Option<PageShift>),
     Access(&'a mut Protection),
 }
 
-/// An argument's value in a file.
+/// The value of an argument in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Number(u64),
@@ -52,7 +52,8 @@ const ACCESS: [(Protection, &str); 3] =
     [(Protection::None, "none"), (Protection::Read, "r"), (Protection::ReadWrite, "rw")];
 
 impl Field<'_> {
-    /// Small numbers are numbers, large ones are hexadecimal text: TOML has no number above 2^63.
+    /// Returns the value. Small numbers are numbers, large ones are hexadecimal text: TOML has no
+    /// number above 2^63.
     pub(super) fn get(&self) -> Option<Value> {
         let text = match self {
             Self::Byte(byte) => return Some(Value::Number(u64::from(**byte))),
@@ -68,7 +69,7 @@ impl Field<'_> {
         Some(Value::Text(text))
     }
 
-    /// Its value, where that is a number the kernel could write.
+    /// Returns its value, if that is a number the kernel could write.
     pub(super) fn number(&self) -> Option<u64> {
         match self {
             Self::Small(number) | Self::Argsz(number, _) => Some(u64::from(**number)),
@@ -77,7 +78,7 @@ impl Field<'_> {
         }
     }
 
-    /// `None` when the value is none of its kind.
+    /// Sets the value; `None` if it is not of the argument's kind.
     pub(super) fn set(&mut self, value: &Value) -> Option<()> {
         let text = value.to_string();
         match self {
@@ -134,7 +135,7 @@ const fn argsz<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// Every step with the defaults of its arguments.
+/// Returns every step with the defaults of its arguments.
 pub(super) fn blanks() -> Vec<Step> {
     let (file, nowhere, part) = (Slot::Container(0), Where::Fixed(0), Part::default());
     let device = Slot::Device(DeviceFile { group: 0, which: Which::First });
@@ -175,7 +176,7 @@ pub(super) fn blanks() -> Vec<Step> {
 }
 
 impl Step {
-    /// The key it is written under: for a call, its name in the kernel's headers.
+    /// Returns the key it is written under: for a call, its name in the kernel's headers.
     pub fn key(&self) -> &'static str {
         match self {
             Self::Open(_) => "open",
@@ -211,7 +212,7 @@ impl Step {
         }
     }
 
-    /// Its arguments, in order.
+    /// Returns its arguments, in order.
     pub(super) fn arguments(&mut self) -> Vec<Argument<'_>> {
         match self {
             Self::Open(file) | Self::Close(file) => vec![must("file", Field::File(file))],
@@ -239,7 +240,7 @@ fn with<'a>(mut all: Vec<Argument<'a>>, last: Argument<'a>) -> Vec<Argument<'a>>
     all
 }
 
-/// The fields of a call's structure, as the kernel's headers call them.
+/// Returns the fields of a call's structure, named as in the kernel's headers.
 pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argument<'a>> {
     use Field::{Argsz, Inner, Large, Small, User};
     match call {
@@ -329,7 +330,7 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
     }
 }
 
-/// The numbers in a call's structure, by name.
+/// Returns the numbers in a call's structure, by name.
 pub(super) fn numbers(mut call: Call) -> Vec<(&'static str, u64)> {
     let user = &mut Where::Fixed(0);
     of_call(&mut call, user).iter().filter_map(|argument| Some((argument.name, argument.field.number()?))).collect()

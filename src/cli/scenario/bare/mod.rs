@@ -1,8 +1,9 @@
-//! Bare steps: calls to the kernel that pass by the library, one by one, each with the answer it should give.
+//! Bare steps: kernel calls that bypass the library, one by one, each with its expected answer.
 //!
-//! The library asks a kernel for nothing that would harm it; bare steps ask for whatever they say, hostile arguments
-//! included. A scenario consists of the one kind or of the other: the library knows all that is registered in a process
-//! because nobody else registers, and bare calls behind its back would make its books wrong.
+//! The library never makes a kernel call that would do harm; bare steps make whatever call they
+//! describe, hostile arguments included. A scenario consists of one kind or the other: the library
+//! knows everything that is registered in a process because nobody else registers, and bare calls
+//! made without its knowledge would make its records wrong.
 //!
 //! ```
 //! use spapr_iommu::host::Errno;

@@ -1,4 +1,4 @@
-//! What a process has while it makes bare calls: open files, and memory.
+//! State of a process while it makes bare calls: open files, and memory.
 
 use super::super::edu::{self, EduError, is_vfio};
 use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
@@ -7,28 +7,29 @@ use spapr_iommu::host::{Call, Errno, Fd, GroupFacts, Host, Memory, Node, calls};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::collections::BTreeMap;
 
-/// The largest IOMMU page.
+/// The largest IOMMU page, to which memory is aligned.
 const ALIGNED: PageShift = PageShift::P1G;
 /// Bytes filled or compared at a time.
 const CHUNK: u64 = 64 << 10;
-/// A device no group has.
+/// Address of a device that no group has.
 const ABSENT: &str = "0000:ff:1f.7";
 
-/// Files by [`Slot`], memory in the order it was allocated. Nothing is closed when it is dropped.
+/// Files by [`Slot`], memory in the order it was allocated. Dropping it closes nothing.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Each group's number, and its device's name.
+    /// Number of each group, and name of its device.
     groups: Vec<(u32, String)>,
     files: BTreeMap<Slot, Fd>,
     /// Pieces of memory.
     pub memory: Vec<UserRange>,
 }
 
-/// A result, and what the call's structure holds afterwards.
+/// A result, and the call's structure afterwards.
 pub type Done = (Result<i32, Errno>, Option<Call>);
 
 impl Process {
-    /// One with nothing open, that counts groups as `groups` has them, without those of no device with vfio-pci.
+    /// Creates a process with nothing open. Groups are numbered as in `groups`, without those that
+    /// have no device with vfio-pci.
     pub fn new(groups: Vec<GroupFacts>) -> Self {
         let ours = |group: GroupFacts| {
             let device = group.devices.into_iter().find(|device| is_vfio(device.driver.as_deref()))?;
@@ -37,24 +38,24 @@ impl Process {
         Self { groups: groups.into_iter().filter_map(ours).collect(), files: BTreeMap::new(), memory: Vec::new() }
     }
 
-    /// An open file.
+    /// Returns an open file.
     pub fn fd(&self, slot: Slot) -> Option<Fd> {
         self.files.get(&slot).copied()
     }
 
-    /// What is open, containers first.
+    /// Iterates over the open files, containers first.
     pub fn open_files(&self) -> impl Iterator<Item = (Slot, Fd)> {
         self.files.iter().map(|(slot, fd)| (*slot, *fd))
     }
 
-    /// Closes all: devices, then groups, then containers.
+    /// Closes everything: devices, then groups, then containers.
     pub fn close_all(&mut self, host: &dyn Host) {
         while let Some((_, fd)) = self.files.pop_last() {
             host.close(fd);
         }
     }
 
-    /// Does a step.
+    /// Runs a step.
     pub fn run(&mut self, host: &dyn Host, memory: &dyn Memory, step: &Step) -> Done {
         if let Step::Call { file, call, user } = step {
             let mut here = self.translate(call, user);
@@ -123,7 +124,7 @@ impl Process {
         self.range(part).ok_or(Errno::EINVAL)
     }
 
-    /// Where a part lies; `None` where it reaches past its memory.
+    /// Returns the user range of a part; `None` if it extends past its memory.
     pub fn range(&self, part: &Part) -> Option<UserRange> {
         let whole = self.memory.get(part.slot)?;
         let range = UserRange::new(UserAddr(whole.start().0.checked_add(part.offset)?), part.len).ok()?;
@@ -151,7 +152,7 @@ impl Process {
     }
 }
 
-/// What went in is put back where it differs from host to host.
+/// Restores the inputs that differ from host to host.
 fn untranslate(mut after: Call, before: &Call) -> Call {
     match (&mut after, before) {
         (Call::RegisterMemory(a), Call::RegisterMemory(b)) | (Call::UnregisterMemory(a), Call::UnregisterMemory(b)) => {
@@ -164,8 +165,8 @@ fn untranslate(mut after: Call, before: &Call) -> Call {
     after
 }
 
-/// Memory whose address is aligned alike on every host, as far as any IOMMU page asks; of hugetlb, to its page. On both sides lie
-/// holes, for calls that reach beyond.
+/// Allocates memory whose address is aligned alike on every host, as far as any IOMMU page needs;
+/// hugetlb memory to its page. It has holes on both sides, for calls that reach beyond it.
 fn allocate(memory: &dyn Memory, size: u64, host: PageShift, page: Option<PageShift>) -> Result<UserRange, Errno> {
     if let Some(page) = page.filter(|page| *page != host) {
         let with_both_ends =
@@ -188,7 +189,7 @@ fn within(memory: &dyn Memory, all: UserRange, range: UserRange) -> Result<UserR
     Ok(range)
 }
 
-/// What a fill puts into `range`.
+/// Yields what a fill writes to `range`.
 fn pieces(range: UserRange, byte: u8) -> impl Iterator<Item = (UserAddr, Vec<u8>)> {
     range.chunks(CHUNK).map(move |piece| {
         let first = piece.start().0 - range.start().0;
@@ -196,12 +197,13 @@ fn pieces(range: UserRange, byte: u8) -> impl Iterator<Item = (UserAddr, Vec<u8>
     })
 }
 
-/// What differs from page to page of a fill.
+/// Returns the byte that varies from page to page of a fill.
 fn of_page(at: u64) -> u8 {
     (at >> 12) as u8
 }
 
-/// A piece of memory as fills would have made it, in as few parts as may be. What cannot be read is left out.
+/// Describes a piece of memory by the fills that could have made it, in as few parts as possible.
+/// Omits what cannot be read.
 pub fn contents(memory: &dyn Memory, slot: usize, range: UserRange) -> Vec<(Part, u8)> {
     let mut found: Vec<(Part, u8)> = Vec::new();
     for page in range.chunks(1 << 12) {
@@ -221,7 +223,8 @@ pub fn contents(memory: &dyn Memory, slot: usize, range: UserRange) -> Vec<(Part
     found
 }
 
-/// Lets an `edu` device, whose file is open, read bytes at one bus address and write them at another.
+/// Makes an `edu` device, whose file is open, read bytes at one bus address and write them at
+/// another.
 pub fn dma(host: &dyn Host, device: Fd, from: u64, to: u64, len: u64) -> Result<(), Errno> {
     edu::enable(&*host.region(device, PCI_CONFIG_REGION_INDEX)?)?;
     let bar = host.region(device, PCI_BAR0_REGION_INDEX)?;

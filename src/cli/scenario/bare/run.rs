@@ -1,4 +1,4 @@
-//! Runs bare steps, to the end or the first answer that is another.
+//! Runs bare steps, to the end or to the first unexpected answer.
 
 use super::super::file::Scenario;
 use super::super::machine::Machine;
@@ -21,13 +21,13 @@ struct Bench<'a> {
     machine: &'a Machine,
     host: Arc<dyn Host>,
     process: Process,
-    /// Locked bytes when it began.
+    /// Bytes locked at the beginning.
     locked: u64,
-    /// How many violations were told.
+    /// Number of violations already reported.
     told: usize,
 }
 
-/// Runs a scenario of bare steps; what is open in the end is closed.
+/// Runs a scenario of bare steps and closes what is still open at the end.
 pub(in super::super) fn run(
     scenario: &Scenario,
     machine: &Machine,
@@ -88,7 +88,7 @@ impl Bench<'_> {
         locked(self.host.as_ref()).saturating_sub(self.locked)
     }
 
-    /// As much of what it came to as the entry has expectations of.
+    /// Returns the part of the result that the entry has expectations for.
     fn outcome(&self, entry: &Entry, (result, after): &Done) -> String {
         let all = after.map(numbers).unwrap_or_default();
         let asked = all.into_iter().filter(|(name, _)| entry.gives.contains_key(*name));
@@ -96,7 +96,7 @@ impl Bench<'_> {
         shown(Answer(*result), gives, entry.locked.map(|_| self.locked()))
     }
 
-    /// Gives everything back, and looks at what is left.
+    /// Releases everything, and checks what is left.
     fn end(mut self) -> End {
         self.process.close_all(self.host.as_ref());
         let damage = self.machine.damage().iter().map(|damage| self.named(damage)).collect();
@@ -115,7 +115,7 @@ fn shown(answer: Answer, gives: BTreeMap<String, u64>, locked: Option<u64>) -> S
     [answer.to_string()].into_iter().chain(gives).chain(locked).collect::<Vec<_>>().join(" ")
 }
 
-/// What the kernel wrote into the call's structure that nobody asked for.
+/// Returns the fields of the call's structure that the kernel wrote but the entry does not mention.
 fn written(entry: &Entry, (_, after): &Done) -> Vec<String> {
     let (Step::Call { call, .. }, Some(after)) = (&entry.step, after) else { return Vec::new() };
     let changed = numbers(*after).into_iter().zip(numbers(*call)).filter(|(after, before)| after != before);

@@ -1,4 +1,5 @@
-//! One step, as a value that means the same on every host: files and memory by number, user addresses by offset.
+//! A step, as a value that means the same on every host: files and memory by number, user addresses
+//! by offset.
 
 use super::super::value::{MOST_GROUPS, number};
 use core::fmt;
@@ -12,7 +13,7 @@ use spapr_iommu::host::{Call, Fd};
 pub enum Slot {
     /// A container.
     Container(usize),
-    /// A group, counted from 0 among those with vfio-pci.
+    /// A group, numbered from 0 among those with vfio-pci.
     Group(usize),
     /// A device.
     Device(DeviceFile),
@@ -21,13 +22,13 @@ pub enum Slot {
 /// A file of a group's first device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceFile {
-    /// Its group, counted as [`Slot::Group`] is, which must be open to open the device.
+    /// Its group, numbered like [`Slot::Group`], which must be open to open the device.
     pub group: usize,
-    /// Which file.
+    /// Which file of the device.
     pub which: Which,
 }
 
-/// Which file of a device.
+/// The files of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Which {
     /// `device0`.
@@ -43,10 +44,10 @@ const CONTAINER: &str = "container";
 const GROUP: &str = "group";
 const DEVICE: &str = "device";
 const MEMORY: &str = "memory";
-/// Kinds of files, each counted.
+/// Number of kinds of files; each is numbered separately.
 const KINDS: usize = 2 + WHICH.len();
 
-/// A call names no file of a host, but its number here.
+/// A call does not name files of a host, but their numbers here.
 impl From<Slot> for Fd {
     fn from(slot: Slot) -> Self {
         let (kind, count) = match slot {
@@ -79,11 +80,11 @@ impl fmt::Display for Slot {
     }
 }
 
-/// A count behind the name of what is counted.
+/// Parses a number after the name of what is numbered.
 fn counted(text: &str, kind: &str) -> Option<usize> {
     let digits = text.strip_prefix(kind)?;
     let count = digits.parse().ok().filter(|count| *count < MOST_GROUPS)?;
-    // One way to write it.
+    // There is only one way to write it.
     (digits == format!("{count}")).then_some(count)
 }
 
@@ -105,7 +106,7 @@ impl FromStr for Slot {
     }
 }
 
-/// Memory, counted in the order it was allocated: `memory0`.
+/// Memory, numbered in the order it was allocated: `memory0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MemoryName(pub usize);
 
@@ -126,14 +127,15 @@ impl FromStr for MemoryName {
 /// A user address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
-    /// In, or near, a piece of memory: `memory0+0x1000`. Address 0 where there is no such memory.
+    /// An address in, or near, a piece of memory: `memory0+0x1000`. Address 0 if there is no such
+    /// memory.
     Memory {
-        /// Which one.
+        /// Number of the memory.
         slot: usize,
-        /// From its start on.
+        /// Offset from its start.
         offset: i64,
     },
-    /// A number, whatever lies there.
+    /// A fixed address, whatever is there.
     Fixed(u64),
 }
 
@@ -171,60 +173,61 @@ impl FromStr for Where {
 /// A part of a piece of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Part {
-    /// Which memory, in the order it was allocated.
+    /// Number of the memory, in the order of allocation.
     pub slot: usize,
-    /// From its start on.
+    /// Offset from its start.
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// What is done, bare.
+/// A bare step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Opens a file. When it was open already and opens again, the first is closed.
+    /// Opens a file. If it is already open and opens again, the first is closed.
     Open(Slot),
     /// Closes a file, if it is open.
     Close(Slot),
-    /// Gets the next piece of memory, aligned to the largest IOMMU page, or to its own page when that is hugetlb's.
+    /// Allocates the next piece of memory, aligned to the largest IOMMU page, or for hugetlb to its
+    /// own page.
     Allocate {
-        /// Bytes.
+        /// Size in bytes.
         size: u64,
-        /// hugetlb pages of that size; the host's when none is given.
+        /// Page size of hugetlb; the host's page if none is given.
         page: Option<PageShift>,
     },
-    /// Gives a part of memory back: there is a hole.
+    /// Frees a part of memory, which leaves a hole.
     Free(Part),
-    /// Changes what the process may do with a part of memory.
+    /// Changes the process's access to a part of memory.
     Protect(Part, Protection),
     /// Fills memory: the n-th 4 KiB of the part with the byte XOR n.
     Fill(Part, u8),
-    /// Compares memory with what [`Step::Fill`] would put there: 1 when it differs.
+    /// Compares memory with what [`Step::Fill`] would write there: 1 if it differs.
     Check(Part, u8),
-    /// A device reads bytes at one bus address and writes them to another.
+    /// Makes a device read bytes at one bus address and write them to another.
     Dma {
-        /// Its file.
+        /// File of the device.
         device: Slot,
-        /// Where it reads.
+        /// Bus address it reads from.
         from: u64,
-        /// Where it writes.
+        /// Bus address it writes to.
         to: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// An ioctl.
+    /// Makes an ioctl.
     Call {
-        /// The file it goes to.
+        /// The file it is made on.
         file: Slot,
-        /// Its argument. `vaddr` in it stands for `user`, a file in it for a [`Slot`].
+        /// Its argument, in which `vaddr` stands for `user`, and a file for a [`Slot`].
         call: Call,
-        /// The user address, if it has one.
+        /// The user address, if the call has one.
         user: Where,
     },
 }
 
 impl Step {
-    /// The group it needs, if it opens one.
+    /// Returns the group it needs, if it opens one.
     pub(in super::super) fn group(&self) -> Option<usize> {
         match self {
             Self::Open(Slot::Group(group) | Slot::Device(DeviceFile { group, .. })) => Some(*group),

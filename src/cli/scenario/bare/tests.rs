@@ -13,7 +13,7 @@ use spapr_iommu::host::{Call, Errno, Fd, Host};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::spapr;
 
-/// A file, from any number.
+/// Makes a file from any number.
 fn slot(number: u64) -> Slot {
     let count = (number / 5) as usize % 256;
     match number % 5 {
@@ -25,7 +25,7 @@ fn slot(number: u64) -> Slot {
     }
 }
 
-/// Any value for an argument, from any number.
+/// Sets any value for an argument, from any number.
 fn set(field: Field<'_>, number: u64) {
     match field {
         Field::File(file) => *file = slot(number),
@@ -101,7 +101,7 @@ proptest! {
     }
 }
 
-/// As it is, but for few files and pieces of memory, and not so long that it would never end.
+/// Limits a step to few files and pieces of memory, and to lengths that end in reasonable time.
 fn tame(mut step: Step) -> Step {
     for argument in step.arguments() {
         match argument.field {
