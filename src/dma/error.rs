@@ -7,6 +7,7 @@ use crate::registry::RegisterError;
 use crate::space::{MapError, UnmapError, WindowError};
 
 /// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been created.
+#[allow(missing_docs, reason = "the message names each field")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum DmaError {
@@ -163,6 +164,7 @@ pub struct ReleaseError<B> {
 }
 
 /// Why a buffer was not given back.
+#[allow(missing_docs, reason = "the message names each field")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ReleaseRefusal {
