@@ -4,8 +4,7 @@
 use super::memory::{GuestMemory, NoMemory, Slot};
 use super::phb::Phb;
 use crate::addr::{GuestAddr, GuestRange, Iova, UserAddr};
-use crate::host::{Errno, LentMemory};
-use crate::model::Model;
+use crate::host::{Errno, LentMemory, Memory};
 use crate::permission::Permission;
 use core::fmt;
 use std::sync::Arc;
@@ -23,14 +22,15 @@ where
     S: GuestAddressSpace + Clone + Send + Sync + 'static,
     S::M: GuestMemoryBackend,
 {
-    /// Lends all regions to a model, which knows nothing of this process otherwise: before [`add_memory`], and again once
-    /// memory was plugged. What the model's devices read and write is then what is in them. EINVAL where a region is not
-    /// whole pages of the model's kernel.
+    /// Lends all regions to a model, which sees nothing of this process otherwise: call it before
+    /// [`add_memory`], and again after memory is plugged. The model's devices then read and write
+    /// these regions. EINVAL where a region is not whole pages of the model's kernel. On the running
+    /// kernel it does nothing.
     ///
     /// [`add_memory`]: super::GuestIommu::add_memory
-    pub fn lend_to(&self, model: &Model) -> Result<(), Errno> {
+    pub fn lend_to(&self, host: &dyn Memory) -> Result<(), Errno> {
         let ranges: Vec<_> = self.slots().iter().filter_map(Slot::user_range).collect();
-        ranges.into_iter().try_for_each(|range| model.lend(range, Arc::new(VmMemory(self.0.clone()))))
+        ranges.into_iter().try_for_each(|range| host.lend(range, Arc::new(VmMemory(self.0.clone()))))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::Errno;
 use crate::addr::{PageShift, UserAddr, UserRange};
+use std::sync::Arc;
 
 /// Access allowed to a piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,4 +45,11 @@ pub trait Memory {
 
     /// Writes `data` at `at`.
     fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno>;
+
+    /// Lets the kernel see memory of this program that was not allocated here, reached through
+    /// `memory`. The running kernel sees all of it; a model takes whole pages of its own size
+    /// (EINVAL), where nothing else is (EEXIST), and again what it has.
+    fn lend(&self, _range: UserRange, _memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        Ok(())
+    }
 }

@@ -13,6 +13,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use parking_lot::RwLock;
+#[cfg(feature = "model")]
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ enum Owner {
     /// A mapping of a file.
     File { base: NonNull<c_void>, len: usize, may_shrink: bool },
     /// Memory of the allocator, with what was taken in excess for the sake of alignment.
+    #[cfg(feature = "model")]
     Heap { base: NonNull<u8>, layout: Layout },
     /// The caller's, as long as this is true.
     Borrowed(RwLock<bool>),
@@ -235,6 +237,7 @@ impl Drop for Inner {
         match &self.owner {
             // SAFETY: the mapping that was made here; nothing refers to it any more.
             Owner::Mapping { base, len } | Owner::File { base, len, .. } => drop(unsafe { munmap(*base, *len) }),
+            #[cfg(feature = "model")]
             // SAFETY: allocated here with that layout; nothing refers to it any more.
             Owner::Heap { base, layout } => unsafe { dealloc(base.as_ptr(), *layout) },
             Owner::Borrowed(_) => {}

@@ -5,12 +5,13 @@ use super::device::DeviceRegion;
 use super::group::Group;
 use super::state::File;
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::memory::Protection;
+use crate::host::memory::{LentMemory, Protection};
 use crate::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
 use crate::uapi::vfio::IrqSet;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 impl Host for Model {
     fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
@@ -133,5 +134,9 @@ impl Memory for Model {
 
     fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno> {
         self.lock().kernel.process.write(at, data)
+    }
+
+    fn lend(&self, range: UserRange, memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        self.lock().kernel.process.lend(range, memory)
     }
 }

@@ -64,7 +64,7 @@ pub use view::{EntryView, RegionView, TableView};
 pub use violation::{DmaDirection, Leak, Violation};
 
 use crate::addr::{Iova, UserRange};
-use crate::host::{Errno, Fd, LentMemory, Platform};
+use crate::host::{Errno, Fd, Platform};
 use container::Kernel;
 use group::Group;
 use process::Process;
@@ -171,12 +171,6 @@ impl Model {
     /// if the range is not aligned to its page, ENOMEM without free huge pages.
     pub fn declare(&self, range: UserRange, kind: MemoryKind) -> Result<(), Errno> {
         self.lock().kernel.process.place(range.start().0..range.end().0, kind)
-    }
-
-    /// Gives the process memory that this program has: the model's devices read and write it through `memory`. It may be
-    /// lent again. EINVAL where it is not whole pages of the model's kernel, EEXIST where something else is.
-    pub fn lend(&self, range: UserRange, memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
-        self.lock().kernel.process.lend(range, memory)
     }
 
     /// Sets `RLIMIT_MEMLOCK`, in bytes, and whether the process has `CAP_IPC_LOCK`.

@@ -143,8 +143,8 @@ fn devices_of_a_model_see_the_bytes_of_memory_that_was_lent() {
     // The model knows nothing of this process, unless it is told.
     iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap().attach(0).unwrap();
     iommu.add_memory().unwrap_err();
-    memory.lend_to(&model).unwrap();
-    memory.lend_to(&model).unwrap();
+    memory.lend_to(model.as_ref()).unwrap();
+    memory.lend_to(model.as_ref()).unwrap();
     iommu.add_memory().unwrap();
     iommu.h_put_tce(LIOBN, 0, 0x100_0003).unwrap();
     atomic.memory().write_slice(b"what is there", GuestAddress(0x100_0010)).unwrap();

@@ -8,8 +8,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged when nothing is asked.
 const QUIET: LevelFilter = LevelFilter::WARN;
-/// What the targets of all events begin with.
-const CRATE: &str = env!("CARGO_CRATE_NAME");
+/// What the targets of all events begin with: the library's name, or this crate's.
+const CRATES: [&str; 2] = ["spapr_iommu", env!("CARGO_CRATE_NAME")];
 
 /// Reads what `--log` says: a level, `ioctl`, or a filter in which every target can have events.
 pub(super) fn parse(text: &str) -> Result<Targets, String> {
@@ -17,11 +17,14 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
         return Ok(Targets::new().with_target(TARGET, LevelFilter::DEBUG));
     }
     let filter: Targets = text.parse().map_err(|error| format!("{error}"))?;
-    let ours = |target: &str| target == CRATE || target.strip_prefix(CRATE).is_some_and(|rest| rest.starts_with("::"));
+    let of =
+        |target: &str, name| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let ours = |target: &str| CRATES.iter().any(|name| of(target, name));
     match filter.iter().find(|(target, _)| !ours(target)) {
         Some((target, _)) => Err(format!(
             "{target:?} is no level and no target of the log: levels are error, warn, info, debug, trace and off, \
-             targets begin with {CRATE}, for example {CRATE}::guest=debug"
+             targets begin with {library}, for example {library}::guest=debug",
+            library = CRATES[0]
         )),
         None if text.trim().is_empty() => Err("levels are error, warn, info, debug, trace and off".into()),
         None => Ok(filter),
