@@ -61,11 +61,10 @@ pub(crate) fn read(host: &dyn Host) -> Result<Memlock, MemlockError> {
 /// Checks that `needed` more bytes may be locked for `what`, besides those that are `promised`.
 pub(crate) fn check(memlock: Memlock, promised: u64, what: &'static str, needed: u64) -> Result<(), MemlockError> {
     // What locks nothing is never refused, however much others were promised.
-    match memlock.missing(needed.saturating_add(promised)) {
-        missing if missing != 0 && needed != 0 => Err(match promised {
-            0 => MemlockError::OverLimit { what, needed, missing, memlock },
-            _ => MemlockError::OverPromise { what, needed, missing, memlock, promised },
-        }),
-        _ => Ok(()),
+    let missing = if needed == 0 { 0 } else { memlock.missing(needed.saturating_add(promised)) };
+    match (missing, promised) {
+        (0, _) => Ok(()),
+        (_, 0) => Err(MemlockError::OverLimit { what, needed, missing, memlock }),
+        _ => Err(MemlockError::OverPromise { what, needed, missing, memlock, promised }),
     }
 }
