@@ -12,8 +12,6 @@
 //!
 //! The calls that are left out each have a test of their own in `tests/contract`.
 
-mod kernel;
-
 use clap::Parser;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::model::Preset;

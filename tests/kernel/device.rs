@@ -1,6 +1,6 @@
 //! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these machines.
 
-use crate::{BIG, groups};
+use crate::BIG;
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::device::eeh::{EehError, Injection, PeState};

@@ -1,12 +1,13 @@
 //! Windows on a real kernel: where they start, and what they lock.
 
-use crate::{BIG, groups, process, real_limit::RealLimit};
+use crate::{BIG, groups, process};
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
 use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory, Platform};
 use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::limit::RealLimit;
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;

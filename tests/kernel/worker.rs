@@ -1,5 +1,6 @@
 //! A process that does all there is to do without pause, until it is killed.
 
+use crate::groups;
 use fastrand::Rng;
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
@@ -9,7 +10,6 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::window::WindowRequest;
-use spapr_iommu_tests::groups;
 use std::env;
 use std::fs::File;
 use std::io;

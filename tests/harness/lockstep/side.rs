@@ -4,11 +4,15 @@ use super::slots::{Slot, Step};
 use core::hash::{Hash, Hasher};
 use core::ops::Deref;
 use spapr_iommu::addr::UserRange;
+use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Call, Errno, GroupFacts, Host, Memory, Node};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::{spapr, vfio};
 use spapr_iommu_cli::scenario::bare::{Done, Process};
+use std::fs::File;
 use std::hash::DefaultHasher;
+use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 
 /// Larger pieces of memory are only accessed by devices.
 const MOST_READ: u64 = 4 << 20;
@@ -22,6 +26,20 @@ pub trait Machine: Host + Memory {
 }
 
 impl Machine for Model {}
+
+/// It is read after each step: opening it anew would take longer than most steps do.
+static STATUS: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/status").ok());
+
+impl Machine for Vfio {
+    fn locked(&self) -> u64 {
+        let mut text = [0; 4096];
+        let len = STATUS.as_ref().and_then(|status| status.read_at(&mut text, 0).ok()).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..len]);
+        let line = text.lines().find_map(|line| line.strip_prefix("VmLck:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kilobytes.map_or(u64::MAX, |kilobytes| kilobytes << 10)
+    }
+}
 
 pub struct Side<M> {
     pub host: M,
