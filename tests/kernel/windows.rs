@@ -2,7 +2,7 @@
 
 use crate::{BIG, groups, process};
 use libtest_mimic::Failed;
-use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
+use spapr_iommu::addr::{GuestAddr, GuestRange};
 use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory, Platform};
@@ -38,7 +38,7 @@ impl Guest {
     }
 
     fn plug(&self, start: u64, len: u64) -> Result<(), Failed> {
-        let user = self.host.allocate(len, PageShift::P64K.max(self.host.page_shift()))?.start();
+        let user = self.host.allocate(len, self.host.page_shift())?.start();
         self.slots.insert(Slot { guest: GuestRange::new(GuestAddr(start), len)?, user })?;
         Ok(self.iommu.add_memory()?)
     }
@@ -68,7 +68,7 @@ pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -
     guest.phb.attach(guest.groups[0])?;
     guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
     let shift = guest.host.page_shift().get();
-    let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, shift, 30])?;
+    let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, shift, 24])?;
     ensure(made[2..] == [0x800_0000, 0], format!("{made:x?}"))?;
     guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
     let locked = process::locked()?;
@@ -106,7 +106,9 @@ pub(crate) fn what_cannot_be_locked_is_refused_before_anything_is_touched() -> R
         let refused = guest.phb.attach(guest.groups[1]);
         ensure(refused.is_err(), "a second default table has no room")?;
         guest.iommu.h_put_tce(LIOBN, 0x20000, 3)?;
-        guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &[0, 0, 1, guest.host.page_shift().get(), 26])?;
+        // So few TCEs that they are offered with what is left.
+        let page = guest.host.page_shift();
+        guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &[0, 0, 1, page.get(), page.get() + 3])?;
         guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
         guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
         // Memory takes what the default window gave back.
@@ -115,7 +117,7 @@ pub(crate) fn what_cannot_be_locked_is_refused_before_anything_is_touched() -> R
         let refused = guest.iommu.rtas(RtasCall::ResetPeDmaWindow, &[0, 0, 1], &mut status);
         ensure(refused.is_err() && status[0].cast_signed() == -1, format!("{refused:?}"))?;
         ensure(process::locked()? == locked, format!("{} locked, not {locked}", process::locked()?))?;
-        guest.iommu.h_put_tce(DYNAMIC, BIG + (1 << 20), 3)?;
+        guest.iommu.h_put_tce(DYNAMIC, BIG + page.bytes(), 3)?;
     }
     guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, 0, 1])?;
     guest.iommu.h_put_tce(LIOBN, 0x10000, 3)?;
