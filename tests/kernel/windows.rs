@@ -13,6 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 const RAM: u64 = 16 << 20;
+/// The shift of a page that is all the RAM.
+const PAGE: u32 = 24;
 const LIOBN: Liobn = Liobn(0x8000_0000);
 const DYNAMIC: Liobn = Liobn(0x8000_0001);
 
@@ -67,15 +69,15 @@ pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -
     let guest = Guest::new()?;
     guest.phb.attach(guest.groups[0])?;
     guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
-    let shift = guest.host.page_shift().get();
-    let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, shift, 24])?;
+    // Larger than the default window, which pseries would make of it otherwise.
+    let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, PAGE, 31])?;
     ensure(made[2..] == [0x800_0000, 0], format!("{made:x?}"))?;
     guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
     let locked = process::locked()?;
     guest.phb.detach(guest.groups[0])?;
     guest.phb.attach(guest.groups[0])?;
     guest.phb.attach(guest.groups[1])?;
-    ensure(guest.phb.space().mapped().1 == 1 << shift, "the guest's page is mapped again")?;
+    ensure(guest.phb.space().mapped().1 == 1 << PAGE, "the guest's page is mapped again")?;
     // One more table, and no default window nor what held its slot.
     let twice = locked + (locked - before - RAM);
     ensure(process::locked()? == twice, format!("{} locked, not {twice}", process::locked()?))?;
