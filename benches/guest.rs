@@ -139,7 +139,8 @@ fn singles(tces: &[u64], attached: bool) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The most that one call clears, no two TCEs continuing each other: with a device, the longest hypercall there is.
+/// The most that one call clears, no two TCEs continuing each other: with a device, the longest
+/// hypercall there is.
 fn longest(attached: bool) -> Result<(), Box<dyn Error>> {
     let scattered: Vec<u64> = (0..LIST).map(|n| ((256 + 2 * (LIST - n)) * PAGE) | 3).collect();
     let ram = Arc::new(Ram::new(&scattered));

@@ -150,7 +150,8 @@ impl<A: Address> Range<A> {
         self.subrange(0, len)
     }
 
-    /// `len` bytes, `offset` bytes from the start; `None` when that is nothing or reaches past the end.
+    /// `len` bytes, `offset` bytes from the start; `None` when that is nothing or reaches past the
+    /// end.
     pub fn subrange(&self, offset: u64, len: u64) -> Option<Self> {
         let end = offset.checked_add(len)?;
         (len != 0 && end <= self.len).then(|| Self { start: A::new(self.start.get() + offset), len })

@@ -2,9 +2,9 @@
 //! creates DMA windows, and maps TCEs, for the devices of one or more VFIO containers.
 //!
 //! The kernel's interface has traps: a MAP past a window's end crashes the host, an UNREGISTER that
-//! returns 0 can lose memory until reboot, a failed CREATE puts a device out of use. This crate checks
-//! and plans before it calls the kernel, undoes what fails halfway, and says in typed errors what is in
-//! the way and what to do.
+//! returns 0 can lose memory until reboot, a failed CREATE puts a device out of use. This crate
+//! checks and plans before it calls the kernel, undoes what fails halfway, and says in typed errors
+//! what is in the way and what to do.
 //!
 //! ```
 //! use spapr_iommu::{AddressSpace, IovaRange, Permission, Registry, WindowRequest};

@@ -5,7 +5,8 @@ use crate::host::Errno;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-/// Bytes of the program's own that begin and end on a page of the host, as [`Dma::with_slice`] takes them. Used as a slice.
+/// Bytes of the program's own that begin and end on a page of the host, as [`Dma::with_slice`]
+/// takes them. Used as a slice.
 pub struct AlignedBytes {
     memory: Vec<u8>,
     /// Where the first page begins in `memory`.
@@ -14,8 +15,8 @@ pub struct AlignedBytes {
 }
 
 impl Dma {
-    /// Makes at least `len` bytes, zeroed, in whole pages of the host: memory of the program's, of which devices see nothing until it
-    /// is lent to them.
+    /// Makes at least `len` bytes, zeroed, in whole pages of the host: memory of the program's, of
+    /// which devices see nothing until it is lent to them.
     pub fn aligned_bytes(&self, len: usize) -> Result<AlignedBytes, DmaError> {
         if len == 0 {
             return Err(DmaError::Empty);

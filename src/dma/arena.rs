@@ -188,7 +188,8 @@ impl Arenas {
 }
 
 impl Arena {
-    /// The first and the last bus address of the first memory it gives out, which is a page of the host at least.
+    /// The first and the last bus address of the first memory it gives out, which is a page of the
+    /// host at least.
     fn first_piece(&self, host_page: PageShift) -> (Iova, u64) {
         let start = self.range.start();
         (start, start.0.saturating_add(self.page.max(host_page).mask()))
@@ -228,7 +229,8 @@ fn is_beyond(why: &WindowError) -> bool {
     matches!(why, WindowError::Refused(Refusal::BeyondDevice { .. }))
 }
 
-/// The largest IOMMU page above the host's for which there is a page of hugetlb, and of which the window has many.
+/// The largest IOMMU page above the host's for which there is a page of hugetlb, and of which the
+/// window has many.
 fn huge_page(host: &dyn Host, facts: &WindowFacts, config: &DmaConfig) -> Option<PageShift> {
     let worth = |page: &PageShift| *page > facts.host_page && page.bytes() <= config.capacity / FEWEST_PAGES;
     facts.page_sizes().rev().filter(worth).find(|page| {

@@ -6,7 +6,7 @@ use core::fmt;
 
 impl fmt::Debug for Dma {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever holds the lock may be the one who prints.
+        // The thread that prints may hold the lock.
         match self.0.state.try_lock() {
             Some(state) => write!(f, "Dma({} devices, {:?})", state.devices.count(), state.arenas),
             None => f.write_str("Dma(busy)"),

@@ -6,7 +6,8 @@ use crate::host::{Errno, FileError};
 use crate::registry::RegisterError;
 use crate::space::{MapError, UnmapError, WindowError};
 
-/// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been created.
+/// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been
+/// created.
 #[allow(missing_docs, reason = "the message names each field")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
@@ -46,7 +47,8 @@ pub enum DmaError {
         /// The largest piece that is free, and in reach of the devices.
         largest: u64,
     },
-    /// No bus addresses are left in the default window, whose size the firmware fixes, and there is no dynamic one.
+    /// No bus addresses are left in the default window, whose size the firmware fixes, and there is
+    /// no dynamic one.
     #[error(
         "no {} of bus addresses in one piece are free in the default window, {window}, the largest is {}: drop buffers, \
          or have a dynamic window, which was refused: {why}",
@@ -63,7 +65,8 @@ pub enum DmaError {
         /// Why there is no dynamic window.
         why: WindowError,
     },
-    /// No bus addresses are left in reach of the device with the smallest mask. A larger window has no more of them.
+    /// No bus addresses are left in reach of the device with the smallest mask. A larger window has
+    /// no more of them.
     #[error(
         "no {} of bus addresses in one piece are free in {window} in reach of a device with a DMA mask of {mask}, the \
          largest is {}: drop buffers, and open the devices with the smallest masks first",

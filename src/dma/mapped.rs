@@ -63,7 +63,8 @@ impl Mapped {
         Self::at(dma, leased, user, place, &[request])
     }
 
-    /// The IOMMU pages of a window that hold `user`, if they are all of `leased` and it carries such pages.
+    /// The IOMMU pages of a window that hold `user`, if they are all of `leased` and it carries
+    /// such pages.
     pub(super) fn whole_pages(
         dma: &Dma,
         which: Which,

@@ -70,8 +70,8 @@ impl Drop for Leased {
     }
 }
 
-/// Memory that is registered, and in reach of devices only where and as long as it is [mapped](Self::map): for transfers that
-/// are mapped one by one. Clones are the same memory.
+/// Memory that is registered, and in reach of devices only where and as long as it is
+/// [mapped](Self::map): for transfers that are mapped one by one. Clones are the same memory.
 #[derive(Clone)]
 pub struct DmaMemory {
     dma: Dma,
@@ -79,9 +79,10 @@ pub struct DmaMemory {
 }
 
 impl Dma {
-    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the window that devices reach has such and
-    /// the process gets some; in pages of the host where there is a window of such pages; refused where there is neither. Before a
-    /// device is open, in pages of the host.
+    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the
+    /// window that devices reach has such and the process gets some; in pages of the host where
+    /// there is a window of such pages; refused where there is neither. Before a device is open, in
+    /// pages of the host.
     pub fn memory(&self, bytes: u64) -> Result<DmaMemory, DmaError> {
         if bytes == 0 {
             return Err(DmaError::Empty);
@@ -117,11 +118,12 @@ impl Dma {
         Ok(pages)
     }
 
-    /// Registers `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both are whole pages of
-    /// the host, and of the file.
+    /// Registers `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file
+    /// of hugetlbfs. Both are whole pages of the host, and of the file.
     ///
-    /// Should the file shrink meanwhile, an access to what it lost ends the process with `SIGBUS`, and devices keep what they had.
-    /// So a memfd of `MFD_ALLOW_SEALING` is sealed with `F_SEAL_SHRINK`, for good. What cannot be sealed must not shrink;
+    /// Should the file shrink meanwhile, an access to what it lost ends the process with `SIGBUS`,
+    /// and devices keep what they had. So a memfd of `MFD_ALLOW_SEALING` is sealed with
+    /// `F_SEAL_SHRINK`, for good. What cannot be sealed must not shrink;
     /// [`DmaMemory::may_shrink`] tells.
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
@@ -129,9 +131,11 @@ impl Dma {
         Ok(DmaMemory { dma: self.clone(), leased: Leased::adopt(registry, &shared)? })
     }
 
-    /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and the bytes behind that by copies.
-    /// It begins and ends on a host page, as that of [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the caller's again, with
-    /// what devices wrote. Should the kernel not unmap it, the process ends: a device could write to what is the caller's.
+    /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
+    /// the bytes behind that by copies. It begins and ends on a host page, as that of
+    /// [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the
+    /// caller's again, with what devices wrote. Should the kernel not unmap it, the process ends: a
+    /// device could write to what is the caller's.
     pub fn with_slice<R>(
         &self,
         slice: &mut [u8],

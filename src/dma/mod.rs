@@ -1,10 +1,11 @@
 //! Memory for devices, for user-space drivers.
 //!
-//! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered, mapped in the best window all of
-//! them reach, unmapped and given back when dropped, in any order. A [`Pool`] hands out blocks of one buffer without calling the
-//! kernel; [`DmaMemory`] is registered once and mapped transfer by transfer, alone or as a scatter list
-//! ([`DmaMemory::map_parts`]), and may be a file; a slice can be lent for a while ([`Dma::with_slice`]). All of it has an address for
-//! calls without a copy ([`Buffer::as_ptr`]).
+//! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered,
+//! mapped in the best window all of them reach, unmapped and given back when dropped, in any order.
+//! A [`Pool`] hands out blocks of one buffer without calling the kernel; [`DmaMemory`] is
+//! registered once and mapped transfer by transfer, alone or as a scatter list
+//! ([`DmaMemory::map_parts`]), and may be a file; a slice can be lent for a while
+//! ([`Dma::with_slice`]). All of it has an address for calls without a copy ([`Buffer::as_ptr`]).
 //!
 //! ```
 //! use spapr_iommu::dma::{Dma, DmaMask};
@@ -69,8 +70,8 @@ use std::sync::Arc;
 /// Configuration of memory for devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaConfig {
-    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of two. What cannot be had is an error when a
-    /// device is opened.
+    /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of
+    /// two. What cannot be had is an error when a device is opened.
     pub capacity: u64,
     /// The dynamic window's page. `None` for the largest page for which the process gets hugetlb
     /// memory, if the capacity is 64 such pages or more, otherwise the host's page.

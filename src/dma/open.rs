@@ -6,7 +6,8 @@ use crate::space::AttachError;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Weak;
 
-/// Why a device was not opened. Nothing has changed, except that windows may have been created for groups that were attached before.
+/// Why a device was not opened. Nothing has changed, except that windows may have been created for
+/// groups that were attached before.
 #[allow(missing_docs, reason = "the message names each field")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]

@@ -50,7 +50,8 @@ impl<T> Clone for Pool<T> {
     }
 }
 
-/// A block of a [`Pool`], which gets it back when this is dropped. Accesses are those of [`Buffer`].
+/// A block of a [`Pool`], which gets it back when this is dropped. Accesses are those of
+/// [`Buffer`].
 pub struct Block<T> {
     pool: Arc<Inner<T>>,
     index: usize,

@@ -31,9 +31,10 @@ struct Run {
 }
 
 impl DmaMemory {
-    /// Maps parts of the memory, in any order, until the map is dropped. Parts whose IOMMU pages touch or overlap are mapped
-    /// together: one MAP for each stretch of pages, and later one UNMAP for all, per container. Devices see whole IOMMU pages, so
-    /// also what lies beside the parts in this memory.
+    /// Maps parts of the memory, in any order, until the map is dropped. Parts whose IOMMU pages
+    /// touch or overlap are mapped together: one MAP for each stretch of pages, and later one UNMAP
+    /// for all, per container. Devices see whole IOMMU pages, so also what lies beside the parts in
+    /// this memory.
     pub fn map_parts(&self, parts: &[MemoryPart], permission: Permission) -> Result<ScatterMap, DmaError> {
         if parts.is_empty() {
             return Err(DmaError::Empty);

@@ -1,9 +1,10 @@
-//! Memory for devices by its address, for calls that fill it or drain it without a copy: `read`, `writev`, io_uring's, or the traits
-//! of `vm-memory`.
+//! Memory for devices by its address, for calls that fill it or drain it without a copy: `read`,
+//! `writev`, io_uring's, or the traits of `vm-memory`.
 //!
-//! A pointer is good for as many bytes as its method says, and as long as what it was taken from lives. A device may change the bytes
-//! at any moment, so no reference to them may be made, not even for a moment: give the pointer to the kernel, or access
-//! it with [`core::ptr::read_volatile`] and [`core::ptr::write_volatile`].
+//! A pointer is good for as many bytes as its method says, and as long as what it was taken from
+//! lives. A device may change the bytes at any moment, so no reference to them may be made, not
+//! even for a moment: give the pointer to the kernel, or access it with
+//! [`core::ptr::read_volatile`] and [`core::ptr::write_volatile`].
 
 #[cfg(feature = "vm-memory")]
 use super::OutOfBounds;
@@ -14,8 +15,8 @@ use crate::host::Shared;
 use vm_memory::VolatileSlice;
 
 impl<T> Buffer<T> {
-    /// Its first byte in the process. The pointer is good for [`Self::size`] bytes while the buffer lives; a device may change them at
-    /// any moment, so no reference to them may be made.
+    /// Its first byte in the process. The pointer is good for [`Self::size`] bytes while the buffer
+    /// lives; a device may change them at any moment, so no reference to them may be made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.leased().shared.as_ptr().wrapping_add(self.offset() as usize)
     }
@@ -33,8 +34,8 @@ impl<T> Buffer<T> {
 }
 
 impl<T> Block<T> {
-    /// Its first byte in the process. The pointer is good for `size_of::<T>()` bytes while the block lives; a device may change them at
-    /// any moment, so no reference to them may be made.
+    /// Its first byte in the process. The pointer is good for `size_of::<T>()` bytes while the
+    /// block lives; a device may change them at any moment, so no reference to them may be made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.buffer().as_ptr().wrapping_add(self.index() * size_of::<T>())
     }
@@ -49,8 +50,8 @@ impl<T> Block<T> {
 }
 
 impl DmaMemory {
-    /// Its first byte in the process. The pointer is good for [`Self::size`] bytes while this or a clone lives; a device may change
-    /// them at any moment, so no reference to them may be made.
+    /// Its first byte in the process. The pointer is good for [`Self::size`] bytes while this or a
+    /// clone lives; a device may change them at any moment, so no reference to them may be made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.leased().shared.as_ptr()
     }
@@ -63,8 +64,9 @@ impl DmaMemory {
 }
 
 impl StreamMap {
-    /// The first byte of the part in the process. The pointer is good for `iova_range().len()` bytes while the map lives; a device may
-    /// change them at any moment, so no reference to them may be made.
+    /// The first byte of the part in the process. The pointer is good for `iova_range().len()`
+    /// bytes while the map lives; a device may change them at any moment, so no reference to them
+    /// may be made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.leased().shared.as_ptr().wrapping_add(self.first() as usize)
     }

@@ -120,7 +120,8 @@ impl Phb {
         self.dynamic().filter(|_| self.tables().len() >= WINDOWS)
     }
 
-    /// The LIOBN of the next dynamic window, and the most bytes it may have: a second one takes the place of the default window.
+    /// The LIOBN of the next dynamic window, and the most bytes it may have: a second one takes the
+    /// place of the default window.
     fn next(&self) -> (Liobn, u64) {
         let (config, tables) = (self.config(), self.tables());
         match tables.iter().any(|table| table.liobn() == config.dynamic_liobn()) {

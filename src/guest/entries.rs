@@ -18,8 +18,8 @@ pub trait Entries: Send + Sync + Debug {
     /// Stores `value` in `count` entries from `first` on.
     fn fill(&self, first: u64, count: u64, value: u64);
 
-    /// Makes room for `values` from `first` on, unless the table would take more than `limit` bytes.
-    /// Storing them then takes no more. No entry changes.
+    /// Makes room for `values` from `first` on, unless the table would take more than `limit`
+    /// bytes. Storing them then takes no more. No entry changes.
     fn reserve(&self, first: u64, values: &[u64], limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
         let _ = (first, values, limit);
         Ok(())
@@ -31,8 +31,8 @@ pub trait Entries: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Calls `visit` with every stretch of one value in `first..first + count` that is not 0, in order:
-    /// its first entry, how many, the value. What was never written is skipped whole.
+    /// Calls `visit` with every stretch of one value in `first..first + count` that is not 0, in
+    /// order: its first entry, how many, the value. What was never written is skipped whole.
     fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64));
 
     /// Returns whether others change them as well: the kernel under KVM, which then maps them
@@ -81,9 +81,9 @@ fn new_branch(value: u64) -> Box<Branch> {
     Box::new(core::array::from_fn(|_| Node::new(value)))
 }
 
-/// Entries in a tree of branches and leaves. A stretch of one value costs its place in the directory;
-/// only leaves whose entries differ take 8 bytes for each. Leaves stay until the table goes, so that
-/// readers need no lock.
+/// Entries in a tree of branches and leaves. A stretch of one value costs its place in the
+/// directory; only leaves whose entries differ take 8 bytes for each. Leaves stay until the table
+/// goes, so that readers need no lock.
 #[derive(Debug)]
 pub(super) struct Sparse {
     branches: Box<[Node<Branch>]>,
@@ -108,8 +108,8 @@ impl Sparse {
         Self { branches, len, bytes: AtomicU64::new(0) }
     }
 
-    /// Bytes of branches and leaves that an empty table needs, at most, for runs in order: the first
-    /// entry, how many, and whether all are one value.
+    /// Bytes of branches and leaves that an empty table needs, at most, for runs in order: the
+    /// first entry, how many, and whether all are one value.
     pub(super) fn bytes_for(runs: impl Iterator<Item = (u64, u64, bool)>) -> u64 {
         let (mut bytes, mut next_leaf, mut next_branch) = (0_u64, 0, 0);
         let mut touch = |first: u64, end: u64| {
@@ -223,8 +223,8 @@ impl Sparse {
         }
     }
 
-    /// Cuts entries at leaves, except where `whole` takes a whole branch at once: the first index of
-    /// each part, and how many entries it has.
+    /// Cuts entries at leaves, except where `whole` takes a whole branch at once: the first index
+    /// of each part, and how many entries it has.
     fn parts(&self, first: u64, count: u64, whole: impl Fn(&Node<Branch>)) -> impl Iterator<Item = (u64, usize)> {
         let end = first.saturating_add(count).min(self.len);
         let mut at = first;

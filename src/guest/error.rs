@@ -81,8 +81,8 @@ pub enum HcallError {
 }
 
 impl HcallError {
-    /// What the guest gets (LoPAR): `H_HARDWARE` where the host failed, `H_NOT_ENOUGH_RESOURCES` where its
-    /// table would take too much memory, `H_PARAMETER` for its own mistakes.
+    /// What the guest gets (LoPAR): `H_HARDWARE` where the host failed, `H_NOT_ENOUGH_RESOURCES`
+    /// where its table would take too much memory, `H_PARAMETER` for its own mistakes.
     pub fn code(&self) -> i64 {
         match self {
             Self::Map(_) | Self::Unmap(_) => H_HARDWARE,

@@ -58,8 +58,8 @@ impl GuestIommu {
         table.put(self.ram(), first, values.get(..count as usize).unwrap_or_default())
     }
 
-    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times, 2^18 at most: the pages are unmapped, with one
-    /// UNMAP where they are mapped at all.
+    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times, 2^18 at most: the pages
+    /// are unmapped, with one UNMAP where they are mapped at all.
     pub fn h_stuff_tce(&self, liobn: Liobn, ioba: u64, tce: u64, count: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
             if tce::permission(tce).is_some() {

@@ -42,8 +42,9 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
     /// Returns all slots. None overlap.
     fn slots(&self) -> Vec<Slot>;
 
-    /// Whether `slot`, which was registered, is there still. Asked once for each slot a hypercall maps, so that RAM which went
-    /// without [`remove_memory`](super::GuestIommu::remove_memory) takes no new TCE. `true` where the VMM keeps to that.
+    /// Whether `slot`, which was registered, is there still. Asked once for each slot a hypercall
+    /// maps, so that RAM which went without [`remove_memory`](super::GuestIommu::remove_memory)
+    /// takes no new TCE. `true` where the VMM keeps to that.
     fn has(&self, slot: &Slot) -> bool {
         let _ = slot;
         true

@@ -229,7 +229,8 @@ impl GuestIommu {
         Ok(phb)
     }
 
-    /// Takes a PHB away, with its windows, once its devices are detached. Whoever still has it can do nothing with it.
+    /// Takes a PHB away, with its windows, once its devices are detached. Handles of it that are
+    /// still held do nothing any longer.
     pub fn remove_phb(&self, buid: u64) -> Result<(), PhbError> {
         let mut phbs = self.phbs.lock();
         let at = phbs.iter().position(|phb| phb.config().buid == buid).ok_or(PhbError::NoPhb { buid })?;
@@ -238,8 +239,9 @@ impl GuestIommu {
         Ok(())
     }
 
-    /// Gives every PHB the windows it had at first, empty, as the reset of the machine does: its default window, and no other.
-    /// No vCPU may run. A PHB that cannot be reset does not keep the others from it; the first error is returned.
+    /// Gives every PHB the windows it had at first, empty, as the reset of the machine does: its
+    /// default window, and no other. No vCPU may run. A PHB that cannot be reset does not keep the
+    /// others from it; the first error is returned.
     pub fn reset(&self) -> Result<(), ResetError> {
         let mut result = Ok(());
         for phb in self.phbs() {

@@ -23,8 +23,8 @@ const MOST_ENTRIES: u64 = 1 << 36;
 pub struct PhbConfig {
     /// Bus unit ID, with which RTAS calls name it.
     pub buid: u64,
-    /// Of the default window; the dynamic one has the next. A second dynamic one, which takes the default window's place
-    /// when the guest has removed that, takes its LIOBN as well.
+    /// Of the default window; the dynamic one has the next. A second dynamic one, which takes the
+    /// default window's place when the guest has removed that, takes its LIOBN as well.
     pub liobn: Liobn,
     /// The default window, with 4 KiB pages. On a host it starts at bus address 0: 1 GiB on
     /// pseries, 2 GiB on powernv.
@@ -35,14 +35,15 @@ pub struct PhbConfig {
     pub pages: u64,
     /// The most TCEs of a dynamic window.
     pub entries: u64,
-    /// The most bytes a guest can make the table of one window take: 8 for each TCE near one that differs from its
-    /// neighbours. A call that needs more gets `H_NOT_ENOUGH_RESOURCES`. `None` is 16 MiB and a 64th of the guest's RAM.
+    /// The most bytes a guest can make the table of one window take: 8 for each TCE near one that
+    /// differs from its neighbours. A call that needs more gets `H_NOT_ENOUGH_RESOURCES`. `None` is
+    /// 16 MiB and a 64th of the guest's RAM.
     pub table_memory: Option<u64>,
 }
 
 impl PhbConfig {
-    /// A PHB like QEMU's: a default window of 1 GiB, the dynamic one at 2^59 with pages of 4 KiB, 64 KiB, 2 MiB and 16 MiB and
-    /// at most 2^31 TCEs.
+    /// A PHB like QEMU's: a default window of 1 GiB, the dynamic one at 2^59 with pages of 4 KiB,
+    /// 64 KiB, 2 MiB and 16 MiB and at most 2^31 TCEs.
     pub fn new(buid: u64, liobn: Liobn) -> Result<Self, PhbError> {
         let default = IovaRange::new(Iova(0), 1 << 30)?;
         let pages = [PageShift::P4K, PageShift::P64K, PageShift::P2M, PageShift::P16M];

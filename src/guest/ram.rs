@@ -116,7 +116,8 @@ impl Snapshot {
     }
 }
 
-/// A guest's RAM, registered. Few regions: what is added together and continues in user memory is one to the kernel.
+/// A guest's RAM, registered. Few regions: what is added together and continues in user memory is
+/// one to the kernel.
 pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,

@@ -93,8 +93,8 @@ impl GuestIommu {
         }
     }
 
-    /// An RTAS call whose argument block lies at `at` in guest memory: see [`RtasBlock`]. What `H_RTAS` gets (QEMU and SLOF).
-    /// `None` when the token is none of ours: then nothing was done.
+    /// An RTAS call whose argument block lies at `at` in guest memory: see [`RtasBlock`]. What
+    /// `H_RTAS` gets (QEMU and SLOF). `None` when the token is none of ours: then nothing was done.
     pub fn h_rtas(&self, tokens: &DdwTokens, at: GuestAddr) -> Option<i64> {
         let memory = self.ram().memory();
         let Ok(token) = RtasBlock::token_at(memory, at) else { return Some(H_PARAMETER) };

@@ -1,5 +1,6 @@
-//! The argument block of an RTAS call in guest memory (LoPAR, "RTAS argument call buffer"): big-endian cells, namely the
-//! token, the number of arguments, the number of results, the arguments, the results.
+//! The argument block of an RTAS call in guest memory (LoPAR, "RTAS argument call buffer"):
+//! big-endian cells, namely the token, the number of arguments, the number of results, the
+//! arguments, the results.
 
 use super::memory::{GuestMemory, NoMemory};
 use crate::addr::GuestAddr;
@@ -25,7 +26,8 @@ pub enum RtasBlockError {
     },
 }
 
-/// An RTAS call as a guest makes it, copied out of its memory once. For any call, not only those of this library:
+/// An RTAS call as a guest makes it, copied out of its memory once. For any call, not only those of
+/// this library:
 ///
 /// ```
 /// # use spapr_iommu::addr::GuestAddr;
@@ -89,7 +91,8 @@ impl RtasBlock {
         self.counts.1
     }
 
-    /// Writes the results, the status first: as many as the guest has room for, 0 where there are fewer.
+    /// Writes the results, the status first: as many as the guest has room for, 0 where there are
+    /// fewer.
     pub fn write(&self, memory: &dyn GuestMemory, results: &[u32]) -> Result<(), RtasBlockError> {
         let mut bytes = [0; MAX_CELLS * 4];
         let bytes = bytes.get_mut(..self.rets() * 4).unwrap_or_default();

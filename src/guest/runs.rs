@@ -82,7 +82,8 @@ impl<'a> Pages<'a> {
         Self { memory: Some(memory), ..self }
     }
 
-    /// Those in RAM that is being removed as well, or that the VMM took away: they may be mapped still.
+    /// Those in RAM that is being removed as well, or that the VMM took away: they may be mapped
+    /// still.
     pub(super) fn even_leaving(&self) -> Self {
         Self { even_leaving: true, slot: None, memory: None, ..*self }
     }

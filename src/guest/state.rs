@@ -235,9 +235,9 @@ impl GuestIommu {
         SavedIommu { version: VERSION, phbs: self.phbs().into_iter().map(phb).collect() }
     }
 
-    /// Gives PHBs the windows and entries that were saved, in place of what they have. To be called before devices are attached,
-    /// with all RAM added that the guest had: [`Phb::attach`] then gives the devices the same windows, or refuses before
-    /// anything is changed.
+    /// Gives PHBs the windows and entries that were saved, in place of what they have. To be called
+    /// before devices are attached, with all RAM added that the guest had: [`Phb::attach`] then
+    /// gives the devices the same windows, or refuses before anything is changed.
     ///
     /// All of the state is checked before any of it is built. What is built takes no more than
     /// [`PhbConfig::table_memory`](super::PhbConfig::table_memory) for each window.

@@ -52,7 +52,8 @@ pub(super) fn clear(space: &AddressSpace, range: IovaRange) -> Result<(), UnmapE
 
 /// A DMA window as a guest has it: its TCEs, by page, in a flat table.
 ///
-/// Reading waits for nobody; who writes holds a lock, and with devices behind the window goes to the kernel first.
+/// Reading waits for nobody; who writes holds a lock, and with devices behind the window goes to
+/// the kernel first.
 pub struct TceTable {
     liobn: Liobn,
     window: IovaRange,
@@ -77,7 +78,8 @@ impl TceTable {
         Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
     }
 
-    /// Limits the memory its entries take: see [`PhbConfig::table_memory`](super::PhbConfig::table_memory).
+    /// Limits the memory its entries take: see
+    /// [`PhbConfig::table_memory`](super::PhbConfig::table_memory).
     pub(super) fn limited(self, memory: Option<u64>) -> Self {
         Self { memory, ..self }
     }
@@ -304,7 +306,8 @@ impl TceTable {
         self.each_run(&mut |first, count, tce| (first..first + count).for_each(|index| visit(index, tce)));
     }
 
-    /// Calls `visit` with every stretch of one TCE that is not 0, in order: its first entry, how many, the TCE.
+    /// Calls `visit` with every stretch of one TCE that is not 0, in order: its first entry, how
+    /// many, the TCE.
     pub(super) fn each_run(&self, visit: &mut dyn FnMut(u64, u64, u64)) {
         self.entries.runs(0, self.len(), visit);
     }

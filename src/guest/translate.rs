@@ -50,7 +50,8 @@ pub(super) struct Stretch {
 }
 
 impl TceTable {
-    /// Where `iova` leads, and how far what follows it leads on from there: `len` bytes and `tces` TCEs at most.
+    /// Where `iova` leads, and how far what follows it leads on from there: `len` bytes and `tces`
+    /// TCEs at most.
     fn stretch(&self, iova: Iova, len: u64, tces: u64) -> Option<Stretch> {
         let there = self.translate(iova)?;
         let page = self.page();
@@ -95,8 +96,8 @@ impl Phb {
         self.tables_now().iter().find(|table| table.window().contains(iova))?.stretch(iova, len, tces)
     }
 
-    /// Reads what an emulated device behind this PHB reads at a bus address: guest memory, through the guest's TCEs. Where it
-    /// fails, some of `data` may have been read.
+    /// Reads what an emulated device behind this PHB reads at a bus address: guest memory, through
+    /// the guest's TCEs. Where it fails, some of `data` may have been read.
     pub fn device_read(&self, iova: Iova, data: &mut [u8]) -> Result<(), DeviceAccessError> {
         self.each_stretch(iova, data.len(), Permission::Read, |at, span| {
             let part = data.get_mut(span).unwrap_or_default();
@@ -104,7 +105,8 @@ impl Phb {
         })
     }
 
-    /// Writes what an emulated device behind this PHB writes at a bus address. Where it fails, some may have been written.
+    /// Writes what an emulated device behind this PHB writes at a bus address. Where it fails, some
+    /// may have been written.
     pub fn device_write(&self, iova: Iova, data: &[u8]) -> Result<(), DeviceAccessError> {
         self.each_stretch(iova, data.len(), Permission::Write, |at, span| {
             let part = data.get(span).unwrap_or_default();
@@ -135,7 +137,8 @@ impl Phb {
         Ok(())
     }
 
-    /// Where a device behind this PHB gets with `iova`. Waits for nobody: hypercalls of other vCPUs may go on.
+    /// Where a device behind this PHB gets with `iova`. Waits for nobody: hypercalls of other vCPUs
+    /// may go on.
     pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
         self.tables_now().iter().find(|table| table.window().contains(iova))?.translate(iova)
     }

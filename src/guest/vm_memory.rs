@@ -24,8 +24,8 @@ where
 {
     /// Lends all regions to a model, which sees nothing of this process otherwise: call it before
     /// [`add_memory`], and again after memory is plugged. The model's devices then read and write
-    /// these regions. EINVAL where a region is not whole pages of the model's kernel. On the running
-    /// kernel it does nothing.
+    /// these regions. EINVAL where a region is not whole pages of the model's kernel. On the
+    /// running kernel it does nothing.
     ///
     /// [`add_memory`]: super::GuestIommu::add_memory
     pub fn lend_to(&self, host: &dyn Memory) -> Result<(), Errno> {
@@ -106,8 +106,9 @@ where
 /// The view of devices on a PHB, for virtio back ends: `IommuMemory::new(memory,
 /// PhbIommu::new(phb), …)`.
 ///
-/// Nothing is kept from one access to the next, so nothing has to be invalidated: each looks at the guest's tables, and waits for
-/// no hypercall. An access spans 65 536 TCEs at most; a longer one fails, since its length is the guest's.
+/// Nothing is kept from one access to the next, so nothing has to be invalidated: each looks at the
+/// guest's tables, and waits for no hypercall. An access spans 65 536 TCEs at most; a longer one
+/// fails, since its length is the guest's.
 #[derive(Clone, Debug)]
 pub struct PhbIommu(Arc<Phb>);
 
@@ -118,7 +119,8 @@ impl PhbIommu {
     }
 }
 
-/// The most TCEs that one access spans: 256 MiB of 4 KiB pages. A guest names the length, and each costs a look at its table.
+/// The most TCEs that one access spans: 256 MiB of 4 KiB pages. A guest names the length, and each
+/// costs a look at its table.
 const MOST_TCES: u64 = 1 << 16;
 
 fn rights(permission: Permission) -> Permissions {

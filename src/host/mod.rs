@@ -89,8 +89,9 @@ pub trait Host: Send + Sync + fmt::Debug {
         Err(Errno::EINVAL)
     }
 
-    /// The file itself, duplicated, for interfaces of the kernel that take VFIO's files; `None` where there is none, as on a
-    /// model. As long as it is kept, [`Self::close`] does not end what the file stands for.
+    /// The file itself, duplicated, for interfaces of the kernel that take VFIO's files; `None`
+    /// where there is none, as on a model. As long as it is kept, [`Self::close`] does not end what
+    /// the file stands for.
     fn file(&self, _fd: Fd) -> Option<OwnedFd> {
         None
     }
@@ -147,9 +148,9 @@ pub trait Region: Send + Sync {
     /// Returns the size in bytes.
     fn size(&self) -> u64;
 
-    /// Reads `data.len()` bytes at `offset`; 1, 2, 4 and 8 aligned bytes of a BAR are one access. Bytes as they lie in
-    /// the region: the caller knows their order. `EIO` while the device's memory decode is off, or
-    /// it sleeps.
+    /// Reads `data.len()` bytes at `offset`; 1, 2, 4 and 8 aligned bytes of a BAR are one access.
+    /// Bytes as they lie in the region: the caller knows their order. `EIO` while the device's
+    /// memory decode is off, or it sleeps.
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno>;
 
     /// Writes `data` at `offset`, with the same accesses and byte order as [`Self::read`].

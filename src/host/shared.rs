@@ -1,7 +1,8 @@
 //! Memory that this process shares with devices.
 //!
-//! A device may change it at any moment, so no Rust reference to it is ever made: it is read and written by copies, piece by
-//! piece, and each naturally aligned 1, 2, 4 or 8 bytes are one relaxed atomic access.
+//! A device may change it at any moment, so no Rust reference to it is ever made: it is read and
+//! written by copies, piece by piece, and each naturally aligned 1, 2, 4 or 8 bytes are one relaxed
+//! atomic access.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
 use super::{Errno, FileError, Region, shared_file, volatile};
@@ -21,10 +22,12 @@ use std::sync::Arc;
 /// How often a free place for a mapping is looked for, should other threads take it each time.
 const ATTEMPTS: usize = 64;
 
-/// Memory of this process that devices may be given. Clones are the same memory, which goes with the last of them.
+/// Memory of this process that devices may be given. Clones are the same memory, which goes with
+/// the last of them.
 ///
-/// Reads and writes are in bounds or `EINVAL`. What was read by one call is read before what a later call reads, and what is
-/// written by one call is seen before what a later call writes: a device that sees the flag sees the data.
+/// Reads and writes are in bounds or `EINVAL`. What was read by one call is read before what a
+/// later call reads, and what is written by one call is seen before what a later call writes: a
+/// device that sees the flag sees the data.
 ///
 /// Threads may read and write the same bytes at once, and a call that wants its bytes to belong
 /// together has to be one piece: 1, 2, 4 or 8 aligned bytes. Rust's memory model, like that of C++,
@@ -68,11 +71,13 @@ impl Shared {
         Ok(Self(Arc::new(Inner { base, range, owner: Owner::Mapping { base: start, len } })))
     }
 
-    /// Maps `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of hugetlbfs. Both are whole pages of the
-    /// file and of `page`, and the memory is aligned to these and to 64 KiB.
+    /// Maps `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file of
+    /// hugetlbfs. Both are whole pages of the file and of `page`, and the memory is aligned to
+    /// these and to 64 KiB.
     ///
-    /// The file must not shrink while this lives, or an access ends the process with `SIGBUS`. So the file is sealed with
-    /// `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of `MFD_ALLOW_SEALING`. [`Self::may_shrink`] tells.
+    /// The file must not shrink while this lives, or an access ends the process with `SIGBUS`. So
+    /// the file is sealed with `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of
+    /// `MFD_ALLOW_SEALING`. [`Self::may_shrink`] tells.
     pub fn file(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<Self, FileError> {
         let refused = |errno| FileError::Refused { offset, len, errno };
         let page = shared_file::page(&file, page).map_err(refused)?;
@@ -150,27 +155,31 @@ impl Shared {
         self.0.range
     }
 
-    /// Its first byte, for calls that take an address and a length, such as `read`, `writev` or io_uring's.
+    /// Its first byte, for calls that take an address and a length, such as `read`, `writev` or
+    /// io_uring's.
     ///
-    /// The pointer is good for the bytes of [`Self::range`] as long as a clone of this lives. A device may change them at any
-    /// moment: no reference to them may be made, and accesses are volatile or the kernel's.
+    /// The pointer is good for the bytes of [`Self::range`] as long as a clone of this lives. A
+    /// device may change them at any moment: no reference to them may be made, and accesses are
+    /// volatile or the kernel's.
     pub fn as_ptr(&self) -> *mut u8 {
         self.0.base.as_ptr().cast()
     }
 
-    /// `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside the memory. Not for lent memory, which its owner
-    /// takes back while a clone of this lives: only where that cannot outlive the loan.
+    /// `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside the memory. Not for
+    /// lent memory, which its owner takes back while a clone of this lives: only where that cannot
+    /// outlive the loan.
     #[cfg(feature = "vm-memory")]
     pub(crate) fn volatile_slice(&self, offset: u64, len: u64) -> Option<vm_memory::VolatileSlice<'_>> {
         let len = usize::try_from(len).ok()?;
         self.0.check(offset, len).ok()?;
         let start = self.as_ptr().wrapping_add(usize::try_from(offset).ok()?);
-        // SAFETY: `check` saw that the bytes lie in the memory, which is there as long as `self` is borrowed, and all that this
-        // library does with it is volatile.
+        // SAFETY: `check` saw that the bytes lie in the memory, which is there as long as `self` is
+        // borrowed, and all that this library does with it is volatile.
         Some(unsafe { vm_memory::VolatileSlice::new(start, len) })
     }
 
-    /// Whether it is of a file that may still shrink, after which an access ends the process with `SIGBUS`.
+    /// Whether it is of a file that may still shrink, after which an access ends the process with
+    /// `SIGBUS`.
     pub fn may_shrink(&self) -> bool {
         matches!(self.0.owner, Owner::File { may_shrink: true, .. })
     }
@@ -184,7 +193,8 @@ impl Shared {
     pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.0.check(offset, data.len())?;
         self.0.with(|base| {
-            // SAFETY: `check` saw that the bytes lie in the memory, which starts on a multiple of 8 and is there.
+            // SAFETY: `check` saw that the bytes lie in the memory, which starts on a multiple of 8
+            // and is there.
             unsafe { volatile::load(base, offset, data) };
             fence(Ordering::Acquire);
         })

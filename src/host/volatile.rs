@@ -1,7 +1,8 @@
 //! Volatile access to bytes that a device may change at any moment, or that are its registers.
 //!
-//! An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes, and each piece is one load or store: so
-//! 1, 2, 4 and 8 aligned bytes are never torn. Registers are accessed volatile ([`read`],
+//! An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1 bytes, and each piece
+//! is one load or store: so 1, 2, 4 and 8 aligned bytes are never torn. Registers are accessed
+//! volatile ([`read`],
 //! [`write`]): they are no memory, and each access does something. Memory is accessed by relaxed
 //! atomics ([`load`], [`store`]): other threads may use it at the same time, which for volatile
 //! accesses would be a data race.
@@ -101,8 +102,8 @@ pub(super) unsafe fn store(base: *mut c_void, offset: u64, data: &[u8]) {
     }
 }
 
-/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest first possible: where
-/// each lies, and which of the caller's bytes it is. The range must not wrap.
+/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest
+/// first possible: where each lies, and which of the caller's bytes it is. The range must not wrap.
 pub(crate) fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut done = 0;
     core::iter::from_fn(move || {

@@ -18,11 +18,13 @@
 //! that is unregistered while a TCE leads to it is lost until the machine restarts.
 //!
 //! # Guests that are not trusted
-//! A guest can bring a bare-metal host down through H_PUT_TCE_INDIRECT in the kernel: a TCE without rights that has other
-//! bits below its page, such as 4, is not checked there and ends in a `BUG` of `pnv_tce_xchg` (seen on Linux 7.2.13). A TCE of
-//! 0 in a list is entered as a map of nothing, which keeps the guest's memory locked for good (seen there as well), and
-//! a list that changes meanwhile is checked at one time and used at another. H_STUFF_TCE past a window's end overwrites memory
-//! of the host before Linux 6.12.112 and 7.2.8. So [`Acceleration::new`] leaves both calls to the VMM, whose handlers do none of this; [`Acceleration::trusting`] does not.
+//! A guest can bring a bare-metal host down through H_PUT_TCE_INDIRECT in the kernel: a TCE without
+//! rights that has other bits below its page, such as 4, is not checked there and ends in a `BUG`
+//! of `pnv_tce_xchg` (seen on Linux 7.2.13). A TCE of 0 in a list is entered as a map of nothing,
+//! which keeps the guest's memory locked for good (seen there as well), and a list that changes
+//! meanwhile is checked at one time and used at another. H_STUFF_TCE past a window's end overwrites
+//! memory of the host before Linux 6.12.112 and 7.2.8. So [`Acceleration::new`] leaves both calls
+//! to the VMM, whose handlers do none of this; [`Acceleration::trusting`] does not.
 
 mod acceleration;
 mod error;

@@ -8,11 +8,12 @@ use core::str::FromStr;
 
 /// A machine, its host page size and its kernel.
 ///
-/// Written `machine[-option…][-page][-kernel]`, for example `powernv9`, `powernv9-4k` or `pseries-noddw-4k-7.2`. What is
-/// left out is the default: 64 KiB pages, Linux 6.12, firmware as QEMU has it. An exact version of a kernel stands for the
-/// model that is like it, see [`KernelVersion`]. Options of a pseries machine are `noddw`
-/// (firmware without dynamic windows), `1window` (a PE with a single window, as with SR-IOV) and `pgsz=0x11000` (page
-/// sizes of dynamic windows).
+/// Written `machine[-option…][-page][-kernel]`, for example `powernv9`, `powernv9-4k` or
+/// `pseries-noddw-4k-7.2`. What is left out is the default: 64 KiB pages, Linux 6.12, firmware as
+/// QEMU has it. An exact version of a kernel stands for the model that is like it, see
+/// [`KernelVersion`]. Options of a pseries machine are `noddw` (firmware without dynamic windows),
+/// `1window` (a PE with a single window, as with SR-IOV) and `pgsz=0x11000` (page sizes of dynamic
+/// windows).
 ///
 /// ```
 /// use spapr_iommu::model::Preset;

@@ -68,7 +68,8 @@ pub(super) struct Process {
     search: Search,
 }
 
-/// Where the search for free addresses may begin: nothing before `from` fits `len` bytes at a multiple of `align`.
+/// Where the search for free addresses may begin: nothing before `from` fits `len` bytes at a
+/// multiple of `align`.
 #[derive(Clone, Copy, Debug)]
 struct Search {
     from: u64,
@@ -159,7 +160,8 @@ impl Process {
         self.search = Search::default();
     }
 
-    /// Memory of the program that runs the model, at its own address: nothing of the process may be there.
+    /// Memory of the program that runs the model, at its own address: nothing of the process may be
+    /// there.
     pub(super) fn adopt(&mut self, memory: &Shared, page: PageShift) -> Result<(), Errno> {
         let range = memory.range().start().0..memory.range().end().0;
         if self.vmas.overlaps(&range) {
@@ -173,7 +175,8 @@ impl Process {
         Ok(())
     }
 
-    /// Memory of the program that runs the model, reached through its owner; nothing where it is lent already.
+    /// Memory of the program that runs the model, reached through its owner; nothing where it is
+    /// lent already.
     pub(super) fn lend(&mut self, memory: UserRange, owner: Arc<dyn LentMemory>) -> Result<(), Errno> {
         let range = memory.start().0..memory.end().0;
         let physical = |vma: &Vma| range.start.wrapping_add(vma.pages.delta);

@@ -29,14 +29,15 @@ pub enum KernelVersion {
 /// How well a kernel is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// The change log of its stable series was read, and kernels of it were compared with the model.
+    /// The change log of its stable series was read, and kernels of it were compared with the
+    /// model.
     Series,
     /// Nothing is known of its series; the model is the nearest one.
     Nearest,
 }
 
-/// The first versions of their stable series with the fix "powerpc/iommu: Fix the overflow validation in
-/// iommu_tce_check_ioba", by the series' change logs.
+/// The first versions of their stable series with the fix "powerpc/iommu: Fix the overflow
+/// validation in iommu_tce_check_ioba", by the series' change logs.
 const UNMAP_FIXED_6_12: u32 = 112;
 const UNMAP_FIXED_7_2: u32 = 8;
 
@@ -46,16 +47,18 @@ impl KernelVersion {
         matches!(self, Self::V6_12_112 | Self::V7_2)
     }
 
-    /// CREATE refuses a page shift above 63, rather than look at its low seven bits (`tce_iommu_create_window`).
+    /// CREATE refuses a page shift above 63, rather than look at its low seven bits
+    /// (`tce_iommu_create_window`).
     pub const fn bounds_page_shift(self) -> bool {
         matches!(self, Self::V7_2_0 | Self::V7_2)
     }
 
-    /// The model that is like a kernel, by its release or version: `7.2.13+deb14-powerpc64le` or `7.2.6`.
+    /// The model that is like a kernel, by its release or version: `7.2.13+deb14-powerpc64le` or
+    /// `7.2.6`.
     ///
-    /// Returns `None` for kernels before 6.12, which no model is like, and for text that is no version. A series
-    /// that is not modelled gets the nearest model that is: newer ones the newest, ones between 6.12 and 7.2 that of
-    /// 7.2 before its fixes.
+    /// Returns `None` for kernels before 6.12, which no model is like, and for text that is no
+    /// version. A series that is not modelled gets the nearest model that is: newer ones the
+    /// newest, ones between 6.12 and 7.2 that of 7.2 before its fixes.
     pub fn like(release: &str) -> Option<(Self, Known)> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
         let (major, minor) = (numbers.next()?, numbers.next()?);
@@ -71,9 +74,11 @@ impl KernelVersion {
         }
     }
 
-    /// Reads what [`Display`](fmt::Display) shows, or an exact version of a kernel that a model is like.
+    /// Reads what [`Display`](fmt::Display) shows, or an exact version of a kernel that a model is
+    /// like.
     ///
-    /// A series without a patch level names the kernels it is tested with: 6.12 is 6.12.107, 7.2 is 7.2.13.
+    /// A series without a patch level names the kernels it is tested with: 6.12 is 6.12.107, 7.2 is
+    /// 7.2.13.
     pub(super) fn parse(word: &str) -> Option<Self> {
         match word {
             "6.12" => return Some(Self::V6_12),

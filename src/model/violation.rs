@@ -31,8 +31,8 @@ pub enum Violation {
         /// Whether a pseries kernel would have crashed; otherwise a count is lost.
         fatal: bool,
     },
-    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the table. The model clears what
-    /// lies inside.
+    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the
+    /// table. The model clears what lies inside.
     UnmapPastWindow {
         /// First address.
         start: Iova,

@@ -34,7 +34,8 @@ impl Lease {
         self.process.is_current()
     }
 
-    /// Gives the memory back, unless a device can still reach a byte of it that no other lease covers.
+    /// Gives the memory back, unless a device can still reach a byte of it that no other lease
+    /// covers.
     pub fn release(mut self) -> Result<(), ReleaseError> {
         match self.registry.release(self.range) {
             Ok(()) => {

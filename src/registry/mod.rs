@@ -84,7 +84,7 @@ pub struct Registry(Arc<Inner>);
 /// In a line: regions may be many.
 impl core::fmt::Debug for Registry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        // Whoever holds the lock may be the one who prints.
+        // The thread that prints may hold the lock.
         match self.0.books.try_lock() {
             Some(books) => write!(f, "Registry({} regions)", books.ids().len()),
             None => f.write_str("Registry(busy)"),

@@ -52,9 +52,9 @@ use std::sync::{Arc, Weak};
 
 /// One DMA address space over one or more containers.
 ///
-/// `Send` and `Sync`. Dropping it (and the devices taken from it) takes everything down in the order that leaks nothing,
-/// also while a panic unwinds; when the process is killed, the kernel does the same, since every region is registered in
-/// each container that maps it.
+/// `Send` and `Sync`. Dropping it (and the devices taken from it) takes everything down in the
+/// order that leaks nothing, also while a panic unwinds; when the process is killed, the kernel
+/// does the same, since every region is registered in each container that maps it.
 #[derive(Clone)]
 pub struct AddressSpace(Arc<Inner>);
 

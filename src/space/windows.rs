@@ -51,8 +51,8 @@ impl AddressSpace {
         self.remove_in(state, start)
     }
 
-    /// Gives up the default window, so that its TCE table is never made or its place is free. It does not come back by
-    /// itself. Other windows start where they would with it.
+    /// Gives up the default window, so that its TCE table is never made or its place is free. It
+    /// does not come back by itself. Other windows start where they would with it.
     pub fn drop_default_window(&self) -> Result<(), WindowError> {
         let state = &mut self.0.state.lock().state;
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
@@ -267,8 +267,8 @@ impl AddressSpace {
                 }
                 Err(error) => {
                     expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
-                    // The kernel made the waiting default window first, unless that is what failed. Taken for live it
-                    // does no harm: whatever is asked of it next makes it.
+                    // The kernel made the waiting default window first, unless that is what failed.
+                    // Taken for live it does no harm: whatever is asked of it next makes it.
                     default_comes(state);
                     return Err(WindowError::Call { error, gone });
                 }

@@ -299,7 +299,8 @@ fn choose_size(
     start: Option<Iova>,
     reasons: &mut Vec<Reason>,
 ) -> Result<u64, Refusal> {
-    // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked once it is known.
+    // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked
+    // once it is known.
     let expected = start.unwrap_or(powernv::SECOND);
     let asked = match request.want {
         Want::Bytes(bytes) => bytes,

@@ -74,7 +74,8 @@ impl Situation {
     fn affords_with(&self, given_back: u64, needed: u64) -> Result<(), Refusal> {
         let memlock = Memlock { locked: self.memlock.locked.saturating_sub(given_back), ..self.memlock };
         memlock::check(memlock, self.promised, "the TCE tables", needed)?;
-        // A pseries table is allocated whole, and when that fails the kernel goes on without and dies at the first MAP.
+        // A pseries table is allocated whole, and when that fails the kernel goes on without and
+        // dies at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {
             Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
             _ => Ok(()),

@@ -1,14 +1,16 @@
-//! The model against the running kernel: the same random operations on both, and result, error number and everything
-//! that can be seen compared after each. Runs on a POWER machine with two groups bound to vfio-pci:
+//! The model against the running kernel: the same random operations on both, and result, error
+//! number and everything that can be seen compared after each. Runs on a POWER machine with two
+//! groups bound to vfio-pci:
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k -- conformance --ops 20000 --seed 1`
 //!
-//! The walk is made of episodes, each a function of the seed and its number: memory is allocated, containers are made
-//! ready, random calls follow, everything is closed. What each step may do is asked of a fork of the model first; steps
-//! that would crash, poison or lose something (a [`Violation`](spapr_iommu::model::Violation)) or take too long are
-//! left out, and the summary counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is
-//! shrunk to the shortest sequence of steps that still differs, and printed as a scenario of bare steps with the model's
-//! answers, which `spapr-iommu run` replays.
+//! The walk is made of episodes, each a function of the seed and its number: memory is allocated,
+//! containers are made ready, random calls follow, everything is closed. What each step may do is
+//! asked of a fork of the model first; steps that would crash, poison or lose something (a
+//! [`Violation`](spapr_iommu::model::Violation)) or take too long are left out, and the summary
+//! counts them by reason (`lockstep/guard.rs`). A difference ends the run: its episode is shrunk to
+//! the shortest sequence of steps that still differs, and printed as a scenario of bare steps with
+//! the model's answers, which `spapr-iommu run` replays.
 //!
 //! The calls that are left out each have a test of their own in `tests/contract`.
 

@@ -62,7 +62,8 @@ pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(ground: &Ground
     drop(raw);
     ground.free(stranger);
 
-    // The library tells the two apart, and chooses a page that the memory carries unless told otherwise.
+    // The library tells the two apart, and chooses a page that the memory carries unless told
+    // otherwise.
     let library = ground.library();
     let lease = library.registry.register(memory).unwrap();
     library.space.create_window(&ask(page)).unwrap();
@@ -132,8 +133,8 @@ pub(crate) fn hugetlb_memory_registered_in_part_carries_less(ground: &Ground) {
     ground.free(memory);
 }
 
-/// The kernel looks at the first pages and takes the region for hugetlb; each page is looked at again by MAP, where a
-/// transparent huge page does for one of hugetlb.
+/// The kernel looks at the first pages and takes the region for hugetlb; each page is looked at
+/// again by MAP, where a transparent huge page does for one of hugetlb.
 pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(ground: &Ground) {
     let page = PageShift::P2M;
     let memory = UserRange::new(UserAddr(1 << 40), 2 * page.bytes()).unwrap();

@@ -1,4 +1,5 @@
-//! What neither a model nor `Call` can say: arguments that fault, numbers of other architectures, other processes, files.
+//! What neither a model nor `Call` can say: arguments that fault, numbers of other architectures,
+//! other processes, files.
 #![allow(unsafe_code, reason = "bare ioctls with bad arguments")]
 
 use crate::fixture::{Ground, K64, part};
@@ -42,8 +43,8 @@ impl Bare {
 
 /// An ioctl whose argument is a number, or the address of a live structure of the call.
 fn ioctl(file: &impl AsFd, number: Number, argument: c_ulong) -> Result<i32, Errno> {
-    // SAFETY: the callers here pass numbers, addresses of live structures of at least the size that the call reads and writes,
-    // or an address where nothing is mapped, at which the kernel fails.
+    // SAFETY: the callers here pass numbers, addresses of live structures of at least the size that
+    // the call reads and writes, or an address where nothing is mapped, at which the kernel fails.
     Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), number as _, argument) })
 }
 
@@ -86,7 +87,8 @@ pub(crate) fn arguments_larger_than_their_structure_are_fine(ground: &Ground) {
     }
 }
 
-/// Numbers are without size or direction, and yet not the same on all architectures: POWER's have bit 29.
+/// Numbers are without size or direction, and yet not the same on all architectures: POWER's have
+/// bit 29.
 pub(crate) fn numbers_of_other_architectures_are_unknown(ground: &Ground) {
     let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
     let numbers = [vfio::GET_API_VERSION, spapr::TCE_GET_INFO, vfio::IOMMU_MAP_DMA, spapr::TCE_CREATE, eeh::PE_OP];
@@ -111,7 +113,8 @@ pub(crate) fn stranger() -> Option<Result<(), String>> {
     Some(if good { Ok(()) } else { Err(format!("{said}, extension {extension:?}, expected {expected}")) })
 }
 
-/// The process that first registers, makes or removes a window is the container's: files passed on are of no use to others.
+/// The process that first registers, makes or removes a window is the container's: files passed on
+/// are of no use to others.
 pub(crate) fn calls_of_another_process_are_eperm_once_one_is_bound(ground: &Ground) {
     let ask = |bare: &Bare| {
         let stdin = Stdio::from(bare.container.try_clone().unwrap());

@@ -124,7 +124,8 @@ pub(crate) fn calls_that_the_driver_does_not_know_are_enotty(ground: &Ground) {
     drop(ground.library());
 }
 
-/// The driver goes with the last group. (So GET_INFO's ENXIO and ENABLE's ENODEV for lack of a group are never seen.)
+/// The driver goes with the last group. (So GET_INFO's ENXIO and ENABLE's ENODEV for lack of a
+/// group are never seen.)
 pub(crate) fn container_without_groups_loses_its_driver_and_takes_another(ground: &Ground) {
     let raw = ground.v1();
     assert_eq!(raw.call(Call::Enable), Ok(0));

@@ -57,7 +57,8 @@ pub(crate) fn create_looks_at_no_reserved_word(ground: &Ground) {
     assert_eq!((window.range.start(), window.range.len()), (Iova(HIGH), 1 << 30));
 }
 
-/// Size and reserved words stay as they were asked, the start alone is new; after a failure nothing is.
+/// Size and reserved words stay as they were asked, the start alone is new; after a failure nothing
+/// is.
 pub(crate) fn create_writes_back_the_start_and_only_when_it_succeeds(ground: &Ground) {
     let raw = without_default(ground);
     let mut failed = Call::TceCreate(TceCreate { page_shift: 13, start_addr: 0xdead, ..GOOD });
@@ -267,7 +268,8 @@ pub(crate) fn a_small_window_is_larger_than_asked_on_powernv(ground: &Ground) {
     assert_eq!(library.space.create_window(&request).unwrap().range.len(), end - HIGH);
 }
 
-/// The device may not get that far: the PHB decodes 2 to 4 GiB as MMIO, and the kernel keeps away from there itself.
+/// The device may not get that far: the PHB decodes 2 to 4 GiB as MMIO, and the kernel keeps away
+/// from there itself.
 pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(ground: &Ground) {
     let raw = without_default(ground);
     let memory = raw.registered(K64);

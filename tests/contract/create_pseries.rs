@@ -1,4 +1,5 @@
-//! TCE_CREATE on pseries: the firmware has the say, and what it refuses once is refused until reboot.
+//! TCE_CREATE on pseries: the firmware has the say, and what it refuses once is refused until
+//! reboot.
 
 use crate::fixture::{Ground, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge, without_default};
@@ -56,7 +57,8 @@ pub(crate) fn a_dynamic_window_in_slot_0_lies_high_on_pseries(ground: &Ground) {
     assert_eq!(library.space.create_window(&large_pages()).unwrap().range.start(), Iova(HIGH));
 }
 
-/// With 4K pages and no larger, in slot 0, at the default window's place, and as long as it was asked.
+/// With 4K pages and no larger, in slot 0, at the default window's place, and as long as it was
+/// asked.
 pub(crate) fn a_small_window_in_slot_0_is_a_default_window_on_pseries(ground: &Ground) {
     let raw = without_default(ground);
     let memory = raw.registered(K64);
@@ -177,7 +179,8 @@ pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(ground: &Gr
         raw.gives_back(memory);
         drop(raw);
 
-        // The library, which put nothing out of use, tries once and never again: whatever window, whatever space.
+        // The library, which put nothing out of use, tries once and never again: whatever window,
+        // whatever space.
         let registry = Registry::new(ground.kernel.clone());
         let lease = registry.register(memory).unwrap();
         for (again, lost) in [(false, lost), (true, 0)] {
@@ -195,7 +198,8 @@ pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(ground: &Gr
     });
 }
 
-/// GET_INFO told as much by all ones and no levels: T13. The first try is EINVAL, all later ones ENODEV.
+/// GET_INFO told as much by all ones and no levels: T13. The first try is EINVAL, all later ones
+/// ENODEV.
 pub(crate) fn without_ddw_in_the_firmware_there_is_no_window_on_pseries(ground: &Ground) {
     // First the library, which asks for nothing.
     {
@@ -222,7 +226,8 @@ pub(crate) fn without_ddw_in_the_firmware_there_is_no_window_on_pseries(ground: 
     });
 }
 
-/// The firmware counts its windows; the default one takes the place of the only one until it is removed.
+/// The firmware counts its windows; the default one takes the place of the only one until it is
+/// removed.
 pub(crate) fn the_only_window_is_had_once_the_default_one_is_gone_on_pseries(ground: &Ground) {
     let machine = Machine::Pseries(Firmware { windows: 1, ..Firmware::default() });
     let ground = &Ground::model(Preset { machine, ..ground.preset });

@@ -1,5 +1,5 @@
-//! `docs/kernel-contract.md` and the table of rules say the same. In the document a rule is a link with the test's name
-//! to the test's file.
+//! `docs/kernel-contract.md` and the table of rules say the same. In the document a rule is a link
+//! with the test's name to the test's file.
 
 use crate::rule::Leaves;
 use crate::rules::{RULES, UNSHOWN};

@@ -68,7 +68,8 @@ pub(crate) fn eeh_checks_its_argument_on_powernv(ground: &Ground) {
     library_does_without(ground);
 }
 
-/// The firmware of the emulated machines injects errors of the configuration space, not such of I/O ports.
+/// The firmware of the emulated machines injects errors of the configuration space, not such of I/O
+/// ports.
 pub(crate) fn eeh_injection_checks_function_then_type_then_firmware_on_powernv(ground: &Ground) {
     let raw = ground.v2();
     let inject = |argsz, kind, func| {

@@ -93,10 +93,12 @@ pub(crate) fn info_of_v1_has_no_dynamic_windows(ground: &Ground) {
     assert_eq!(kinds, [7]);
 }
 
-/// With the number of type1's GET_INFO: a probe for that reads the default window as a set of page sizes.
+/// With the number of type1's GET_INFO: a probe for that reads the default window as a set of page
+/// sizes.
 pub(crate) fn info_answers_a_probe_for_type1(ground: &Ground) {
     let raw = ground.v2();
-    // `struct vfio_iommu_type1_info` begins with argsz, flags (1: page sizes follow) and the page sizes.
+    // `struct vfio_iommu_type1_info` begins with argsz, flags (1: page sizes follow) and the page
+    // sizes.
     let short = info(&raw, 16).unwrap();
     let pgsizes = u64::from(short.dma32_window_start) | u64::from(short.dma32_window_size) << 32;
     assert_eq!(short.flags & 1, 1);

@@ -9,7 +9,8 @@ use spapr_iommu::space::WindowError;
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::window::{Refusal, WindowRequest};
 
-/// What the default window's table is charged with: on powernv the TCEs and as much again for user addresses.
+/// What the default window's table is charged with: on powernv the TCEs and as much again for user
+/// addresses.
 pub(crate) fn default_charge(ground: &Ground) -> i64 {
     if ground.powernv() { 8 << 20 } else { 2 << 20 }
 }

@@ -1,5 +1,6 @@
-//! The contract of the kernel's sPAPR VFIO interface, one named test a rule: what the bare call does, on the kernel at hand and
-//! on the model that is like it, and what the library does instead. `docs/kernel-contract.md` tells it, `rules.rs` lists it.
+//! The contract of the kernel's sPAPR VFIO interface, one named test a rule: what the bare call
+//! does, on the kernel at hand and on the model that is like it, and what the library does instead.
+//! `docs/kernel-contract.md` tells it, `rules.rs` lists it.
 //!
 //! ```text
 //! cargo test --test contract                                                       # on models of all machines

@@ -144,7 +144,8 @@ pub(crate) fn map_without_a_right_is_einval(ground: &Ground) {
     assert_eq!(Permission::from_bits(0), None);
 }
 
-/// The kernel returns a C boolean: neither 0 nor an error number. (Trap: a positive result is a failure.)
+/// The kernel returns a C boolean: neither 0 nor an error number. (Trap: a positive result is a
+/// failure.)
 pub(crate) fn map_with_a_misaligned_iova_gives_1(ground: &Ground) {
     let raw = ground.v2();
     let memory = raw.registered(K64);
@@ -161,7 +162,8 @@ pub(crate) fn map_with_a_misaligned_iova_gives_1(ground: &Ground) {
     assert!(matches!(refused, MapError::Misaligned { .. }) && library.calls().is_empty(), "{refused}");
 }
 
-/// The first thing that is wrong decides, and what decides first is not what a reader would take for it.
+/// The first thing that is wrong decides, and what decides first is not what a reader would take
+/// for it.
 pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(ground: &Ground) {
     let raw = ground.v2();
     let memory = raw.registered(K64);
@@ -214,7 +216,8 @@ pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(ground: &Groun
     library.space.unmap(iova(there, large)).unwrap();
 }
 
-/// Harmless but where POWER8 hangs; recorded all the same. (At other addresses than 0 POWER8 survives it.)
+/// Harmless but where POWER8 hangs; recorded all the same. (At other addresses than 0 POWER8
+/// survives it.)
 pub(crate) fn map_and_unmap_of_no_bytes_return_0(ground: &Ground) {
     ground.scars(|| {
         let raw = ground.v2();
@@ -233,7 +236,8 @@ pub(crate) fn map_and_unmap_of_no_bytes_return_0(ground: &Ground) {
     drop(lease);
 }
 
-/// The errors of both calls that can pin memory say what was asked; here as a sign that they reach the user.
+/// The errors of both calls that can pin memory say what was asked; here as a sign that they reach
+/// the user.
 pub(crate) fn no_positive_result_passes_for_success(ground: &Ground) {
     use spapr_iommu::host::calls::{self, Failure};
     let raw = ground.v2();

@@ -1,4 +1,5 @@
-//! The kernel cannot say EBUSY: UNREGISTER of memory that TCEs point into returns 0, and nobody holds the region any more.
+//! The kernel cannot say EBUSY: UNREGISTER of memory that TCEs point into returns 0, and nobody
+//! holds the region any more.
 
 use crate::fixture::{Ground, K4, K64, iova, part};
 use crate::raw::Raw;

@@ -114,7 +114,8 @@ pub(crate) fn map_over_a_mapping_replaces_it_silently(ground: &Ground) {
     library.space.unmap(place).unwrap();
 }
 
-/// Its rollback clears the pages it had come by, and what lay there before does not come back. Pages behind stay.
+/// Its rollback clears the pages it had come by, and what lay there before does not come back.
+/// Pages behind stay.
 pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(ground: &Ground) {
     let raw = ground.v2();
     let old = raw.registered(K64);
@@ -188,8 +189,8 @@ fn refused_past_the_end_of(library: &Library<'_>, request: &WindowRequest) {
     assert!(matches!(refused, MapError::NoWindow { .. }) && library.calls().is_empty(), "{refused}");
 }
 
-/// The exchange of the page behind the end fails with the hypervisor's H_PARAMETER, -4, which is EINTR; the region's count
-/// stays one too high, and the kernel warns when the container goes.
+/// The exchange of the page behind the end fails with the hypervisor's H_PARAMETER, -4, which is
+/// EINTR; the region's count stays one too high, and the kernel warns when the container goes.
 pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(ground: &Ground) {
     ground.scars(|| {
         let raw = ground.v2();
@@ -208,8 +209,9 @@ pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(grou
     refused_past_the_end_of(&ground.library(), &WindowRequest::cover(iova(HIGH, SMALL)).page(PageShift::P4K));
 }
 
-/// The firmware's default window is as large as ever, however small a table the kernel made for it: what lies behind is mapped
-/// where no window is, and out of reach of UNMAP and of the window's removal.
+/// The firmware's default window is as large as ever, however small a table the kernel made for it:
+/// what lies behind is mapped where no window is, and out of reach of UNMAP and of the window's
+/// removal.
 pub(crate) fn map_past_the_end_of_a_small_default_window_maps_behind_it(ground: &Ground) {
     ground.scars(|| {
         let raw = ground.v2();
@@ -245,7 +247,8 @@ pub(crate) fn map_past_the_end_of_a_window_returns_0_on_powernv(ground: &Ground)
     assert!(matches!(refused, MapError::NoWindow { asked: named, .. } if named == asked), "{refused}");
 }
 
-/// The kernel holds the pages that were there at REGISTER: memory that is gone since can still be mapped.
+/// The kernel holds the pages that were there at REGISTER: memory that is gone since can still be
+/// mapped.
 pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(ground: &Ground) {
     let raw = ground.v2();
     let (gone, live) = (raw.registered(K64), raw.registered(K64));
@@ -277,7 +280,8 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(ground: &Ground)
     kept.release().unwrap();
 }
 
-/// A right of the TCE, seen by the device: WRITE alone keeps it from reading on pseries, and does not on powernv.
+/// A right of the TCE, seen by the device: WRITE alone keeps it from reading on pseries, and does
+/// not on powernv.
 pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(ground: &Ground) {
     let raw = ground.v2();
     let (source, target) = (raw.registered(K64), raw.registered(K64));

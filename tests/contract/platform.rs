@@ -31,8 +31,8 @@ pub(crate) fn the_default_window_starts_at_0_with_4k_pages(ground: &Ground) {
     library.space.unmap(iova(end - K4, K4)).unwrap();
 }
 
-/// powernv's own window at 1 << 59, through which a device of the host reaches all memory, is closed while VFIO has the
-/// group: the exception vectors at the start of memory read as zeros.
+/// powernv's own window at 1 << 59, through which a device of the host reaches all memory, is
+/// closed while VFIO has the group: the exception vectors at the start of memory read as zeros.
 pub(crate) fn no_way_round_the_tables_is_left_on_powernv(ground: &Ground) {
     let raw = ground.v2();
     let device = raw.device(0).unwrap();

@@ -28,7 +28,8 @@ pub(crate) fn a_failed_create_binds_the_container(ground: &Ground) {
     assert_eq!(library.calls(), ["VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }
 
-/// T17. MAP looks through all regions of the process; it only wants that some REGISTER has succeeded in its container.
+/// T17. MAP looks through all regions of the process; it only wants that some REGISTER has
+/// succeeded in its container.
 pub(crate) fn a_container_maps_what_another_registered(ground: &Ground) {
     let (one, other) = (ground.v2(), ground.container(TCE_V2_IOMMU, &[1]));
     let memory = one.registered(K64);

@@ -124,7 +124,8 @@ impl<'g> Raw<'g> {
         range
     }
 
-    /// Unregisters what nothing points into: the kernel gives the pages back. With a TCE left it would not.
+    /// Unregisters what nothing points into: the kernel gives the pages back. With a TCE left it
+    /// would not.
     #[track_caller]
     pub(crate) fn gives_back(&self, range: UserRange) {
         let (result, cost) = self.ground.cost(|| self.unregister(range));

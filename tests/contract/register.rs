@@ -187,7 +187,8 @@ pub(crate) fn register_of_what_cannot_be_written_is_efault(ground: &Ground) {
     }
 }
 
-/// Behind a good page a bad one is no error but a number: how many pages were pinned. Nothing stays so.
+/// Behind a good page a bad one is no error but a number: how many pages were pinned. Nothing stays
+/// so.
 pub(crate) fn register_with_a_hole_behind_gives_the_pages_before_it(ground: &Ground) {
     let page = ground.page();
     let raw = ground.v2();
@@ -206,7 +207,8 @@ pub(crate) fn register_with_a_hole_behind_gives_the_pages_before_it(ground: &Gro
     assert_eq!(hole, part(memory, 5 * K64, K64));
 }
 
-/// Pages are pinned 2 Mi at a time, and the count begins anew: a bad first page of a chunk is EFAULT.
+/// Pages are pinned 2 Mi at a time, and the count begins anew: a bad first page of a chunk is
+/// EFAULT.
 pub(crate) fn register_counts_pages_within_a_chunk_of_2_mi(ground: &Ground) {
     let page = ground.page();
     let (start, chunk) = (1 << 44, page << 21);
@@ -232,7 +234,8 @@ pub(crate) fn register_of_device_memory_is_efault(ground: &Ground) {
     assert!(matches!(refused(ground, memory), RegisterError::NotPinnable { .. }));
 }
 
-/// With any region of the process; but pages are pinned first, so that a hole is told before the overlap.
+/// With any region of the process; but pages are pinned first, so that a hole is told before the
+/// overlap.
 pub(crate) fn register_that_overlaps_is_einval_once_the_pages_are_pinned(ground: &Ground) {
     let raw = ground.v2();
     let memory = ground.memory(4 * K64);
@@ -287,7 +290,8 @@ pub(crate) fn register_needs_no_window(ground: &Ground) {
     assert_eq!(cost, K64.cast_signed());
 }
 
-/// The process is known to the container from the first call that got that far: UNREGISTER says EPERM before.
+/// The process is known to the container from the first call that got that far: UNREGISTER says
+/// EPERM before.
 pub(crate) fn register_that_fails_still_binds_the_process(ground: &Ground) {
     let raw = ground.v2();
     let memory = ground.memory(K64);

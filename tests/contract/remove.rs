@@ -135,7 +135,8 @@ pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(ground: &Ground) {
     library.space.remove_window(start).unwrap();
 }
 
-/// An older kernel only took the window from the device; this one clears it first, which the device sees.
+/// An older kernel only took the window from the device; this one clears it first, which the device
+/// sees.
 pub(crate) fn a_device_reaches_nothing_once_the_window_is_removed(ground: &Ground) {
     let raw = ground.v2();
     let device = raw.device(0).unwrap();

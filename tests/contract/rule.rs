@@ -40,7 +40,8 @@ pub(crate) enum Leaves {
     CleanModel,
     /// As it was. Wants hugetlb pages, which a model has: `ppc64/run --hugepages N`.
     CleanHuge,
-    /// Something is orphaned, leaked or logged until reboot: in a process of its own, with `--scars`.
+    /// Something is orphaned, leaked or logged until reboot: in a process of its own, with
+    /// `--scars`.
     Scars,
     /// A group gets no windows any more until reboot: likewise, with a group of its own.
     Poison,

@@ -1,4 +1,5 @@
-//! Every rule: the file and name of its test, where in the kernel it is, where it holds, how it leaves the machine.
+//! Every rule: the file and name of its test, where in the kernel it is, where it holds, how it
+//! leaves the machine.
 
 use crate::rule::*;
 use crate::{

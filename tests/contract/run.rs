@@ -14,7 +14,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The models of all cells, of a machine that is in none, and of kernels before and after a fix of their series.
+/// The models of all cells, of a machine that is in none, and of kernels before and after a fix of
+/// their series.
 const PRESETS: [&str; 12] = [
     "powernv8-64k-6.12",
     "powernv9-4k-6.12",
@@ -33,8 +34,8 @@ const PRESETS: [&str; 12] = [
 /// Poisoned groups so far: each such rule takes the next one.
 static POISONED: AtomicUsize = AtomicUsize::new(0);
 
-/// On a POWER machine the running kernel and the model like it; elsewhere all models. `costly`: what leaves scars on the
-/// running kernel, and nothing else.
+/// On a POWER machine the running kernel and the model like it; elsewhere all models. `costly`:
+/// what leaves scars on the running kernel, and nothing else.
 pub(crate) fn trials(given: Option<Preset>, costly: bool) -> Result<Vec<Trial>, String> {
     let host = Vfio::new();
     let real = host.platform().map(|_| given.map_or_else(|| machine::preset(&host), Ok)).transpose()?;

@@ -63,7 +63,8 @@ pub(crate) fn create_over_the_limit_is_enomem_and_leaks_nothing(ground: &Ground)
     assert!(library.calls().is_empty(), "the kernel was asked");
 }
 
-/// Another window's worth of TCEs is charged twice on powernv: the hardware's table and the kernel's list of user addresses.
+/// Another window's worth of TCEs is charged twice on powernv: the hardware's table and the
+/// kernel's list of user addresses.
 pub(crate) fn create_charges_its_table_and_on_powernv_twice(ground: &Ground) {
     let raw = ground.v2();
     assert_eq!(raw.remove(0), Ok(0));

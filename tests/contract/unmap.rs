@@ -50,7 +50,8 @@ pub(crate) fn unmap_creates_the_default_window(ground: &Ground) {
     assert_eq!((result, cost), (Ok(0), default_table(ground)));
     drop(raw);
 
-    // In the library it is the first map that does, on purpose by an UNMAP: its failure is then the window's.
+    // In the library it is the first map that does, on purpose by an UNMAP: its failure is then the
+    // window's.
     let library = ground.library();
     let (memory, _lease) = library.leased(K64);
     library.calls();
@@ -214,8 +215,8 @@ pub(crate) fn unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8(ground: 
     refused_past_the_end(ground);
 }
 
-/// A table of several levels has leaves where something was mapped only: 2^28 TCEs go by in no time. (POWER8 is told of each
-/// page all the same, which takes minutes.)
+/// A table of several levels has leaves where something was mapped only: 2^28 TCEs go by in no
+/// time. (POWER8 is told of each page all the same, which takes minutes.)
 pub(crate) fn unmap_skips_leaves_that_are_not_there(ground: &Ground) {
     const WHOLE: u64 = 1 << 44;
     let raw = ground.v2();

@@ -9,7 +9,8 @@ use spapr_iommu::uapi::spapr;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// How an application would ask for what the kernel allows: a lease goes when nothing is mapped, and not before.
+/// How an application would ask for what the kernel allows: a lease goes when nothing is mapped,
+/// and not before.
 fn leases_go_in_time(ground: &Ground) {
     let library = ground.library();
     let (memory, lease) = library.leased(K64);
@@ -142,7 +143,8 @@ pub(crate) fn close_of_a_container_unmaps_before_it_unregisters(ground: &Ground)
     assert!(library.space.translate(iova(0, K64).start()).is_some(), "mapped until the space goes");
 }
 
-/// A mapped region of another container, which is the first to close: the kernel warns and loses it.
+/// A mapped region of another container, which is the first to close: the kernel warns and loses
+/// it.
 pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(ground: &Ground) {
     let lost = |memory: UserRange| Violation::ReleasedWhileMapped { range: memory, mapped: K64 / K4 };
     ground.scars(|| {

@@ -1,4 +1,5 @@
-//! Errors as they are printed: a chain of an error and its sources says nothing twice, and remedies are the library's.
+//! Errors as they are printed: a chain of an error and its sources says nothing twice, and remedies
+//! are the library's.
 
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};

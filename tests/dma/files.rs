@@ -1,4 +1,5 @@
-//! Memory of files: on the host's pages wherever the file lies, and safe from shrinking where it can be sealed.
+//! Memory of files: on the host's pages wherever the file lies, and safe from shrinking where it
+//! can be sealed.
 
 use crate::fixture::{FIRST, Ground, PRESETS, RW};
 use nix::sys::memfd::{MFdFlags, memfd_create};

@@ -1,4 +1,5 @@
-//! Memory for devices on the model: what drivers get, what the kernel is told, and what is left behind.
+//! Memory for devices on the model: what drivers get, what the kernel is told, and what is left
+//! behind.
 
 mod buffers;
 mod debug;

@@ -1,4 +1,5 @@
-//! What a mask allows: refused at open where it allows nothing, and the remedy where it is what limits.
+//! What a mask allows: refused at open where it allows nothing, and the remedy where it is what
+//! limits.
 
 use crate::fixture::{FIRST, Ground, PRESETS, RW, SECOND, bits};
 use spapr_iommu::dma::{DmaError, DmaMask, OpenError};

@@ -12,7 +12,8 @@ use std::os::fd::AsRawFd;
 fn kernel_reads_into(at: *mut u8, text: &[u8]) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(text).unwrap();
-    // SAFETY: the caller's pointer is good for `text.len()` bytes, and the kernel alone accesses them.
+    // SAFETY: the caller's pointer is good for `text.len()` bytes, and the kernel alone accesses
+    // them.
     let read = unsafe { libc::pread(file.as_raw_fd(), at.cast(), text.len(), 0) };
     assert_eq!(usize::try_from(read), Ok(text.len()));
 }

@@ -70,8 +70,9 @@ impl Ground {
         Ok(self.devices(id).into_iter().next().ok_or_else(none)?)
     }
 
-    /// Has the kernel not reset a device when it is opened, until what is returned is dropped: the bus of an emulated powernv takes
-    /// seconds for that. One reset a round is left there all the same.
+    /// Has the kernel not reset a device when it is opened, until what is returned is dropped: the
+    /// bus of an emulated powernv takes seconds for that. One reset a round is left there all the
+    /// same.
     pub(crate) fn without_reset(&self, address: &str) -> Result<Option<NoReset>, Failed> {
         if self.model.is_some() {
             return Ok(None);

@@ -5,7 +5,8 @@ use libtest_mimic::Failed;
 const GUIDE: &str = include_str!("../../docs/drivers.md");
 const DRIVER: &str = include_str!("../../examples/edu/driver.rs");
 
-/// Each block of `docs/drivers.md` that says that it is from the driver stands there, but for the indentation of its first line.
+/// Each block of `docs/drivers.md` that says that it is from the driver stands there, but for the
+/// indentation of its first line.
 pub(crate) fn shows_the_drivers_code() -> Result<(), Failed> {
     let mut blocks = 0;
     for block in GUIDE.split("```rust,ignore\n").skip(1) {

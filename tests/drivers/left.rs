@@ -5,7 +5,8 @@ use libtest_mimic::Failed;
 use ppc64_init::memory::settled_free_kib;
 use std::fs;
 
-/// What free memory may differ by, KiB: the least that is lost by a leak in each round would be a page in each, 64 KiB in most.
+/// What free memory may differ by, KiB: the least that is lost by a leak in each round would be a
+/// page in each, 64 KiB in most.
 const NOISE_KIB: u64 = 1024;
 
 #[derive(Debug, PartialEq)]

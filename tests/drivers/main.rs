@@ -1,7 +1,9 @@
-//! Real drivers on a real kernel, and on models. The devices are what vfio-pci has: `edu` and NVMe controllers.
+//! Real drivers on a real kernel, and on models. The devices are what vfio-pci has: `edu` and NVMe
+//! controllers.
 //!
-//! `ppc64/run --machine powernv9 --kernel 6.12-64k --device edu --device nvme --device nvme -- drivers`, `--rounds N` behind `drivers` for
-//! longer rounds; `cargo test --test drivers` on models, of which there is none with NVMe.
+//! `ppc64/run --machine powernv9 --kernel 6.12-64k --device edu --device nvme --device nvme --
+//! drivers`, `--rounds N` behind `drivers` for longer rounds; `cargo test --test drivers` on
+//! models, of which there is none with NVMe.
 
 mod edu;
 #[path = "../../examples/edu/driver.rs"]

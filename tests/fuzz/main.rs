@@ -1,4 +1,5 @@
-//! The kept inputs of the fuzzer, run as ordinary tests. `tests/fuzz/README.md` tells how they come to be.
+//! The kept inputs of the fuzzer, run as ordinary tests. `tests/fuzz/README.md` tells how they come
+//! to be.
 
 use spapr_iommu_tests::fuzz;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! Under KVM: the kernel keeps the tables and maps by itself. Both are models here; what the kernel does for a guest's call is
-//! done past the library.
+//! Under KVM: the kernel keeps the tables and maps by itself. Both are models here; what the kernel
+//! does for a guest's call is done past the library.
 
 use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RemoveMemoryError, Slot, Slots};

@@ -66,7 +66,8 @@ fn a_page_over_two_slots_leads_to_both() {
     bench.plug(0, 8 << 20);
     bench.plug(8 << 20, 8 << 20);
     bench.phb.attach(0).unwrap();
-    // All of it is 8 MiB aligned, so 16M pages are not offered; 2M pages are, and lie in one slot each.
+    // All of it is 8 MiB aligned, so 16M pages are not offered; 2M pages are, and lie in one slot
+    // each.
     assert_eq!(bench.phb.offer().pages, 0x21_1000);
     bench.phb.create_window(21, 30).unwrap();
     bench.put(DYNAMIC, BIG, &tces(0, 8, PageShift::P2M));

@@ -172,7 +172,8 @@ fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
 
 #[test]
 fn a_list_is_read_once() {
-    // A list in the middle of what it maps: entries that change under it do not matter, only the copy counts.
+    // A list in the middle of what it maps: entries that change under it do not matter, only the
+    // copy counts.
     both("powernv9-64k", |bench| {
         let list: Vec<u64> = tces(LIST, 512, PageShift::P4K);
         bench.put(LIOBN, 0, &list);

@@ -1,4 +1,5 @@
-//! Any sequence of a guest's calls, with devices and memory that come and go: tables, hardware and a naive twin agree.
+//! Any sequence of a guest's calls, with devices and memory that come and go: tables, hardware and
+//! a naive twin agree.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

@@ -1,4 +1,5 @@
-//! Several vCPUs at once, while lists change under them, memory and devices come and go and emulated devices translate.
+//! Several vCPUs at once, while lists change under them, memory and devices come and go and
+//! emulated devices translate.
 
 use arbitrary::{Result, Unstructured};
 use spapr_iommu::guest::{GuestMemory, GuestTranslation};

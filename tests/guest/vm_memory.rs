@@ -1,4 +1,5 @@
-//! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's tables.
+//! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's
+//! tables.
 
 use spapr_iommu::addr::{Iova, UserAddr, UserRange};
 use spapr_iommu::guest::{GuestIommu, HcallError, PhbConfig, PhbIommu, RemoveMemoryError, VmMemory};

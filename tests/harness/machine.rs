@@ -40,8 +40,8 @@ pub fn release() -> Result<String, String> {
     Ok(text.trim().into())
 }
 
-/// The model like the running kernel. Warns where the kernel's series is not modelled: what it changed shows as a
-/// difference then.
+/// The model like the running kernel. Warns where the kernel's series is not modelled: what it
+/// changed shows as a difference then.
 fn version(release: &str) -> Result<KernelVersion, String> {
     let (version, known) = KernelVersion::like(release).ok_or_else(|| {
         format!("no model is like Linux {release}; the oldest one is of 6.12. Run a newer kernel, or name a model with --preset")

@@ -1,4 +1,5 @@
-//! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these machines.
+//! A device as a driver has it, on a real kernel: `edu`, whose registers are big endian on these
+//! machines.
 
 use crate::BIG;
 use libtest_mimic::Failed;
@@ -230,7 +231,8 @@ pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
     ensure(there == [0; 4], "DMA after a panic")
 }
 
-/// A reset where the kernel has one, and recovery of a PE where there is one: DMA works before and after.
+/// A reset where the kernel has one, and recovery of a PE where there is one: DMA works before and
+/// after.
 pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
     let bench = Bench::new()?;
     let (device, eeh) = (&bench.device, bench.device.eeh());
@@ -269,8 +271,8 @@ pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the firmware of these machines injects: errors of loads and stores by the BAR's address, of DMA by that of memory.
-/// None has been seen to freeze a PE; one that does is recovered.
+/// What the firmware of these machines injects: errors of loads and stores by the BAR's address, of
+/// DMA by that of memory. None has been seen to freeze a PE; one that does is recovered.
 pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed> {
     let bench = Bench::new()?;
     let (device, eeh) = (&bench.device, bench.device.eeh());

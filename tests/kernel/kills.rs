@@ -1,6 +1,7 @@
 //! Workers that are killed at random moments, one after the other.
 //!
-//! `ppc64/run --machine powernv9 --kernel 6.12-64k --timeout 1200 --env KILLS=1000 -- kernel killed_at_any_moment`
+//! `ppc64/run --machine powernv9 --kernel 6.12-64k --timeout 1200 --env KILLS=1000 -- kernel
+//! killed_at_any_moment`
 
 use crate::worker::{Diary, Entry, Phase, RAM, WORD};
 use crate::{Busy, process};
@@ -19,7 +20,8 @@ const SIGKILL: i32 = 9;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What free memory may differ by.
 const NOISE: u64 = 1 << 20;
-/// And this for each window: pseries keeps some 400 bytes for good whenever one was made, killed or not.
+/// And this for each window: pseries keeps some 400 bytes for good whenever one was made, killed or
+/// not.
 const KEPT: u64 = 512;
 /// How long a worker lives on, at most, in the phase that was waited for.
 const MORE: Duration = Duration::from_millis(1);
@@ -78,7 +80,8 @@ fn life(seed: u64) -> Result<Duration, Failed> {
     }
 }
 
-/// However far a worker got when it was killed, nothing of it stays: no memory, no lock on a group, no window.
+/// However far a worker got when it was killed, nothing of it stays: no memory, no lock on a group,
+/// no window.
 pub(crate) fn killed_at_any_moment() -> Result<(), Failed> {
     let kills = number("KILLS")?.unwrap_or(FEW);
     let seed = number("SEED")?.unwrap_or_else(|| fastrand::u64(..1 << 32));

@@ -97,7 +97,8 @@ fn victims_leave_nothing(how: victim::How) -> Result<(), Failed> {
     process::none_lost(before, process::free()?, NOISE)
 }
 
-/// The kernel keeps a region that is still mapped when its lease goes, and gives it back with the last TCE.
+/// The kernel keeps a region that is still mapped when its lease goes, and gives it back with the
+/// last TCE.
 fn the_kernel_keeps_what_is_mapped() -> Result<(), Failed> {
     let before = process::locked()?;
     let Busy { host, ram, space, lease } = Busy::new()?;

@@ -56,7 +56,8 @@ pub(crate) struct Entry {
     pub(crate) windows: u32,
 }
 
-/// Where a worker writes down what it is at, so that it can be read once it is dead: the file that is its output.
+/// Where a worker writes down what it is at, so that it can be read once it is dead: the file that
+/// is its output.
 #[derive(Debug)]
 pub(crate) struct Diary(File);
 
@@ -219,7 +220,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Releases what can be: leases of memory that is still mapped are dropped, and the memory goes with the last TCE.
+    /// Releases what can be: leases of memory that is still mapped are dropped, and the memory goes
+    /// with the last TCE.
     fn drop_all(&mut self, space: &AddressSpace, leases: &mut Vec<Lease>) -> Result<(), Failed> {
         for lease in leases.drain(..) {
             match lease.release() {

@@ -1,4 +1,5 @@
-//! The conformance test's own test: two models in lockstep agree, and models that differ are told apart.
+//! The conformance test's own test: two models in lockstep agree, and models that differ are told
+//! apart.
 
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::memory::Protection;

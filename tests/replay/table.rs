@@ -49,7 +49,8 @@ impl Guest {
         Self { host, memory, iommu, phb, liobn, start }
     }
 
-    /// Puts entries `first..first + 512`; entry n leads to page `page(n)`. Gives how many TCEs that are.
+    /// Puts entries `first..first + 512`; entry n leads to page `page(n)`. Gives how many TCEs that
+    /// are.
     fn put(&self, first: u64, page: impl Fn(u64) -> u64) -> u64 {
         let list: Vec<u8> =
             (first..first + ENTRIES).flat_map(|entry| (page(entry) << PAGE.get() | 3).to_be_bytes()).collect();
@@ -97,7 +98,8 @@ fn a_container_that_joins_gets_one_map_per_run() {
 fn runs_are_as_long_as_the_guest_makes_them_whatever_lists_they_came_in() {
     for groups in [1, 0] {
         let guest = Guest::new(groups);
-        // Three runs: 2048 entries, a hole of 512, 1024 entries that lead elsewhere, 512 more that go on from neither.
+        // Three runs: 2048 entries, a hole of 512, 1024 entries that lead elsewhere, 512 more that
+        // go on from neither.
         for first in (0..2048).step_by(512) {
             guest.put(first, |entry| entry);
         }

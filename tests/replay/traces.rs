@@ -74,7 +74,8 @@ fn a_call_of_the_guest_is_at_most_one_of_the_kernel() {
         // All RAM in one list, and in 16.
         assert_eq!(replay("nvme-ddw", preset).ioctls, Ioctls { map: 1, unmap: 0, one_per_tce: 262_176 });
         assert_eq!(replay("nvme-ddw-64k", preset).ioctls, Ioctls { map: 16, unmap: 0, one_per_tce: 270_336 });
-        // 275 single TCEs and two lists; what was never mapped is not unmapped, and one UNMAP brings the window to life.
+        // 275 single TCEs and two lists; what was never mapped is not unmapped, and one UNMAP
+        // brings the window to life.
         let streaming = replay("net-noddw", preset);
         assert_eq!(streaming.ioctls, Ioctls { map: 277, unmap: 276, one_per_tce: 262_726 });
         let mapped = streaming.hypercalls.put + streaming.hypercalls.indirect;

@@ -3,8 +3,9 @@
 use super::replay_bytes;
 use snapbox::str;
 
-/// What QEMU prints: a window made after the default one was removed gets its LIOBN, and starts where it started when it
-/// is the only one (`spapr_phb_get_free_liobn`, `rtas_ibm_create_pe_dma_window`).
+/// What QEMU prints: a window made after the default one was removed gets its LIOBN, and starts
+/// where it started when it is the only one (`spapr_phb_get_free_liobn`,
+/// `rtas_ibm_create_pe_dma_window`).
 const NO_DEFAULT: &str = include_str!("traces/no-default.trace");
 
 const PRESETS: [&str; 4] = ["model:powernv8-4k", "model:powernv9-64k", "model:powernv10-64k", "model:pseries-64k"];

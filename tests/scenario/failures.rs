@@ -2,17 +2,19 @@
 
 use spapr_iommu::host::Errno::{self, *};
 
-/// Answers by call: `drivers/vfio/vfio_iommu_spapr_tce.c` and what it calls, the hypervisor's and the firmware's codes that
-/// come through as error numbers, and positive results.
+/// Answers by call: `drivers/vfio/vfio_iommu_spapr_tce.c` and what it calls, the hypervisor's and
+/// the firmware's codes that come through as error numbers, and positive results.
 pub(crate) fn failures(call: &str) -> Vec<Result<i32, Errno>> {
     let (errnos, positive): (&[Errno], &[i32]) = match call {
-        // Of the hypervisor: H_HARDWARE, H_FUNCTION, H_PRIVILEGE, H_PARAMETER, H_NOT_ENOUGH_RESOURCES; H_BUSY and
-        // H_LONG_BUSY come as they are. ENOMEM, EINVAL, ENODEV and EPERM may also be the waiting default window's.
+        // Of the hypervisor: H_HARDWARE, H_FUNCTION, H_PRIVILEGE, H_PARAMETER,
+        // H_NOT_ENOUGH_RESOURCES; H_BUSY and H_LONG_BUSY come as they are. ENOMEM, EINVAL, ENODEV
+        // and EPERM may also be the waiting default window's.
         "VFIO_IOMMU_MAP_DMA" => {
             (&[EPERM, ENOENT, ESRCH, EINTR, ECHRNG, EFAULT, EINVAL, ENXIO, ENOMEM, ENODEV], &[1, 9900])
         }
         "VFIO_IOMMU_UNMAP_DMA" => (&[EPERM, EFAULT, EINVAL, ENXIO, ENOMEM, ENODEV, EINTR, ENOSPC], &[1]),
-        // What pinning gives for device and file memory, and pages pinned in a chunk that has a hole.
+        // What pinning gives for device and file memory, and pages pinned in a chunk that has a
+        // hole.
         "VFIO_IOMMU_SPAPR_REGISTER_MEMORY" => (&[EPERM, EFAULT, EINVAL, EBUSY, ENOMEM, EOPNOTSUPP], &[1, 80, 2 << 20]),
         "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY" => (&[EPERM, EFAULT, EINVAL, ENOENT], &[]),
         // Of OPAL: PARAMETER, BUSY, HARDWARE, UNSUPPORTED.

@@ -1,5 +1,6 @@
-//! Every kernel call that the library makes for an example fails once, in each way the kernel has for it: whatever the
-//! scenario comes to then, no trap is met, library and kernel agree after each step, and nothing is left behind.
+//! Every kernel call that the library makes for an example fails once, in each way the kernel has
+//! for it: whatever the scenario comes to then, no trap is met, library and kernel agree after each
+//! step, and nothing is left behind.
 
 use super::failures::failures;
 use super::{examples, presets};

@@ -4,7 +4,8 @@ use spapr_iommu_cli::scenario::{Machine, Scenario};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-/// Far more than a slow and busy machine needs; with time that grows with the square it would not do.
+/// Far more than a slow and busy machine needs; with time that grows with the square it would not
+/// do.
 const ENOUGH: Duration = Duration::from_secs(60);
 
 /// Loads a scenario, and runs it on a model.

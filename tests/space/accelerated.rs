@@ -1,4 +1,5 @@
-//! Spaces whose tables KVM fills by itself: here by calls past the space, as the kernel's own code would.
+//! Spaces whose tables KVM fills by itself: here by calls past the space, as the kernel's own code
+//! would.
 
 use crate::fixture::{BIG, Bench, PRESETS, RW, at, iova};
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};

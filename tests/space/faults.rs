@@ -39,8 +39,8 @@ impl Trial {
         (Self { bench, faulty, ram }, lease)
     }
 
-    /// Fails the calls of `change` one after the other, and expects each failure to leave everything as it was, until
-    /// `change` meets none any more. The number of calls it makes.
+    /// Fails the calls of `change` one after the other, and expects each failure to leave
+    /// everything as it was, until `change` meets none any more. The number of calls it makes.
     fn every_call(&self, result: Result<i32, Errno>, change: impl Fn() -> bool) -> u32 {
         for call in 0.. {
             let before = (self.bench.space.mappings(), self.bench.registry.regions(), self.bench.model.locked());

@@ -51,7 +51,8 @@ fn memory_that_was_given_back_and_is_leased_again_is_what_devices_see() {
     let mut leases = bench.registry.register_all(&[low, high]).unwrap();
     bench.space.map(iova(BIG, M), low.start(), RW).unwrap();
     leases.pop().unwrap().release().unwrap();
-    // The kernel still holds the old pages of `high`, as part of a region that is mapped: no lease on those.
+    // The kernel still holds the old pages of `high`, as part of a region that is mapped: no lease
+    // on those.
     let error = bench.registry.register(high).unwrap_err();
     assert_eq!(error, RegisterError::Stale { asked: high, part: high });
     bench.space.unmap(iova(BIG, M)).unwrap();

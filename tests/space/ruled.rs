@@ -1,4 +1,5 @@
-//! A host that answers some calls by a rule of the test, and what the library makes of kernels that fail twice.
+//! A host that answers some calls by a rule of the test, and what the library makes of kernels that
+//! fail twice.
 
 use crate::fixture::{BIG, Bench, RW, at, iova};
 use parking_lot::Mutex;

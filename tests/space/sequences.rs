@@ -1,4 +1,5 @@
-//! Any sequence of calls, valid or hostile: no trap is met, and space, hardware and a naive twin agree.
+//! Any sequence of calls, valid or hostile: no trap is met, and space, hardware and a naive twin
+//! agree.
 
 use proptest::prelude::*;
 use spapr_iommu_tests::space_model::Sequence;

@@ -47,8 +47,8 @@ fn a_hundred_thousand_live_maps_in_random_places_equal_a_naive_twin() {
     bench.ends_clean();
 }
 
-/// The sums, the page that was meant with its neighbours, and one at random: what a step can have changed, for a cost that
-/// every step can bear.
+/// The sums, the page that was meant with its neighbours, and one at random: what a step can have
+/// changed, for a cost that every step can bear.
 fn step_agrees(bench: &Bench, twin: &Twin, page: u64, rng: &mut fastrand::Rng, ram: UserAddr) {
     assert_eq!(bench.space.mapped().1, twin.len() as u64 * PAGE);
     for page in [page.saturating_sub(1), page, page + 1, rng.u64(..PAGES)] {

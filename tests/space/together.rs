@@ -114,7 +114,8 @@ fn a_window_that_a_call_maps_in_is_not_made_anew_by_it() {
     let ram = bench.allocate(4 * M);
     let _lease = bench.registry.register(ram).unwrap();
     let request = |start, user, len| MapRequest { iova: iova(start, len), user: at(ram, user), permission: RW };
-    // An idle window of small pages, and one call that maps a small page in it and large ones behind it.
+    // An idle window of small pages, and one call that maps a small page in it and large ones
+    // behind it.
     bench.space.map_all(&[request(BIG, 0x1000, 0x1000)], Overlap::Refuse).unwrap();
     bench.space.unmap(iova(BIG, M)).unwrap();
     let end = bench.space.status().windows.iter().map(|(window, _)| window.range.end().0).max().unwrap();

@@ -1,5 +1,5 @@
-//! The kernel fails twice in one operation: the change, and then the way back. What the error says is lost, and no more,
-//! is what the tables miss; what devices may still reach is named, too.
+//! The kernel fails twice in one operation: the change, and then the way back. What the error says
+//! is lost, and no more, is what the tables miss; what devices may still reach is named, too.
 
 use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::{IovaRange, UserRange};
@@ -32,7 +32,8 @@ enum End {
 }
 
 impl Trial {
-    /// Three runs mapped, in one container or in two, of which the last may be shared by two groups.
+    /// Three runs mapped, in one container or in two, of which the last may be shared by two
+    /// groups.
     fn new(containers: u32, shared: bool) -> Self {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_groups(4));
         let faulty = Arc::new(Faulty::new(model.clone()));
@@ -79,8 +80,8 @@ fn named(ranges: &[IovaRange]) -> Vec<u64> {
     all
 }
 
-/// Fails each call of an operation, and each call behind that one as well, with each of these. Returns how often the way
-/// back failed, too.
+/// Fails each call of an operation, and each call behind that one as well, with each of these.
+/// Returns how often the way back failed, too.
 fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u32 {
     let results = [Err(Errno::ENOMEM), Err(Errno::EINTR), Ok(1)];
     let mut not_restored = 0;
@@ -134,7 +135,8 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
 
 fn map(trial: &Trial, overlap: Overlap) -> End {
     let request = |start, user| MapRequest { iova: iova(BIG + start, M), user: at(trial.ram, user), permission: RW };
-    // Over the end of the first run, in the hole, over the second run's beginning, and where there is nothing.
+    // Over the end of the first run, in the hole, over the second run's beginning, and where there
+    // is nothing.
     let replacing = [request(M + M / 2, 8 * M), request(3 * M, 10 * M), request(4 * M, 11 * M), request(20 * M, M)];
     let plain = [request(3 * M, 10 * M), request(20 * M, M), request(24 * M, 2 * M)];
     let requests = if overlap == Overlap::Replace { &replacing[..] } else { &plain[..] };

@@ -1,10 +1,11 @@
-//! What the guest and `examples/vmm` agree on: hypercalls only they know, of the range left to implementations.
+//! What the guest and `examples/vmm` agree on: hypercalls only they know, of the range left to
+//! implementations.
 #![no_std]
 
 /// The guest is done: the number of checks that failed.
 pub const H_DONE: u64 = 0xf100;
-/// The guest wants a second device of the same kind behind its PHB; r4 gets the real address of its BAR 0. `H_FUNCTION` when
-/// there is none.
+/// The guest wants a second device of the same kind behind its PHB; r4 gets the real address of its
+/// BAR 0. `H_FUNCTION` when there is none.
 pub const H_PLUG: u64 = 0xf103;
 /// What follows is of this kind: a `PHASE_*`.
 pub const H_PHASE: u64 = 0xf101;

@@ -1,4 +1,5 @@
-//! Commands that are part of the first process: a look at the machine, and misbehaviour to test the host with.
+//! Commands that are part of the first process: a look at the machine, and misbehaviour to test the
+//! host with.
 
 use std::fs;
 use std::process::ExitCode;

@@ -19,8 +19,8 @@ pub(crate) fn run(console: &Console, words: &[String], environment: &BTreeMap<St
     run_with(words, environment, |channel, bytes| console.send(channel, bytes))
 }
 
-/// Runs a program on every processor, so that what kernel and first process keep from the first time on is not
-/// taken for a leak.
+/// Runs a program on every processor, so that what kernel and first process keep from the first
+/// time on is not taken for a leak.
 pub(crate) fn warm_up(environment: &BTreeMap<String, String>) -> Result<()> {
     let this = Pid::from_raw(0);
     let all = sched_getaffinity(this).context("list the processors")?;

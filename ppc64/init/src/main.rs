@@ -1,7 +1,7 @@
 //! First process of an emulated POWER machine.
 //!
-//! It sets the machine up as the manifest says, runs the commands, reports to the host over the console
-//! and powers off. Started under another process id it is one of the [`builtin`] commands.
+//! It sets the machine up as the manifest says, runs the commands, reports to the host over the
+//! console and powers off. Started under another process id it is one of the [`builtin`] commands.
 
 mod bind;
 mod builtin;
@@ -38,7 +38,8 @@ fn main() -> ExitCode {
         // Without a console of its own it can only use the one the kernel gave it.
         Err(error) => eprintln!("init: {error:#}"),
     }
-    // Returns only on failure; the kernel then panics over its lost first process, which the host sees.
+    // Returns only on failure; the kernel then panics over its lost first process, which the host
+    // sees.
     let _ = reboot(RebootMode::RB_POWER_OFF);
     ExitCode::FAILURE
 }

@@ -42,12 +42,14 @@ pub fn settled_free_kib() -> Result<u64> {
     Ok(best)
 }
 
-/// Free pages of all zones, those on the per-CPU lists among them, some of which stay there for good.
+/// Free pages of all zones, those on the per-CPU lists among them, some of which stay there for
+/// good.
 ///
-/// A CPU adds to a zone's number what it took and gave back, in steps: of ten pages in a machine with 2 GiB, so that two
-/// readings may be 1280 KiB apart where pages have 64 KiB. It is told to add the rest first. Both kinds of pages are read
-/// from one file: between two, pages go from the lists to the zone, and would count twice. What is left are readings that
-/// are too low while the lists shrink; they differ from each other.
+/// A CPU adds to a zone's number what it took and gave back, in steps: of ten pages in a machine
+/// with 2 GiB, so that two readings may be 1280 KiB apart where pages have 64 KiB. It is told to
+/// add the rest first. Both kinds of pages are read from one file: between two, pages go from the
+/// lists to the zone, and would count twice. What is left are readings that are too low while the
+/// lists shrink; they differ from each other.
 fn free_pages() -> Result<u64> {
     fs::write("/proc/sys/vm/stat_refresh", "1").context("bring the numbers of free pages up to date")?;
     Ok(pages(&fs::read_to_string("/proc/zoneinfo").context("read /proc/zoneinfo")?))

@@ -1,8 +1,8 @@
 //! Three channels over one console that firmware and kernel also write to.
 //!
-//! A powernv machine has a single serial line. Firmware and kernel print 7-bit text on it whenever they
-//! like, also in the middle of a line of ours. So every byte sent here has its high bit set and carries
-//! four bits of payload, the channel, and which half of the payload byte it is:
+//! A powernv machine has a single serial line. Firmware and kernel print 7-bit text on it whenever
+//! they like, also in the middle of a line of ours. So every byte sent here has its high bit set
+//! and carries four bits of payload, the channel, and which half of the payload byte it is:
 //!
 //! ```text
 //!   bit   7      6 5      4            3 2 1 0

@@ -41,7 +41,8 @@ impl Mirror {
             .with_context(|| format!("this machine's apt knows no Debian mirror to take kernels from. {HELP}"))
     }
 
-    /// Reads what apt printed in [`TARGET_FORMAT`]. Backports and updates lie on the main archive's mirrors.
+    /// Reads what apt printed in [`TARGET_FORMAT`]. Backports and updates lie on the main archive's
+    /// mirrors.
     ///
     /// ci/debian-mirrors does the same for the shell.
     fn from_targets(targets: &str) -> Option<Mirror> {
@@ -81,7 +82,8 @@ impl Mirror {
     }
 }
 
-/// Origins of what lies on a mirror of Debian. Debug symbols ("Debian debug") have an archive of their own.
+/// Origins of what lies on a mirror of Debian. Debug symbols ("Debian debug") have an archive of
+/// their own.
 const ORIGINS: [&str; 2] = ["Debian", "Debian Backports"];
 
 const HELP: &str = "Run apt-get update if apt has no lists yet, set SPAPR_IOMMU_DEBIAN_MIRROR to the address of a Debian mirror, \
@@ -95,7 +97,8 @@ pub struct Archive {
 impl Archive {
     /// Fetches the lists of `suites` into `scratch`.
     ///
-    /// A suite that cannot be read is left out: a mirror between two updates offers some and not others.
+    /// A suite that cannot be read is left out: a mirror between two updates offers some and not
+    /// others.
     pub fn open(mirror: &Mirror, suites: &[&str], scratch: &Path) -> Result<Archive> {
         let keyring = KEYRINGS
             .iter()
@@ -168,8 +171,8 @@ fn to_standard_error() -> io::Result<std::os::fd::OwnedFd> {
 /// The part of the machine's configuration that stays is how to reach the network.
 fn configuration_text(scratch: &Path) -> String {
     let scratch = scratch.display();
-    // Testing suites expire within days of a mirror's last update. The signature is checked all the same, and
-    // an old kernel is no risk in a machine without a network.
+    // Testing suites expire within days of a mirror's last update. The signature is checked all the
+    // same, and an old kernel is no risk in a machine without a network.
     format!(
         r##"#clear APT::Architectures;
 #clear APT::Update::Pre-Invoke;
@@ -201,7 +204,8 @@ mod tests {
     const TRIXIE: &str = include_str!("../tests/targets/trixie-one-line.txt");
     const MIRROR_LIST: &str = include_str!("../tests/targets/trixie-mirror-list.txt");
 
-    /// What apt printed on machines that know backports: the label "Debian Backports" comes first there.
+    /// What apt printed on machines that know backports: the label "Debian Backports" comes first
+    /// there.
     #[test]
     fn a_machine_with_backports_has_the_mirror_and_the_security_archive() {
         for targets in [BOOKWORM, TRIXIE] {

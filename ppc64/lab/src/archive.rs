@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use lzma_rust2::XzReader;
 
-/// Modules of VFIO, in the order they are loaded. Kernels build in, split and merge some of them: what is
-/// absent is left out.
+/// Modules of VFIO, in the order they are loaded. Kernels build in, split and merge some of them:
+/// what is absent is left out.
 pub const VFIO: [&str; 6] =
     ["vfio", "vfio_virqfd", "vfio_spapr_eeh", "vfio_iommu_spapr_tce", "vfio-pci-core", "vfio-pci"];
 

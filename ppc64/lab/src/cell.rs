@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A machine and a kernel, written `MACHINE[-OPTION…]:KERNEL`: `powernv9:6.12-64k`, `pseries-power8-noddw:7.2`.
+/// A machine and a kernel, written `MACHINE[-OPTION…]:KERNEL`: `powernv9:6.12-64k`,
+/// `pseries-power8-noddw:7.2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
     machine: String,
@@ -112,7 +113,8 @@ impl Cell {
         line.into_iter().map(str::to_owned).collect()
     }
 
-    /// Whether DMA windows can be made at all: Linux needs `ibm,ddw-applicable` even for the default one.
+    /// Whether DMA windows can be made at all: Linux needs `ibm,ddw-applicable` even for the
+    /// default one.
     pub fn has_windows(&self) -> bool {
         !self.firmware.iter().any(|word| word == "noddw")
     }
@@ -145,8 +147,8 @@ impl Cell {
         }
     }
 
-    /// Emulated radix machines other than pseries have none, a hash guest only with an option of QEMU, and an emulated
-    /// POWER8 with 4 KiB pages hangs when hugetlb pages are registered.
+    /// Emulated radix machines other than pseries have none, a hash guest only with an option of
+    /// QEMU, and an emulated POWER8 with 4 KiB pages hangs when hugetlb pages are registered.
     fn has_huge_pages(&self) -> bool {
         self.machine == "powernv8" && self.kernel.ends_with("-64k")
             || self.is_pseries() && self.cpu.as_deref() != Some("power8")

@@ -18,7 +18,8 @@ pub(crate) fn documents(output: &str) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// A check for each scenario: it ran as expected on the real kernel, and the model says the same, byte for byte.
+/// A check for each scenario: it ran as expected on the real kernel, and the model says the same,
+/// byte for byte.
 pub(crate) fn scenarios(
     scenarios: &[String],
     model: &BTreeMap<String, Value>,
@@ -73,7 +74,8 @@ pub(crate) fn programs(output: &str) -> Vec<&str> {
 
 const RESULT: &str = "test result:";
 
-/// The results of a program made of tests, by what it printed: a check each. Those that failed have their names.
+/// The results of a program made of tests, by what it printed: a check each. Those that failed have
+/// their names.
 pub(crate) fn tests(name: &str, printed: Option<&str>) -> Checks {
     let end = printed.and_then(|printed| printed.lines().find(|line| line.starts_with(RESULT)));
     let (Some(printed), Some(end)) = (printed, end) else {

@@ -110,7 +110,8 @@ impl Row {
         self.machine == cell.machine() && self.label() == cell.kernel()
     }
 
-    /// What an older run showed and this one did not: everything but the walk, or a longer walk. Of the same kernel.
+    /// What an older run showed and this one did not: everything but the walk, or a longer walk. Of
+    /// the same kernel.
     fn after(self, older: &Self) -> Self {
         if self.kernel != older.kernel || self.passed != self.checks || older.passed != older.checks {
             return self;
@@ -132,7 +133,8 @@ impl fmt::Display for Row {
     }
 }
 
-/// The table with what the cells showed. Rows of `old` stay where a cell was not run, and where they show more of it.
+/// The table with what the cells showed. Rows of `old` stay where a cell was not run, and where
+/// they show more of it.
 fn table(old: &str, cells: &[(Cell, Shown)]) -> String {
     let old: Vec<Row> = old.lines().filter_map(Row::parse).collect();
     let new = cells.iter().map(|(cell, shown)| {

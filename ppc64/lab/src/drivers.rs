@@ -1,4 +1,5 @@
-//! Drivers in user space at work in a cell: the test program `drivers`, and the table of what it showed.
+//! Drivers in user space at work in a cell: the test program `drivers`, and the table of what it
+//! showed.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,9 @@ const HEADING: &str = "| cell | kernel | tests | rounds | time | commit |\n|---|
 /// What stands on the host bridges: as many as POWER8's has.
 pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "--device", "nvme"];
 
-/// The kernel test that recovers a PE. Afterwards the firmware of an emulated machine refuses a fundamental reset, which the rules of the
-/// contract and the walk ask for, so it is not run before them.
+/// The kernel test that recovers a PE. Afterwards the firmware of an emulated machine refuses a
+/// fundamental reset, which the rules of the contract and the walk ask for, so it is not run before
+/// them.
 pub(crate) const RECOVERY: &str = "a_device_is_reset_and_recovered";
 
 /// What drivers showed in a cell.
@@ -38,7 +40,8 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that share buffers, and rounds of it.
+    /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
+    /// share buffers, and rounds of it.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();

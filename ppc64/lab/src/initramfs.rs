@@ -87,8 +87,8 @@ impl Initramfs {
         self.files.insert(path.to_owned(), (mode, content));
     }
 
-    /// Writes the archive the kernel unpacks. Directories come before what they hold, as the order of paths
-    /// has it.
+    /// Writes the archive the kernel unpacks. Directories come before what they hold, as the order
+    /// of paths has it.
     pub fn write(&self, to: impl Write) -> Result<()> {
         let mut gzip = GzEncoder::new(to, Compression::fast());
         for (number, (path, (mode, content))) in (1..).zip(&self.files) {

@@ -13,7 +13,8 @@ use crate::apt::{Archive, Mirror};
 use crate::archive;
 use crate::label::{Label, Match, Release, choose};
 
-/// Suites to look for a kernel in. The second list is read only where the first has none of the series.
+/// Suites to look for a kernel in. The second list is read only where the first has none of the
+/// series.
 const SUITES: [&[&str]; 2] = [&["trixie", "trixie-updates", "trixie-security", "trixie-backports"], &["forky", "sid"]];
 
 /// For how long a label's meaning is taken from the cache.
@@ -199,7 +200,8 @@ fn none(label: Label, offered: &[Release]) -> String {
     )
 }
 
-/// The first that can be had: a mirror between two updates lists packages that it does not have yet.
+/// The first that can be had: a mirror between two updates lists packages that it does not have
+/// yet.
 fn download_best(
     archive: &Archive,
     best: &[&Release],
@@ -220,8 +222,8 @@ fn download_best(
     Err(failed.unwrap_or_else(|| anyhow!("the archive has no such kernel")))
 }
 
-/// Kernels among packages: `linux-image-RELEASE` holds it all, or `linux-binary-RELEASE` the image and
-/// `linux-modules-RELEASE` the modules.
+/// Kernels among packages: `linux-image-RELEASE` holds it all, or `linux-binary-RELEASE` the image
+/// and `linux-modules-RELEASE` the modules.
 fn releases(packages: &[String]) -> Vec<Release> {
     packages.iter().filter_map(|name| name.strip_prefix("linux-image-")?.parse().ok()).collect()
 }

@@ -119,12 +119,12 @@ pub enum Match {
     Newer,
 }
 
-/// Kernels the table of docs/validation.md was made with. They are preferred while the archive has them: a newer one may
-/// behave in a way the model does not know yet.
+/// Kernels the table of docs/validation.md was made with. They are preferred while the archive has
+/// them: a newer one may behave in a way the model does not know yet.
 const SHOWN: [[u32; 3]; 2] = [[6, 12, 107], [7, 2, 13]];
 
-/// Releases of the label's series, else of the next newer series, the best first: those that were shown, then the newest.
-/// An exact label has no substitute.
+/// Releases of the label's series, else of the next newer series, the best first: those that were
+/// shown, then the newest. An exact label has no substitute.
 pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, Vec<&Release>)> {
     if label.is_exact() {
         let best: Vec<&Release> = releases.iter().filter(|release| label.names(release)).collect();

@@ -1,9 +1,11 @@
 //! Runs commands of this project on real POWER kernels in emulated machines.
 //!
-//! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`] finds the
-//! kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`] describes the machine,
+//! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`]
+//! finds the kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`]
+//! describes the machine,
 //! [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`]
-//! is one of them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its own, [`compare`] what is made of it, [`table`] and
+//! is one of them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its
+//! own, [`compare`] what is made of it, [`table`] and
 //! [`document`] how it is told.
 
 pub mod apt;
@@ -29,8 +31,8 @@ use std::path::{Path, PathBuf};
 
 /// The top of the repository.
 ///
-/// `cargo run` names the package it runs, which is right also where several copies of the repository
-/// share a target directory.
+/// `cargo run` names the package it runs, which is right also where several copies of the
+/// repository share a target directory.
 pub fn repository() -> PathBuf {
     let package =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);

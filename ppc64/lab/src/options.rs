@@ -20,7 +20,8 @@ pub struct Options {
     /// The machine to emulate
     #[arg(long, value_enum)]
     pub machine: Machine,
-    /// Kernel label (6.12, 6.12-64k, 7.2, 7.2-64k, or an exact version: 7.2.6), or an ELF image together with --modules
+    /// Kernel label (6.12, 6.12-64k, 7.2, 7.2-64k, or an exact version: 7.2.6), or an ELF image
+    /// together with --modules
     #[arg(long)]
     pub kernel: String,
     /// Directory with the modules of a kernel given by path
@@ -59,7 +60,8 @@ pub struct Options {
     /// Load KVM
     #[arg(long)]
     pub kvm: bool,
-    /// Set an environment variable for the commands; RUST_LOG and RUST_BACKTRACE are passed on by themselves
+    /// Set an environment variable for the commands; RUST_LOG and RUST_BACKTRACE are passed on by
+    /// themselves
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
     pub environment: Vec<(String, String)>,
     /// A file or directory of the repository the commands need, beside those that are arguments
@@ -74,7 +76,8 @@ pub struct Options {
     /// Let the kernel warn: other faults still fail the run
     #[arg(long)]
     pub allow_warnings: bool,
-    /// Memory that may be missing after the commands [default: 1024, 512 more for each further processor]
+    /// Memory that may be missing after the commands [default: 1024, 512 more for each further
+    /// processor]
     #[arg(long, value_name = "KIB")]
     pub leak_tolerance: Option<u64>,
     /// The command and its arguments; --then starts a further command
@@ -146,8 +149,8 @@ impl Options {
     }
 }
 
-/// A size as QEMU's -m takes it: MiB, or a number with a suffix, then QEMU's other settings. QEMU would take 0 for a
-/// default of its own.
+/// A size as QEMU's -m takes it: MiB, or a number with a suffix, then QEMU's other settings. QEMU
+/// would take 0 for a default of its own.
 fn memory(text: &str) -> Result<String, String> {
     let size = text.split(',').next().unwrap_or_default();
     let digits = size.strip_suffix(|c: char| "bkmgtpeBKMGTPE".contains(c)).unwrap_or(size);

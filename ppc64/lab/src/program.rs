@@ -115,7 +115,8 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
     )
 }
 
-/// Commands, examples, integration tests and benchmarks of the workspace's default members: library, command and tests.
+/// Commands, examples, integration tests and benchmarks of the workspace's default members:
+/// library, command and tests.
 fn list(repository: &Path) -> Result<Vec<Buildable>> {
     let metadata = MetadataCommand::new()
         .manifest_path(repository.join("Cargo.toml"))

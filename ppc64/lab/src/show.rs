@@ -162,7 +162,8 @@ pub fn show(
     Ok(shown)
 }
 
-/// What a cell showed, of what its machines did, in the order of [`Part::of`]. It is kept for [`last`].
+/// What a cell showed, of what its machines did, in the order of [`Part::of`]. It is kept for
+/// [`last`].
 pub fn join(cell: &Cell, parts: Vec<(Part, Result<Shown>)>, only: Option<Only>, logs: &Path) -> Result<Shown> {
     let mut whole = Shown::default();
     let mut ran = true;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 /// What the line begins with.
 const WORD: &str = "time: ";
 
-/// How long a machine ran, how much of that its emulation needed a processor, and how long each command took. The difference
-/// between the first two is waiting, which other machines can use.
+/// How long a machine ran, how much of that its emulation needed a processor, and how long each
+/// command took. The difference between the first two is waiting, which other machines can use.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Spent {
     /// Seconds from start to end.
@@ -25,7 +25,8 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// What a machine took that ran for `machine` and reported `reports`. `before`: processor time of earlier children.
+    /// What a machine took that ran for `machine` and reported `reports`. `before`: processor time
+    /// of earlier children.
     pub fn new(machine: Duration, before: Duration, commands: &[Vec<String>], reports: &[Report]) -> Result<Self> {
         let ended = reports.iter().filter_map(|report| match report {
             Report::Exited { command, milliseconds, .. } => {

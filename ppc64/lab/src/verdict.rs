@@ -13,11 +13,11 @@ pub const FAILED: u8 = 125;
 
 /// Memory that may be missing after the commands, in KiB.
 ///
-/// Measured on pseries and powernv8 to 10 with kernels 6.12 and 7.2: a command that does nothing costs up to 64 KiB
-/// with one processor, 384 KiB with two and 1088 KiB with four, most of it with 64 KiB pages, because every
-/// processor keeps some pages and slabs at hand. One that registers, maps and gives back 256 MiB through two
-/// containers costs up to 192 KiB with one processor, and no more when it runs four times. This is at least twice
-/// as much.
+/// Measured on pseries and powernv8 to 10 with kernels 6.12 and 7.2: a command that does nothing
+/// costs up to 64 KiB with one processor, 384 KiB with two and 1088 KiB with four, most of it with
+/// 64 KiB pages, because every processor keeps some pages and slabs at hand. One that registers,
+/// maps and gives back 256 MiB through two containers costs up to 192 KiB with one processor, and
+/// no more when it runs four times. This is at least twice as much.
 pub fn leak_tolerance_kib(processors: u32) -> u64 {
     512 * (1 + u64::from(processors))
 }
@@ -42,8 +42,8 @@ pub struct Expected {
     pub leak_tolerance: u64,
 }
 
-/// Judges what was seen. The first of these decides: interruption, an expected oops, a kernel fault, a time-out,
-/// a failure of the first process, a failed command, a leak.
+/// Judges what was seen. The first of these decides: interruption, an expected oops, a kernel
+/// fault, a time-out, a failure of the first process, a failed command, a leak.
 pub fn judge(seen: &Seen, end: End, expected: Expected) -> Verdict {
     let mut text = String::new();
     let status = decide(seen, end, expected, &mut text);
@@ -72,7 +72,8 @@ fn decide(seen: &Seen, end: End, expected: Expected, text: &mut String) -> u8 {
     let counts = |line: &&String| !expected.warnings || is_fault(line) && !is_warning(line);
     if console.iter().chain(&kernel_log).any(counts) {
         *text += "kernel fault:\n";
-        // The log holds what the console showed and more, unless the machine died before it was read.
+        // The log holds what the console showed and more, unless the machine died before it was
+        // read.
         let lines = if kernel_log.is_empty() { console } else { kernel_log };
         for line in lines {
             let _ = writeln!(text, "  {line}");

@@ -1,5 +1,5 @@
-//! Boots about 34 machines: `cargo test --release --package ppc64-lab --test boot -- --test-threads 6`. They wait most of the
-//! time, so more of them run than there are processors.
+//! Boots about 34 machines: `cargo test --release --package ppc64-lab --test boot -- --test-threads
+//! 6`. They wait most of the time, so more of them run than there are processors.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -185,7 +185,8 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
     }
 }
 
-/// A device that a host driver has goes to vfio-pci and comes back, with what the driver makes of it.
+/// A device that a host driver has goes to vfio-pci and comes back, with what the driver makes of
+/// it.
 #[test]
 fn a_device_is_bound_and_put_back() {
     for (machine, kernel, address) in [("pseries", "6.12", "0000:00:00.0"), ("powernv9", "6.12-64k", "0000:01:00.0")] {
@@ -233,7 +234,8 @@ fn kvm_loads_on_bare_metal() {
     assert!(output.contains("kvm_hv "), "{output}");
 }
 
-/// The example monitor runs its guest with and without acceleration: the guest's own lines are the same.
+/// The example monitor runs its guest with and without acceleration: the guest's own lines are the
+/// same.
 fn runs_a_guest(machine: &str, device: &str) {
     let vmm = format!("vmm --device {device} --accel");
     let devices = format!("--device {device} --device {device}");

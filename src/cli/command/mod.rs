@@ -29,7 +29,8 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
 
-    /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls alone, or a filter as in RUST_LOG
+    /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls alone, or a
+    /// filter as in RUST_LOG
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
     log: Option<Targets>,
 }
@@ -63,11 +64,13 @@ struct RunArguments {
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
 
-    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example model:pseries-4k
+    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example
+    /// model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// Let bare steps run on the running kernel: they may crash it, or lose memory and devices until it boots again
+    /// Let bare steps run on the running kernel: they may crash it, or lose memory and devices
+    /// until it boots again
     #[arg(long)]
     bare: bool,
 
@@ -78,15 +81,18 @@ struct RunArguments {
 
 #[derive(Debug, clap::Args)]
 struct ReplayArguments {
-    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz, or `-` for standard input (see docs/replay.md)
+    /// Traces that QEMU wrote with -trace 'spapr_iommu_*', plain or .xz, or `-` for standard input
+    /// (see docs/replay.md)
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
 
-    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example model:pseries-4k
+    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example
+    /// model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// The guest's RAM, for example 512M [default: the smallest power of two that holds all the trace shows]
+    /// The guest's RAM, for example 512M [default: the smallest power of two that holds all the
+    /// trace shows]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 

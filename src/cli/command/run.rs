@@ -7,7 +7,8 @@ use spapr_iommu::addr::Bytes;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times its size.
+/// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times
+/// its size.
 const MOST_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {

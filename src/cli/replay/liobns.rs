@@ -1,8 +1,9 @@
 //! Which window of this library stands for which window of QEMU's.
 //!
-//! A VMM chooses the LIOBN of a window, and the guest takes what it is given. QEMU gives a free one, which is that of the
-//! default window once the guest removed it; this library has one LIOBN for the default window and one for the dynamic
-//! window. Where they differ, the guest would have used the other number, so calls are carried over.
+//! A VMM chooses the LIOBN of a window, and the guest takes what it is given. QEMU gives a free
+//! one, which is that of the default window once the guest removed it; this library has one LIOBN
+//! for the default window and one for the dynamic window. Where they differ, the guest would have
+//! used the other number, so calls are carried over.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,8 @@ struct Here {
     offset: u64,
 }
 
-/// The windows here, by QEMU's LIOBN. Each window here stands for one of QEMU's, so there are at most two for a bridge.
+/// The windows here, by QEMU's LIOBN. Each window here stands for one of QEMU's, so there are at
+/// most two for a bridge.
 #[derive(Debug, Default)]
 pub(super) struct Liobns(BTreeMap<u64, Here>);
 

@@ -26,14 +26,16 @@ pub struct Trace {
     pub(super) other_iommu: u64,
     /// Number of lines of other trace points.
     pub(super) other: u64,
-    /// Events that say no more than that their bridge exists: tables that are not of a default window.
+    /// Events that say no more than that their bridge exists: tables that are not of a default
+    /// window.
     pub(super) tables: u64,
     /// LIOBNs of the default windows of the bridges that those named.
     pub(super) named: BTreeSet<u64>,
 }
 
 impl Trace {
-    /// Events that are kept in memory when nothing else is said: some 150 bytes each while they are replayed.
+    /// Events that are kept in memory when nothing else is said: some 150 bytes each while they are
+    /// replayed.
     pub const MOST_EVENTS: usize = 4 << 20;
 }
 
@@ -94,8 +96,8 @@ pub enum TraceError {
 }
 
 impl Trace {
-    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MOST_EVENTS`]. `progress` is told the lines read so
-    /// far now and then.
+    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MOST_EVENTS`]. `progress` is
+    /// told the lines read so far now and then.
     ///
     /// # Errors
     /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none or too many.
@@ -103,7 +105,8 @@ impl Trace {
         Self::read_limited(File::open(path).map_err(TraceError::Open)?, Self::MOST_EVENTS, progress)
     }
 
-    /// Reads a trace, plain or .xz, of at most `limit` events, from anything that is read to its end. `progress` is as in
+    /// Reads a trace, plain or .xz, of at most `limit` events, from anything that is read to its
+    /// end. `progress` is as in
     /// [`Trace::read`].
     ///
     /// # Errors

@@ -41,7 +41,8 @@ pub(crate) fn checked_number(text: &str) -> Result<u64, NumberError> {
     digits(text, 10)?.checked_mul(1 << shift).ok_or(NumberError::TooLarge)
 }
 
-/// Describes a text that is not what was expected. A number that is too large is well-formed, so it says that.
+/// Describes a text that is not what was expected. A number that is too large is well-formed, so it
+/// says that.
 pub(super) fn unexpected(text: &str) -> String {
     let number = text.rsplit('+').next().unwrap_or(text);
     match checked_number(number.trim_start()) {

@@ -123,7 +123,8 @@ impl Iovas {
         Some(IovaSpan { range, slot, owner: self.owner })
     }
 
-    /// Takes `bytes` bytes like [`Self::allocate`], none of them above `last`. Looks through all blocks, and takes the lowest.
+    /// Takes `bytes` bytes like [`Self::allocate`], none of them above `last`. Looks through all
+    /// blocks, and takes the lowest.
     pub fn allocate_within(&mut self, bytes: u64, align: PageShift, last: u64) -> Option<IovaSpan> {
         let pages = bytes.div_ceil(self.page.bytes());
         let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
@@ -174,7 +175,8 @@ impl Iovas {
         largest.unwrap_or(0) << self.page.get()
     }
 
-    /// Bytes of the largest free piece that reaches no further than `last`. Looks through all blocks.
+    /// Bytes of the largest free piece that reaches no further than `last`. Looks through all
+    /// blocks.
     pub fn largest_free_within(&self, last: u64) -> u64 {
         let end = self.pages_within(last);
         let free = self.blocks.iter().filter(|(_, block)| block.is_free);

@@ -218,8 +218,9 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "makes ioctls")]
     fn a_positive_result_is_passed_on() {
-        // NS_GET_NSTYPE is the rare ioctl any process may run whose result is a value: CLONE_NEWUSER. User-mode
-        // emulators know only a list of ioctls and answer ENOTTY; both are the kernel's raw answer, 0 is not.
+        // NS_GET_NSTYPE is the rare ioctl any process may run whose result is a value:
+        // CLONE_NEWUSER. User-mode emulators know only a list of ioctls and answer ENOTTY; both are
+        // the kernel's raw answer, 0 is not.
         let namespace = OpenFile::new(File::open("/proc/self/ns/user").unwrap().into(), Kind::Container);
         let result = by_value(&namespace, nix::request_code_none!(0xb7, 3), 0);
         assert!(matches!(result, Ok(libc::CLONE_NEWUSER) | Err(Errno::ENOTTY)), "{result:?}");

@@ -4,9 +4,10 @@
 //! caller accesses them in one call. Through the file the kernel cuts the same way, and may turn 8
 //! bytes into twice 4.
 //!
-//! A mapped BAR answers only while memory space is enabled in the device's command register: touched while it is not,
-//! the process gets SIGBUS from the kernel. So each access keeps it enabled meanwhile, or gives
-//! `EIO` (`decode.rs`). A [`MappedArea`] is touched by its user, who has to see to that.
+//! A mapped BAR answers only while memory space is enabled in the device's command register:
+//! touched while it is not, the process gets SIGBUS from the kernel. So each access keeps it
+//! enabled meanwhile, or gives `EIO` (`decode.rs`). A [`MappedArea`] is touched by its user, who
+//! has to see to that.
 #![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
 
 use super::files::OpenFile;
@@ -133,7 +134,8 @@ impl MappedArea {
     ///
     /// Whoever dereferences it has to keep to this:
     /// * all of it lies in the mapping, which ends when this object is dropped;
-    /// * accesses are volatile, aligned, of the widths that the device knows, and no reference is made: these are registers;
+    /// * accesses are volatile, aligned, of the widths that the device knows, and no reference is
+    ///   made: these are registers;
     /// * memory decode is on and the device is awake, or the process ends with SIGBUS. While a
     ///   [`Device`](crate::device::Device) is held, both are so. A guest whose KVM touches it otherwise makes `KVM_RUN` fail
     ///   with `EFAULT`.
@@ -207,8 +209,9 @@ impl Region for MappedRegion {
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.window.check(offset, data.len(), REGION_INFO_FLAG_READ)?;
         let _answering = self.device.decode.answering()?;
-        // POWER orders accesses to memory and to device registers only across a full `sync`, which this fence is: what
-        // was written before must be seen by the device, and what is read afterwards must be younger than the register.
+        // POWER orders accesses to memory and to device registers only across a full `sync`, which
+        // this fence is: what was written before must be seen by the device, and what is read
+        // afterwards must be younger than the register.
         fence(Ordering::SeqCst);
         // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is
         // readable.

@@ -233,7 +233,8 @@ impl Twin {
             buid if buid == BUID + 1 => 1,
             _ => return wrong,
         };
-        // The default window and a dynamic one, or two of these, the second of which takes the default window's place.
+        // The default window and a dynamic one, or two of these, the second of which takes the
+        // default window's place.
         let first = Self::liobn(phb) + 1;
         let (is_first, is_second) = (self.windows.contains_key(&first), self.windows.contains_key(&(first - 1)));
         let dynamic = if is_first { first - 1 } else { first };

@@ -22,7 +22,8 @@ impl Copier {
         }
     }
 
-    /// Copies `LEN` bytes from one bus address to another. `queues` is where the device finds `nvme::QUEUES` on the bus.
+    /// Copies `LEN` bytes from one bus address to another. `queues` is where the device finds
+    /// `nvme::QUEUES` on the bus.
     pub(super) fn copy(&self, from: u64, to: u64, queues: u64) -> bool {
         match self {
             Self::Edu(edu) => edu.copy(from, to, LEN),

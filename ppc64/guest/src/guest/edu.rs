@@ -41,7 +41,8 @@ impl Edu {
         done
     }
 
-    /// Copies `len` bytes, 4096 at most, from one bus address to another, through the device's buffer.
+    /// Copies `len` bytes, 4096 at most, from one bus address to another, through the device's
+    /// buffer.
     pub(super) fn copy(&self, from: u64, to: u64, len: u64) -> bool {
         self.set(SOURCE, from);
         self.set(DESTINATION, BUFFER);

@@ -1,4 +1,5 @@
-//! Hypercalls: `sc 1` with the number in r3 and arguments from r4 on; the return code comes back in r3, values from r4 on.
+//! Hypercalls: `sc 1` with the number in r3 and arguments from r4 on; the return code comes back in
+//! r3, values from r4 on.
 
 use core::arch::asm;
 
@@ -12,8 +13,8 @@ pub(super) const H_RTAS: u64 = 0xf000;
 /// Return code and r4 of hypercall `number`.
 pub(super) fn hcall(number: u64, args: [u64; 4]) -> (i64, u64) {
     let (mut r3, mut r4) = (number, args[0]);
-    // SAFETY: the hypervisor changes memory only where a call's arguments say, and callers own that; registers it may
-    // change are listed.
+    // SAFETY: the hypervisor changes memory only where a call's arguments say, and callers own
+    // that; registers it may change are listed.
     unsafe {
         asm!(
             "sc 1",

@@ -1,5 +1,5 @@
-//! Functions of the C library that the compiler calls. Volatile accesses keep it from making calls of themselves out of
-//! them.
+//! Functions of the C library that the compiler calls. Volatile accesses keep it from making calls
+//! of themselves out of them.
 
 use core::ffi::c_int;
 

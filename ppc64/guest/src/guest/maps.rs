@@ -85,8 +85,8 @@ pub(super) fn large(report: &mut Report, device: &Copier, window: &Window, ram: 
     report.check("the device reaches nothing any more", memory::differs(other, LEN, 4), None);
 }
 
-/// A device that is plugged while RAM is mapped sees it as the first one does, and what is mapped afterwards. All of it is left
-/// mapped.
+/// A device that is plugged while RAM is mapped sees it as the first one does, and what is mapped
+/// afterwards. All of it is left mapped.
 pub(super) fn plugged(report: &mut Report, kind: Kind, window: &Window, ram: u64) -> Result<(), &'static str> {
     let all = Ram::new(window, ram);
     report.check("H_PUT_TCE_INDIRECT maps all RAM again", all.map(), 0);

@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-/// Where buffers and lists for devices and hypercalls lie: behind the image, in whole pages of any size below 16 MiB.
+/// Where buffers and lists for devices and hypercalls lie: behind the image, in whole pages of any
+/// size below 16 MiB.
 pub(super) const BUFFERS: u64 = 32 << 20;
 
 /// Writes a byte pattern that differs from word to word.

@@ -1,4 +1,5 @@
-//! The guest: it finds its PHB, asks for a window, has the device copy its memory, and tries what it must not.
+//! The guest: it finds its PHB, asks for a window, has the device copy its memory, and tries what
+//! it must not.
 
 mod console;
 mod copier;

@@ -1,7 +1,8 @@
 //! An NVMe controller: what is copied goes to a block of its disk and comes back from there.
 //!
-//! The controller is brought up anew for each copy, so that nothing of it outlives a TCE. NVM Express base specification,
-//! chapters on controller registers, queues, and the admin commands used here. Completions are polled.
+//! The controller is brought up anew for each copy, so that nothing of it outlives a TCE. NVM
+//! Express base specification, chapters on controller registers, queues, and the admin commands
+//! used here. Completions are polled.
 
 use super::memory::{self, read, read32, write, write32};
 
@@ -20,7 +21,8 @@ const READY: u32 = 1;
 
 /// Entries of each queue.
 const ENTRIES: u64 = 8;
-/// Where queues lie in RAM: a page each for submission and completion of the admin queue, then of the I/O queue.
+/// Where queues lie in RAM: a page each for submission and completion of the admin queue, then of
+/// the I/O queue.
 pub(super) const QUEUES: u64 = memory::BUFFERS + (5 << 20);
 /// Bytes of all of them.
 pub(super) const QUEUE_BYTES: u64 = 4 * PAGE;

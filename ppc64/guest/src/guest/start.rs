@@ -4,8 +4,8 @@ use super::{console::say, hcall};
 use core::arch::global_asm;
 use core::panic::PanicInfo;
 
-// The monitor starts the guest in real mode, little endian, with the device tree's address in r3. FP, VEC and VSX are
-// switched on: the compiler copies with vector registers.
+// The monitor starts the guest in real mode, little endian, with the device tree's address in r3.
+// FP, VEC and VSX are switched on: the compiler copies with vector registers.
 global_asm!(
     ".section .bss.stack, \"aw\", @nobits",
     ".balign 65536",

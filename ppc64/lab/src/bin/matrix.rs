@@ -1,4 +1,5 @@
-//! `ppc64/matrix`: the project's scenarios, tests and random calls in all machines with all kernels.
+//! `ppc64/matrix`: the project's scenarios, tests and random calls in all machines with all
+//! kernels.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -15,8 +16,8 @@ use ppc64_lab::cell::{self, Cell};
 use ppc64_lab::show::{self, Only, Part, Run, Shown};
 use ppc64_lab::{document, drivers, repository, table};
 
-/// Runs the scenarios of examples/, the kernel tests, the rules of the contract, drivers in user space and random operations on
-/// real kernels, and compares with the model.
+/// Runs the scenarios of examples/, the kernel tests, the rules of the contract, drivers in user
+/// space and random operations on real kernels, and compares with the model.
 #[derive(Parser)]
 #[command(name = "ppc64/matrix")]
 struct Options {
@@ -40,11 +41,12 @@ struct Options {
     /// How often drivers open, use and close their devices before what is left is counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
-    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each processor, if there is memory for them]
+    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each
+    /// processor, if there is memory for them]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Write what every cell showed when it was last run here into the tables of docs/validation.md, whose other rows stay;
-    /// with --jobs 0, without running any
+    /// Write what every cell showed when it was last run here into the tables of
+    /// docs/validation.md, whose other rows stay; with --jobs 0, without running any
     #[arg(long)]
     write: bool,
 }
@@ -133,7 +135,8 @@ fn run(options: &Options) -> Result<bool> {
     Ok(failed == 0 && (passed > 0 || jobs == 0))
 }
 
-/// Three machines for each processor, as they wait for their devices most of the time, if there is memory for them.
+/// Three machines for each processor, as they wait for their devices most of the time, if there is
+/// memory for them.
 fn default_jobs() -> usize {
     const MACHINE_KIB: u64 = 2 << 20;
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
@@ -141,7 +144,8 @@ fn default_jobs() -> usize {
     (3 * processors).min(room.try_into().unwrap_or(usize::MAX)).max(1)
 }
 
-/// The machines of all cells, by the cell's index: the long ones first, so that the last one that still runs is short.
+/// The machines of all cells, by the cell's index: the long ones first, so that the last one that
+/// still runs is short.
 fn queue(cells: &[Cell], only: Option<Only>) -> VecDeque<(usize, Part)> {
     let of = |(index, cell)| Part::of(cell, only).into_iter().map(move |part| (index, part));
     let mut all: Vec<(usize, Part)> = cells.iter().enumerate().flat_map(of).collect();

@@ -2,8 +2,8 @@
 
 use super::BindError;
 
-/// The address in sysfs's spelling, `DDDD:BB:DD.F` in lowercase. What passes is a single name of a folder: it holds
-/// neither slashes nor dots but the one.
+/// The address in sysfs's spelling, `DDDD:BB:DD.F` in lowercase. What passes is a single name of a
+/// folder: it holds neither slashes nor dots but the one.
 pub(super) fn canonical(given: &str) -> Result<String, BindError> {
     if is_address(given) { Ok(given.to_ascii_lowercase()) } else { Err(BindError::Address { given: given.to_owned() }) }
 }

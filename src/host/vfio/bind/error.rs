@@ -4,7 +4,8 @@ use super::InUse;
 use crate::host::{Errno, Obstacle};
 use core::fmt;
 
-/// Why a device was not bound to vfio-pci, or not put back. Everything is as it was before, but where the error is
+/// Why a device was not bound to vfio-pci, or not put back. Everything is as it was before, but
+/// where the error is
 /// [`BindError::NotPutBack`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]

@@ -3,10 +3,11 @@
 use super::{BindError, Binder, Binding};
 use crate::host::Process;
 
-/// A device that vfio-pci has; it is put back when this is dropped. One that vfio-pci had before stays with it.
+/// A device that vfio-pci has; it is put back when this is dropped. One that vfio-pci had before
+/// stays with it.
 ///
-/// Drop it after the address space and the devices that use the group: as long as the group is open the device is not put
-/// back. It is then recorded still, and `spapr-iommu unbind` puts it back.
+/// Drop it after the address space and the devices that use the group: as long as the group is open
+/// the device is not put back. It is then recorded still, and `spapr-iommu unbind` puts it back.
 #[derive(Debug)]
 #[must_use = "dropping it puts the device back"]
 pub struct Bound<'a> {
@@ -32,12 +33,14 @@ impl<'a> Bound<'a> {
         &self.binding
     }
 
-    /// Puts the device back now. After an error it is still recorded, and [`Binder::unbind`] tries again.
+    /// Puts the device back now. After an error it is still recorded, and [`Binder::unbind`] tries
+    /// again.
     pub fn restore(mut self) -> Result<(), BindError> {
         self.put_back()
     }
 
-    /// Leaves the device with vfio-pci; [`Binder::unbind`] puts it back, in this process or another.
+    /// Leaves the device with vfio-pci; [`Binder::unbind`] puts it back, in this process or
+    /// another.
     pub fn keep(mut self) -> Binding {
         let binding = self.binding.clone();
         self.binding.changed = false;

@@ -1,4 +1,5 @@
-//! What the host does with a device: a driver that is unbound under it would wait for ever, or lose data, or the network.
+//! What the host does with a device: a driver that is unbound under it would wait for ever, or lose
+//! data, or the network.
 
 use super::super::mounts::{self, DeviceNumber};
 use super::super::roots::Roots;
@@ -25,7 +26,8 @@ pub enum InUse {
         /// The block device.
         block: String,
     },
-    /// Something in the kernel holds it: device mapper, md, a file system that another mount namespace sees.
+    /// Something in the kernel holds it: device mapper, md, a file system that another mount
+    /// namespace sees.
     Held {
         /// The block device.
         block: String,
@@ -83,8 +85,8 @@ fn block_devices(roots: &Roots, device: &Path) -> BTreeSet<String> {
     names(&class).into_iter().filter(is_its).collect()
 }
 
-/// A block device below the device itself, or an NVMe namespace with several paths: that lies beside the links to its
-/// controllers.
+/// A block device below the device itself, or an NVMe namespace with several paths: that lies
+/// beside the links to its controllers.
 fn belongs(block: &Path, device: &Path) -> bool {
     let is_below = |path: PathBuf| fs::canonicalize(path).is_ok_and(|path| path.starts_with(device));
     let subsystem = |path: &&Path| path.parent().is_some_and(|parent| parent.ends_with("nvme-subsystem"));
@@ -100,7 +102,8 @@ fn used(roots: &Roots, kernel: &dyn Kernel, block: String) -> Option<InUse> {
     let stack = stack(&class, &block);
     let numbers: Vec<_> = stack.iter().filter_map(|name| number(&class.join(name))).collect();
     let is_of = |source: &str| node(roots, source).is_some_and(|name| stack.contains(&name));
-    // File systems over several devices (btrfs) have a number of their own; their source is one of the devices.
+    // File systems over several devices (btrfs) have a number of their own; their source is one of
+    // the devices.
     let mount =
         mounts::mounted(roots).into_iter().find(|mount| numbers.contains(&mount.device) || is_of(&mount.source));
     if let Some(mount) = mount {

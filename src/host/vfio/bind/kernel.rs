@@ -17,8 +17,8 @@ pub(super) trait Kernel: Send + Sync + fmt::Debug {
     /// Opens and closes the node of a group: `EBUSY` when somebody has it open.
     fn open_group(&self, path: &Path) -> Result<(), Errno>;
 
-    /// Opens and closes a block device for itself alone: `EBUSY` when the kernel uses it or a part of it (a file
-    /// system, swap, device mapper, md).
+    /// Opens and closes a block device for itself alone: `EBUSY` when the kernel uses it or a part
+    /// of it (a file system, swap, device mapper, md).
     fn claim_block(&self, path: &Path) -> Result<(), Errno>;
 }
 

@@ -1,8 +1,9 @@
 //! Gives PCI devices to vfio-pci, and puts them back.
 //!
-//! A device is given by `driver_override`, so that vfio-pci takes this one and no other of its kind (kernel:
-//! `Documentation/ABI/testing/sysfs-bus-pci`). What it was bound to is kept in `/run/spapr-iommu`, for a later process to
-//! put it back. All of it needs root; the group's node can then be given to a user.
+//! A device is given by `driver_override`, so that vfio-pci takes this one and no other of its kind
+//! (kernel: `Documentation/ABI/testing/sysfs-bus-pci`). What it was bound to is kept in
+//! `/run/spapr-iommu`, for a later process to put it back. All of it needs root; the group's node
+//! can then be given to a user.
 //!
 //! ```no_run
 //! use spapr_iommu::host::vfio::bind::Binder;
@@ -83,8 +84,8 @@ impl Binder {
         Self::default()
     }
 
-    /// Binds a device to vfio-pci, and waits until its group can be opened. A device that vfio-pci or a variant of it has
-    /// stays as it is.
+    /// Binds a device to vfio-pci, and waits until its group can be opened. A device that vfio-pci
+    /// or a variant of it has stays as it is.
     pub fn bind(&self, address: &str) -> Result<Binding, BindError> {
         self.bind_it(address).map(|(binding, _)| binding)
     }
@@ -95,8 +96,9 @@ impl Binder {
         Ok(Bound::new(self, binding, group))
     }
 
-    /// Takes a device from vfio-pci and puts it back as it was before [`Self::bind`]. Where nobody knows, as after a bind
-    /// by other means, the kernel looks for a driver. Nobody may have the group open: the kernel would wait for them.
+    /// Takes a device from vfio-pci and puts it back as it was before [`Self::bind`]. Where nobody
+    /// knows, as after a bind by other means, the kernel looks for a driver. Nobody may have the
+    /// group open: the kernel would wait for them.
     pub fn unbind(&self, address: &str) -> Result<Binding, BindError> {
         let address = self.find(address)?;
         let records = Records::open(&self.roots)?;
@@ -120,7 +122,8 @@ impl Binder {
         Ok(Binding { address, group, before, driver, changed })
     }
 
-    /// The device and the others of its group that have to be bound or unbound with it: all but bridges.
+    /// The device and the others of its group that have to be bound or unbound with it: all but
+    /// bridges.
     pub fn with_group(&self, address: &str) -> Result<Vec<String>, BindError> {
         let address = self.find(address)?;
         let group = self.group_of(&address).and_then(|number| self.group(number));
@@ -177,7 +180,8 @@ impl Binder {
         Ok((Binding { address, group: Some(group), changed: before != driver, before, driver }, group))
     }
 
-    /// The group of a device that nothing speaks against binding; what can be seen without a right is looked at first.
+    /// The group of a device that nothing speaks against binding; what can be seen without a right
+    /// is looked at first.
     fn can_bind(&self, address: &str) -> Result<u32, BindError> {
         if self.is_bridge(address) {
             return Err(BindError::Bridge { address: address.to_owned() });

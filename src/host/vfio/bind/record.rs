@@ -1,5 +1,5 @@
-//! What a device was bound to before, kept in `/run/spapr-iommu` so that a later process can put it back. It is gone when
-//! the machine boots, as is what it speaks of.
+//! What a device was bound to before, kept in `/run/spapr-iommu` so that a later process can put it
+//! back. It is gone when the machine boots, as is what it speaks of.
 
 use super::super::roots::Roots;
 use super::BindError;
@@ -29,7 +29,8 @@ pub(super) struct Was {
     pub(super) driver_override: Option<String>,
 }
 
-/// The records, for as long as it is there open to nobody else: what a device is bound to is looked at and changed in one go.
+/// The records, for as long as it is there open to nobody else: what a device is bound to is looked
+/// at and changed in one go.
 ///
 /// Whoever can write here has root bind devices to drivers of its choice. So the folder is the
 /// user's alone whatever its umask is, and no link is followed in it.
