@@ -56,7 +56,7 @@ impl Leased {
     }
 
     fn out_of_bounds(&self, offset: u64, len: usize) -> OutOfBounds {
-        OutOfBounds { offset, len: len as u64, size: self.shared.range().len() }
+        OutOfBounds { offset, len: len as u64, size: self.shared.available() }
     }
 }
 
@@ -121,10 +121,11 @@ impl Dma {
     /// Registers `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file
     /// of hugetlbfs. Both are whole pages of the host, and of the file.
     ///
-    /// Should the file shrink meanwhile, an access to what it lost ends the process with `SIGBUS`,
-    /// and devices keep what they had. So a memfd of `MFD_ALLOW_SEALING` is sealed with
-    /// `F_SEAL_SHRINK`, for good. What cannot be sealed must not shrink;
-    /// [`DmaMemory::may_shrink`] tells.
+    /// Should the file shrink meanwhile, an access to what it lost would end the process with
+    /// `SIGBUS`, and devices keep what they had. So a memfd of `MFD_ALLOW_SEALING` is sealed with
+    /// `F_SEAL_SHRINK`, for good. Of a file that cannot be sealed the size is looked at before each
+    /// access, which fails with [`OutOfBounds`] then; it must not shrink during one, nor under an
+    /// access by address. [`DmaMemory::may_shrink`] tells.
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
@@ -164,7 +165,8 @@ impl DmaMemory {
         self.leased.shared.range().len()
     }
 
-    /// Whether it is of a file that may still shrink, after which an access ends the process.
+    /// Whether it is of a file that may still shrink: what it loses cannot be accessed any longer,
+    /// and by address ends the process.
     pub fn may_shrink(&self) -> bool {
         self.leased.shared.may_shrink()
     }

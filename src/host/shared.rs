@@ -5,7 +5,8 @@
 //! atomic access.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
-use super::{Errno, FileError, Region, shared_file, volatile};
+use super::shared_file::{self, FileError, Unsealed};
+use super::{Errno, Region, volatile};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use core::ffi::c_void;
 use core::fmt;
@@ -49,7 +50,7 @@ enum Owner {
     /// A mapping made here, including the excess mapped for alignment.
     Mapping { base: NonNull<c_void>, len: usize },
     /// A mapping of a file.
-    File { base: NonNull<c_void>, len: usize, may_shrink: bool },
+    File { base: NonNull<c_void>, len: usize, may_shrink: Option<Unsealed> },
     /// Memory of the allocator, with what was taken in excess for the sake of alignment.
     #[cfg(feature = "model")]
     Heap { base: NonNull<u8>, layout: Layout },
@@ -75,9 +76,10 @@ impl Shared {
     /// hugetlbfs. Both are whole pages of the file and of `page`, and the memory is aligned to
     /// these and to 64 KiB.
     ///
-    /// The file must not shrink while this lives, or an access ends the process with `SIGBUS`. So
-    /// the file is sealed with `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of
-    /// `MFD_ALLOW_SEALING`. [`Self::may_shrink`] tells.
+    /// An access to what the file has lost would end the process with `SIGBUS`. So the file is
+    /// sealed with `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of `MFD_ALLOW_SEALING`.
+    /// Where it does not, its size is looked at before each access here; the file must not shrink
+    /// during one, nor under an access by address. [`Self::may_shrink`] tells.
     pub fn file(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<Self, FileError> {
         let refused = |errno| FileError::Refused { offset, len, errno };
         let page = shared_file::page(&file, page).map_err(refused)?;
@@ -86,10 +88,18 @@ impl Shared {
         // It could shrink until it was sealed.
         shared_file::check(&file, offset, len, page)?;
         let align = page.max(PageShift::P64K);
-        Self::map_file(file, offset, len, align, !sealed).map_err(refused)
+        let unsealed = || Unsealed::new(&file, offset);
+        let may_shrink = if sealed { None } else { Some(unsealed().map_err(refused)?) };
+        Self::map_file(&file, offset, len, align, may_shrink).map_err(refused)
     }
 
-    fn map_file(file: impl AsFd, offset: u64, len: u64, align: PageShift, may_shrink: bool) -> Result<Self, Errno> {
+    fn map_file(
+        file: impl AsFd,
+        offset: u64,
+        len: u64,
+        align: PageShift,
+        may_shrink: Option<Unsealed>,
+    ) -> Result<Self, Errno> {
         let bytes = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
         let at = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -104,10 +114,11 @@ impl Shared {
                 Err(Errno::EEXIST) => continue,
                 Err(errno) => return Err(errno),
             };
-            let owner = Owner::File { base, len: bytes.get(), may_shrink };
+            let len = bytes.get();
             // Its drop unmaps it. A kernel older than the flag takes the address for a hint.
-            let inner = Inner { base, range, owner };
+            let mut inner = Inner { base, range, owner: Owner::Mapping { base, len } };
             if address(base) == range.start().0 {
+                inner.owner = Owner::File { base, len, may_shrink };
                 return Ok(Self(Arc::new(inner)));
             }
         }
@@ -181,7 +192,13 @@ impl Shared {
     /// Whether it is of a file that may still shrink, after which an access ends the process with
     /// `SIGBUS`.
     pub fn may_shrink(&self) -> bool {
-        matches!(self.0.owner, Owner::File { may_shrink: true, .. })
+        matches!(self.0.owner, Owner::File { may_shrink: Some(_), .. })
+    }
+
+    /// Returns how many bytes from the start can be accessed now: all, unless it is of a file that
+    /// has shrunk.
+    pub(crate) fn available(&self) -> u64 {
+        self.0.available()
     }
 
     /// Whether its owner takes it back.
@@ -214,7 +231,14 @@ impl Shared {
 impl Inner {
     fn check(&self, offset: u64, len: usize) -> Result<(), Errno> {
         let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
-        if end.is_some_and(|end| end <= self.range.len()) { Ok(()) } else { Err(Errno::EINVAL) }
+        if end.is_some_and(|end| end <= self.available()) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn available(&self) -> u64 {
+        match &self.owner {
+            Owner::File { may_shrink: Some(file), .. } => file.bytes().min(self.range.len()),
+            _ => self.range.len(),
+        }
     }
 
     /// Runs `f` while the memory is valid.

@@ -5,7 +5,7 @@ use crate::addr::PageShift;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Why a part of a file cannot be shared with devices. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
@@ -100,6 +100,28 @@ pub(super) fn check(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> 
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
         _ => Err(FileError::Short { offset, len, size }),
+    }
+}
+
+/// A file that may shrink under its mapping.
+#[derive(Debug)]
+pub(super) struct Unsealed {
+    file: OwnedFd,
+    /// Where the mapping begins.
+    offset: u64,
+}
+
+impl Unsealed {
+    pub(super) fn new(file: impl AsFd, offset: u64) -> Result<Self, Errno> {
+        let file = file.as_fd().try_clone_to_owned();
+        let file = file.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+        Ok(Self { file, offset })
+    }
+
+    /// Returns how many bytes the file has now from the mapping's start on.
+    pub(super) fn bytes(&self) -> u64 {
+        let size = fstat(&self.file).map_or(0, |facts| u64::try_from(facts.st_size).unwrap_or(0));
+        size.saturating_sub(self.offset)
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::fixture::{FIRST, Ground, PRESETS, RW};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::dma::{DmaError, DmaMask};
+use spapr_iommu::dma::{DmaError, DmaMask, OutOfBounds};
 use spapr_iommu::host::{Errno, FileError, Host};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -72,6 +72,28 @@ fn a_file_that_is_not_open_for_writing_is_refused() {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     let refused = ground.dma.file(File::open(path).unwrap(), 0, 0x1_0000).unwrap_err();
     assert_eq!(refused, DmaError::File(FileError::Refused { offset: 0, len: 0x1_0000, errno: Errno::EACCES }));
+    ground.ends_clean();
+}
+
+#[test]
+fn what_a_file_has_lost_is_out_of_bounds() {
+    let ground = Ground::new("powernv9-64k");
+    let file = memfd(MFdFlags::empty(), 0x3_0000);
+    let memory = ground.dma.file(&file, 0x1_0000, 0x2_0000).unwrap();
+    memory.write_bytes(0x1_0000, b"there").unwrap();
+    file.set_len(0x2_0000).unwrap();
+    let mut data = [0; 5];
+    let lost = OutOfBounds { offset: 0x1_0000, len: 5, size: 0x1_0000 };
+    assert_eq!(memory.read_bytes(0x1_0000, &mut data), Err(lost));
+    assert_eq!(memory.write_bytes(0x1_0000, b"again"), Err(lost));
+    memory.write_bytes(0xfffb, b"still").unwrap();
+    file.set_len(0).unwrap();
+    assert_eq!(memory.read_bytes(0, &mut data), Err(OutOfBounds { offset: 0, len: 5, size: 0 }));
+    // What comes back is zeros.
+    file.set_len(0x3_0000).unwrap();
+    memory.read_bytes(0x1_0000, &mut data).unwrap();
+    assert_eq!(data, [0; 5]);
+    drop(memory);
     ground.ends_clean();
 }
 
