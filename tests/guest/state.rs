@@ -202,7 +202,7 @@ fn a_short_state_costs_nothing_before_it_is_refused() {
     assert!(matches!(target.iommu.restore(&alone(3)), Err(RestoreError::Leads { .. })));
     target.iommu.restore(&alone(4)).unwrap();
     assert_eq!(target.iommu.save().phbs[0].windows[0].runs, [SavedRun { first: 0, count: 1 << 31, tce: 4 }]);
-    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     target.ends_clean();
 }
 

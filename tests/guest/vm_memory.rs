@@ -110,11 +110,10 @@ fn an_access_goes_by_run_and_is_bounded() {
     assert_eq!(ranges(0x10, 0x4ff0).unwrap(), [(0x2010, 0x3ff0), (0x9000, 0x1000)]);
     assert_eq!(ranges(0, 65_536 << 12).unwrap().len(), 2 + 65_536 - 5);
     // A guest names any length, and it costs no more.
-    let refused = ranges(0, 65_537 << 12).unwrap_err();
-    assert!(refused.to_string().contains("more than 65536 TCEs"), "{refused}");
-    let start = std::time::Instant::now();
-    assert!(ranges(0, usize::MAX).is_err());
-    assert!(start.elapsed().as_secs() < 2);
+    for len in [65_537 << 12, usize::MAX] {
+        let refused = ranges(0, len).unwrap_err();
+        assert!(refused.to_string().contains("more than 65536 TCEs"), "{refused}");
+    }
 }
 
 #[test]
