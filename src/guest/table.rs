@@ -294,7 +294,7 @@ impl TceTable {
             let Some(iova) = self.iova(first, count).ok().filter(|_| overlaps) else { return };
             match found.last_mut() {
                 Some(last) if last.end() == iova.start() => {
-                    *last = IovaRange::between(last.start(), iova.end()).unwrap_or(*last);
+                    *last = last.hull(&iova);
                 }
                 _ => found.push(iova),
             }

@@ -28,7 +28,7 @@ pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, Re
         at = part.end();
         match stretches.last_mut() {
             Some((last, page)) if *page == extent.page && last.end() == part.start() => {
-                *last = UserRange::between(last.start(), part.end()).unwrap_or(*last);
+                *last = last.hull(&part);
             }
             _ => stretches.push((part, extent.page)),
         }

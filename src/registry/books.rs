@@ -261,7 +261,7 @@ impl Books {
             if let Some(last) = parts[first..].last_mut()
                 && last.region == cover.region
             {
-                last.user = UserRange::between(last.user.start(), part.end()).unwrap_or(part);
+                last.user = last.user.hull(&part);
                 continue;
             }
             let region = self.get(cover.region).ok_or(PinError::NotRegistered { asked: user, missing: part })?;
