@@ -72,7 +72,7 @@ fn pieces(text: &str) -> (String, Vec<String>) {
     let mut parts = text.split("[[step]]");
     let head = parts.next().unwrap().to_owned();
     let plain = |part: &str| part.lines().filter(|line| !line.starts_with("expect")).collect::<Vec<_>>().join("\n");
-    (head, parts.map(|part| format!("[[step]]{}", plain(part))).collect())
+    (head, parts.map(|part| format!("[[step]]{}\n", plain(part))).collect())
 }
 
 proptest! {
@@ -89,13 +89,16 @@ proptest! {
         let mut examples = examples();
         examples.retain(|(_, text)| text.contains("[[step]]"));
         let (head, steps) = pieces(&which.get(&examples).1);
-        // The beginning stays, so that there is something to do harm to.
-        let picked = picks.iter().map(|pick| pick.get(&steps));
-        let text: String = [&head].into_iter().chain(&steps[..2]).chain(picked).cloned().collect();
-        let scenario = Scenario::parse(&text);
-        // Too many of these fail the test.
-        prop_assume!(scenario.is_ok());
-        let scenario = scenario.unwrap();
+        // The beginning stays, so that there is something to do harm to. A step that the file refuses
+        // (it makes a name again) is left out.
+        let mut text: String = [&head].into_iter().chain(&steps[..2]).cloned().collect();
+        let mut scenario = Scenario::parse(&text).unwrap();
+        for step in picks.iter().map(|pick| pick.get(&steps)) {
+            let longer = format!("{text}{step}");
+            if let Ok(longer_scenario) = Scenario::parse(&longer) {
+                (text, scenario) = (longer, longer_scenario);
+            }
+        }
         let machine = Machine::model(preset.parse().unwrap(), scenario.groups());
         let report = scenario.run(&machine, &mut ()).unwrap();
         prop_assert!(report.end.is_clean(), "{text}\n{:?}", report.end);
