@@ -50,7 +50,7 @@
 //! | [`guest`], [`kvm`] | a guest's tables and calls, answered here or in the kernel |
 //! | [`host`] | the seam to a kernel: [`host::vfio`] is the running one |
 //! | `model` | the kernel in process, on any machine (feature `model`) |
-//! | [`stats`] | counters of calls and refusals |
+//! | [`error`], [`stats`] | kinds of errors; counters of calls and refusals |
 //! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
 //!
 //! # Features
@@ -71,6 +71,8 @@ pub mod addr;
 pub mod device;
 #[cfg(target_os = "linux")]
 pub mod dma;
+#[cfg(target_os = "linux")]
+pub mod error;
 #[cfg(target_os = "linux")]
 pub mod guest;
 #[cfg(target_os = "linux")]
@@ -98,6 +100,8 @@ pub mod window;
 pub use addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 #[cfg(target_os = "linux")]
 pub use dma::{Buffer, Dma, DmaMask};
+#[cfg(target_os = "linux")]
+pub use error::ErrorKind;
 #[cfg(target_os = "linux")]
 pub use guest::GuestIommu;
 #[cfg(target_os = "linux")]
