@@ -4,7 +4,6 @@ use super::InterruptKind;
 use crate::device::eeh::PeState;
 use crate::host::Errno;
 use crate::host::calls::CallError;
-use crate::host::irqs::IrqsError;
 use crate::space::AttachError;
 use std::sync::Arc;
 
@@ -100,7 +99,4 @@ pub enum DeviceError {
     /// A call failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The kernel refused interrupts.
-    #[error(transparent)]
-    Irqs(#[from] IrqsError),
 }

@@ -2,8 +2,8 @@
 
 use super::open::OpenDevice;
 use super::{DeviceError, messages};
+use crate::host::Errno;
 use crate::host::calls::{self, Failure};
-use crate::host::{Errno, irqs};
 use crate::uapi::vfio::{
     PCI_ERR_IRQ_INDEX, PCI_INTX_IRQ_INDEX, PCI_MSI_IRQ_INDEX, PCI_MSIX_IRQ_INDEX, PCI_REQ_IRQ_INDEX,
 };
@@ -109,7 +109,7 @@ impl Drop for Enabled {
         }
         slots.take(self.kind);
         if let Err(error) =
-            irqs::disable(self.opened.device.host().as_ref(), self.opened.device.fd(), self.kind.index())
+            calls::disable_irqs(self.opened.device.host().as_ref(), self.opened.device.fd(), self.kind.index())
         {
             tracing::warn!(device = %self.opened.address, %error, "interrupts stay enabled");
         }
@@ -130,7 +130,7 @@ impl Enabled {
         self.check(&mut slots)?;
         let (host, fd) = (self.opened.device.host().as_ref(), self.opened.device.fd());
         match self.kind {
-            InterruptKind::Intx => Ok(irqs::unmask(host, fd, self.kind.index())?),
+            InterruptKind::Intx => Ok(calls::unmask_irq(host, fd, self.kind.index())?),
             _ => Ok(()),
         }
     }
@@ -158,7 +158,7 @@ impl ForwardedInterrupts {
         let Enabled { opened, kind, .. } = &self.enabled;
         let mut slots = opened.slots.lock();
         self.enabled.check(&mut slots)?;
-        Ok(irqs::unmask_by(opened.device.host().as_ref(), opened.device.fd(), kind.index(), eventfd)?)
+        Ok(calls::unmask_irq_by(opened.device.host().as_ref(), opened.device.fd(), kind.index(), eventfd)?)
     }
 
     /// How many there are.
@@ -292,18 +292,18 @@ fn enable_all(
     if let Some(enabled) = slots.exclusive().filter(|_| kind.is_exclusive()) {
         return Err(DeviceError::OtherKind { device: device(), asked: kind, enabled });
     }
-    irqs::enable(opened.device.host().as_ref(), opened.device.fd(), kind.index(), eventfds).map_err(
-        |error| match error.failure {
+    calls::enable_irqs(opened.device.host().as_ref(), opened.device.fd(), kind.index(), eventfds).map_err(|error| {
+        match error.failure {
             Failure::Positive(available) => {
                 DeviceError::Exhausted { device: device(), kind, asked: count, available: available.unsigned_abs() }
             }
-            Failure::Errno(_) => error.into(),
-        },
-    )?;
+            _ => error.into(),
+        }
+    })?;
     if kind == InterruptKind::Msix {
         let missing = messages::missing(&opened.device, &opened.address, &opened.config, count);
         if !matches!(missing, Ok(None)) {
-            irqs::disable(opened.device.host().as_ref(), opened.device.fd(), kind.index())?;
+            calls::disable_irqs(opened.device.host().as_ref(), opened.device.fd(), kind.index())?;
         }
         if let Some(vector) = missing? {
             return Err(DeviceError::NoMessages { device: device(), kind, vector });

@@ -5,7 +5,7 @@ use super::config::{Config, is_master};
 use super::interrupt::{InterruptKind, Slots};
 use super::{AccessError, DeviceError};
 use crate::device::eeh::{self, EehError, PeState};
-use crate::host::{Process, irqs};
+use crate::host::{Process, calls};
 use crate::space;
 use core::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
@@ -131,7 +131,7 @@ impl OpenDevice {
         let mut result = Ok(());
         for kind in InterruptKind::ALL {
             if slots.take(kind) {
-                let disabled = irqs::disable(self.device.host().as_ref(), self.device.fd(), kind.index());
+                let disabled = calls::disable_irqs(self.device.host().as_ref(), self.device.fd(), kind.index());
                 result = disabled.map_err(DeviceError::from).and(result);
             }
         }

@@ -5,7 +5,6 @@ use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
 use spapr_iommu::dma::{DmaError, DmaMask, OpenError, OutOfBounds, ReleaseRefusal};
 use spapr_iommu::host::calls::{CallError, Failure};
-use spapr_iommu::host::irqs::IrqsError;
 use spapr_iommu::host::{Call, Errno, FileError, Memlock, MemlockError, Obstacle, Platform};
 use spapr_iommu::registry::{PinError, RegisterError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
@@ -24,7 +23,7 @@ fn user() -> UserRange {
 }
 
 fn call() -> CallError {
-    CallError { call: Call::Enable, failure: Failure::Errno(Errno::EPERM) }
+    CallError::new(Call::Enable, Failure::Errno(Errno::EPERM))
 }
 
 fn lost() -> NotRestored {
@@ -172,7 +171,7 @@ fn device_errors() -> Vec<DeviceError> {
         DeviceError::NoInterrupt { device, kind },
         DeviceError::Eventfd(Errno::EMFILE),
         DeviceError::Call(call()),
-        DeviceError::Irqs(IrqsError { set, failure: Failure::Errno(Errno::EIO) }),
+        DeviceError::Call(CallError::new(set, Failure::Errno(Errno::EIO))),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! v1 containers.
 
 use super::fixture::*;
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Memory};
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::uapi::spapr;

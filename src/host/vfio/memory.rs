@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "this is where memory is mapped")]
 
 use crate::addr::{PageShift, Range, UserAddr, UserRange};
-use crate::host::memory::Protection;
+use crate::host::Protection;
 use crate::host::shared::map_anonymous;
 use crate::host::{Errno, Memory};
 use core::ffi::c_void;

@@ -29,9 +29,10 @@ pub use given::GivenFiles;
 pub use region::MappedArea;
 
 use super::calls::{self, CallError, Failure};
-use super::memory::Protection;
+
 use super::{
-    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, RegionArea, Shared,
+    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Protection, Region,
+    RegionArea, Shared,
 };
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, IrqSet, PCI_CONFIG_REGION_INDEX, RegionInfo};
@@ -103,7 +104,7 @@ impl Vfio {
 fn errno(error: CallError) -> Errno {
     match error.failure {
         Failure::Errno(errno) => errno,
-        Failure::Positive(_) => Errno::EIO,
+        Failure::Positive(_) | Failure::OtherCall => Errno::EIO,
     }
 }
 

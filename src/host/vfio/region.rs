@@ -1,6 +1,6 @@
 //! Accesses device regions: BARs through a mapping, the rest through the device's file.
 //!
-//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`) if the
+//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/shared.rs`) if the
 //! caller accesses them in one call. Through the file the kernel cuts the same way, and may turn 8
 //! bytes into twice 4.
 //!
@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
 
 use super::files::OpenFile;
-use crate::host::{Errno, Region, RegionArea, volatile};
+use crate::host::{Errno, Region, RegionArea, shared};
 use crate::uapi::vfio::{REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_READ, REGION_INFO_FLAG_WRITE, RegionInfo};
 use core::ffi::c_void;
 use core::num::NonZeroUsize;
@@ -215,7 +215,7 @@ impl Region for MappedRegion {
         fence(Ordering::SeqCst);
         // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is
         // readable.
-        unsafe { volatile::read(self.base.as_ptr(), offset, data) };
+        unsafe { shared::read_registers(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Region for MappedRegion {
         // As in `read`: a doorbell must not overtake the memory it announces.
         fence(Ordering::SeqCst);
         // SAFETY: as in `read`; the mapping is writable.
-        unsafe { volatile::write(self.base.as_ptr(), offset, data) };
+        unsafe { shared::write_registers(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
     }

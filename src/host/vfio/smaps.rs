@@ -118,7 +118,7 @@ mod tests {
     use super::super::memory::ProcessMemory;
     use super::*;
     use crate::host::Memory;
-    use crate::host::memory::Protection;
+    use crate::host::Protection;
 
     const SMAPS: &str = "\
 10000-30000 rw-p 00000000 00:00 0 \nSize: 128 kB\nKernelPageSize: 64 kB\nVmFlags: rd wr mr mw me ac \n\

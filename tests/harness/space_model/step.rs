@@ -3,7 +3,7 @@
 use super::number::{Bus, Bytes, Place};
 use super::request::Request;
 use arbitrary::{Arbitrary, Result, Unstructured};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::Overlap;
