@@ -157,9 +157,9 @@ fn interrupts_go_to_eventfds_of_the_caller() {
     let fds = [eventfd.as_fd()];
     let fired = || eventfd.read().is_ok();
     let refused = fixture.device.forward_interrupts(InterruptKind::Msi, &[fds[0], fds[0]]).unwrap_err();
-    assert!(matches!(refused, DeviceError::Vectors { asked: 2, there: 1, .. }), "{refused}");
+    assert!(matches!(refused, DeviceError::Vectors { requested: 2, there: 1, .. }), "{refused}");
     let refused = fixture.device.forward_interrupts(InterruptKind::Msi, &[]).unwrap_err();
-    assert!(matches!(refused, DeviceError::Vectors { asked: 0, .. }), "{refused}");
+    assert!(matches!(refused, DeviceError::Vectors { requested: 0, .. }), "{refused}");
 
     let intx = fixture.device.forward_interrupts(InterruptKind::Intx, &fds).unwrap();
     assert_eq!((intx.kind(), intx.count()), (InterruptKind::Intx, 1));

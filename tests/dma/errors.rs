@@ -1,7 +1,9 @@
 //! Errors as they are printed: a chain of an error and its sources says nothing twice, and remedies
 //! are the library's.
 
+use spapr_iommu::ErrorKind;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::device::eeh::EehError;
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
 use spapr_iommu::dma::{DmaError, DmaMask, OpenError, OutOfBounds, ReleaseRefusal};
 use spapr_iommu::host::calls::{CallError, Failure};
@@ -222,6 +224,27 @@ fn a_chain_of_errors_says_nothing_twice() {
     }
     for error in map_errors() {
         says_nothing_twice(&DmaError::Map(error));
+    }
+}
+
+/// Whatever layer reports it, a caller matches one kind.
+#[test]
+fn locked_memory_over_the_limit_is_one_kind_at_every_depth() {
+    let register = || RegisterError::Memlock(memlock());
+    let attach = || AttachError::Register(register());
+    let dma = [
+        DmaError::Register(register()),
+        DmaError::Window(WindowError::Refused(PlanError::Memlock(memlock()))),
+        DmaError::Map(MapError::Memory(PinError::Register(register()))),
+    ];
+    let devices = [DeviceError::Open(attach())];
+    let opens = [OpenError::Attach(attach()), OpenError::Device(devices[0].clone()), OpenError::Dma(dma[1].clone())];
+    let dma = dma.iter().map(|error| (error.kind(), error.code()));
+    let devices = devices.iter().map(|error| (error.kind(), error.code()));
+    let opens = opens.iter().map(|error| (error.kind(), error.code()));
+    let eeh = EehError::Device(DeviceError::Open(attach()));
+    for found in dma.chain(devices).chain(opens).chain([(eeh.kind(), eeh.code())]) {
+        assert_eq!(found, (ErrorKind::Memlock, "over-limit"));
     }
 }
 

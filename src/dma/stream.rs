@@ -1,81 +1,26 @@
-//! Memory that is registered for devices, and mapped as they need it.
+//! Memory that is registered once and mapped transfer by transfer, and slices that are lent to
+//! devices for one.
 
 use super::mapped::Mapped;
+use super::registered::RegisteredMemory;
 use super::{Dma, DmaError, OutOfBounds};
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
-use crate::host::{Errno, Host, Shared};
+use crate::host::{Errno, Shared};
 use crate::permission::Permission;
-use crate::registry::{Lease, Registry};
 use arrayvec::ArrayVec;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-
-/// Memory with its registration, which ends before the memory goes.
-pub(super) struct RegisteredMemory {
-    pub shared: Shared,
-    /// The largest IOMMU page it can serve.
-    pub max_iommu_page: PageShift,
-    lease: Option<Lease>,
-    host: Arc<dyn Host>,
-}
-
-impl RegisteredMemory {
-    /// Allocates and registers `size` bytes in whole pages of `page`.
-    pub(super) fn new(registry: &Registry, size: u64, page: PageShift) -> Result<Arc<Self>, DmaError> {
-        let shared = registry.host().share(size, page);
-        Self::register(registry, shared.map_err(|errno| DmaError::Memory { bytes: size, page, errno })?)
-    }
-
-    /// Registers existing memory.
-    pub(super) fn adopt(registry: &Registry, shared: &Shared) -> Result<Arc<Self>, DmaError> {
-        let (user, page) = (shared.range(), registry.host().page_shift());
-        if !user.is_aligned(page) {
-            return Err(DmaError::Unaligned { user, page });
-        }
-        let failed = |errno| DmaError::Memory { bytes: user.len(), page, errno };
-        registry.host().adopt(shared).map_err(failed)?;
-        Self::register(registry, shared.clone())
-    }
-
-    fn register(registry: &Registry, shared: Shared) -> Result<Arc<Self>, DmaError> {
-        let range = shared.range();
-        let host = Arc::clone(registry.host());
-        let mut leased = Self { shared, max_iommu_page: host.page_shift(), lease: None, host };
-        leased.lease = Some(registry.register(range)?);
-        leased.max_iommu_page = registry.max_iommu_page(range).unwrap_or(leased.max_iommu_page);
-        Ok(Arc::new(leased))
-    }
-
-    pub(super) fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
-        let result = self.shared.read(offset, data);
-        result.map_err(|_| self.out_of_bounds(offset, data.len()))
-    }
-
-    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<(), OutOfBounds> {
-        self.shared.write(offset, data).map_err(|_| self.out_of_bounds(offset, data.len()))
-    }
-
-    fn out_of_bounds(&self, offset: u64, len: usize) -> OutOfBounds {
-        OutOfBounds { offset, len: len as u64, size: self.shared.available() }
-    }
-}
-
-impl Drop for RegisteredMemory {
-    fn drop(&mut self) {
-        let here = self.lease.as_ref().is_none_or(Lease::is_here);
-        self.lease = None;
-        if here {
-            self.host.disown(&self.shared);
-        }
-    }
-}
+#[cfg(feature = "vm-memory")]
+use vm_memory::VolatileSlice;
 
 /// Memory that is registered, and in reach of devices only where and as long as it is
 /// [mapped](Self::map): for transfers that are mapped one by one. Clones are the same memory.
 #[derive(Clone)]
 pub struct DmaMemory {
     dma: Dma,
-    leased: Arc<RegisteredMemory>,
+    memory: Arc<RegisteredMemory>,
 }
 
 impl Dma {
@@ -93,7 +38,7 @@ impl Dma {
         for page in self.backing_pages(bytes)? {
             let size = page.ceil(bytes).ok_or(DmaError::Memory { bytes, page, errno: Errno::ENOMEM })?;
             match RegisteredMemory::new(registry, size, page) {
-                Ok(leased) => return Ok(DmaMemory { dma: self.clone(), leased }),
+                Ok(memory) => return Ok(DmaMemory { dma: self.clone(), memory }),
                 // Smaller pages may be there, or fit.
                 Err(error) if page > host => {
                     refused.get_or_insert(error);
@@ -111,7 +56,7 @@ impl Dma {
             Err(DmaError::NoDevice) => return Ok(ArrayVec::from_iter([host])),
             windows => windows?,
         };
-        let backing = |which| self.page_of(which).map(|page| page.max(host));
+        let backing = |kind| self.page_of(kind).map(|page| page.max(host));
         let mut pages = windows.into_iter().map(backing).collect::<Result<ArrayVec<_, 2>, _>>()?;
         // Little memory would waste most of a large page.
         pages.sort_by_key(|page| *page > host && bytes <= page.bytes() / 2);
@@ -129,7 +74,7 @@ impl Dma {
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
-        Ok(DmaMemory { dma: self.clone(), leased: RegisteredMemory::adopt(registry, &shared)? })
+        Ok(DmaMemory { dma: self.clone(), memory: RegisteredMemory::adopt(registry, &shared)? })
     }
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
@@ -150,9 +95,8 @@ impl Dma {
             return Err(DmaError::Unaligned { user, page });
         }
         let lent = Shared::with_slice(slice, |shared| {
-            let leased = RegisteredMemory::adopt(self.space().registry(), shared)?;
-            let memory = DmaMemory { dma: self.clone(), leased };
-            let map = memory.map(0, bytes, permission)?;
+            let memory = RegisteredMemory::adopt(self.space().registry(), shared)?;
+            let map = DmaMemory { dma: self.clone(), memory }.map(0, bytes, permission)?;
             Ok(f(&map))
         });
         lent.map_err(|errno| DmaError::Memory { bytes, page, errno })?
@@ -162,23 +106,23 @@ impl Dma {
 impl DmaMemory {
     /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
-        self.leased.shared.range().len()
+        self.memory.shared.range().len()
     }
 
     /// Whether it is of a file that may still shrink: what it loses cannot be accessed any longer,
     /// and by address ends the process.
     pub fn may_shrink(&self) -> bool {
-        self.leased.shared.may_shrink()
+        self.memory.shared.may_shrink()
     }
 
     /// Reads `data.len()` bytes at `offset`.
     pub fn read_bytes(&self, offset: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
-        self.leased.read(offset, data)
+        self.memory.read(offset, data)
     }
 
     /// Writes `data` at `offset`.
     pub fn write_bytes(&self, offset: u64, data: &[u8]) -> Result<(), OutOfBounds> {
-        self.leased.write(offset, data)
+        self.memory.write(offset, data)
     }
 
     /// Maps `len` bytes at `offset` until the result is dropped, with one MAP, and later one UNMAP,
@@ -186,24 +130,35 @@ impl DmaMemory {
     /// memory.
     pub fn map(&self, offset: u64, len: u64, permission: Permission) -> Result<StreamMap, DmaError> {
         let user = self.part(offset, len)?;
-        let mapped = Mapped::new(&self.dma, &self.leased, user, permission)?;
-        Ok(StreamMap { mapped, user })
+        let mapped = Mapped::new(&self.dma, &self.memory, user, permission)?;
+        let iova = mapped.iova_of(user)?;
+        Ok(StreamMap { mapped, user, iova })
     }
 
-    /// Where `len` bytes at `offset` lie in the process, if they lie in this memory.
+    /// Returns where `len` bytes at `offset` lie in the process, if they lie in this memory.
     pub(super) fn part(&self, offset: u64, len: u64) -> Result<UserRange, OutOfBounds> {
-        let outside = OutOfBounds { offset, len, size: self.size() };
-        let within = offset.checked_add(len).is_some_and(|end| end <= self.size());
-        let start = UserAddr(self.leased.shared.range().start().0.saturating_add(offset));
-        UserRange::new(start, len).ok().filter(|_| within).ok_or(outside)
+        let part = self.memory.shared.range().subrange(offset, len);
+        part.ok_or(OutOfBounds { offset, len, size: self.size() })
+    }
+
+    /// Returns the first byte in the process. The pointer is good for [`Self::size`] bytes while this
+    /// or a clone lives; a device may change them at any moment, so no reference to them may be made.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory.shared.as_ptr()
+    }
+
+    /// Returns `len` bytes at `offset`, for the traits of `vm-memory`.
+    #[cfg(feature = "vm-memory")]
+    pub fn volatile_slice(&self, offset: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfBounds> {
+        self.memory.volatile_slice(0, self.size(), offset, len)
     }
 
     pub(super) fn dma(&self) -> &Dma {
         &self.dma
     }
 
-    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
-        &self.leased
+    pub(super) fn memory(&self) -> &Arc<RegisteredMemory> {
+        &self.memory
     }
 }
 
@@ -211,44 +166,112 @@ impl DmaMemory {
 pub struct StreamMap {
     mapped: Mapped,
     user: UserRange,
+    iova: IovaRange,
 }
 
 impl StreamMap {
     /// Returns the bus addresses of the bytes.
     pub fn iova_range(&self) -> IovaRange {
-        self.mapped.iova_of(self.user)
+        self.iova
     }
 
     /// Reads `data.len()` bytes at `offset` in the part.
     pub fn read_bytes(&self, offset: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
         let at = self.at(offset, data.len())?;
-        self.mapped.leased().read(at, data)
+        self.mapped.memory().read(at, data)
     }
 
     /// Writes `data` at `offset` in the part.
     pub fn write_bytes(&self, offset: u64, data: &[u8]) -> Result<(), OutOfBounds> {
         let at = self.at(offset, data.len())?;
-        self.mapped.leased().write(at, data)
+        self.mapped.memory().write(at, data)
     }
 
-    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
-        self.mapped.leased()
+    /// Returns the first byte of the part in the process. The pointer is good for
+    /// `iova_range().len()` bytes while the map lives; a device may change them at any moment, so no
+    /// reference to them may be made.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.mapped.memory().shared.as_ptr().wrapping_add(self.first() as usize)
     }
 
+    /// Returns `len` bytes at `offset` in the part, for the traits of `vm-memory`.
     #[cfg(feature = "vm-memory")]
-    pub(super) fn size(&self) -> u64 {
-        self.user.len()
+    pub fn volatile_slice(&self, offset: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfBounds> {
+        self.mapped.memory().volatile_slice(self.first(), self.user.len(), offset, len)
     }
 
-    /// Where the part begins in all of the memory.
-    pub(super) fn first(&self) -> u64 {
-        self.user.start().0 - self.leased().shared.range().start().0
+    /// Returns where the part begins in all of the memory.
+    fn first(&self) -> u64 {
+        self.user.start().0 - self.mapped.memory().shared.range().start().0
     }
 
-    /// The offset in all of the memory.
+    /// Returns the offset in all of the memory.
     fn at(&self, offset: u64, len: usize) -> Result<u64, OutOfBounds> {
-        let (len, size) = (len as u64, self.user.len());
-        let within = offset.checked_add(len).is_some_and(|end| end <= size);
-        if within { Ok(self.first() + offset) } else { Err(OutOfBounds { offset, len, size }) }
+        OutOfBounds::check(offset, len as u64, self.user.len())?;
+        Ok(self.first() + offset)
+    }
+}
+
+impl fmt::Debug for DmaMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DmaMemory({:?})", self.memory)
+    }
+}
+
+impl fmt::Debug for StreamMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamMap({} of {:?})", self.iova, self.mapped.memory())
+    }
+}
+
+/// Bytes of the program's own that begin and end on a page of the host, as [`Dma::with_slice`]
+/// takes them. Used as a slice.
+pub struct AlignedBytes {
+    memory: Vec<u8>,
+    /// Where the first page begins in `memory`.
+    start: usize,
+    len: usize,
+}
+
+impl Dma {
+    /// Makes at least `len` bytes, zeroed, in whole pages of the host: memory of the program's, of
+    /// which devices see nothing until it is lent to them.
+    pub fn aligned_bytes(&self, len: usize) -> Result<AlignedBytes, DmaError> {
+        if len == 0 {
+            return Err(DmaError::Empty);
+        }
+        let page = self.space().registry().host().page_shift();
+        let failed = || DmaError::Memory { bytes: len as u64, page, errno: Errno::ENOMEM };
+        let size = page.ceil(len as u64).and_then(|size| usize::try_from(size).ok()).ok_or_else(failed)?;
+        let page_bytes = page.bytes() as usize;
+        let mut memory = Vec::new();
+        let all = size.checked_add(page_bytes).ok_or_else(failed)?;
+        memory.try_reserve_exact(all).map_err(|_| failed())?;
+        memory.resize(all, 0);
+        let start = memory.as_ptr().align_offset(page_bytes);
+        if start >= page_bytes {
+            return Err(failed());
+        }
+        Ok(AlignedBytes { memory, start, len: size })
+    }
+}
+
+impl Deref for AlignedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl fmt::Debug for AlignedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBytes({} bytes)", self.len)
     }
 }
