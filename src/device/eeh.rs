@@ -111,7 +111,7 @@ impl<'a> Eeh<'a> {
     /// interrupts, set it up, and start DMA.
     ///
     /// Takes seconds. Everything that was enabled or running stays off even if it fails. Other
-    /// devices of the group are in the same PE and are reset with it: their drivers must be told.
+    /// devices of the group are in the same PE and are reset with it, so inform their drivers.
     pub fn recover(&self) -> Result<(), EehError> {
         self.recover_within(TIMEOUT)
     }

@@ -99,7 +99,7 @@ pub enum DeviceError {
     /// The interrupt was disabled: its device was dropped or recovered.
     #[error("{kind} of device {device} was disabled when the device was dropped or recovered: enable it again")]
     Disabled { device: Arc<str>, kind: InterruptKind },
-    /// The interrupts were enabled, but the device was not told where to send them; they are
+    /// The interrupts were enabled, but the device does not know where to send them; they are
     /// disabled again.
     #[error(
         "the kernel did not tell device {device} where message {vector} of {kind} goes, as Linux 7.2 on pseries does after a reset of \

@@ -63,7 +63,8 @@ impl Enabled {
     }
 }
 
-/// All interrupts of one kind, signalled to the caller's eventfds; disabled when this is dropped. It keeps the device's file open.
+/// All interrupts of one kind, signalled to the caller's eventfds; disabled when this is dropped.
+/// It keeps the device's file open.
 #[derive(Debug)]
 pub struct ForwardedInterrupts {
     count: u32,

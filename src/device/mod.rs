@@ -189,11 +189,11 @@ impl Device {
         interrupt::forward(&self.open, kind, eventfds)
     }
 
-    /// Returns the device's file, for interfaces of the kernel that take it; `None` on a model, which
-    /// has no files.
+    /// Returns the device's file, for interfaces of the kernel that take it; `None` on a model,
+    /// which has no files.
     ///
-    /// Writes to the file bypass the guards of this library: after one that turns memory decode off,
-    /// the next access to a BAR ends the process.
+    /// Writes to the file bypass the guards of this library: after one that turns memory decode
+    /// off, the next access to a BAR ends the process.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.open.raw.file()
     }

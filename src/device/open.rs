@@ -1,5 +1,5 @@
-//! An open device and its BARs: the state that a device, its BARs and its interrupts share, which is
-//! the open file and whether the device may use the bus.
+//! An open device and its BARs: the state that a device, its BARs and its interrupts share, which
+//! is the open file and whether the device may use the bus.
 
 use super::config::{Config, is_master};
 use super::error::{AccessError, DeviceError};

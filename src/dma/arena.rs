@@ -271,8 +271,8 @@ fn is_beyond(why: &WindowError) -> bool {
     matches!(why, WindowError::Refused(PlanError::BeyondDevice { .. }))
 }
 
-/// Returns the largest IOMMU page above the host's for which there is a page of hugetlb, and of which the
-/// window has many.
+/// Returns the largest IOMMU page above the host's for which there is a page of hugetlb, and of
+/// which the window has many.
 fn huge_page(host: &dyn Host, facts: &WindowFacts, config: &DmaConfig) -> Option<PageShift> {
     let worth = |page: &PageShift| *page > facts.host_page && page.bytes() <= config.capacity / FEWEST_PAGES;
     facts.page_sizes().rev().filter(worth).find(|page| {

@@ -42,8 +42,8 @@ enum Backing {
 }
 
 impl Backing {
-    /// Allocates and maps at least `bytes`. Returns also where they begin in their memory, and their
-    /// bus addresses.
+    /// Allocates and maps at least `bytes`. Returns also where they begin in their memory, and
+    /// their bus addresses.
     fn new(
         dma: &Dma,
         kind: WindowKind,
@@ -218,8 +218,9 @@ impl<T> Buffer<T> {
         self.mapped().memory()
     }
 
-    /// Returns the first byte in the process. The pointer is good for [`Self::size`] bytes while the
-    /// buffer lives; a device may change them at any moment, so no reference to them may be made.
+    /// Returns the first byte in the process. The pointer is good for [`Self::size`] bytes while
+    /// the buffer lives; a device may change them at any moment, so no reference to them may be
+    /// made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.memory().shared.as_ptr().wrapping_add(self.offset as usize)
     }

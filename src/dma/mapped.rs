@@ -63,8 +63,8 @@ impl Mapped {
         Self::at(dma, memory, user, allocation, &[request])
     }
 
-    /// Returns the IOMMU pages of a window that hold `user`, if they are all of `memory` and it serves
-    /// such pages.
+    /// Returns the IOMMU pages of a window that hold `user`, if they are all of `memory` and it
+    /// serves such pages.
     pub(super) fn whole_pages(
         dma: &Dma,
         kind: WindowKind,

@@ -1,7 +1,7 @@
 //! Memory for devices, for user-space drivers.
 //!
 //! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered,
-//! mapped in the best window all of them reach, unmapped and given back when dropped, in any order.
+//! mapped in the best window all of them reach, unmapped and freed when dropped, in any order.
 //! A [`Pool`] hands out blocks of one buffer without calling the kernel; [`DmaMemory`] is
 //! registered once and mapped transfer by transfer, alone or as a scatter list
 //! ([`DmaMemory::map_parts`]), and may be a file; a slice can be lent for a while

@@ -116,7 +116,7 @@ impl Dma {
 
     fn open_attached(&self, group: u32, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
         let device = Device::open(self.space(), group, address)?;
-        // Fails before anybody can count on the device.
+        // Fails before the device is visible to others.
         self.reached_by(mask)?;
         let running = device.dma_state().downgrade();
         self.add(DeviceEntry { address: address.to_owned(), mask, running });

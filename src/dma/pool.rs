@@ -111,7 +111,8 @@ impl<T: Pod> Block<T> {
 
 impl<T> Block<T> {
     /// Returns the first byte in the process. The pointer is good for `size_of::<T>()` bytes while
-    /// the block lives; a device may change them at any moment, so no reference to them may be made.
+    /// the block lives; a device may change them at any moment, so no reference to them may be
+    /// made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.pool.buffer.as_ptr().wrapping_add(self.first() as usize)
     }

@@ -24,9 +24,9 @@ pub struct DmaMemory {
 }
 
 impl Dma {
-    /// New memory of at least `bytes`, zeroed: registered, not mapped. In hugetlb pages where the
-    /// window that devices reach has such and the process gets some; in pages of the host where
-    /// there is a window of such pages; refused where there is neither. Before a device is open, in
+    /// Allocates at least `bytes`, zeroed: registered, not mapped. Uses hugetlb pages if the window
+    /// that devices reach has such pages and the process gets some, else pages of the host if there
+    /// is a window of such pages, and fails if there is neither. Before a device is open it uses
     /// pages of the host.
     pub fn memory(&self, bytes: u64) -> Result<DmaMemory, DmaError> {
         if bytes == 0 {
@@ -49,7 +49,7 @@ impl Dma {
         Err(refused.unwrap_or(DmaError::NoDevice))
     }
 
-    /// The pages with which memory can be mapped in the windows, best first.
+    /// Returns the pages with which memory can be mapped in the windows, best first.
     fn backing_pages(&self, bytes: u64) -> Result<ArrayVec<PageShift, 2>, DmaError> {
         let host = self.space().registry().host().page_shift();
         let windows = match self.windows() {
@@ -66,11 +66,11 @@ impl Dma {
     /// Registers `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file
     /// of hugetlbfs. Both are whole pages of the host, and of the file.
     ///
-    /// Should the file shrink meanwhile, an access to what it lost would end the process with
-    /// `SIGBUS`, and devices keep what they had. So a memfd of `MFD_ALLOW_SEALING` is sealed with
-    /// `F_SEAL_SHRINK`, for good. Of a file that cannot be sealed the size is looked at before each
-    /// access, which fails with [`OutOfBounds`] then; it must not shrink during one, nor under an
-    /// access by address. [`DmaMemory::may_shrink`] tells.
+    /// If the file shrank meanwhile, an access to the lost part would end the process with
+    /// `SIGBUS`, and devices keep the old pages. So a memfd of `MFD_ALLOW_SEALING` is sealed with
+    /// `F_SEAL_SHRINK`, for good. The size of a file that cannot be sealed is checked before each
+    /// access, which then fails with [`OutOfBounds`]; the file must not shrink during an access,
+    /// nor under an access by address. [`DmaMemory::may_shrink`] says which it is.
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
@@ -78,7 +78,7 @@ impl Dma {
     }
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
-    /// the bytes behind that by copies. It begins and ends on a host page, as that of
+    /// the bytes from there on by copies. It begins and ends on a host page, as that of
     /// [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the
     /// caller's again, with what devices wrote. Should the kernel not unmap it, the process ends: a
     /// device could write to what is the caller's.
@@ -109,8 +109,8 @@ impl DmaMemory {
         self.memory.shared.range().len()
     }
 
-    /// Whether it is of a file that may still shrink: what it loses cannot be accessed any longer,
-    /// and by address ends the process.
+    /// Returns whether it is of a file that may still shrink. The part that is lost can no longer
+    /// be accessed; an access by address ends the process.
     pub fn may_shrink(&self) -> bool {
         self.memory.shared.may_shrink()
     }
@@ -141,8 +141,9 @@ impl DmaMemory {
         part.ok_or(OutOfBounds { offset, len, size: self.size() })
     }
 
-    /// Returns the first byte in the process. The pointer is good for [`Self::size`] bytes while this
-    /// or a clone lives; a device may change them at any moment, so no reference to them may be made.
+    /// Returns the first byte in the process. The pointer is good for [`Self::size`] bytes while
+    /// this or a clone lives; a device may change them at any moment, so no reference to them may
+    /// be made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.memory.shared.as_ptr()
     }
@@ -188,8 +189,8 @@ impl StreamMap {
     }
 
     /// Returns the first byte of the part in the process. The pointer is good for
-    /// `iova_range().len()` bytes while the map lives; a device may change them at any moment, so no
-    /// reference to them may be made.
+    /// `iova_range().len()` bytes while the map lives; a device may change them at any moment, so
+    /// no reference to them may be made.
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapped.memory().shared.as_ptr().wrapping_add(self.first() as usize)
     }

@@ -514,8 +514,8 @@ pub fn unmask_irq_by(host: &dyn Host, device: Fd, index: u32, eventfd: BorrowedF
     set_irqs(host, device, vfio::IrqSet { flags, index, count: 1, ..Default::default() }, &[Some(eventfd)])
 }
 
-/// `VFIO_DEVICE_SET_IRQS`: unmasks the first interrupt of an index: of INTx, which masks itself when
-/// it fires.
+/// `VFIO_DEVICE_SET_IRQS`: unmasks the first interrupt of an index: of INTx, which masks itself
+/// when it fires.
 pub fn unmask_irq(host: &dyn Host, device: Fd, index: u32) -> Result<(), CallError> {
     let flags = vfio::IRQ_SET_DATA_NONE | vfio::IRQ_SET_ACTION_UNMASK;
     set_irqs(host, device, vfio::IrqSet { flags, index, count: 1, ..Default::default() }, &[])

@@ -72,7 +72,7 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// `VFIO_DEVICE_GET_REGION_INFO`.
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
 
-    /// The parts of region `index` that [`Self::map_area`] can map; none on a model, whose
+    /// Returns the parts of region `index` that [`Self::map_area`] can map; none on a model, whose
     /// registers are no memory.
     fn areas(&self, _device: Fd, _index: u32) -> Result<Vec<RegionArea>, Errno> {
         Ok(Vec::new())
@@ -83,9 +83,9 @@ pub trait Host: Send + Sync + fmt::Debug {
         Err(Errno::EINVAL)
     }
 
-    /// The file itself, duplicated, for interfaces of the kernel that take VFIO's files; `None`
-    /// where there is none, as on a model. As long as it is kept, [`Self::close`] does not end what
-    /// the file stands for.
+    /// Returns a duplicate of the file itself, for interfaces of the kernel that take VFIO's files;
+    /// `None` on a model, which has none. While the duplicate is held, [`Self::close`] does not
+    /// close the container, group or device.
     fn file(&self, _fd: Fd) -> Option<OwnedFd> {
         None
     }
@@ -208,7 +208,7 @@ pub trait LentMemory: Send + Sync + fmt::Debug {
     fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno>;
 }
 
-/// Gets and gives back memory of the process a host looks at: the running process's, or the
+/// Allocates and frees memory of the process that a host sees: the running process's, or the
 /// model's.
 ///
 /// Scenarios and tests allocate their memory here, so that the same steps run on both hosts.

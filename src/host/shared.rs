@@ -4,8 +4,8 @@
 //! written by copies. An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1
 //! bytes, and each piece is one load or store: so 1, 2, 4 and 8 aligned bytes are never torn.
 //!
-//! Memory is accessed by relaxed atomics ([`load`], [`store`]): other threads may use it at the same
-//! time, which for volatile accesses would be a data race. Registers are accessed volatile
+//! Memory is accessed by relaxed atomics ([`load`], [`store`]): other threads may use it at the
+//! same time, which for volatile accesses would be a data race. Registers are accessed volatile
 //! ([`read_registers`], [`write_registers`]): they are no memory, and each access does something.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
@@ -24,7 +24,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// How often a free place for a mapping is looked for, should other threads take it each time.
+/// How often to look for a free place for a mapping, if other threads take it each time.
 const ATTEMPTS: usize = 64;
 
 /// Memory of this process that devices may be given. Clones are the same memory, which goes with
@@ -55,10 +55,10 @@ enum Owner {
     Mapping { base: NonNull<c_void>, len: usize },
     /// A mapping of a file.
     File { base: NonNull<c_void>, len: usize, may_shrink: Option<Unsealed> },
-    /// Memory of the allocator, with what was taken in excess for the sake of alignment.
+    /// Memory of the allocator, including the excess allocated for alignment.
     #[cfg(feature = "model")]
     Heap { base: NonNull<u8>, layout: Layout },
-    /// The caller's, as long as this is true.
+    /// Memory of the caller, valid while this is true.
     Borrowed(RwLock<bool>),
 }
 
@@ -82,8 +82,8 @@ impl Shared {
     ///
     /// An access to what the file has lost would end the process with `SIGBUS`. So the file is
     /// sealed with `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of `MFD_ALLOW_SEALING`.
-    /// Where it does not, its size is looked at before each access here; the file must not shrink
-    /// during one, nor under an access by address. [`Self::may_shrink`] tells.
+    /// Where it does not, its size is checked before each access here; the file must not shrink
+    /// during one, nor under an access by address. [`Self::may_shrink`] says which it is.
     pub fn file(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<Self, FileError> {
         let refused = |errno| FileError::Refused { offset, len, errno };
         let page = shared_file::page(&file, page).map_err(refused)?;
@@ -135,7 +135,7 @@ impl Shared {
         if size == 0 {
             return Err(Errno::EINVAL);
         }
-        // Asked to align, the allocator would write its zeros, and take memory for all of it.
+        // If it had to align, the allocator would write zeros, and so use memory for all of it.
         let len = size.checked_add(align.bytes()).and_then(|len| usize::try_from(len).ok()).ok_or(Errno::ENOMEM)?;
         let layout = Layout::from_size_align(len, 8).map_err(|_| Errno::ENOMEM)?;
         // SAFETY: the layout's size is not 0.
@@ -170,8 +170,8 @@ impl Shared {
         self.0.range
     }
 
-    /// Its first byte, for calls that take an address and a length, such as `read`, `writev` or
-    /// io_uring's.
+    /// Returns its first byte, for calls that take an address and a length, such as `read`,
+    /// `writev` or io_uring's.
     ///
     /// The pointer is good for the bytes of [`Self::range`] as long as a clone of this lives. A
     /// device may change them at any moment: no reference to them may be made, and accesses are
@@ -180,7 +180,7 @@ impl Shared {
         self.0.base.as_ptr().cast()
     }
 
-    /// `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside the memory. Not for
+    /// Returns `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside. Not for
     /// lent memory, which its owner takes back while a clone of this lives: only where that cannot
     /// outlive the loan.
     #[cfg(feature = "vm-memory")]
@@ -193,7 +193,8 @@ impl Shared {
         Some(unsafe { vm_memory::VolatileSlice::new(start, len) })
     }
 
-    /// Whether it is of a file that may still shrink, after which an access ends the process with
+    /// Returns whether it is of a file that may still shrink; an access to the lost part ends the
+    /// process with
     /// `SIGBUS`.
     pub fn may_shrink(&self) -> bool {
         matches!(self.0.owner, Owner::File { may_shrink: Some(_), .. })
@@ -205,7 +206,7 @@ impl Shared {
         self.0.available()
     }
 
-    /// Whether its owner takes it back.
+    /// Returns whether it is lent: its owner takes it back.
     pub(crate) fn is_lent(&self) -> bool {
         matches!(self.0.owner, Owner::Borrowed(_))
     }
@@ -273,10 +274,10 @@ impl Drop for Revoked {
 impl Drop for Inner {
     fn drop(&mut self) {
         match &self.owner {
-            // SAFETY: the mapping that was made here; nothing refers to it any more.
+            // SAFETY: the mapping that was made here; nothing refers to it any longer.
             Owner::Mapping { base, len } | Owner::File { base, len, .. } => drop(unsafe { munmap(*base, *len) }),
             #[cfg(feature = "model")]
-            // SAFETY: allocated here with that layout; nothing refers to it any more.
+            // SAFETY: allocated here with that layout; nothing refers to it any longer.
             Owner::Heap { base, layout } => unsafe { dealloc(base.as_ptr(), *layout) },
             Owner::Borrowed(_) => {}
         }
@@ -330,8 +331,8 @@ pub(super) fn map_anonymous(
     Ok((base, len.get(), range))
 }
 
-/// A word that is zero at first, and again in each child of `fork` (`MADV_WIPEONFORK`). It stays
-/// until the process ends. `None` where the kernel does not know this.
+/// Allocates a word that is zero at first, and again in each child of `fork` (`MADV_WIPEONFORK`).
+/// It stays until the process ends. `None` if the kernel does not support it.
 pub(super) fn wiped_on_fork() -> Option<&'static AtomicU64> {
     // Miri has no `madvise`.
     if cfg!(miri) {
@@ -353,14 +354,14 @@ pub(super) fn wiped_on_fork() -> Option<&'static AtomicU64> {
     Some(unsafe { base.cast::<AtomicU64>().as_ref() })
 }
 
-/// A range of addresses, aligned to `align`, where nothing was mapped a moment ago.
+/// Finds a range of addresses, aligned to `align`, where nothing was mapped a moment ago.
 fn free_range(len: u64, align: PageShift) -> Result<UserRange, Errno> {
     let asked = len.checked_add(align.bytes()).ok_or(Errno::ENOMEM)?;
     let bytes = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS | MapFlags::MAP_NORESERVE;
     // SAFETY: a new mapping where the kernel finds room replaces none.
     let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) }?;
-    // SAFETY: the mapping that was just made, of which nobody was told.
+    // SAFETY: the mapping that was just made, which nobody else knows.
     unsafe { munmap(base, bytes.get()) }?;
     let start = align.ceil(address(base)).ok_or(Errno::ENOMEM)?;
     UserRange::new(UserAddr(start), len).map_err(|_| Errno::ENOMEM)

@@ -168,8 +168,8 @@ impl Iovas {
         largest.unwrap_or(0) << self.page.get()
     }
 
-    /// Returns the bytes of the largest free piece that reaches no further than `last`. Searches all
-    /// blocks.
+    /// Returns the bytes of the largest free piece that reaches no further than `last`. Searches
+    /// all blocks.
     pub fn largest_free_within(&self, last: u64) -> u64 {
         let end = self.pages_within(last);
         let free = self.blocks.iter().filter(|(_, block)| block.is_free);
