@@ -8,6 +8,7 @@
 use super::shared_file::{self, FileError, Unsealed};
 use super::{Errno, Region, volatile};
 use crate::addr::{PageShift, UserAddr, UserRange};
+use core::any::Any;
 use core::ffi::c_void;
 use core::fmt;
 use core::num::NonZeroUsize;
@@ -199,6 +200,11 @@ impl Shared {
     /// has shrunk.
     pub(crate) fn available(&self) -> u64 {
         self.0.available()
+    }
+
+    /// Returns what keeps the memory mapped, for those who give its addresses to devices.
+    pub(crate) fn owner(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.0) as Arc<dyn Any + Send + Sync>
     }
 
     /// Whether its owner takes it back.

@@ -6,6 +6,7 @@ use spapr_iommu::host::Host;
 use spapr_iommu::model::Violation;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 /// Leases that came of it go before it does.
@@ -38,7 +39,7 @@ impl<'g> Library<'g> {
     /// Memory that is registered as long as the lease lives.
     pub(crate) fn leased(&self, size: u64) -> (UserRange, Lease) {
         let range = self.before.ground.memory(size);
-        let lease = self.registry.register(range).unwrap();
+        let lease = self.registry.lease(range).unwrap();
         (range, lease)
     }
 

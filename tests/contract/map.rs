@@ -9,6 +9,7 @@ use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::vfio;
 use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -257,5 +258,5 @@ pub(crate) fn no_positive_result_passes_for_success(ground: &Ground) {
     drop(raw);
 
     let library = ground.library();
-    assert!(matches!(library.registry.register(holed), Err(RegisterError::Hole { .. })));
+    assert!(matches!(library.registry.lease(holed), Err(RegisterError::Hole { .. })));
 }

@@ -6,6 +6,7 @@ use spapr_iommu::host::Errno;
 use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::spapr;
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -31,7 +32,7 @@ pub(crate) fn unregister_before_the_process_is_known_is_eperm(ground: &Ground) {
     drop(raw);
     let library = ground.library();
     library.calls();
-    drop(library.registry.register(memory));
+    drop(library.registry.lease(memory));
     let calls = library.calls();
     assert_eq!(calls, ["VFIO_IOMMU_SPAPR_REGISTER_MEMORY", "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }
@@ -65,7 +66,7 @@ pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(ground: &Grou
     let library = ground.library();
     let before = ground.locked();
     let leases = [(0, 3 * K64), (K64, 3 * K64), (2 * K64, K64)];
-    let leases = leases.map(|(offset, len)| library.registry.register(part(memory, offset, len)).unwrap());
+    let leases = leases.map(|(offset, len)| library.registry.lease(part(memory, offset, len)).unwrap());
     assert_eq!(ground.locked() - before, memory.len().cast_signed());
     leases.into_iter().for_each(|lease| lease.release().unwrap());
     assert_eq!(ground.locked(), before);

@@ -7,6 +7,7 @@ use spapr_iommu::model::{Faulty, Model};
 use spapr_iommu::registry::{RegisterError, Registry};
 use spapr_iommu::space::WindowError;
 use spapr_iommu::window::Refusal;
+use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, Bench, DYNAMIC, LIOBN, RAM, guest, tces};
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ fn memory_that_is_plugged_leaves_the_default_table_its_room() {
     let bench = limited(DEFAULT + M);
     bench.phb.attach(0).unwrap();
     let user = bench.model.allocate(2 * M, Host::page_shift(bench.model.as_ref())).unwrap().start();
-    bench.slots.insert(Slot { guest: guest(RAM, 2 * M), user }).unwrap();
+    bench.slots.plug(Slot { guest: guest(RAM, 2 * M), user }, bench.model.clone()).unwrap();
     let refused = bench.iommu.add_memory().unwrap_err();
     assert!(matches!(refused, AddMemoryError::Register(RegisterError::Memlock(_))), "{refused}");
     bench.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
@@ -121,7 +122,7 @@ fn a_reset_that_cannot_be_afforded_changes_nothing() {
 fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let faulty = Arc::new(Faulty::new(Arc::clone(&model)));
-    let iommu = GuestIommu::new(&Registry::new(faulty.clone()), Arc::new(Slots::new(model)));
+    let iommu = GuestIommu::new(&Registry::new(faulty.clone()), Arc::new(Slots::new()));
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
     phb.attach(0).unwrap();
     phb.create_window(12, 30).unwrap();

@@ -3,6 +3,7 @@
 use spapr_iommu::addr::{GuestAddr, PageShift, UserAddr};
 use spapr_iommu::guest::{AddMemoryError, HcallError, RemoveMemoryError, Slot};
 use spapr_iommu::host::Memory;
+use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, RAM, guest, iova, tces};
 
 const MORE: u64 = 16 << 20;
@@ -27,7 +28,7 @@ fn slots_that_continue_in_user_memory_are_one_region() {
     let user = Memory::allocate(bench.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
     for n in 0..4 {
         let slot = Slot { guest: guest(n * 2 * MORE, MORE), user: UserAddr(user.0 + n * MORE) };
-        bench.slots.insert(slot).unwrap();
+        bench.slots.plug(slot, bench.model.clone()).unwrap();
     }
     bench.iommu.add_memory().unwrap();
     assert_eq!(bench.registry.regions().len(), 1);
@@ -75,7 +76,7 @@ fn memory_that_goes_without_a_word_is_noticed() {
 fn memory_that_devices_could_not_reach_is_not_added() {
     let bench = Bench::bare("pseries-64k");
     let huge = Memory::allocate(bench.model.as_ref(), MORE, PageShift::P2M).unwrap().start();
-    bench.slots.insert(Slot { guest: guest(0, MORE), user: huge }).unwrap();
+    bench.slots.plug(Slot { guest: guest(0, MORE), user: huge }, bench.model.clone()).unwrap();
     bench.iommu.add_memory().unwrap();
     bench.phb.attach(0).unwrap();
     bench.phb.create_window(21, 30).unwrap();
@@ -83,7 +84,7 @@ fn memory_that_devices_could_not_reach_is_not_added() {
     assert_eq!(window.page, PageShift::P2M);
     let before = bench.registry.regions();
     let ordinary = Memory::allocate(bench.model.as_ref(), MORE, PageShift::P64K).unwrap().start();
-    bench.slots.insert(Slot { guest: guest(RAM, MORE), user: ordinary }).unwrap();
+    bench.slots.plug(Slot { guest: guest(RAM, MORE), user: ordinary }, bench.model.clone()).unwrap();
     let (range, page) = (window.range, window.page);
     let refused = AddMemoryError::Page { carries: PageShift::P64K, window: range, page };
     assert_eq!(bench.iommu.add_memory(), Err(refused));

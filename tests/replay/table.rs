@@ -1,8 +1,8 @@
 //! How many calls of the kernel a large guest costs.
 
-use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
-use spapr_iommu::host::{Host, Memory};
+use spapr_iommu::addr::{GuestAddr, PageShift};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, RtasCall, Slots};
+use spapr_iommu::host::Host;
 use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
 use std::sync::Arc;
@@ -33,9 +33,8 @@ impl Guest {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_groups(2));
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(Arc::clone(&host) as Arc<dyn Host>);
-        let user = model.allocate(RAM, PageShift::P64K).unwrap().start();
-        let memory = Arc::new(Slots::new(model));
-        memory.insert(Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user }).unwrap();
+        let memory = Arc::new(Slots::new());
+        memory.insert(GuestAddr(0), &model.share(RAM, PageShift::P64K).unwrap()).unwrap();
         let iommu = GuestIommu::new(&registry, Arc::clone(&memory) as Arc<dyn GuestMemory>);
         iommu.add_memory().unwrap();
         let phb = iommu.add_phb(PhbConfig::new(BUID, Liobn(0x8000_0000)).unwrap()).unwrap();

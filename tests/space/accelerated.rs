@@ -6,6 +6,7 @@ use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::calls;
 use spapr_iommu::space::MapRequest;
 use spapr_iommu::window::{DefaultWindow, WindowRequest};
+use spapr_iommu_tests::by_address::{ByAddress, observe};
 
 const SIZE: u64 = 1 << 20;
 
@@ -22,11 +23,11 @@ fn what_kvm_mapped_keeps_its_memory_until_it_is_gone() {
     for preset in PRESETS {
         let bench = Bench::new(preset);
         let ram = bench.allocate(SIZE);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         bench.space.hold(&[ram]).unwrap();
         let window = iova(0, SIZE);
         let request = kvm_maps(&bench, window, ram);
-        bench.space.observe(window, &[request]).unwrap();
+        observe(&bench.space, window, &[request]).unwrap();
         bench.space.let_go(ram);
         let refused = lease.release().unwrap_err();
         assert_eq!(refused.mapped, [window]);
@@ -35,7 +36,7 @@ fn what_kvm_mapped_keeps_its_memory_until_it_is_gone() {
             calls::unmap_dma(bench.model.as_ref(), container, iova(0, SIZE / 2)).unwrap();
         }
         let half = MapRequest { iova: iova(SIZE / 2, SIZE / 2), user: at(ram, SIZE / 2), permission: RW };
-        bench.space.observe(window, &[half]).unwrap();
+        observe(&bench.space, window, &[half]).unwrap();
         bench.agrees();
         bench.space.unmap(window).unwrap();
         refused.lease.release().unwrap();
@@ -48,7 +49,7 @@ fn a_window_goes_with_all_that_kvm_mapped_in_it() {
     for preset in PRESETS {
         let bench = Bench::new(preset);
         let ram = bench.allocate(SIZE);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         bench.space.hold(&[ram]).unwrap();
         let big = bench.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap().range;
         bench.space.map(iova(big.start().0, SIZE), ram.start(), RW).unwrap();
@@ -70,7 +71,7 @@ fn a_space_that_ends_with_maps_of_kvms_loses_nothing() {
     for preset in PRESETS {
         let bench = Bench::new(preset);
         let ram = bench.allocate(SIZE);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         bench.space.hold(&[ram]).unwrap();
         kvm_maps(&bench, iova(0, SIZE), ram);
         bench.space.attach(1).unwrap();
@@ -87,7 +88,7 @@ fn a_space_that_ends_with_maps_of_kvms_loses_nothing() {
 fn all_that_is_held_stays_registered_until_each_is_let_go() {
     let bench = Bench::new("powernv9-64k");
     let memory = [0, 1].map(|_| bench.allocate(SIZE));
-    let leases = memory.map(|range| bench.registry.register(range).unwrap());
+    let leases = memory.map(|range| bench.registry.lease(range).unwrap());
     bench.space.hold(&memory).unwrap();
     bench.space.hold(&memory).unwrap();
     drop(leases);
@@ -107,7 +108,7 @@ fn the_default_window_comes_only_for_memory_and_only_where_there_is_one() {
     assert_eq!(bench.space.status().default, DefaultWindow::Pending);
     bench.space.drop_default_window().unwrap();
     let memory = bench.allocate(SIZE);
-    let _lease = bench.registry.register(memory).unwrap();
+    let _lease = bench.registry.lease(memory).unwrap();
     bench.space.hold(&[memory]).unwrap();
     assert_eq!((bench.space.status().default, bench.model.locked()), (DefaultWindow::Gone, SIZE));
     bench.space.let_go(memory);

@@ -9,6 +9,7 @@ use spapr_iommu::model::Model;
 use spapr_iommu::registry::{RegisterError, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, WindowError};
 use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -32,7 +33,7 @@ fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
         let bench = Bench::with(limited(M + 2 * DEFAULT - 1));
         bench.space.attach(0).unwrap();
         let ram = bench.allocate(M);
-        let _lease = bench.registry.register(ram).unwrap();
+        let _lease = bench.registry.lease(ram).unwrap();
         if mapped_first {
             bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         }
@@ -56,7 +57,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     bench.space.attach(0).unwrap();
     bench.space.ask(iova(0, M)).unwrap();
     let ram = bench.allocate(2 * M);
-    let error = bench.registry.register(ram).unwrap_err();
+    let error = bench.registry.lease(ram).unwrap_err();
     let RegisterError::Memlock(MemlockError::OverPromise { missing, promised, .. }) = &error else { panic!("{error}") };
     assert_eq!((*missing, *promised), (M, DEFAULT));
     assert!(error.to_string().contains("8 MiB promised to default windows"), "{error}");
@@ -73,7 +74,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     drop(other);
     bench.space.ask(iova(0, M)).unwrap();
     bench.space.detach(0).unwrap();
-    drop(bench.registry.register(ram).unwrap());
+    drop(bench.registry.lease(ram).unwrap());
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn a_promise_is_kept() {
     bench.space.attach(0).unwrap();
     bench.space.ask(iova(0, M)).unwrap();
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     assert_eq!(bench.model.locked(), DEFAULT + M);
     bench.agrees();
@@ -108,7 +109,7 @@ fn a_window_in_the_place_of_another_is_afforded_before_that_goes() {
     let bench = Bench::with(limited(DEFAULT + 3 * M));
     bench.space.attach(0).unwrap();
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
     bench.space.drop_default_window().unwrap();
     bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -194,7 +195,7 @@ fn a_window_the_machine_had_no_memory_for_is_made_once_there_is_more() {
 fn however_much_is_mapped_a_space_and_a_registry_show_themselves_on_a_screen() {
     let bench = Bench::new("powernv9-64k");
     let ram = bench.allocate(64 * M);
-    let _leases: Vec<_> = (0..64).map(|n| bench.registry.register(part(ram, n * M, M)).unwrap()).collect();
+    let _leases: Vec<_> = (0..64).map(|n| bench.registry.lease(part(ram, n * M, M)).unwrap()).collect();
     for n in 0..64 {
         bench.space.map(iova(BIG + 2 * n * M, M), at(ram, n * M), RW).unwrap();
     }

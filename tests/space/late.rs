@@ -5,6 +5,7 @@ use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::{Arc, Mutex};
 
 const M: u64 = 1 << 20;
@@ -43,11 +44,11 @@ fn memory_whose_last_map_goes_during_a_registration_is_given_back_after_it() {
     bench.space.attach(0).unwrap();
     let ram = bench.allocate(2 * M);
     let [old, new] = [0, M].map(|offset| part(ram, offset, M));
-    let lease = bench.registry.register(old).unwrap();
+    let lease = bench.registry.lease(old).unwrap();
     bench.space.map(iova(BIG, M), at(old, 0), RW).unwrap();
     drop(lease);
     *host.space.lock().unwrap() = Some(bench.space.clone());
-    let lease = bench.registry.register(new).unwrap();
+    let lease = bench.registry.lease(new).unwrap();
     assert_eq!(bench.registry.regions().iter().map(|region| region.range).collect::<Vec<_>>(), [new]);
     bench.agrees();
     drop((lease, host));

@@ -6,6 +6,7 @@ use spapr_iommu::model::Model;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const M: u64 = 1 << 20;
 
@@ -19,8 +20,8 @@ fn limited(preset: &str, limit: u64) -> Bench {
 fn registering_too_much_says_how_much_is_missing_and_what_to_do() {
     let bench = limited("powernv9-64k", 16 * M);
     let ram = bench.allocate(32 * M);
-    let _some = bench.registry.register(part(ram, 0, 4 * M)).unwrap();
-    let error = bench.registry.register(ram).unwrap_err();
+    let _some = bench.registry.lease(part(ram, 0, 4 * M)).unwrap();
+    let error = bench.registry.lease(ram).unwrap_err();
     let RegisterError::Memlock(MemlockError::OverLimit { needed, missing, .. }) = &error else { panic!("{error}") };
     assert_eq!((*needed, *missing), (28 * M, 16 * M));
     let text = error.to_string();
@@ -46,7 +47,7 @@ fn a_window_whose_table_is_too_large_is_refused_without_losing_a_byte() {
 fn the_default_windows_table_counts_as_well() {
     let bench = limited("powernv9-64k", 8 * M);
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::NoWindow { why: Refusal::Memlock(_), .. }), "{error}");
     bench.space.drop_default_window().unwrap();

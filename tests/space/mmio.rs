@@ -7,6 +7,7 @@ use spapr_iommu::model::{Faulty, Model, Violation};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, MapError, WindowError};
 use spapr_iommu::window::{Reason, Refusal, Step, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -45,7 +46,7 @@ fn a_group_that_joins_gets_the_window_at_2_to_the_59_without_the_default_one() {
     for preset in POWERNV {
         let bench = Bench::new(preset);
         let ram = bench.allocate(M);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         bench.space.drop_default_window().unwrap();
         bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
         bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -65,7 +66,7 @@ fn a_group_that_joins_gets_the_window_at_2_to_the_59_without_the_default_one() {
 fn a_window_on_demand_grows_where_it_is() {
     let bench = Bench::new("powernv9-64k");
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.drop_default_window().unwrap();
     for end in [M, 4 * G, 64 * G] {
         bench.space.map(iova(BIG + end - M, M), at(ram, 0), RW).unwrap();
@@ -83,7 +84,7 @@ fn nothing_is_mapped_over_the_mmio_of_a_window_at_0() {
     for preset in POWERNV {
         let bench = Bench::new(preset);
         let ram = bench.allocate(M);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         bench.space.drop_default_window().unwrap();
         let over = |start, len| {
             let error = bench.space.map(iova(start, len), at(ram, 0), RW).unwrap_err();

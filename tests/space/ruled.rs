@@ -9,6 +9,7 @@ use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap};
 use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -81,7 +82,7 @@ fn ruled(preset: &str) -> (Bench, Arc<Ruled>) {
 fn astray() -> (Bench, Arc<Ruled>, UserRange, Lease) {
     let (bench, host) = ruled("powernv9-64k");
     let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| match call {
@@ -139,7 +140,7 @@ fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
     let (bench, host) = ruled("powernv9-64k");
     bench.space.attach(1).unwrap();
     let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     let mut calls = 0;
@@ -157,7 +158,7 @@ fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
 fn a_panic_within_a_call_loses_no_memory() {
     let (bench, host) = ruled("powernv9-64k");
     let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| {
@@ -181,7 +182,7 @@ fn a_panic_within_a_call_loses_no_memory() {
 fn a_shared_container_that_cannot_be_mapped_again_says_what_is_lost() {
     let (bench, host) = ruled("powernv9-64k");
     let ram = bench.allocate(16 * M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     bench.space.map(iova(BIG + 2 * M, M), at(ram, 4 * M), RW).unwrap();
@@ -225,7 +226,7 @@ fn what_firmware_refused_is_asked_once_in_a_process() {
 fn a_default_window_that_cannot_be_made_leaks_once() {
     let (bench, host) = ruled("pseries-64k");
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     let unmaps = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&unmaps);
     host.set(move |call| {
@@ -244,7 +245,7 @@ fn a_default_window_that_cannot_be_made_leaks_once() {
 fn a_release_waits_for_a_map_that_is_under_way() {
     let (bench, host) = ruled("powernv9-64k");
     let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let (tell, under_way) = channel();
     host.set(move |call| {

@@ -3,6 +3,7 @@
 use crate::fixture::{BIG, Bench, RW, at, iova};
 use spapr_iommu::addr::{Iova, UserAddr};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::collections::BTreeMap;
 
 const PAGE: u64 = 0x1000;
@@ -17,7 +18,7 @@ fn a_hundred_thousand_live_maps_in_random_places_equal_a_naive_twin() {
     let mut rng = fastrand::Rng::with_seed(64);
     let bench = Bench::new("powernv9-4k");
     let ram = bench.allocate(256 << 20);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.create_window(&WindowRequest::bytes(PAGES * PAGE)).unwrap();
     let mut twin = Twin::new();
     let mut places = Vec::with_capacity(LIVE);

@@ -4,6 +4,7 @@ use crate::fixture::{Bench, RW, at, iova};
 use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -22,7 +23,7 @@ fn first_leaves(mapped: bool) {
     first.attach(0).unwrap();
     bench.space.attach(1).unwrap();
     let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     if mapped {
         bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     }
@@ -67,7 +68,7 @@ fn memory_without_a_lease_is_not_handed_on() {
     let other = AddressSpace::new(&bench.registry);
     other.attach(1).unwrap();
     let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     drop(lease);
     assert_eq!(bench.registry.regions().len(), 1, "still mapped");

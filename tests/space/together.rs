@@ -5,6 +5,7 @@ use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::model::Model;
 use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
 use spapr_iommu::window::{DefaultWindow, Reason, Refusal, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
@@ -55,12 +56,12 @@ fn a_default_window_that_waits_is_afforded_before_it_is_mapped_in() {
     // A default window takes 8 MiB, the memory 1 MiB.
     let bench = with_a_late_container(limit(17 * M));
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     bench.agrees();
     let bench = with_a_late_container(limit(16 * M));
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::Window(WindowError::Refused(Refusal::Memlock(_)))), "{error}");
     bench.agrees();
@@ -84,7 +85,7 @@ fn one_call_never_asks_for_two_windows_where_there_is_one() {
             bench.space.drop_default_window().unwrap();
         }
         let ram = bench.allocate(M);
-        let _lease = bench.registry.register(ram).unwrap();
+        let _lease = bench.registry.lease(ram).unwrap();
         let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
         let error = bench.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap_err();
         assert!(matches!(error, MapError::NoWindow { why: Refusal::OnlyWindowInUse, .. }), "{error}");
@@ -100,7 +101,7 @@ fn windows_of_one_call_are_afforded_together() {
     let bench = Bench::with(Model::new("powernv9-64k".parse().unwrap()).with_memlock(Some(9 * M)));
     bench.space.attach(0).unwrap();
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
     let error = bench.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap_err();
     assert!(matches!(error, MapError::NoWindow { why: Refusal::Memlock(_), .. }), "{error}");
@@ -112,7 +113,7 @@ fn windows_of_one_call_are_afforded_together() {
 fn a_window_that_a_call_maps_in_is_not_made_anew_by_it() {
     let bench = Bench::new("powernv9-64k");
     let ram = bench.allocate(4 * M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     let request = |start, user, len| MapRequest { iova: iova(start, len), user: at(ram, user), permission: RW };
     // An idle window of small pages, and one call that maps a small page in it and large ones
     // behind it.

@@ -8,6 +8,7 @@ use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceInfo;
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -101,7 +102,7 @@ fn a_group_whose_windows_differ_is_not_attached() {
             let host = Arc::new(OtherInfo { model: model.clone(), change, on: AtomicBool::new(true) });
             let bench = bench(model, host.clone());
             let ram = bench.allocate(4 * M);
-            let lease = bench.registry.register(ram).unwrap();
+            let lease = bench.registry.lease(ram).unwrap();
             bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
             bench.space.map(iova(BIG, M), at(ram, M), RW).unwrap();
             let before = (bench.space.mappings(), bench.registry.regions(), bench.model.locked());
@@ -134,7 +135,7 @@ fn a_window_that_firmware_places_elsewhere_is_removed_again() {
     let bench = bench(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: SHIFT }));
     bench.space.attach(1).unwrap();
     let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     let elsewhere = WindowError::Elsewhere { start: Iova(BIG + SHIFT), expected: Iova(BIG) };
     let unchanged = |what: &str| {
         assert_eq!(dynamic(&bench), [[], []] as [[IovaRange; 0]; 2], "{what}");
@@ -192,7 +193,7 @@ fn a_group_that_gets_a_window_elsewhere_does_not_join() {
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
     let bench = bench(model.clone(), Arc::new(Moved { model, groups: &[1], shift: 1 << 58 }));
     let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let lease = bench.registry.lease(ram).unwrap();
     bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     let error = bench.space.attach(1).unwrap_err();
     let start = Iova(BIG + (1 << 58));

@@ -5,6 +5,7 @@ use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::model::Model;
 use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
 use spapr_iommu::window::{DefaultWindow, Origin, Reason, Refusal, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
@@ -74,7 +75,7 @@ fn firmware_without_ddw_is_named_before_anything_is_tried() {
     for preset in ["pseries-noddw", "pseries-noddw-4k", "pseries-noddw-64k-7.2"] {
         let bench = Bench::new(preset);
         let ram = bench.allocate(M);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
         assert_eq!(error, MapError::NoWindow { asked: iova(0, M), why: Refusal::NoDdw });
         drop(lease);
@@ -86,7 +87,7 @@ fn firmware_without_ddw_is_named_before_anything_is_tried() {
 fn a_small_4k_window_brings_the_default_window_of_pseries_back() {
     let bench = Bench::new("pseries-64k");
     let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.drop_default_window().unwrap();
     bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     let status = bench.space.status();
@@ -99,7 +100,7 @@ fn a_demand_window_goes_when_nothing_is_left_in_it() {
     for preset in PRESETS {
         let bench = Bench::new(preset);
         let ram = bench.allocate(4 * M);
-        let lease = bench.registry.register(ram).unwrap();
+        let lease = bench.registry.lease(ram).unwrap();
         bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
         bench.space.trim().unwrap();
         assert_eq!(bench.space.translate(Iova(BIG)).unwrap().user, at(ram, 0));
@@ -116,7 +117,7 @@ fn what_is_asked_decides_how_large_a_window_is() {
     for preset in PRESETS {
         let bench = Bench::new(preset);
         let ram = bench.allocate(4 * M);
-        let _lease = bench.registry.register(ram).unwrap();
+        let _lease = bench.registry.lease(ram).unwrap();
         bench.space.ask(iova(BIG, 2 * G)).unwrap();
         assert_eq!(bench.space.ask(iova(BIG + 4 * G, G)).unwrap().range, iova(BIG, 8 * G));
         bench.space.map(iova(BIG + 5 * G - M, M), at(ram, 0), RW).unwrap();
@@ -152,7 +153,7 @@ fn one_window_firmware_gets_its_default_window_dropped_first() {
 fn a_window_that_is_there_serves_only_what_was_asked() {
     let bench = Bench::new("powernv9-64k");
     let ram = bench.allocate(4 * M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     let request = WindowRequest::cover(iova(0, M)).page(PageShift::P64K);
     assert!(matches!(refusal(bench.space.create_window(&request).unwrap_err()), Refusal::OtherPage { .. }));
     bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -171,7 +172,7 @@ fn a_window_that_is_there_serves_only_what_was_asked() {
 fn the_default_window_of_pseries_comes_back_whole() {
     let bench = Bench::new("pseries-64k");
     let ram = bench.allocate(4 * M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let _lease = bench.registry.lease(ram).unwrap();
     bench.space.drop_default_window().unwrap();
     bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     bench.space.map(iova(512 * M, M), at(ram, 0), RW).unwrap();
@@ -188,7 +189,7 @@ fn one_call_may_map_in_both_windows() {
     for preset in PRESETS {
         let bench = Bench::new(preset);
         let ram = bench.allocate(4 * M);
-        let _lease = bench.registry.register(ram).unwrap();
+        let _lease = bench.registry.lease(ram).unwrap();
         let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
         bench.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap();
         assert_eq!(bench.space.status().windows.len(), 2);

@@ -3,6 +3,7 @@
 use super::number::{Bus, Bytes, Place};
 use super::setup::{End, Setup};
 use super::step::Step;
+use crate::by_address::ByAddress;
 use parking_lot::RwLock;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -197,8 +198,8 @@ impl Hands {
             Step::Register { parts } => {
                 let parts: Vec<_> = parts.iter().filter_map(|&(at, len)| ground.part(at, len)).collect();
                 let leased = match parts[..] {
-                    [only] => ground.registry.register(only).map(|lease| vec![lease]),
-                    _ => ground.registry.register_all(&parts),
+                    [only] => ground.registry.lease(only).map(|lease| vec![lease]),
+                    _ => ground.registry.lease_all(&parts),
                 };
                 Outcome::Registered(parts, leased.map(|leases| self.leases.extend(leases)))
             }
