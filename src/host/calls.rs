@@ -99,7 +99,7 @@ impl fmt::Display for Arguments<'_> {
 }
 
 /// Runs a call and traces it; all calls go through here. Returns the raw result, unchecked.
-pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+pub fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
     let result = host.call(fd, call);
     if let Some(began) = began {
@@ -118,7 +118,7 @@ pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
 }
 
 fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
-    bare(host, fd, call).map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
+    raw(host, fd, call).map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
 }
 
 /// Runs a call whose only success is 0.

@@ -44,5 +44,5 @@ impl PlugByAddress for Slots {
 /// Says what KVM mapped, as a test made it.
 pub fn observe(space: &AddressSpace, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
     // SAFETY: on models, whose devices reach no memory of this process.
-    unsafe { space.observe(range, found) }
+    unsafe { space.sync_from_kvm(range, found) }
 }
