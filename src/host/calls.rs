@@ -10,6 +10,7 @@
 
 use super::{Call, Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::error::ErrorKind;
 use crate::permission::Permission;
 use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
@@ -37,6 +38,16 @@ pub struct CallError {
 }
 
 impl CallError {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Kernel
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "call-failed"
+    }
+
     /// Returns the error number, if there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self.failure {
