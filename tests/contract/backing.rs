@@ -1,4 +1,4 @@
-//! Which IOMMU pages registered memory carries.
+//! Which IOMMU pages registered memory supports.
 
 use crate::fixture::{Fixture, HIGH, K64, iova, part};
 use crate::raw::Raw;
@@ -18,7 +18,7 @@ fn window(raw: &Raw<'_>, page: PageShift) {
     assert_eq!(raw.create(page.get(), 1024 * page.bytes(), 1), Ok(HIGH));
 }
 
-/// Likewise, whatever the memory carries.
+/// Likewise, whatever the memory supports.
 fn ask(page: PageShift) -> WindowRequest {
     WindowRequest::bytes(1024 * page.bytes()).page(page).max_iommu_page(page)
 }
@@ -63,7 +63,7 @@ pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(fixture: &Fixtu
     drop(raw);
     fixture.free(stranger);
 
-    // The library tells the two apart, and chooses a page that the memory carries unless told
+    // The library tells the two apart, and chooses a page that the memory supports unless told
     // otherwise.
     let library = fixture.library();
     let lease = library.registry.lease(memory).unwrap();
@@ -152,7 +152,7 @@ pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(fixtur
         raw.gives_back(memory);
     }
 
-    // The library registers each kind by itself, and knows what it carries.
+    // The library registers each kind by itself, and knows what it supports.
     let library = fixture.library();
     let lease = library.registry.lease(memory).unwrap();
     let max_iommu_page: Vec<_> =
