@@ -2,7 +2,7 @@
 
 use super::{Registry, ReleaseError};
 use crate::addr::UserRange;
-use crate::host::Process;
+use crate::host::{Process, Shared};
 use core::any::Any;
 use core::fmt;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Lease {
     /// The process that made it: a child of `fork` has no part in what is registered.
     process: Process,
     /// What keeps the memory mapped. Dropped last.
-    _owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// Keeps memory mapped in the process as long as it is held.
@@ -38,7 +38,7 @@ impl fmt::Debug for Lease {
 
 impl Lease {
     pub(super) fn new(registry: Registry, range: UserRange, owner: Option<Owner>) -> Self {
-        Self { registry, range, released: false, process: Process::current(), _owner: owner }
+        Self { registry, range, released: false, process: Process::current(), owner }
     }
 
     /// Returns the memory it keeps registered.
@@ -66,8 +66,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.released && self.is_here() {
-            self.registry.drop_lease(self.range);
+        if self.released || !self.is_here() {
+            return;
+        }
+        let reached = self.registry.drop_lease(self.range);
+        // Devices would write to what the allocator puts there next.
+        if reached && let Some(owner) = self.owner.take_if(|owner| Shared::is_allocators(owner.as_ref())) {
+            core::mem::forget(owner);
         }
     }
 }

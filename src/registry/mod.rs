@@ -330,13 +330,16 @@ impl Registry {
         Err(mapped)
     }
 
-    fn drop_lease(&self, range: UserRange) {
-        {
+    /// Returns whether devices may still reach some of it.
+    fn drop_lease(&self, range: UserRange) -> bool {
+        let reached = {
             let mut regions = self.0.regions.lock();
-            regions.begin_release(range);
+            let exposed = regions.begin_release(range);
             regions.finish_release(range);
-        }
+            !exposed.is_empty()
+        };
         self.unregister_idle();
+        reached
     }
 
     fn spaces(&self) -> Vec<Arc<dyn ReverseMap>> {

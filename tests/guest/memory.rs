@@ -1,12 +1,54 @@
 //! Memory that is plugged in and out.
 
 use spapr_iommu::addr::{GuestAddr, PageShift, UserAddr};
-use spapr_iommu::guest::{AddMemoryError, HcallError, RemoveMemoryError, Slot};
+use spapr_iommu::guest::{
+    AddMemoryError, GuestIommu, GuestMemory, HcallError, NoMemory, RemoveMemoryError, Slot, SlotOwner,
+};
 use spapr_iommu::host::Memory;
+use spapr_iommu::model::Model;
+use spapr_iommu::registry::Registry;
 use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, DYNAMIC, Fixture, LIOBN, PRESETS, RAM, guest, iova, tces};
+use std::sync::Arc;
 
 const MORE: u64 = 16 << 20;
+
+/// RAM whose owner can be counted.
+#[derive(Debug)]
+struct Counted(Slot, Arc<()>);
+
+// SAFETY: memory of a model, which is none of this process.
+unsafe impl GuestMemory for Counted {
+    fn slots(&self) -> Vec<Slot> {
+        vec![self.0]
+    }
+
+    fn owner(&self, slot: &Slot) -> Option<SlotOwner> {
+        (*slot == self.0).then(|| self.1.clone() as SlotOwner)
+    }
+
+    fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
+        Err(NoMemory { at, len: data.len() })
+    }
+
+    fn write(&self, at: GuestAddr, data: &[u8]) -> Result<(), NoMemory> {
+        Err(NoMemory { at, len: data.len() })
+    }
+}
+
+#[test]
+fn the_owner_of_a_slot_is_held_until_it_is_removed() {
+    let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+    let user = model.allocate(MORE, PageShift::P64K).unwrap().start();
+    let owner = Arc::new(());
+    let ram = Counted(Slot { guest: guest(0, MORE), user }, owner.clone());
+    let iommu = GuestIommu::new(&Registry::new(model), Arc::new(ram));
+    let before = Arc::strong_count(&owner);
+    iommu.add_memory().unwrap();
+    assert_eq!(Arc::strong_count(&owner), before + 1);
+    iommu.remove_memory(guest(0, MORE)).unwrap();
+    assert_eq!(Arc::strong_count(&owner), before);
+}
 
 #[test]
 fn memory_plugged_in_can_be_mapped_at_once_and_is_few_regions() {
