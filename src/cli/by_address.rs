@@ -3,7 +3,7 @@
 
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::guest::{Slot, SlotError, Slots};
-use spapr_iommu::host::Memory;
+use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, calls};
 use spapr_iommu::registry::{Lease, RegisterError, Registry};
 use std::sync::Arc;
 
@@ -24,4 +24,10 @@ pub(crate) fn register_all(registry: &Registry, ranges: &[UserRange]) -> Result<
 pub(crate) fn insert(slots: &Slots, slot: Slot, host: Arc<dyn Memory + Send + Sync>) -> Result<(), SlotError> {
     // SAFETY: as above, and it is freed after the guest's IOMMU is gone.
     unsafe { slots.insert_raw(slot, host) }
+}
+
+/// Makes a call as a file has it, over memory that the machine has allocated.
+pub(crate) fn call(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    // SAFETY: as above.
+    unsafe { calls::raw(host, fd, call) }
 }

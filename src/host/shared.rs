@@ -505,7 +505,7 @@ mod tests {
         let mut words = [0u64; 4];
         let slice = zerocopy::IntoBytes::as_mut_bytes(&mut words);
         let (one, all) = Shared::with_slice(slice, |lent| {
-            (registry.register(lent).unwrap_err(), registry.register_all(&[lent.clone()]).unwrap_err())
+            (registry.register(lent).unwrap_err(), registry.register_all(std::slice::from_ref(lent)).unwrap_err())
         })
         .unwrap();
         assert!(matches!(one, RegisterError::Lent { .. }) && one == all, "{one} {all}");

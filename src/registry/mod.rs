@@ -495,8 +495,12 @@ fn refuse_lent(memory: &Shared) -> Result<(), RegisterError> {
     if memory.is_lent() { Err(RegisterError::Lent { asked: memory.range() }) } else { Ok(()) }
 }
 
+#[allow(unsafe_code, reason = "user addresses pass through")]
 fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
-    calls::register_memory(host, container, asked).map_err(|error| match error.failure {
+    // SAFETY: leases keep the memory, or their makers vouched for it. What lost its last lease a
+    // moment ago is pinned in vain: no map may use it.
+    let result = unsafe { calls::register_memory(host, container, asked) };
+    result.map_err(|error| match error.failure {
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
         // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },

@@ -9,6 +9,7 @@ use spapr_iommu::kvm::model::KvmModel;
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::by_address;
 use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, LIOBN, PRESETS, RAM, guest};
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl Vm {
             match Permission::from_bits((tce & 3) as u32) {
                 Some(rights) => {
                     let user = UserAddr(self.user.0 + (tce & !3));
-                    calls::map_dma(self.model.as_ref(), container, user, iova, rights).unwrap();
+                    by_address::map_dma(self.model.as_ref(), container, user, iova, rights).unwrap();
                 }
                 None => calls::unmap_dma(self.model.as_ref(), container, iova).unwrap(),
             }

@@ -2,9 +2,11 @@
 //! that is gone, as the safe calls do not.
 #![allow(unsafe_code, reason = "registers by address")]
 
-use spapr_iommu::addr::{IovaRange, UserRange};
+use spapr_iommu::addr::{IovaRange, UserAddr, UserRange};
 use spapr_iommu::guest::{Slot, SlotError, Slots};
-use spapr_iommu::host::Memory;
+use spapr_iommu::host::calls::{self, CallError};
+use spapr_iommu::host::{Call, Errno, Fd, Host, Memory};
+use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, RegisterError, Registry};
 use spapr_iommu::space::{AddressSpace, MapError, MapRequest};
 use std::sync::Arc;
@@ -45,4 +47,32 @@ impl PlugByAddress for Slots {
 pub fn observe(space: &AddressSpace, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
     // SAFETY: on models, whose devices reach no memory of this process.
     unsafe { space.sync_from_kvm(range, found) }
+}
+
+/// Makes calls as they are, over such memory.
+pub trait RunCall {
+    fn run_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+}
+
+impl<H: Host + ?Sized> RunCall for H {
+    fn run_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        // SAFETY: memory of a host, to which no reference is made.
+        unsafe { self.call(fd, call) }
+    }
+}
+
+pub fn register_memory(host: &dyn Host, container: Fd, range: UserRange) -> Result<(), CallError> {
+    // SAFETY: as above.
+    unsafe { calls::register_memory(host, container, range) }
+}
+
+pub fn map_dma(
+    host: &dyn Host,
+    container: Fd,
+    user: UserAddr,
+    iova: IovaRange,
+    permission: Permission,
+) -> Result<(), CallError> {
+    // SAFETY: as above.
+    unsafe { calls::map_dma(host, container, user, iova, permission) }
 }

@@ -13,6 +13,7 @@ use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::by_address::RunCall;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -124,8 +125,8 @@ fn launcher(group: u32, address: &str, prepared: bool) -> Result<GivenFiles, Fai
     if !prepared {
         return Ok(given);
     }
-    launcher.call(file, &mut Call::GroupSetContainer(container))?;
-    launcher.call(container, &mut Call::SetIommu(TCE_V2_IOMMU))?;
+    launcher.run_call(file, &mut Call::GroupSetContainer(container))?;
+    launcher.run_call(container, &mut Call::SetIommu(TCE_V2_IOMMU))?;
     let device = launcher.open(Node::Device { group: file, name: address })?;
     Ok(given.with_device(address, out(device)?))
 }

@@ -6,6 +6,7 @@ use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::calls;
 use spapr_iommu::space::MapRequest;
 use spapr_iommu::window::{DefaultWindow, WindowRequest};
+use spapr_iommu_tests::by_address;
 use spapr_iommu_tests::by_address::{ByAddress, observe};
 
 const SIZE: u64 = 1 << 20;
@@ -13,7 +14,7 @@ const SIZE: u64 = 1 << 20;
 /// What KVM would do for a guest's H_PUT_TCE: maps in every container.
 fn kvm_maps(fixture: &Fixture, iova: IovaRange, user: UserRange) -> MapRequest {
     for container in fixture.model.containers() {
-        calls::map_dma(fixture.model.as_ref(), container, user.start(), iova, RW).unwrap();
+        by_address::map_dma(fixture.model.as_ref(), container, user.start(), iova, RW).unwrap();
     }
     MapRequest { iova, user: user.start(), permission: RW }
 }

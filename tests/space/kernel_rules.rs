@@ -4,12 +4,13 @@
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use parking_lot::Mutex;
 use spapr_iommu::addr::{Iova, UserRange};
-use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
+use spapr_iommu::host::{Call, Errno, Fd, Wrapper};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap};
 use spapr_iommu::window::{PlanError, WindowRequest};
 use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::by_address::RunCall;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -40,9 +41,9 @@ impl Wrapper for Ruled {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let answer = self.rule.lock().as_mut().and_then(|rule| rule(call));
-        answer.unwrap_or_else(|| self.model.call(fd, call))
+        answer.unwrap_or_else(|| self.model.run_call(fd, call))
     }
 }
 

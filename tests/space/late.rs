@@ -1,11 +1,12 @@
 //! What becomes idle while the registry is busy.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
-use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
+use spapr_iommu::host::{Call, Errno, Fd, Wrapper};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::by_address::RunCall;
 use std::sync::{Arc, Mutex};
 
 const M: u64 = 1 << 20;
@@ -24,13 +25,13 @@ impl Wrapper for Unmaps {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         if let Call::RegisterMemory(_) = call
             && let Some(space) = self.space.lock().unwrap().take()
         {
             space.unmap(iova(BIG, M)).unwrap();
         }
-        self.model.call(fd, call)
+        self.model.run_call(fd, call)
     }
 }
 

@@ -7,6 +7,7 @@ use spapr_iommu::model::{Faulty, Model, Violation};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, MapError, WindowError};
 use spapr_iommu::window::{PlanError, Reason, Step, WindowRequest};
+use spapr_iommu_tests::by_address;
 use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
@@ -120,11 +121,11 @@ fn dma_over_the_mmio_does_not_reach_memory_and_is_a_violation() {
     calls::set_iommu(&model, container, spapr_iommu::uapi::spapr::TCE_V2_IOMMU).unwrap();
     let memory = model.allocate(M, PageShift::P64K).unwrap();
     model.write(memory.start(), &[7; 8]).unwrap();
-    calls::register_memory(&model, container, memory).unwrap();
+    by_address::register_memory(&model, container, memory).unwrap();
     calls::tce_remove(&model, container, Iova(0)).unwrap();
     assert_eq!(calls::tce_create(&model, container, PageShift::P64K, 8 * G, 1), Ok(Iova(0)));
     for (start, reached) in [(2 * G - M, true), (2 * G, false), (4 * G - M, false), (4 * G, true)] {
-        calls::map_dma(&model, container, memory.start(), iova(start, M), Permission::ReadWrite).unwrap();
+        by_address::map_dma(&model, container, memory.start(), iova(start, M), Permission::ReadWrite).unwrap();
         let mut seen = [0xee; 8];
         model.device_read(container, Iova(start), &mut seen);
         assert_eq!(seen, if reached { [7; 8] } else { [0; 8] }, "{start:#x}");

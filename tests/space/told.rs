@@ -3,6 +3,7 @@
 use spapr_iommu::addr::{PageShift, UserRange};
 use spapr_iommu::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};
 use spapr_iommu::uapi::vfio::IrqSet;
+use spapr_iommu_tests::by_address::RunCall;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,14 +55,14 @@ impl Host for Told {
     fn close(&self, fd: Fd) {
         self.host.close(fd);
     }
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         if let Call::TceCreate(_) = call
             && let leaks @ 1.. = self.leaks.swap(0, Ordering::Relaxed)
         {
             self.leaked.fetch_add(leaks, Ordering::Relaxed);
             return Err(Errno::ENOMEM);
         }
-        self.host.call(fd, call)
+        self.host.run_call(fd, call)
     }
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
         self.host.set_irqs(device, set, eventfds)

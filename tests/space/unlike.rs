@@ -9,6 +9,7 @@ use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceInfo;
 use spapr_iommu::window::WindowRequest;
 use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::by_address::RunCall;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,8 +31,8 @@ impl Wrapper for OtherInfo {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        let result = self.model.call(fd, call);
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        let result = self.model.run_call(fd, call);
         if let Call::TceGetInfo(info) = call
             && self.on.load(Ordering::Relaxed)
             && self.model.groups_in(fd).first() == Some(&1)
@@ -57,13 +58,13 @@ impl Wrapper for Moved {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let moves = self.model.groups_in(fd).iter().any(|group| self.groups.contains(group));
         match call {
             Call::TceRemove(args) if moves && args.start_addr >= self.shift => args.start_addr -= self.shift,
             _ => {}
         }
-        let result = self.model.call(fd, call);
+        let result = self.model.run_call(fd, call);
         match call {
             Call::TceCreate(args) if moves && args.start_addr != 0 => args.start_addr += self.shift,
             _ => {}
