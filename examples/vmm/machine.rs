@@ -43,7 +43,8 @@ impl Machine {
         let mut vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let ram = host.share(options.memory << 20, host.page_shift())?;
         let bytes = ram.range().len();
-        // SAFETY: no reference to shared memory is ever made, and the machine drops it after the VM.
+        // SAFETY: no reference to shared memory is ever made, and the machine drops it after the
+        // VM.
         unsafe { vm.add_memory(0, 0, ram.range().start().0, bytes) }?;
         let slots = Arc::new(Slots::new());
         slots.insert(GuestAddr(0), &ram)?;

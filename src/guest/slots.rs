@@ -147,8 +147,8 @@ impl Entry {
     }
 }
 
-// SAFETY: shared memory stays mapped as long as a clone of it, which is the owner, and is reached by
-// copies only. For other memory the caller of `insert_raw` has promised it.
+// SAFETY: shared memory stays mapped as long as a clone of it, which is the owner, and is reached
+// by copies only. For other memory the caller of `insert_raw` has promised it.
 #[allow(unsafe_code, reason = "user addresses enter here")]
 unsafe impl GuestMemory for Slots {
     fn slots(&self) -> Vec<Slot> {

@@ -1,8 +1,8 @@
 //! How many calls of the kernel a large guest costs.
 
-use spapr_iommu::addr::{GuestAddr, PageShift};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, RtasCall, Slots};
-use spapr_iommu::host::Host;
+use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
+use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
 use std::sync::Arc;
@@ -34,7 +34,10 @@ impl Guest {
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(Arc::clone(&host) as Arc<dyn Host>);
         let memory = Arc::new(Slots::new());
-        memory.insert(GuestAddr(0), &model.share(RAM, PageShift::P64K).unwrap()).unwrap();
+        let user = model.allocate(RAM, PageShift::P64K).unwrap().start();
+        let slot = Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user };
+        // SAFETY: memory of the model, which is none of this process.
+        unsafe { memory.insert_raw(slot, model) }.unwrap();
         let iommu = GuestIommu::new(&registry, Arc::clone(&memory) as Arc<dyn GuestMemory>);
         iommu.add_memory().unwrap();
         let phb = iommu.add_phb(PhbConfig::new(BUID, Liobn(0x8000_0000)).unwrap()).unwrap();
