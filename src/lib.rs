@@ -42,7 +42,7 @@
 //! # Modules
 //! | module | what it is |
 //! |---|---|
-//! | [`addr`], [`permission`] | addresses, ranges, page sizes; what devices may do |
+//! | [`addr`], [`pci`], [`permission`] | addresses, ranges, page sizes; how devices are named; what they may do |
 //! | [`registry`] | registered memory of the process |
 //! | [`window`] | DMA windows: what one would be and cost, before it is made |
 //! | [`space`] | the address space of devices in one or more containers |
@@ -50,7 +50,7 @@
 //! | [`guest`], [`kvm`] | a guest's tables and calls, answered here or in the kernel |
 //! | [`host`] | the seam to a kernel: [`host::vfio`] is the running one |
 //! | `model` | the kernel in process, on any machine (feature `model`) |
-//! | [`stats`] | counters of calls and refusals |
+//! | [`error`], [`stats`] | kinds of errors; counters of calls and refusals |
 //! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
 //!
 //! # Features
@@ -72,6 +72,8 @@ pub mod device;
 #[cfg(target_os = "linux")]
 pub mod dma;
 #[cfg(target_os = "linux")]
+pub mod error;
+#[cfg(target_os = "linux")]
 pub mod guest;
 #[cfg(target_os = "linux")]
 pub mod host;
@@ -81,6 +83,8 @@ pub mod kvm;
 pub mod map;
 #[cfg(all(target_os = "linux", feature = "model"))]
 pub mod model;
+#[cfg(target_os = "linux")]
+pub mod pci;
 #[cfg(target_os = "linux")]
 pub mod permission;
 #[cfg(target_os = "linux")]
@@ -99,7 +103,11 @@ pub use addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 #[cfg(target_os = "linux")]
 pub use dma::{Buffer, Dma, DmaMask};
 #[cfg(target_os = "linux")]
+pub use error::ErrorKind;
+#[cfg(target_os = "linux")]
 pub use guest::GuestIommu;
+#[cfg(target_os = "linux")]
+pub use pci::{Group, PciAddress};
 #[cfg(target_os = "linux")]
 pub use permission::Permission;
 #[cfg(target_os = "linux")]

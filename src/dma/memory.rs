@@ -11,15 +11,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Memory with its registration, which ends before the memory goes.
-pub(super) struct Leased {
+pub(super) struct RegisteredMemory {
     pub shared: Shared,
     /// The largest IOMMU page it can serve.
-    pub carries: PageShift,
+    pub max_iommu_page: PageShift,
     lease: Option<Lease>,
     host: Arc<dyn Host>,
 }
 
-impl Leased {
+impl RegisteredMemory {
     /// Allocates and registers `size` bytes in whole pages of `page`.
     pub(super) fn new(registry: &Registry, size: u64, page: PageShift) -> Result<Arc<Self>, DmaError> {
         let shared = registry.host().share(size, page);
@@ -40,9 +40,9 @@ impl Leased {
     fn register(registry: &Registry, shared: Shared) -> Result<Arc<Self>, DmaError> {
         let range = shared.range();
         let host = Arc::clone(registry.host());
-        let mut leased = Self { shared, carries: host.page_shift(), lease: None, host };
+        let mut leased = Self { shared, max_iommu_page: host.page_shift(), lease: None, host };
         leased.lease = Some(registry.register(range)?);
-        leased.carries = registry.carries(range).unwrap_or(leased.carries);
+        leased.max_iommu_page = registry.max_iommu_page(range).unwrap_or(leased.max_iommu_page);
         Ok(Arc::new(leased))
     }
 
@@ -60,7 +60,7 @@ impl Leased {
     }
 }
 
-impl Drop for Leased {
+impl Drop for RegisteredMemory {
     fn drop(&mut self) {
         let here = self.lease.as_ref().is_none_or(Lease::is_here);
         self.lease = None;
@@ -75,7 +75,7 @@ impl Drop for Leased {
 #[derive(Clone)]
 pub struct DmaMemory {
     dma: Dma,
-    leased: Arc<Leased>,
+    leased: Arc<RegisteredMemory>,
 }
 
 impl Dma {
@@ -92,7 +92,7 @@ impl Dma {
         let mut refused = None;
         for page in self.backing_pages(bytes)? {
             let size = page.ceil(bytes).ok_or(DmaError::Memory { bytes, page, errno: Errno::ENOMEM })?;
-            match Leased::new(registry, size, page) {
+            match RegisteredMemory::new(registry, size, page) {
                 Ok(leased) => return Ok(DmaMemory { dma: self.clone(), leased }),
                 // Smaller pages may be there, or fit.
                 Err(error) if page > host => {
@@ -129,7 +129,7 @@ impl Dma {
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
-        Ok(DmaMemory { dma: self.clone(), leased: Leased::adopt(registry, &shared)? })
+        Ok(DmaMemory { dma: self.clone(), leased: RegisteredMemory::adopt(registry, &shared)? })
     }
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
@@ -150,7 +150,7 @@ impl Dma {
             return Err(DmaError::Unaligned { user, page });
         }
         let lent = Shared::with_slice(slice, |shared| {
-            let leased = Leased::adopt(self.space().registry(), shared)?;
+            let leased = RegisteredMemory::adopt(self.space().registry(), shared)?;
             let memory = DmaMemory { dma: self.clone(), leased };
             let map = memory.map(0, bytes, permission)?;
             Ok(f(&map))
@@ -202,7 +202,7 @@ impl DmaMemory {
         &self.dma
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         &self.leased
     }
 }
@@ -231,7 +231,7 @@ impl StreamMap {
         self.mapped.leased().write(at, data)
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         self.mapped.leased()
     }
 

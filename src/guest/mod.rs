@@ -55,7 +55,7 @@ mod device_tree;
 mod entries;
 mod error;
 mod hcall;
-mod kept;
+mod kvm;
 mod liobn;
 mod memory;
 mod phb;
@@ -63,8 +63,8 @@ mod ram;
 mod rtas;
 mod rtas_block;
 mod runs;
+mod saved;
 mod slots;
-mod state;
 mod stats;
 mod table;
 mod tce;
@@ -82,8 +82,8 @@ pub use memory::{GuestMemory, NoMemory, Slot};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
 pub use rtas_block::{RtasBlock, RtasBlockError};
+pub use saved::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use slots::{Slots, SlotsOverlap};
-pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use stats::HcallStats;
 pub use table::TceTable;
 pub use tokens::{DdwTokens, RtasCall};
@@ -175,8 +175,8 @@ impl GuestIommu {
 
     /// Registers new slots of the guest's memory: at the start, and after memory was plugged.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
-        self.ram.add(|carries| self.phbs().iter().try_for_each(|phb| phb.reaches(carries)))?;
-        Ok(self.hold()?)
+        self.ram.add(|max_iommu_page| self.phbs().iter().try_for_each(|phb| phb.reaches(max_iommu_page)))?;
+        Ok(self.pin_ram_for_kvm()?)
     }
 
     /// Removes a slot. While TCEs lead into it, this is refused with an error that lists them; but
@@ -195,10 +195,10 @@ impl GuestIommu {
         }
         let found = self.ram.slots().into_iter().find(|found| found.guest == slot);
         if let Some(user) = found.and_then(|found| found.user_range()) {
-            self.let_go(user).map_err(|why| RemoveMemoryError::Kernel { asked: slot, why: Box::new(why) })?;
+            self.unpin_for_kvm(user).map_err(|why| RemoveMemoryError::Kernel { asked: slot, why: Box::new(why) })?;
         }
         self.ram.remove(slot).inspect_err(|_| {
-            if let Err(error) = self.hold() {
+            if let Err(error) = self.pin_ram_for_kvm() {
                 tracing::warn!(%error, "memory that stays is not held for KVM");
             }
         })
@@ -223,7 +223,7 @@ impl GuestIommu {
         if let Some(liobn) = theirs.into_iter().find(|liobn| ours.contains(liobn)) {
             return Err(PhbError::LiobnTaken { liobn });
         }
-        let kvm = self.kvm.as_ref().map(Acceleration::beside);
+        let kvm = self.kvm.as_ref().map(Acceleration::for_another_phb);
         let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory), kvm)?);
         phbs.push(Arc::clone(&phb));
         Ok(phb)

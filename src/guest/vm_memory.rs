@@ -121,7 +121,7 @@ impl PhbIommu {
 
 /// The most TCEs that one access spans: 256 MiB of 4 KiB pages. A guest names the length, and each
 /// costs a look at its table.
-const MOST_TCES: u64 = 1 << 16;
+const MAX_TCES: u64 = 1 << 16;
 
 fn rights(permission: Permission) -> Permissions {
     match permission {
@@ -145,10 +145,10 @@ impl Iommu for PhbIommu {
         let end = iova.0.checked_add(length as u64).filter(|_| length != 0);
         let end = end.ok_or_else(|| fails("it is empty or wraps".into()))?;
         let mut pages = Box::new(Iotlb::new());
-        let (mut at, mut left) = (iova.0, MOST_TCES);
+        let (mut at, mut left) = (iova.0, MAX_TCES);
         while at < end {
             if left == 0 {
-                return Err(fails(format!("it spans more than {MOST_TCES} TCEs: access it in parts")));
+                return Err(fails(format!("it spans more than {MAX_TCES} TCEs: access it in parts")));
             }
             let found = self.0.stretch(Iova(at), end - at, left);
             let found = found.filter(|found| rights(found.there.permission).allow(access));

@@ -10,6 +10,7 @@
 
 use super::{Call, Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::error::ErrorKind;
 use crate::permission::Permission;
 use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
@@ -37,6 +38,16 @@ pub struct CallError {
 }
 
 impl CallError {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Kernel
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "call-failed"
+    }
+
     /// Returns the error number, if there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self.failure {
@@ -99,7 +110,7 @@ impl fmt::Display for Arguments<'_> {
 }
 
 /// Runs a call and traces it; all calls go through here. Returns the raw result, unchecked.
-pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+pub fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
     let result = host.call(fd, call);
     if let Some(began) = began {
@@ -118,7 +129,7 @@ pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
 }
 
 fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
-    bare(host, fd, call).map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
+    raw(host, fd, call).map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
 }
 
 /// Runs a call whose only success is 0.

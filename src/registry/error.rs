@@ -61,10 +61,10 @@ pub enum PinError {
     NotRegistered { asked: UserRange, missing: UserRange },
     /// The window's page is larger than the memory can serve.
     #[error(
-        "{asked} lies in registered {region}, which carries IOMMU pages up to {carries}, but the window has {page} pages: \
+        "{asked} lies in registered {region}, which supports IOMMU pages up to {max_iommu_page}, but the window has {page} pages: \
          use a window with smaller pages, or hugetlb memory aligned to and sized in {page}"
     )]
-    PageTooLarge { asked: UserRange, region: UserRange, carries: PageShift, page: PageShift },
+    PageTooLarge { asked: UserRange, region: UserRange, max_iommu_page: PageShift, page: PageShift },
     /// An IOMMU page would lie in two regions.
     #[error("{asked}: the {page} IOMMU page around {at} lies in two registrations: register the memory in one call")]
     Straddles { asked: UserRange, at: UserAddr, page: PageShift },

@@ -32,7 +32,7 @@ pub(crate) enum Part {
     Bare,
 }
 
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) kernel: Arc<Recording<Kernel>>,
     /// The machine, or the one that is modelled.
     pub(crate) preset: Preset,
@@ -42,7 +42,7 @@ pub(crate) struct Ground {
     locked: u64,
 }
 
-impl Ground {
+impl Fixture {
     /// The running kernel, with its groups from number `first` on.
     pub(crate) fn running(preset: Preset, first: usize, part: Part) -> Result<Self, String> {
         let host = Vfio::new();

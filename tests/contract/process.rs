@@ -1,6 +1,6 @@
 //! What belongs to a process: containers, once they are bound to it, and regions.
 
-use crate::fixture::{Ground, K64, iova};
+use crate::fixture::{Fixture, K64, iova};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;
@@ -9,19 +9,19 @@ use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 const RW: Permission = Permission::ReadWrite;
 
 /// A call that fails for its argument binds as well.
-pub(crate) fn a_failed_create_binds_the_container(ground: &Ground) {
-    let raw = ground.v2();
-    assert_eq!(raw.unregister_at(0, ground.page()), Err(Errno::EPERM), "not bound");
+pub(crate) fn a_failed_create_binds_the_container(fixture: &Fixture) {
+    let raw = fixture.v2();
+    assert_eq!(raw.unregister_at(0, fixture.page()), Err(Errno::EPERM), "not bound");
     assert_eq!(raw.call(Call::TceCreate(Default::default())), Err(Errno::EINVAL));
-    assert_eq!(raw.unregister_at(0, ground.page()), Err(Errno::ENOENT));
+    assert_eq!(raw.unregister_at(0, fixture.page()), Err(Errno::ENOENT));
     drop(raw);
-    let raw = ground.v2();
+    let raw = fixture.v2();
     assert_eq!(raw.call(Call::TceRemove(Default::default())), Err(Errno::EINVAL));
-    assert_eq!(raw.unregister_at(0, ground.page()), Err(Errno::ENOENT));
+    assert_eq!(raw.unregister_at(0, fixture.page()), Err(Errno::ENOENT));
     drop(raw);
 
     // The library registers before it unregisters.
-    let library = ground.library();
+    let library = fixture.library();
     let (_, lease) = library.leased(K64);
     library.calls();
     lease.release().unwrap();
@@ -30,8 +30,8 @@ pub(crate) fn a_failed_create_binds_the_container(ground: &Ground) {
 
 /// T17. MAP looks through all regions of the process; it only wants that some REGISTER has
 /// succeeded in its container.
-pub(crate) fn a_container_maps_what_another_registered(ground: &Ground) {
-    let (one, other) = (ground.v2(), ground.container(TCE_V2_IOMMU, &[1]));
+pub(crate) fn a_container_maps_what_another_registered(fixture: &Fixture) {
+    let (one, other) = (fixture.v2(), fixture.container(TCE_V2_IOMMU, &[1]));
     let memory = one.registered(K64);
     assert_eq!(other.map(memory.start(), K64, K64), Err(Errno::EPERM));
     let own = other.registered(K64);
@@ -43,10 +43,10 @@ pub(crate) fn a_container_maps_what_another_registered(ground: &Ground) {
     drop((one, other));
 
     // The library registers it in each container that maps it.
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let other = AddressSpace::new(&library.registry);
-    other.attach(ground.groups[1].0).unwrap();
+    other.attach(fixture.groups[1].0).unwrap();
     library.space.map(iova(0, K64), memory.start(), RW).unwrap();
     library.calls();
     other.map(iova(0, K64), memory.start(), RW).unwrap();

@@ -1,6 +1,6 @@
 //! What a rule of the contract is.
 
-use crate::fixture::Ground;
+use crate::fixture::Fixture;
 use spapr_iommu::model::{Firmware, HostPage, Machine, Preset};
 
 /// A rule of the kernel's interface, with the test that shows it.
@@ -16,7 +16,7 @@ pub(crate) struct Rule {
     /// How it leaves the machine.
     pub(crate) leaves: Leaves,
     /// The test.
-    pub(crate) show: fn(&Ground),
+    pub(crate) show: fn(&Fixture),
 }
 
 /// A rule that cannot be shown, and why.

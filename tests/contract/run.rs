@@ -1,7 +1,7 @@
 //! Which rules are shown, where, and in which process.
 
 use crate::document;
-use crate::fixture::{Ground, Part};
+use crate::fixture::{Fixture, Part};
 use crate::rule::{Leaves, Rule};
 use crate::rules::RULES;
 use libtest_mimic::{Failed, Trial};
@@ -65,9 +65,9 @@ pub(crate) fn trials(given: Option<Preset>, costly: bool) -> Result<Vec<Trial>, 
         }
         for preset in models.iter().copied().filter(rule.on).filter(|_| rule.leaves != Leaves::CleanKernel) {
             let show = move || {
-                let ground = Ground::model(preset);
-                (rule.show)(&ground);
-                ground.ends(rule.leaves);
+                let fixture = Fixture::model(preset);
+                (rule.show)(&fixture);
+                fixture.ends(rule.leaves);
                 Ok(())
             };
             trials.push(Trial::test(rule.name, show).with_kind(format!("model:{preset}")));
@@ -92,9 +92,9 @@ fn scars(real: Option<Preset>) -> Vec<Trial> {
 }
 
 fn here(rule: &Rule, preset: Preset, group: usize, part: Part) -> Result<(), Failed> {
-    let ground = Ground::running(preset, group, part)?;
-    (rule.show)(&ground);
-    ground.ends(rule.leaves);
+    let fixture = Fixture::running(preset, group, part)?;
+    (rule.show)(&fixture);
+    fixture.ends(rule.leaves);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Bus mastering and reset.
 
-use crate::fixture::{Bench, copy};
+use crate::fixture::{Fixture, copy};
 use spapr_iommu::addr::UserAddr;
 use spapr_iommu::device::DeviceError;
 use spapr_iommu::host::Memory;
@@ -10,22 +10,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[test]
 fn dma_runs_between_start_and_stop() {
     for preset in ["powernv9", "pseries"] {
-        let bench = Bench::new(preset);
-        let state = bench.device.dma_state();
+        let fixture = Fixture::new(preset);
+        let state = fixture.device.dma_state();
         for _ in 0..2 {
-            bench.device.start_dma().unwrap();
-            bench.device.start_dma().unwrap();
-            assert!(bench.device.is_dma_on() && state.is_on() && bench.moves(), "{preset}");
-            bench.device.stop_dma().unwrap();
-            bench.device.stop_dma().unwrap();
-            assert!(!bench.device.is_dma_on() && !state.is_on() && !bench.moves(), "{preset}");
+            fixture.device.start_dma().unwrap();
+            fixture.device.start_dma().unwrap();
+            assert!(fixture.device.is_dma_on() && state.is_on() && fixture.moves(), "{preset}");
+            fixture.device.stop_dma().unwrap();
+            fixture.device.stop_dma().unwrap();
+            assert!(!fixture.device.is_dma_on() && !state.is_on() && !fixture.moves(), "{preset}");
         }
     }
 }
 
 #[test]
 fn a_device_that_is_dropped_is_off_the_bus_though_its_bars_are_held() {
-    let Bench { bar, device, model, memory, lease, .. } = Bench::new("powernv9");
+    let Fixture { bar, device, model, memory, lease, .. } = Fixture::new("powernv9");
     let state = device.dma_state();
     device.start_dma().unwrap();
     model.write(memory.start(), b"secret").unwrap();
@@ -40,14 +40,14 @@ fn a_device_that_is_dropped_is_off_the_bus_though_its_bars_are_held() {
 
 #[test]
 fn a_panic_takes_the_device_off_the_bus() {
-    let bench = Bench::new("powernv9");
-    let Bench { bar, device, model, memory, space, .. } = &bench;
+    let fixture = Fixture::new("powernv9");
+    let Fixture { bar, device, model, memory, space, .. } = &fixture;
     device.start_dma().unwrap();
-    assert!(bench.moves());
+    assert!(fixture.moves());
     let (low, model, start) = (space.device(0, device.address()).unwrap(), model.clone(), memory.start());
     let bar = device.bar(0, bar.endian()).unwrap();
     let result = catch_unwind(AssertUnwindSafe(move || {
-        let _bench = bench;
+        let _bench = fixture;
         panic!("the driver has a bug");
     }));
     assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"the driver has a bug"), "another panic");
@@ -68,21 +68,21 @@ fn a_panic_takes_the_device_off_the_bus() {
 
 #[test]
 fn a_reset_forgets_registers_and_leaves_the_device_off_the_bus() {
-    let bench = Bench::new("powernv9");
-    bench.device.start_dma().unwrap();
-    bench.bar.write(0x80, 7u64).unwrap();
-    bench.device.reset().unwrap();
-    assert_eq!(bench.bar.read::<u64>(0x80), Ok(0));
-    assert!(!bench.device.is_dma_on() && !bench.moves());
-    bench.device.start_dma().unwrap();
-    assert!(bench.moves());
+    let fixture = Fixture::new("powernv9");
+    fixture.device.start_dma().unwrap();
+    fixture.bar.write(0x80, 7u64).unwrap();
+    fixture.device.reset().unwrap();
+    assert_eq!(fixture.bar.read::<u64>(0x80), Ok(0));
+    assert!(!fixture.device.is_dma_on() && !fixture.moves());
+    fixture.device.start_dma().unwrap();
+    assert!(fixture.moves());
 }
 
 #[test]
 fn where_the_kernel_cannot_reset_it_says_so() {
-    let bench = Bench::new("pseries");
-    bench.device.start_dma().unwrap();
-    let refused = bench.device.reset().unwrap_err();
+    let fixture = Fixture::new("pseries");
+    fixture.device.start_dma().unwrap();
+    let refused = fixture.device.reset().unwrap_err();
     assert!(matches!(refused, DeviceError::NoReset { .. }), "{refused}");
-    assert!(bench.device.is_dma_on() && bench.moves(), "and nothing has changed");
+    assert!(fixture.device.is_dma_on() && fixture.moves(), "and nothing has changed");
 }

@@ -15,7 +15,7 @@ pub(crate) const AT: u64 = 0x10000;
 const SIZE: u64 = 0x20000;
 const BUFFER: u64 = 0x40000;
 
-pub(crate) struct Bench {
+pub(crate) struct Fixture {
     // Dropped in this order.
     pub(crate) bar: Bar,
     pub(crate) device: Device,
@@ -36,7 +36,7 @@ pub(crate) fn model(preset: &str) -> Model {
     Model::new(preset.parse().unwrap()).panic_on_violation()
 }
 
-impl Bench {
+impl Fixture {
     pub(crate) fn new(preset: &str) -> Self {
         Self::with(model(preset), Permission::ReadWrite)
     }

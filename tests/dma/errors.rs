@@ -10,7 +10,7 @@ use spapr_iommu::host::{Call, Errno, FileError, Memlock, MemlockError, Obstacle,
 use spapr_iommu::registry::{PinError, RegisterError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 use spapr_iommu::uapi::vfio::IrqSet;
-use spapr_iommu::window::Refusal;
+use spapr_iommu::window::PlanError;
 use std::collections::BTreeSet;
 use std::error::Error;
 use strum::VariantNames;
@@ -42,7 +42,7 @@ fn memlock() -> MemlockError {
 }
 
 fn window() -> WindowError {
-    Refusal::Memlock(memlock()).into()
+    PlanError::Memlock(memlock()).into()
 }
 
 const PAGE: PageShift = PageShift::P64K;
@@ -71,7 +71,7 @@ fn dma_errors() -> Vec<DmaError> {
         DmaError::NoRoomInReach { bytes, window: window_range, mask, largest },
         DmaError::Memory { bytes, page: PAGE, errno: Errno::ENOMEM },
         DmaError::Unaligned { user: user(), page: PAGE },
-        DmaError::PageTooLarge { user: user(), carries: PageShift::P4K, page: PAGE },
+        DmaError::PageTooLarge { user: user(), max_iommu_page: PageShift::P4K, page: PAGE },
         DmaError::File(file_errors().remove(1)),
         DmaError::OutOfBounds(outside),
         DmaError::PoolEmpty { blocks: 8 },
@@ -85,7 +85,7 @@ fn map_errors() -> Vec<MapError> {
     let asked = iova();
     vec![
         MapError::NoGroup { asked },
-        MapError::NoWindow { asked, why: Refusal::Memlock(memlock()) },
+        MapError::NoWindow { asked, why: PlanError::Memlock(memlock()) },
         MapError::Misaligned { asked, page: PAGE },
         MapError::UserMisaligned { asked, user: UserAddr(5), page: PAGE },
         MapError::Overlap { asked, present: asked, user: UserAddr(5) },
@@ -116,7 +116,7 @@ fn pin_errors() -> Vec<PinError> {
     let asked = user();
     vec![
         PinError::NotRegistered { asked, missing: asked },
-        PinError::PageTooLarge { asked, region: asked, carries: PageShift::P4K, page: PAGE },
+        PinError::PageTooLarge { asked, region: asked, max_iommu_page: PageShift::P4K, page: PAGE },
         PinError::Straddles { asked, at: UserAddr(5), page: PAGE },
         PinError::Register(memlock().into()),
     ]
@@ -135,7 +135,7 @@ fn unmap_errors() -> Vec<UnmapError> {
 fn window_errors() -> Vec<WindowError> {
     vec![
         WindowError::NoGroup,
-        WindowError::Refused(Refusal::Memlock(memlock())),
+        WindowError::Refused(PlanError::Memlock(memlock())),
         WindowError::Call { error: call(), gone: vec![Iova(0)] },
         WindowError::Elsewhere { start: Iova(0), expected: Iova(1) },
     ]

@@ -16,13 +16,13 @@ pub(crate) const SECOND: &str = "0001:00:00.0";
 pub(crate) const PRESETS: [&str; 5] =
     ["powernv9-4k", "powernv9-64k", "pseries-4k", "pseries-64k", "pseries-pgsz=0x11000-64k"];
 
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) model: Arc<Model>,
     pub(crate) calls: Arc<Recording<Arc<Model>>>,
     pub(crate) dma: Dma,
 }
 
-impl Ground {
+impl Fixture {
     /// Without hugetlb pages.
     pub(crate) fn new(preset: &str) -> Self {
         Self::with(preset, DmaConfig::default(), |model| model.with_free_huge_pages(0))

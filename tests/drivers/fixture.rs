@@ -14,14 +14,14 @@ pub(crate) const PRESETS: [&str; 4] = ["powernv9-4k", "powernv9-64k", "pseries-4
 /// The dynamic window of a driver whose device needs little.
 const SMALL: u64 = 16 << 20;
 
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) model: Option<Arc<Model>>,
     pub(crate) rounds: u32,
     registry: Registry,
 }
 
-impl Ground {
+impl Fixture {
     /// The running kernel, if it is one of POWER.
     pub(crate) fn running(rounds: u32) -> Option<Self> {
         let host = Arc::new(Vfio::new());

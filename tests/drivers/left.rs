@@ -1,6 +1,6 @@
 //! What is left behind: locked memory, open files, free memory.
 
-use crate::fixture::Ground;
+use crate::fixture::Fixture;
 use libtest_mimic::Failed;
 use ppc64_init::memory::settled_free_kib;
 use std::fs;
@@ -18,13 +18,13 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    pub(crate) fn now(ground: &Ground) -> Result<Self, Failed> {
-        let free_kib = match ground.model {
+    pub(crate) fn now(fixture: &Fixture) -> Result<Self, Failed> {
+        let free_kib = match fixture.model {
             Some(_) => None,
             None => Some(settled_free_kib()?),
         };
         let files = fs::read_dir("/proc/self/fd")?.count();
-        Ok(Self { locked: ground.host.memlock()?.locked, files, free_kib })
+        Ok(Self { locked: fixture.host.memlock()?.locked, files, free_kib })
     }
 
     /// Fails unless all is as it was.

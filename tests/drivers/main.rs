@@ -14,13 +14,13 @@ mod left;
 mod wrong;
 
 use clap::Parser;
-use fixture::{Ground, PRESETS};
+use fixture::{Fixture, PRESETS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// A test of one machine: the running kernel's, or a model.
-type Test = fn(&Ground) -> Result<(), Failed>;
+type Test = fn(&Fixture) -> Result<(), Failed>;
 
 /// Where DMA windows can be made.
 const TESTS: &[(&str, Test)] = &[
@@ -52,16 +52,16 @@ fn main() -> ExitCode {
     // A device has one driver at a time.
     arguments.test_threads = Some(1);
     let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide::shows_the_drivers_code)];
-    let grounds = match Ground::running(rounds) {
-        Some(ground) => vec![("kernel".to_owned(), ground)],
-        None => PRESETS.map(|preset| (format!("model:{preset}"), Ground::model(preset, rounds))).into(),
+    let grounds = match Fixture::running(rounds) {
+        Some(fixture) => vec![("kernel".to_owned(), fixture)],
+        None => PRESETS.map(|preset| (format!("model:{preset}"), Fixture::model(preset, rounds))).into(),
     };
-    for (kind, ground) in grounds {
-        let ground = Arc::new(ground);
-        let tests = if ground.has_windows() { TESTS } else { WITHOUT_WINDOWS };
+    for (kind, fixture) in grounds {
+        let fixture = Arc::new(fixture);
+        let tests = if fixture.has_windows() { TESTS } else { WITHOUT_WINDOWS };
         for (name, test) in tests {
-            let ground = Arc::clone(&ground);
-            trials.push(Trial::test(*name, move || test(&ground)).with_kind(kind.clone()));
+            let fixture = Arc::clone(&fixture);
+            trials.push(Trial::test(*name, move || test(&fixture)).with_kind(kind.clone()));
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()

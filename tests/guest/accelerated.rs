@@ -72,7 +72,7 @@ impl Vm {
     fn ends_clean(self) {
         let Self { model, kvm, iommu, phb, slots, .. } = self;
         drop((phb, iommu, slots));
-        assert_eq!((kvm.groups(), kvm.ties()), (vec![], vec![]));
+        assert_eq!((kvm.groups(), kvm.attached_tables()), (vec![], vec![]));
         assert!(kvm.table(LIOBN.0).is_none());
         assert_eq!(model.locked(), 0);
         assert_eq!(model.regions(), []);
@@ -85,7 +85,7 @@ impl Vm {
 fn the_kernel_keeps_tables_and_a_group_is_tied_to_them_in_the_order_that_works() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
-        assert!(vm.iommu.table(LIOBN).unwrap().is_kept());
+        assert!(vm.iommu.table(LIOBN).unwrap().is_in_kernel());
         vm.iommu.h_put_tce(LIOBN, 0x1000, 0x5003).unwrap();
         vm.phb.attach(0).unwrap();
         // Before its devices are opened, with the default window there.
@@ -111,7 +111,7 @@ fn a_group_that_joins_sees_what_the_kernel_mapped_before() {
         vm.kernel_puts(LIOBN, 0x3000, 0x7003);
         vm.kernel_puts(DYNAMIC, BIG + 0x10000, 0x2_0003);
         vm.phb.attach(1).unwrap();
-        assert_eq!(vm.kvm.ties().len(), 4);
+        assert_eq!(vm.kvm.attached_tables().len(), 4);
         assert_eq!(vm.device(0x3000), [Some(0x7000); 2]);
         assert_eq!(vm.device(BIG + 0x10000), [Some(0x2_0000); 2]);
         // The first leaves, and the kernel goes on for the other.
@@ -185,7 +185,7 @@ fn a_table_the_kernel_cannot_keep_is_the_librarys() {
     vm.phb.attach(0).unwrap();
     vm.kvm.limit(16);
     vm.phb.create_window(16, 30).unwrap();
-    assert!(!vm.iommu.table(DYNAMIC).unwrap().is_kept());
+    assert!(!vm.iommu.table(DYNAMIC).unwrap().is_in_kernel());
     vm.iommu.h_put_tce(DYNAMIC, BIG, 0x1_0003).unwrap();
     assert_eq!(vm.device(BIG), [Some(0x1_0000)]);
     vm.ends_clean();

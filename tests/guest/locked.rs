@@ -6,8 +6,8 @@ use spapr_iommu::host::{Errno, Host, Memory};
 use spapr_iommu::model::{Faulty, Model};
 use spapr_iommu::registry::{RegisterError, Registry};
 use spapr_iommu::space::WindowError;
-use spapr_iommu::window::Refusal;
-use spapr_iommu_tests::guest_fixture::{BIG, BUID, Bench, DYNAMIC, LIOBN, RAM, guest, tces};
+use spapr_iommu::window::PlanError;
+use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, RAM, guest, tces};
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -17,83 +17,83 @@ const DEFAULT: u64 = 8 * M;
 const SMALL: u64 = 128 << 10;
 
 /// A guest with 64 MiB of RAM whose host lets `room` more be locked.
-fn limited(room: u64) -> Bench {
+fn limited(room: u64) -> Fixture {
     let model = Model::new("powernv9-64k".parse().unwrap()).with_memlock(Some(RAM + room));
-    let bench = Bench::over(model, PhbConfig::new(BUID, LIOBN).unwrap());
-    bench.plug(0, RAM);
-    bench
+    let fixture = Fixture::over(model, PhbConfig::new(BUID, LIOBN).unwrap());
+    fixture.plug(0, RAM);
+    fixture
 }
 
 fn over_limit(why: &WindowError) -> bool {
-    matches!(why, WindowError::Refused(Refusal::Memlock(_)))
+    matches!(why, WindowError::Refused(PlanError::Memlock(_)))
 }
 
 #[test]
 fn a_second_group_is_refused_where_its_default_table_has_no_room_and_the_first_works_on() {
     for mapped_first in [false, true] {
-        let bench = limited(2 * DEFAULT - 1);
-        bench.phb.attach(0).unwrap();
+        let fixture = limited(2 * DEFAULT - 1);
+        fixture.phb.attach(0).unwrap();
         if mapped_first {
-            bench.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
+            fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
         }
-        let calls = bench.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE");
-        assert!(matches!(bench.phb.attach(1), Err(PhbError::Attach(_))));
-        assert_eq!(bench.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE"), calls);
-        bench.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
-        bench.agrees();
-        bench.model.set_memlock(Some(RAM + 2 * DEFAULT), false);
-        bench.phb.attach(1).unwrap();
-        bench.iommu.h_put_tce(LIOBN, 0x7000, 0x7003).unwrap();
-        bench.agrees();
-        bench.ends_clean();
+        let calls = fixture.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE");
+        assert!(matches!(fixture.phb.attach(1), Err(PhbError::Attach(_))));
+        assert_eq!(fixture.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE"), calls);
+        fixture.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
+        fixture.agrees();
+        fixture.model.set_memlock(Some(RAM + 2 * DEFAULT), false);
+        fixture.phb.attach(1).unwrap();
+        fixture.iommu.h_put_tce(LIOBN, 0x7000, 0x7003).unwrap();
+        fixture.agrees();
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn a_device_behind_a_second_phb_is_refused_where_the_first_one_was_promised_the_room() {
     for mapped_first in [false, true] {
-        let bench = limited(2 * DEFAULT - 1);
-        let second = bench.iommu.add_phb(PhbConfig::new(BUID + 1, Liobn(0x8100_0000)).unwrap()).unwrap();
-        bench.phb.attach(0).unwrap();
+        let fixture = limited(2 * DEFAULT - 1);
+        let second = fixture.iommu.add_phb(PhbConfig::new(BUID + 1, Liobn(0x8100_0000)).unwrap()).unwrap();
+        fixture.phb.attach(0).unwrap();
         if mapped_first {
-            bench.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
+            fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
         }
         let refused = second.attach(1).unwrap_err();
         assert!(matches!(&refused, PhbError::Window { why, .. } if over_limit(why)), "{refused}");
-        assert_eq!(bench.model.containers().len(), 1);
-        bench.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
-        bench.agrees();
-        bench.model.set_memlock(Some(RAM + 2 * DEFAULT), false);
+        assert_eq!(fixture.model.containers().len(), 1);
+        fixture.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
+        fixture.agrees();
+        fixture.model.set_memlock(Some(RAM + 2 * DEFAULT), false);
         second.attach(1).unwrap();
-        bench.iommu.h_put_tce(Liobn(0x8100_0000), 0x6000, 0x7003).unwrap();
-        bench.agrees();
+        fixture.iommu.h_put_tce(Liobn(0x8100_0000), 0x6000, 0x7003).unwrap();
+        fixture.agrees();
         drop(second);
-        bench.ends_clean();
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn memory_that_is_plugged_leaves_the_default_table_its_room() {
-    let bench = limited(DEFAULT + M);
-    bench.phb.attach(0).unwrap();
-    let user = bench.model.allocate(2 * M, Host::page_shift(bench.model.as_ref())).unwrap().start();
-    bench.slots.insert(Slot { guest: guest(RAM, 2 * M), user }).unwrap();
-    let refused = bench.iommu.add_memory().unwrap_err();
+    let fixture = limited(DEFAULT + M);
+    fixture.phb.attach(0).unwrap();
+    let user = fixture.model.allocate(2 * M, Host::page_shift(fixture.model.as_ref())).unwrap().start();
+    fixture.slots.insert(Slot { guest: guest(RAM, 2 * M), user }).unwrap();
+    let refused = fixture.iommu.add_memory().unwrap_err();
     assert!(matches!(refused, AddMemoryError::Register(RegisterError::Memlock(_))), "{refused}");
-    bench.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
-    bench.agrees();
+    fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
+    fixture.agrees();
 }
 
 /// Only the dynamic window is left, and memory that was plugged took what the default one gave
 /// back.
-fn without_room_for_the_default_window(room: u64) -> Bench {
-    let bench = limited(DEFAULT + SMALL);
-    bench.phb.attach(0).unwrap();
-    bench.phb.create_window(16, 21).unwrap();
-    bench.phb.remove_window(LIOBN).unwrap();
-    bench.put(DYNAMIC, BIG, &tces(0, 32, PageShift::P64K));
-    bench.plug(RAM, DEFAULT - room);
-    bench
+fn without_room_for_the_default_window(room: u64) -> Fixture {
+    let fixture = limited(DEFAULT + SMALL);
+    fixture.phb.attach(0).unwrap();
+    fixture.phb.create_window(16, 21).unwrap();
+    fixture.phb.remove_window(LIOBN).unwrap();
+    fixture.put(DYNAMIC, BIG, &tces(0, 32, PageShift::P64K));
+    fixture.plug(RAM, DEFAULT - room);
+    fixture
 }
 
 #[test]
@@ -101,19 +101,19 @@ fn a_reset_that_cannot_be_afforded_changes_nothing() {
     // The default window of the guest is half of the host's, and the dynamic one gives its table
     // back.
     for room in [DEFAULT / 2 - 2 * SMALL, DEFAULT / 2 - SMALL] {
-        let bench = without_room_for_the_default_window(room);
-        let before = (bench.iommu.save(), bench.model.locked());
-        let reset = bench.phb.reset_windows();
+        let fixture = without_room_for_the_default_window(room);
+        let before = (fixture.iommu.save(), fixture.model.locked());
+        let reset = fixture.phb.reset_windows();
         if room + SMALL < DEFAULT / 2 {
             assert!(matches!(&reset, Err(DdwError::Host(why)) if over_limit(why)), "{reset:?}");
-            assert_eq!((bench.iommu.save(), bench.model.locked()), before);
-            bench.iommu.h_put_tce(DYNAMIC, BIG + (1 << 16), 3).unwrap();
+            assert_eq!((fixture.iommu.save(), fixture.model.locked()), before);
+            fixture.iommu.h_put_tce(DYNAMIC, BIG + (1 << 16), 3).unwrap();
         } else {
             reset.unwrap();
-            assert_eq!(bench.phb.tables().len(), 1);
-            bench.iommu.h_put_tce(LIOBN, 0x1000, 0x1003).unwrap();
+            assert_eq!(fixture.phb.tables().len(), 1);
+            fixture.iommu.h_put_tce(LIOBN, 0x1000, 0x1003).unwrap();
         }
-        bench.agrees();
+        fixture.agrees();
     }
 }
 
@@ -137,10 +137,10 @@ fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
 
 #[test]
 fn a_device_that_comes_back_needs_no_more_than_its_windows_and_a_small_one() {
-    let bench = without_room_for_the_default_window(SMALL);
-    let locked = bench.model.locked();
-    bench.phb.detach(0).unwrap();
-    bench.phb.attach(0).unwrap();
-    assert_eq!(bench.model.locked(), locked);
-    bench.agrees();
+    let fixture = without_room_for_the_default_window(SMALL);
+    let locked = fixture.model.locked();
+    fixture.phb.detach(0).unwrap();
+    fixture.phb.attach(0).unwrap();
+    assert_eq!(fixture.model.locked(), locked);
+    fixture.agrees();
 }

@@ -3,7 +3,7 @@
 
 use arbitrary::{Result, Unstructured};
 use spapr_iommu::guest::{GuestMemory, GuestTranslation};
-use spapr_iommu_tests::guest_model::{Ground, Outcome, Setup, Step};
+use spapr_iommu_tests::guest_model::{Outcome, Setup, Step, Testbed};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -38,8 +38,8 @@ fn is_ram(found: GuestTranslation) -> bool {
 
 /// Calls that came to something, and MAPs.
 fn run(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
-    let ground = Ground::new(setup, false);
-    Ground::first(setup).iter().for_each(|step| drop(ground.act(step)));
+    let testbed = Testbed::new(setup, false);
+    Testbed::first(setup).iter().for_each(|step| drop(testbed.act(step)));
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     // What goes on until the vCPUs are done.
     let meanwhile = |seed: u64, act: &dyn Fn(&mut fastrand::Rng)| {
@@ -51,12 +51,12 @@ fn run(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
     std::thread::scope(|scope| {
         let working: Vec<_> = (0..vcpus)
             .map(|vcpu| {
-                let (ground, done) = (&ground, &done);
+                let (testbed, done) = (&testbed, &done);
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed(seed + vcpu as u64);
                     for _ in 0..CALLS {
                         let step = step(&mut rng, Step::of_guest);
-                        let outcome = ground.act(&step);
+                        let outcome = testbed.act(&step);
                         assert!(is_architected(&outcome), "{step:x?}: {outcome:x?}");
                         let came = matches!(outcome, Outcome::Hcall { code: Some(0), .. });
                         done.fetch_add(usize::from(came), Ordering::Relaxed);
@@ -64,12 +64,12 @@ fn run(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
                 })
             })
             .collect();
-        scope.spawn(|| meanwhile(seed + 10, &|rng| drop(ground.act(&step(rng, Step::list)))));
-        scope.spawn(|| meanwhile(seed + 11, &|rng| drop(ground.act(&step(rng, Step::memory)))));
-        scope.spawn(|| meanwhile(seed + 12, &|rng| drop(ground.act(&step(rng, Step::device)))));
+        scope.spawn(|| meanwhile(seed + 10, &|rng| drop(testbed.act(&step(rng, Step::list)))));
+        scope.spawn(|| meanwhile(seed + 11, &|rng| drop(testbed.act(&step(rng, Step::memory)))));
+        scope.spawn(|| meanwhile(seed + 12, &|rng| drop(testbed.act(&step(rng, Step::device)))));
         scope.spawn(|| {
             meanwhile(seed + 13, &|rng| {
-                let found = ground.act(&step(rng, Step::translate));
+                let found = testbed.act(&step(rng, Step::translate));
                 assert!(!matches!(found, Outcome::Translated(Some(found)) if !is_ram(found)), "{found:x?}");
             });
         });
@@ -78,11 +78,11 @@ fn run(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
         stop.store(true, Ordering::Relaxed);
         ends.into_iter().for_each(|end| end.unwrap());
     });
-    ground.bench.agrees();
-    let maps = ground.stays_in_ram();
+    testbed.fixture.agrees();
+    let maps = testbed.stays_in_ram();
     // Still there is what the guest's memory is said to be.
-    assert_eq!(ground.bench.iommu.ram().slots().len(), ground.bench.slots.slots().len());
-    ground.end();
+    assert_eq!(testbed.fixture.iommu.ram().slots().len(), testbed.fixture.slots.slots().len());
+    testbed.end();
     (done.into_inner(), maps)
 }
 

@@ -21,7 +21,7 @@ pub const LIST: u64 = 0x10_0000;
 
 pub const PRESETS: [&str; 5] = ["powernv8-64k", "powernv9-64k", "powernv9-4k-7.2", "pseries-64k", "pseries-4k"];
 
-pub struct Bench {
+pub struct Fixture {
     /// The host the library runs on, which records its calls.
     pub host: Arc<Recording<Arc<Model>>>,
     pub model: Arc<Model>,
@@ -35,12 +35,12 @@ pub fn guest(start: u64, len: u64) -> GuestRange {
     GuestRange::new(GuestAddr(start), len).unwrap()
 }
 
-impl Bench {
+impl Fixture {
     /// Creates a guest with 64 MiB of RAM at 0 and nothing attached.
     pub fn new(preset: &str) -> Self {
-        let bench = Self::bare(preset);
-        bench.plug(0, RAM);
-        bench
+        let fixture = Self::bare(preset);
+        fixture.plug(0, RAM);
+        fixture
     }
 
     /// Creates a guest without RAM.

@@ -56,7 +56,7 @@ fn tells_apart(text: &str, scenario: &Scenario, good: &Machine, other: &Machine)
     let there = scenario.run(other, &mut ()).unwrap();
     assert!(there.surprise().is_some(), "{text}");
     // Of memory each page is checked.
-    let steps = text.matches("[[bare]]").count() - text.matches("\ncheck = ").count();
+    let steps = text.matches("[[raw]]").count() - text.matches("\ncheck = ").count();
     assert!((1..=24).contains(&steps), "{text}");
 }
 

@@ -4,7 +4,7 @@ use super::fixture::*;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 
-fn info(b: &Bench, argsz: u32) -> Result<spapr::TceInfo, Errno> {
+fn info(b: &Fixture, argsz: u32) -> Result<spapr::TceInfo, Errno> {
     let mut call = Call::TceGetInfo(spapr::TceInfo { argsz, ..Default::default() });
     b.model.call(b.container, &mut call)?;
     match call {
@@ -15,10 +15,10 @@ fn info(b: &Bench, argsz: u32) -> Result<spapr::TceInfo, Errno> {
 
 #[test]
 fn the_driver_says_yes_to_both_of_its_types() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let answers = [1, 2, 3, 5, 7, 99].map(|n| b.call(Call::CheckExtension(n)));
     assert_eq!(answers, [OK, Ok(1), OK, OK, Ok(1), OK]);
-    assert_eq!(bench("powernv9").call(Call::CheckExtension(eeh::EXTENSION)), Ok(1));
+    assert_eq!(fixture("powernv9").call(Call::CheckExtension(eeh::EXTENSION)), Ok(1));
     assert_eq!(b.call(Call::GetApiVersion), OK);
 }
 
@@ -76,13 +76,13 @@ fn info_is_the_machines() {
             dma32_window_size: size,
             ddw: spapr::TceDdwInfo { pgsizes, max_dynamic_windows_supported, levels },
         };
-        assert_eq!(info(&bench(preset), 32), Ok(expected), "{preset}");
+        assert_eq!(info(&fixture(preset), 32), Ok(expected), "{preset}");
     }
 }
 
 #[test]
 fn a_short_info_has_the_flag_without_the_data() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     assert_eq!(info(&b, 15), Err(Errno::EINVAL));
     let short = info(&b, 31).unwrap();
     assert_eq!((short.flags, short.ddw), (spapr::INFO_DDW, Default::default()));
@@ -90,14 +90,14 @@ fn a_short_info_has_the_flag_without_the_data() {
 
 #[test]
 fn v1_info_has_no_dynamic_windows() {
-    let b = Bench::on(model("powernv9"), &[0], spapr::TCE_IOMMU);
+    let b = Fixture::on(model("powernv9"), &[0], spapr::TCE_IOMMU);
     let info = info(&b, 32).unwrap();
     assert_eq!((info.flags, info.ddw, info.dma32_window_size), (0, Default::default(), 0x8000_0000));
 }
 
 #[test]
 fn short_arguments_and_flags_are_refused() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     let (vaddr, size) = (memory.start().0, 0x10000);
     let calls = [
@@ -119,25 +119,25 @@ fn short_arguments_and_flags_are_refused() {
 
 #[test]
 fn larger_arguments_are_fine() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.memory(0x10000);
     let args = spapr::RegisterMemory { argsz: 4096, flags: 0, vaddr: memory.start().0, size: memory.len() };
     assert_eq!(b.call(Call::RegisterMemory(args)), OK);
 }
 
-fn eeh_op(b: &Bench, op: u32) -> Outcome {
+fn eeh_op(b: &Fixture, op: u32) -> Outcome {
     b.call(Call::EehPeOp(eeh::PeOp { argsz: 40, op, ..Default::default() }))
 }
 
 #[test]
 fn eeh_is_absent_on_emulated_pseries_before_anything_is_read() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.call(Call::EehPeOp(eeh::PeOp::default())), Err(Errno::ENODEV));
 }
 
 #[test]
 fn eeh_on_powernv_answers_every_operation() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     for op in [0, 1, 2, 3, 4, 8] {
         assert_eq!(eeh_op(&b, op), OK, "{op}");
     }
@@ -152,7 +152,7 @@ fn eeh_on_powernv_answers_every_operation() {
 
 #[test]
 fn a_frozen_pe_is_brought_back_step_by_step() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.model.set_eeh_state(0, eeh::state::STOPPED);
     let states =
         [eeh::op::UNFREEZE_IO, eeh::op::UNFREEZE_DMA, eeh::op::RESET_HOT, eeh::op::RESET_DEACTIVATE].map(|op| {
@@ -169,7 +169,7 @@ fn a_frozen_pe_is_brought_back_step_by_step() {
 fn errors_are_injected_as_the_phb_knows_them() {
     let inject = |preset, kind, func| {
         let err = eeh::PeErr { kind, func, ..Default::default() };
-        bench(preset).call(Call::EehPeOp(eeh::PeOp { argsz: 40, op: eeh::op::INJECT_ERR, err, flags: 0 }))
+        fixture(preset).call(Call::EehPeOp(eeh::PeOp { argsz: 40, op: eeh::op::INJECT_ERR, err, flags: 0 }))
     };
     for (preset, known) in [("powernv8", &[0, 1, 4, 5, 6, 7, 10, 11][..]), ("powernv9", &[4, 5, 10, 11])] {
         for func in 0..20 {

@@ -12,7 +12,7 @@ pub(crate) const OK: Outcome = Ok(0);
 pub(crate) const HIGH: u64 = 1 << 59;
 pub(crate) const RW: u32 = 3;
 
-pub(crate) struct Bench {
+pub(crate) struct Fixture {
     pub(crate) model: Model,
     pub(crate) container: Fd,
     pub(crate) groups: Vec<Fd>,
@@ -23,21 +23,21 @@ pub(crate) fn model(preset: &str) -> Model {
 }
 
 /// A v2 container with group 0.
-pub(crate) fn bench(preset: &str) -> Bench {
-    Bench::on(model(preset), &[0], spapr::TCE_V2_IOMMU)
+pub(crate) fn fixture(preset: &str) -> Fixture {
+    Fixture::on(model(preset), &[0], spapr::TCE_V2_IOMMU)
 }
 
-impl Bench {
+impl Fixture {
     pub(crate) fn on(model: Model, groups: &[u32], kind: u32) -> Self {
         let container = model.open(Node::Container).unwrap();
-        let mut bench = Self { model, container, groups: Vec::new() };
+        let mut fixture = Self { model, container, groups: Vec::new() };
         for group in groups {
-            let fd = bench.model.open(Node::Group(*group)).unwrap();
-            assert_eq!(bench.on_fd(fd, Call::GroupSetContainer(container)), OK);
-            bench.groups.push(fd);
+            let fd = fixture.model.open(Node::Group(*group)).unwrap();
+            assert_eq!(fixture.on_fd(fd, Call::GroupSetContainer(container)), OK);
+            fixture.groups.push(fd);
         }
-        assert_eq!(bench.call(Call::SetIommu(kind)), OK);
-        bench
+        assert_eq!(fixture.call(Call::SetIommu(kind)), OK);
+        fixture
     }
 
     pub(crate) fn on_fd(&self, fd: Fd, mut call: Call) -> Outcome {

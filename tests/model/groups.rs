@@ -4,7 +4,7 @@ use super::fixture::*;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
 use spapr_iommu::uapi::{spapr, vfio};
 
-fn status(b: &Bench, group: usize) -> u32 {
+fn status(b: &Fixture, group: usize) -> u32 {
     let mut call = Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 0 });
     assert_eq!(b.model.call(b.groups[group], &mut call), OK);
     match call {
@@ -51,7 +51,7 @@ fn a_group_with_a_host_driver_is_not_viable() {
 
 #[test]
 fn set_container_wants_a_container_once() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let other = b.model.open(Node::Group(1)).unwrap();
     assert_eq!(status(&b, 0), vfio::GROUP_FLAGS_VIABLE | vfio::GROUP_FLAGS_CONTAINER_SET);
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(spapr_iommu::host::Fd(999))), Err(Errno::EBADF));
@@ -82,7 +82,7 @@ fn a_device_opens_only_behind_a_bound_container() {
 
 #[test]
 fn a_device_file_holds_its_group() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     let device = b.model.open(Node::Device { group: b.groups[0], name: "0000:00:00.0" }).unwrap();
@@ -96,7 +96,7 @@ fn a_device_file_holds_its_group() {
 
 #[test]
 fn a_container_lives_while_groups_are_in_it() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     b.model.close(b.container);
@@ -109,7 +109,7 @@ fn a_container_lives_while_groups_are_in_it() {
 
 #[test]
 fn without_its_last_group_a_container_is_as_new() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.registered(0x10000);
     b.create(16, 1 << 30, 1).unwrap();
     assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
@@ -121,7 +121,7 @@ fn without_its_last_group_a_container_is_as_new() {
 
 #[test]
 fn detaching_one_group_clears_the_tables_all_share() {
-    let b = Bench::on(model("powernv9"), &[0, 1], spapr::TCE_V2_IOMMU);
+    let b = Fixture::on(model("powernv9"), &[0, 1], spapr::TCE_V2_IOMMU);
     let memory = b.registered(0x20000);
     assert_eq!(b.map(memory.start(), 0, 0x20000), OK);
     assert_eq!(b.on_fd(b.groups[1], Call::GroupUnsetContainer), OK);
@@ -132,7 +132,7 @@ fn detaching_one_group_clears_the_tables_all_share() {
 
 #[test]
 fn the_processs_end_closes_all_and_shows_what_is_left() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     b.model.exit();

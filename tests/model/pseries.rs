@@ -12,7 +12,7 @@ fn leaked(bytes: u64) -> Violation {
 
 #[test]
 fn the_default_window_and_one_dynamic_window_fit() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.create(16, 1 << 34, 0), Ok(HIGH));
     assert_eq!(b.model.tables(b.container).len(), 2);
     assert_eq!(b.model.locked(), (2 << 20) + (8 << 18));
@@ -21,7 +21,7 @@ fn the_default_window_and_one_dynamic_window_fit() {
 
 #[test]
 fn a_dynamic_window_in_slot_0_lies_high_too() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(16, 1 << 34, 1), Ok(HIGH));
     assert_eq!(b.remove(HIGH), OK);
@@ -30,18 +30,18 @@ fn a_dynamic_window_in_slot_0_lies_high_too() {
 
 #[test]
 fn a_default_like_window_has_the_size_that_is_asked_for() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(12, 1 << 28, 1), Ok(0));
     assert_eq!(b.model.tables(b.container)[0].range.len(), 1 << 28);
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(12, 1 << 31, 1), Ok(HIGH), "larger than the default window: a dynamic one");
 }
 
 #[test]
 fn slot_0_is_closed_while_a_dynamic_window_lives() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.create(16, 1 << 30, 1), Ok(HIGH));
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(12, 1 << 30, 1), Err(Errno::EPERM));
@@ -53,7 +53,7 @@ fn slot_0_is_closed_while_a_dynamic_window_lives() {
 
 #[test]
 fn a_second_dynamic_window_poisons_the_pe_for_ever() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(16, 1 << 30, 1), Ok(HIGH));
     assert_eq!(b.create(16, 1 << 30, 1), Err(Errno::ENODEV));
@@ -64,7 +64,7 @@ fn a_second_dynamic_window_poisons_the_pe_for_ever() {
     let group = b.model.open(Node::Group(0)).unwrap();
     assert_eq!(b.on_fd(group, Call::GroupSetContainer(container)), OK);
     assert_eq!(b.on_fd(container, Call::SetIommu(7)), OK);
-    let b = Bench { model: b.model, container, groups: vec![group] };
+    let b = Fixture { model: b.model, container, groups: vec![group] };
     b.registered(0x10000);
     assert_eq!(b.unmap(0, 0x1000), Err(Errno::ENODEV));
     assert_eq!(b.unmap(0, 0x1000), Err(Errno::ENODEV));
@@ -74,19 +74,19 @@ fn a_second_dynamic_window_poisons_the_pe_for_ever() {
 #[test]
 fn levels_are_refused_after_a_charge_of_4_gib() {
     for (preset, charge) in [("pseries", 0xffff_0000), ("pseries-4k", 0xffff_f000)] {
-        let b = bench(preset);
+        let b = fixture(preset);
         assert_eq!(b.remove(0), OK);
         assert_eq!(b.create(16, 1 << 30, 2), Err(Errno::EINVAL));
         assert_eq!(b.violations(), [leaked(charge)]);
     }
-    let poor = Bench::on(model("pseries").with_memlock(Some(8 << 20)), &[0], 7);
+    let poor = Fixture::on(model("pseries").with_memlock(Some(8 << 20)), &[0], 7);
     assert_eq!(poor.create(16, 1 << 30, 2), Err(Errno::ENOMEM));
     assert_eq!(poor.violations(), []);
 }
 
 #[test]
 fn too_large_a_window_may_be_tried_smaller() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.create(12, 1 << 50, 1), Err(Errno::EINVAL));
     assert_eq!(b.create(12, 3 << 30, 1), Err(Errno::EINVAL));
     assert!(!b.violations().contains(&POISONED));
@@ -95,7 +95,7 @@ fn too_large_a_window_may_be_tried_smaller() {
 
 #[test]
 fn firmware_without_dynamic_windows_is_of_no_use() {
-    let b = bench("pseries-noddw");
+    let b = fixture("pseries-noddw");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x1000), Err(Errno::EINVAL));
     assert_eq!(b.map(memory.start(), 0, 0x1000), Err(Errno::ENODEV));
@@ -104,18 +104,18 @@ fn firmware_without_dynamic_windows_is_of_no_use() {
 
 #[test]
 fn a_pe_with_one_window_takes_a_dynamic_one_instead_of_the_default() {
-    let b = bench("pseries-1window");
+    let b = fixture("pseries-1window");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(16, 1 << 34, 1), Ok(HIGH));
     assert_eq!(b.violations(), []);
-    let b = bench("pseries-1window");
+    let b = fixture("pseries-1window");
     assert_eq!(b.create(16, 1 << 34, 1), Err(Errno::ENODEV));
     assert_eq!(b.violations()[0], POISONED);
 }
 
 #[test]
 fn two_groups_cannot_share_windows() {
-    let b = Bench::on(model("pseries"), &[0, 1], 7);
+    let b = Fixture::on(model("pseries"), &[0, 1], 7);
     let memory = b.registered(0x10000);
     assert_eq!(b.violations().len(), 1, "the second group itself");
     assert_eq!(b.map(memory.start(), 0, 0x1000), Err(Errno::EPERM));
@@ -128,7 +128,7 @@ fn two_groups_cannot_share_windows() {
 
 #[test]
 fn a_second_group_does_not_come_to_a_window() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     b.create(16, 1 << 30, 1).unwrap();
     let other = b.model.open(Node::Group(1)).unwrap();
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), Err(Errno::EPERM));
@@ -137,7 +137,7 @@ fn a_second_group_does_not_come_to_a_window() {
 
 #[test]
 fn leaving_the_container_resets_the_pe() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(16, 1 << 30, 1), Ok(HIGH));
     assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
@@ -149,7 +149,7 @@ fn leaving_the_container_resets_the_pe() {
 
 #[test]
 fn a_window_smaller_than_a_page_holds_nothing_and_the_kernel_warns() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(12, 0x800, 1), Ok(0));
     assert_eq!(b.violations(), [Violation::EmptyWindow { size: 0x800 }]);

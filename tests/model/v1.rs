@@ -6,13 +6,13 @@ use spapr_iommu::host::{Call, Errno, Memory};
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::uapi::spapr;
 
-fn v1(preset: &str) -> Bench {
-    Bench::on(model(preset), &[0], spapr::TCE_IOMMU)
+fn v1(preset: &str) -> Fixture {
+    Fixture::on(model(preset), &[0], spapr::TCE_IOMMU)
 }
 
 #[test]
 fn v1_and_v2_do_not_know_each_others_calls() {
-    let (one, two) = (v1("powernv9"), bench("powernv9"));
+    let (one, two) = (v1("powernv9"), fixture("powernv9"));
     assert_eq!([two.call(Call::Enable), two.call(Call::Disable)], [Err(Errno::ENOTTY); 2]);
     let range = one.memory(0x10000);
     assert_eq!([one.register(range), one.unregister(range), one.remove(0)], [Err(Errno::ENOTTY); 3]);
@@ -28,7 +28,7 @@ fn enable_charges_the_whole_window() {
     assert_eq!(b.call(Call::Enable), Err(Errno::EBUSY));
     assert_eq!(b.call(Call::Disable), OK);
     assert_eq!(b.model.locked(), 0);
-    let poor = Bench::on(model("powernv9").with_memlock(Some((2 << 30) - 1)), &[0], spapr::TCE_IOMMU);
+    let poor = Fixture::on(model("powernv9").with_memlock(Some((2 << 30) - 1)), &[0], spapr::TCE_IOMMU);
     assert_eq!(poor.call(Call::Enable), Err(Errno::ENOMEM));
 }
 

@@ -8,7 +8,7 @@ use spapr_iommu::model::{Leak, Violation};
 #[test]
 fn a_whole_path_leaves_nothing_behind() {
     for preset in ["powernv8-4k", "powernv9", "powernv10-7.2", "pseries", "pseries-4k"] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = b.registered(1 << 20);
         let start = b.create(16, 1 << 30, 1).unwrap();
         assert_eq!(start, HIGH, "{preset}");
@@ -31,7 +31,7 @@ fn map_unmap_and_create_bring_the_default_window() {
     for preset in ["powernv9", "pseries"] {
         let size = if preset == "pseries" { 1 << 30 } else { 2 << 30 };
         let charge = size >> 9 << u32::from(preset != "pseries");
-        let b = bench(preset);
+        let b = fixture(preset);
         assert_eq!(b.map(UserAddr(0), 0, 0x1000), Err(Errno::EPERM), "no REGISTER has succeeded yet");
         assert_eq!(b.model.tables(b.container), []);
         b.registered(0x10000);
@@ -40,12 +40,12 @@ fn map_unmap_and_create_bring_the_default_window() {
         assert_eq!(b.model.tables(b.container)[0].range, IovaRange::new(Iova(0), size).unwrap());
         assert_eq!(b.model.locked(), 0x10000 + charge);
 
-        let b = bench(preset);
+        let b = fixture(preset);
         b.registered(0x10000);
         assert_eq!(b.unmap(0, 0x1000), OK);
         assert_eq!(b.model.tables(b.container).len(), 1);
 
-        let b = bench(preset);
+        let b = fixture(preset);
         assert_eq!(b.create(5, 1 << 30, 1), Err(Errno::EINVAL));
         assert_eq!(b.model.tables(b.container).len(), 1);
     }
@@ -53,7 +53,7 @@ fn map_unmap_and_create_bring_the_default_window() {
 
 #[test]
 fn a_cancelled_default_window_never_comes_back() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.registered(0x10000);
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.remove(0), Err(Errno::EINVAL));
@@ -63,7 +63,7 @@ fn a_cancelled_default_window_never_comes_back() {
 
 #[test]
 fn remove_takes_any_address_inside() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let start = b.create(16, 1 << 30, 1).unwrap();
     let locked = b.model.locked();
     assert_eq!(b.remove(start + (1 << 30)), Err(Errno::EINVAL));
@@ -75,7 +75,7 @@ fn remove_takes_any_address_inside() {
 
 #[test]
 fn removing_a_window_lets_its_regions_go() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let memory = b.registered(0x10000);
     let start = b.create(16, 1 << 30, 1).unwrap();
     assert_eq!(b.map(memory.start(), start, 0x10000), OK);
@@ -86,7 +86,7 @@ fn removing_a_window_lets_its_regions_go() {
 
 #[test]
 fn two_windows_are_the_most_and_that_is_checked_first() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.create(16, 1 << 30, 1).unwrap();
     let locked = b.model.locked();
     assert_eq!(b.create(99, 3, 77), Err(Errno::ENOSPC));
@@ -95,7 +95,7 @@ fn two_windows_are_the_most_and_that_is_checked_first() {
 
 #[test]
 fn a_page_size_the_machine_lacks_is_refused_without_a_charge() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.registered(0x10000);
     b.unmap(0, 0x1000).unwrap();
     let locked = b.model.locked();
@@ -115,7 +115,7 @@ fn a_page_size_the_machine_lacks_is_refused_without_a_charge() {
 
 #[test]
 fn a_failed_create_leaks_its_charge() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     assert_eq!(b.remove(0), OK);
     // One level would need 128 MiB in one piece.
     assert_eq!(b.create(16, 1 << 40, 1), Err(Errno::ENOMEM));
@@ -128,7 +128,7 @@ fn a_failed_create_leaks_its_charge() {
 
 #[test]
 fn the_limit_itself_leaks_nothing() {
-    let b = Bench::on(model("powernv9").with_memlock(Some(8 << 20)), &[0], 7);
+    let b = Fixture::on(model("powernv9").with_memlock(Some(8 << 20)), &[0], 7);
     assert_eq!(b.create(16, 1 << 36, 1), Err(Errno::ENOMEM));
     assert_eq!(b.model.locked(), 8 << 20, "that is the default window");
     assert_eq!(b.violations(), []);
@@ -136,7 +136,7 @@ fn the_limit_itself_leaks_nothing() {
 
 #[test]
 fn a_small_powernv_window_is_larger_than_asked_for() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let start = b.create(16, 1 << 20, 1).unwrap();
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), start + (512 << 20) - 0x10000, 0x10000), OK);
@@ -145,7 +145,7 @@ fn a_small_powernv_window_is_larger_than_asked_for() {
 
 #[test]
 fn a_new_group_gets_the_windows_that_are_there() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.create(16, 1 << 30, 1).unwrap();
     let other = b.model.open(Node::Group(1)).unwrap();
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), OK);
@@ -155,7 +155,7 @@ fn a_new_group_gets_the_windows_that_are_there() {
 
 #[test]
 fn a_page_shift_passes_for_another_by_its_low_seven_bits() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.remove(0), OK);
     for page_shift in [64 + 12, 127, 128 + 13] {
         assert_eq!(b.create(page_shift, 1 << 30, 1), Err(Errno::EINVAL));
@@ -165,7 +165,7 @@ fn a_page_shift_passes_for_another_by_its_low_seven_bits() {
     // What the kernel charges for a table of two levels, in whole pages.
     assert_eq!(b.model.locked(), 0xffff_0000);
     assert!(b.violations().contains(&Violation::WildPageShift { page_shift: 140 }));
-    let b = bench("pseries-7.2");
+    let b = fixture("pseries-7.2");
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(128 + 12, 1 << 63, 2), Err(Errno::EINVAL));
     assert_eq!((b.model.locked(), b.violations()), (0, vec![]));
@@ -173,7 +173,7 @@ fn a_page_shift_passes_for_another_by_its_low_seven_bits() {
 
 #[test]
 fn a_wild_page_shift_loses_no_more_than_was_charged() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     // A table below one host page costs nothing.
     assert_eq!(b.create(128 + 12, 0x7_0000, 1), Err(Errno::EINVAL));
     assert_eq!(b.violations(), [Violation::WildPageShift { page_shift: 140 }]);

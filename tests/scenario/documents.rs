@@ -19,20 +19,20 @@ window = { name = 'big', size = '64M' }
 map = { at = 'default+16M', memory = 'ram' }
 ";
 
-/// What the snippets of bare steps have before them.
+/// What the snippets of raw steps have before them.
 const BEFORE_BARE: &str = "\
 title = 'before'
-[[bare]]
+[[raw]]
 allocate = { size = '1M' }
-[[bare]]
+[[raw]]
 open = { file = 'container0' }
-[[bare]]
+[[raw]]
 open = { file = 'group0' }
-[[bare]]
+[[raw]]
 group-set-container = { file = 'group0', container = 'container0' }
-[[bare]]
+[[raw]]
 set-iommu = { file = 'container0', type = 7 }
-[[bare]]
+[[raw]]
 register-memory = { file = 'container0', vaddr = 'memory0', size = '1M' }
 ";
 
@@ -55,7 +55,7 @@ fn every_snippet_parses_and_comes_out_as_it_says() {
     let snippets = snippets(&text);
     assert!(snippets.len() > 12, "the snippets are found");
     for (line, snippet) in snippets {
-        let before = if snippet.contains("[[bare]]") { BEFORE_BARE } else { BEFORE };
+        let before = if snippet.contains("[[raw]]") { BEFORE_BARE } else { BEFORE };
         let whole = if snippet.contains("title =") { snippet } else { format!("{before}{snippet}") };
         let scenario =
             Scenario::parse(&whole).unwrap_or_else(|error| panic!("docs/scenario.md:{line}: {error}\n{whole}"));
@@ -78,9 +78,9 @@ fn every_action_and_every_code_is_documented() {
     let actions = listed("title = 't'\n[[step]]\nnote = ''\n", "expected one of ");
     let codes = listed("title = 't'\n[[step]]\nshow = {}\nexpect = ''\n", "error code: ");
     assert!(actions.len() > 15 && codes.len() > 30);
-    let bare = listed("title = 't'\n[[bare]]\nnote = ''\n", "expected one of ");
-    assert!(bare.len() > 25);
-    for word in actions.iter().chain(&codes).chain(&bare) {
+    let raw = listed("title = 't'\n[[raw]]\nnote = ''\n", "expected one of ");
+    assert!(raw.len() > 25);
+    for word in actions.iter().chain(&codes).chain(&raw) {
         assert!(text.contains(&format!("`{word}`")), "docs/scenario.md does not name `{word}`");
     }
 }

@@ -110,7 +110,7 @@ fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
     let of_one = |(name, scenario): &(String, Scenario)| {
         let mut failed = 0_u32;
         // Bare calls pass the library by.
-        if scenario.is_bare() {
+        if scenario.is_raw() {
             return failed;
         }
         for preset in presets() {
@@ -126,7 +126,7 @@ fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
     };
     let examples = examples().into_iter().map(|(name, text)| (name, Scenario::parse(&text).unwrap()));
     // Bare steps are not the library's, and stop at the first answer that is another.
-    let examples: Vec<_> = examples.filter(|(_, scenario)| !scenario.is_bare()).collect();
+    let examples: Vec<_> = examples.filter(|(_, scenario)| !scenario.is_raw()).collect();
     let failed: u32 = std::thread::scope(|scope| {
         let running: Vec<_> = examples.iter().map(|example| scope.spawn(move || of_one(example))).collect();
         running.into_iter().map(|example| example.join().unwrap()).sum()

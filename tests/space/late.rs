@@ -1,6 +1,6 @@
 //! What becomes idle while the registry is busy.
 
-use crate::fixture::{BIG, Bench, RW, at, iova, part};
+use crate::fixture::{BIG, Fixture, RW, at, iova, part};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
@@ -39,17 +39,17 @@ fn memory_whose_last_map_goes_during_a_registration_is_given_back_after_it() {
     let host = Arc::new(Unmaps { model: model.clone(), space: Mutex::default() });
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
-    let bench = Bench { model, registry, space };
-    bench.space.attach(0).unwrap();
-    let ram = bench.allocate(2 * M);
+    let fixture = Fixture { model, registry, space };
+    fixture.space.attach(0).unwrap();
+    let ram = fixture.allocate(2 * M);
     let [old, new] = [0, M].map(|offset| part(ram, offset, M));
-    let lease = bench.registry.register(old).unwrap();
-    bench.space.map(iova(BIG, M), at(old, 0), RW).unwrap();
+    let lease = fixture.registry.register(old).unwrap();
+    fixture.space.map(iova(BIG, M), at(old, 0), RW).unwrap();
     drop(lease);
-    *host.space.lock().unwrap() = Some(bench.space.clone());
-    let lease = bench.registry.register(new).unwrap();
-    assert_eq!(bench.registry.regions().iter().map(|region| region.range).collect::<Vec<_>>(), [new]);
-    bench.agrees();
+    *host.space.lock().unwrap() = Some(fixture.space.clone());
+    let lease = fixture.registry.register(new).unwrap();
+    assert_eq!(fixture.registry.regions().iter().map(|region| region.range).collect::<Vec<_>>(), [new]);
+    fixture.agrees();
     drop((lease, host));
-    bench.ends_clean();
+    fixture.ends_clean();
 }

@@ -2,22 +2,22 @@
 
 mod accelerated;
 mod charges;
+mod concurrent;
+mod double_fault;
 mod faults;
 mod fixture;
 mod groups;
+mod kernel_rules;
 mod late;
 mod leases;
 mod locked;
 mod maps;
 mod mmio;
 mod programs;
-mod ruled;
 mod sequences;
 mod stress;
 mod successors;
 mod threads;
-mod together;
 mod told;
-mod twice;
 mod unlike;
 mod windows;

@@ -1,6 +1,6 @@
 //! Memory that is leased outlives the container it was registered in first.
 
-use crate::fixture::{Bench, RW, at, iova};
+use crate::fixture::{Fixture, RW, at, iova};
 use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
@@ -17,16 +17,16 @@ fn first_leaves(mapped: bool) {
     let host = Arc::new(Recording::new(model.clone()));
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
-    let bench = Bench { model, registry, space };
-    let first = AddressSpace::new(&bench.registry);
+    let fixture = Fixture { model, registry, space };
+    let first = AddressSpace::new(&fixture.registry);
     first.attach(0).unwrap();
-    bench.space.attach(1).unwrap();
-    let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    fixture.space.attach(1).unwrap();
+    let ram = fixture.allocate(4 * M);
+    let lease = fixture.registry.register(ram).unwrap();
     if mapped {
-        bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+        fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     }
-    let containers = bench.model.containers();
+    let containers = fixture.model.containers();
     host.take();
     drop(first);
     let calls: Vec<_> = host.take().iter().map(|record| (record.call.name(), record.fd)).collect();
@@ -37,18 +37,18 @@ fn first_leaves(mapped: bool) {
     // unpinned in between; unless the second has it already.
     assert_eq!(registered.is_none(), mapped, "{calls:?}");
     assert!(registered < unregistered, "{calls:?}");
-    let status = bench.registry.regions();
+    let status = fixture.registry.regions();
     assert_eq!(status.iter().map(|region| (region.range, region.containers)).collect::<Vec<_>>(), [(ram, 1)]);
-    let regions = bench.model.regions();
+    let regions = fixture.model.regions();
     assert_eq!(regions.iter().map(|region| (region.range, region.used)).collect::<Vec<_>>(), [(ram, 1)]);
     // The next map registers nothing.
-    bench.space.map(iova(M, M), at(ram, M), RW).unwrap();
+    fixture.space.map(iova(M, M), at(ram, M), RW).unwrap();
     assert!(host.take().iter().all(|record| record.call.name() != REGISTER));
-    bench.agrees();
+    fixture.agrees();
     drop(lease);
-    bench.space.unmap(iova(0, 2 * M)).unwrap();
-    assert_eq!(bench.model.regions(), []);
-    bench.ends_clean();
+    fixture.space.unmap(iova(0, 2 * M)).unwrap();
+    assert_eq!(fixture.model.regions(), []);
+    fixture.ends_clean();
 }
 
 #[test]
@@ -63,16 +63,16 @@ fn what_the_next_container_registered_itself_stays() {
 
 #[test]
 fn memory_without_a_lease_is_not_handed_on() {
-    let bench = Bench::new("powernv9-64k");
-    let other = AddressSpace::new(&bench.registry);
+    let fixture = Fixture::new("powernv9-64k");
+    let other = AddressSpace::new(&fixture.registry);
     other.attach(1).unwrap();
-    let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
-    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    let ram = fixture.allocate(4 * M);
+    let lease = fixture.registry.register(ram).unwrap();
+    fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     drop(lease);
-    assert_eq!(bench.registry.regions().len(), 1, "still mapped");
-    bench.space.detach(0).unwrap();
-    assert_eq!((bench.registry.regions(), bench.model.regions()), (vec![], vec![]));
+    assert_eq!(fixture.registry.regions().len(), 1, "still mapped");
+    fixture.space.detach(0).unwrap();
+    assert_eq!((fixture.registry.regions(), fixture.model.regions()), (vec![], vec![]));
     drop(other);
-    bench.ends_clean();
+    fixture.ends_clean();
 }

@@ -7,7 +7,7 @@ use spapr_iommu::host::{Call, Fd, Host, Memory, Node, Region};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Leak, Machine, Model, Preset, Violation};
 use std::collections::BTreeMap;
 
-const MOST_STEPS: usize = 120;
+const MAX_STEPS: usize = 120;
 const GROUPS: u32 = 3;
 
 /// The machine, a container with some groups in it, and steps.
@@ -53,7 +53,7 @@ impl Calls {
         let driver = if bits & 0x80 == 0 { 7 } else { 2 };
         let groups = u32::from(bits >> 8) & 3;
         let mut steps = Vec::new();
-        while !u.is_empty() && steps.len() < MOST_STEPS {
+        while !u.is_empty() && steps.len() < MAX_STEPS {
             steps.push(u.arbitrary()?);
         }
         Ok(Self {

@@ -5,8 +5,8 @@ use spapr_iommu_cli::scenario::{Machine, Observer, Scenario, StepReport};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Largest number of steps run, and of bytes that a step may fill, compare or move.
-const MOST_STEPS: usize = 60;
-const MOST_BYTES: u64 = 8 << 20;
+const MAX_STEPS: usize = 60;
+const MAX_BYTES: u64 = 8 << 20;
 
 /// A step would move more than time allows.
 struct TooLarge;
@@ -16,7 +16,7 @@ struct Bounded;
 
 impl Observer for Bounded {
     fn progress(&mut self, _done: u64, all: u64) {
-        if all > MOST_BYTES {
+        if all > MAX_BYTES {
             resume_unwind(Box::new(TooLarge));
         }
     }
@@ -35,7 +35,7 @@ pub fn scenario(input: &[u8]) {
     };
     // The machine gets a group for each number named. Bare steps do harm on purpose, and nothing
     // limits them.
-    if scenario.len() > MOST_STEPS || scenario.groups() > 64 || scenario.is_bare() {
+    if scenario.len() > MAX_STEPS || scenario.groups() > 64 || scenario.is_raw() {
         return;
     }
     let named = scenario.model().map(|preset| preset.to_string());

@@ -11,14 +11,14 @@ mod setup;
 mod step;
 mod twin;
 
-pub use {fixture::Ground, setup::Setup, step::Step};
 pub use {fixture::Outcome, setup::SLOTS};
+pub use {fixture::Testbed, setup::Setup, step::Step};
 
 use arbitrary::Unstructured;
 use twin::Twin;
 
 /// Largest number of steps in a sequence: errors appear sooner, and a sequence stays quick.
-const MOST_STEPS: usize = 80;
+const MAX_STEPS: usize = 80;
 
 /// A machine and the steps run on it.
 #[derive(Clone)]
@@ -40,8 +40,8 @@ impl Sequence {
     pub fn decode(bytes: &[u8]) -> arbitrary::Result<Self> {
         let mut input = Unstructured::new(bytes);
         let setup: Setup = input.arbitrary()?;
-        let mut steps = Ground::first(&setup);
-        while !input.is_empty() && steps.len() < MOST_STEPS {
+        let mut steps = Testbed::first(&setup);
+        while !input.is_empty() && steps.len() < MAX_STEPS {
             steps.push(input.arbitrary()?);
         }
         Ok(Self { setup, steps })
@@ -50,23 +50,23 @@ impl Sequence {
     /// Runs the sequence. After each step everything must agree; at the end nothing may be left.
     /// Returns the number of MAPs.
     pub fn run(&self) -> usize {
-        let ground = Ground::new(&self.setup, true);
+        let testbed = Testbed::new(&self.setup, true);
         let mut twin = Twin::new(&self.setup);
         for step in &self.steps {
-            let outcome = ground.act(step);
-            twin.follow(&ground, step, outcome);
-            agrees(&ground, &twin);
+            let outcome = testbed.act(step);
+            twin.follow(&testbed, step, outcome);
+            agrees(&testbed, &twin);
         }
-        let maps = ground.stays_in_ram();
-        ground.end();
+        let maps = testbed.stays_in_ram();
+        testbed.end();
         maps
     }
 }
 
 /// Checks that tables and twin are equal, that the hardware holds what the tables lead to, and that
 /// nothing leads outside the guest's RAM.
-fn agrees(ground: &Ground, twin: &Twin) {
-    for (number, phb) in ground.phbs.iter().enumerate() {
+fn agrees(testbed: &Testbed, twin: &Twin) {
+    for (number, phb) in testbed.phbs.iter().enumerate() {
         let mut groups: Vec<_> = phb.space().status().groups.iter().map(|group| group.group).collect();
         groups.sort_unstable();
         assert_eq!(groups, twin.groups[number].iter().copied().collect::<Vec<_>>());
@@ -87,6 +87,6 @@ fn agrees(ground: &Ground, twin: &Twin) {
             assert!(entries.iter().copied().eq(tces.iter().map(|(&page, &tce)| (page, tce))), "{}", table.liobn());
         }
     }
-    ground.bench.agrees();
-    ground.stays_in_ram();
+    testbed.fixture.agrees();
+    testbed.stays_in_ram();
 }

@@ -7,12 +7,12 @@ use super::slots::{Step, Where};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::{spapr, vfio};
-use spapr_iommu_cli::scenario::bare::{self, Entry};
+use spapr_iommu_cli::scenario::raw::{self, Entry};
 
 const HOW: &str = "\
 # The shortest sequence that differs: save what follows, up to the end mark, as difference.toml, and replay it by
 #     spapr-iommu run difference.toml
-#     ppc64/run --machine MACHINE --kernel KERNEL -- spapr-iommu run --host vfio --bare difference.toml
+#     ppc64/run --machine MACHINE --kernel KERNEL -- spapr-iommu run --host vfio --raw difference.toml
 ";
 pub const END: &str = "# end of difference.toml\n";
 
@@ -28,7 +28,7 @@ pub fn document(preset: Preset, title: &str, steps: &[Step], difference: &Differ
     for step in guard::wind_down(&model.model).unwrap_or_default() {
         model.step(&step, None);
     }
-    let text = bare::document(title, Some(&difference.to_string()), Some(preset), &model.entries);
+    let text = raw::document(title, Some(&difference.to_string()), Some(preset), &model.entries);
     Ok(format!("{HOW}\n{text}\n{END}"))
 }
 
@@ -65,7 +65,7 @@ impl Recorder {
         }
         let differ = model.contents.iter().zip(&real.contents).map(|(here, there)| here != there);
         for ((slot, range), _) in self.model.small_memory().zip(differ).filter(|(_, differ)| *differ) {
-            let parts = bare::contents(&self.model.host, slot, range);
+            let parts = raw::contents(&self.model.host, slot, range);
             let check = |(part, byte)| Entry::new(Step::Check(part, byte), Ok::<_, Errno>(0));
             self.entries.extend(parts.into_iter().map(check));
         }

@@ -5,7 +5,7 @@ use super::side::Machine;
 use super::slots::Step;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Steps that were done, and the result of the last one.
 pub type Differing = (Vec<Step>, Difference);
@@ -19,7 +19,7 @@ pub fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Option<Di
     loop {
         let mut at = 0;
         let before = steps.len();
-        while at < steps.len() && began.elapsed() < PATIENCE {
+        while at < steps.len() && began.elapsed() < TIMEOUT {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + size).min(steps.len()));
             match differs(pair, &fewer) {
@@ -27,7 +27,7 @@ pub fn shrink<M: Machine>(pair: &Pair<'_, M>, mut steps: Vec<Step>) -> Option<Di
                 None => at += size,
             }
         }
-        if began.elapsed() >= PATIENCE || size == 1 && steps.len() == before {
+        if began.elapsed() >= TIMEOUT || size == 1 && steps.len() == before {
             return Some(found);
         }
         size = size.div_ceil(2);

@@ -8,14 +8,14 @@ use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Call, Errno, GroupFacts, Host, Memory, Node};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::{spapr, vfio};
-use spapr_iommu_cli::scenario::bare::{Done, Process};
+use spapr_iommu_cli::scenario::raw::{Done, Process};
 use std::fs::File;
 use std::hash::DefaultHasher;
 use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 
 /// Larger pieces of memory are only accessed by devices.
-const MOST_READ: u64 = 4 << 20;
+const MAX_READ: u64 = 4 << 20;
 
 /// A kernel with memory.
 pub trait Machine: Host + Memory {
@@ -93,7 +93,7 @@ impl<M: Machine> Side<M> {
 
     /// Returns the memory that is checked after DMA.
     pub fn small_memory(&self) -> impl Iterator<Item = (usize, UserRange)> {
-        self.memory.iter().copied().enumerate().filter(|(_, range)| range.len() <= MOST_READ)
+        self.memory.iter().copied().enumerate().filter(|(_, range)| range.len() <= MAX_READ)
     }
 
     /// Runs a step; the second value is the call's structure afterwards.

@@ -1,7 +1,7 @@
 //! The files and names an episode uses.
 
-use spapr_iommu_cli::scenario::bare::{DeviceFile, Which};
-pub use spapr_iommu_cli::scenario::bare::{Part, Slot, Step, Where};
+use spapr_iommu_cli::scenario::raw::{DeviceFile, Which};
+pub use spapr_iommu_cli::scenario::raw::{Part, Slot, Step, Where};
 
 pub const CONTAINERS: usize = 3;
 pub const GROUPS: usize = 2;

@@ -12,7 +12,7 @@ mod runs;
 mod setup;
 mod step;
 
-pub use act::{Ground, Hands};
+pub use act::{Fixture, Holdings};
 pub use books::Twin;
 pub use check::{agrees, stands};
 pub use setup::Setup;
@@ -22,7 +22,7 @@ use arbitrary::Unstructured;
 use std::sync::Barrier;
 
 /// Largest number of steps in a sequence: errors appear sooner, and a sequence stays quick.
-const MOST_STEPS: usize = 80;
+const MAX_STEPS: usize = 80;
 
 /// A machine and the steps run on it.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl Sequence {
         let mut input = Unstructured::new(bytes);
         let setup: Setup = input.arbitrary()?;
         let mut steps = if setup.ready { Step::first() } else { Vec::new() };
-        while !input.is_empty() && steps.len() < MOST_STEPS {
+        while !input.is_empty() && steps.len() < MAX_STEPS {
             steps.push(input.arbitrary()?);
         }
         Ok(Self { setup, steps })
@@ -56,39 +56,39 @@ impl Sequence {
     /// were mapped.
     pub fn run_together(threads: &[Self]) -> u64 {
         let Some(first) = threads.first() else { return 0 };
-        let ground = Ground::new(&first.setup);
+        let fixture = Fixture::new(&first.setup);
         let start = Barrier::new(threads.len());
         let run = |sequence: &Self| {
-            let mut hands = Hands::default();
+            let mut holdings = Holdings::default();
             start.wait();
             for step in sequence.steps.iter().filter(|step| !matches!(step, Step::Renew { .. })) {
-                hands.act(&ground, step);
+                holdings.act(&fixture, step);
             }
-            hands
+            holdings
         };
-        let hands = std::thread::scope(|scope| {
+        let holdings = std::thread::scope(|scope| {
             let running: Vec<_> = threads.iter().map(|sequence| scope.spawn(|| run(sequence))).collect();
             let ended: Vec<_> = running.into_iter().map(|thread| thread.join()).collect();
-            ended.into_iter().map(|hands| hands.unwrap()).collect::<Vec<_>>()
+            ended.into_iter().map(|holdings| holdings.unwrap()).collect::<Vec<_>>()
         });
-        stands(&ground);
-        let mapped = ground.mapped();
-        ground.end(hands.into_iter().fold(Hands::default(), Hands::with), first.setup.end);
+        stands(&fixture);
+        let mapped = fixture.mapped();
+        fixture.end(holdings.into_iter().fold(Holdings::default(), Holdings::with), first.setup.end);
         mapped
     }
 
     /// Runs the sequence. Everything must agree after each step, and at the end nothing may be
     /// left.
     pub fn run(&self) {
-        let ground = Ground::new(&self.setup);
-        let mut hands = Hands::default();
-        let mut twin = Twin::new(&ground);
-        agrees(&ground, &twin);
+        let fixture = Fixture::new(&self.setup);
+        let mut holdings = Holdings::default();
+        let mut twin = Twin::new(&fixture);
+        agrees(&fixture, &twin);
         for step in &self.steps {
-            let outcome = hands.act(&ground, step);
-            twin.follow(&ground, step, outcome);
-            agrees(&ground, &twin);
+            let outcome = holdings.act(&fixture, step);
+            twin.follow(&fixture, step, outcome);
+            agrees(&fixture, &twin);
         }
-        ground.end(hands, self.setup.end);
+        fixture.end(holdings, self.setup.end);
     }
 }

@@ -28,7 +28,7 @@ impl<'a> Arbitrary<'a> for Request {
         {
             request = WindowRequest::cover(range);
         }
-        (request.page, request.carries) = (page(u)?, page(u)?);
+        (request.page, request.max_iommu_page) = (page(u)?, page(u)?);
         if u.ratio(1, 8)? {
             request = request.reach(u.arbitrary::<Bytes>()?.0);
         }

@@ -67,12 +67,12 @@ pub enum Step {
     DropDefault {
         space: usize,
     },
-    Ask {
+    Reserve {
         space: usize,
         at: Bus,
         len: Bytes,
     },
-    Unask {
+    Unreserve {
         space: usize,
         at: Bus,
         len: Bytes,
@@ -154,8 +154,8 @@ impl<'a> Arbitrary<'a> for Step {
             46..=48 => Self::Window { space: space(u)?, request: u.arbitrary()? },
             49 | 50 => Self::RemoveWindow { space: space(u)?, at: u.arbitrary()? },
             51 => Self::DropDefault { space: space(u)? },
-            52 | 53 => Self::Ask { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
-            54 => Self::Unask { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            52 | 53 => Self::Reserve { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            54 => Self::Unreserve { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
             55 => Self::Trim { space: space(u)? },
             56 | 57 => Self::Device { space: space(u)?, group: group(u)? },
             58 | 59 => Self::CloseDevice { device: u.arbitrary()? },

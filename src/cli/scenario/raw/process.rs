@@ -1,4 +1,4 @@
-//! State of a process while it makes bare calls: open files, and memory.
+//! State of a process while it makes raw calls: open files, and memory.
 
 use super::super::edu::{self, EduError, is_vfio};
 use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
@@ -60,7 +60,7 @@ impl Process {
         if let Step::Call { file, call, user } = step {
             let mut here = self.translate(call, user);
             let Some(fd) = self.fd(*file) else { return (Err(Errno::EBADF), None) };
-            let result = calls::bare(host, fd, &mut here);
+            let result = calls::raw(host, fd, &mut here);
             return (result, Some(untranslate(here, call)));
         }
         (self.run_plain(host, memory, step), None)

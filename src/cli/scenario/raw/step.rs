@@ -1,7 +1,7 @@
 //! A step, as a value that means the same on every host: files and memory by number, user addresses
 //! by offset.
 
-use super::super::value::{MOST_GROUPS, number};
+use super::super::value::{MAX_GROUPS, number};
 use core::fmt;
 use core::str::FromStr;
 use spapr_iommu::addr::PageShift;
@@ -83,7 +83,7 @@ impl fmt::Display for Slot {
 /// Parses a number after the name of what is numbered.
 fn counted(text: &str, kind: &str) -> Option<usize> {
     let digits = text.strip_prefix(kind)?;
-    let count = digits.parse().ok().filter(|count| *count < MOST_GROUPS)?;
+    let count = digits.parse().ok().filter(|count| *count < MAX_GROUPS)?;
     // There is only one way to write it.
     (digits == format!("{count}")).then_some(count)
 }
@@ -181,7 +181,7 @@ pub struct Part {
     pub len: u64,
 }
 
-/// A bare step.
+/// A raw step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Opens a file. If it is already open and opens again, the first is closed.

@@ -9,9 +9,9 @@ use crate::registry::{RegionId, Registry};
 /// Stale mappings, each with its own pin. Two may lie at the same bus addresses: the kernel does
 /// not say whether the old or the new one is in place.
 #[derive(Debug, Default)]
-pub(super) struct Astray(Vec<Mapping<RegionId>>);
+pub(super) struct StaleMappings(Vec<Mapping<RegionId>>);
 
-impl Astray {
+impl StaleMappings {
     pub(super) fn insert(&mut self, mapping: Mapping<RegionId>) {
         self.0.push(mapping);
     }
@@ -33,17 +33,17 @@ impl Astray {
 /// Retries the UNMAP of stale mappings, and unpins those that are gone from all containers.
 pub(super) fn clear(registry: &Registry, state: &mut State) {
     let host = registry.host().as_ref();
-    for mapping in std::mem::take(&mut state.astray.0) {
+    for mapping in std::mem::take(&mut state.stale.0) {
         let page = state.windows.containing(mapping.iova).map_or(PageShift::P4K, |window| window.page);
         let failed = state
-            .containers
+            .container_files
             .iter()
             .filter(|&&container| apply::clear(host, container, &[mapping], page).is_err())
             .count();
         if failed == 0 {
             registry.unpin([(mapping.region, mapping.iova.len())].into_iter());
         } else {
-            state.astray.insert(mapping);
+            state.stale.insert(mapping);
         }
     }
 }

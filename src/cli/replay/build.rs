@@ -6,7 +6,7 @@
 //! reset.
 
 use super::line::Event;
-use super::story::{Bridge, Placed, Step, Story, Window, WindowId};
+use super::timeline::{Bridge, LocatedStep, Step, Timeline, Window, WindowId};
 use super::trace::{Trace, TraceError};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,19 +20,19 @@ const WINDOW_BITS: u64 = 0xff;
 const BASE_BUID: u64 = 0x0800_0000_2000_0000;
 /// Largest number of bridges in a machine, which are 1 TiB apart between 32 and 64 TiB
 /// (`include/hw/pci-host/spapr.h`).
-const MOST_BRIDGES: u64 = 31;
+const MAX_BRIDGES: u64 = 31;
 /// Largest number of entries in a list (LoPAR, H_PUT_TCE_INDIRECT).
-const MOST_ENTRIES: u64 = 512;
+const MAX_ENTRIES: u64 = 512;
 
-impl Story {
+impl Timeline {
     /// Builds the steps of a trace, with that default window of 4 KiB pages on each bridge.
     pub(super) fn new(trace: &Trace, default: IovaRange) -> Result<Self, TraceError> {
-        let mut teller = Teller::new(trace, default);
-        let news = news(trace);
+        let mut builder = TimelineBuilder::new(trace, default);
+        let machine_resets = machine_resets(trace);
         for (at, (line, event)) in trace.events.iter().enumerate() {
-            teller.add(*line, event, news.contains(&at))?;
+            builder.add(*line, event, machine_resets.contains(&at))?;
         }
-        Ok(teller.story)
+        Ok(builder.timeline)
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) fn bridges(trace: &Trace) -> Vec<Bridge> {
 
 /// Finds table creations not caused by an RTAS call, i.e. machine resets: QEMU prints those of a
 /// call before the call itself.
-fn news(trace: &Trace) -> BTreeSet<usize> {
+fn machine_resets(trace: &Trace) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
     // Backwards: whether the next event of a LIOBN is the call that created its table.
     let mut called: HashMap<u64, bool> = HashMap::new();
@@ -86,13 +86,13 @@ impl Event {
 
 /// Returns the bridge of a BUID.
 fn bridge_of(buid: u64) -> Option<Bridge> {
-    let index = buid.checked_sub(BASE_BUID).filter(|index| *index < MOST_BRIDGES)?;
+    let index = buid.checked_sub(BASE_BUID).filter(|index| *index < MAX_BRIDGES)?;
     Some(Bridge { liobn: PCI_LIOBN | index << 8, buid })
 }
 
 /// The bridge whose windows have such a LIOBN.
 pub(super) fn bridge_with(liobn: u64) -> Option<Bridge> {
-    let index = liobn.checked_sub(PCI_LIOBN).map(|rest| rest >> 8).filter(|index| *index < MOST_BRIDGES)?;
+    let index = liobn.checked_sub(PCI_LIOBN).map(|rest| rest >> 8).filter(|index| *index < MAX_BRIDGES)?;
     Some(Bridge { liobn: PCI_LIOBN | index << 8, buid: BASE_BUID + index })
 }
 
@@ -102,8 +102,8 @@ pub(super) fn is_default(liobn: u64) -> bool {
 }
 
 /// Walks through a trace.
-struct Teller {
-    story: Story,
+struct TimelineBuilder {
+    timeline: Timeline,
     /// The window each LIOBN stands for now.
     now: BTreeMap<u64, WindowId>,
     /// Bridges whose first table was printed.
@@ -111,19 +111,19 @@ struct Teller {
     default: IovaRange,
 }
 
-impl Teller {
+impl TimelineBuilder {
     fn new(trace: &Trace, default: IovaRange) -> Self {
         let bridges = bridges(trace);
         let liobns: Vec<_> = bridges.iter().map(|bridge| bridge.liobn).collect();
-        let story = Story { bridges, ..Story::default() };
-        let mut teller = Self { story, now: BTreeMap::new(), started: BTreeSet::new(), default };
-        liobns.into_iter().for_each(|liobn| teller.open_default(liobn));
-        teller
+        let timeline = Timeline { bridges, ..Timeline::default() };
+        let mut builder = Self { timeline, now: BTreeMap::new(), started: BTreeSet::new(), default };
+        liobns.into_iter().for_each(|liobn| builder.open_default(liobn));
+        builder
     }
 
     fn open(&mut self, window: Window) {
-        self.now.insert(window.liobn, self.story.windows.len());
-        self.story.windows.push(window);
+        self.now.insert(window.liobn, self.timeline.windows.len());
+        self.timeline.windows.push(window);
     }
 
     fn open_default(&mut self, liobn: u64) {
@@ -137,15 +137,15 @@ impl Teller {
         self.open_default(liobn);
     }
 
-    fn add(&mut self, line: u64, event: &Event, news: bool) -> Result<(), TraceError> {
+    fn add(&mut self, line: u64, event: &Event, machine_resets: bool) -> Result<(), TraceError> {
         let window = event.liobn().and_then(|liobn| self.now.get(&liobn).copied());
         let impossible = |what| TraceError::Impossible { line, what };
         let missing = |liobn| TraceError::NoWindow { line, liobn };
-        let known = window.and_then(|id| self.story.windows.get(id).copied());
+        let known = window.and_then(|id| self.timeline.windows.get(id).copied());
         let step = match *event {
             Event::NewTable { liobn } => {
                 // The first time the machine starts, and all is as it is here anyway.
-                if !news || !is_default(liobn) || self.started.insert(liobn) {
+                if !machine_resets || !is_default(liobn) || self.started.insert(liobn) {
                     return Ok(());
                 }
                 self.reset(liobn);
@@ -172,7 +172,7 @@ impl Teller {
                     Some(window) => failed_count(&window, ioba, last),
                     None => last.checked_add(1),
                 };
-                let count = count.filter(|count| *count <= MOST_ENTRIES);
+                let count = count.filter(|count| *count <= MAX_ENTRIES);
                 let count = count.ok_or(impossible("iobaN is an index below 512, and the last one a call reached"))?;
                 Step::Indirect { liobn, ioba, list, count, tce, ret }
             }
@@ -196,7 +196,7 @@ impl Teller {
                 let (page, size) = (shift.get(), size.trailing_zeros());
                 let window = self.now.get(&liobn).copied();
                 let step = Step::Create { buid, address, page, size, start, liobn };
-                self.story.steps.push(Placed { line, step, window });
+                self.timeline.steps.push(LocatedStep { line, step, window });
                 return Ok(());
             }
             Event::Remove { liobn } => {
@@ -210,7 +210,7 @@ impl Teller {
                 Step::Reset { buid, address }
             }
         };
-        self.story.steps.push(Placed { line, step, window });
+        self.timeline.steps.push(LocatedStep { line, step, window });
         Ok(())
     }
 }
@@ -241,23 +241,23 @@ mod tests {
     const RESET: &str = "spapr_iommu_ddw_reset buid=0x800000020000000 addr=0x0\n";
     const SEE: &str = "spapr_iommu_xlate liobn=0x80000001 0x10004 -> 0x30000 perm=3 mask=0xffff\n";
 
-    fn story(parts: &[&str]) -> Result<Story, TraceError> {
-        let trace = Trace::from_text(parts.concat().as_bytes(), Trace::MOST_EVENTS, |_| ())?;
-        Story::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap())
+    fn timeline(parts: &[&str]) -> Result<Timeline, TraceError> {
+        let trace = Trace::from_text(parts.concat().as_bytes(), Trace::MAX_EVENTS, |_| ())?;
+        Timeline::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap())
     }
 
     fn steps(parts: &[&str]) -> Vec<Step> {
-        story(parts).unwrap().steps.iter().map(|placed| placed.step).collect()
+        timeline(parts).unwrap().steps.iter().map(|located| located.step).collect()
     }
 
     #[test]
     fn a_bridge_is_known_by_its_liobns_and_its_buid() {
         let first = Bridge { liobn: 0x8000_0000, buid: 0x0800_0000_2000_0000 };
-        assert_eq!(story(&[QUERY]).unwrap().bridges, [first]);
-        assert_eq!(story(&[TABLE, QUERY]).unwrap().bridges, [first]);
+        assert_eq!(timeline(&[QUERY]).unwrap().bridges, [first]);
+        assert_eq!(timeline(&[TABLE, QUERY]).unwrap().bridges, [first]);
         let second = "spapr_iommu_new_table liobn=0x80000100 table=0x1 fd=-1\n";
         let both = [first, Bridge { liobn: 0x8000_0100, buid: 0x0800_0000_2000_0001 }];
-        assert_eq!(story(&[TABLE, second]).unwrap().bridges, both);
+        assert_eq!(timeline(&[TABLE, second]).unwrap().bridges, both);
     }
 
     #[test]
@@ -266,20 +266,20 @@ mod tests {
         let began = Step::Stuff { liobn: 0x8000_0000, ioba: 0x1000, tce: 0, pages: 2, ret: 0 };
         assert_eq!(steps(&[stuff]), [began]);
         for wrong in [stuff.replace("0x3000", "0x1000"), stuff.replace("npages=2", "npages=18446744073709551615")] {
-            assert!(matches!(story(&[&wrong]), Err(TraceError::Impossible { line: 1, .. })), "{wrong}");
+            assert!(matches!(timeline(&[&wrong]), Err(TraceError::Impossible { line: 1, .. })), "{wrong}");
         }
     }
 
     #[test]
     fn a_liobn_stands_for_one_window_after_another() {
-        let told = story(&[TABLE, DYNAMIC_TABLE, CREATE, SEE, REMOVE, DYNAMIC_TABLE, CREATE, SEE]).unwrap();
-        let windows: Vec<_> = told.steps.iter().map(|placed| placed.window).collect();
+        let told = timeline(&[TABLE, DYNAMIC_TABLE, CREATE, SEE, REMOVE, DYNAMIC_TABLE, CREATE, SEE]).unwrap();
+        let windows: Vec<_> = told.steps.iter().map(|located| located.window).collect();
         assert_eq!(windows, [Some(1), Some(1), Some(1), Some(2), Some(2)]);
         assert!(told.windows[1].dynamic && !told.windows[0].dynamic);
         let at = 0x0800_0000_0001_0004;
         assert!(matches!(told.steps[1].step, Step::Translate { ioba, .. } if ioba == at), "{:?}", told.steps[1]);
         for gone in [&[CREATE, REMOVE, SEE], &[CREATE, RESET, SEE]] {
-            assert!(matches!(story(gone), Err(TraceError::NoWindow { line: 3, liobn: 0x8000_0001 })));
+            assert!(matches!(timeline(gone), Err(TraceError::NoWindow { line: 3, liobn: 0x8000_0001 })));
         }
     }
 
@@ -299,7 +299,7 @@ mod tests {
                 "spapr_iommu_pci_indirect liobn=0x80000000 ioba={ioba:#x} tcelist=0x5000 iobaN={last:#x} tceN=0x1003 \
                  ret=-4\n"
             );
-            match story(&[&text]).map(|told| told.steps[0].step) {
+            match timeline(&[&text]).map(|told| told.steps[0].step) {
                 Ok(Step::Indirect { count, .. }) => Some(count),
                 _ => None,
             }
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(steps(&[put, list]).len(), 2);
         for done in [put, list] {
             let done = done.replace("ret=-4", "ret=0");
-            assert!(matches!(story(&[&done]), Err(TraceError::NoWindow { line: 1, liobn: 0x8000_0001 })), "{done}");
+            assert!(matches!(timeline(&[&done]), Err(TraceError::NoWindow { line: 1, liobn: 0x8000_0001 })), "{done}");
         }
     }
 
@@ -328,6 +328,6 @@ mod tests {
         let list =
             "spapr_iommu_pci_indirect liobn=0x80000000 ioba=0x1000 tcelist=0x5000 iobaN=0x1ff tceN=0x1003 ret=0\n";
         assert!(matches!(steps(&[list])[..], [Step::Indirect { count: 512, .. }]));
-        assert!(matches!(story(&[&list.replace("0x1ff", "0x200")]), Err(TraceError::Impossible { .. })));
+        assert!(matches!(timeline(&[&list.replace("0x1ff", "0x200")]), Err(TraceError::Impossible { .. })));
     }
 }

@@ -4,13 +4,13 @@
 use super::plan::{Plan, Planned, Step};
 use super::powernv;
 use super::table;
-use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
+use super::{DEFAULT_PAGE, DefaultWindow, Origin, PlanError, Reason, Window, WindowFacts};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::{Memlock, Platform, memlock};
 
 /// A live window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LiveWindow {
     /// Its range, page, levels and origin.
     pub window: Window,
     /// Whether something in it is mapped or reserved.
@@ -19,7 +19,7 @@ pub struct Standing {
 
 /// The input of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Situation {
+pub struct PlanInput {
     /// Facts the host reports.
     pub facts: WindowFacts,
     /// State of the default window.
@@ -28,9 +28,9 @@ pub struct Situation {
     /// created.
     pub default_waits: u32,
     /// Whether something is reserved in the waiting default window.
-    pub default_asked: bool,
+    pub default_reserved: bool,
     /// The live windows.
-    pub standing: Vec<Standing>,
+    pub live: Vec<LiveWindow>,
     /// Number of containers that each get the window.
     pub containers: u32,
     /// Locked memory of the process.
@@ -41,43 +41,44 @@ pub struct Situation {
     pub available: Option<u64>,
 }
 
-impl Situation {
+impl PlanInput {
     pub(super) fn default_range(&self) -> Option<IovaRange> {
         self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
     }
 
     /// Returns the charge for the default window where it still waits.
-    pub(crate) fn default_due(&self) -> u64 {
+    pub(crate) fn default_window_cost(&self) -> u64 {
         let one = self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1));
         one.saturating_mul(self.default_waits.into())
     }
 
     /// Returns what already serves `range`.
-    pub(super) fn serving(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
-        let standing = self.standing.iter().map(|standing| standing.window);
-        standing
-            .map(|window| (window.range, window.page, window.levels, Reason::Serves(window.range)))
+    pub(super) fn existing_window(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
+        let live = self.live.iter().map(|live| live.window);
+        live.map(|window| (window.range, window.page, window.levels, Reason::Serves(window.range)))
             .chain(self.default_range().map(|range| (range, DEFAULT_PAGE, 1, Reason::DefaultServes)))
             .find(|(window, ..)| window.contains_range(&range))
     }
 
     /// Checks that tables charged `needed` bytes, over all containers, may be created.
-    pub fn affords(&self, needed: u64) -> Result<(), Refusal> {
-        self.affords_with(0, needed)
+    pub fn check_budget(&self, needed: u64) -> Result<(), PlanError> {
+        self.check_budget_with(0, needed)
     }
 
     /// Whether what a plan makes may be made, once what it removes is gone.
-    pub(crate) fn affords_plan(&self, plan: &Plan) -> Result<(), Refusal> {
-        self.affords_with(self.given_back(plan), plan.peak_bytes)
+    pub(crate) fn check_plan_budget(&self, plan: &Plan) -> Result<(), PlanError> {
+        self.check_budget_with(self.given_back(plan), plan.peak_bytes)
     }
 
-    fn affords_with(&self, given_back: u64, needed: u64) -> Result<(), Refusal> {
+    fn check_budget_with(&self, given_back: u64, needed: u64) -> Result<(), PlanError> {
         let memlock = Memlock { locked: self.memlock.locked.saturating_sub(given_back), ..self.memlock };
         memlock::check(memlock, self.promised, "the TCE tables", needed)?;
         // A pseries table is allocated whole, and when that fails the kernel goes on without and
         // dies at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {
-            Some(available) if self.facts.platform == Platform::Pseries => Err(Refusal::NoMemory { needed, available }),
+            Some(available) if self.facts.platform == Platform::Pseries => {
+                Err(PlanError::NoMemory { needed, available })
+            }
             _ => Ok(()),
         }
     }
@@ -88,12 +89,12 @@ impl Situation {
         for step in &plan.steps {
             match *step {
                 Step::Remove(start) => {
-                    let gone = |standing: &Standing| standing.window.range.start() == start;
-                    let dynamic = |standing: &Standing| standing.window.origin != Origin::Default;
-                    if !after.standing.iter().any(|standing| gone(standing) && dynamic(standing)) {
+                    let gone = |live: &LiveWindow| live.window.range.start() == start;
+                    let dynamic = |live: &LiveWindow| live.window.origin != Origin::Default;
+                    if !after.live.iter().any(|live| gone(live) && dynamic(live)) {
                         (after.default, after.default_waits) = (DefaultWindow::Gone, 0);
                     }
-                    after.standing.retain(|standing| !gone(standing));
+                    after.live.retain(|live| !gone(live));
                 }
                 Step::Create { .. } | Step::HoldSlot { .. } => after.default_lives(),
                 Step::FreeSlot => {}
@@ -106,12 +107,12 @@ impl Situation {
             }
         } else if let Ok(range) = IovaRange::new(start.unwrap_or(powernv::SECOND), size) {
             let again = self.facts.platform == Platform::Pseries && self.facts.default == Some(range);
-            let origin = if again { Origin::Default } else { Origin::Asked };
+            let origin = if again { Origin::Default } else { Origin::Requested };
             after.default = if again { DefaultWindow::Live } else { after.default };
-            after.standing.push(Standing { window: Window { range, page, levels, origin }, in_use: true });
+            after.live.push(LiveWindow { window: Window { range, page, levels, origin }, in_use: true });
         }
-        let used = |standing: &mut Standing| standing.in_use |= Some(standing.window.range.start()) == start;
-        after.standing.iter_mut().for_each(used);
+        let used = |live: &mut LiveWindow| live.in_use |= Some(live.window.range.start()) == start;
+        after.live.iter_mut().for_each(used);
         let given_back = self.given_back(plan);
         after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes).saturating_sub(given_back);
         after
@@ -122,12 +123,12 @@ impl Situation {
         let mut without = self.clone();
         let locked = self.gives_back(&Step::Remove(start));
         without.memlock.locked = without.memlock.locked.saturating_sub(locked);
-        let is_default = |standing: &Standing| standing.window.origin == Origin::Default;
-        let gone = self.standing.iter().find(|standing| standing.window.range.start() == start);
+        let is_default = |live: &LiveWindow| live.window.origin == Origin::Default;
+        let gone = self.live.iter().find(|live| live.window.range.start() == start);
         if gone.map_or_else(|| self.default_range().is_some_and(|range| range.start() == start), is_default) {
-            (without.default, without.default_waits, without.default_asked) = (DefaultWindow::Gone, 0, false);
+            (without.default, without.default_waits, without.default_reserved) = (DefaultWindow::Gone, 0, false);
         }
-        without.standing.retain(|standing| standing.window.range.start() != start);
+        without.live.retain(|live| live.window.range.start() != start);
         without
     }
 
@@ -138,10 +139,10 @@ impl Situation {
     /// Bytes of locked memory that come back with a step, over all containers.
     fn gives_back(&self, step: &Step) -> u64 {
         let Step::Remove(start) = *step else { return 0 };
-        let Some(standing) = self.standing.iter().find(|standing| standing.window.range.start() == start) else {
+        let Some(live) = self.live.iter().find(|live| live.window.range.start() == start) else {
             return 0;
         };
-        let Window { range, page, levels, origin } = standing.window;
+        let Window { range, page, levels, origin } = live.window;
         let waits = if origin == Origin::Default { self.default_waits } else { 0 };
         let made = self.containers.saturating_sub(waits);
         table::locked_bytes(&self.facts, page, range.len(), levels).saturating_mul(made.into())
@@ -151,16 +152,16 @@ impl Situation {
     fn default_lives(&mut self) {
         if let Some(range) = self.default_range() {
             let window = Window { range, page: DEFAULT_PAGE, levels: 1, origin: Origin::Default };
-            self.standing.push(Standing { window, in_use: false });
+            self.live.push(LiveWindow { window, in_use: false });
             (self.default, self.default_waits) = (DefaultWindow::Live, 0);
         }
     }
 
     /// Finds a window that holds a part of `range` and cannot be enlarged.
-    pub(super) fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
-        let fixed = self.standing.iter().filter(|standing| standing.window.origin != Origin::Demand);
+    pub(super) fn fixed_overlap(&self, range: IovaRange) -> Option<IovaRange> {
+        let fixed = self.live.iter().filter(|live| live.window.origin != Origin::Demand);
         fixed
-            .map(|standing| standing.window.range)
+            .map(|live| live.window.range)
             .chain(self.default_range())
             .find(|window| window.intersection(&range).is_some())
     }

@@ -68,7 +68,7 @@ impl<'de> Visitor<'de> for Keys {
     type Value = Line;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a bare step")
+        f.write_str("a raw step")
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {

@@ -179,7 +179,7 @@ fn check<'a>(phb: &Phb, saved: &'a SavedWindow, ram: &Snapshot) -> Result<Checke
     let window = IovaRange::new(start, size)?;
     let page = PageShift::new(page_shift).filter(|page| phb.may_have(liobn, window, *page)).ok_or(wrong)?;
     // RAM whose removal was refused is mapped still.
-    let mut pages = Pages::new(ram).even_leaving().present_in(memory);
+    let mut pages = Pages::new(ram).including_unplugging().present_in(memory);
     let (mut at, len) = (0, size >> page.get());
     for &saved in &saved.runs {
         let SavedRun { first, count, .. } = saved;
@@ -269,7 +269,7 @@ impl GuestIommu {
             }
             for window in windows {
                 let liobn = window.liobn;
-                if !phb.enter(phb.keep(window.build())) {
+                if !phb.enter(phb.accelerate(window.build())) {
                     return Err(PhbError::LiobnTaken { liobn }.into());
                 }
             }

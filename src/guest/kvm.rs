@@ -3,7 +3,7 @@
 //! A guest's table is then in the kernel, which sets and maps by itself what it can; the rest goes
 //! to the VMM and to the same handlers as without KVM. Before these change anything, and before
 //! memory or a window is removed, the space is synced with what the kernel did
-//! ([`AddressSpace::observe`](crate::space::AddressSpace::observe)).
+//! ([`AddressSpace::sync_from_kvm`](crate::space::AddressSpace::sync_from_kvm)).
 //!
 //! No vCPU of the guest may run while groups are attached or detached or memory is removed: the
 //! kernel would go on changing tables while they are read. RTAS calls may arrive while other vCPUs
@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 /// A table in the kernel.
 #[derive(Debug)]
-struct Kept(Arc<dyn KernelTable>);
+struct KvmEntries(Arc<dyn KernelTable>);
 
-impl Entries for Kept {
+impl Entries for KvmEntries {
     fn load(&self, index: u64) -> u64 {
         self.0.load(index)
     }
@@ -55,7 +55,7 @@ impl Entries for Kept {
 impl Phb {
     /// Moves a table with its entries to the kernel, after the host's window for it was created. If
     /// that fails, the table stays in the library, and the guest's calls for it leave the kernel.
-    pub(super) fn keep(&self, table: TceTable) -> Arc<TceTable> {
+    pub(super) fn accelerate(&self, table: TceTable) -> Arc<TceTable> {
         let table = table.limited(self.config().table_memory).counted(&self.counters);
         let Some(kvm) = &self.kvm else { return Arc::new(table) };
         let (liobn, window, page) = (table.liobn(), table.window(), table.page());
@@ -65,20 +65,20 @@ impl Phb {
             return Arc::new(table);
         }
         // What default windows will lock stays theirs.
-        let charging = match self.space().registry().charge("the kernel's copy of a TCE table", self.kept_bytes(&table))
-        {
-            Ok(charging) => charging,
-            Err(error) => {
-                tracing::warn!(%liobn, %error, "not accelerated");
-                return Arc::new(table);
-            }
-        };
+        let charging =
+            match self.space().registry().charge("the kernel's copy of a TCE table", self.kvm_table_bytes(&table)) {
+                Ok(charging) => charging,
+                Err(error) => {
+                    tracing::warn!(%liobn, %error, "not accelerated");
+                    return Arc::new(table);
+                }
+            };
         let added = kvm.add_table(TableSpec { liobn: liobn.0, window, page });
         drop(charging);
         match added {
-            Ok(kept) => {
-                table.each(&mut |index, tce| kept.store(index, tce));
-                Arc::new(TceTable::over(liobn, window, page, Box::new(Kept(kept))).counted(&self.counters))
+            Ok(in_kernel) => {
+                table.each(&mut |index, tce| in_kernel.store(index, tce));
+                Arc::new(TceTable::over(liobn, window, page, Box::new(KvmEntries(in_kernel))).counted(&self.counters))
             }
             Err(error) => {
                 tracing::warn!(%liobn, %error, "not accelerated");
@@ -89,7 +89,7 @@ impl Phb {
 
     /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of
     /// them (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
-    fn kept_bytes(&self, table: &TceTable) -> u64 {
+    fn kvm_table_bytes(&self, table: &TceTable) -> u64 {
         let page = self.space().registry().host().page_shift();
         let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);
         let entries = whole(table.len().saturating_mul(8));
@@ -97,8 +97,8 @@ impl Phb {
     }
 
     /// The kernel keeps a table no more: from now on it changes nothing in its window.
-    pub(super) fn keep_no_more(&self, table: &TceTable) {
-        if let Some(kvm) = self.kvm.as_ref().filter(|_| table.is_kept())
+    pub(super) fn release_from_kvm(&self, table: &TceTable) {
+        if let Some(kvm) = self.kvm.as_ref().filter(|_| table.is_in_kernel())
             && let Err(error) = kvm.remove_table(table.liobn().0)
         {
             tracing::warn!(liobn = %table.liobn(), %error, "the kernel still keeps a table");
@@ -106,54 +106,54 @@ impl Phb {
     }
 
     /// Adds an attached group to those KVM maps for.
-    pub(super) fn join_kvm(&self, group: u32) -> Result<(), PhbError> {
+    pub(super) fn add_to_kvm(&self, group: u32) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
-        self.hold()?;
+        self.pin_ram_for_kvm()?;
         Ok(kvm.add_group(self.space().group_file(group)?)?)
     }
 
     /// Removes a group from those KVM maps for, before it is detached.
-    pub(super) fn leave_kvm(&self, group: u32) -> Result<(), PhbError> {
+    pub(super) fn remove_from_kvm(&self, group: u32) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         Ok(kvm.remove_group(group)?)
     }
 
     /// Pins all RAM of the guest, so that it stays registered for what KVM maps.
-    pub(super) fn hold(&self) -> Result<(), MapError> {
+    pub(super) fn pin_ram_for_kvm(&self) -> Result<(), MapError> {
         if self.kvm.is_none() {
             return Ok(());
         }
         let ram: Vec<UserRange> = self.ram.slots().iter().filter_map(|slot| slot.user_range()).collect();
-        self.space().hold(&ram)
+        self.space().pin_for_kvm(&ram)
     }
 
     /// Syncs the space with everything the kernel did in its tables.
-    pub(super) fn observe(&self, tables: &[Arc<TceTable>]) -> Result<(), HcallError> {
-        tables.iter().try_for_each(|table| table.observe(self.space(), &self.ram, 0, table.len()))
+    pub(super) fn sync_from_kvm(&self, tables: &[Arc<TceTable>]) -> Result<(), HcallError> {
+        tables.iter().try_for_each(|table| table.sync_from_kvm(self.space(), &self.ram, 0, table.len()))
     }
 }
 
 impl GuestIommu {
     /// Syncs the spaces with what the kernel did, and unpins `memory`, which it must no longer map.
-    pub(super) fn let_go(&self, memory: UserRange) -> Result<(), HcallError> {
+    pub(super) fn unpin_for_kvm(&self, memory: UserRange) -> Result<(), HcallError> {
         for phb in self.phbs().iter().filter(|phb| phb.kvm.is_some()) {
             let groups = phb.groups.lock();
             if !groups.is_empty() {
                 let tables = phb.tables();
                 let _writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
-                phb.observe(&tables)?;
-                phb.space().let_go(memory);
+                phb.sync_from_kvm(&tables)?;
+                phb.space().unpin_for_kvm(memory);
             }
         }
         Ok(())
     }
 
     /// Pins all RAM for KVM again, including slots just added.
-    pub(super) fn hold(&self) -> Result<(), MapError> {
+    pub(super) fn pin_ram_for_kvm(&self) -> Result<(), MapError> {
         for phb in self.phbs() {
             let groups = phb.groups.lock();
             if !groups.is_empty() {
-                phb.hold()?;
+                phb.pin_ram_for_kvm()?;
             }
         }
         Ok(())

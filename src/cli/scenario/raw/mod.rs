@@ -1,13 +1,13 @@
 //! Bare steps: kernel calls that bypass the library, one by one, each with its expected answer.
 //!
-//! The library never makes a kernel call that would do harm; bare steps make whatever call they
+//! The library never makes a kernel call that would do harm; raw steps make whatever call they
 //! describe, hostile arguments included. A scenario consists of one kind or the other: the library
-//! knows everything that is registered in a process because nobody else registers, and bare calls
+//! knows everything that is registered in a process because nobody else registers, and raw calls
 //! made without its knowledge would make its records wrong.
 //!
 //! ```
 //! use spapr_iommu::host::Errno;
-//! use spapr_iommu_cli::scenario::bare::{Entry, Slot, Step, document};
+//! use spapr_iommu_cli::scenario::raw::{Entry, Slot, Step, document};
 //! use spapr_iommu_cli::scenario::{Machine, Scenario};
 //!
 //! let entry = Entry::new(Step::Open(Slot::Group(9)), Err(Errno::ENOENT));

@@ -1,7 +1,7 @@
 //! The kernel fails twice in one operation: the change, and then the way back. What the error says
 //! is lost, and no more, is what the tables miss; what devices may still reach is named, too.
 
-use crate::fixture::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Fixture, RW, at, iova};
 use spapr_iommu::addr::{IovaRange, UserRange};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Model};
@@ -18,7 +18,7 @@ const PAGE: u64 = 0x10000;
 type Pages = BTreeMap<u64, u64>;
 
 struct Trial {
-    bench: Bench,
+    fixture: Fixture,
     faulty: Arc<Faulty<Arc<Model>>>,
     ram: UserRange,
     lease: Lease,
@@ -43,24 +43,24 @@ impl Trial {
         if shared {
             space.attach_beside(3, containers - 1).unwrap();
         }
-        let bench = Bench { model, registry, space };
-        let ram = bench.allocate(16 * M);
-        let lease = bench.registry.register(ram).unwrap();
-        bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+        let fixture = Fixture { model, registry, space };
+        let ram = fixture.allocate(16 * M);
+        let lease = fixture.registry.register(ram).unwrap();
+        fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
         for (start, user) in [(0, 0), (4 * M, 3 * M), (48 * M, 8 * M)] {
-            bench.space.map(iova(BIG + start, 2 * M), at(ram, user), RW).unwrap();
+            fixture.space.map(iova(BIG + start, 2 * M), at(ram, user), RW).unwrap();
         }
-        bench.agrees();
-        Self { bench, faulty, ram, lease }
+        fixture.agrees();
+        Self { fixture, faulty, ram, lease }
     }
 
     fn books(&self) -> Pages {
-        pages(self.bench.space.mappings().iter().map(|mapping| (mapping.iova, mapping.user.0)))
+        pages(self.fixture.space.mappings().iter().map(|mapping| (mapping.iova, mapping.user.0)))
     }
 
     fn tables(&self) -> Vec<Pages> {
-        let containers = self.bench.model.containers();
-        let tables = containers.into_iter().map(|container| self.bench.model.tables(container));
+        let containers = self.fixture.model.containers();
+        let tables = containers.into_iter().map(|container| self.fixture.model.tables(container));
         tables
             .map(|tables| pages(tables.iter().flat_map(|table| &table.entries).map(|entry| (entry.iova, entry.user.0))))
             .collect()
@@ -94,7 +94,7 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
             let end = operation(&trial);
             let failed = trial.faulty.disarm();
             let context = format!("calls {first} and {second} give {result:?}");
-            assert_eq!(trial.bench.model.violations(), [], "{context}");
+            assert_eq!(trial.fixture.model.violations(), [], "{context}");
             let (books, tables) = (trial.books(), trial.tables());
             let mut left = Vec::new();
             match &end {
@@ -117,10 +117,10 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
                 assert!(stray.iter().all(|page| left.contains(page)), "{context}: {stray:x?} is in a table");
             }
             // What was left is unmapped with the next change, and all can be given back.
-            trial.bench.space.unmap(iova(BIG, 64 * M)).unwrap();
-            trial.bench.agrees();
+            trial.fixture.space.unmap(iova(BIG, 64 * M)).unwrap();
+            trial.fixture.agrees();
             trial.lease.release().unwrap();
-            trial.bench.ends_clean();
+            trial.fixture.ends_clean();
             if failed < 2 {
                 // The second call was one of none.
                 if failed == 0 {
@@ -140,7 +140,7 @@ fn map(trial: &Trial, overlap: Overlap) -> End {
     let replacing = [request(M + M / 2, 8 * M), request(3 * M, 10 * M), request(4 * M, 11 * M), request(20 * M, M)];
     let plain = [request(3 * M, 10 * M), request(20 * M, M), request(24 * M, 2 * M)];
     let requests = if overlap == Overlap::Replace { &replacing[..] } else { &plain[..] };
-    match trial.bench.space.map_all(requests, overlap) {
+    match trial.fixture.space.map_all(requests, overlap) {
         Ok(()) => End::Done,
         Err(MapError::NotRestored(error)) => End::NotRestored(error),
         Err(_) => End::Refused,
@@ -148,7 +148,7 @@ fn map(trial: &Trial, overlap: Overlap) -> End {
 }
 
 fn unmap(trial: &Trial) -> End {
-    match trial.bench.space.unmap(iova(BIG + M, 60 * M)) {
+    match trial.fixture.space.unmap(iova(BIG + M, 60 * M)) {
         Ok(_) => End::Done,
         Err(UnmapError::NotRestored(error)) => End::NotRestored(error),
         Err(_) => End::Refused,
@@ -156,7 +156,7 @@ fn unmap(trial: &Trial) -> End {
 }
 
 fn detach(trial: &Trial) -> End {
-    match trial.bench.space.detach(3) {
+    match trial.fixture.space.detach(3) {
         Ok(()) => End::Done,
         Err(AttachError::NotRestored(error)) => End::NotRestored(error),
         Err(_) => End::Refused,
@@ -208,10 +208,10 @@ fn a_kernel_that_goes_on_failing_loses_no_memory() {
                     assert!(stray.iter().all(|page| left.contains(page)), "{from} {count}: {stray:x?}");
                 }
                 // Memory that a table still leads to is not given back, whoever lets go of it.
-                let Trial { bench, lease, .. } = trial;
+                let Trial { fixture, lease, .. } = trial;
                 drop(lease);
-                assert_eq!(bench.model.violations(), [], "{from} {count}");
-                bench.ends_clean();
+                assert_eq!(fixture.model.violations(), [], "{from} {count}");
+                fixture.ends_clean();
             }
         }
     }

@@ -96,7 +96,7 @@ proptest! {
         let text = document(&title, Some(&about), Some("pseries-4k".parse().unwrap()), &entries);
         let scenario = Scenario::parse(&text).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
         prop_assert_eq!((scenario.title(), scenario.about()), (title.as_str(), Some(about.as_str())));
-        let read: Vec<Entry> = scenario.bare.into_iter().map(|line| line.entry).collect();
+        let read: Vec<Entry> = scenario.raw.into_iter().map(|line| line.entry).collect();
         prop_assert_eq!(read, entries, "{}", text);
     }
 }

@@ -1,14 +1,14 @@
 //! A host that answers some calls by a rule of the test, and what the library makes of kernels that
 //! fail twice.
 
-use crate::fixture::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Fixture, RW, at, iova};
 use parking_lot::Mutex;
 use spapr_iommu::addr::{Iova, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap};
-use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu::window::{PlanError, WindowRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -68,21 +68,21 @@ impl Ruled {
     }
 }
 
-fn ruled(preset: &str) -> (Bench, Arc<Ruled>) {
+fn ruled(preset: &str) -> (Fixture, Arc<Ruled>) {
     let model = Arc::new(Model::new(preset.parse().unwrap()).with_groups(3));
     let host = Arc::new(Ruled { model: model.clone(), rule: Mutex::new(None) });
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
     space.attach(0).unwrap();
-    (Bench { model, registry, space }, host)
+    (Fixture { model, registry, space }, host)
 }
 
 /// A map of two runs of which the second failed, and the first could not be undone.
-fn astray() -> (Bench, Arc<Ruled>, UserRange, Lease) {
-    let (bench, host) = ruled("powernv9-64k");
-    let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
-    bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+fn astray() -> (Fixture, Arc<Ruled>, UserRange, Lease) {
+    let (fixture, host) = ruled("powernv9-64k");
+    let ram = fixture.allocate(16 * M);
+    let lease = fixture.registry.register(ram).unwrap();
+    fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| match call {
         Call::MapDma(_) => {
@@ -93,72 +93,72 @@ fn astray() -> (Bench, Arc<Ruled>, UserRange, Lease) {
         _ => None,
     });
     let request = |start, user| MapRequest { iova: iova(BIG + start, M), user: at(ram, user), permission: RW };
-    let error = bench.space.map_all(&[request(0, 0), request(2 * M, 4 * M)], Overlap::Refuse).unwrap_err();
+    let error = fixture.space.map_all(&[request(0, 0), request(2 * M, 4 * M)], Overlap::Refuse).unwrap_err();
     assert!(matches!(error, MapError::NotRestored(_)), "{error}");
     host.lift();
-    (bench, host, ram, lease)
+    (fixture, host, ram, lease)
 }
 
 #[test]
 fn memory_that_devices_may_reach_astray_is_not_released() {
-    let (bench, host, ram, lease) = astray();
+    let (fixture, host, ram, lease) = astray();
     let refused = lease.release().unwrap_err();
     // The kernel does not say how far the second MAP came.
     assert_eq!(refused.mapped, [iova(BIG, M), iova(BIG + 2 * M, M)]);
     // While it cannot be unmapped nothing takes its place.
     host.set(|call| matches!(call, Call::UnmapDma(_)).then_some(Err(Errno::EIO)));
-    let error = bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap_err();
+    let error = fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::Overlap { .. }), "{error}");
     host.lift();
-    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-    bench.agrees();
+    fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    fixture.agrees();
 }
 
 #[test]
 fn what_went_astray_is_unmapped_by_the_next_unmap() {
-    let (bench, _host, _ram, lease) = astray();
-    bench.space.unmap(iova(BIG, M)).unwrap();
-    bench.agrees();
+    let (fixture, _host, _ram, lease) = astray();
+    fixture.space.unmap(iova(BIG, M)).unwrap();
+    fixture.agrees();
     lease.release().unwrap();
-    bench.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_container_that_ends_takes_what_went_astray_along() {
-    let (bench, host, _ram, lease) = astray();
+    let (fixture, host, _ram, lease) = astray();
     host.set(|call| matches!(call, Call::UnmapDma(_)).then_some(Err(Errno::EIO)));
-    bench.space.detach(0).unwrap();
+    fixture.space.detach(0).unwrap();
     host.lift();
     drop(lease);
-    assert_eq!(bench.registry.regions(), []);
-    bench.ends_clean();
+    assert_eq!(fixture.registry.regions(), []);
+    fixture.ends_clean();
 }
 
 #[test]
 fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
-    let (bench, host) = ruled("powernv9-64k");
-    bench.space.attach(1).unwrap();
-    let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
-    bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
-    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    let (fixture, host) = ruled("powernv9-64k");
+    fixture.space.attach(1).unwrap();
+    let ram = fixture.allocate(16 * M);
+    let lease = fixture.registry.register(ram).unwrap();
+    fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+    fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     let mut calls = 0;
     host.set(move |call| {
         calls += u32::from(matches!(call, Call::UnmapDma(_) | Call::MapDma(_)));
         (calls != 2 && calls < 5).then_some(Err(Errno::EIO))
     });
-    bench.space.unmap(iova(BIG, M)).unwrap_err();
+    fixture.space.unmap(iova(BIG, M)).unwrap_err();
     host.lift();
     drop(lease);
-    bench.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_panic_within_a_call_loses_no_memory() {
-    let (bench, host) = ruled("powernv9-64k");
-    let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
-    bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+    let (fixture, host) = ruled("powernv9-64k");
+    let ram = fixture.allocate(16 * M);
+    let lease = fixture.registry.register(ram).unwrap();
+    fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| {
         maps += u32::from(matches!(call, Call::MapDma(_)));
@@ -169,63 +169,63 @@ fn a_panic_within_a_call_loses_no_memory() {
     });
     let request = |start, user| MapRequest { iova: iova(BIG + start, M), user: at(ram, user), permission: RW };
     let requests = [request(0, 0), request(2 * M, 4 * M)];
-    let map = || bench.space.map_all(&requests, Overlap::Refuse);
+    let map = || fixture.space.map_all(&requests, Overlap::Refuse);
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(map)).unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"within the second MAP"), "another panic");
     host.lift();
     drop(lease);
-    bench.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_shared_container_that_cannot_be_mapped_again_says_what_is_lost() {
-    let (bench, host) = ruled("powernv9-64k");
-    let ram = bench.allocate(16 * M);
-    let _lease = bench.registry.register(ram).unwrap();
-    bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
-    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-    bench.space.map(iova(BIG + 2 * M, M), at(ram, 4 * M), RW).unwrap();
-    bench.space.attach_beside(1, 0).unwrap();
+    let (fixture, host) = ruled("powernv9-64k");
+    let ram = fixture.allocate(16 * M);
+    let _lease = fixture.registry.register(ram).unwrap();
+    fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+    fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    fixture.space.map(iova(BIG + 2 * M, M), at(ram, 4 * M), RW).unwrap();
+    fixture.space.attach_beside(1, 0).unwrap();
     let mut maps = 0;
     host.set(move |call| {
         maps += u32::from(matches!(call, Call::MapDma(_)));
         (maps == 1 && matches!(call, Call::MapDma(_))).then_some(Err(Errno::ENOMEM))
     });
-    let error = bench.space.detach(1).unwrap_err();
+    let error = fixture.space.detach(1).unwrap_err();
     host.lift();
     let AttachError::NotRestored(error) = error else { panic!("{error}") };
     assert_eq!(error.lost, [iova(BIG, M)]);
-    assert_eq!(bench.space.translate(Iova(BIG)), None);
-    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-    bench.agrees();
+    assert_eq!(fixture.space.translate(Iova(BIG)), None);
+    fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    fixture.agrees();
 }
 
 #[test]
 fn what_firmware_refused_is_asked_once_in_a_process() {
-    let (bench, host) = ruled("pseries-64k");
+    let (fixture, host) = ruled("pseries-64k");
     let asked = host.poison();
     for _ in 0..3 {
-        bench.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
-        bench.space.detach(0).unwrap();
-        bench.space.attach(0).unwrap();
+        fixture.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
+        fixture.space.detach(0).unwrap();
+        fixture.space.attach(0).unwrap();
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // A container that joins asks no more often.
     host.lift();
-    let (bench, host) = ruled("pseries-64k");
-    bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
+    let (fixture, host) = ruled("pseries-64k");
+    fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
     let asked = host.poison();
     for _ in 0..3 {
-        bench.space.attach(1).unwrap_err();
+        fixture.space.attach(1).unwrap_err();
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]
 fn a_default_window_that_cannot_be_made_leaks_once() {
-    let (bench, host) = ruled("pseries-64k");
-    let ram = bench.allocate(M);
-    let _lease = bench.registry.register(ram).unwrap();
+    let (fixture, host) = ruled("pseries-64k");
+    let ram = fixture.allocate(M);
+    let _lease = fixture.registry.register(ram).unwrap();
     let unmaps = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&unmaps);
     host.set(move |call| {
@@ -234,18 +234,18 @@ fn a_default_window_that_cannot_be_made_leaks_once() {
             Err(Errno::ENODEV)
         })
     });
-    bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
-    let error = bench.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
-    assert!(matches!(error, MapError::NoWindow { why: Refusal::Poisoned, .. }), "{error}");
+    fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
+    let error = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
+    assert!(matches!(error, MapError::NoWindow { why: PlanError::Poisoned, .. }), "{error}");
     assert_eq!(unmaps.load(Ordering::Relaxed), 1);
 }
 
 #[test]
 fn a_release_waits_for_a_map_that_is_under_way() {
-    let (bench, host) = ruled("powernv9-64k");
-    let ram = bench.allocate(16 * M);
-    let lease = bench.registry.register(ram).unwrap();
-    bench.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+    let (fixture, host) = ruled("powernv9-64k");
+    let ram = fixture.allocate(16 * M);
+    let lease = fixture.registry.register(ram).unwrap();
+    fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let (tell, under_way) = channel();
     host.set(move |call| {
         if matches!(call, Call::MapDma(_)) {
@@ -256,7 +256,7 @@ fn a_release_waits_for_a_map_that_is_under_way() {
         None
     });
     std::thread::scope(|scope| {
-        let map = scope.spawn(|| bench.space.map(iova(BIG, M), at(ram, 0), RW));
+        let map = scope.spawn(|| fixture.space.map(iova(BIG, M), at(ram, 0), RW));
         under_way.recv().unwrap();
         let refused = lease.release().unwrap_err();
         assert_eq!(refused.mapped, [iova(BIG, M)]);
@@ -264,7 +264,7 @@ fn a_release_waits_for_a_map_that_is_under_way() {
         drop(refused);
     });
     host.lift();
-    bench.space.unmap(iova(BIG, M)).unwrap();
-    bench.agrees();
-    bench.ends_clean();
+    fixture.space.unmap(iova(BIG, M)).unwrap();
+    fixture.agrees();
+    fixture.ends_clean();
 }

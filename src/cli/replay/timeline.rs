@@ -12,7 +12,7 @@ pub(super) struct Window {
     pub(super) dynamic: bool,
 }
 
-/// An index into [`Story::windows`].
+/// An index into [`Timeline::windows`].
 pub(super) type WindowId = usize;
 
 /// An event as the guest saw it.
@@ -42,7 +42,7 @@ pub(super) enum Step {
 
 /// A step with its line, and its window, if it has one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
+pub(super) struct LocatedStep {
     pub(super) line: u64,
     pub(super) step: Step,
     pub(super) window: Option<WindowId>,
@@ -50,8 +50,8 @@ pub(super) struct Placed {
 
 /// A trace as the guest saw it.
 #[derive(Debug, Default)]
-pub(super) struct Story {
-    pub(super) steps: Vec<Placed>,
+pub(super) struct Timeline {
+    pub(super) steps: Vec<LocatedStep>,
     pub(super) windows: Vec<Window>,
     /// The bridges, in the order of their LIOBNs.
     pub(super) bridges: Vec<Bridge>,

@@ -1,4 +1,4 @@
-//! Writes bare steps as a scenario file.
+//! Writes raw steps as a scenario file.
 
 use super::entry::Entry;
 use super::fields::numbers;
@@ -16,7 +16,7 @@ pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries
         }
     }
     for entry in entries {
-        text += "\n[[bare]]\n";
+        text += "\n[[raw]]\n";
         // Everything in an entry can be written in TOML.
         for (key, value) in toml::Table::try_from(entry).unwrap_or_default() {
             text += &format!("{key} = {value}\n");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// An attached group. Its file is closed before the container's.
 #[derive(Debug)]
-pub(super) struct MemberGroup {
+pub(super) struct AttachedGroup {
     pub number: u32,
     pub file: File,
     /// Counts the handles of its devices.
@@ -19,8 +19,8 @@ pub(super) struct MemberGroup {
 /// A container with its groups. If nothing is mapped and registered, closing it leaves no trace in
 /// the kernel.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub groups: Vec<MemberGroup>,
+pub(super) struct Container {
+    pub groups: Vec<AttachedGroup>,
     /// Whether the kernel will create this container's default window at the next call that may
     /// need it.
     pub default_waits: bool,
@@ -39,7 +39,7 @@ fn open(host: &Arc<dyn Host>, node: Node<'_>, what: String) -> Result<File, Atta
     })
 }
 
-impl MemberGroup {
+impl AttachedGroup {
     /// Opens a group and puts it in a container; whether it was there already. That may be so of
     /// files that were handed in, with devices that were opened from them.
     fn open_in(host: &Arc<dyn Host>, number: u32, container: Fd) -> Result<(Self, bool), AttachError> {
@@ -66,7 +66,7 @@ impl MemberGroup {
     }
 }
 
-impl Member {
+impl Container {
     /// Opens a new container for the group and gives it the v2 driver.
     pub(super) fn open(host: &Arc<dyn Host>, number: u32) -> Result<Self, AttachError> {
         let container = open(host, Node::Container, "a VFIO container".into())?;
@@ -78,18 +78,18 @@ impl Member {
         if calls::check_extension(host.as_ref(), fd, spapr::TCE_V2_IOMMU)? == 0 {
             return Err(AttachError::NoV2);
         }
-        let (group, there) = MemberGroup::open_in(host, number, fd)?;
-        let member = Self { groups: vec![group], default_waits: true, strays: Vec::new(), container };
+        let (group, there) = AttachedGroup::open_in(host, number, fd)?;
+        let container = Self { groups: vec![group], default_waits: true, strays: Vec::new(), container };
         // A group with open devices is in a container with its driver.
         if !there {
             calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
         }
-        Ok(member)
+        Ok(container)
     }
 
     /// Adds a group to this container.
     pub(super) fn add(&mut self, number: u32) -> Result<(), AttachError> {
-        let (group, there) = MemberGroup::open_in(self.container.host(), number, self.fd())?;
+        let (group, there) = AttachedGroup::open_in(self.container.host(), number, self.fd())?;
         if there {
             // In which container nobody can ask.
             return Err(AttachError::InContainer { group: number });
@@ -103,7 +103,7 @@ impl Member {
         self.container.fd()
     }
 
-    pub(super) fn group(&self, number: u32) -> Option<&MemberGroup> {
+    pub(super) fn group(&self, number: u32) -> Option<&AttachedGroup> {
         self.groups.iter().find(|group| group.number == number)
     }
 

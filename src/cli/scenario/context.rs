@@ -49,7 +49,7 @@ pub(super) struct Space {
     pub space: AddressSpace,
 }
 
-pub(super) struct World<'a> {
+pub(super) struct Context<'a> {
     pub machine: &'a Machine,
     pub places: Places,
     pub groups: Vec<GroupFacts>,
@@ -72,7 +72,7 @@ pub enum StartError {
     Memory(#[from] NoMemory),
 }
 
-impl<'a> World<'a> {
+impl<'a> Context<'a> {
     pub(super) fn new(machine: &'a Machine, scenario: &Scenario) -> Result<Self, StartError> {
         let host = machine.host();
         let groups = machine.groups(scenario.groups())?;

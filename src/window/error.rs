@@ -19,7 +19,7 @@ pub enum Reason {
         /// The page.
         page: PageShift,
         /// The largest page the memory can serve.
-        carries: PageShift,
+        max_iommu_page: PageShift,
     },
     /// The size was rounded up to a power of two of at least the smallest table.
     Rounded {
@@ -63,10 +63,10 @@ impl fmt::Display for Reason {
             Self::Serves(range) => write!(f, "the window at {range} holds it"),
             Self::DefaultServes => f.write_str("the default window holds it; the kernel creates it with the first map"),
             Self::PageAsked(page) => write!(f, "{page} pages, as asked"),
-            Self::LargestPage { page, carries } => {
+            Self::LargestPage { page, max_iommu_page } => {
                 write!(
                     f,
-                    "{page} pages: the largest that hardware and alignment allow and the memory carries ({carries})"
+                    "{page} pages: the largest that hardware and alignment allow and the memory supports ({max_iommu_page})"
                 )
             }
             Self::Rounded { asked, size } => write!(f, "{} rounded up to {}", Bytes(*asked), Bytes(*size)),
@@ -96,7 +96,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
-pub enum Refusal {
+pub enum PlanError {
     /// The firmware has no DDW.
     #[error(
         "this host's firmware has no dynamic DMA windows (no ibm,ddw-applicable): VFIO has no usable window here; \
@@ -108,9 +108,9 @@ pub enum Refusal {
     PageUnsupported { page: PageShift, supported: Vec<PageShift> },
     /// The memory cannot serve the page.
     #[error(
-        "{page} IOMMU pages need memory that carries them, this carries {carries}: use hugetlb memory or a smaller page"
+        "{page} IOMMU pages need memory that supports them, this supports {max_iommu_page}: use hugetlb memory or a smaller page"
     )]
-    PageTooLarge { page: PageShift, carries: PageShift },
+    PageTooLarge { page: PageShift, max_iommu_page: PageShift },
     /// A TCE table cannot be that large.
     #[error("a window of {} with {page} pages is larger than a TCE table can be: ask for less, or for larger pages", Bytes(*size))]
     TooLarge { size: u64, page: PageShift },

@@ -1,11 +1,11 @@
-//! Runs bare steps, to the end or to the first unexpected answer.
+//! Runs raw steps, to the end or to the first unexpected answer.
 
+use super::super::context::{StartError, locked};
 use super::super::file::Scenario;
 use super::super::machine::Machine;
 use super::super::observer::Observer;
 use super::super::places::Places;
 use super::super::report::{End, Report, StepReport, Tables};
-use super::super::world::{StartError, locked};
 use super::answer::Answer;
 use super::entry::{Entry, Line, arguments};
 use super::fields::numbers;
@@ -27,7 +27,7 @@ struct Bench<'a> {
     told: usize,
 }
 
-/// Runs a scenario of bare steps and closes what is still open at the end.
+/// Runs a scenario of raw steps and closes what is still open at the end.
 pub(in super::super) fn run(
     scenario: &Scenario,
     machine: &Machine,
@@ -39,8 +39,8 @@ pub(in super::super) fn run(
     let (platform, page, locked) = (host.platform(), host.page_shift(), locked(host.as_ref()));
     let mut bench = Bench { machine, host, process: Process::new(groups), locked, told: 0 };
     let mut steps: Vec<StepReport> = Vec::new();
-    for (at, line) in scenario.bare.iter().enumerate() {
-        observer.begins(at + 1, scenario.bare.len(), line.entry.step.key());
+    for (at, line) in scenario.raw.iter().enumerate() {
+        observer.begins(at + 1, scenario.raw.len(), line.entry.step.key());
         let report = bench.step(at + 1, line, (platform, page));
         observer.done(&report);
         let stop = report.surprise;
@@ -53,7 +53,7 @@ pub(in super::super) fn run(
     let passed = !steps.iter().any(|step| step.surprise);
     let (title, platform) = (scenario.title.clone(), platform.map(|platform| platform.to_string()));
     let tables = Tables::default();
-    Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host: note, bare: true })
+    Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host: note, raw: true })
 }
 
 impl Bench<'_> {

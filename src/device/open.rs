@@ -33,7 +33,7 @@ impl DmaState {
     }
 }
 
-pub(crate) struct Opened {
+pub(crate) struct OpenDevice {
     pub(crate) device: space::Device,
     pub(crate) address: Arc<str>,
     pub(super) config: Config,
@@ -47,13 +47,13 @@ pub(crate) struct Opened {
     pub(super) process: Process,
 }
 
-impl core::fmt::Debug for Opened {
+impl core::fmt::Debug for OpenDevice {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Opened({})", self.address)
+        write!(f, "OpenDevice({})", self.address)
     }
 }
 
-impl Opened {
+impl OpenDevice {
     pub(super) fn new(device: space::Device, address: Arc<str>, config: Config) -> Self {
         Self {
             device,
