@@ -2,11 +2,10 @@
 //!
 //! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`]
 //! finds the kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`]
-//! describes the machine,
-//! [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`]
-//! is one of them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its
-//! own, [`compare`] what is made of it, [`table`] and
-//! [`document`] how it is told.
+//! describes the machine, [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges
+//! and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`] is one of
+//! them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its own,
+//! [`compare`] what is made of it, [`table`] and [`document`] how it is told.
 
 pub mod apt;
 pub mod archive;
