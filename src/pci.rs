@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-/// An IOMMU group by its number, the `N` of `/dev/vfio/N`: the devices that VFIO hands out together.
+/// The number of an IOMMU group, the `N` of `/dev/vfio/N`: devices that VFIO hands out together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group(pub u32);
 

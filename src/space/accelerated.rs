@@ -23,13 +23,13 @@ impl KvmPins {
 }
 
 impl AddressSpace {
-    /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until the last
-    /// group leaves. It stays registered, in every container. The default window is created, since
-    /// KVM attaches tables to existing windows only; and containers are closed without an
-    /// UNREGISTER, which would lose what is mapped.
+    /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until
+    /// the last group leaves. It stays registered, in every container. The default window is
+    /// created, since KVM attaches tables to existing windows only; and containers are closed
+    /// without an UNREGISTER, which would lose what is mapped.
     ///
-    /// Must be called again after a group was attached or memory added. [`Self::sync_from_kvm`] tells the
-    /// space what KVM mapped.
+    /// Must be called again after a group was attached or memory added. [`Self::sync_from_kvm`]
+    /// tells the space what KVM mapped.
     pub fn pin_for_kvm(&self, memory: &[UserRange]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         let pages = |range: &UserRange| (*range, PageShift::P4K);

@@ -295,7 +295,7 @@ pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(fixture: &Fixtu
     raw.close_devices();
     drop(raw);
 
-    // The library holdings the right on; `Permission::Write` says what it means where.
+    // The library passes the permission on; `Permission::Write` documents its effect by platform.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), Permission::Write).unwrap();

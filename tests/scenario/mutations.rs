@@ -92,8 +92,8 @@ proptest! {
         let mut examples = examples();
         examples.retain(|(_, text)| text.contains("[[step]]"));
         let (head, steps) = pieces(&which.get(&examples).1);
-        // The beginning stays, so that there is something to do harm to. A step that the file refuses
-        // (it makes a name again) is left out.
+        // The beginning stays, so that there is something to do harm to. A step that the file
+        // refuses (it makes a name again) is left out.
         let mut text: String = [&head].into_iter().chain(&steps[..2]).cloned().collect();
         let mut scenario = Scenario::parse(&text).unwrap();
         for step in picks.iter().map(|pick| pick.get(&steps)) {
