@@ -1,7 +1,6 @@
 //! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
 
-use crate::fixture::{Fixture, HIGH, K4, K64, at, iova, part};
-use crate::library::Library;
+use crate::fixture::{Fixture, HIGH, K4, K64, Library, at, iova, part};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Recording, Violation};

@@ -2,7 +2,7 @@
 //! agree.
 
 use crate::by_address::PlugByAddress;
-use crate::joined::{Stretch, joined};
+use crate::space_model::books::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
 use spapr_iommu::host::{Fd, Host, Memory, Platform};

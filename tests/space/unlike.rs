@@ -8,8 +8,7 @@ use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceInfo;
 use spapr_iommu::window::WindowRequest;
-use spapr_iommu_tests::by_address::ByAddress;
-use spapr_iommu_tests::by_address::RunCall;
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
