@@ -38,7 +38,7 @@ impl RegisteredMemory {
         let range = shared.range();
         let host = Arc::clone(registry.host());
         let mut memory = Self { shared, max_iommu_page: host.page_shift(), lease: None, host };
-        memory.lease = Some(registry.register(range)?);
+        memory.lease = Some(registry.register_kept(&memory.shared)?);
         // Without an answer the host's page stays, which any memory serves.
         memory.max_iommu_page = registry.max_iommu_page(range).unwrap_or(memory.max_iommu_page);
         Ok(Arc::new(memory))
@@ -74,10 +74,23 @@ impl RegisteredMemory {
 impl Drop for RegisteredMemory {
     fn drop(&mut self) {
         let here = self.lease.as_ref().is_none_or(Lease::is_here);
-        self.lease = None;
+        match self.lease.take() {
+            Some(lease) if here && self.shared.is_lent() => end_loan(lease),
+            lease => drop(lease),
+        }
         if here {
             self.host.disown(&self.shared);
         }
+    }
+}
+
+/// Releases memory that was lent. If devices may still reach it, because a map failed halfway or it
+/// was mapped elsewhere as well, the process ends: its owner is about to use it again, and cannot be
+/// made to wait.
+fn end_loan(lease: Lease) {
+    if let Err(error) = lease.release() {
+        tracing::error!(%error, "a slice that was lent to devices is still mapped");
+        std::process::abort();
     }
 }
 

@@ -80,8 +80,21 @@ impl Dma {
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
     /// the bytes from there on by copies. It begins and ends on a host page, as that of
     /// [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the
-    /// caller's again, with what devices wrote. Should the kernel not unmap it, the process ends: a
-    /// device could write to what is the caller's.
+    /// caller's again, with what devices wrote. Should the kernel not unmap it, or `f` leave it
+    /// mapped elsewhere by its address ([`AddressSpace::map`](crate::space::AddressSpace::map)), the
+    /// process ends: a device could write to what is the caller's.
+    ///
+    /// The map cannot outlive the slice, since `f` only borrows it:
+    ///
+    /// ```compile_fail,E0521
+    /// # use spapr_iommu::{Dma, Permission, dma::StreamMap};
+    /// # fn lend(dma: &Dma) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut variable = [0u8; 0x1_0000];
+    /// let mut kept: Option<&StreamMap> = None;
+    /// dma.with_slice(&mut variable, Permission::ReadWrite, |map| kept = Some(map))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_slice<R>(
         &self,
         slice: &mut [u8],

@@ -259,9 +259,23 @@ impl fmt::Display for Arguments<'_> {
 /// Runs a call and traces it. Returns the raw result, unchecked.
 ///
 /// All calls go through here, except `VFIO_DEVICE_SET_IRQS`, which is traced alike.
-pub fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+///
+/// # Safety
+/// As for [`Host::call`].
+///
+/// ```compile_fail,E0133
+/// # use spapr_iommu::host::{Call, Fd, Host, calls};
+/// # fn map(host: &dyn Host, container: Fd, args: spapr_iommu::uapi::vfio::DmaMap) {
+/// let bytes = vec![0u8; 0x1_0000];
+/// let vaddr = bytes.as_ptr().addr() as u64;
+/// calls::raw(host, container, &mut Call::MapDma(spapr_iommu::uapi::vfio::DmaMap { vaddr, ..args }));
+/// # }
+/// ```
+#[allow(unsafe_code, reason = "user addresses pass through")]
+pub unsafe fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let began = began();
-    let result = host.call(fd, call);
+    // SAFETY: the caller's promise, passed on.
+    let result = unsafe { host.call(fd, call) };
     trace(began, fd, (*call).into(), result);
     result
 }
@@ -285,8 +299,13 @@ fn trace(began: Option<Instant>, fd: Fd, call: Request, result: Result<i32, Errn
     }
 }
 
+/// Runs a call of this module; those that hand over memory are `unsafe` themselves.
+#[allow(unsafe_code, reason = "all calls go through here")]
 fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
-    raw(host, fd, call).map_err(|errno| CallError::new(*call, Failure::Errno(errno)))
+    // SAFETY: the call hands over no memory, or the caller of `register_memory` or `map_dma` has
+    // vouched for it.
+    let result = unsafe { raw(host, fd, call) };
+    result.map_err(|errno| CallError::new(*call, Failure::Errno(errno)))
 }
 
 /// Runs a call whose only success is 0.
@@ -372,7 +391,11 @@ fn register_args(range: UserRange) -> spapr::RegisterMemory {
 }
 
 /// `VFIO_IOMMU_SPAPR_REGISTER_MEMORY`.
-pub fn register_memory(host: &dyn Host, container: Fd, range: UserRange) -> Result<(), CallError> {
+///
+/// # Safety
+/// The memory is as [`register_raw`](crate::registry::Registry::register_raw) demands.
+#[allow(unsafe_code, reason = "user addresses enter here")]
+pub unsafe fn register_memory(host: &dyn Host, container: Fd, range: UserRange) -> Result<(), CallError> {
     run_zero(host, container, &mut Call::RegisterMemory(register_args(range)))
 }
 
@@ -383,7 +406,11 @@ pub fn unregister_memory(host: &dyn Host, container: Fd, range: UserRange) -> Re
 }
 
 /// `VFIO_IOMMU_MAP_DMA`. The kernel checks no bounds: the caller must.
-pub fn map_dma(
+///
+/// # Safety
+/// The memory is as [`register_raw`](crate::registry::Registry::register_raw) demands.
+#[allow(unsafe_code, reason = "user addresses enter here")]
+pub unsafe fn map_dma(
     host: &dyn Host,
     container: Fd,
     user: UserAddr,
@@ -538,7 +565,8 @@ mod tests {
             &self.0
         }
 
-        fn wrapped_call(&self, _fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        #[allow(unsafe_code, reason = "the trait has it so")]
+        unsafe fn wrapped_call(&self, _fd: Fd, call: &mut Call) -> Result<i32, Errno> {
             *call = Call::GetApiVersion;
             Ok(0)
         }
