@@ -9,7 +9,7 @@ use crate::uapi::vfio::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display)]
 pub enum InterruptKind {
     /// The interrupt pin. It masks itself when it fires: make the device deassert it, then call
-    /// [`Interrupt::rearm`].
+    /// [`Interrupt::rearm`](super::Interrupt::rearm).
     #[strum(to_string = "INTx")]
     Intx,
     /// Messages. They are writes by the device, so none arrives while bus mastering is off.
