@@ -4,5 +4,9 @@
 #![deny(unsafe_code)]
 
 pub mod command;
+mod edu;
+mod machine;
 pub mod replay;
 pub mod scenario;
+
+pub use machine::{HostNote, Machine, NotHere};

@@ -127,7 +127,7 @@ x.trace: line 1: cannot read on: [..]; if this is .xz, `xz --test` tells whether
 fn whatever_is_changed_nothing_panics() {
     let mut random = fastrand::Rng::with_seed(4);
     let machine = |trace: &spapr_iommu_cli::replay::Trace| {
-        spapr_iommu_cli::scenario::Machine::model("pseries-4k".parse().unwrap(), trace.bridges())
+        spapr_iommu_cli::Machine::model("pseries-4k".parse().unwrap(), trace.bridges())
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.trace");

@@ -1,7 +1,8 @@
 //! What the documentation shows is right.
 
 use super::root;
-use spapr_iommu_cli::scenario::{Machine, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::Scenario;
 
 /// What the snippets of single steps have before them.
 const BEFORE: &str = "\

@@ -1,7 +1,8 @@
 //! The examples hold on every machine.
 
 use super::{examples, presets};
-use spapr_iommu_cli::scenario::{Machine, Report, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::{Report, Scenario};
 
 fn run(text: &str, preset: &str) -> Report {
     let scenario = Scenario::parse(text).unwrap();

@@ -8,7 +8,8 @@ use spapr_iommu::host::{Errno, Host, Platform};
 use spapr_iommu::model::{Faulty, Model, Recording, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;
-use spapr_iommu_cli::scenario::{Machine, Observer, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::{Observer, Scenario};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Large files load in time that grows with their size.
 
-use spapr_iommu_cli::scenario::{Machine, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::Scenario;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,8 @@
 
 use super::examples;
 use proptest::prelude::*;
-use spapr_iommu_cli::scenario::{Machine, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::Scenario;
 
 /// What a slip of the hand, or malice, puts into a file.
 const SCRAPS: &[&str] = &[

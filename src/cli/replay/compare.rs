@@ -1,8 +1,7 @@
 //! Compares the result of each step with its result under QEMU, and counts.
 
-use super::infer::{Entry, Known, written};
+use super::infer::{Entry, Known, known, written};
 use super::report::{Difference, MAX_DIFFERENCES, MAX_OFFERS, Offer, Offers, Report};
-use super::run::known;
 use super::timeline::{LocatedStep, Step, Window, WindowId};
 use rangemap::RangeSet;
 use spapr_iommu::addr::GuestAddr;

@@ -42,6 +42,11 @@ pub(super) struct Entry {
     pub(super) known: Known,
 }
 
+/// Counts the entries known in that way.
+pub(super) fn known(entries: &[Entry], known: Known) -> u64 {
+    entries.iter().filter(|entry| entry.known == known).count() as u64
+}
+
 /// A list that the guest put.
 #[derive(Clone, Copy, Debug)]
 struct List {

@@ -1,4 +1,4 @@
-//! Which window of this library stands for which window of QEMU's.
+//! QEMU's numbers of bridges and windows, and which window here stands for which of QEMU's.
 //!
 //! A VMM chooses the LIOBN of a window, and the guest takes what it is given. QEMU gives a free
 //! one, which is that of the default window once the guest removed it; this library has one LIOBN
@@ -7,10 +7,42 @@
 
 use std::collections::BTreeMap;
 
-/// The bits of a LIOBN that count the windows of a bridge.
-const WINDOW_BITS: u64 = 0xff;
+/// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window`
+/// (`include/hw/pci-host/spapr.h`).
+const PCI_LIOBN: u64 = 0x8000_0000;
+/// The bits of a LIOBN that number the windows of a bridge.
+pub(super) const WINDOW_BITS: u64 = 0xff;
+/// BUIDs are this plus the index of the bridge (`include/hw/pci-host/spapr.h`).
+const BASE_BUID: u64 = 0x0800_0000_2000_0000;
+/// Largest number of bridges in a machine, which are 1 TiB apart between 32 and 64 TiB
+/// (`include/hw/pci-host/spapr.h`).
+const MAX_BRIDGES: u64 = 31;
 /// A LIOBN that no bridge has.
 const NOWHERE: u64 = u32::MAX as u64;
+
+/// A PCI host bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bridge {
+    pub(super) liobn: u64,
+    pub(super) buid: u64,
+}
+
+/// Returns the bridge of a BUID.
+pub(super) fn bridge_of(buid: u64) -> Option<Bridge> {
+    let index = buid.checked_sub(BASE_BUID).filter(|index| *index < MAX_BRIDGES)?;
+    Some(Bridge { liobn: PCI_LIOBN | index << 8, buid })
+}
+
+/// Returns the bridge whose windows have such a LIOBN.
+pub(super) fn bridge_with(liobn: u64) -> Option<Bridge> {
+    let index = liobn.checked_sub(PCI_LIOBN).map(|rest| rest >> 8).filter(|index| *index < MAX_BRIDGES)?;
+    Some(Bridge { liobn: PCI_LIOBN | index << 8, buid: BASE_BUID + index })
+}
+
+/// Returns whether it is the LIOBN of a bridge's default window at the start.
+pub(super) fn is_default(liobn: u64) -> bool {
+    bridge_with(liobn).is_some_and(|bridge| bridge.liobn == liobn)
+}
 
 /// A window as this library made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

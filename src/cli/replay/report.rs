@@ -1,6 +1,7 @@
 //! The report of a replay, for people and programs.
 
-use crate::scenario::{End, HostNote};
+use crate::machine::HostNote;
+use crate::scenario::End;
 use serde::Serialize;
 
 /// Largest number of differences listed; all are counted.

@@ -1,21 +1,19 @@
-//! State of a run: memory, leases, spaces, windows by name.
+//! State of a run: memory, spaces with their devices, leases, and windows by name.
 
 use super::action::{MAIN, Name};
+use super::check::DEFAULT;
 use super::code::{self, Code};
-use super::edu::{Edu, EduError};
 use super::file::Scenario;
-use super::leases::Leases;
-use super::machine::{Machine, NotHere};
-use super::names::DEFAULT;
 use super::places::{NoMemory, Places};
 use super::report::End;
 use super::value::{Place, Size};
-use super::windows::WindowNames;
+use crate::edu::{Edu, EduError};
+use crate::machine::{Machine, NotHere};
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::host::{GroupFacts, Host};
-use spapr_iommu::registry::Registry;
+use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use toml::Spanned;
 
@@ -223,6 +221,80 @@ fn count_groups(message: &str, groups: &[GroupFacts]) -> String {
         rest = &number[digits..];
     }
     out + rest
+}
+
+/// A lease and its name.
+pub(super) struct HeldLease {
+    pub name: Option<String>,
+    pub lease: Lease,
+}
+
+/// All leases of a scenario.
+#[derive(Default)]
+pub(super) struct Leases {
+    held: BTreeMap<usize, HeldLease>,
+    by_name: HashMap<String, usize>,
+    /// Leases made so far.
+    made: usize,
+}
+
+impl Leases {
+    /// Adds a lease after all others.
+    pub(super) fn add(&mut self, name: Option<String>, lease: Lease) {
+        self.put(self.made, HeldLease { name, lease });
+        self.made += 1;
+    }
+
+    /// Takes out the lease of that name, with its place.
+    pub(super) fn take(&mut self, name: &str) -> Option<(usize, HeldLease)> {
+        let place = self.by_name.remove(name)?;
+        Some((place, self.held.remove(&place)?))
+    }
+
+    /// Puts a lease into a place, which is free.
+    pub(super) fn put(&mut self, place: usize, held: HeldLease) {
+        if let Some(name) = &held.name {
+            self.by_name.insert(name.clone(), place);
+        }
+        self.held.insert(place, held);
+    }
+
+    /// The leases, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldLease> {
+        self.held.values()
+    }
+
+    /// Gives all back.
+    pub(super) fn clear(&mut self) {
+        self.by_name.clear();
+        while self.held.pop_first().is_some() {}
+    }
+}
+
+/// Names of windows, which a file gives once each.
+#[derive(Default)]
+pub(super) struct WindowNames {
+    starts: HashMap<String, Iova>,
+    /// By space and start; of several windows that started there, the last.
+    names: HashMap<(String, Iova), String>,
+}
+
+impl WindowNames {
+    /// Gives the window of a space that starts there a name.
+    pub(super) fn add(&mut self, name: &str, space: &str, start: Iova) {
+        self.starts.insert(name.to_owned(), start);
+        self.names.insert((space.to_owned(), start), name.to_owned());
+    }
+
+    /// Where the window of that name starts.
+    pub(super) fn start(&self, name: &str) -> Option<Iova> {
+        self.starts.get(name).copied()
+    }
+
+    /// The name of the window of a space that starts there.
+    pub(super) fn name(&self, space: &str, start: Iova) -> Option<&str> {
+        self.names.get(&(space.to_owned(), start)).map(String::as_str)
+    }
 }
 
 #[cfg(test)]

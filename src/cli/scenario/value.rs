@@ -1,6 +1,7 @@
 //! Values in a scenario and their syntax.
 
 use core::fmt;
+use core::ops::Range;
 use core::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use spapr_iommu::addr::{Bytes, PageShift};
@@ -49,6 +50,21 @@ pub(super) fn unexpected(text: &str) -> String {
         Err(error @ NumberError::TooLarge) => format!("{text:?}, which is {error}"),
         _ => format!("string {text:?}"),
     }
+}
+
+/// A mistake and its position in bytes.
+pub(super) type Mistake = (Range<usize>, String);
+
+pub(super) fn one_of(actions: &[&str], more: &[&str]) -> String {
+    format!("expected one of `{}`", [actions, more].concat().join("`, `"))
+}
+
+pub(super) fn unknown_key(key: &str, actions: &[&str], more: &[&str]) -> String {
+    format!("unknown field `{key}`, {}", one_of(actions, more))
+}
+
+pub(super) fn one_action(first: &str, key: &str) -> String {
+    format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`")
 }
 
 /// Returns whether `text` is a valid name: letters, digits, `-` and `_`, a letter first.

@@ -1,7 +1,8 @@
 //! Any text as a scenario: it must be read without a panic, refused with a position and a reason,
 //! or run without harm.
 
-use spapr_iommu_cli::scenario::{Machine, Observer, Scenario, StepReport};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::{Observer, Scenario, StepReport};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Largest number of steps run, and of bytes that a step may fill, compare or move.

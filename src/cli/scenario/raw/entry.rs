@@ -1,16 +1,15 @@
-//! A step in a file with its expected result: read from TOML and written to it.
+//! A step in a file with its expected answer: read from TOML and written to it.
 
 use super::super::expect::Expect;
-use super::super::file::{Mistake, one_action, one_of, unknown_key};
-use super::super::value::{Offset, unexpected};
-use super::answer::Answer;
+use super::super::value::{Mistake, Offset, one_action, one_of, unexpected, unknown_key};
 use super::fields::{self, Value};
 use super::step::{Slot, Step};
 use core::fmt;
 use core::ops::Range;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use spapr_iommu::host::Errno;
+use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::model::Preset;
 use std::collections::BTreeMap;
 use toml::Spanned;
 
@@ -286,4 +285,97 @@ impl fmt::Display for Step {
 pub(super) fn arguments(step: Step) -> String {
     let values: Vec<_> = Written(step).values().iter().map(|(name, value)| format!("{name}={value}")).collect();
     values.join(" ")
+}
+
+/// The expected or actual result of a step: 0, a positive number, or an error number by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Answer(pub Result<i32, Errno>);
+
+/// No machine of Linux has a named error number above this.
+const LAST_ERRNO: i32 = 200;
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self(Ok(0))
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Ok(number) => number.fmt(f),
+            Err(errno) => fmt::Debug::fmt(&errno, f),
+        }
+    }
+}
+
+fn by_name(text: &str) -> Option<Errno> {
+    (0..=LAST_ERRNO).map(Errno::from_raw).find(|errno| format!("{errno:?}") == text)
+}
+
+struct Either;
+
+impl Visitor<'_> for Either {
+    type Value = Answer;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0, a positive number, or the name of an error number such as \"EINVAL\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Answer, E> {
+        let found = by_name(text).map(|errno| Answer(Err(errno)));
+        found.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Answer, E> {
+        let found = i32::try_from(number).ok().filter(|number| *number >= 0).map(|number| Answer(Ok(number)));
+        found.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+}
+
+impl<'de> Deserialize<'de> for Answer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Ok(number) => serializer.serialize_i32(number),
+            Err(_) => serializer.serialize_str(&self.to_string()),
+        }
+    }
+}
+
+/// Returns the text of a scenario of these steps; `model` is the machine whose answers they expect.
+pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries: &[Entry]) -> String {
+    let mut text = String::new();
+    let model = model.map(|model| model.to_string());
+    for (key, value) in [("title", Some(title)), ("about", about), ("model", model.as_deref())] {
+        if let Some(value) = value {
+            text += &format!("{key} = {}\n", toml::Value::from(value));
+        }
+    }
+    for entry in entries {
+        text += "\n[[raw]]\n";
+        // Everything in an entry can be written in TOML.
+        for (key, value) in toml::Table::try_from(entry).unwrap_or_default() {
+            text += &format!("{key} = {value}\n");
+        }
+    }
+    text
+}
+
+impl Entry {
+    /// Expects the fields of the call's structure that `after` holds and that differ from what went
+    /// in, or from `other`.
+    pub fn giving(mut self, after: Option<&Call>, other: Option<&Call>) -> Self {
+        let (Step::Call { call, .. }, Some(after)) = (self.step, after) else { return self };
+        let (before, other) = (fields::numbers(call), fields::numbers(*other.unwrap_or(after)));
+        let changed = fields::numbers(*after).into_iter().zip(before).zip(other);
+        let changed = changed.filter(|((now, before), other)| now != before || now != other);
+        self.gives = changed.map(|((now, _), _)| (now.0.to_owned(), now.1)).collect();
+        self
+    }
 }

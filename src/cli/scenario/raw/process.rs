@@ -1,7 +1,8 @@
 //! State of a process while it makes raw calls: open files, and memory.
 
-use super::super::edu::{self, EduError, is_vfio};
 use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
+use crate::edu::{self, EduError};
+use crate::machine::is_vfio;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, GroupFacts, Host, Memory, Node, calls};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};

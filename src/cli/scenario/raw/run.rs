@@ -2,15 +2,14 @@
 
 use super::super::context::{StartError, locked};
 use super::super::file::Scenario;
-use super::super::machine::Machine;
-use super::super::observer::Observer;
 use super::super::places::Places;
 use super::super::report::{End, Report, StepReport, Tables};
-use super::answer::Answer;
-use super::entry::{Entry, Line, arguments};
+use super::super::run::Observer;
+use super::entry::{Answer, Entry, Line, arguments};
 use super::fields::numbers;
 use super::process::{Done, Process};
 use super::step::{MemoryName, Step};
+use crate::machine::Machine;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::{Host, Platform};
 use std::collections::BTreeMap;

@@ -1,7 +1,6 @@
-//! The machine a scenario runs on.
+//! The machine that scenarios and traces run on.
 
-use super::edu::is_vfio;
-use super::report::HostNote;
+use serde::Serialize;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{GroupFacts, Host, Memory, Node, Obstacle};
 use spapr_iommu::model::{Leak, Model, Preset, Violation};
@@ -21,6 +20,19 @@ pub enum Machine {
     },
     /// The running kernel.
     Vfio(Arc<Vfio>),
+}
+
+/// The host that a scenario or a trace ran on.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostNote {
+    /// `model` or `vfio`.
+    pub kind: &'static str,
+    /// The preset, or the machine's name.
+    pub name: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Numbers of the groups that the scenario numbers from 0.
+    pub groups: Vec<u32>,
 }
 
 /// Why a scenario or a trace cannot run here at all.
@@ -118,12 +130,12 @@ impl Machine {
     }
 
     /// Returns the calls so far that would have harmed a kernel. Only a model can report them.
-    pub(super) fn violations(&self) -> Vec<String> {
+    pub(crate) fn violations(&self) -> Vec<String> {
         self.violations_after(0)
     }
 
     /// Returns the same without the first `told`.
-    pub(super) fn violations_after(&self, told: usize) -> Vec<String> {
+    pub(crate) fn violations_after(&self, told: usize) -> Vec<String> {
         let Self::Model { model, .. } = self else { return Vec::new() };
         let new = model.violations().into_iter().filter(Violation::harms_kernel).skip(told);
         new.map(|violation| format!("violation: {violation}")).collect()
@@ -145,4 +157,9 @@ impl Machine {
             }
         }
     }
+}
+
+/// Returns whether a driver gives its device to user space.
+pub(crate) fn is_vfio(driver: Option<&str>) -> bool {
+    driver == Some("vfio-pci")
 }

@@ -1,12 +1,41 @@
-//! Checks that the names of a scenario exist, and that its ranges fit.
+//! Parses a scenario file: text in, scenario out, or the position of the first mistake.
+//!
+//! The syntax is checked as the text is read. What remains is checked here: that names exist, and
+//! that ranges fit.
 
 use super::action::{Action, MAIN, Map, Name, WindowArguments};
-use super::file::{Hole, Memory, Mistake, Protected, Scenario, Step};
-use super::value::{Offset, OneOrMany, Place, Size, Target, is_name};
+use super::file::{FileError, Hole, Memory, Protected, Scenario, Step};
+use super::value::{Mistake, Offset, OneOrMany, Place, Size, Target, is_name};
 use core::ops::Range;
 use spapr_iommu::addr::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
+
+impl Scenario {
+    /// Parses a scenario. Everything that needs no host is checked here: words, numbers, names.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        let mut scenario: Self = toml::from_str(text).map_err(|error| {
+            let message = error.message().trim_end().replace('\n', "; ");
+            FileError::new(text, error.span().map_or(0, |span| span.start), message)
+        })?;
+        let wrong = |(span, message): Mistake| FileError::new(text, span.start, message);
+        let lines = Lines::new(text);
+        for step in &mut scenario.steps {
+            step.line = lines.number(step.span.start);
+            if let Some(mistake) = step.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
+        for line in &mut scenario.raw {
+            line.number = lines.number(line.span.start);
+            if let Some(mistake) = line.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
+        check(&scenario).map_err(wrong)?;
+        Ok(scenario)
+    }
+}
 
 /// The default window, a name that every space has.
 pub(super) const DEFAULT: &str = "default";
@@ -23,7 +52,7 @@ struct Known<'a> {
 
 type Checked = Result<(), Mistake>;
 
-pub(super) fn check(scenario: &Scenario) -> Checked {
+fn check(scenario: &Scenario) -> Checked {
     if let (Some(line), false) = (scenario.raw.first(), scenario.steps.is_empty()) {
         let message =
             "this file has `[[step]]`, which goes through the library: write raw steps into a file of their own";
@@ -227,6 +256,41 @@ impl<'a> Known<'a> {
             Action::Punch(part) => self.part(&part.memory, part.offset, part.size),
             Action::Protect(protect) => self.part(&protect.memory, protect.offset, protect.size),
             Action::Show(_) => Ok(()),
+        }
+    }
+}
+
+/// Where the lines of a text end.
+struct Lines {
+    /// Offsets of the line ends, in order.
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    /// Looks through the text once: a lookup takes no more than a few comparisons after that.
+    fn new(text: &str) -> Self {
+        Self { ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect() }
+    }
+
+    /// Returns the line of the byte at `offset`, from 1. A line end belongs to the line it ends.
+    fn number(&self, offset: usize) -> usize {
+        1 + self.ends.partition_point(|end| *end < offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_more_than_the_ends_before_it() {
+        for text in ["", "\n", "one", "one\ntwo", "\n\na\nb\n", "é\nü"] {
+            let lines = Lines::new(text);
+            for offset in 0..=text.len() + 2 {
+                let before = &text.as_bytes()[..offset.min(text.len())];
+                let counted = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                assert_eq!(lines.number(offset), counted, "{text:?} at {offset}");
+            }
         }
     }
 }
