@@ -37,9 +37,9 @@ pub(crate) enum EduError {
     Open(#[from] AttachError),
     #[error("cannot access the device: {0}")]
     Access(#[from] Errno),
-    #[error("the device answers nothing but ones: it is gone, or its PE is frozen")]
+    #[error("the device reads as all ones: it is gone, or its PE is frozen")]
     Gone,
-    #[error("a transfer of the device did not end within {} s", TIMEOUT.as_secs())]
+    #[error("a DMA transfer did not finish within {} s", TIMEOUT.as_secs())]
     Stuck,
 }
 

@@ -73,7 +73,7 @@ impl Machine {
     pub fn describe(&self) -> String {
         let note = self.note(&[]);
         let (host, platform) = (self.host(), self.host().platform());
-        let platform = platform.map_or("no POWER machine".into(), |platform| platform.to_string());
+        let platform = platform.map_or("not a POWER machine".into(), |platform| platform.to_string());
         format!("{} {}, {platform}, Linux {}, {} pages", note.kind, note.name, note.kernel, host.page_shift())
     }
 

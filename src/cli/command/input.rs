@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read>> {
 pub(super) fn check(paths: &[PathBuf]) -> Result<(), String> {
     match paths.iter().filter(|path| is_stdin(path)).count() {
         0 | 1 => Ok(()),
-        _ => Err(format!("standard input, `{STDIN}`, is read once: name it once")),
+        _ => Err(format!("standard input, `{STDIN}`, can be read only once: name it once")),
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
     let ours = |target: &str| CRATES.iter().any(|name| of(target, name));
     match filter.iter().find(|(target, _)| !ours(target)) {
         Some((target, _)) => Err(format!(
-            "{target:?} is no level and no target of the log: levels are error, warn, info, debug, trace and off, \
+            "{target:?} is neither a level nor a target of the log: levels are error, warn, info, debug, trace and off, \
              targets begin with {library}, for example {library}::guest=debug",
             library = CRATES[0]
         )),
@@ -36,7 +36,7 @@ pub(super) fn start(asked: Option<Targets>) {
     let environment = || match std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())?.parse() {
         Ok(filter) => Some(filter),
         Err(error) => {
-            eprintln!("RUST_LOG is no filter, so warnings are logged: {error}");
+            eprintln!("RUST_LOG is not a filter, so only warnings are logged: {error}");
             None
         }
     };

@@ -36,12 +36,12 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 all as expected, 1 something came out otherwise, 2 a wrong file or wrong usage, 3 something is in the way \
+Exit codes: 0 everything as expected, 1 an unexpected result, 2 a wrong file or wrong usage, 3 something is in the way \
 on this host.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run scenarios: files that say what to do and what should come of it
+    /// Run scenarios: files of steps and their expected results
     #[command(after_help = EXIT_CODES)]
     Run(RunArguments),
 
@@ -64,13 +64,13 @@ struct RunArguments {
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
 
-    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example
+    /// Host to run on: `vfio` is the running kernel, `model` the kernel in process, for example
     /// model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// Let raw steps run on the running kernel: they may crash it, or lose memory and devices
-    /// until it boots again
+    /// Allow raw steps on the running kernel: they may crash it, or lose memory and devices until
+    /// it boots again
     #[arg(long)]
     raw: bool,
 
@@ -86,13 +86,13 @@ struct ReplayArguments {
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
 
-    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example
+    /// Host to run on: `vfio` is the running kernel, `model` the kernel in process, for example
     /// model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// The guest's RAM, for example 512M [default: the smallest power of two that holds all the
-    /// trace shows]
+    /// The guest's RAM, for example 512M [default: the smallest power of two that holds
+    /// everything the trace shows]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
@@ -100,7 +100,7 @@ struct ReplayArguments {
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     default_window: u64,
 
-    /// The most events of a trace: they are kept in memory, 150 bytes each
+    /// Maximum number of events of a trace: they are kept in memory, 150 bytes each
     #[arg(long, value_name = "N", default_value_t = Trace::MAX_EVENTS)]
     max_events: usize,
 
@@ -115,7 +115,7 @@ struct BindArguments {
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<String>,
 
-    /// Take along all other devices of the IOMMU group but bridges: a group is used as a whole
+    /// Include all other devices of the IOMMU group except bridges: a group is used as a whole
     #[arg(long)]
     group: bool,
 
@@ -172,7 +172,7 @@ fn written(result: io::Result<()>) -> Exit {
     match result {
         Ok(()) => Exit::Success,
         Err(error) => {
-            eprintln!("cannot write to standard output, so what is there is not complete: {error}");
+            eprintln!("cannot write to standard output, which is incomplete: {error}");
             Exit::Obstacle
         }
     }

@@ -80,7 +80,7 @@ fn judge(path: &str, report: &Report) -> Exit {
         eprintln!("{path}: and {more} more differences");
     }
     if report.end.locked != 0 {
-        eprintln!("{path}: after everything was given back {} bytes are still locked", report.end.locked);
+        eprintln!("{path}: after everything was released {} bytes are still locked", report.end.locked);
     }
     for damage in &report.end.damage {
         eprintln!("{path}: in the kernel: {damage}");
@@ -118,15 +118,15 @@ fn text(path: &str, machine: &Machine, report: &Report) -> io::Result<()> {
         report.bridges
     ));
     sink.line(&[calls(report), entries(report), ioctls(report), compared(report), offers(report)].concat());
-    sink.line(&format!("All given back: {} more locked than at the start.", Bytes(report.end.locked)));
+    sink.line(&format!("Everything released: {} more locked than at the start.", Bytes(report.end.locked)));
     // A running kernel does not tell.
     if report.host.kind == "model" && report.end.damage.is_empty() {
         sink.line("In the kernel: no violation.");
     }
     report.end.damage.iter().for_each(|damage| sink.line(&format!("In the kernel: {damage}")));
     let different = match report.different {
-        0 => "none came out otherwise than under QEMU".to_owned(),
-        count => format!("{count} came out otherwise than under QEMU"),
+        0 => "none differs from QEMU".to_owned(),
+        count => format!("{count} differ from QEMU"),
     };
     let (hypercalls, rtas) = (report.hypercalls.all(), report.rtas.all());
     let translations = report.translations.compared;

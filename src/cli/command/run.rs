@@ -61,7 +61,7 @@ fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Sc
     }
     Err(format!(
         "{}: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try \
-         it on a model (`--host model:powernv9`), and give `--raw` where that may happen",
+         it on a model (`--host model:powernv9`), and pass `--raw` where that is acceptable",
         input::name(path)
     ))
 }
@@ -105,7 +105,7 @@ fn judge(path: &str, report: &Report) -> Exit {
         eprintln!("{place}: {}", step.difference());
     }
     if report.end.locked != 0 {
-        eprintln!("{path}: after everything was given back {} bytes are still locked", report.end.locked);
+        eprintln!("{path}: after everything was released {} bytes are still locked", report.end.locked);
     }
     for damage in &report.end.damage {
         eprintln!("{path}: in the kernel: {damage}");
@@ -219,12 +219,12 @@ impl Output for Text {
             self.print(&draw(&report.tables));
         }
         let end = &report.end;
-        self.print(&format!("\nAll given back: {} more locked than at the start.", Bytes(end.locked)));
+        self.print(&format!("\nEverything released: {} more locked than at the start.", Bytes(end.locked)));
         end.damage.iter().for_each(|damage| self.print(&format!("In the kernel: {damage}")));
         let count = report.steps.len();
         self.print(&match (report.passed, report.surprise()) {
             (true, _) => format!("{count} steps, all as expected.\n"),
-            (false, Some(step)) => format!("Step {} came out otherwise than expected.\n", step.number),
+            (false, Some(step)) => format!("Step {} had an unexpected result.\n", step.number),
             (false, None) => "The steps were as expected, but something was left behind.\n".to_owned(),
         });
     }

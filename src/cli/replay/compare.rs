@@ -171,8 +171,8 @@ impl<'a> Comparison<'a> {
     fn agree(&mut self, located: &LocatedStep, what: &str, emulated: Option<GuestAddr>, reach: Option<GuestAddr>) {
         if emulated != reach {
             let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
-            let qemu = format!("does not say, but here an emulated device gets to {}", shown(emulated));
-            self.differ(located, what.to_owned(), qemu, format!("a device of the host to {}", shown(reach)));
+            let qemu = format!("does not say; here an emulated device reaches {}", shown(emulated));
+            self.differ(located, what.to_owned(), qemu, format!("a device of the host reaches {}", shown(reach)));
         }
     }
 

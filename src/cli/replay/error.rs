@@ -17,7 +17,7 @@ pub enum TraceError {
     #[error("cannot open the trace: {0}")]
     Open(io::Error),
     /// The file cannot be read, or is damaged .xz.
-    #[error("line {line}: cannot read on: {error}; if this is .xz, `xz --test` tells whether it is whole")]
+    #[error("line {line}: cannot read further: {error}; if this is .xz, check it with `xz --test`")]
     Read {
         /// The line that could not be read, from 1.
         line: u64,
@@ -29,17 +29,17 @@ pub enum TraceError {
     )]
     Malformed { line: u64, column: usize, expected: String, text: String },
     /// The last line has no end: QEMU may not have written all of it.
-    #[error("line {line}: the last line has no line end, so it may be cut: take it out, or end it")]
+    #[error("line {line}: the last line has no line end, so it may be cut: remove it, or end it")]
     Cut { line: u64 },
     /// A line is too long for a trace.
-    #[error("line {line}: longer than {MAX_LINE} bytes: this is no trace of QEMU")]
+    #[error("line {line}: longer than {MAX_LINE} bytes: this is not a trace of QEMU")]
     TooLong {
         /// The line, from 1.
         line: u64,
     },
     /// More events than are kept in memory.
     #[error(
-        "line {line}: more than {limit} events: replay the lines before, which are a trace, too, or allow more events \
+        "line {line}: more than {limit} events: replay the lines before it, which are a trace too, or allow more events \
          (`Trace::read_limited`)"
     )]
     TooMany {
@@ -56,7 +56,7 @@ pub enum TraceError {
     Empty { lines: u64 },
     /// A window is used whose creation the trace does not show.
     #[error(
-        "line {line}: LIOBN {liobn:#x} has no window here: the trace has to begin with the machine, as with QEMU's \
+        "line {line}: LIOBN {liobn:#x} has no window here: the trace must begin with the machine, as with QEMU's \
          option -trace"
     )]
     NoWindow { line: u64, liobn: u64 },
@@ -77,7 +77,7 @@ pub enum ReplayError {
     NotHere(#[from] NotHere),
     /// The guest's RAM is not to be had.
     #[error(
-        "cannot get {} of memory for the guest: {errno}: set `Options::memory` to the size the guest had",
+        "cannot allocate {} of RAM for the guest: {errno}: set `Options::memory` to the size the guest had",
         Bytes(*bytes)
     )]
     Memory {
@@ -87,7 +87,7 @@ pub enum ReplayError {
         errno: Errno,
     },
     /// The guest's RAM is not whole pages of the host.
-    #[error("{} of RAM for the guest is not one or more of the host's pages of {page}", Bytes(*bytes))]
+    #[error("{} of RAM for the guest is not one or more of the host's {page} pages", Bytes(*bytes))]
     MemorySize {
         /// Its size.
         bytes: u64,
@@ -95,7 +95,7 @@ pub enum ReplayError {
         page: PageShift,
     },
     /// The default window is not whole pages.
-    #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
+    #[error("a default window of {bytes:#x} bytes is not a multiple of its 4K page")]
     DefaultWindow { bytes: u64 },
     /// A size is invalid.
     #[error(transparent)]

@@ -204,19 +204,19 @@ impl TimelineBuilder {
             Event::Translate { liobn, offset, target, permission, mask } => {
                 let window = known.ok_or(missing(liobn))?;
                 let ioba = window.range.start().0.checked_add(offset);
-                let ioba = ioba.ok_or(impossible("the address lies behind the end of the bus"))?;
+                let ioba = ioba.ok_or(impossible("the address lies past the last bus address"))?;
                 Step::Translate { liobn, ioba, target, permission, mask }
             }
             Event::Query { buid, address, windows, largest, pages } => {
                 Step::Query { buid, address, windows, largest, pages }
             }
             Event::Create { buid, address, page, size, start, liobn } => {
-                let shift = PageShift::from_bytes(page).ok_or(impossible("the page is none a POWER IOMMU knows"))?;
+                let shift = PageShift::from_bytes(page).ok_or(impossible("no POWER IOMMU has pages of this size"))?;
                 let range = IovaRange::new(Iova(start), size)
                     .ok()
                     .filter(|range| range.len().is_power_of_two() && range.is_aligned(shift));
                 let range =
-                    range.ok_or(impossible("the window is no power of two, smaller than a page, or not aligned"))?;
+                    range.ok_or(impossible("the window is not a power of two, smaller than a page, or not aligned"))?;
                 self.open(Window { liobn, range, page: shift, dynamic: true });
                 let (page, size) = (shift.get(), size.trailing_zeros());
                 let window = self.now.get(&liobn).copied();

@@ -109,7 +109,7 @@ impl Context<'_> {
     fn release(&mut self, release: &Release) -> Outcome {
         let name = release.lease.get_ref();
         let Some((place, HeldLease { name, lease })) = self.leases.take(name) else {
-            return Err(StepError::unknown(format!("there is no lease {name:?} any more, or it was never made")));
+            return Err(StepError::unknown(format!("there is no lease {name:?}: it was released, or never made")));
         };
         match lease.release() {
             Ok(()) => Ok(StepResult::default()),
@@ -210,10 +210,10 @@ impl Context<'_> {
         let different = first_difference(memory, range, wanted, |done| progress(done, range.len()))?;
         match (different, check.not_pattern) {
             (None, None) | (Some(_), Some(_)) => Ok(Default::default()),
-            (None, Some(_)) => Err(StepError::mismatch("it is that pattern".into())),
+            (None, Some(_)) => Err(StepError::mismatch("the memory holds that pattern".into())),
             (Some(at), None) => {
                 let place = self.places.show(UserAddr(range.start().0 + at));
-                Err(StepError::mismatch(format!("the first other byte is at {place}")))
+                Err(StepError::mismatch(format!("the first byte that differs is at {place}")))
             }
         }
     }

@@ -55,11 +55,11 @@ type Checked = Result<(), Mistake>;
 fn check(scenario: &Scenario) -> Checked {
     if let (Some(line), false) = (scenario.raw.first(), scenario.steps.is_empty()) {
         let message =
-            "this file has `[[step]]`, which goes through the library: write raw steps into a file of their own";
+            "this file has `[[step]]`, which goes through the library: put raw steps into a file of their own";
         return wrong(line.span.clone(), message);
     }
     if let (true, Some(memory)) = (scenario.is_raw(), scenario.memory.first()) {
-        return wrong(memory.name.span(), "raw steps have memory of their own: get it by `allocate`");
+        return wrong(memory.name.span(), "raw steps have memory of their own: get it with `allocate`");
     }
     let mut known = Known::default();
     for memory in &scenario.memory {
@@ -75,7 +75,10 @@ fn wrong(span: Range<usize>, message: impl Into<String>) -> Checked {
 fn new_name<'a>(name: &'a Name, is_taken: impl Fn(&str) -> bool, what: &str) -> Result<&'a str, Mistake> {
     let text = name.get_ref().as_str();
     if !is_name(text) {
-        return Err((name.span(), format!("{text:?} is no name: letters, digits, - and _, a letter first")));
+        return Err((
+            name.span(),
+            format!("{text:?} is not a name: use letters, digits, - and _, and begin with a letter"),
+        ));
     }
     match is_taken(text) {
         true => Err((name.span(), format!("there is {what} {text:?} already: give it another name"))),
@@ -101,7 +104,7 @@ impl<'a> Known<'a> {
         let name = new_name(&memory.name, |name| self.memory.contains_key(name), "a memory")?;
         let Size(size) = *memory.size.get_ref();
         if memory.page.is_some_and(|page| size % page.0.bytes() != 0) {
-            return wrong(memory.size.span(), "the size is no multiple of the page");
+            return wrong(memory.size.span(), "the size is not a multiple of the page");
         }
         self.memory.insert(name, size);
         for hole in &memory.holes {
@@ -124,7 +127,7 @@ impl<'a> Known<'a> {
         let end = offset.checked_add(size.map_or(1, |size| size.0));
         match end.is_some_and(|end| end <= *all) {
             true => Ok(()),
-            false => wrong(span, format!("this reaches past the end of {name}, which has {}", Bytes(*all))),
+            false => wrong(span, format!("this reaches past the end of {name}, which is {} long", Bytes(*all))),
         }
     }
 
@@ -138,7 +141,7 @@ impl<'a> Known<'a> {
             true => Ok(()),
             false => {
                 let known = listed(self.windows.iter().copied().chain([DEFAULT]));
-                wrong(at.span(), format!("no step before makes a window {window:?} (windows: {known})"))
+                wrong(at.span(), format!("no earlier step makes a window {window:?} (windows: {known})"))
             }
         }
     }
@@ -150,7 +153,7 @@ impl<'a> Known<'a> {
         }
         let span = space.as_ref().map_or(span.clone(), |name| name.span());
         let known = listed(self.spaces.iter().copied());
-        wrong(span, format!("no step before attaches a group to the space {name:?} (spaces: {known})"))
+        wrong(span, format!("no earlier step attaches a group to the space {name:?} (spaces: {known})"))
     }
 
     fn enter_window(&mut self, name: &'a Option<Name>) -> Checked {
@@ -166,7 +169,7 @@ impl<'a> Known<'a> {
         match (&window.size, &window.cover) {
             (Some(_), None) => Ok(()),
             (None, Some(cover)) => self.place(&cover.at),
-            _ => wrong(step.clone(), "give either `size`, or `cover` with the bus addresses it shall hold"),
+            _ => wrong(step.clone(), "give either `size`, or `cover` with the bus addresses it must hold"),
         }
     }
 
@@ -212,7 +215,7 @@ impl<'a> Known<'a> {
                     return Ok(());
                 }
                 let known = listed(self.leases.iter().copied());
-                wrong(release.lease.span(), format!("no step before makes a lease {name:?} (leases: {known})"))
+                wrong(release.lease.span(), format!("no earlier step makes a lease {name:?} (leases: {known})"))
             }
             Action::Window(window) => {
                 self.window(window, span)?;

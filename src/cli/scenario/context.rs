@@ -138,7 +138,7 @@ impl<'a> Context<'a> {
             }
             Some(name) => {
                 let found = self.windows.start(name);
-                found.ok_or_else(|| StepError::unknown(format!("no window {name:?} was made")))?
+                found.ok_or_else(|| StepError::unknown(format!("no step has made a window {name:?}")))?
             }
         };
         match start.0.checked_add(*offset) {

@@ -99,7 +99,7 @@ impl<'de, V: Deserialize<'de> + Default + Copy> Visitor<'de> for ExpectVisitor<V
     type Value = Expect<V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("what it should come to, or a table of that by powernv and pseries, or by 4k and 64k")
+        f.write_str("the expected result, or a table of results by powernv and pseries, or by 4k and 64k")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Expect<V>, E> {

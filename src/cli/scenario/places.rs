@@ -36,7 +36,7 @@ impl From<Protection> for memory::Protection {
 
 /// Memory that could not be allocated.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot get memory {name:?} as wanted: {errno}{}", hint(*.huge))]
+#[error("cannot allocate memory {name:?} as requested: {errno}{}", hint(*.huge))]
 pub struct NoMemory {
     name: String,
     huge: bool,

@@ -16,7 +16,7 @@ pub(super) const MAX_GROUPS: usize = 256;
 pub(crate) enum NumberError {
     #[error("a size is a number of bytes, for example 512M, 1G or 0x10000")]
     Malformed,
-    #[error("more than 64 bits hold: the most is 0x{:x}", u64::MAX)]
+    #[error("more than 64 bits can hold: the maximum is 0x{:x}", u64::MAX)]
     TooLarge,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn unknown_key(key: &str, actions: &[&str], more: &[&str]) -> String 
 }
 
 pub(super) fn one_action(first: &str, key: &str) -> String {
-    format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`")
+    format!("a step has one action, and this one has `{first}`: give `{key}` a step of its own")
 }
 
 /// Returns whether `text` is a valid name: letters, digits, `-` and `_`, a letter first.

@@ -119,7 +119,7 @@ fn unknown_gives(step: &Step, gives: &BTreeMap<Spanned<String>, Offset>) -> Opti
     let unknown = gives.keys().find(|name| !known.contains(&name.get_ref().as_str()))?;
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let (name, key) = (unknown.get_ref(), step.key());
-    Some((unknown.span(), format!("the kernel gives no {name:?} by {key} (fields: {known})")))
+    Some((unknown.span(), format!("the kernel returns no {name:?} from {key} (fields: {known})")))
 }
 
 /// Fills in the arguments of a step.

@@ -107,7 +107,9 @@ impl Field<'_> {
             Self::Memory(_) => "memory in the order it was allocated: \"memory0\"",
             Self::Byte(_) => "a byte, 0 to 255",
             Self::Small(_) => "a number of 32 bits",
-            Self::Argsz(..) => "at most the size of the structure: the kernel would believe more, and write behind it",
+            Self::Argsz(..) => {
+                "at most the size of the structure: the kernel would trust a larger one and write past its end"
+            }
             Self::Large(_) => "a number such as \"64K\", \"0x10000\" or 4096",
             Self::Page(_) => "a page size: a power of two from \"4K\" to \"16G\"",
             Self::Access(_) => "what the process may do: \"none\", \"r\" or \"rw\"",
