@@ -1,8 +1,8 @@
 //! DMA of a device: accesses memory through the TCEs of its container, IOMMU page by IOMMU page.
 
-use super::container::Driver;
 use super::physical::Physical;
 use super::preset::Preset;
+use super::spapr_tce::Driver;
 use super::violation::Violation;
 use crate::addr::Iova;
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};

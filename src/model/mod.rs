@@ -30,47 +30,44 @@
 //! # Not modelled
 //! A second process, faulting arguments, races, fragmentation of physical memory, KVM.
 
-mod container;
 mod device;
 mod dma;
 mod edu;
 mod eeh;
-mod faulty;
 mod group;
 mod host;
 mod irq;
-mod mapping;
 mod memlock;
 mod physical;
 mod platform;
 mod preset;
 mod process;
-mod recording;
 mod region;
-mod register;
-mod state;
+mod spapr_tce;
 mod table;
 mod version;
+mod vfio;
 mod view;
 mod violation;
-mod window;
+mod wrap;
 
-pub use faulty::Faulty;
 pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};
 pub use process::MemoryKind;
-pub use recording::{Record, Recording};
 pub use version::{KernelVersion, Known};
 pub use view::{EntryView, RegionView, TableView};
 pub use violation::{DmaDirection, Leak, Violation};
+pub use wrap::{Faulty, Record, Recording};
 
 use crate::addr::{Iova, UserRange};
 use crate::host::{Errno, Fd, Platform};
-use container::Kernel;
+
 use group::Group;
+use parking_lot::{Mutex, MutexGuard};
 use process::Process;
 use region::Regions;
-use state::{File, State};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use spapr_tce::Kernel;
+use std::sync::Arc;
+use vfio::{File, State};
 
 /// A POWER machine with one process on it.
 pub struct Model {
@@ -80,7 +77,7 @@ pub struct Model {
 /// Shows counts: the whole state is pages long. The views of the model have the rest.
 impl core::fmt::Debug for Model {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Ok(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
+        let Some(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
         f.debug_struct("Model")
             .field("preset", &state.kernel.preset.to_string())
             .field("groups", &state.kernel.groups.len())
@@ -280,7 +277,7 @@ impl Model {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Runs `what` under the lock; in a strict model a violation panics after the lock is released.

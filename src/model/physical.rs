@@ -6,11 +6,13 @@ use crate::host::{Errno, LentMemory, Shared};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// End of user addresses, as on 64-bit POWER.
+pub(super) const TASK_SIZE: u64 = 1 << 52;
 /// Contents are stored in blocks of 4 KiB, the smallest page of any kind.
 const BLOCK: u64 = 4096;
 /// Allocated memory starts after every user address, so that open memory can lie at its own user
 /// address.
-const FIRST: u64 = super::process::TASK_SIZE;
+const FIRST: u64 = TASK_SIZE;
 
 #[derive(Clone, Debug)]
 pub(super) struct Physical {

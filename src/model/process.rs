@@ -1,7 +1,7 @@
 //! The process: its memory map, and the pages that back it.
 
 use super::memlock::Locked;
-use super::physical::{Lent, Physical};
+use super::physical::{Lent, Physical, TASK_SIZE};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::memory::Protection;
 use crate::host::{Errno, Extent, LentMemory, Shared};
@@ -10,8 +10,6 @@ use rangemap::{RangeMap, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// End of user addresses, as on 64-bit POWER.
-pub(super) const TASK_SIZE: u64 = 1 << 52;
 /// Where the search for free addresses starts.
 const MMAP_BASE: u64 = 1 << 44;
 
