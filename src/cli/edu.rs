@@ -36,11 +36,17 @@ pub(crate) enum EduError {
     #[error(transparent)]
     Open(#[from] AttachError),
     #[error("cannot access the device: {0}")]
-    Access(#[from] Errno),
+    Access(Errno),
     #[error("the device reads as all ones: it is gone, or its PE is frozen")]
     Gone,
     #[error("a DMA transfer did not finish within {} s", TIMEOUT.as_secs())]
     Stuck,
+}
+
+impl From<Errno> for EduError {
+    fn from(errno: Errno) -> Self {
+        Self::Access(errno)
+    }
 }
 
 impl EduError {

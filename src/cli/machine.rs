@@ -37,6 +37,7 @@ pub struct HostNote {
 
 /// Why a scenario or a trace cannot run here at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
 pub enum NotHere {
     /// An obstacle that the user can remove.

@@ -243,7 +243,7 @@ impl Process {
                 Some(last)
                     if last.range.end() == here.start() && (last.page, last.pinnable) == (new.page, new.pinnable) =>
                 {
-                    last.range = UserRange::between(last.range.start(), here.end()).unwrap_or(here);
+                    last.range = last.range.hull(&here);
                 }
                 _ => extents.push(new),
             }

@@ -28,10 +28,7 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
     watch.end();
     match result {
         Ok((machine, report)) => {
-            let result = match arguments.json {
-                true => json(&shown, &report),
-                false => text(&shown, &machine, &report),
-            };
+            let result = if arguments.json { json(&shown, &report) } else { text(&shown, &machine, &report) };
             judge(&shown, &report).and(written(result))
         }
         Err(error) => {

@@ -11,6 +11,7 @@ pub(super) const MAX_LINE: u64 = 4096;
 
 /// Why a file is not a trace that can be replayed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
 pub enum TraceError {
     /// The file cannot be opened.
@@ -67,6 +68,7 @@ pub enum TraceError {
 
 /// Why a trace cannot be replayed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
 pub enum ReplayError {
     /// The trace is inconsistent.
@@ -105,8 +107,8 @@ pub enum ReplayError {
     Slots(#[from] SlotsOverlap),
     /// The guest's RAM cannot be registered.
     #[error("the guest's RAM: {0}")]
-    Register(#[from] AddMemoryError),
+    Register(AddMemoryError),
     /// A bridge could not be created, or no group attached to it.
     #[error("a PCI host bridge of the guest: {0}")]
-    Bridge(#[from] PhbError),
+    Bridge(PhbError),
 }

@@ -6,7 +6,9 @@ use super::liobns::Bridge;
 use super::timeline::{Step, Timeline};
 use crate::machine::Machine;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, UserRange};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
+use spapr_iommu::guest::{
+    GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, PhbError, RtasCall, Slot, Slots,
+};
 use spapr_iommu::host::{Call, Host};
 use spapr_iommu::model::Recording;
 use spapr_iommu::registry::Registry;
@@ -41,9 +43,11 @@ impl<'a> Guest<'a> {
         slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), memory)?, user: ram.start() })?;
         let iommu = GuestIommu::new(&registry, Arc::clone(&slots) as Arc<dyn GuestMemory>);
         let guest = Self { machine, recording, ram, slots, iommu };
-        guest.iommu.add_memory()?;
+        guest.iommu.add_memory().map_err(ReplayError::Register)?;
         for (bridge, group) in timeline.bridges.iter().zip(groups) {
-            guest.iommu.add_phb(config(timeline, bridge, default)?)?.attach(group.number)?;
+            let config = config(timeline, bridge, default).map_err(ReplayError::Bridge)?;
+            let attach = |phb: Arc<Phb>| phb.attach(group.number);
+            guest.iommu.add_phb(config).and_then(attach).map_err(ReplayError::Bridge)?;
         }
         guest.recording.take();
         Ok(guest)
@@ -80,9 +84,8 @@ impl<'a> Guest<'a> {
 
 /// Returns the configuration of a bridge like QEMU's; what a VMM decides is what the trace shows
 /// QEMU decided.
-fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, ReplayError> {
-    let liobn = u32::try_from(bridge.liobn).unwrap_or_default();
-    let mut config = PhbConfig::new(bridge.buid, Liobn(liobn))?;
+fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, PhbError> {
+    let mut config = PhbConfig::new(bridge.buid, Liobn(bridge.liobn))?;
     config.default = default;
     let masks = timeline.steps.iter().filter_map(|located| match located.step {
         Step::Query { buid, pages, .. } if buid == bridge.buid => Some(pages),

@@ -9,39 +9,44 @@ use std::collections::BTreeMap;
 
 /// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window`
 /// (`include/hw/pci-host/spapr.h`).
-const PCI_LIOBN: u64 = 0x8000_0000;
+const PCI_LIOBN: u32 = 0x8000_0000;
 /// The bits of a LIOBN that number the windows of a bridge.
 pub(super) const WINDOW_BITS: u64 = 0xff;
 /// BUIDs are this plus the index of the bridge (`include/hw/pci-host/spapr.h`).
 const BASE_BUID: u64 = 0x0800_0000_2000_0000;
 /// Largest number of bridges in a machine, which are 1 TiB apart between 32 and 64 TiB
 /// (`include/hw/pci-host/spapr.h`).
-const MAX_BRIDGES: u64 = 31;
+const MAX_BRIDGES: u32 = 31;
 /// A LIOBN that no bridge has.
 const NOWHERE: u64 = u32::MAX as u64;
 
 /// A PCI host bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bridge {
-    pub(super) liobn: u64,
+    pub(super) liobn: u32,
     pub(super) buid: u64,
+}
+
+impl Bridge {
+    fn new(index: u64) -> Option<Self> {
+        let index = u32::try_from(index).ok().filter(|index| *index < MAX_BRIDGES)?;
+        Some(Self { liobn: PCI_LIOBN | index << 8, buid: BASE_BUID + u64::from(index) })
+    }
 }
 
 /// Returns the bridge of a BUID.
 pub(super) fn bridge_of(buid: u64) -> Option<Bridge> {
-    let index = buid.checked_sub(BASE_BUID).filter(|index| *index < MAX_BRIDGES)?;
-    Some(Bridge { liobn: PCI_LIOBN | index << 8, buid })
+    Bridge::new(buid.checked_sub(BASE_BUID)?)
 }
 
 /// Returns the bridge whose windows have such a LIOBN.
 pub(super) fn bridge_with(liobn: u64) -> Option<Bridge> {
-    let index = liobn.checked_sub(PCI_LIOBN).map(|rest| rest >> 8).filter(|index| *index < MAX_BRIDGES)?;
-    Some(Bridge { liobn: PCI_LIOBN | index << 8, buid: BASE_BUID + index })
+    Bridge::new(liobn.checked_sub(PCI_LIOBN.into())? >> 8)
 }
 
-/// Returns whether it is the LIOBN of a bridge's default window at the start.
-pub(super) fn is_default(liobn: u64) -> bool {
-    bridge_with(liobn).is_some_and(|bridge| bridge.liobn == liobn)
+/// Returns the bridge whose default window has that LIOBN at the start.
+pub(super) fn bridge_by_default(liobn: u64) -> Option<Bridge> {
+    bridge_with(liobn).filter(|bridge| u64::from(bridge.liobn) == liobn)
 }
 
 /// A window as this library made it.

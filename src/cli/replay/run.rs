@@ -4,7 +4,7 @@ use super::compare::Comparison;
 use super::error::ReplayError;
 use super::guest::{Guest, guess_memory};
 use super::infer::Proofs;
-use super::liobns::Liobns;
+use super::liobns::{Bridge, Liobns};
 use super::report::{Ioctls, Lines, Report};
 use super::timeline::{LocatedStep, Step, Timeline, bridges};
 use super::trace::Trace;
@@ -21,6 +21,7 @@ const DEFAULT_WINDOW: u64 = 1 << 30;
 
 /// Options that a trace does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// The guest's RAM, bytes; `None` for the smallest power of two that holds everything the trace
     /// shows, at least 16 MiB.
@@ -75,7 +76,7 @@ impl Trace {
         }
         let guest = Guest::new(machine, &timeline, memory, default)?;
         let mut report = blank(self, &timeline, machine, memory);
-        let liobns = Liobns::new(timeline.bridges.iter().map(|bridge| bridge.liobn));
+        let liobns = Liobns::new(timeline.bridges.iter().map(|bridge| bridge.liobn.into()));
         let comparison = Comparison::new(&mut report);
         let mut run = Run { timeline: &timeline, proofs: &proofs, guest: &guest, liobns, comparison };
         let mut ioctls = Ioctls::default();
@@ -182,14 +183,13 @@ impl Run<'_> {
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[address, high(buid), low(buid)]);
                 compare.reset(located, rets);
                 if let Some(bridge) = self.timeline.bridges.iter().find(|bridge| bridge.buid == buid) {
-                    self.liobns.reset(bridge.liobn);
+                    self.liobns.reset(bridge.liobn.into());
                 }
             }
-            Step::MachineReset { liobn } => {
-                let buid = self.timeline.bridges.iter().find(|bridge| bridge.liobn == liobn).map_or(0, |it| it.buid);
+            Step::MachineReset { bridge: Bridge { liobn, buid } } => {
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, high(buid), low(buid)]);
                 compare.machine_reset(located, rets);
-                self.liobns.reset(liobn);
+                self.liobns.reset(liobn.into());
             }
         }
     }

@@ -6,7 +6,7 @@
 //! machine was reset.
 
 use super::error::TraceError;
-use super::liobns::{Bridge, WINDOW_BITS, bridge_of, bridge_with, is_default};
+use super::liobns::{Bridge, WINDOW_BITS, bridge_by_default, bridge_of, bridge_with};
 use super::trace::{Event, Trace};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,8 +27,8 @@ pub(super) type WindowId = usize;
 /// An event as the guest saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The machine was reset; this is the LIOBN of a bridge's default window.
-    MachineReset { liobn: u64 },
+    /// The machine was reset, and this bridge with it.
+    MachineReset { bridge: Bridge },
     /// H_PUT_TCE.
     Put { liobn: u64, ioba: u64, tce: u64, ret: i64 },
     /// H_GET_TCE.
@@ -119,7 +119,7 @@ fn machine_resets(trace: &Trace) -> BTreeSet<usize> {
                 }
             }
             Event::Create { liobn, .. } => drop(called.insert(liobn, true)),
-            Event::Reset { buid, .. } => drop(bridge_of(buid).map(|bridge| called.insert(bridge.liobn, true))),
+            Event::Reset { buid, .. } => drop(bridge_of(buid).map(|bridge| called.insert(bridge.liobn.into(), true))),
             _ => drop(event.liobn().map(|liobn| called.insert(liobn, false))),
         }
     }
@@ -139,7 +139,7 @@ struct TimelineBuilder {
 impl TimelineBuilder {
     fn new(trace: &Trace, default: IovaRange) -> Self {
         let bridges = bridges(trace);
-        let liobns: Vec<_> = bridges.iter().map(|bridge| bridge.liobn).collect();
+        let liobns: Vec<_> = bridges.iter().map(|bridge| u64::from(bridge.liobn)).collect();
         let timeline = Timeline { bridges, ..Timeline::default() };
         let mut builder = Self { timeline, now: BTreeMap::new(), started: BTreeSet::new(), default };
         liobns.into_iter().for_each(|liobn| builder.open_default(liobn));
@@ -169,12 +169,13 @@ impl TimelineBuilder {
         let known = window.and_then(|id| self.timeline.windows.get(id).copied());
         let step = match *event {
             Event::NewTable { liobn } => {
-                // The first time the machine starts, and all is as it is here anyway.
-                if !machine_resets || !is_default(liobn) || self.started.insert(liobn) {
+                let Some(bridge) = bridge_by_default(liobn).filter(|_| machine_resets) else { return Ok(()) };
+                // The first time, the machine starts, and everything is as it is here anyway.
+                if self.started.insert(liobn) {
                     return Ok(());
                 }
                 self.reset(liobn);
-                Step::MachineReset { liobn }
+                Step::MachineReset { bridge }
             }
             Event::Put { liobn, ret: 0, .. }
             | Event::Get { liobn, ret: 0, .. }
@@ -230,7 +231,7 @@ impl TimelineBuilder {
             }
             Event::Reset { buid, address } => {
                 if let Some(bridge) = bridge_of(buid) {
-                    self.reset(bridge.liobn);
+                    self.reset(bridge.liobn.into());
                 }
                 Step::Reset { buid, address }
             }
@@ -310,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_table_no_call_asked_for_is_a_machine_that_starts_again() {
-        let reset = Step::MachineReset { liobn: 0x8000_0000 };
+        let reset = Step::MachineReset { bridge: Bridge { liobn: 0x8000_0000, buid: 0x0800_0000_2000_0000 } };
         assert_eq!(steps(&[TABLE, QUERY, TABLE, QUERY])[1], reset);
         assert!(!steps(&[TABLE, QUERY, TABLE, RESET]).contains(&reset));
         let reused = CREATE.replace("liobn=0x80000001", "liobn=0x80000000");

@@ -5,7 +5,7 @@
 //! may put `PID@SECONDS.MICROSECONDS:` in front.
 
 use super::error::{MAX_LINE, TraceError};
-use super::liobns::{bridge_with, is_default};
+use super::liobns::{bridge_by_default, bridge_with};
 use super::open;
 
 use std::collections::BTreeSet;
@@ -120,9 +120,9 @@ impl Trace {
             text: text.chars().take(SHOWN).collect(),
         })?;
         match parsed {
-            Line::Event(Event::NewTable { liobn }) if !is_default(liobn) => {
+            Line::Event(Event::NewTable { liobn }) if bridge_by_default(liobn).is_none() => {
                 self.tables += 1;
-                self.named.extend(bridge_with(liobn).map(|bridge| bridge.liobn));
+                self.named.extend(bridge_with(liobn).map(|bridge| u64::from(bridge.liobn)));
             }
             Line::Event(_) if self.events.len() >= limit => return Err(TraceError::TooMany { line: number, limit }),
             Line::Event(event) => self.events.push((number, event)),

@@ -185,9 +185,10 @@ impl Context<'_> {
             (target, Some(access)) => format!("{target} {}", access.0),
         };
         let leads = shown == wanted || shown.split(' ').next() == Some(wanted.as_str());
-        match leads {
-            true => Ok(format!("leads to {shown}").into()),
-            false => Err(StepError::mismatch(format!("it leads to {shown}, not to {wanted}"))),
+        if leads {
+            Ok(format!("leads to {shown}").into())
+        } else {
+            Err(StepError::mismatch(format!("it leads to {shown}, not to {wanted}")))
         }
     }
 

@@ -80,9 +80,10 @@ fn new_name<'a>(name: &'a Name, is_taken: impl Fn(&str) -> bool, what: &str) -> 
             format!("{text:?} is not a name: use letters, digits, - and _, and begin with a letter"),
         ));
     }
-    match is_taken(text) {
-        true => Err((name.span(), format!("there is {what} {text:?} already: give it another name"))),
-        false => Ok(text),
+    if is_taken(text) {
+        Err((name.span(), format!("there is {what} {text:?} already: give it another name")))
+    } else {
+        Ok(text)
     }
 }
 
@@ -125,10 +126,10 @@ impl<'a> Known<'a> {
             return wrong(span, format!("there is no memory {name:?} (memory: {known})"));
         };
         let end = offset.checked_add(size.map_or(1, |size| size.0));
-        match end.is_some_and(|end| end <= *all) {
-            true => Ok(()),
-            false => wrong(span, format!("this reaches past the end of {name}, which is {} long", Bytes(*all))),
+        if end.is_some_and(|end| end <= *all) {
+            return Ok(());
         }
+        wrong(span, format!("this reaches past the end of {name}, which is {} long", Bytes(*all)))
     }
 
     fn part(&self, name: &Name, offset: Offset, size: Option<Size>) -> Checked {
@@ -137,13 +138,11 @@ impl<'a> Known<'a> {
 
     fn place(&self, at: &Spanned<Place>) -> Checked {
         let Some(window) = at.get_ref().window.as_deref().filter(|window| *window != DEFAULT) else { return Ok(()) };
-        match self.windows.contains(window) {
-            true => Ok(()),
-            false => {
-                let known = listed(self.windows.iter().copied().chain([DEFAULT]));
-                wrong(at.span(), format!("no earlier step makes a window {window:?} (windows: {known})"))
-            }
+        if self.windows.contains(window) {
+            return Ok(());
         }
+        let known = listed(self.windows.iter().copied().chain([DEFAULT]));
+        wrong(at.span(), format!("no earlier step makes a window {window:?} (windows: {known})"))
     }
 
     fn space(&self, space: &Option<Name>, span: &Range<usize>) -> Checked {

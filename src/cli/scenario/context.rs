@@ -61,6 +61,7 @@ pub(super) struct Context<'a> {
 
 /// Why a scenario could not even begin.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The host does not allow it.
     #[error(transparent)]
@@ -75,7 +76,7 @@ impl<'a> Context<'a> {
         let host = machine.host();
         let groups = machine.groups(scenario.groups())?;
         let places = Places::allocate(machine.memory(), host.page_shift(), &scenario.memory)?;
-        let locked = locked(host.as_ref());
+        let locked = machine.locked();
         let registry = Registry::new(Arc::clone(&host));
         let (spaces, leases, windows) = (BTreeMap::new(), Leases::default(), WindowNames::default());
         Ok(Self { machine, places, groups, registry, spaces, leases, windows, locked })
@@ -83,7 +84,7 @@ impl<'a> Context<'a> {
 
     /// Returns the locked bytes that were not locked at the start.
     pub(super) fn locked(&self) -> u64 {
-        locked(self.registry.host().as_ref()).saturating_sub(self.locked)
+        self.machine.locked().saturating_sub(self.locked)
     }
 
     /// Releases everything, and checks what is left.
@@ -197,10 +198,6 @@ fn no_space(name: &str) -> StepError {
 
 fn space_name(name: &Option<Name>) -> &str {
     name.as_ref().map_or(MAIN, |name| name.get_ref())
-}
-
-pub(super) fn locked(host: &dyn Host) -> u64 {
-    host.memlock().map_or(0, |memlock| memlock.locked)
 }
 
 /// Replaces group numbers by the scenario's numbers.

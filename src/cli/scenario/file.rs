@@ -132,6 +132,7 @@ impl<'de> Deserialize<'de> for Step {
 
 /// What is wrong with a scenario's text, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{line}:{column}: {message}")]
 pub struct FileError {
     /// Line, from 1.

@@ -7,7 +7,6 @@ use super::step::{Slot, Step};
 use core::fmt;
 use core::ops::Range;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::model::Preset;
 use std::collections::BTreeMap;
@@ -199,12 +198,12 @@ impl Visitor<'_> for &mut fields::Argument<'_> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        let set = self.field.set(&Value::Text(text.into()));
+        let set = self.field.set(text);
         set.ok_or_else(|| E::invalid_value(de::Unexpected::Other(&unexpected(text)), &self.field.expected()))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
-        let set = self.field.set(&Value::Number(value));
+        let set = self.field.set(&value.to_string());
         set.ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(value), &self.field.expected()))
     }
 
@@ -216,28 +215,23 @@ impl Visitor<'_> for &mut fields::Argument<'_> {
     }
 }
 
-impl Serialize for Entry {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if let Some(name) = &self.name {
-            map.serialize_entry("name", name)?;
-        }
-        if let Some(note) = &self.note {
-            map.serialize_entry("note", note)?;
-        }
-        map.serialize_entry(self.step.key(), &Written(self.step))?;
-        if self.expect != Expect::default() {
-            map.serialize_entry("expect", &self.expect)?;
-        }
-        if !self.gives.is_empty() {
-            let gives: BTreeMap<_, _> =
-                self.gives.iter().map(|(name, number)| (name, format!("{number:#x}"))).collect();
-            map.serialize_entry("gives", &gives)?;
-        }
-        if let Some(locked) = self.locked {
-            map.serialize_entry("locked", &format!("{locked:#x}"))?;
-        }
-        map.end()
+impl Entry {
+    /// Returns what a file says of it, in order.
+    fn table(&self) -> toml::Table {
+        let text = |text: &Option<String>| text.clone().map(toml::Value::from);
+        let hex = |number: u64| toml::Value::from(format!("{number:#x}"));
+        let arguments = Written(self.step).values().into_iter();
+        let arguments: toml::Table = arguments.map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let gives: toml::Table = self.gives.iter().map(|(name, number)| (name.clone(), hex(*number))).collect();
+        let all = [
+            ("name", text(&self.name)),
+            ("note", text(&self.note)),
+            (self.step.key(), Some(arguments.into())),
+            ("expect", (self.expect != Expect::default()).then(|| self.expect.value())),
+            ("gives", (!gives.is_empty()).then_some(gives.into())),
+            ("locked", self.locked.map(hex)),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
 }
 
@@ -248,28 +242,27 @@ impl Written {
     pub(super) fn values(&self) -> Vec<(&'static str, Value)> {
         let Self(mut step) = *self;
         let blank = fields::blanks().into_iter().find(|blank| blank.key() == step.key());
-        let mut blank = blank.unwrap_or(step);
-        let usual: Vec<Option<Value>> = blank.arguments().iter().map(|argument| argument.field.get()).collect();
-        let all = step.arguments().into_iter().zip(usual);
-        let said = all.filter_map(|(argument, usual)| {
-            let value = argument.field.get()?;
-            (argument.required || Some(&value) != usual.as_ref()).then_some((argument.name, value))
+        let defaults: Vec<_> = blank
+            .into_iter()
+            .flat_map(|mut blank| {
+                blank.arguments().iter().map(|argument| (argument.name, argument.field.get())).collect::<Vec<_>>()
+            })
+            .collect();
+        let differing = step.arguments().into_iter().filter_map(|argument| {
+            let value = (argument.name, argument.field.get()?);
+            let is_default =
+                defaults.iter().any(|(name, default)| (*name, default.as_ref()) == (value.0, Some(&value.1)));
+            (argument.required || !is_default).then_some(value)
         });
-        said.collect()
+        differing.collect()
     }
 }
 
-impl Serialize for Written {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.values())
-    }
-}
-
-impl Serialize for Value {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Number(number) => serializer.serialize_u64(*number),
-            Self::Text(text) => serializer.serialize_str(text),
+impl From<Value> for toml::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Number(number) => number.into(),
+            Value::Text(text) => text.into(),
         }
     }
 }
@@ -339,11 +332,11 @@ impl<'de> Deserialize<'de> for Answer {
     }
 }
 
-impl Serialize for Answer {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Ok(number) => serializer.serialize_i32(number),
-            Err(_) => serializer.serialize_str(&self.to_string()),
+impl From<Answer> for toml::Value {
+    fn from(answer: Answer) -> Self {
+        match answer.0 {
+            Ok(number) => number.into(),
+            Err(_) => answer.to_string().into(),
         }
     }
 }
@@ -359,8 +352,7 @@ pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries
     }
     for entry in entries {
         text += "\n[[raw]]\n";
-        // Everything in an entry can be written in TOML.
-        for (key, value) in toml::Table::try_from(entry).unwrap_or_default() {
+        for (key, value) in entry.table() {
             text += &format!("{key} = {value}\n");
         }
     }

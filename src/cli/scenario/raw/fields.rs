@@ -35,7 +35,7 @@ pub(super) enum Field<'a> {
 /// The value of an argument in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    Number(u64),
+    Number(u32),
     Text(String),
 }
 
@@ -56,8 +56,8 @@ impl Field<'_> {
     /// number above 2^63.
     pub(super) fn get(&self) -> Option<Value> {
         let text = match self {
-            Self::Byte(byte) => return Some(Value::Number(u64::from(**byte))),
-            Self::Small(number) | Self::Argsz(number, _) => return Some(Value::Number(u64::from(**number))),
+            Self::Byte(byte) => return Some(Value::Number(u32::from(**byte))),
+            Self::Small(number) | Self::Argsz(number, _) => return Some(Value::Number(**number)),
             Self::File(slot) => slot.to_string(),
             Self::Inner(fd) => Slot::from(**fd).to_string(),
             Self::User(user) => user.to_string(),
@@ -79,20 +79,19 @@ impl Field<'_> {
     }
 
     /// Sets the value; `None` if it is not of the argument's kind.
-    pub(super) fn set(&mut self, value: &Value) -> Option<()> {
-        let text = value.to_string();
+    pub(super) fn set(&mut self, text: &str) -> Option<()> {
         match self {
             Self::File(slot) => **slot = text.parse().ok()?,
             Self::Inner(fd) => **fd = text.parse::<Slot>().ok()?.into(),
             Self::User(user) => **user = text.parse().ok()?,
             Self::Memory(slot) => **slot = text.parse::<MemoryName>().ok()?.0,
-            Self::Byte(byte) => **byte = number(&text)?.try_into().ok()?,
-            Self::Small(small) => **small = number(&text)?.try_into().ok()?,
+            Self::Byte(byte) => **byte = number(text)?.try_into().ok()?,
+            Self::Small(small) => **small = number(text)?.try_into().ok()?,
             Self::Argsz(argsz, most) => {
-                **argsz = number(&text)?.try_into().ok().filter(|argsz| *argsz <= *most)?;
+                **argsz = number(text)?.try_into().ok().filter(|argsz| *argsz <= *most)?;
             }
-            Self::Large(large) => **large = number(&text)?,
-            Self::Page(page) => **page = Some(number(&text).and_then(PageShift::from_bytes)?),
+            Self::Large(large) => **large = number(text)?,
+            Self::Page(page) => **page = Some(number(text).and_then(PageShift::from_bytes)?),
             Self::Access(access) => **access = ACCESS.iter().find(|(_, known)| *known == text)?.0,
         }
         Some(())

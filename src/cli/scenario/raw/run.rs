@@ -1,6 +1,6 @@
 //! Runs raw steps, to the end or to the first unexpected answer.
 
-use super::super::context::{StartError, locked};
+use super::super::context::StartError;
 use super::super::file::Scenario;
 use super::super::places::Places;
 use super::super::report::{End, Report, StepReport, Tables};
@@ -35,7 +35,7 @@ pub(in super::super) fn run(
     let host = machine.host();
     let groups = machine.groups(scenario.groups())?;
     let note = machine.note(&groups);
-    let (platform, page, locked) = (host.platform(), host.page_shift(), locked(host.as_ref()));
+    let (platform, page, locked) = (host.platform(), host.page_shift(), machine.locked());
     let mut bench = Bench { machine, host, process: Process::new(groups), locked, told: 0 };
     let mut steps: Vec<StepReport> = Vec::new();
     for (at, line) in scenario.raw.iter().enumerate() {
@@ -84,7 +84,7 @@ impl Bench<'_> {
     }
 
     fn locked(&self) -> u64 {
-        locked(self.host.as_ref()).saturating_sub(self.locked)
+        self.machine.locked().saturating_sub(self.locked)
     }
 
     /// Returns the part of the result that the entry has expectations for.
