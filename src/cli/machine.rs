@@ -130,15 +130,15 @@ impl Machine {
         violations.into_iter().chain(leaks).collect()
     }
 
-    /// Returns the calls so far that would have harmed a kernel. Only a model can report them.
+    /// Returns the calls that would have harmed a kernel. Only a model can report them.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.violations_after(0)
     }
 
-    /// Returns the same without the first `told`.
-    pub(crate) fn violations_after(&self, told: usize) -> Vec<String> {
+    /// Returns those after the first `count`.
+    pub(crate) fn violations_after(&self, count: usize) -> Vec<String> {
         let Self::Model { model, .. } = self else { return Vec::new() };
-        let new = model.violations().into_iter().filter(Violation::harms_kernel).skip(told);
+        let new = model.violations().into_iter().filter(Violation::harms_kernel).skip(count);
         new.map(|violation| format!("violation: {violation}")).collect()
     }
 

@@ -126,7 +126,7 @@ impl Irqs {
     fn request(&mut self, data: &Data<'_>) -> Result<(), Errno> {
         match data.flags & DATA {
             IRQ_SET_DATA_EVENTFD if data.count == 1 => self.request = data.duplicate()?,
-            IRQ_SET_DATA_NONE if self.request.is_some() && data.count == 1 => self.ask_back(),
+            IRQ_SET_DATA_NONE if self.request.is_some() && data.count == 1 => self.request_back(),
             IRQ_SET_DATA_NONE if self.request.is_some() => self.request = None,
             _ => return Err(Errno::EINVAL),
         }
@@ -150,7 +150,7 @@ impl Irqs {
     }
 
     /// Signals that the host wants the device back.
-    pub(super) fn ask_back(&self) {
+    pub(super) fn request_back(&self) {
         signal(self.request.as_ref());
     }
 }

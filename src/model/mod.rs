@@ -191,7 +191,7 @@ impl Model {
     pub fn unplug(&self, group: u32) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.gone = true;
-            group.devices.iter().for_each(|device| device.irqs.ask_back());
+            group.devices.iter().for_each(|device| device.irqs.request_back());
         }
     }
 
@@ -215,7 +215,7 @@ impl Model {
         self.violations_after(0)
     }
 
-    /// Returns what went wrong after the first `count`.
+    /// Returns the violations after the first `count`.
     pub fn violations_after(&self, count: usize) -> Vec<Violation> {
         self.lock().kernel.violations.iter().skip(count).cloned().collect()
     }

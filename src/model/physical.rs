@@ -68,17 +68,17 @@ impl Physical {
         Some(start)
     }
 
-    /// From now on `memory` lies at an address.
+    /// Places lent `memory` at an address.
     pub(super) fn lend(&mut self, at: u64, memory: Lent) {
         self.lent.insert(at, memory);
     }
 
-    /// Whether that memory of the program lies at an address.
+    /// Returns whether that memory of the program lies at an address.
     pub(super) fn is_lent(&self, at: u64, range: UserRange) -> bool {
         self.lent.get(&at).is_some_and(|memory| memory.range() == range)
     }
 
-    /// It lies there no more.
+    /// Removes the lent memory at an address.
     pub(super) fn take_back(&mut self, at: u64) {
         self.lent.remove(&at);
     }
@@ -93,7 +93,7 @@ impl Physical {
         }
     }
 
-    /// The lent memory at an address, and the offset in it.
+    /// Returns the lent memory at an address, and the offset in it.
     fn lent(&self, at: u64) -> Option<(&Lent, u64)> {
         let (start, memory) = self.lent.range(..=at).next_back()?;
         (at - start < memory.range().len()).then_some((memory, at - start))

@@ -158,8 +158,7 @@ impl Process {
         self.search = Search::default();
     }
 
-    /// Memory of the program that runs the model, at its own address: nothing of the process may be
-    /// there.
+    /// Maps memory of the program that runs the model at its own address, which must be free.
     pub(super) fn adopt(&mut self, memory: &Shared, page: PageShift) -> Result<(), Errno> {
         let range = memory.range().start().0..memory.range().end().0;
         if self.vmas.overlaps(&range) {
@@ -173,8 +172,8 @@ impl Process {
         Ok(())
     }
 
-    /// Memory of the program that runs the model, reached through its owner; nothing where it is
-    /// lent already.
+    /// Maps memory of the program that runs the model, reached through its owner; does nothing if
+    /// it is lent already.
     pub(super) fn lend(&mut self, memory: UserRange, owner: Arc<dyn LentMemory>) -> Result<(), Errno> {
         let range = memory.start().0..memory.end().0;
         let physical = |vma: &Vma| range.start.wrapping_add(vma.pages.delta);
@@ -302,8 +301,8 @@ impl Process {
         for (at, pages) in gone {
             let mut rest = RangeSet::new();
             rest.insert(at.clone());
-            for (kept, _) in held.iter().filter(|(_, other)| other.delta == pages.delta) {
-                rest.remove(kept.clone());
+            for (pinned, _) in held.iter().filter(|(_, other)| other.delta == pages.delta) {
+                rest.remove(pinned.clone());
             }
             for part in rest.iter() {
                 let len = part.end - part.start;

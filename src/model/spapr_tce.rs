@@ -1,5 +1,5 @@
-//! The driver of a container (`struct tce_container`, `drivers/vfio/vfio_iommu_spapr_tce.c`) and the
-//! order its calls check in.
+//! The driver of a container (`struct tce_container`, `drivers/vfio/vfio_iommu_spapr_tce.c`), and
+//! the order in which its calls check.
 //!
 //! The model has one process and no faulting argument, so it has no checks for a foreign `mm` or
 //! for EFAULT.
@@ -418,7 +418,7 @@ fn build(kernel: &mut Kernel, table: &mut Table, v2: bool, args: &DmaMap) -> Res
         }
     }
     if let Some((index, errno)) = failed {
-        // The rollback tells the hardware to forget no entries, from -1 down.
+        // The rollback makes the hardware drop no entries, from -1 down.
         if index == 0 && first == 0 && kernel.preset.machine == Machine::Powernv8 {
             kernel.violations.push(Violation::FailedMapAtZero { size: args.size });
         }

@@ -47,7 +47,7 @@ pub(super) fn groups(state: &State, container: u32) -> Vec<u32> {
     state.containers.get(&container).map(|container| container.groups.clone()).unwrap_or_default()
 }
 
-/// What devices in a container read.
+/// Reads as devices in a container do.
 pub(super) fn device_read(state: &mut State, container: u32, iova: Iova, data: &mut [u8]) {
     let State { kernel, containers, .. } = state;
     match containers.get(&container).and_then(|container| container.driver.as_ref()) {

@@ -31,8 +31,8 @@ pub enum Violation {
         /// Whether a pseries kernel would have crashed; otherwise a count is lost.
         fatal: bool,
     },
-    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the
-    /// table. The model clears what lies inside.
+    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written past
+    /// the end of the table. The model clears what lies inside.
     UnmapPastWindow {
         /// First address.
         start: Iova,
@@ -130,7 +130,7 @@ pub enum Violation {
         /// What the device wanted to do there.
         direction: DmaDirection,
     },
-    /// The process ended and left memory locked or regions behind.
+    /// The process ended and left memory locked, or regions.
     LeftBehind {
         /// Locked bytes.
         locked: u64,
@@ -140,7 +140,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// Whether a kernel is worse off for it: DMA that the hardware refuses does it no harm.
+    /// Returns whether it harms a kernel. DMA that the hardware refuses does not.
     pub fn harms_kernel(&self) -> bool {
         !matches!(self, Self::DeviceDma { .. })
     }

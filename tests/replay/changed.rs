@@ -3,7 +3,7 @@
 use super::{TRACES, replay_bytes, root, text};
 use snapbox::str;
 
-/// The trace with its line `number` changed, which has to be there.
+/// The trace with its line `number` changed, which must exist.
 fn change(name: &str, number: usize, from: &str, to: &str) -> Vec<u8> {
     let text = text(name);
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();

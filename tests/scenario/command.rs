@@ -215,7 +215,7 @@ fn a_full_disk_is_an_error_of_every_command() {
         assert!(told.contains("No space left on device"), "{arguments:?}: {told:?}");
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
     }
-    // A surprise is still told, and its code stays.
+    // A surprise is still reported, and its code stays.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.toml");
     let step = "title = 't'\n[[step]]\nattach = { group = 0 }\nexpect = 'one-group'\n";
@@ -281,7 +281,7 @@ fn a_filter_that_would_log_nothing_is_wrong_usage() {
     }
     let run = spapr_iommu(&["run", "examples/first.toml", "--log", "spapr_iommu::ioctl=debug"]).code(0);
     assert!(String::from_utf8_lossy(&run.get_output().stderr).contains("VFIO_IOMMU_MAP_DMA"));
-    // What the environment says is for other programs, too: it is told, and no reason to stop.
+    // The environment is for other programs too: a wrong filter is reported, and does not stop it.
     let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env("RUST_LOG", "spapr_iommu=loud");
     let told = command.args(["run", "examples/first.toml"]).assert().code(0);
     assert!(String::from_utf8_lossy(&told.get_output().stderr).starts_with("RUST_LOG is not a filter"));

@@ -79,8 +79,8 @@ fn pieces(text: &str) -> (String, Vec<String>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Up to the first refusal the steps run; then all is given back, and the kernel has come to no
-    /// harm.
+    /// The steps run up to the first refusal; then everything is released, and the kernel is
+    /// unharmed.
     #[test]
     fn any_order_of_steps_leaves_nothing_behind(
         which in any::<prop::sample::Index>(),

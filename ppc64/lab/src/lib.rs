@@ -1,12 +1,11 @@
 //! Runs commands of this project on real POWER kernels in emulated machines.
 //!
-//! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`]
-//! finds the kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`]
-//! describes the machine,
-//! [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`]
-//! is one of them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its
-//! own, [`compare`] what is made of it, [`table`] and
-//! [`document`] how it is told.
+//! `ppc64/README.md` is the guide. The path of one run: [`options`] says what is requested,
+//! [`kernel`] finds the kernel, [`program`] builds the commands, [`initramfs`] packs them,
+//! [`machine`] describes the machine, [`boot`] runs it, [`console`] parses its console, [`verdict`]
+//! judges, and [`spent`] says where the time went. Of all machines with all kernels, [`cell`] is
+//! one, [`show`] what runs in it, [`drivers`] the part with a table of its own, [`compare`] the
+//! comparison with the model, and [`table`] and [`document`] present the results.
 
 pub mod apt;
 pub mod archive;

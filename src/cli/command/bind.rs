@@ -77,7 +77,7 @@ fn device(address: &str, result: &Result<Binding, BindError>) -> Device {
         before: binding.and_then(|binding| binding.before.clone()),
         driver: binding.and_then(|binding| binding.driver.clone()),
         changed: binding.is_some_and(|binding| binding.changed),
-        error: error.map(|error| Trouble { code: code(error), message: error.to_string() }),
+        error: error.map(|error| Problem { code: code(error), message: error.to_string() }),
     }
 }
 
@@ -94,11 +94,11 @@ fn group(binder: &Binder, number: u32) -> Group {
         id: format!("{:04x}:{:04x}", device.id.0, device.id.1),
         driver: device.driver,
     };
-    let trouble = |obstacle: Obstacle| Trouble { code: (&obstacle).into(), message: obstacle.to_string() };
+    let problem = |obstacle: Obstacle| Problem { code: (&obstacle).into(), message: obstacle.to_string() };
     Group {
         number,
         devices: binder.group(number).into_iter().flat_map(|group| group.devices).map(member).collect(),
-        in_the_way: binder.in_the_way(number).into_iter().map(trouble).collect(),
+        in_the_way: binder.in_the_way(number).into_iter().map(problem).collect(),
     }
 }
 
@@ -106,8 +106,8 @@ fn group(binder: &Binder, number: u32) -> Group {
 fn judge(report: &Report) -> Exit {
     let errors = report.devices.iter().filter_map(|device| device.error.as_ref());
     let mut exit = Exit::Success;
-    for trouble in errors.chain(report.groups.iter().flat_map(|group| &group.in_the_way)) {
-        eprintln!("{}{}", trouble.message, remedy::of_obstacle(trouble.code));
+    for problem in errors.chain(report.groups.iter().flat_map(|group| &group.in_the_way)) {
+        eprintln!("{}{}", problem.message, remedy::of_obstacle(problem.code));
         exit = Exit::Obstacle;
     }
     exit
@@ -132,7 +132,7 @@ struct Device {
     /// Driver now.
     driver: Option<String>,
     changed: bool,
-    error: Option<Trouble>,
+    error: Option<Problem>,
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -140,7 +140,7 @@ struct Group {
     #[serde(rename = "group")]
     number: u32,
     devices: Vec<Member>,
-    in_the_way: Vec<Trouble>,
+    in_the_way: Vec<Problem>,
 }
 
 /// A device of a group.
@@ -154,7 +154,7 @@ struct Member {
 
 /// A problem that prevents use.
 #[derive(Debug, serde::Serialize)]
-struct Trouble {
+struct Problem {
     code: &'static str,
     message: String,
 }
@@ -220,8 +220,8 @@ mod tests {
     #[test]
     fn a_group_lists_its_devices() {
         let member = Member { address: "0000:00:01.0".into(), id: "1b36:0010".into(), driver: None };
-        let trouble = Trouble { code: "not-viable", message: "x".into() };
-        let mut group = Group { number: 7, devices: vec![member], in_the_way: vec![trouble] };
+        let problem = Problem { code: "not-viable", message: "x".into() };
+        let mut group = Group { number: 7, devices: vec![member], in_the_way: vec![problem] };
         let expected = "\nGroup 7\n device        id         driver\n 0000:00:01.0  1b36:0010  none\nNot usable yet.";
         assert_eq!(draw(&group), expected);
         group.in_the_way.clear();

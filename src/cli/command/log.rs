@@ -6,12 +6,13 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is logged when nothing is asked.
+/// Logged by default.
 const QUIET: LevelFilter = LevelFilter::WARN;
-/// What the targets of all events begin with: the library's name, or this crate's.
+/// Prefixes of the targets of all events: the library's name, or this crate's.
 const CRATES: [&str; 2] = ["spapr_iommu", env!("CARGO_CRATE_NAME")];
 
-/// Reads what `--log` says: a level, `ioctl`, or a filter in which every target can have events.
+/// Parses the argument of `--log`: a level, `ioctl`, or a filter in which every target can have
+/// events.
 pub(super) fn parse(text: &str) -> Result<Targets, String> {
     if text == "ioctl" {
         return Ok(Targets::new().with_target(TARGET, LevelFilter::DEBUG));
@@ -32,7 +33,7 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
 }
 
 /// Starts logging: as `--log` says, or `RUST_LOG`, which may name other programs' targets.
-pub(super) fn start(asked: Option<Targets>) {
+pub(super) fn start(requested: Option<Targets>) {
     let environment = || match std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())?.parse() {
         Ok(filter) => Some(filter),
         Err(error) => {
@@ -40,7 +41,7 @@ pub(super) fn start(asked: Option<Targets>) {
             None
         }
     };
-    let filter = asked.or_else(environment).unwrap_or_else(|| Targets::new().with_default(QUIET));
+    let filter = requested.or_else(environment).unwrap_or_else(|| Targets::new().with_default(QUIET));
     let format = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

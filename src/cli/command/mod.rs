@@ -161,13 +161,13 @@ enum Exit {
 }
 
 impl Exit {
-    /// This, unless it is success; `next` then.
+    /// Returns the first that is not success.
     fn and(self, next: Self) -> Self {
         if self == Self::Success { next } else { self }
     }
 }
 
-/// Tells on stderr that standard output is not complete.
+/// Reports on stderr that standard output is incomplete.
 fn written(result: io::Result<()>) -> Exit {
     match result {
         Ok(()) => Exit::Success,
@@ -184,10 +184,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Prints what clap has to say in place of running a command: help, the version, or wrong usage.
-fn told(message: &clap::Error) -> Exit {
+/// Prints the message of clap in place of running a command: help, the version, or wrong usage.
+fn print(message: &clap::Error) -> Exit {
     if message.use_stderr() {
-        // Nothing is left to tell the user by.
+        // There is no other way to reach the user.
         let _ = message.print();
         return Exit::Usage;
     }
@@ -199,7 +199,7 @@ fn told(message: &clap::Error) -> Exit {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return told(&error).into(),
+        Err(error) => return print(&error).into(),
     };
     log::start(arguments.log);
     match arguments.command {

@@ -41,8 +41,8 @@ impl<W: Write> Sink<W> {
         }
     }
 
-    /// Flushes, and reports the first error. A reader that closed its pipe had all it wanted: that
-    /// is no error.
+    /// Flushes, and reports the first error. A closed pipe is not an error: its
+    /// reader has all it wanted.
     pub(super) fn finish(mut self) -> io::Result<()> {
         match self.failed.map_or_else(|| self.inner.flush(), Err) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -66,13 +66,13 @@ fn machine(host: HostChoice, trace: &Trace) -> Machine {
 }
 
 /// Largest number of differences printed; the JSON document has more.
-const MAX_TOLD: usize = 20;
+const MAX_PRINTED: usize = 20;
 
 /// Reports on stderr what differed from QEMU, and returns the exit code.
 fn judge(path: &str, report: &Report) -> Exit {
-    let told = report.differences.iter().take(MAX_TOLD);
-    told.clone().for_each(|difference| eprintln!("{path}:{}: {difference}", difference.line));
-    let more = report.different.saturating_sub(told.len() as u64);
+    let printed = report.differences.iter().take(MAX_PRINTED);
+    printed.clone().for_each(|difference| eprintln!("{path}:{}: {difference}", difference.line));
+    let more = report.different.saturating_sub(printed.len() as u64);
     if more != 0 {
         eprintln!("{path}: and {more} more differences");
     }
@@ -116,7 +116,7 @@ fn text(path: &str, machine: &Machine, report: &Report) -> io::Result<()> {
     ));
     sink.line(&[calls(report), entries(report), ioctls(report), compared(report), offers(report)].concat());
     sink.line(&format!("Everything released: {} more locked than at the start.", Bytes(report.end.locked)));
-    // A running kernel does not tell.
+    // A running kernel does not report it.
     if report.host.kind == "model" && report.end.damage.is_empty() {
         sink.line("In the kernel: no violation.");
     }

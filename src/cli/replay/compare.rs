@@ -194,8 +194,8 @@ impl<'a> Comparison<'a> {
         let Some([_, windows, largest, pages, _]) = rets else { return };
         let qemu = Offer { windows: free, largest: block, pages: sizes };
         let here = Offer { windows, largest: u64::from(largest), pages };
-        let told = &self.report.offers;
-        if told.len() < MAX_OFFERS && !told.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
+        let listed = &self.report.offers;
+        if listed.len() < MAX_OFFERS && !listed.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
             self.report.offers.push(Offers { line: located.line, qemu, here });
         }
     }

@@ -77,25 +77,15 @@ pub enum ReplayError {
     /// The host does not allow it.
     #[error(transparent)]
     NotHere(#[from] NotHere),
-    /// The guest's RAM is not to be had.
+    /// The guest's RAM cannot be allocated.
     #[error(
         "cannot allocate {} of RAM for the guest: {errno}: set `Options::memory` to the size the guest had",
         Bytes(*bytes)
     )]
-    Memory {
-        /// How much.
-        bytes: u64,
-        /// What the host says.
-        errno: Errno,
-    },
+    Memory { bytes: u64, errno: Errno },
     /// The guest's RAM is not whole pages of the host.
     #[error("{} of RAM for the guest is not one or more of the host's {page} pages", Bytes(*bytes))]
-    MemorySize {
-        /// Its size.
-        bytes: u64,
-        /// The host's page.
-        page: PageShift,
-    },
+    MemorySize { bytes: u64, page: PageShift },
     /// The default window is not whole pages.
     #[error("a default window of {bytes:#x} bytes is not a multiple of its 4K page")]
     DefaultWindow { bytes: u64 },

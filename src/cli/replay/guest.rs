@@ -82,8 +82,8 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// Returns the configuration of a bridge like QEMU's; what a VMM decides is what the trace shows
-/// QEMU decided.
+/// Returns the configuration of a bridge like QEMU's: where a VMM has a choice, as the trace shows
+/// that QEMU chose.
 fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, PhbError> {
     let mut config = PhbConfig::new(bridge.buid, Liobn(bridge.liobn))?;
     config.default = default;

@@ -3,7 +3,7 @@
 //! A VMM chooses the LIOBN of a window, and the guest takes what it is given. QEMU gives a free
 //! one, which is that of the default window once the guest removed it; this library has one LIOBN
 //! for the default window and one for the dynamic window. Where they differ, the guest would have
-//! used the other number, so calls are carried over.
+//! used the other number, so its calls are translated.
 
 use std::collections::BTreeMap;
 
@@ -63,33 +63,34 @@ struct Here {
 pub(super) struct Liobns(BTreeMap<u64, Here>);
 
 impl Liobns {
-    /// Windows of bridges that were just started, with the LIOBNs of their default windows.
+    /// Starts with the default windows of bridges, given by LIOBN.
     pub(super) fn new(bridges: impl IntoIterator<Item = u64>) -> Self {
         let mut liobns = Self::default();
         bridges.into_iter().for_each(|liobn| liobns.reset(liobn));
         liobns
     }
 
-    /// The bridge has its default window and no other.
+    /// Leaves a bridge its default window and no other.
     pub(super) fn reset(&mut self, default: u64) {
         self.0.retain(|_, here| here.liobn & !WINDOW_BITS != default);
         self.0.insert(default, Here { liobn: default, offset: 0 });
     }
 
-    /// Both made a window: LIOBN and start.
+    /// Enters a window that both made: LIOBN and start.
     pub(super) fn made(&mut self, (liobn, start): (u64, u64), (here, start_here): (u64, u64)) {
         self.0.retain(|_, before| before.liobn != here);
         self.0.insert(liobn, Here { liobn: here, offset: start_here.wrapping_sub(start) });
     }
 
-    /// Takes out a window that is removed, and returns its LIOBN here.
+    /// Removes a window, and returns its LIOBN here.
     pub(super) fn removed(&mut self, liobn: u64) -> u64 {
         let (here, _) = self.here(liobn, 0);
         self.0.remove(&liobn);
         here
     }
 
-    /// Returns the LIOBN and the bus address here. What is no window of QEMU's is none here either.
+    /// Returns the LIOBN and the bus address here. What is not a window of QEMU's is
+    /// not one here either.
     pub(super) fn here(&self, liobn: u64, ioba: u64) -> (u64, u64) {
         match self.0.get(&liobn) {
             Some(here) => (here.liobn, ioba.wrapping_add(here.offset)),

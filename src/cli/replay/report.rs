@@ -47,7 +47,7 @@ pub struct Report {
     pub different: u64,
     /// What was left after everything was released.
     pub end: End,
-    /// Whether there is no difference and nothing left.
+    /// Whether there is no difference, and nothing was left.
     pub passed: bool,
 }
 

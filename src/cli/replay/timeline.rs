@@ -126,7 +126,7 @@ fn machine_resets(trace: &Trace) -> BTreeSet<usize> {
     found
 }
 
-/// Walks through a trace.
+/// Walks through a trace, event by event.
 struct TimelineBuilder {
     timeline: Timeline,
     /// The window each LIOBN stands for now.
@@ -298,12 +298,12 @@ mod tests {
 
     #[test]
     fn a_liobn_stands_for_one_window_after_another() {
-        let told = timeline(&[TABLE, DYNAMIC_TABLE, CREATE, SEE, REMOVE, DYNAMIC_TABLE, CREATE, SEE]).unwrap();
-        let windows: Vec<_> = told.steps.iter().map(|located| located.window).collect();
+        let built = timeline(&[TABLE, DYNAMIC_TABLE, CREATE, SEE, REMOVE, DYNAMIC_TABLE, CREATE, SEE]).unwrap();
+        let windows: Vec<_> = built.steps.iter().map(|located| located.window).collect();
         assert_eq!(windows, [Some(1), Some(1), Some(1), Some(2), Some(2)]);
-        assert!(told.windows[1].dynamic && !told.windows[0].dynamic);
+        assert!(built.windows[1].dynamic && !built.windows[0].dynamic);
         let at = 0x0800_0000_0001_0004;
-        assert!(matches!(told.steps[1].step, Step::Translate { ioba, .. } if ioba == at), "{:?}", told.steps[1]);
+        assert!(matches!(built.steps[1].step, Step::Translate { ioba, .. } if ioba == at), "{:?}", built.steps[1]);
         for gone in [&[CREATE, REMOVE, SEE], &[CREATE, RESET, SEE]] {
             assert!(matches!(timeline(gone), Err(TraceError::NoWindow { line: 3, liobn: 0x8000_0001 })));
         }
@@ -325,7 +325,7 @@ mod tests {
                 "spapr_iommu_pci_indirect liobn=0x80000000 ioba={ioba:#x} tcelist=0x5000 iobaN={last:#x} tceN=0x1003 \
                  ret=-4\n"
             );
-            match timeline(&[&text]).map(|told| told.steps[0].step) {
+            match timeline(&[&text]).map(|built| built.steps[0].step) {
                 Ok(Step::Indirect { count, .. }) => Some(count),
                 _ => None,
             }

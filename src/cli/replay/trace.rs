@@ -1,7 +1,7 @@
 //! Reads a trace: text in, events out, and the number of its other lines.
 //!
-//! The formats of lines are those of `hw/ppc/trace-events` in QEMU. QEMU prints addresses and LIOBNs
-//! in hexadecimal, with `0x` (old versions without it), and counts and return codes in decimal, and
+//! The formats are those of `hw/ppc/trace-events` in QEMU. QEMU prints addresses and LIOBNs in
+//! hexadecimal, with `0x` (old versions without it), and counts and return codes in decimal, and
 //! may put `PID@SECONDS.MICROSECONDS:` in front.
 
 use super::error::{MAX_LINE, TraceError};
@@ -34,7 +34,7 @@ pub struct Trace {
     pub(super) other_iommu: u64,
     /// Number of lines of other trace points.
     pub(super) other: u64,
-    /// Events that say no more than that their bridge exists: tables that are not of a default
+    /// Events that show nothing except that their bridge exists: tables that are not of a default
     /// window.
     pub(super) tables: u64,
     /// LIOBNs of the default windows of the bridges that those named.
@@ -42,24 +42,24 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Events that are kept in memory when nothing else is said: some 150 bytes each while they are
+    /// Number of events that are kept in memory by default: some 150 bytes each while they are
     /// replayed.
     pub const MAX_EVENTS: usize = 4 << 20;
 }
 
 impl Trace {
-    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MAX_EVENTS`]. `progress` is
-    /// told the lines read so far now and then.
+    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MAX_EVENTS`]. `progress`
+    /// occasionally receives the number of lines read.
     ///
     /// # Errors
-    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none or too many.
+    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with
+    /// none or too many of them.
     pub fn read(path: &Path, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
         Self::read_limited(File::open(path).map_err(TraceError::Open)?, Self::MAX_EVENTS, progress)
     }
 
     /// Reads a trace, plain or .xz, of at most `limit` events, from anything that is read to its
-    /// end. `progress` is as in
-    /// [`Trace::read`].
+    /// end. `progress` is as in [`Trace::read`].
     ///
     /// # Errors
     /// As [`Trace::read`].

@@ -262,14 +262,14 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Where the lines of a text end.
+/// Ends of the lines of a text.
 struct Lines {
     /// Offsets of the line ends, in order.
     ends: Vec<usize>,
 }
 
 impl Lines {
-    /// Looks through the text once: a lookup takes no more than a few comparisons after that.
+    /// Scans the text once; a lookup then takes a few comparisons.
     fn new(text: &str) -> Self {
         Self { ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect() }
     }

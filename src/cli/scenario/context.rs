@@ -242,13 +242,13 @@ impl Leases {
         self.made += 1;
     }
 
-    /// Takes out the lease of that name, with its place.
+    /// Removes the lease of that name, and returns it with its place.
     pub(super) fn take(&mut self, name: &str) -> Option<(usize, HeldLease)> {
         let place = self.by_name.remove(name)?;
         Some((place, self.held.remove(&place)?))
     }
 
-    /// Puts a lease into a place, which is free.
+    /// Puts a lease into a free place.
     pub(super) fn put(&mut self, place: usize, held: HeldLease) {
         if let Some(name) = &held.name {
             self.by_name.insert(name.clone(), place);
@@ -256,12 +256,12 @@ impl Leases {
         self.held.insert(place, held);
     }
 
-    /// The leases, oldest first.
+    /// Returns the leases, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &HeldLease> {
         self.held.values()
     }
 
-    /// Gives all back.
+    /// Releases all, oldest first.
     pub(super) fn clear(&mut self) {
         self.by_name.clear();
         while self.held.pop_first().is_some() {}
@@ -277,18 +277,18 @@ pub(super) struct WindowNames {
 }
 
 impl WindowNames {
-    /// Gives the window of a space that starts there a name.
+    /// Names the window of a space that starts there.
     pub(super) fn add(&mut self, name: &str, space: &str, start: Iova) {
         self.starts.insert(name.to_owned(), start);
         self.names.insert((space.to_owned(), start), name.to_owned());
     }
 
-    /// Where the window of that name starts.
+    /// Returns where the window of that name starts.
     pub(super) fn start(&self, name: &str) -> Option<Iova> {
         self.starts.get(name).copied()
     }
 
-    /// The name of the window of a space that starts there.
+    /// Returns the name of the window of a space that starts there.
     pub(super) fn name(&self, space: &str, start: Iova) -> Option<&str> {
         self.names.get(&(space.to_owned(), start)).map(String::as_str)
     }

@@ -1,4 +1,4 @@
-//! What a scenario file holds, and its syntax.
+//! The contents of a scenario file, and its syntax.
 
 use super::action::{Action, Name, Nothing, Protection};
 use super::expect::{Expect, Verdict};
@@ -21,7 +21,7 @@ pub struct Scenario {
     pub(super) memory: Vec<Memory>,
     #[serde(default, rename = "step")]
     pub(super) steps: Vec<Step>,
-    /// Bare steps, instead of steps.
+    /// Raw steps, in place of steps.
     #[serde(default)]
     pub(super) raw: Vec<Line>,
 }

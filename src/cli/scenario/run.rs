@@ -13,7 +13,7 @@ use spapr_iommu::space::AddressSpace;
 use spapr_iommu::window::{DEFAULT_PAGE, DefaultWindow};
 
 impl Scenario {
-    /// Runs it up to the first surprise and releases everything. Bare steps on the running kernel
+    /// Runs it up to the first surprise and releases everything. Raw steps on the running kernel
     /// may crash it: check [`Scenario::is_raw`] first.
     pub fn run(&self, machine: &Machine, observer: &mut dyn Observer) -> Result<Report, StartError> {
         if self.is_raw() {
@@ -26,7 +26,7 @@ impl Scenario {
         for (at, step) in self.steps.iter().enumerate() {
             observer.begins(at + 1, self.steps.len(), step.action.key());
             let report = run_step(&mut context, at + 1, step, (platform, page), observer);
-            observer.stands(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
+            observer.after_step(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
             observer.done(&report);
             let stop = report.surprise;
             steps.push(report);
@@ -163,8 +163,8 @@ pub trait Observer {
         let _ = (done, all);
     }
 
-    /// The spaces after a step, each with its name.
-    fn stands(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
+    /// A step has run: the spaces after it, each with its name.
+    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
         let _ = spaces;
     }
 

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 /// Largest number of groups a scenario can use.
 pub(super) const MAX_GROUPS: usize = 256;
 
-/// Why a text is no number of bytes.
+/// Why a text is not a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NumberError {
     #[error("a size is a number of bytes, for example 512M, 1G or 0x10000")]

@@ -47,7 +47,7 @@ pub(in super::super) struct Line {
     pub mistake: Option<Mistake>,
 }
 
-/// Keys of an entry other than steps.
+/// LineVisitor of an entry other than steps.
 const ENTRY_KEYS: [&str; 5] = ["name", "note", "expect", "gives", "locked"];
 
 fn keys() -> Vec<&'static str> {
@@ -56,13 +56,13 @@ fn keys() -> Vec<&'static str> {
 
 impl<'de> Deserialize<'de> for Line {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Keys)
+        deserializer.deserialize_map(LineVisitor)
     }
 }
 
-struct Keys;
+struct LineVisitor;
 
-impl<'de> Visitor<'de> for Keys {
+impl<'de> Visitor<'de> for LineVisitor {
     type Value = Line;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -306,9 +306,9 @@ fn by_name(text: &str) -> Option<Errno> {
     (0..=LAST_ERRNO).map(Errno::from_raw).find(|errno| format!("{errno:?}") == text)
 }
 
-struct Either;
+struct AnswerVisitor;
 
-impl Visitor<'_> for Either {
+impl Visitor<'_> for AnswerVisitor {
     type Value = Answer;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -328,7 +328,7 @@ impl Visitor<'_> for Either {
 
 impl<'de> Deserialize<'de> for Answer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(AnswerVisitor)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The library never makes a kernel call that would do harm; raw steps make whatever call they
 //! describe, hostile arguments included. A scenario consists of one kind or the other: the library
-//! knows everything that is registered in a process because nobody else registers, and raw calls
+//! knows everything that is registered in a process because it alone registers, and raw calls
 //! made without its knowledge would make its records wrong.
 //!
 //! ```

@@ -166,7 +166,7 @@ fn untranslate(mut after: Call, before: &Call) -> Call {
     after
 }
 
-/// Allocates memory whose address is aligned alike on every host, as far as any IOMMU page needs;
+/// Allocates memory whose address is aligned alike on every host, to the largest IOMMU page;
 /// hugetlb memory to its page. It has holes on both sides, for calls that reach beyond it.
 fn allocate(memory: &dyn Memory, size: u64, host: PageShift, page: Option<PageShift>) -> Result<UserRange, Errno> {
     if let Some(page) = page.filter(|page| *page != host) {
