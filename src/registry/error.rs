@@ -37,6 +37,9 @@ pub enum RegisterError {
          memory there: unmap the rest first"
     )]
     Stale { asked: UserRange, part: UserRange },
+    /// A slice that is lent to devices for a while, which a lease might outlive.
+    #[error("{asked} is lent for the time of a call, and a lease could outlive that: use memory of `Host::share`")]
+    Lent { asked: UserRange },
     /// The process registered an overlapping range outside this registry.
     #[error("{asked} overlaps memory that this process registered elsewhere: one registry must own all registrations")]
     Foreign { asked: UserRange },

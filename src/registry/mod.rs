@@ -28,11 +28,12 @@ pub use regions::RegionId;
 pub use stats::RegistryStats;
 
 pub(crate) use charges::{Charging, Promise};
+pub(crate) use lease::Owner;
 pub(crate) use regions::Part;
 
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
-use crate::host::{Errno, Fd, Host};
+use crate::host::{Errno, Fd, Host, Shared};
 use crate::window::RefusedWindows;
 use backing::{Stretch, survey};
 use charges::Charges;
@@ -112,20 +113,92 @@ impl Registry {
         &self.0.host
     }
 
-    /// Registers `range` and leases it. If no container is open yet, it is registered when the
-    /// first one opens.
+    /// Registers `memory` and leases it; the lease keeps it. If no container is open yet, it is
+    /// registered when the first one opens. Memory of [`Shared::file`] must be
+    /// [adopted](Host::adopt) before by a host that is a model.
     ///
     /// An error leaves everything as it was.
-    pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
-        self.register_counted(&[range])?;
-        Ok(Lease::new(self.clone(), range))
+    ///
+    /// Nothing else can be handed to devices without `unsafe`, neither a variable nor a `Vec`:
+    ///
+    /// ```compile_fail,E0308
+    /// # fn register(registry: &spapr_iommu::Registry) {
+    /// use spapr_iommu::{UserAddr, UserRange};
+    ///
+    /// let variable = [0u8; 0x1_0000];
+    /// let range = UserRange::new(UserAddr(variable.as_ptr().addr() as u64), 0x1_0000).unwrap();
+    /// let lease = registry.register(range);
+    /// # }
+    /// ```
+    ///
+    /// ```compile_fail,E0133
+    /// # fn register(registry: &spapr_iommu::Registry) {
+    /// use spapr_iommu::{UserAddr, UserRange};
+    ///
+    /// let bytes = vec![0u8; 0x1_0000];
+    /// let range = UserRange::new(UserAddr(bytes.as_ptr().addr() as u64), 0x1_0000).unwrap();
+    /// let lease = registry.register_raw(range);
+    /// drop(bytes); // A device would write to what takes its place.
+    /// # }
+    /// ```
+    pub fn register(&self, memory: &Shared) -> Result<Lease, RegisterError> {
+        refuse_lent(memory)?;
+        self.register_kept(memory)
     }
 
-    /// Registers several ranges, all or none: neighbours of one kind become one kernel region.
-    /// Returns a lease for each.
-    pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
+    /// Registers several pieces of memory, all or none: neighbours of one kind become one kernel
+    /// region. Returns a lease for each.
+    pub fn register_all(&self, memory: &[Shared]) -> Result<Vec<Lease>, RegisterError> {
+        memory.iter().try_for_each(refuse_lent)?;
+        let ranges: Vec<_> = memory.iter().map(Shared::range).collect();
+        self.register_owned(&ranges, memory.iter().map(Shared::owner))
+    }
+
+    /// Registers user memory by its address, as [`Self::register`] does.
+    ///
+    /// # Safety
+    /// From the lease on anybody may map the memory for devices, which read and write it at any
+    /// moment. So until [`Lease::release`] has succeeded:
+    ///
+    /// * the memory stays mapped in the process as it is, or is unmapped and its addresses used for
+    ///   nothing else; memory of an allocator is not freed;
+    /// * no Rust reference to it is used while a device may reach it: it is accessed by pointers,
+    ///   volatile or atomic, or by the kernel.
+    ///
+    /// A lease that is dropped or forgotten was not released: then this holds for as long as an
+    /// address space maps the memory, or for good.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    pub unsafe fn register_raw(&self, range: UserRange) -> Result<Lease, RegisterError> {
+        self.register_counted(&[range])?;
+        Ok(Lease::new(self.clone(), range, None))
+    }
+
+    /// Registers several ranges by their addresses, as [`Self::register_all`] does.
+    ///
+    /// # Safety
+    /// As for [`Self::register_raw`], for each.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    pub unsafe fn register_all_raw(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
         self.register_counted(ranges)?;
-        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
+        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range, None)).collect())
+    }
+
+    /// Registers `memory`, which may be lent: then its lease is to be released before the loan
+    /// ends.
+    pub(crate) fn register_kept(&self, memory: &Shared) -> Result<Lease, RegisterError> {
+        self.register_counted(&[memory.range()])?;
+        Ok(Lease::new(self.clone(), memory.range(), Some(memory.owner())))
+    }
+
+    /// Registers several ranges, all or none, each of which is mapped as long as its owner is held.
+    pub(crate) fn register_owned(
+        &self,
+        ranges: &[UserRange],
+        owners: impl Iterator<Item = Owner>,
+    ) -> Result<Vec<Lease>, RegisterError> {
+        self.register_counted(ranges)?;
+        let lease = |(&range, owner)| Lease::new(self.clone(), range, Some(owner));
+        Ok(ranges.iter().zip(owners).map(lease).collect())
     }
 
     fn register_counted(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
@@ -257,13 +330,16 @@ impl Registry {
         Err(mapped)
     }
 
-    fn drop_lease(&self, range: UserRange) {
-        {
+    /// Returns whether devices may still reach some of it.
+    fn drop_lease(&self, range: UserRange) -> bool {
+        let reached = {
             let mut regions = self.0.regions.lock();
-            regions.begin_release(range);
+            let exposed = regions.begin_release(range);
             regions.finish_release(range);
-        }
+            !exposed.is_empty()
+        };
         self.unregister_idle();
+        reached
     }
 
     fn spaces(&self) -> Vec<Arc<dyn ReverseMap>> {
@@ -414,8 +490,17 @@ impl Registry {
     }
 }
 
+/// Refuses memory that its owner takes back, whatever leases there are.
+fn refuse_lent(memory: &Shared) -> Result<(), RegisterError> {
+    if memory.is_lent() { Err(RegisterError::Lent { asked: memory.range() }) } else { Ok(()) }
+}
+
+#[allow(unsafe_code, reason = "user addresses pass through")]
 fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
-    calls::register_memory(host, container, asked).map_err(|error| match error.failure {
+    // SAFETY: leases keep the memory, or their makers vouched for it. What lost its last lease a
+    // moment ago is pinned in vain: no map may use it.
+    let result = unsafe { calls::register_memory(host, container, asked) };
+    result.map_err(|error| match error.failure {
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
         // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },

@@ -23,13 +23,13 @@ impl KvmPins {
 }
 
 impl AddressSpace {
-    /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until the last
-    /// group leaves. It stays registered, in every container. The default window is created, since
-    /// KVM attaches tables to existing windows only; and containers are closed without an
-    /// UNREGISTER, which would lose what is mapped.
+    /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until
+    /// the last group leaves. It stays registered, in every container. The default window is
+    /// created, since KVM attaches tables to existing windows only; and containers are closed
+    /// without an UNREGISTER, which would lose what is mapped.
     ///
-    /// Must be called again after a group was attached or memory added. [`Self::sync_from_kvm`] tells the
-    /// space what KVM mapped.
+    /// Must be called again after a group was attached or memory added. [`Self::sync_from_kvm`]
+    /// tells the space what KVM mapped.
     pub fn pin_for_kvm(&self, memory: &[UserRange]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         let pages = |range: &UserRange| (*range, PageShift::P4K);
@@ -60,7 +60,17 @@ impl AddressSpace {
 
     /// Sets the mappings in `range` to `found` and nothing else, as KVM made them, without a kernel
     /// call. From then on its memory is not released, and an unmap reaches all of it.
-    pub fn sync_from_kvm(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
+    ///
+    /// # Safety
+    /// The kernel maps just that in `range`. Memory of a mapping that is missing would be given
+    /// back while devices still reach it.
+    #[allow(unsafe_code, reason = "what is mapped is the caller's word")]
+    pub unsafe fn sync_from_kvm(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
+        self.record_from_kvm(range, found)
+    }
+
+    /// [`Self::sync_from_kvm`], for a guest's tables that were read from the kernel.
+    pub(crate) fn record_from_kvm(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         if found.is_empty() {
             scratch.requests.clear();

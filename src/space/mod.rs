@@ -13,8 +13,8 @@
 //! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
 //! meet a change of windows or groups. `mappings` is written only for the moment in which the map
 //! changes, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, the
-//! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is charged
-//! to the process.
+//! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is
+//! charged to the process.
 
 mod accelerated;
 mod apply;

@@ -1,7 +1,6 @@
 //! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
 
-use crate::fixture::{Fixture, HIGH, K4, K64, at, iova, part};
-use crate::library::Library;
+use crate::fixture::{Fixture, HIGH, K4, K64, Library, at, iova, part};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Recording, Violation};
@@ -9,6 +8,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, MapRequest, Overlap};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
@@ -43,7 +43,7 @@ pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(fixture: &Fixture) 
     drop(raw);
 
     let library = fixture.library();
-    let _leases = halves.map(|half| library.registry.register(half).unwrap());
+    let _leases = halves.map(|half| library.registry.lease(half).unwrap());
     let across = iova(K4, 4 * K4);
     library.space.map(across, at(memory, K64 - 2 * K4), RW).unwrap();
     assert_eq!(library.space.mapped().1, 4 * K4);
@@ -63,7 +63,7 @@ pub(crate) fn map_of_a_page_in_two_regions_is_einval(fixture: &Fixture) {
     drop(raw);
 
     let library = fixture.library();
-    let _leases = halves.map(|half| library.registry.register(half).unwrap());
+    let _leases = halves.map(|half| library.registry.lease(half).unwrap());
     let window = library.space.create_window(&WindowRequest::bytes(1 << 30).page(page).max_iommu_page(page)).unwrap();
     let refused = library.space.map(iova(window.range.start().0, page.bytes()), memory.start(), RW).unwrap_err();
     assert!(
@@ -136,7 +136,7 @@ pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(fixture
     // Checked beforehand, so that there is nothing to roll back.
     let library = fixture.library();
     let (old, _lease) = library.leased(K64);
-    let _half = library.registry.register(part(new, 0, K64)).unwrap();
+    let _half = library.registry.lease(part(new, 0, K64)).unwrap();
     let place = iova(K64, 8 * K4);
     library.space.map(place, old.start(), RW).unwrap();
     let request = MapRequest { iova: place, user: at(new, K64 - 4 * K4), permission: RW };
@@ -270,11 +270,11 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(fixture: &Fixtur
     let library = fixture.library();
     let memory = fixture.memory(2 * K64);
     let [first, second] = [part(memory, 0, K64), part(memory, K64, K64)];
-    let [kept, given] = library.registry.register_all(&[first, second]).unwrap().try_into().unwrap();
+    let [kept, given] = library.registry.lease_all(&[first, second]).unwrap().try_into().unwrap();
     library.space.map(iova(0, K4), first.start(), RW).unwrap();
     given.release().unwrap();
     assert!(fixture.source().free(second).is_ok());
-    let refused = library.registry.register(second).unwrap_err();
+    let refused = library.registry.lease(second).unwrap_err();
     assert!(matches!(refused, spapr_iommu::registry::RegisterError::Stale { .. }), "{refused}");
     library.space.unmap(iova(0, K4)).unwrap();
     kept.release().unwrap();
@@ -296,7 +296,7 @@ pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(fixture: &Fixtu
     raw.close_devices();
     drop(raw);
 
-    // The library holdings the right on; `Permission::Write` says what it means where.
+    // The library passes the permission on; `Permission::Write` documents its effect by platform.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), Permission::Write).unwrap();

@@ -1,14 +1,15 @@
-//! Locked memory of the process: looked at and charged in one step, with what is promised counted
-//! in.
+//! Locked memory of the process: counted before the kernel counts it, checked and charged in one
+//! step, with what is promised included.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
-use crate::told::Told;
+use crate::kernel_rules::Told;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::MemlockError;
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::{RegisterError, Registry};
-use spapr_iommu::space::{AddressSpace, AttachError, WindowError};
+use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -32,7 +33,7 @@ fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
         let fixture = Fixture::with(limited(M + 2 * DEFAULT - 1));
         fixture.space.attach(0).unwrap();
         let ram = fixture.allocate(M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         if mapped_first {
             fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         }
@@ -56,7 +57,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     fixture.space.attach(0).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
     let ram = fixture.allocate(2 * M);
-    let error = fixture.registry.register(ram).unwrap_err();
+    let error = fixture.registry.lease(ram).unwrap_err();
     let RegisterError::Memlock(MemlockError::OverPromise { missing, promised, .. }) = &error else { panic!("{error}") };
     assert_eq!((*missing, *promised), (M, DEFAULT));
     assert!(error.to_string().contains("8 MiB promised to default windows"), "{error}");
@@ -73,7 +74,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     drop(other);
     fixture.space.reserve(iova(0, M)).unwrap();
     fixture.space.detach(0).unwrap();
-    drop(fixture.registry.register(ram).unwrap());
+    drop(fixture.registry.lease(ram).unwrap());
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn a_promise_is_kept() {
     fixture.space.attach(0).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     assert_eq!(fixture.model.locked(), DEFAULT + M);
     fixture.agrees();
@@ -108,7 +109,7 @@ fn a_window_in_the_place_of_another_is_afforded_before_that_goes() {
     let fixture = Fixture::with(limited(DEFAULT + 3 * M));
     fixture.space.attach(0).unwrap();
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
     fixture.space.drop_default_window().unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -194,11 +195,58 @@ fn a_window_the_machine_had_no_memory_for_is_made_once_there_is_more() {
 fn however_much_is_mapped_a_space_and_a_registry_show_themselves_on_a_screen() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(64 * M);
-    let _leases: Vec<_> = (0..64).map(|n| fixture.registry.register(part(ram, n * M, M)).unwrap()).collect();
+    let _leases: Vec<_> = (0..64).map(|n| fixture.registry.lease(part(ram, n * M, M)).unwrap()).collect();
     for n in 0..64 {
         fixture.space.map(iova(BIG + 2 * n * M, M), at(ram, n * M), RW).unwrap();
     }
     let shown = [format!("{:#?}", fixture.space), format!("{:#?}", fixture.registry)];
     assert!(shown.iter().all(|text| text.lines().count() < 24 && text.len() < 2000), "{}", shown.concat());
     assert!(shown[0].contains("64 mappings") && shown[1].contains("64 regions"), "{}", shown.concat());
+}
+
+fn limited_bench(preset: &str, limit: u64) -> Fixture {
+    let fixture = Fixture::with(Model::new(preset.parse().unwrap()).with_memlock(Some(limit)));
+    fixture.space.attach(0).unwrap();
+    fixture
+}
+
+#[test]
+fn registering_too_much_says_how_much_is_missing_and_what_to_do() {
+    let fixture = limited_bench("powernv9-64k", 16 * M);
+    let ram = fixture.allocate(32 * M);
+    let _some = fixture.registry.lease(part(ram, 0, 4 * M)).unwrap();
+    let error = fixture.registry.lease(ram).unwrap_err();
+    let RegisterError::Memlock(MemlockError::OverLimit { needed, missing, .. }) = &error else { panic!("{error}") };
+    assert_eq!((*needed, *missing), (28 * M, 16 * M));
+    let text = error.to_string();
+    assert!(
+        text.contains("16 MiB more than allowed") && text.contains("ulimit -l") && text.contains("32768 KiB"),
+        "{text}"
+    );
+    assert_eq!(fixture.model.locked(), 4 * M);
+    fixture.agrees();
+}
+
+#[test]
+fn a_window_whose_table_is_too_large_is_refused_without_losing_a_byte() {
+    let fixture = limited_bench("powernv9-64k", M);
+    let error = fixture.space.create_window(&WindowRequest::bytes(1 << 40)).unwrap_err();
+    assert!(matches!(error, WindowError::Refused(PlanError::Memlock(_))), "{error}");
+    assert_eq!(fixture.model.locked(), 0);
+    assert_eq!(fixture.model.violations(), []);
+    fixture.ends_clean();
+}
+
+#[test]
+fn the_default_windows_table_counts_as_well() {
+    let fixture = limited_bench("powernv9-64k", 8 * M);
+    let ram = fixture.allocate(M);
+    let _lease = fixture.registry.lease(ram).unwrap();
+    let error = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
+    assert!(matches!(error, MapError::NoWindow { why: PlanError::Memlock(_), .. }), "{error}");
+    fixture.space.drop_default_window().unwrap();
+    fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
+    fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    fixture.agrees();
+    assert!(fixture.space.map(iova(BIG, M), at(ram, 0), RW).is_ok());
 }

@@ -1,16 +1,20 @@
-//! A host that answers some calls by a rule of the test, and what the library makes of kernels that
-//! fail twice.
+//! Hosts that answer by a rule of the test: some calls of the kernel, or what memory is made of.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use parking_lot::Mutex;
-use spapr_iommu::addr::{Iova, UserRange};
-use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
+use spapr_iommu::addr::{Iova, PageShift, UserRange};
+use spapr_iommu::host::{
+    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared, Wrapper,
+};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap};
+use spapr_iommu::uapi::vfio::IrqSet;
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::Duration;
@@ -39,9 +43,9 @@ impl Wrapper for Ruled {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let answer = self.rule.lock().as_mut().and_then(|rule| rule(call));
-        answer.unwrap_or_else(|| self.model.call(fd, call))
+        answer.unwrap_or_else(|| self.model.run_call(fd, call))
     }
 }
 
@@ -81,7 +85,7 @@ fn ruled(preset: &str) -> (Fixture, Arc<Ruled>) {
 fn astray() -> (Fixture, Arc<Ruled>, UserRange, Lease) {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| match call {
@@ -139,7 +143,7 @@ fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
     let (fixture, host) = ruled("powernv9-64k");
     fixture.space.attach(1).unwrap();
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     let mut calls = 0;
@@ -157,7 +161,7 @@ fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
 fn a_panic_within_a_call_loses_no_memory() {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| {
@@ -181,7 +185,7 @@ fn a_panic_within_a_call_loses_no_memory() {
 fn a_shared_container_that_cannot_be_mapped_again_says_what_is_lost() {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     fixture.space.map(iova(BIG + 2 * M, M), at(ram, 4 * M), RW).unwrap();
@@ -225,7 +229,7 @@ fn what_firmware_refused_is_asked_once_in_a_process() {
 fn a_default_window_that_cannot_be_made_leaks_once() {
     let (fixture, host) = ruled("pseries-64k");
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let unmaps = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&unmaps);
     host.set(move |call| {
@@ -244,7 +248,7 @@ fn a_default_window_that_cannot_be_made_leaks_once() {
 fn a_release_waits_for_a_map_that_is_under_way() {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let (tell, under_way) = channel();
     host.set(move |call| {
@@ -267,4 +271,85 @@ fn a_release_waits_for_a_map_that_is_under_way() {
     fixture.space.unmap(iova(BIG, M)).unwrap();
     fixture.agrees();
     fixture.ends_clean();
+}
+
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) host: Arc<dyn Host>,
+    /// So many looks at locked memory show no limit.
+    pub(crate) blind: AtomicU64,
+    /// The next creation of a window finds no memory for its table, and leaks so many bytes.
+    pub(crate) leaks: AtomicU64,
+    /// What was leaked.
+    pub(crate) leaked: AtomicU64,
+    /// Bytes the machine has to spare.
+    pub(crate) available: AtomicU64,
+    /// How long a look at locked memory takes.
+    pub(crate) takes: Duration,
+}
+
+impl Told {
+    pub(crate) fn new(host: Arc<dyn Host>) -> Self {
+        Self {
+            host,
+            blind: AtomicU64::new(0),
+            leaks: AtomicU64::new(0),
+            leaked: AtomicU64::new(0),
+            available: AtomicU64::new(1 << 40),
+            takes: Duration::ZERO,
+        }
+    }
+}
+
+impl Host for Told {
+    fn memlock(&self) -> Result<Memlock, Errno> {
+        let memlock = self.host.memlock()?;
+        std::thread::sleep(self.takes);
+        let less = |looks: u64| looks.checked_sub(1);
+        let blind = self.blind.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        let locked = memlock.locked + self.leaked.load(Ordering::Relaxed);
+        Ok(Memlock { locked, limit: memlock.limit.filter(|_| !blind), ..memlock })
+    }
+    fn available_memory(&self) -> Option<u64> {
+        Some(self.available.load(Ordering::Relaxed))
+    }
+    fn open(&self, node: Node<'_>) -> Result<Fd, Errno> {
+        self.host.open(node)
+    }
+    fn close(&self, fd: Fd) {
+        self.host.close(fd);
+    }
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        if let Call::TceCreate(_) = call
+            && let leaks @ 1.. = self.leaks.swap(0, Ordering::Relaxed)
+        {
+            self.leaked.fetch_add(leaks, Ordering::Relaxed);
+            return Err(Errno::ENOMEM);
+        }
+        self.host.run_call(fd, call)
+    }
+    fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
+        self.host.set_irqs(device, set, eventfds)
+    }
+    fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno> {
+        self.host.region(device, index)
+    }
+    fn platform(&self) -> Option<Platform> {
+        self.host.platform()
+    }
+    fn page_shift(&self) -> PageShift {
+        self.host.page_shift()
+    }
+    fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {
+        self.host.backing(range)
+    }
+    fn groups(&self) -> Vec<GroupFacts> {
+        self.host.groups()
+    }
+    fn share(&self, size: u64, page: PageShift) -> Result<Shared, Errno> {
+        self.host.share(size, page)
+    }
+    fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
+        self.host.obstacle(node)
+    }
 }

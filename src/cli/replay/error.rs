@@ -2,7 +2,7 @@
 
 use crate::machine::NotHere;
 use spapr_iommu::addr::{Bytes, PageShift, RangeError};
-use spapr_iommu::guest::{AddMemoryError, PhbError, SlotsOverlap};
+use spapr_iommu::guest::{AddMemoryError, PhbError, SlotError};
 use spapr_iommu::host::Errno;
 use std::io;
 
@@ -94,7 +94,7 @@ pub enum ReplayError {
     Size(#[from] RangeError),
     /// Guest RAM overlaps.
     #[error(transparent)]
-    Slots(#[from] SlotsOverlap),
+    Slots(#[from] SlotError),
     /// The guest's RAM cannot be registered.
     #[error("the guest's RAM: {0}")]
     Register(AddMemoryError),

@@ -8,6 +8,7 @@ use super::code::Code;
 use super::context::{Context, HeldLease, StepError};
 use super::report::PlanReport;
 use super::value::{Offset, OneOrMany, Size, Target};
+use crate::by_address;
 use spapr_iommu::addr::{Bytes, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Memory};
 use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
@@ -97,8 +98,8 @@ impl Context<'_> {
         let ranges: Vec<UserRange> = parts.iter().map(range).collect::<Result<_, _>>()?;
         let before = self.registry.regions().len();
         let leases = match ranges.as_slice() {
-            [range] => vec![self.registry.register(*range)?],
-            ranges => self.registry.register_all(ranges)?,
+            [range] => vec![by_address::register(&self.registry, *range)?],
+            ranges => by_address::register_all(&self.registry, ranges)?,
         };
         let after = self.registry.regions().len();
         let names = parts.iter().map(|part| part.lease.as_ref().map(|name| name.get_ref().clone()));

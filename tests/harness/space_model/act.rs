@@ -1,8 +1,8 @@
 //! Runs steps, alone or from several threads.
 
-use super::number::{Bus, Bytes, Place};
-use super::setup::{End, Setup};
-use super::step::Step;
+use super::step::{Bus, Bytes, Place, Step};
+use super::{End, Setup};
+use crate::by_address::ByAddress;
 use parking_lot::RwLock;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -121,7 +121,7 @@ impl Fixture {
 
     /// Writes a new value to each page, if the memory exists and is writable.
     pub fn mark(&self, range: UserRange) {
-        for page in range.chunks(super::number::PAGE).take(64) {
+        for page in range.chunks(super::step::PAGE).take(64) {
             let mark = MARKS.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
             let _ = self.model.write(page.start(), &mark);
         }
@@ -197,8 +197,8 @@ impl Holdings {
             Step::Register { parts } => {
                 let parts: Vec<_> = parts.iter().filter_map(|&(at, len)| fixture.part(at, len)).collect();
                 let leased = match parts[..] {
-                    [only] => fixture.registry.register(only).map(|lease| vec![lease]),
-                    _ => fixture.registry.register_all(&parts),
+                    [only] => fixture.registry.lease(only).map(|lease| vec![lease]),
+                    _ => fixture.registry.lease_all(&parts),
                 };
                 Outcome::Registered(parts, leased.map(|leases| self.leases.extend(leases)))
             }
