@@ -3,7 +3,7 @@
 use super::Model;
 use super::device::DeviceRegion;
 use super::group::Group;
-use super::state::File;
+use super::vfio::File;
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,

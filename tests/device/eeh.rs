@@ -158,7 +158,7 @@ fn a_write_where_only_reading_is_allowed_is_recorded_and_an_emulated_phb_goes_on
     let at = Iova(crate::AT + 0x100);
     let bad = Violation::DeviceDma { device: ADDRESS.into(), at, direction: DmaDirection::Write };
     assert_eq!(fixture.model.violations(), std::slice::from_ref(&bad));
-    assert_eq!(bad.to_string(), format!("device {ADDRESS} was to write at {at}, which no TCE allows"));
+    assert_eq!(bad.to_string(), format!("device {ADDRESS} tried to write at {at}, which no TCE allows"));
     assert_eq!((fixture.bar.read::<u32>(0), fixture.get(0x100, 8)), (Ok(0x0100_00ed), vec![0; 8]));
 }
 
