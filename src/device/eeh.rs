@@ -112,14 +112,14 @@ pub struct Eeh<'a> {
 }
 
 /// Returns the state of a device's PE.
-fn state(device: &space::Device) -> Result<PeState, EehError> {
+fn state(device: &space::RawDevice) -> Result<PeState, EehError> {
     container(device)?;
     any_state(device)
 }
 
 /// Returns the state of a device's PE; if the container has several groups, the state of the first
 /// PE that is not normal.
-pub(crate) fn any_state(device: &space::Device) -> Result<PeState, EehError> {
+pub(crate) fn any_state(device: &space::RawDevice) -> Result<PeState, EehError> {
     let group = device.group();
     match run(device, device.container().0, op::GET_STATE)? {
         state::NORMAL => Ok(PeState::Normal),
@@ -131,21 +131,21 @@ pub(crate) fn any_state(device: &space::Device) -> Result<PeState, EehError> {
     }
 }
 
-fn container(device: &space::Device) -> Result<Fd, EehError> {
+fn container(device: &space::RawDevice) -> Result<Fd, EehError> {
     let (fd, others) = device.container();
     if others.is_empty() { Ok(fd) } else { Err(EehError::Shared { group: device.group(), others }) }
 }
 
-fn operate(device: &space::Device, op: u32) -> Result<i32, EehError> {
+fn operate(device: &space::RawDevice, op: u32) -> Result<i32, EehError> {
     run(device, container(device)?, op)
 }
 
-fn run(device: &space::Device, container: Fd, op: u32) -> Result<i32, EehError> {
+fn run(device: &space::RawDevice, container: Fd, op: u32) -> Result<i32, EehError> {
     let result = calls::eeh_pe_op(device.host().as_ref(), container, op);
     result.map_err(|error| no_pe(device, &error).unwrap_or(error.into()))
 }
 
-fn no_pe(device: &space::Device, error: &CallError) -> Option<EehError> {
+fn no_pe(device: &space::RawDevice, error: &CallError) -> Option<EehError> {
     (error.errno() == Some(Errno::ENODEV)).then(|| EehError::NoPe { group: device.group() })
 }
 

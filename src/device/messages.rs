@@ -20,7 +20,7 @@ const ENTRY: u64 = 16;
 
 /// Returns the first of `count` vectors that has no address.
 pub(super) fn missing(
-    device: &space::Device,
+    device: &space::RawDevice,
     address: &Arc<str>,
     config: &Config,
     count: u32,

@@ -34,7 +34,7 @@ impl DmaState {
 }
 
 pub(crate) struct OpenDevice {
-    pub(crate) device: space::Device,
+    pub(crate) device: space::RawDevice,
     pub(crate) address: Arc<str>,
     pub(super) config: Config,
     pub(super) dma: DmaState,
@@ -54,7 +54,7 @@ impl core::fmt::Debug for OpenDevice {
 }
 
 impl OpenDevice {
-    pub(super) fn new(device: space::Device, address: Arc<str>, config: Config) -> Self {
+    pub(super) fn new(device: space::RawDevice, address: Arc<str>, config: Config) -> Self {
         Self {
             device,
             address,

@@ -15,30 +15,25 @@
 //! `charges` is held from the look at locked memory until the kernel has charged it, and taken
 //! last.
 
-mod backing;
 mod charges;
 mod error;
-mod lease;
 mod regions;
-mod stats;
 
 pub use error::{PinError, RegisterError, ReleaseError};
-pub use lease::Lease;
 pub use regions::RegionId;
-pub use stats::RegistryStats;
 
 pub(crate) use charges::{Charging, Promise};
 pub(crate) use regions::Part;
 
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
-use crate::host::{Errno, Fd, Host};
+use crate::host::{Errno, Fd, Host, Process};
+use crate::stats::{Counter, RefusalCounters, Refusals};
 use crate::window::RefusedWindows;
-use backing::{Stretch, survey};
 use charges::Charges;
 use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
-use regions::{IdleRegion, Regions};
+use regions::{IdleRegion, Regions, Stretch, survey};
 use std::sync::{Arc, Weak};
 
 /// An address space, as the registry sees it.
@@ -62,6 +57,36 @@ pub struct RegionStatus {
     pub containers: usize,
 }
 
+/// Registrations since a registry was made. A call with several ranges is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistryStats {
+    /// Calls that registered.
+    pub registers: u64,
+    /// Bytes they leased, also where they were registered already.
+    pub registered: u64,
+    /// Calls that were refused, by kind of [`RegisterError`].
+    pub refusals: Refusals,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    registers: Counter,
+    registered: Counter,
+    refusals: RefusalCounters,
+}
+
+impl Counters {
+    fn register(&self, ranges: &[UserRange], result: &Result<(), RegisterError>) {
+        match result {
+            Ok(()) => {
+                self.registers.add(1);
+                self.registered.add(ranges.iter().map(|range| range.len()).fold(0, u64::saturating_add));
+            }
+            Err(error) => self.refusals.count(error),
+        }
+    }
+}
+
 struct Inner {
     host: Arc<dyn Host>,
     /// Containers that are open. Held across REGISTER and UNREGISTER.
@@ -70,7 +95,7 @@ struct Inner {
     /// Refused windows. Kept here because a refusal holds for the process, whichever space asks.
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
-    counters: stats::Counters,
+    counters: Counters,
     charges: Charges,
 }
 
@@ -412,6 +437,16 @@ impl Registry {
     pub fn regions(&self) -> Vec<RegionStatus> {
         self.0.regions.lock().status()
     }
+
+    /// What registrations came to.
+    pub fn stats(&self) -> RegistryStats {
+        let counters = &self.0.counters;
+        RegistryStats {
+            registers: counters.registers.get(),
+            registered: counters.registered.get(),
+            refusals: counters.refusals.get::<RegisterError>(),
+        }
+    }
 }
 
 fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
@@ -426,5 +461,56 @@ fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), Regi
 fn unregister(host: &dyn Host, container: Fd, range: UserRange) {
     if let Err(error) = calls::unregister_memory(host, container, range) {
         tracing::error!(%error, "memory stays registered until the process ends");
+    }
+}
+
+/// Keeps a range of user memory registered until it is dropped or [released](Lease::release). What
+/// is still mapped then stays registered until its last TCE is gone, but no new map may use it.
+///
+/// The memory must stay mapped in the process as it is: the kernel keeps the pages that were
+/// present when it was registered, so after `munmap`, `mremap` or `madvise(MADV_DONTNEED)` devices
+/// would see the old ones.
+#[derive(Debug)]
+pub struct Lease {
+    registry: Registry,
+    range: UserRange,
+    released: bool,
+    /// The process that made it: a child of `fork` has no part in what is registered.
+    process: Process,
+}
+
+impl Lease {
+    fn new(registry: Registry, range: UserRange) -> Self {
+        Self { registry, range, released: false, process: Process::current() }
+    }
+
+    /// Returns the memory it keeps registered.
+    pub fn range(&self) -> UserRange {
+        self.range
+    }
+
+    /// Whether this process made it, not one it was forked from.
+    pub(crate) fn is_here(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// Gives the memory back, unless a device can still reach a byte of it that no other lease
+    /// covers.
+    pub fn release(mut self) -> Result<(), ReleaseError> {
+        match self.registry.release(self.range) {
+            Ok(()) => {
+                self.released = true;
+                Ok(())
+            }
+            Err(mapped) => Err(ReleaseError { lease: self, mapped }),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.released && self.is_here() {
+            self.registry.drop_lease(self.range);
+        }
     }
 }

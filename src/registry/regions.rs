@@ -1,8 +1,11 @@
 //! The registry's table of regions: what leases cover, and what is mapped. Makes no kernel calls.
+//!
+//! The backing of memory decides where one region ends and the next begins, and the largest IOMMU
+//! page a region can serve.
 
-use super::{PinError, RegionStatus};
+use super::{PinError, RegionStatus, RegisterError};
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::Fd;
+use crate::host::{Fd, Host};
 use rangemap::RangeMap;
 use slab::Slab;
 
@@ -61,14 +64,6 @@ pub(super) struct IdleRegion {
     pub remaining: Vec<RegionId>,
 }
 
-fn std_range(range: UserRange) -> std::ops::Range<u64> {
-    range.start().0..range.end().0
-}
-
-fn user_range(range: &std::ops::Range<u64>) -> Option<UserRange> {
-    UserRange::between(UserAddr(range.start), UserAddr(range.end))
-}
-
 impl Regions {
     pub(super) fn get(&self, id: RegionId) -> Option<&Region> {
         self.regions.get(id.index())
@@ -84,7 +79,7 @@ impl Regions {
 
     /// Returns the stretches of `range` without a region.
     pub(super) fn gaps(&self, range: UserRange) -> Vec<UserRange> {
-        self.coverage.gaps(&std_range(range)).filter_map(|gap| user_range(&gap)).collect()
+        self.coverage.gaps(&range.raw()).filter_map(|gap| UserRange::from_raw(&gap)).collect()
     }
 
     /// Inserts a region; no region may be there.
@@ -98,7 +93,7 @@ impl Regions {
             containers,
         });
         let id = RegionId(index as u32);
-        self.coverage.insert(std_range(range), Cover { region: id, leases: 0 });
+        self.coverage.insert(range.raw(), Cover { region: id, leases: 0 });
         id
     }
 
@@ -115,7 +110,7 @@ impl Regions {
             }
             let region = self.regions.remove(id.index());
             let leased: Vec<_> = self.covers(region.range).filter(|(_, cover)| cover.leases > 0).collect();
-            self.coverage.remove(std_range(region.range));
+            self.coverage.remove(region.range.raw());
             let mut remaining = Vec::new();
             let mut end = None;
             for (part, cover) in leased {
@@ -128,12 +123,12 @@ impl Regions {
                     remaining.push(new);
                     new
                 });
-                self.coverage.insert(std_range(part), Cover { region: id, ..cover });
+                self.coverage.insert(part.raw(), Cover { region: id, ..cover });
                 end = Some(part.end());
             }
             for &id in &remaining {
                 if let Some(region) = self.get_mut(id) {
-                    region.max_iommu_page = super::backing::max_iommu_page(region.range, region.max_iommu_page);
+                    region.max_iommu_page = max_iommu_page(region.range, region.max_iommu_page);
                 }
             }
             return Some(IdleRegion { region, remaining });
@@ -183,8 +178,8 @@ impl Regions {
 
     fn covers(&self, range: UserRange) -> impl Iterator<Item = (UserRange, Cover)> + '_ {
         self.coverage
-            .overlapping(std_range(range))
-            .filter_map(move |(at, cover)| Some((user_range(at)?.intersection(&range)?, *cover)))
+            .overlapping(range.raw())
+            .filter_map(move |(at, cover)| Some((UserRange::from_raw(at)?.intersection(&range)?, *cover)))
     }
 
     fn regions_under(&self, range: UserRange) -> Vec<RegionId> {
@@ -196,7 +191,7 @@ impl Regions {
     fn recount(&mut self, range: UserRange, change: impl Fn(u32) -> u32) {
         let covers: Vec<_> = self.covers(range).collect();
         for (part, cover) in covers {
-            self.coverage.insert(std_range(part), Cover { leases: change(cover.leases), ..cover });
+            self.coverage.insert(part.raw(), Cover { leases: change(cover.leases), ..cover });
         }
     }
 
@@ -257,7 +252,7 @@ impl Regions {
     /// Returns the leased stretch at an address, its region, and the largest page that can serve.
     fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
         let (stretch, cover) = self.coverage.get_key_value(&at.0).filter(|(_, cover)| cover.leases > 0)?;
-        Some((user_range(stretch)?, cover.region, self.get(cover.region)?.max_iommu_page))
+        Some((UserRange::from_raw(stretch)?, cover.region, self.get(cover.region)?.max_iommu_page))
     }
 
     /// Finds the regions of `user` for a map with IOMMU pages of `page`, in address order.
@@ -325,6 +320,52 @@ impl Regions {
         status.sort_by_key(|region| region.range);
         status
     }
+}
+
+/// A stretch of memory of one page size, which will become one kernel region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub range: UserRange,
+    /// The largest IOMMU page it can serve.
+    pub max_iommu_page: PageShift,
+}
+
+/// Cuts `gap` where the page size of its backing changes: one region over both would serve only the
+/// smaller one (`mm_iommu_do_alloc`). Fails if a page of it cannot be pinned.
+pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, RegisterError> {
+    let mut stretches: Vec<(UserRange, PageShift)> = Vec::new();
+    let mut at = gap.start();
+    for extent in host.backing(gap).map_err(RegisterError::Backing)? {
+        let Some(part) = extent.range.intersection(&gap) else { continue };
+        if let Some(hole) = UserRange::between(at, part.start()) {
+            return Err(RegisterError::Hole { asked: gap, hole });
+        }
+        if !extent.pinnable {
+            return Err(RegisterError::NotPinnable { asked: gap, part });
+        }
+        at = part.end();
+        match stretches.last_mut() {
+            Some((last, page)) if *page == extent.page && last.end() == part.start() => {
+                *last = last.hull(&part);
+            }
+            _ => stretches.push((part, extent.page)),
+        }
+    }
+    if let Some(hole) = UserRange::between(at, gap.end()) {
+        return Err(RegisterError::Hole { asked: gap, hole });
+    }
+    Ok(stretches
+        .into_iter()
+        .map(|(range, page)| Stretch { range, max_iommu_page: max_iommu_page(range, page) })
+        .collect())
+}
+
+/// Returns the largest IOMMU page a region over `range` can serve, limited by its backing and by
+/// the alignment of both its ends.
+fn max_iommu_page(range: UserRange, backing: PageShift) -> PageShift {
+    let UserAddr(start) = range.start();
+    let aligned = (start | range.len()).trailing_zeros().min(34);
+    PageShift::new(aligned).map_or(PageShift::P4K, |aligned| aligned.min(backing))
 }
 
 #[cfg(test)]
@@ -455,5 +496,14 @@ mod tests {
         regions.finish_release(whole);
         regions.finish_release(half);
         assert!(regions.take_idle().is_some_and(|idle| idle.remaining.is_empty()));
+    }
+
+    #[test]
+    fn alignment_and_backing_bound_the_page() {
+        let range = |start, len| UserRange::new(UserAddr(start), len).unwrap();
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x40_0000), PageShift::P2M), PageShift::P2M);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x41_0000), PageShift::P2M), PageShift::P64K);
+        assert_eq!(max_iommu_page(range(0x20_1000, 0x40_0000), PageShift::P2M), PageShift::P4K);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x40_0000), PageShift::P64K), PageShift::P64K);
     }
 }

@@ -1,7 +1,7 @@
 //! Locked memory of a space's windows: looked at and charged in one step, and promised while the
 //! default window waits.
 
-use super::container::Container;
+use super::groups::Container;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, PageShift};
 use crate::host::calls::{self, CallError, Failure};

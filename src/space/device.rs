@@ -1,6 +1,6 @@
 //! Devices of an attached group.
 
-use super::container::Container;
+use super::groups::Container;
 use super::{AddressSpace, AttachError, Inner};
 use crate::host::calls::{self, CallError, Failure};
 use crate::host::{Call, Errno, Fd, File, Host, MappedArea, Node, Region, RegionArea};
@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 /// While a driver has the device as a [`device::Device`](crate::device::Device), this one only
 /// looks: its configuration space is not written and it is not reset, which would change bus
 /// mastering or memory decode without the driver's knowledge.
-pub struct Device {
+pub struct RawDevice {
     file: File,
     group: u32,
     address: Arc<str>,
@@ -24,9 +24,9 @@ pub struct Device {
     keep: Keep,
 }
 
-impl core::fmt::Debug for Device {
+impl core::fmt::Debug for RawDevice {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Device({} of group {})", self.address, self.group)
+        write!(f, "RawDevice({} of group {})", self.address, self.group)
     }
 }
 
@@ -150,16 +150,16 @@ impl AddressSpace {
     }
 
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
-    pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
+    pub fn device(&self, group: u32, address: &str) -> Result<RawDevice, AttachError> {
         self.open_device(group, address, false)
     }
 
     /// Opens a device for whoever [drives](Self::drive) it.
-    pub(crate) fn driven_device(&self, group: u32, driven: &Driven) -> Result<Device, AttachError> {
+    pub(crate) fn driven_device(&self, group: u32, driven: &Driven) -> Result<RawDevice, AttachError> {
         self.open_device(group, &driven.address, true)
     }
 
-    fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<Device, AttachError> {
+    fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<RawDevice, AttachError> {
         let state = &self.0.state.lock().state;
         let found = state.containers.iter().find_map(|container| container.group(group));
         let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
@@ -167,11 +167,11 @@ impl AddressSpace {
         let file = File::open(self.0.registry.host(), node)
             .map_err(|errno| AttachError::Open { what: format!("device {address} of group {group}"), errno })?;
         let keep = Keep { _group: Arc::clone(&container.devices), space: Arc::clone(&self.0) };
-        Ok(Device { file, group, address: address.into(), owned, shown: OnceLock::new(), keep })
+        Ok(RawDevice { file, group, address: address.into(), owned, shown: OnceLock::new(), keep })
     }
 }
 
-impl Device {
+impl RawDevice {
     /// Returns the number of its group.
     pub fn group(&self) -> u32 {
         self.group

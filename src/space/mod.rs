@@ -16,37 +16,31 @@
 //! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is charged
 //! to the process.
 
-mod accelerated;
 mod apply;
-mod attach;
 mod charge;
-mod checks;
-mod container;
 mod device;
 mod error;
-mod maps;
-mod replace;
-mod stale;
-mod stats;
+mod groups;
+mod kvm;
+mod map;
 mod windows;
 
 pub(crate) use device::Driven;
-pub use device::{Device, DeviceArea, DeviceRegion, GroupFile};
+pub use device::{DeviceArea, DeviceRegion, GroupFile, RawDevice};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
-pub use maps::{MapRequest, Overlap};
-pub use stats::SpaceStats;
+pub use map::{MapRequest, Overlap, SpaceStats};
 
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::registry::{Promise, RegionId, Registry, ReverseMap};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
-use accelerated::KvmPins;
-use container::Container;
-use maps::Scratch;
+use apply::StaleMappings;
+use groups::Container;
+use kvm::KvmPins;
+use map::{Counters, Scratch};
 use parking_lot::{Mutex, RwLock};
 use rangemap::RangeSet;
-use stale::StaleMappings;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
@@ -88,7 +82,7 @@ struct Inner {
     driven: Mutex<BTreeSet<String>>,
     /// The process that made it.
     process: Process,
-    counters: stats::Counters,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -232,7 +226,7 @@ impl Drop for Inner {
         let mut state = std::mem::take(&mut self.state.get_mut().state);
         let host = Arc::clone(self.registry.host());
         let mappings = std::mem::take(self.mappings.get_mut());
-        attach::close_all(&self.registry, host.as_ref(), &mut state, &mappings);
+        groups::close_all(&self.registry, host.as_ref(), &mut state, &mappings);
     }
 }
 
@@ -244,7 +238,7 @@ mod tests {
     fn a_space_may_be_shared_between_threads() {
         fn shared<T: Send + Sync>() {}
         shared::<AddressSpace>();
-        shared::<Device>();
+        shared::<RawDevice>();
         shared::<Registry>();
         shared::<crate::registry::Lease>();
     }

@@ -1,10 +1,11 @@
 //! Creates and removes the windows of a space by plan, in every container alike.
 
-use super::container::Container;
+use super::groups::Container;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
 use crate::host::{Platform, calls, memlock};
-use crate::registry::Charging;
+use crate::map::Mapping;
+use crate::registry::{Charging, RegionId};
 use crate::window::{
     DEFAULT_PAGE, DefaultWindow, Holder, LiveWindow, Origin, Plan, PlanError, PlanInput, Planned, Step, Want, Window,
     WindowRequest, locked_bytes, plan, plan_removal,
@@ -58,6 +59,80 @@ impl AddressSpace {
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let start = facts.default.filter(|_| state.windows.default != DefaultWindow::Gone).map(|range| range.start());
         start.map_or(Ok(()), |start| self.remove_planned(state, start))
+    }
+
+    /// Checks that [`Self::replace_window`] could be carried out now. Asks nothing of the kernel.
+    pub fn can_replace_window(&self, start: Iova, request: &WindowRequest) -> Result<(), WindowError> {
+        let state = &self.0.state.lock().state;
+        self.plan_without(state, start, request).map(drop)
+    }
+
+    /// Removes the window that starts at `start`, with all that is mapped in it, and then makes
+    /// another.
+    ///
+    /// Refused with nothing changed where the other cannot be had or afforded; what the first gives
+    /// back is counted in. Should the kernel refuse it all the same, the first is gone.
+    pub fn replace_window(&self, start: Iova, request: &WindowRequest) -> Result<Window, WindowError> {
+        let state = &mut self.0.state.lock().state;
+        let charging = self.0.registry.charging();
+        let (range, plan) = self.plan_without(state, start, request)?;
+        let gone = self.discard_in(state, range)?;
+        let made = self.carry_out_charged(state, &plan, Origin::Requested).map_err(|error| match error {
+            WindowError::Call { error, mut gone } => {
+                gone.insert(0, start);
+                WindowError::Call { error, gone }
+            }
+            other => other,
+        });
+        // Giving memory back may have to register a part of it again, and charges that.
+        drop(charging);
+        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        made?.ok_or(WindowError::NoGroup)
+    }
+
+    /// The window that starts at `start`, and the plan of another once that is gone.
+    fn plan_without(
+        &self,
+        state: &State,
+        start: Iova,
+        request: &WindowRequest,
+    ) -> Result<(IovaRange, Plan), WindowError> {
+        let input = self.plan_input(state, None)?;
+        let windows = || state.windows.iter().copied().collect();
+        let range = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
+        let range = range.ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
+        Ok((range, self.plan_in(state, &input.without(start), request)?))
+    }
+
+    /// Removes the window that starts at `start` with everything mapped in it, by the library or by
+    /// KVM: the kernel clears its table. Ranges reserved in it are dropped.
+    pub fn discard_window(&self, start: Iova) -> Result<(), WindowError> {
+        let state = &mut self.0.state.lock().state;
+        let facts = state.facts.ok_or(WindowError::NoGroup)?;
+        let live = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
+        let waits = state.windows.default == DefaultWindow::Pending;
+        let default = facts.default.filter(|range| waits && range.start() == start);
+        let windows = || state.windows.iter().copied().collect();
+        let range = live.or(default).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
+        let gone = self.discard_in(state, range)?;
+        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        Ok(())
+    }
+
+    /// Removes the window with just that range, and forgets what was mapped in it, which is still
+    /// pinned, and asked of it.
+    pub(super) fn discard_in(
+        &self,
+        state: &mut State,
+        range: IovaRange,
+    ) -> Result<Vec<Mapping<RegionId>>, WindowError> {
+        self.remove_in(state, range.start())?;
+        state.reserved.remove(range.start().0..range.end().0);
+        self.settle(state);
+        let mut gone = Vec::new();
+        gone.extend(self.0.mappings.read().overlapping(range));
+        self.0.mappings.write().remove(range, |_| {});
+        Ok(gone)
     }
 
     /// Reserves `range`, so that it stays mappable from now on: the window it needs is created,

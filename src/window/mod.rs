@@ -1,29 +1,154 @@
-//! DMA windows: the existing ones, and plans to create more.
+//! DMA windows: what there may be and what there is. [`AddressSpace::plan`] says what a request would
+//! lead to and cost.
+//!
+//! [`AddressSpace::plan`]: crate::space::AddressSpace::plan
 
 mod error;
-mod facts;
-mod input;
 mod plan;
-mod planning;
-mod powernv;
-mod refused;
-mod request;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use error::{PlanError, Reason};
-pub use facts::{DEFAULT_PAGE, WindowFacts};
-pub use input::{LiveWindow, PlanInput};
-pub use plan::{Plan, Planned, Step};
-pub use planning::{plan, plan_removal};
-pub(crate) use powernv::Holder;
-pub use refused::RefusedWindows;
-pub use request::{Want, WindowRequest};
+pub use plan::{LiveWindow, Plan, PlanInput, Planned, Step, plan, plan_removal};
+pub(crate) use table::Holder;
 pub use table::{Teardown, locked_bytes, teardown};
 
 use crate::addr::{Iova, IovaRange, PageShift};
+use crate::host::Platform;
+use crate::uapi::spapr::{INFO_DDW, TceInfo};
 use core::fmt;
+use std::collections::BTreeMap;
+use table::SECOND;
+
+/// The host bridge decodes 32-bit MMIO up to here.
+const MMIO_END: Iova = Iova(4 << 30);
+
+/// DMA window facts from `VFIO_IOMMU_SPAPR_TCE_GET_INFO` and the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowFacts {
+    /// The platform whose rules hold.
+    pub platform: Platform,
+    /// Page size of the host kernel.
+    pub host_page: PageShift,
+    /// The default window; `None` if the kernel reports size 0.
+    pub default: Option<IovaRange>,
+    /// Bit n: the hardware has IOMMU pages of 2^n bytes.
+    pub pages: u64,
+    /// Number of dynamic windows; `None` if the firmware has none, and then VFIO has no usable
+    /// window at all.
+    pub windows: Option<u32>,
+}
+
+/// The default window's page on every platform.
+pub const DEFAULT_PAGE: PageShift = PageShift::P4K;
+
+impl WindowFacts {
+    /// Reads the facts from the kernel's answer.
+    pub fn new(platform: Platform, host_page: PageShift, info: &TceInfo) -> Self {
+        let size = u64::from(info.dma32_window_size);
+        let default = IovaRange::new(Iova(u64::from(info.dma32_window_start)), size).ok();
+        let count = info.ddw.max_dynamic_windows_supported;
+        // Without DDW in the firmware the kernel reports all ones and 0 levels; neither can be
+        // relied on.
+        let has_ddw = info.flags & INFO_DDW != 0 && count != u32::MAX && count != 0 && info.ddw.levels != 0;
+        Self { platform, host_page, default, pages: info.ddw.pgsizes, windows: has_ddw.then_some(count) }
+    }
+
+    /// Iterates over the IOMMU pages the hardware has and the kernel can use, smallest first. The
+    /// kernel's arithmetic fails for 16 GiB.
+    pub fn page_sizes(&self) -> impl DoubleEndedIterator<Item = PageShift> + '_ {
+        (12..34).filter(|shift| self.pages & (1 << shift) != 0).filter_map(PageShift::new)
+    }
+
+    /// Bus addresses that no window may be mapped in: powernv's host bridge decodes them as 32-bit
+    /// MMIO, from the end of the default window up to 4 GiB, and DMA there does not reach memory.
+    pub fn mmio(&self) -> Option<IovaRange> {
+        let default = self.default.filter(|_| self.platform == Platform::Powernv)?;
+        IovaRange::between(default.end(), MMIO_END)
+    }
+
+    /// Refuses `asked` if any of it is decoded as MMIO.
+    pub(crate) fn clear_of_mmio(&self, asked: IovaRange) -> Result<(), PlanError> {
+        match self.mmio().filter(|mmio| mmio.intersection(&asked).is_some()) {
+            Some(mmio) => Err(PlanError::OverMmio { asked, mmio }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a window that holds `start` is powernv's second one.
+    pub(crate) fn is_high(&self, start: Iova) -> bool {
+        self.platform == Platform::Powernv && start >= SECOND
+    }
+
+    /// The cheapest window, to hold a slot with.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        let page = self.page_sizes().next().filter(|_| self.platform == Platform::Powernv)?;
+        let size = table::smallest(self, page);
+        Some(Holder { page, size, locked_bytes: table::locked_bytes(self, page, size, 1) })
+    }
+}
+
+/// What a window is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A window of at least that many bytes, wherever it starts.
+    Bytes(u64),
+    /// A window that holds these bus addresses.
+    Cover(IovaRange),
+}
+
+/// A request for a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowRequest {
+    /// What the window is for.
+    pub want: Want,
+    /// Exactly this IOMMU page; `None` for the largest that fits.
+    pub page: Option<PageShift>,
+    /// The largest IOMMU page the memory can serve; `None` for ordinary memory, which serves the
+    /// host's page.
+    pub max_iommu_page: Option<PageShift>,
+    /// The last bus address the device can address; `None` for 64 bits.
+    pub reach: Option<u64>,
+    /// Fewest TCEs, to leave room for more than the current request.
+    pub entries: u64,
+}
+
+impl WindowRequest {
+    fn new(want: Want) -> Self {
+        Self { want, page: None, max_iommu_page: None, reach: None, entries: 0 }
+    }
+
+    /// Requests a window of at least `bytes`.
+    pub fn bytes(bytes: u64) -> Self {
+        Self::new(Want::Bytes(bytes))
+    }
+
+    /// Requests a window that holds `range`.
+    pub fn cover(range: IovaRange) -> Self {
+        Self::new(Want::Cover(range))
+    }
+
+    /// Requires exactly this IOMMU page.
+    pub fn page(self, page: PageShift) -> Self {
+        Self { page: Some(page), ..self }
+    }
+
+    /// Declares that the memory can serve IOMMU pages up to `page`.
+    pub fn max_iommu_page(self, page: PageShift) -> Self {
+        Self { max_iommu_page: Some(page), ..self }
+    }
+
+    /// Requires at least that many TCEs.
+    pub fn entries(self, entries: u64) -> Self {
+        Self { entries, ..self }
+    }
+
+    /// Declares that the device reaches bus addresses up to `reach`.
+    pub fn reach(self, reach: u64) -> Self {
+        Self { reach: Some(reach), ..self }
+    }
+}
 
 /// Origin of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,5 +260,66 @@ impl Windows {
 impl Default for Windows {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Windows the kernel refused to create, by group. They hold for the process: a failed creation
+/// leaks each time, and the firmware's refusal lasts until reboot.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedWindows(BTreeMap<u32, Refused>);
+
+#[derive(Clone, Debug, Default)]
+struct Refused {
+    /// Whether the firmware failed a window, after which the kernel creates none.
+    poisoned: bool,
+    /// Pages, each with the smallest size refused.
+    sizes: BTreeMap<PageShift, u64>,
+    /// Those for which the machine had no memory.
+    short: Vec<Short>,
+}
+
+/// A window for whose table there was no memory.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    page: PageShift,
+    size: u64,
+    /// It may be asked for again once the machine has so many bytes to spare.
+    until: u64,
+}
+
+impl RefusedWindows {
+    /// Records that the kernel refused a window, or, if it `poisons`, will refuse all.
+    pub fn remember(&mut self, group: u32, page: PageShift, size: u64, poisons: bool) {
+        let refused = self.0.entry(group).or_default();
+        refused.poisoned |= poisons;
+        let least = refused.sizes.entry(page).or_insert(size);
+        *least = size.min(*least);
+    }
+
+    /// The kernel had no memory for a window's table. It is asked again once `until` bytes are to
+    /// spare.
+    pub fn remember_short(&mut self, group: u32, page: PageShift, size: u64, until: u64) {
+        self.0.entry(group).or_default().short.push(Short { page, size, until });
+    }
+
+    /// Forgets what was refused when less memory was to spare than the `available` bytes there are
+    /// now.
+    pub fn forget_short(&mut self, available: Option<u64>) {
+        let Some(available) = available else { return };
+        self.0.values_mut().for_each(|refused| refused.short.retain(|short| available < short.until));
+    }
+
+    /// Whether such a window may be asked for a group.
+    pub fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), PlanError> {
+        match self.0.get(&group) {
+            Some(refused) if refused.poisoned => Err(PlanError::Poisoned),
+            Some(refused) if refused.sizes.get(&page).is_some_and(|&least| least <= size) => {
+                Err(PlanError::RefusedBefore { size, page })
+            }
+            Some(refused) if refused.short.iter().any(|short| short.page == page && short.size <= size) => {
+                Err(PlanError::RefusedBefore { size, page })
+            }
+            _ => Ok(()),
+        }
     }
 }

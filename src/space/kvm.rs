@@ -1,9 +1,8 @@
 //! Address spaces whose tables KVM fills itself: accounts for mappings the library did not make.
 
-use super::maps::Checked;
-use super::{AddressSpace, Locked, MapError, MapRequest, Overlap, State, WindowError};
-use crate::addr::{Iova, IovaRange, PageShift, UserRange};
-use crate::map::Mapping;
+use super::map::Checked;
+use super::{AddressSpace, Locked, MapError, MapRequest, Overlap};
+use crate::addr::{IovaRange, PageShift, UserRange};
 use crate::registry::RegionId;
 use crate::window::{DefaultWindow, PlanError};
 
@@ -79,36 +78,5 @@ impl AddressSpace {
         scratch.displaced.extend(self.0.mappings.read().overlapping(range));
         self.commit(scratch);
         Ok(())
-    }
-
-    /// Removes the window that starts at `start` with everything mapped in it, by the library or by
-    /// KVM: the kernel clears its table. Ranges reserved in it are dropped.
-    pub fn discard_window(&self, start: Iova) -> Result<(), WindowError> {
-        let state = &mut self.0.state.lock().state;
-        let facts = state.facts.ok_or(WindowError::NoGroup)?;
-        let live = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
-        let waits = state.windows.default == DefaultWindow::Pending;
-        let default = facts.default.filter(|range| waits && range.start() == start);
-        let windows = || state.windows.iter().copied().collect();
-        let range = live.or(default).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
-        let gone = self.discard_in(state, range)?;
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
-        Ok(())
-    }
-
-    /// Removes the window with just that range, and forgets what was mapped in it, which is still
-    /// pinned, and asked of it.
-    pub(super) fn discard_in(
-        &self,
-        state: &mut State,
-        range: IovaRange,
-    ) -> Result<Vec<Mapping<RegionId>>, WindowError> {
-        self.remove_in(state, range.start())?;
-        state.reserved.remove(range.start().0..range.end().0);
-        self.settle(state);
-        let mut gone = Vec::new();
-        gone.extend(self.0.mappings.read().overlapping(range));
-        self.0.mappings.write().remove(range, |_| {});
-        Ok(gone)
     }
 }

@@ -1,0 +1,471 @@
+//! Maps and unmaps bus addresses.
+//!
+//! A map is checked first, since the kernel checks no bounds itself; then its memory is pinned,
+//! windows it lacks are created, and `apply` makes the calls.
+
+use super::apply::{self, ApplyError, Run};
+use super::windows::{Missing, with_reserved};
+use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError, WindowError};
+use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::map::Mapping;
+use crate::permission::Permission;
+use crate::registry::{Part, PinError, RegionId};
+use crate::stats::{Counter, RefusalCounters, Refusals};
+use crate::window::{DefaultWindow, Plan, Planned, Window, WindowRequest};
+
+/// Fewest TCEs of a window created on demand: room for more, cheap to tear down.
+const DEMAND_ENTRIES: u64 = 16 << 10;
+
+/// A request to map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapRequest {
+    /// Bus addresses, whole IOMMU pages of one window.
+    pub iova: IovaRange,
+    /// The user address the first of them points to, aligned to an IOMMU page. The memory must be
+    /// leased.
+    pub user: UserAddr,
+    /// What devices may do with the memory.
+    pub permission: Permission,
+}
+
+/// How to treat mappings that are in the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlap {
+    /// Refuse the request.
+    #[default]
+    Refuse,
+    /// Replace them: afterwards the bus addresses of the request lead to the new memory, and at no
+    /// moment do they lead nowhere.
+    Replace,
+}
+
+/// A checked request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checked {
+    pub request: MapRequest,
+    /// The user memory it maps.
+    pub user: UserRange,
+    /// The window's page; `None` until a window holds it.
+    pub page: Option<PageShift>,
+}
+
+/// Buffers reused by every call.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Requests in order of bus address.
+    pub requests: Vec<Checked>,
+    pub parts: Vec<Part>,
+    pub runs: Vec<Run>,
+    pub displaced: Vec<Mapping<RegionId>>,
+}
+
+/// Maps and unmaps since a space was made. A call with several requests is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceStats {
+    /// Calls that mapped.
+    pub maps: u64,
+    /// Bytes they mapped.
+    pub mapped: u64,
+    /// Calls that unmapped, also where nothing was mapped.
+    pub unmaps: u64,
+    /// Bytes they unmapped.
+    pub unmapped: u64,
+    /// Maps that were refused, by kind of [`MapError`].
+    pub map_refusals: Refusals,
+    /// Unmaps that were refused, by kind of [`UnmapError`].
+    pub unmap_refusals: Refusals,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    maps: Counter,
+    mapped: Counter,
+    unmaps: Counter,
+    unmapped: Counter,
+    map_refusals: RefusalCounters,
+    unmap_refusals: RefusalCounters,
+}
+
+impl Counters {
+    fn map(&self, requests: &[MapRequest], result: &Result<(), MapError>) {
+        match result {
+            Ok(()) => {
+                self.maps.add(1);
+                self.mapped.add(requests.iter().map(|request| request.iova.len()).sum());
+            }
+            Err(error) => self.map_refusals.count(error),
+        }
+    }
+
+    fn unmap(&self, result: &Result<u64, UnmapError>) {
+        match result {
+            Ok(bytes) => {
+                self.unmaps.add(1);
+                self.unmapped.add(*bytes);
+            }
+            Err(error) => self.unmap_refusals.count(error),
+        }
+    }
+}
+
+impl AddressSpace {
+    /// Maps `iova` to the leased memory at `user`. Fails if something is already mapped there.
+    ///
+    /// If no window holds `iova` yet, the one it needs is planned and created. Makes one MAP per
+    /// container and per 256 Ki TCEs.
+    pub fn map(&self, iova: IovaRange, user: UserAddr, permission: Permission) -> Result<(), MapError> {
+        self.map_all(&[MapRequest { iova, user, permission }], Overlap::Refuse)
+    }
+
+    /// Maps all requests, or none. Neighbours that continue each other become one MAP.
+    pub fn map_all(&self, requests: &[MapRequest], overlap: Overlap) -> Result<(), MapError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let Locked { state, scratch } = &mut *self.0.state.lock();
+        let result = self.map_with(state, scratch, requests, overlap);
+        self.0.counters.map(requests, &result);
+        result
+    }
+
+    fn map_with(
+        &self,
+        state: &mut State,
+        scratch: &mut Scratch,
+        requests: &[MapRequest],
+        overlap: Overlap,
+    ) -> Result<(), MapError> {
+        apply::clear_stale(&self.0.registry, state);
+        self.check(state, requests, overlap, scratch)?;
+        let planned = self.plan_missing(state, scratch)?;
+        let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
+        self.0.registry.pin(wanted, &state.container_files, &mut scratch.parts)?;
+        let mut made = Vec::new();
+        let late = state.windows.default == DefaultWindow::Live && state.containers.iter().any(|m| m.default_waits);
+        let ready = match late {
+            true => self.make_default_everywhere(state),
+            false => Ok(()),
+        };
+        let ready = ready.and_then(|()| {
+            for missing in planned {
+                made.extend(self.make_missing(state, missing)?);
+            }
+            Ok(())
+        });
+        if let Err(error) = ready {
+            self.unpin(scratch);
+            self.remove_created(state, &made);
+            return Err(error.into());
+        }
+        join_runs(scratch);
+        state.interrupted = true;
+        let applied = apply::map(self.host(), &state.container_files, &scratch.runs, &scratch.displaced);
+        state.interrupted = false;
+        match applied {
+            Ok(()) => {
+                self.commit(scratch);
+                Ok(())
+            }
+            Err(ApplyError::Refused(error)) => {
+                self.unpin(scratch);
+                self.remove_created(state, &made);
+                Err(MapError::Refused(error))
+            }
+            Err(ApplyError::NotRestored(mut error)) => {
+                let left = error.left.clone();
+                self.drop_lost(state, &mut error);
+                self.keep_stale(state, scratch, &left);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn unpin(&self, scratch: &Scratch) {
+        self.0.registry.unpin(scratch.parts.iter().map(|part| (part.region, part.user.len())));
+    }
+
+    /// Records what the kernel has mapped, and unpins what it displaced.
+    pub(super) fn commit(&self, scratch: &mut Scratch) {
+        {
+            let mut mappings = self.0.mappings.write();
+            for displaced in &scratch.displaced {
+                mappings.remove(displaced.iova, |_| {});
+            }
+            for mapping in new_mappings(scratch) {
+                let entered = mappings.insert(mapping);
+                debug_assert!(entered.is_ok(), "checked before, and the state is locked");
+            }
+        }
+        if !scratch.displaced.is_empty() {
+            self.0.registry.unpin(scratch.displaced.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        }
+    }
+
+    /// Records lost mappings as unmapped and removes them from containers that still hold them.
+    /// What cannot be removed is added to the error.
+    pub(super) fn drop_lost(&self, state: &mut State, error: &mut NotRestored) {
+        for &range in &error.lost {
+            let stale = &mut state.stale;
+            self.0.mappings.write().remove(range, |mapping| stale.insert(mapping));
+        }
+        apply::clear_stale(&self.0.registry, state);
+        let stays = error.lost.iter().filter_map(|&lost| Some(state.stale.first_overlap(lost)?.iova));
+        error.leaves(stays.collect::<Vec<_>>());
+    }
+
+    /// Keeps the reachable part of a failed map pinned; unpins the rest.
+    fn keep_stale(&self, state: &mut State, scratch: &Scratch, left: &[IovaRange]) {
+        let mappings = self.0.mappings.read();
+        for mapping in new_mappings(scratch) {
+            let mut rest = mapping.iova.len();
+            for part in left.iter().filter_map(|&range| mapping.clip(range)) {
+                // Restored mappings there are correct, and recorded.
+                for stray in mappings.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
+                    state.stale.insert(stray);
+                    rest -= stray.iova.len();
+                }
+            }
+            self.0.registry.unpin([(mapping.region, rest)].into_iter());
+        }
+    }
+
+    /// Unmaps everything in `range`, which must be whole IOMMU pages of one window: part of a
+    /// mapping, or several mappings. Returns the number of bytes that were mapped.
+    pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
+        let result = self.unmap_range(range);
+        self.0.counters.unmap(&result);
+        result
+    }
+
+    fn unmap_range(&self, range: IovaRange) -> Result<u64, UnmapError> {
+        let Locked { state, scratch } = &mut *self.0.state.lock();
+        apply::clear_stale(&self.0.registry, state);
+        let Some(window) = state.windows.containing(range) else {
+            return Err(UnmapError::NoWindow { asked: range });
+        };
+        let page = window.page;
+        if !range.is_aligned(page) {
+            return Err(UnmapError::Misaligned { asked: range, page });
+        }
+        let gone = &mut scratch.displaced;
+        gone.clear();
+        gone.extend(self.0.mappings.read().overlapping(range));
+        state.interrupted = true;
+        let applied = apply::unmap(self.host(), &state.container_files, gone, page);
+        state.interrupted = false;
+        match applied {
+            Ok(()) => {
+                self.0.mappings.write().remove(range, |_| {});
+                self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+                Ok(gone.iter().map(|mapping| mapping.iova.len()).sum())
+            }
+            Err(ApplyError::Refused(error)) => Err(UnmapError::Refused(error)),
+            Err(ApplyError::NotRestored(mut error)) => {
+                self.drop_lost(state, &mut error);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What maps and unmaps came to.
+    pub fn stats(&self) -> SpaceStats {
+        let counters = &self.0.counters;
+        SpaceStats {
+            maps: counters.maps.get(),
+            mapped: counters.mapped.get(),
+            unmaps: counters.unmaps.get(),
+            unmapped: counters.unmapped.get(),
+            map_refusals: counters.map_refusals.get::<MapError>(),
+            unmap_refusals: counters.unmap_refusals.get::<UnmapError>(),
+        }
+    }
+
+    /// Checks requests against windows and map. Leaves them in `scratch.requests`, in order of bus
+    /// address, each with its window's page ([`Self::plan_missing`] finds the page where there is
+    /// no window yet), and what they displace in `scratch.displaced`.
+    pub(super) fn check(
+        &self,
+        state: &State,
+        requests: &[MapRequest],
+        overlap: Overlap,
+        scratch: &mut Scratch,
+    ) -> Result<(), MapError> {
+        let Scratch { requests: sorted, displaced, .. } = scratch;
+        sorted.clear();
+        displaced.clear();
+        let mut window = None;
+        for &request in requests {
+            if state.containers.is_empty() {
+                return Err(MapError::NoGroup { asked: request.iova });
+            }
+            // Neighbouring requests usually share a window.
+            if window.is_none_or(|window: &Window| !window.range.contains_range(&request.iova)) {
+                window = state.windows.containing(request.iova);
+            }
+            if let Some(facts) = state.facts.filter(|_| window.is_some()) {
+                let over = |why| MapError::NoWindow { asked: request.iova, why };
+                facts.clear_of_mmio(request.iova).map_err(over)?;
+            }
+            let page = window.map(|window| window.page);
+            aligned(&request, page.unwrap_or(PageShift::P4K))?;
+            sorted.push(Checked { request, user: user_range(&request)?, page });
+        }
+        if !sorted.is_sorted_by_key(|checked| checked.request.iova) {
+            sorted.sort_unstable_by_key(|checked| checked.request.iova);
+        }
+        for pair in sorted.windows(2) {
+            let (first, second) = (pair[0].request.iova, pair[1].request.iova);
+            if first.end() > second.start() {
+                return Err(MapError::Twice { first, second });
+            }
+        }
+        for Checked { request, .. } in sorted.iter().filter(|_| !state.stale.is_empty()) {
+            if let Some(stray) = state.stale.first_overlap(request.iova) {
+                let (present, user) = (stray.iova, stray.user);
+                return Err(MapError::Overlap { asked: request.iova, present, user });
+            }
+        }
+        self.look_for_others(overlap, sorted, displaced)
+    }
+
+    /// Finds what is mapped at the bus addresses of the requests.
+    fn look_for_others(
+        &self,
+        overlap: Overlap,
+        sorted: &[Checked],
+        displaced: &mut Vec<Mapping<RegionId>>,
+    ) -> Result<(), MapError> {
+        let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Ok(()) };
+        let mappings = self.0.mappings.read();
+        let hull = IovaRange::between(first.request.iova.start(), last.request.iova.end());
+        if hull.is_some_and(|hull| mappings.first_overlap(hull).is_none()) {
+            return Ok(());
+        }
+        for Checked { request, .. } in sorted {
+            match overlap {
+                Overlap::Replace => displaced.extend(mappings.overlapping(request.iova)),
+                Overlap::Refuse => {
+                    if let Some(present) = mappings.first_overlap(request.iova) {
+                        let (present, user) = (present.iova, present.user);
+                        return Err(MapError::Overlap { asked: request.iova, present, user });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the windows for requests that no window holds, and sets their page: one for those in
+    /// the default window's bus addresses, one for the others.
+    fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Vec<Missing>, MapError> {
+        let mut missing = Vec::new();
+        if scratch.requests.iter().any(|checked| checked.page.is_none()) {
+            let default = state.facts.and_then(|facts| facts.default);
+            let low = |request: &MapRequest| default.is_some_and(|default| default.contains(request.iova.start()));
+            missing.extend(self.plan_one(state, scratch, None, low)?);
+            let first = missing.first().map(|missing: &Missing| missing.plan.clone());
+            missing.extend(self.plan_one(state, scratch, first.as_ref(), |request| !low(request))?);
+        }
+        Ok(missing)
+    }
+
+    /// Plans the window for those requests without one that are `its`, given the state after
+    /// `first` is carried out.
+    fn plan_one(
+        &self,
+        state: &State,
+        scratch: &mut Scratch,
+        first: Option<&Plan>,
+        its: impl Fn(&MapRequest) -> bool,
+    ) -> Result<Option<Missing>, MapError> {
+        let homeless = |checked: &&Checked| checked.page.is_none() && its(&checked.request);
+        let mut hull: Option<IovaRange> = None;
+        let mut max_iommu_page = PageShift::P1G;
+        for Checked { request, user, .. } in scratch.requests.iter().filter(homeless) {
+            let start = hull.map_or(request.iova.start(), |hull| hull.start());
+            hull = IovaRange::between(start, request.iova.end());
+            let aligned = (request.iova.start().0 | request.iova.len() | request.user.0).trailing_zeros();
+            max_iommu_page = max_iommu_page
+                .min(self.0.registry.max_iommu_page(*user).unwrap_or(max_iommu_page))
+                .min(PageShift::new(aligned.min(34)).unwrap_or(PageShift::P4K));
+        }
+        let Some(range) = hull else { return Ok(None) };
+        let all = with_reserved(state, range);
+        // No larger than a host page: the next mapping may not be aligned to more.
+        let max_iommu_page = max_iommu_page.min(self.host().page_shift());
+        let request = WindowRequest::cover(all).max_iommu_page(max_iommu_page).entries(DEMAND_ENTRIES);
+        let mut input = self.plan_input(state, Some(all))?;
+        if let Some(first) = first {
+            input = input.after(first);
+        }
+        // Requests in an existing window will be mapped in that one.
+        let settled = |window: &IovaRange| {
+            scratch.requests.iter().any(|c| c.page.is_some() && window.contains_range(&c.request.iova))
+        };
+        for live in &mut input.live {
+            live.in_use |= settled(&live.window.range);
+        }
+        let plan = self.plan_in(state, &input, &request).map_err(|error| match error {
+            WindowError::Refused(why) => MapError::NoWindow { asked: range, why },
+            other => other.into(),
+        })?;
+        let Planned { page, .. } = plan.window;
+        for checked in scratch.requests.iter_mut().filter(|checked| homeless(&&**checked)) {
+            checked.page = Some(page);
+            aligned(&checked.request, page)?;
+        }
+        Ok(Some(Missing { range, plan }))
+    }
+}
+
+/// Returns the user memory of a request.
+fn user_range(request: &MapRequest) -> Result<UserRange, MapError> {
+    UserRange::new(request.user, request.iova.len()).map_err(|_| {
+        // The range would wrap, so its last byte cannot be registered.
+        let last = UserRange::new(UserAddr(u64::MAX - 1), 1).ok();
+        match (UserRange::between(request.user, UserAddr(u64::MAX)), last) {
+            (Some(asked), Some(missing)) => PinError::NotRegistered { asked, missing }.into(),
+            _ => MapError::UserMisaligned { asked: request.iova, user: request.user, page: PageShift::P4K },
+        }
+    })
+}
+
+/// Checks that a request is aligned to a window's `page`.
+fn aligned(request: &MapRequest, page: PageShift) -> Result<(), MapError> {
+    if !request.iova.is_aligned(page) {
+        return Err(MapError::Misaligned { asked: request.iova, page });
+    }
+    if request.user.0 & page.mask() != 0 {
+        return Err(MapError::UserMisaligned { asked: request.iova, user: request.user, page });
+    }
+    Ok(())
+}
+
+/// Iterates over the mappings that requests and the parts pinned for them make, in order.
+fn new_mappings(scratch: &Scratch) -> impl Iterator<Item = Mapping<RegionId>> + '_ {
+    let mut requests = scratch.requests.iter().map(|checked| checked.request);
+    let mut current: Option<(MapRequest, Iova)> = None;
+    scratch.parts.iter().filter_map(move |part| {
+        let (request, at) =
+            current.take().or_else(|| requests.next().map(|request| (request, request.iova.start())))?;
+        let iova = IovaRange::new(at, part.user.len()).ok()?;
+        current = (iova.end() < request.iova.end()).then_some((request, iova.end()));
+        Some(Mapping { iova, user: part.user.start(), permission: request.permission, region: part.region })
+    })
+}
+
+/// Joins the requests, which are in order, to runs.
+fn join_runs(scratch: &mut Scratch) {
+    scratch.runs.clear();
+    for &Checked { request, page, .. } in &scratch.requests {
+        let Some(page) = page else { continue };
+        let next = Run { iova: request.iova, user: request.user, permission: request.permission, page };
+        match scratch.runs.last_mut() {
+            Some(last) => match last.joined(&next) {
+                Some(joined) => *last = joined,
+                None => scratch.runs.push(next),
+            },
+            None => scratch.runs.push(next),
+        }
+    }
+}
