@@ -1,6 +1,7 @@
 //! Errors of an address space.
 
-use crate::addr::{Iova, IovaRange, PageShift, UserAddr};
+use crate::addr::{Iova, IovaRange, List, PageShift, UserAddr};
+use crate::error::ErrorKind;
 use crate::host::calls::CallError;
 use crate::host::{Errno, Obstacle, Platform};
 use crate::registry::{PinError, RegisterError};
@@ -13,6 +14,7 @@ use rangemap::RangeSet;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum MapError {
     /// No group is attached.
     #[error("{asked}: no group is attached to this address space: attach one first")]
@@ -55,6 +57,13 @@ pub enum MapError {
     NotRestored(#[from] NotRestored),
 }
 
+crate::error::classify!(MapError {
+    Argument: Misaligned, UserMisaligned, Twice;
+    NotFound: NoGroup;
+    Busy: Overlap;
+    inner: NoWindow.why, Memory.0, Window.0, Refused.0, NotRestored.0;
+});
+
 /// The kernel refused a change, and then refused to undo it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotRestored {
@@ -68,15 +77,24 @@ pub struct NotRestored {
 }
 
 impl NotRestored {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Inconsistent
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "not-restored"
+    }
+
     pub(super) fn new(cause: CallError) -> Self {
         Self { cause, lost: Vec::new(), left: Vec::new() }
     }
 
     /// Adds `ranges` that devices may still reach.
     pub(super) fn leaves(&mut self, ranges: impl IntoIterator<Item = IovaRange>) {
-        let all: RangeSet<u64> =
-            self.left.iter().copied().chain(ranges).map(|range| range.start().0..range.end().0).collect();
-        self.left = all.iter().filter_map(|range| IovaRange::between(Iova(range.start), Iova(range.end))).collect();
+        let all: RangeSet<u64> = self.left.iter().copied().chain(ranges).map(|range| range.raw()).collect();
+        self.left = all.iter().filter_map(IovaRange::from_raw).collect();
     }
 }
 
@@ -101,6 +119,7 @@ impl fmt::Display for NotRestored {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum UnmapError {
     /// No window holds it.
     #[error("{asked} lies in no window: nothing is mapped there")]
@@ -116,10 +135,17 @@ pub enum UnmapError {
     NotRestored(#[from] NotRestored),
 }
 
+crate::error::classify!(UnmapError {
+    Argument: Misaligned;
+    NotFound: NoWindow;
+    inner: Refused.0, NotRestored.0;
+});
+
 /// Why a window was not created or removed. No window has changed, except where the error says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum WindowError {
     /// No group is attached.
     #[error("no group is attached to this address space: attach one first")]
@@ -141,15 +167,21 @@ pub enum WindowError {
     },
 }
 
+crate::error::classify!(WindowError {
+    NotFound: NoGroup;
+    Kernel: Elsewhere;
+    inner: Refused.0, Call.error;
+});
+
+/// Displays the windows that were removed before a plan failed.
 struct Gone<'a>(&'a [Iova]);
 
 impl fmt::Display for Gone<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((first, rest)) = self.0.split_first() {
-            write!(f, "; windows that made room are gone: {first}")?;
-            rest.iter().try_for_each(|start| write!(f, ", {start}"))?;
+        if self.0.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        write!(f, "; windows that made room are gone: {}", List(self.0))
     }
 }
 
@@ -158,6 +190,7 @@ impl fmt::Display for Gone<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum AttachError {
     /// An obstacle that the user can remove.
     #[error(transparent)]
@@ -223,3 +256,12 @@ pub enum AttachError {
     #[error(transparent)]
     NotRestored(#[from] NotRestored),
 }
+
+crate::error::classify!(AttachError {
+    NotFound: NotAttached;
+    Busy: AttachedAlready, InContainer, DevicesOpen;
+    Unsupported: NoPlatform, Version, OneGroup, OtherFacts;
+    Setup: NoV2;
+    Kernel: Open;
+    inner: Obstacle.0, Windows.why, Register.0, Call.0, NotRestored.0;
+});

@@ -1,12 +1,13 @@
 //! Reasons for a plan, and why there may be none.
 
 use super::Window;
-use crate::addr::{Amount, Bytes, Iova, IovaRange, PageShift};
+use crate::addr::{Amount, Bytes, Iova, IovaRange, List, PageShift};
 use crate::host::MemlockError;
 use core::fmt;
 
 /// A reason for a plan's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reason {
     /// An existing window serves.
     Serves(IovaRange),
@@ -96,6 +97,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum PlanError {
     /// The firmware has no DDW.
     #[error(
@@ -104,7 +106,7 @@ pub enum PlanError {
     )]
     NoDdw,
     /// The hardware does not have the page.
-    #[error("the hardware has no {page} IOMMU pages: choose one of {}", Pages(supported))]
+    #[error("the hardware has no {page} IOMMU pages: choose one of {}", List(supported))]
     PageUnsupported { page: PageShift, supported: Vec<PageShift> },
     /// The memory cannot serve the page.
     #[error(
@@ -201,17 +203,18 @@ pub enum PlanError {
     Memlock(#[from] MemlockError),
 }
 
-struct Pages<'a>(&'a [PageShift]);
+crate::error::classify!(PlanError {
+    Argument: PageTooLarge, TooLarge, OutOfReach, OverMmio, BelowMmio, BeyondDevice, PastEnd;
+    NotFound: NoSuchWindow;
+    Busy: NoFreeWindow, SecondDdw, OnlyWindowInUse, OtherPage, TooSmall, InUse;
+    NoMemory: NoMemory;
+    Unsupported: NoDdw, PageUnsupported;
+    Kernel: RefusedBefore;
+    Device: Poisoned;
+    inner: Memlock.0;
+});
 
-impl fmt::Display for Pages<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, page) in self.0.iter().enumerate() {
-            write!(f, "{}{page}", if i == 0 { "" } else { ", " })?;
-        }
-        Ok(())
-    }
-}
-
+/// Displays where windows start.
 struct Starts<'a>(&'a [Window]);
 
 impl fmt::Display for Starts<'_> {
@@ -219,9 +222,6 @@ impl fmt::Display for Starts<'_> {
         if self.0.is_empty() {
             return f.write_str("none");
         }
-        for (i, window) in self.0.iter().enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { ", " }, window.range.start())?;
-        }
-        Ok(())
+        List(self.0.iter().map(|window| window.range.start())).fmt(f)
     }
 }

@@ -1,7 +1,6 @@
 //! Carries out the actions that call the library.
 
 use super::action::{Action, Attach, Detach, Map, Register, Release, Reserve, Stretch, Translate, WindowArguments};
-use super::code::Code;
 use super::context::{Context, StepError};
 use super::leases::HeldLease;
 use super::memory_act;
