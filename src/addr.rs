@@ -163,11 +163,18 @@ impl<A: Address> Range<A> {
         self.subrange(0, len)
     }
 
-    /// Returns `len` bytes, `offset` bytes from the start; `None` if that is nothing or reaches past
+    /// Returns `len` bytes at `offset` from the start; `None` if that is nothing or reaches past
     /// the end.
     pub fn subrange(&self, offset: u64, len: u64) -> Option<Self> {
         let end = offset.checked_add(len)?;
         (len != 0 && end <= self.len).then(|| Self { start: A::new(self.start.get() + offset), len })
+    }
+
+    /// Splits the range after `len` bytes, at least one and at most all of them. There is no second
+    /// part if nothing is left.
+    pub fn split(&self, len: u64) -> (Self, Option<Self>) {
+        let first = Self { start: self.start, len: len.clamp(1, self.len) };
+        (first, Self::between(first.end(), self.end()))
     }
 
     /// Returns whether start and length are multiples of the page.
@@ -228,6 +235,12 @@ impl PageShift {
     /// Returns the page of exactly that many bytes.
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
         if bytes.is_power_of_two() { Self::new(bytes.trailing_zeros()) } else { None }
+    }
+
+    /// Returns the largest page that `value` is a multiple of; `None` below 4 KiB.
+    pub const fn aligning(value: u64) -> Option<Self> {
+        let shift = value.trailing_zeros();
+        Self::new(if shift < 34 { shift } else { 34 })
     }
 
     /// Returns the power of two.
@@ -349,6 +362,22 @@ mod tests {
         for (offset, len) in [(0, 0), (8, 0), (0, 9), (8, 1), (7, 2), (u64::MAX, 1), (1, u64::MAX)] {
             assert_eq!(range.subrange(offset, len), None, "{offset} {len}");
         }
+    }
+
+    #[test]
+    fn a_split_loses_nothing() {
+        assert_eq!(range(4, 8).split(3), (range(4, 3), Some(range(7, 5))));
+        assert_eq!(range(4, 8).split(0), (range(4, 1), Some(range(5, 7))));
+        assert_eq!(range(4, 8).split(8), (range(4, 8), None));
+        assert_eq!(range(4, 8).split(u64::MAX), (range(4, 8), None));
+    }
+
+    #[test]
+    fn the_largest_page_divides_the_value() {
+        assert_eq!(PageShift::aligning(0x3000), Some(PageShift::P4K));
+        assert_eq!(PageShift::aligning(0x0120_0000), Some(PageShift::P2M));
+        assert_eq!(PageShift::aligning(0), PageShift::new(34));
+        assert_eq!(PageShift::aligning(0x1800), None);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
     }
 
     /// Finds the first run that ends after `start`.
-    fn first_behind(&self, start: u64) -> Place {
+    fn first_ending_after(&self, start: u64) -> Place {
         let at = self.runs.find(start);
         match self.runs.before(at) {
             Some(before) if self.runs.get(before).is_some_and(|(_, run)| run.end > start) => before,
@@ -135,7 +135,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
     pub fn overlapping(&self, range: IovaRange) -> impl Iterator<Item = Mapping<T>> + '_ {
         let end = range.end().0;
         self.runs
-            .iter_from(self.first_behind(range.start().0))
+            .iter_from(self.first_ending_after(range.start().0))
             .take_while(move |&(start, _)| start < end)
             .filter_map(move |(start, run)| run.mapping(start)?.clip(range))
     }
@@ -202,7 +202,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
         let end = range.end().0;
         let mut from = range.start().0;
         while let Some(rest) = IovaRange::between(Iova(from), range.end()) {
-            let at = self.first_behind(from);
+            let at = self.first_ending_after(from);
             let Some((start, run)) = self.runs.get(at).filter(|&(start, _)| start < end) else { return };
             if let Some(piece) = run.mapping(start).and_then(|whole| whole.clip(rest)) {
                 self.bytes -= piece.iova.len();
@@ -214,7 +214,7 @@ impl<T: Copy + Eq + Debug> IntervalMap<T> {
                 (false, true) => self.runs.set(at, end, run),
                 (true, true) => {
                     self.runs.set(at, start, Run { end: from, ..run });
-                    self.runs.insert(self.runs.behind(at), end, run);
+                    self.runs.insert(self.runs.after(at), end, run);
                 }
             }
             from = run.end.min(end);
@@ -268,14 +268,10 @@ impl<T: Copy> Runs<T> {
 
     /// Finds the first run that starts at or after `start`.
     fn find(&self, start: u64) -> Place {
-        let behind = self.firsts.partition_point(|&first| first < start);
-        let Some(chunk) = behind.checked_sub(1) else { return Place { chunk: 0, index: 0 } };
+        let upper = self.firsts.partition_point(|&first| first < start);
+        let Some(chunk) = upper.checked_sub(1) else { return Place { chunk: 0, index: 0 } };
         let index = self.chunks[chunk].starts.partition_point(|&at| at < start);
-        if index == self.chunks[chunk].starts.len() {
-            Place { chunk: behind, index: 0 }
-        } else {
-            Place { chunk, index }
-        }
+        if index == self.chunks[chunk].starts.len() { Place { chunk: upper, index: 0 } } else { Place { chunk, index } }
     }
 
     /// Returns the last run that starts at or before `at`.
@@ -303,7 +299,7 @@ impl<T: Copy> Runs<T> {
     }
 
     /// Returns the place after `at`.
-    fn behind(&self, at: Place) -> Place {
+    fn after(&self, at: Place) -> Place {
         match self.chunks.get(at.chunk) {
             Some(chunk) if at.index + 1 < chunk.starts.len() => Place { index: at.index + 1, ..at },
             _ => Place { chunk: at.chunk + 1, index: 0 },
@@ -314,7 +310,7 @@ impl<T: Copy> Runs<T> {
     fn iter_from(&self, mut at: Place) -> impl Iterator<Item = (u64, Run<T>)> + '_ {
         core::iter::from_fn(move || {
             let found = self.get(at)?;
-            at = self.behind(at);
+            at = self.after(at);
             Some(found)
         })
     }

@@ -35,7 +35,7 @@ pub enum RegisterError {
     },
     /// Part of it was leased before, and its region is still mapped elsewhere.
     #[error(
-        "{asked}: {part} was given back while the rest of its registration is still mapped, and devices would see the old \
+        "{asked}: {part} was released while the rest of its registration is still mapped, and devices would see the old \
          memory there: unmap the rest first"
     )]
     Stale { asked: UserRange, part: UserRange },

@@ -9,11 +9,10 @@
 //!
 //! # Locking
 //! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `regions` is held for
-//! bookkeeping only, never across a kernel call, so that maps of memory that their container has
-//! registered never wait for a registration. Order: an address space's lock, `kernel`, `regions`.
-//! Giving idle regions back never waits for `kernel`: who holds it does that before letting go.
-//! `charges` is held from the look at locked memory until the kernel has charged it, and taken
-//! last.
+//! bookkeeping only, never across a kernel call, so that maps of registered memory never wait for a
+//! registration. Order: an address space's lock, `kernel`, `regions`. Unregistering idle regions
+//! never waits for `kernel`: its holder does that before unlocking. `charges` is held from the
+//! check of locked memory until the kernel has charged it, and is taken last.
 
 mod charges;
 mod error;
@@ -25,7 +24,7 @@ pub use regions::RegionId;
 pub(crate) use charges::{Charging, Promise};
 pub(crate) use regions::Part;
 
-use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::addr::{IovaRange, PageShift, UserRange};
 use crate::host::calls::{self, Failure};
 use crate::host::{Errno, Fd, Host, Process};
 use crate::stats::{Counter, RefusalCounters, Refusals};
@@ -36,7 +35,7 @@ use rangemap::RangeSet;
 use regions::{IdleRegion, Regions, Stretch, survey};
 use std::sync::{Arc, Weak};
 
-/// An address space, as the registry sees it.
+/// An address space as seen by the registry: a map from user memory back to bus addresses.
 pub(crate) trait ReverseMap: Send + Sync {
     /// Appends the bus addresses that point into `user`.
     fn iovas_of(&self, user: UserRange, found: &mut Vec<IovaRange>);
@@ -47,9 +46,9 @@ pub(crate) trait ReverseMap: Send + Sync {
 pub struct RegionStatus {
     /// User memory.
     pub range: UserRange,
-    /// The largest IOMMU page it can serve.
+    /// Largest IOMMU page it can serve.
     pub max_iommu_page: PageShift,
-    /// Number of leases on the part of it with the most.
+    /// Largest number of leases on any part of it.
     pub leases: u32,
     /// Bytes of bus addresses that point into it.
     pub mapped: u64,
@@ -57,14 +56,14 @@ pub struct RegionStatus {
     pub containers: usize,
 }
 
-/// Registrations since a registry was made. A call with several ranges is one.
+/// Registrations since the registry was created. A call with several ranges counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryStats {
-    /// Calls that registered.
+    /// Number of successful calls.
     pub registers: u64,
-    /// Bytes they leased, also where they were registered already.
+    /// Bytes leased by them, including bytes already registered.
     pub registered: u64,
-    /// Calls that were refused, by kind of [`RegisterError`].
+    /// Number of refused calls, by variant of [`RegisterError`].
     pub refusals: Refusals,
 }
 
@@ -102,11 +101,11 @@ struct Inner {
 #[derive(Default)]
 struct Spaces(Vec<Weak<dyn ReverseMap>>);
 
-/// The memory registry of a process. Clones are the same registry.
+/// The memory registry of a process. Clones share it.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
 
-/// In a line: regions may be many.
+/// One line: there may be many regions.
 impl core::fmt::Debug for Registry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         // The thread that prints may hold the lock.
@@ -140,7 +139,7 @@ impl Registry {
     /// Registers `range` and leases it. If no container is open yet, it is registered when the
     /// first one opens.
     ///
-    /// An error leaves everything as it was.
+    /// After an error nothing has changed.
     pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
         self.register_counted(&[range])?;
         Ok(Lease::new(self.clone(), range))
@@ -164,18 +163,16 @@ impl Registry {
         if let Some(&asked) = ranges.iter().find(|range| !range.is_aligned(page)) {
             return Err(RegisterError::Misaligned { asked, page });
         }
-        let union: RangeSet<u64> = ranges.iter().map(|range| range.start().0..range.end().0).collect();
+        let union: RangeSet<u64> = ranges.iter().map(|range| range.raw()).collect();
         self.with_kernel(|containers| {
             let mut gaps = Vec::new();
             {
                 let regions = self.0.regions.lock();
-                for range in union.iter() {
-                    if let Some(range) = UserRange::between(UserAddr(range.start), UserAddr(range.end)) {
-                        if let Some(part) = regions.stale(range) {
-                            return Err(RegisterError::Stale { asked: range, part });
-                        }
-                        gaps.extend(regions.gaps(range));
+                for range in union.iter().filter_map(UserRange::from_raw) {
+                    if let Some(part) = regions.stale(range) {
+                        return Err(RegisterError::Stale { asked: range, part });
                     }
+                    gaps.extend(regions.gaps(range));
                 }
             }
             let mut stretches = Vec::new();
@@ -239,7 +236,7 @@ impl Registry {
         let host = self.host().as_ref();
         loop {
             let Some(IdleRegion { region, remaining }) = self.0.regions.lock().take_idle() else { return };
-            // Nobody takes the room of what is registered again.
+            // Keeps others from using up the limit before the rest is registered again.
             let _charging = (!remaining.is_empty()).then(|| self.charging());
             for &container in &region.containers {
                 unregister(host, container, region.range);
@@ -260,7 +257,7 @@ impl Registry {
         let exposed = self.0.regions.lock().begin_release(range);
         let mut mapped = Vec::new();
         if !exposed.is_empty() {
-            // Not with `regions` held: an address space calls this with its own lock held.
+            // Without `regions`: an address space calls the registry with its own lock held.
             for space in self.spaces() {
                 for &user in &exposed {
                     space.iovas_of(user, &mut mapped);
@@ -307,7 +304,8 @@ impl Registry {
         self.0.spaces.lock().0.push(space);
     }
 
-    /// Adds an open container that has its driver, and registers what waits for one.
+    /// Adds an open container that has its driver, and registers the regions that have no container
+    /// yet.
     pub(crate) fn add_container(&self, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|containers| {
             let (ids, waiting): (Vec<_>, Vec<_>) = {
@@ -330,10 +328,10 @@ impl Registry {
         })
     }
 
-    /// Removes a container that is about to close and no longer maps anything. Regions it alone
-    /// holds move to another container, or wait for one. If it may still map something (`clean` is
-    /// false), the kernel is told nothing: closing drops the registrations after the tables, while
-    /// UNREGISTER would lose them.
+    /// Removes a container that is about to close and no longer maps anything. Leased regions
+    /// registered only there move to another container, or wait for one. If it may still map
+    /// something (`clean` is false), nothing is unregistered: closing drops the registrations after
+    /// the tables, while UNREGISTER would lose them.
     pub(crate) fn remove_container(&self, container: Fd, clean: bool) {
         self.with_kernel(|containers| {
             containers.retain(|&other| other != container);
@@ -361,9 +359,9 @@ impl Registry {
         });
     }
 
-    /// Pins user memory for maps, each with its IOMMU page, in `containers`, all or none; its
-    /// regions stay from now on. Leaves the pinned parts in `parts`, request by request, in address
-    /// order.
+    /// Pins user memory for maps, each with its IOMMU page, in `containers`, all or none; their
+    /// regions then stay until they are unpinned. Leaves the pinned parts in `parts`, request by
+    /// request, in address order.
     pub(crate) fn pin(
         &self,
         wanted: impl Iterator<Item = (UserRange, PageShift)> + Clone,
@@ -375,7 +373,7 @@ impl Registry {
             let (region, container) = {
                 let mut regions = self.0.regions.lock();
                 regions.parts_of(wanted.clone(), parts)?;
-                // Most requests lie in one region, which is counted once.
+                // Most requests lie in one region; count it once.
                 let runs = || parts.chunk_by(|a, b| a.region == b.region);
                 let absent = runs().find_map(|run| {
                     let region = regions.get(run[0].region)?;
@@ -401,8 +399,8 @@ impl Registry {
         parts.iter().filter_map(|part| Some(regions.get(part.region)?.max_iommu_page)).min()
     }
 
-    /// Registers a region in one more container. There is no charge: the kernel counts it once per
-    /// process.
+    /// Registers a region in one more container. Nothing is charged: the kernel charges a region
+    /// once per process.
     pub(crate) fn register_in(&self, id: RegionId, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|_| {
             let range = {
@@ -438,7 +436,7 @@ impl Registry {
         self.0.regions.lock().status()
     }
 
-    /// What registrations came to.
+    /// Returns the counters of registrations.
     pub fn stats(&self) -> RegistryStats {
         let counters = &self.0.counters;
         RegistryStats {
@@ -464,8 +462,9 @@ fn unregister(host: &dyn Host, container: Fd, range: UserRange) {
     }
 }
 
-/// Keeps a range of user memory registered until it is dropped or [released](Lease::release). What
-/// is still mapped then stays registered until its last TCE is gone, but no new map may use it.
+/// Keeps a range of user memory registered until it is dropped or [released](Lease::release).
+/// Memory still mapped at that time stays registered until its last TCE is gone, but no new map may
+/// use it.
 ///
 /// The memory must stay mapped in the process as it is: the kernel keeps the pages that were
 /// present when it was registered, so after `munmap`, `mremap` or `madvise(MADV_DONTNEED)` devices
@@ -475,7 +474,7 @@ pub struct Lease {
     registry: Registry,
     range: UserRange,
     released: bool,
-    /// The process that made it: a child of `fork` has no part in what is registered.
+    /// Process that created it: a child of `fork` owns none of the registrations.
     process: Process,
 }
 
@@ -489,12 +488,12 @@ impl Lease {
         self.range
     }
 
-    /// Whether this process made it, not one it was forked from.
+    /// Returns whether this process created it, rather than one it was forked from.
     pub(crate) fn is_here(&self) -> bool {
         self.process.is_current()
     }
 
-    /// Gives the memory back, unless a device can still reach a byte of it that no other lease
+    /// Releases the memory, unless a device can still reach a byte of it that no other lease
     /// covers.
     pub fn release(mut self) -> Result<(), ReleaseError> {
         match self.registry.release(self.range) {

@@ -23,9 +23,9 @@ impl RegionId {
 #[derive(Debug)]
 pub(super) struct Region {
     pub range: UserRange,
-    /// The largest IOMMU page it can serve.
+    /// Largest IOMMU page it can serve.
     pub max_iommu_page: PageShift,
-    /// Number of pending releases; the region stays until they are decided.
+    /// Number of pending releases; the region stays until they are finished.
     pub pending_releases: u32,
     /// Whether part of it no longer has a lease.
     pub partly_leased: bool,
@@ -98,8 +98,8 @@ impl Regions {
     }
 
     /// Removes and returns a region that nothing maps and that is no longer leased, or only in
-    /// part; `None` if there is none. The kernel cannot unregister a part, and must not keep it,
-    /// since devices would not see what the user puts there next.
+    /// part; `None` if there is none. The kernel cannot unregister a part of a region, and must not
+    /// keep it: devices would not see memory the user maps there next.
     pub(super) fn take_idle(&mut self) -> Option<IdleRegion> {
         while let Some(id) = self.idle.pop() {
             if !self
@@ -115,7 +115,7 @@ impl Regions {
             let mut end = None;
             for (part, cover) in leased {
                 let id = match remaining.last() {
-                    Some(&last) if end == Some(part.start()) => self.stretch(last, part.end()),
+                    Some(&last) if end == Some(part.start()) => self.extend_to(last, part.end()),
                     _ => None,
                 };
                 let id = id.unwrap_or_else(|| {
@@ -137,7 +137,7 @@ impl Regions {
     }
 
     /// Extends a region up to `end`.
-    fn stretch(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
+    fn extend_to(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
         let region = self.get_mut(id)?;
         region.range = UserRange::between(region.range.start(), end)?;
         Some(id)
@@ -148,7 +148,7 @@ impl Regions {
     }
 
     /// Queues a region that may have to be unregistered, wholly or in part.
-    pub(super) fn note_if_idle(&mut self, id: RegionId) {
+    pub(super) fn queue_if_idle(&mut self, id: RegionId) {
         if self.get(id).is_some_and(|region| region.partly_leased && region.mapped == 0 && region.pending_releases == 0)
         {
             self.idle.push(id);
@@ -161,12 +161,12 @@ impl Regions {
             if let Some(region) = self.get_mut(id) {
                 region.pending_releases = change(region.pending_releases);
             }
-            self.note_if_idle(id);
+            self.queue_if_idle(id);
         }
     }
 
-    /// Finds a stretch of `range` that is no longer leased, but whose region stays because
-    /// something in it is mapped.
+    /// Finds a part of `range` that is no longer leased, but whose region stays because something
+    /// in it is mapped.
     pub(super) fn stale(&self, range: UserRange) -> Option<UserRange> {
         self.covers(range).find(|(_, cover)| cover.leases == 0).map(|(part, _)| part)
     }
@@ -202,8 +202,8 @@ impl Regions {
     }
 
     /// Begins a release: no new map may rely on this lease any longer, but its regions stay as they
-    /// are until [`Self::decided`]. Returns the stretches that nothing else covers and that may be
-    /// mapped.
+    /// are until [`Self::finish_release`]. Returns the stretches that nothing else covers and that
+    /// may be mapped.
     pub(super) fn begin_release(&mut self, range: UserRange) -> Vec<UserRange> {
         self.recount(range, |leases| leases.saturating_sub(1));
         self.change_pending(range, |pending| pending + 1);
@@ -215,9 +215,9 @@ impl Regions {
 
     /// Ends a release, whether granted or refused.
     pub(super) fn finish_release(&mut self, range: UserRange) {
-        let bare: Vec<_> =
+        let unleased: Vec<_> =
             self.covers(range).filter(|(_, cover)| cover.leases == 0).map(|(_, cover)| cover.region).collect();
-        for id in bare {
+        for id in unleased {
             if let Some(region) = self.get_mut(id) {
                 region.partly_leased = true;
             }
@@ -302,7 +302,7 @@ impl Regions {
         if let Some(region) = self.get_mut(id) {
             region.mapped = region.mapped.saturating_sub(bytes);
         }
-        self.note_if_idle(id);
+        self.queue_if_idle(id);
     }
 
     pub(super) fn status(&self) -> Vec<RegionStatus> {
@@ -326,12 +326,12 @@ impl Regions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub range: UserRange,
-    /// The largest IOMMU page it can serve.
+    /// Largest IOMMU page it can serve.
     pub max_iommu_page: PageShift,
 }
 
-/// Cuts `gap` where the page size of its backing changes: one region over both would serve only the
-/// smaller one (`mm_iommu_do_alloc`). Fails if a page of it cannot be pinned.
+/// Splits `gap` where the page size of its backing changes: one region over both would serve only
+/// the smaller one (`mm_iommu_do_alloc`). Fails if part of it cannot be pinned.
 pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, RegisterError> {
     let mut stretches: Vec<(UserRange, PageShift)> = Vec::new();
     let mut at = gap.start();
@@ -363,9 +363,8 @@ pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, Re
 /// Returns the largest IOMMU page a region over `range` can serve, limited by its backing and by
 /// the alignment of both its ends.
 fn max_iommu_page(range: UserRange, backing: PageShift) -> PageShift {
-    let UserAddr(start) = range.start();
-    let aligned = (start | range.len()).trailing_zeros().min(34);
-    PageShift::new(aligned).map_or(PageShift::P4K, |aligned| aligned.min(backing))
+    // Regions are whole host pages, of 4 KiB at least.
+    PageShift::aligning(range.start().0 | range.len()).map_or(PageShift::P4K, |aligned| aligned.min(backing))
 }
 
 #[cfg(test)]

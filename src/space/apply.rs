@@ -5,7 +5,8 @@
 //! and registered, and is pinned in the registry.
 //!
 //! A mapping that devices may still reach although it is not in the map, because the UNMAP that
-//! should have undone it failed, is stale: it stays pinned, and its UNMAP is tried again.
+//! should have undone it failed, is stale: it stays pinned, and its UNMAP is retried before the
+//! next change.
 
 use super::{NotRestored, State};
 use crate::addr::{IovaRange, PageShift, UserAddr};
@@ -17,7 +18,7 @@ use crate::registry::{RegionId, Registry};
 
 /// Largest number of TCEs in one MAP or UNMAP: the kernel does not reschedule within a MAP.
 const MAX_ENTRIES: u64 = 256 << 10;
-/// An UNMAP spans holes of up to this many TCEs instead of being cut in two.
+/// An UNMAP spans holes of up to this many TCEs instead of being split.
 const BRIDGED_ENTRIES: u64 = 512;
 
 /// A stretch of bus addresses that continues in user memory: one MAP, if it is short enough.
@@ -49,7 +50,7 @@ impl Run {
 pub(super) enum ApplyError {
     /// The kernel refused; everything is as before.
     Refused(CallError),
-    /// The kernel refused, and refused to undo.
+    /// The kernel refused, and also refused to undo.
     NotRestored(NotRestored),
 }
 
@@ -66,8 +67,8 @@ fn unmap_range(host: &dyn Host, container: Fd, range: IovaRange, page: PageShift
     range.chunks(MAX_ENTRIES << page.get()).try_for_each(|piece| calls::unmap_dma(host, container, piece))
 }
 
-/// Maps `runs` in all `containers`. `displaced` is what is mapped there now: the kernel overwrites
-/// it silently and clears it on failure, after which it is restored.
+/// Maps `runs` in all `containers`. `displaced` holds the mappings there now: the kernel overwrites
+/// them silently and clears them on failure; they are then restored.
 pub(super) fn map(
     host: &dyn Host,
     containers: &[Fd],
@@ -160,7 +161,7 @@ pub(super) fn replay(
     failed.map_or(Ok(()), Err)
 }
 
-/// Restores what was mapped before.
+/// Restores the earlier mappings after a failure.
 struct Undo<'a> {
     host: &'a dyn Host,
     before: &'a [Mapping<RegionId>],
@@ -183,7 +184,7 @@ impl<'a> Undo<'a> {
                 self.lost.push(mapping.iova);
                 continue;
             }
-            // Restored mappings have replaced what was left there.
+            // Restored mappings have replaced the failed ones there.
             self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays));
             at = mapping.iova.end();
         }

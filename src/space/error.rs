@@ -41,7 +41,7 @@ pub enum MapError {
         user: UserAddr,
     },
     /// Two requests of one call overlap.
-    #[error("{first} and {second} of one request overlap: ask for each bus address once")]
+    #[error("{first} and {second} of one call overlap: request each bus address once")]
     Twice { first: IovaRange, second: IovaRange },
     /// The memory cannot be mapped.
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub enum MapError {
     /// The window it needs could not be created.
     #[error(transparent)]
     Window(#[from] WindowError),
-    /// The kernel refused; the earlier mappings are in place again.
+    /// The kernel refused; the earlier mappings are restored.
     #[error(transparent)]
     Refused(CallError),
     /// The kernel refused, and also refused to restore the earlier mappings.
@@ -71,7 +71,7 @@ pub struct NotRestored {
     pub cause: CallError,
     /// Mappings that no longer exist.
     pub lost: Vec<IovaRange>,
-    /// Bus addresses that devices may still reach, though nothing should be mapped there. The
+    /// Bus addresses that devices may still reach although nothing should be mapped there. The
     /// memory stays registered.
     pub left: Vec<IovaRange>,
 }
@@ -104,11 +104,11 @@ impl fmt::Display for NotRestored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.cause)?;
         if !self.lost.is_empty() {
-            f.write_str("; these mappings could not be put back, map them again:")?;
+            f.write_str("; these mappings could not be restored, map them again:")?;
             self.lost.iter().try_for_each(|range| write!(f, " {range}"))?;
         }
         if !self.left.is_empty() {
-            f.write_str("; devices may still reach, unmap it:")?;
+            f.write_str("; devices may still reach these bus addresses, unmap them:")?;
             self.left.iter().try_for_each(|range| write!(f, " {range}"))?;
         }
         Ok(())
@@ -156,7 +156,7 @@ pub enum WindowError {
     /// The kernel refused a step of the plan.
     #[error("{error}{}", Gone(gone))]
     Call { error: CallError, gone: Vec<Iova> },
-    /// The kernel placed it elsewhere than planned, and it was removed again.
+    /// The kernel placed the window elsewhere than planned; it was removed again.
     #[error(
         "the kernel placed the window at {start} where {expected} was expected; it was removed again: map at {start}"
     )]
@@ -181,7 +181,7 @@ impl fmt::Display for Gone<'_> {
         if self.0.is_empty() {
             return Ok(());
         }
-        write!(f, "; windows that made room are gone: {}", List(self.0))
+        write!(f, "; windows removed to make room: {}", List(self.0))
     }
 }
 
@@ -224,8 +224,8 @@ pub enum AttachError {
     /// The group's file was handed in with open devices, so it cannot be put in another group's
     /// container.
     #[error(
-        "group {group} was handed in with devices open and stays in its container: attach it by itself, or hand it in \
-         before its devices are opened"
+        "the file of group {group} was handed in with open devices, so the group stays in its container: attach it by \
+         itself, or hand its file in before its devices are opened"
     )]
     InContainer {
         /// The group.

@@ -28,27 +28,27 @@ pub(super) struct AttachedGroup {
 #[derive(Debug)]
 pub(super) struct Container {
     pub groups: Vec<AttachedGroup>,
-    /// Whether the kernel will create this container's default window at the next call that may
+    /// Whether the default window is pending here: the kernel creates it at the next call that may
     /// need it.
-    pub default_waits: bool,
-    /// Windows that the kernel did not remove after a creation that failed. They are removed before
-    /// the next one.
-    pub strays: Vec<Iova>,
+    pub default_pending: bool,
+    /// Windows that the kernel refused to remove after a failed creation. Their removal is retried
+    /// before the next creation.
+    pub leftover_windows: Vec<Iova>,
     container: File,
 }
 
 fn open(host: &Arc<dyn Host>, node: Node<'_>, what: String) -> Result<File, AttachError> {
     File::open(host, node).map_err(|errno| match (host.obstacle(node), node, errno) {
         (Some(obstacle), ..) => obstacle.into(),
-        // This process has it open itself, in another address space.
+        // This process has it open, in another address space.
         (None, Node::Group(group), Errno::EBUSY) => Obstacle::Busy { group }.into(),
         _ => AttachError::Open { what, errno },
     })
 }
 
 impl AttachedGroup {
-    /// Opens a group and puts it in a container; whether it was there already. That may be so of
-    /// files that were handed in, with devices that were opened from them.
+    /// Opens a group and puts it in a container. Returns whether it was in one already, which is
+    /// possible for files that were handed in and whose devices were opened before.
     fn open_in(host: &Arc<dyn Host>, number: u32, container: Fd) -> Result<(Self, bool), AttachError> {
         let node = Node::Group(number);
         let file = open(host, node, format!("IOMMU group {number}"))?;
@@ -71,6 +71,11 @@ impl AttachedGroup {
         }
         Ok((Self { number, file, devices: Arc::new(()) }, there))
     }
+
+    /// Returns the number of open handles of its devices.
+    pub(super) fn open_devices(&self) -> usize {
+        Arc::strong_count(&self.devices) - 1
+    }
 }
 
 impl Container {
@@ -86,7 +91,7 @@ impl Container {
             return Err(AttachError::NoV2);
         }
         let (group, there) = AttachedGroup::open_in(host, number, fd)?;
-        let container = Self { groups: vec![group], default_waits: true, strays: Vec::new(), container };
+        let container = Self { groups: vec![group], default_pending: true, leftover_windows: Vec::new(), container };
         // A group with open devices is in a container with its driver.
         if !there {
             calls::set_iommu(host.as_ref(), fd, spapr::TCE_V2_IOMMU)?;
@@ -98,7 +103,7 @@ impl Container {
     pub(super) fn add(&mut self, number: u32) -> Result<(), AttachError> {
         let (group, there) = AttachedGroup::open_in(self.container.host(), number, self.fd())?;
         if there {
-            // In which container nobody can ask.
+            // The kernel does not say in which container.
             return Err(AttachError::InContainer { group: number });
         }
         self.groups.push(group);
@@ -128,10 +133,10 @@ impl AddressSpace {
     /// other groups are not affected when it leaves.
     pub fn attach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
-        refuse_attached(state, group)?;
+        check_not_attached(state, group)?;
         let mut container = Container::open(self.0.registry.host(), group)?;
         let facts = container.facts()?;
-        if state.facts.is_some_and(|ours| !alike(&ours, &facts)) {
+        if state.facts.is_some_and(|ours| !same_windows(&ours, &facts)) {
             return Err(AttachError::OtherFacts { group });
         }
         self.0.registry.add_container(container.fd())?;
@@ -140,13 +145,13 @@ impl AddressSpace {
             state.facts = Some(facts);
         }
         if !first && let Err(error) = self.bring_up(state, &mut container, group) {
-            // Closing the tables unmaps whatever was mapped; nothing was pinned for it.
+            // Closing the container unmaps everything; nothing was pinned for it.
             self.0.registry.remove_container(container.fd(), false);
             return Err(error);
         }
         state.container_files.push(container.fd());
         state.containers.push(container);
-        self.settle(state);
+        self.update_promise(state);
         Ok(())
     }
 
@@ -155,16 +160,16 @@ impl AddressSpace {
     /// mapped again.
     pub fn attach_beside(&self, group: u32, other: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
-        refuse_attached(state, group)?;
+        check_not_attached(state, group)?;
         if state.facts.is_some_and(|facts| facts.platform == Platform::Pseries) {
             return Err(AttachError::OneGroup { platform: Platform::Pseries, group });
         }
         let container = state.containers.iter_mut().find(|container| container.group(other).is_some());
         let container = container.ok_or(AttachError::NotAttached { group: other })?;
         container.add(group)?;
-        // The kernel answers for the group that was attached last.
+        // The kernel reports the facts of the group attached last.
         match container.facts() {
-            Ok(theirs) if state.facts.is_some_and(|ours| alike(&ours, &theirs)) => Ok(()),
+            Ok(theirs) if state.facts.is_some_and(|ours| same_windows(&ours, &theirs)) => Ok(()),
             result => {
                 self.detach_shared(state, group)?;
                 result.and(Err(AttachError::OtherFacts { group }))
@@ -176,9 +181,9 @@ impl AddressSpace {
     /// the last group removes all mappings and windows; leases stay.
     pub fn detach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
-        let found = state.containers.iter().position(|container| container.group(group).is_some());
-        let Some(at) = found else { return Err(AttachError::NotAttached { group }) };
-        let count = state.containers[at].group(group).map_or(0, |group| Arc::strong_count(&group.devices) - 1);
+        let attached = |(at, container): (usize, &Container)| Some((at, container.group(group)?.open_devices()));
+        let found = state.containers.iter().enumerate().find_map(attached);
+        let Some((at, count)) = found else { return Err(AttachError::NotAttached { group }) };
         if count > 0 {
             return Err(AttachError::DevicesOpen { group, count });
         }
@@ -188,7 +193,7 @@ impl AddressSpace {
         if state.containers.len() == 1 {
             let mappings = std::mem::take(&mut *self.0.mappings.write());
             close_all(&self.0.registry, self.host(), state, &mappings);
-            self.settle(state);
+            self.update_promise(state);
             return Ok(());
         }
         let fd = state.containers[at].fd();
@@ -197,19 +202,18 @@ impl AddressSpace {
         self.0.registry.remove_container(fd, clean);
         state.container_files.remove(at);
         state.containers.remove(at);
-        self.settle(state);
+        self.update_promise(state);
         Ok(())
     }
 
     /// Removes a group from a container that others use, and maps again what the kernel cleared.
     fn detach_shared(&self, state: &mut State, group: u32) -> Result<(), AttachError> {
-        let found = state.containers.iter_mut().find(|container| container.group(group).is_some());
-        let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
+        let at = |container: &Container| container.groups.iter().position(|attached| attached.number == group);
+        let found = state.containers.iter_mut().find_map(|container| at(container).map(|at| (container, at)));
+        let Some((container, at)) = found else { return Err(AttachError::NotAttached { group }) };
         let fd = container.fd();
-        if let Some(leaving) = container.group(group) {
-            calls::group_unset_container(self.host(), leaving.file.fd())?;
-        }
-        container.groups.retain(|other| other.number != group);
+        calls::group_unset_container(self.host(), container.groups[at].file.fd())?;
+        container.groups.remove(at);
         let replayed = {
             let mappings = self.0.mappings.read();
             apply::replay(self.host(), fd, with_pages(&mappings, &state.windows))
@@ -229,33 +233,33 @@ impl AddressSpace {
         for region in regions {
             self.0.registry.register_in(region, container.fd())?;
         }
-        let _charging = self.make_alike(state, container).map_err(|why| AttachError::Windows { group, why })?;
+        let _charging = self.replicate_windows(state, container).map_err(|why| AttachError::Windows { group, why })?;
         apply::replay(self.host(), container.fd(), with_pages(&mappings, &state.windows))?;
         // The first MAP created the default window, unless a CREATE had done so.
-        container.default_waits &= mappings.is_empty();
+        container.default_pending &= mappings.is_empty();
         Ok(())
     }
 
     /// Unmaps everything in one container. Returns whether nothing is mapped there any longer.
     fn clear(&self, state: &State, at: usize) -> bool {
-        is_sure(state) && clear(self.host(), &state.containers[at], &state.windows, &self.0.mappings.read())
+        map_is_complete(state) && clear(self.host(), &state.containers[at], &state.windows, &self.0.mappings.read())
     }
 }
 
 /// Returns whether the map holds everything that devices can reach.
-fn is_sure(state: &State) -> bool {
+fn map_is_complete(state: &State) -> bool {
     state.stale.is_empty() && !state.interrupted && state.kvm_pins.is_empty()
 }
 
-fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
-    match state.containers.iter().any(|container| container.group(group).is_some()) {
-        true => Err(AttachError::AttachedAlready { group }),
-        false => Ok(()),
+fn check_not_attached(state: &State, group: u32) -> Result<(), AttachError> {
+    if state.containers.iter().any(|container| container.group(group).is_some()) {
+        return Err(AttachError::AttachedAlready { group });
     }
+    Ok(())
 }
 
 /// Returns whether two groups can have the same windows.
-fn alike(ours: &WindowFacts, theirs: &WindowFacts) -> bool {
+fn same_windows(ours: &WindowFacts, theirs: &WindowFacts) -> bool {
     (ours.platform, ours.default, ours.pages, ours.windows)
         == (theirs.platform, theirs.default, theirs.pages, theirs.windows)
 }
@@ -274,11 +278,11 @@ fn clear(host: &dyn Host, container: &Container, windows: &Windows, mappings: &I
     })
 }
 
-/// Takes down a whole space. `mappings` is what was mapped.
+/// Takes down a whole space with its `mappings`.
 pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, mappings: &IntervalMap<RegionId>) {
     apply::clear_stale(registry, state);
-    let clean =
-        is_sure(state) && state.containers.iter().all(|container| clear(host, container, &state.windows, mappings));
+    let empty = |container: &Container| clear(host, container, &state.windows, mappings);
+    let clean = map_is_complete(state) && state.containers.iter().all(empty);
     let counts = || mappings.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {
         registry.unpin(counts());

@@ -22,13 +22,13 @@ impl KvmPins {
 }
 
 impl AddressSpace {
-    /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until the last
-    /// group leaves. It stays registered, in every container. The default window is created, since
-    /// KVM attaches tables to existing windows only; and containers are closed without an
-    /// UNREGISTER, which would lose what is mapped.
+    /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until
+    /// the last group leaves. It stays registered, in every container. The default window is
+    /// created, since KVM attaches tables to existing windows only. Containers are later closed
+    /// without an UNREGISTER, which would lose mapped memory.
     ///
-    /// Must be called again after a group was attached or memory added. [`Self::sync_from_kvm`] tells the
-    /// space what KVM mapped.
+    /// Call it again after a group was attached or memory added. [`Self::sync_from_kvm`] records
+    /// what KVM mapped.
     pub fn pin_for_kvm(&self, memory: &[UserRange]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         let pages = |range: &UserRange| (*range, PageShift::P4K);
@@ -36,23 +36,24 @@ impl AddressSpace {
             let parts = &mut scratch.parts;
             self.0.registry.pin(std::iter::once(pages(range)), &state.container_files, parts)?;
             let parts = || parts.iter().map(|part| (part.region, part.user.len()));
-            match state.kvm_pins.0.iter().any(|(held, _)| held == range) {
-                // Pinned only to register it where it was not yet registered.
-                true => self.0.registry.unpin(parts()),
-                false => state.kvm_pins.0.push((*range, parts().collect())),
+            if state.kvm_pins.0.iter().any(|(pinned, _)| pinned == range) {
+                // Pinned again only to register it in containers that lacked it.
+                self.0.registry.unpin(parts());
+            } else {
+                state.kvm_pins.0.push((*range, parts().collect()));
             }
         }
-        match memory.is_empty() || state.windows.default == DefaultWindow::Gone {
-            true => Ok(()),
-            false => Ok(self.make_default_everywhere(state)?),
+        if !memory.is_empty() && state.windows.default != DefaultWindow::Gone {
+            self.create_default_everywhere(state)?;
         }
+        Ok(())
     }
 
-    /// Unpins `memory` that was [pinned](Self::pin_for_kvm). KVM must no longer map it, and its mappings
-    /// must be gone or [synced](Self::sync_from_kvm).
+    /// Unpins `memory` that was [pinned](Self::pin_for_kvm). KVM must no longer map it, and its
+    /// mappings must be gone or [synced](Self::sync_from_kvm).
     pub fn unpin_for_kvm(&self, memory: UserRange) {
         let state = &mut self.0.state.lock().state;
-        let gone = state.kvm_pins.0.extract_if(.., |(held, _)| *held == memory);
+        let gone = state.kvm_pins.0.extract_if(.., |(pinned, _)| *pinned == memory);
         let parts: Vec<_> = gone.flat_map(|(_, parts)| parts).collect();
         self.0.registry.unpin(parts.into_iter());
     }

@@ -1,19 +1,19 @@
 //! Maps and unmaps bus addresses.
 //!
-//! A map is checked first, since the kernel checks no bounds itself; then its memory is pinned,
-//! windows it lacks are created, and `apply` makes the calls.
+//! Requests are checked first, since the kernel checks no bounds itself. Then their memory is
+//! pinned, windows they lack are created, and `apply` makes the calls.
 
 use super::apply::{self, ApplyError, Run};
 use super::windows::{Missing, with_reserved};
 use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError, WindowError};
-use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::{Part, PinError, RegionId};
 use crate::stats::{Counter, RefusalCounters, Refusals};
 use crate::window::{DefaultWindow, Plan, Planned, Window, WindowRequest};
 
-/// Fewest TCEs of a window created on demand: room for more, cheap to tear down.
+/// Minimum number of TCEs of a window created on demand: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
 
 /// A request to map.
@@ -34,8 +34,8 @@ pub enum Overlap {
     /// Refuse the request.
     #[default]
     Refuse,
-    /// Replace them: afterwards the bus addresses of the request lead to the new memory, and at no
-    /// moment do they lead nowhere.
+    /// Replace them: the bus addresses of the request lead to the new memory afterwards, and always
+    /// lead somewhere meanwhile.
     Replace,
 }
 
@@ -59,20 +59,20 @@ pub(super) struct Scratch {
     pub displaced: Vec<Mapping<RegionId>>,
 }
 
-/// Maps and unmaps since a space was made. A call with several requests is one.
+/// Maps and unmaps since the space was created. A call with several requests counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceStats {
-    /// Calls that mapped.
+    /// Number of successful maps.
     pub maps: u64,
-    /// Bytes they mapped.
+    /// Bytes mapped by them.
     pub mapped: u64,
-    /// Calls that unmapped, also where nothing was mapped.
+    /// Number of successful unmaps, including those of ranges without mappings.
     pub unmaps: u64,
-    /// Bytes they unmapped.
+    /// Bytes unmapped by them.
     pub unmapped: u64,
-    /// Maps that were refused, by kind of [`MapError`].
+    /// Number of refused maps, by variant of [`MapError`].
     pub map_refusals: Refusals,
-    /// Unmaps that were refused, by kind of [`UnmapError`].
+    /// Number of refused unmaps, by variant of [`UnmapError`].
     pub unmap_refusals: Refusals,
 }
 
@@ -140,21 +140,19 @@ impl AddressSpace {
         let planned = self.plan_missing(state, scratch)?;
         let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
         self.0.registry.pin(wanted, &state.container_files, &mut scratch.parts)?;
-        let mut made = Vec::new();
-        let late = state.windows.default == DefaultWindow::Live && state.containers.iter().any(|m| m.default_waits);
-        let ready = match late {
-            true => self.make_default_everywhere(state),
-            false => Ok(()),
-        };
+        let mut created = Vec::new();
+        let lacks_default = state.windows.default == DefaultWindow::Live
+            && state.containers.iter().any(|container| container.default_pending);
+        let ready = if lacks_default { self.create_default_everywhere(state) } else { Ok(()) };
         let ready = ready.and_then(|()| {
             for missing in planned {
-                made.extend(self.make_missing(state, missing)?);
+                created.extend(self.create_missing(state, missing)?);
             }
             Ok(())
         });
         if let Err(error) = ready {
             self.unpin(scratch);
-            self.remove_created(state, &made);
+            self.remove_created(state, &created);
             return Err(error.into());
         }
         join_runs(scratch);
@@ -168,7 +166,7 @@ impl AddressSpace {
             }
             Err(ApplyError::Refused(error)) => {
                 self.unpin(scratch);
-                self.remove_created(state, &made);
+                self.remove_created(state, &created);
                 Err(MapError::Refused(error))
             }
             Err(ApplyError::NotRestored(mut error)) => {
@@ -267,7 +265,7 @@ impl AddressSpace {
         }
     }
 
-    /// What maps and unmaps came to.
+    /// Returns the counters of maps and unmaps.
     pub fn stats(&self) -> SpaceStats {
         let counters = &self.0.counters;
         SpaceStats {
@@ -304,7 +302,7 @@ impl AddressSpace {
             }
             if let Some(facts) = state.facts.filter(|_| window.is_some()) {
                 let over = |why| MapError::NoWindow { asked: request.iova, why };
-                facts.clear_of_mmio(request.iova).map_err(over)?;
+                facts.check_mmio(request.iova).map_err(over)?;
             }
             let page = window.map(|window| window.page);
             aligned(&request, page.unwrap_or(PageShift::P4K))?;
@@ -325,11 +323,11 @@ impl AddressSpace {
                 return Err(MapError::Overlap { asked: request.iova, present, user });
             }
         }
-        self.look_for_others(overlap, sorted, displaced)
+        self.find_displaced(overlap, sorted, displaced)
     }
 
-    /// Finds what is mapped at the bus addresses of the requests.
-    fn look_for_others(
+    /// Collects the mappings at the bus addresses of the requests, or fails at the first one.
+    fn find_displaced(
         &self,
         overlap: Overlap,
         sorted: &[Checked],
@@ -337,8 +335,7 @@ impl AddressSpace {
     ) -> Result<(), MapError> {
         let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Ok(()) };
         let mappings = self.0.mappings.read();
-        let hull = IovaRange::between(first.request.iova.start(), last.request.iova.end());
-        if hull.is_some_and(|hull| mappings.first_overlap(hull).is_none()) {
+        if mappings.first_overlap(first.request.iova.hull(&last.request.iova)).is_none() {
             return Ok(());
         }
         for Checked { request, .. } in sorted {
@@ -355,8 +352,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Plans the windows for requests that no window holds, and sets their page: one for those in
-    /// the default window's bus addresses, one for the others.
+    /// Plans the windows for requests that no window holds, and sets their page: one window for
+    /// requests in the default window's bus addresses, one for the others.
     fn plan_missing(&self, state: &State, scratch: &mut Scratch) -> Result<Vec<Missing>, MapError> {
         let mut missing = Vec::new();
         if scratch.requests.iter().any(|checked| checked.page.is_none()) {
@@ -369,7 +366,7 @@ impl AddressSpace {
         Ok(missing)
     }
 
-    /// Plans the window for those requests without one that are `its`, given the state after
+    /// Plans the window for those requests without one that `its` selects, given the state after
     /// `first` is carried out.
     fn plan_one(
         &self,
@@ -378,27 +375,26 @@ impl AddressSpace {
         first: Option<&Plan>,
         its: impl Fn(&MapRequest) -> bool,
     ) -> Result<Option<Missing>, MapError> {
-        let homeless = |checked: &&Checked| checked.page.is_none() && its(&checked.request);
+        let lacks_window = |checked: &&Checked| checked.page.is_none() && its(&checked.request);
         let mut hull: Option<IovaRange> = None;
         let mut max_iommu_page = PageShift::P1G;
-        for Checked { request, user, .. } in scratch.requests.iter().filter(homeless) {
-            let start = hull.map_or(request.iova.start(), |hull| hull.start());
-            hull = IovaRange::between(start, request.iova.end());
-            let aligned = (request.iova.start().0 | request.iova.len() | request.user.0).trailing_zeros();
-            max_iommu_page = max_iommu_page
-                .min(self.0.registry.max_iommu_page(*user).unwrap_or(max_iommu_page))
-                .min(PageShift::new(aligned.min(34)).unwrap_or(PageShift::P4K));
+        for Checked { request, user, .. } in scratch.requests.iter().filter(lacks_window) {
+            hull = Some(hull.map_or(request.iova, |hull| hull.hull(&request.iova)));
+            let aligned = PageShift::aligning(request.iova.start().0 | request.iova.len() | request.user.0);
+            // Memory without a lease limits nothing here: `pin` refuses it.
+            let limits = [aligned, self.0.registry.max_iommu_page(*user)];
+            max_iommu_page = limits.into_iter().flatten().fold(max_iommu_page, PageShift::min);
         }
         let Some(range) = hull else { return Ok(None) };
         let all = with_reserved(state, range);
-        // No larger than a host page: the next mapping may not be aligned to more.
+        // At most a host page: the next mapping may be aligned to no more.
         let max_iommu_page = max_iommu_page.min(self.host().page_shift());
         let request = WindowRequest::cover(all).max_iommu_page(max_iommu_page).entries(DEMAND_ENTRIES);
         let mut input = self.plan_input(state, Some(all))?;
         if let Some(first) = first {
             input = input.after(first);
         }
-        // Requests in an existing window will be mapped in that one.
+        // Windows that hold other requests of the call count as used.
         let settled = |window: &IovaRange| {
             scratch.requests.iter().any(|c| c.page.is_some() && window.contains_range(&c.request.iova))
         };
@@ -410,7 +406,7 @@ impl AddressSpace {
             other => other.into(),
         })?;
         let Planned { page, .. } = plan.window;
-        for checked in scratch.requests.iter_mut().filter(|checked| homeless(&&**checked)) {
+        for checked in scratch.requests.iter_mut().filter(|checked| lacks_window(&&**checked)) {
             checked.page = Some(page);
             aligned(&checked.request, page)?;
         }
@@ -444,12 +440,11 @@ fn aligned(request: &MapRequest, page: PageShift) -> Result<(), MapError> {
 /// Iterates over the mappings that requests and the parts pinned for them make, in order.
 fn new_mappings(scratch: &Scratch) -> impl Iterator<Item = Mapping<RegionId>> + '_ {
     let mut requests = scratch.requests.iter().map(|checked| checked.request);
-    let mut current: Option<(MapRequest, Iova)> = None;
+    let mut current: Option<(MapRequest, IovaRange)> = None;
     scratch.parts.iter().filter_map(move |part| {
-        let (request, at) =
-            current.take().or_else(|| requests.next().map(|request| (request, request.iova.start())))?;
-        let iova = IovaRange::new(at, part.user.len()).ok()?;
-        current = (iova.end() < request.iova.end()).then_some((request, iova.end()));
+        let (request, rest) = current.take().or_else(|| requests.next().map(|request| (request, request.iova)))?;
+        let (iova, rest) = rest.split(part.user.len());
+        current = rest.map(|rest| (request, rest));
         Some(Mapping { iova, user: part.user.start(), permission: request.permission, region: part.region })
     })
 }

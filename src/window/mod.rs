@@ -1,5 +1,5 @@
-//! DMA windows: what there may be and what there is. [`AddressSpace::plan`] says what a request would
-//! lead to and cost.
+//! DMA windows: the limits of a host, requests, and the windows that exist. [`AddressSpace::plan`]
+//! says which window a request leads to and what it costs.
 //!
 //! [`AddressSpace::plan`]: crate::space::AddressSpace::plan
 
@@ -21,22 +21,21 @@ use core::fmt;
 use std::collections::BTreeMap;
 use table::SECOND;
 
-/// The host bridge decodes 32-bit MMIO up to here.
+/// End of the bus addresses that powernv's host bridge decodes as 32-bit MMIO.
 const MMIO_END: Iova = Iova(4 << 30);
 
 /// DMA window facts from `VFIO_IOMMU_SPAPR_TCE_GET_INFO` and the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowFacts {
-    /// The platform whose rules hold.
+    /// Platform, whose rules apply.
     pub platform: Platform,
     /// Page size of the host kernel.
     pub host_page: PageShift,
     /// The default window; `None` if the kernel reports size 0.
     pub default: Option<IovaRange>,
-    /// Bit n: the hardware has IOMMU pages of 2^n bytes.
+    /// IOMMU pages of the hardware: bit n stands for pages of 2^n bytes.
     pub pages: u64,
-    /// Number of dynamic windows; `None` if the firmware has none, and then VFIO has no usable
-    /// window at all.
+    /// Number of dynamic windows; `None` if the firmware has none: VFIO then has no usable window.
     pub windows: Option<u32>,
 }
 
@@ -61,27 +60,28 @@ impl WindowFacts {
         (12..34).filter(|shift| self.pages & (1 << shift) != 0).filter_map(PageShift::new)
     }
 
-    /// Bus addresses that no window may be mapped in: powernv's host bridge decodes them as 32-bit
-    /// MMIO, from the end of the default window up to 4 GiB, and DMA there does not reach memory.
+    /// Returns the bus addresses at which nothing may be mapped: powernv's host bridge decodes them
+    /// as 32-bit MMIO, from the end of the default window up to 4 GiB, and DMA there does not reach
+    /// memory.
     pub fn mmio(&self) -> Option<IovaRange> {
         let default = self.default.filter(|_| self.platform == Platform::Powernv)?;
         IovaRange::between(default.end(), MMIO_END)
     }
 
-    /// Refuses `asked` if any of it is decoded as MMIO.
-    pub(crate) fn clear_of_mmio(&self, asked: IovaRange) -> Result<(), PlanError> {
+    /// Fails if any of `asked` is decoded as MMIO.
+    pub(crate) fn check_mmio(&self, asked: IovaRange) -> Result<(), PlanError> {
         match self.mmio().filter(|mmio| mmio.intersection(&asked).is_some()) {
             Some(mmio) => Err(PlanError::OverMmio { asked, mmio }),
             None => Ok(()),
         }
     }
 
-    /// Whether a window that holds `start` is powernv's second one.
+    /// Returns whether a window that holds `start` is powernv's second one.
     pub(crate) fn is_high(&self, start: Iova) -> bool {
         self.platform == Platform::Powernv && start >= SECOND
     }
 
-    /// The cheapest window, to hold a slot with.
+    /// Returns the cheapest window that can hold a slot.
     pub(crate) fn holder(&self) -> Option<Holder> {
         let page = self.page_sizes().next().filter(|_| self.platform == Platform::Powernv)?;
         let size = table::smallest(self, page);
@@ -108,9 +108,9 @@ pub struct WindowRequest {
     /// The largest IOMMU page the memory can serve; `None` for ordinary memory, which serves the
     /// host's page.
     pub max_iommu_page: Option<PageShift>,
-    /// The last bus address the device can address; `None` for 64 bits.
+    /// Last bus address the device can address; `None` for 64 bits.
     pub reach: Option<u64>,
-    /// Fewest TCEs, to leave room for more than the current request.
+    /// Minimum number of TCEs, to leave room for more than the current request.
     pub entries: u64,
 }
 
@@ -230,8 +230,9 @@ impl Windows {
         self.live.iter().find(|window| window.range.contains_range(&range))
     }
 
-    /// Marks the window that starts there as requested: it stays until it is removed.
-    pub fn keep(&mut self, start: Iova) {
+    /// Marks the window that starts at `start` as requested: it stays until it is removed
+    /// explicitly.
+    pub fn mark_requested(&mut self, start: Iova) {
         let demand = |window: &&mut Window| window.range.start() == start && window.origin == Origin::Demand;
         if let Some(window) = self.live.iter_mut().find(demand) {
             window.origin = Origin::Requested;
@@ -263,28 +264,28 @@ impl Default for Windows {
     }
 }
 
-/// Windows the kernel refused to create, by group. They hold for the process: a failed creation
-/// leaks each time, and the firmware's refusal lasts until reboot.
+/// Windows the kernel refused to create, by group. They are kept for the lifetime of the process:
+/// each failed creation leaks its charge, and the firmware's refusal lasts retry_at reboot.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedWindows(BTreeMap<u32, Refused>);
 
 #[derive(Clone, Debug, Default)]
 struct Refused {
-    /// Whether the firmware failed a window, after which the kernel creates none.
+    /// Whether the firmware failed a window; the kernel then creates none for this group.
     poisoned: bool,
-    /// Pages, each with the smallest size refused.
+    /// Smallest refused size, by page.
     sizes: BTreeMap<PageShift, u64>,
-    /// Those for which the machine had no memory.
-    short: Vec<Short>,
+    /// Windows refused because the machine had too little memory.
+    no_memory: Vec<NoMemory>,
 }
 
-/// A window for whose table there was no memory.
+/// A window whose table did not fit in memory.
 #[derive(Clone, Copy, Debug)]
-struct Short {
+struct NoMemory {
     page: PageShift,
     size: u64,
-    /// It may be asked for again once the machine has so many bytes to spare.
-    until: u64,
+    /// Available bytes from which on the window may be requested again.
+    retry_at: u64,
 }
 
 impl RefusedWindows {
@@ -296,27 +297,26 @@ impl RefusedWindows {
         *least = size.min(*least);
     }
 
-    /// The kernel had no memory for a window's table. It is asked again once `until` bytes are to
-    /// spare.
-    pub fn remember_short(&mut self, group: u32, page: PageShift, size: u64, until: u64) {
-        self.0.entry(group).or_default().short.push(Short { page, size, until });
+    /// Records that the kernel had too little memory for a window's table. The window is refused
+    /// until `retry_at` bytes are available.
+    pub fn remember_no_memory(&mut self, group: u32, page: PageShift, size: u64, retry_at: u64) {
+        self.0.entry(group).or_default().no_memory.push(NoMemory { page, size, retry_at });
     }
 
-    /// Forgets what was refused when less memory was to spare than the `available` bytes there are
-    /// now.
-    pub fn forget_short(&mut self, available: Option<u64>) {
+    /// Drops refusals for lack of memory that `available` bytes resolve.
+    pub fn retry_with(&mut self, available: Option<u64>) {
         let Some(available) = available else { return };
-        self.0.values_mut().for_each(|refused| refused.short.retain(|short| available < short.until));
+        self.0.values_mut().for_each(|refused| refused.no_memory.retain(|window| available < window.retry_at));
     }
 
-    /// Whether such a window may be asked for a group.
+    /// Fails if the kernel refused such a window for the group before.
     pub fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), PlanError> {
         match self.0.get(&group) {
             Some(refused) if refused.poisoned => Err(PlanError::Poisoned),
             Some(refused) if refused.sizes.get(&page).is_some_and(|&least| least <= size) => {
                 Err(PlanError::RefusedBefore { size, page })
             }
-            Some(refused) if refused.short.iter().any(|short| short.page == page && short.size <= size) => {
+            Some(refused) if refused.no_memory.iter().any(|window| window.page == page && window.size <= size) => {
                 Err(PlanError::RefusedBefore { size, page })
             }
             _ => Ok(()),

@@ -1,8 +1,8 @@
 //! Plans windows before the kernel is called.
 //!
 //! A failed creation leaks locked memory, and on pseries it makes the device unusable until reboot,
-//! so nothing is ever found out by trial. A plan is a pure function of the host's facts, the
-//! current windows, and the request.
+//! so nothing is found out by trial. A plan is a pure function of the host's facts, the current
+//! windows, and the request.
 
 use super::table::{self, Holder, SECOND, Slots, Teardown};
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, PlanError, Reason, Want, Window, WindowFacts, WindowRequest};
@@ -25,10 +25,10 @@ pub struct PlanInput {
     pub facts: WindowFacts,
     /// State of the default window.
     pub default: DefaultWindow,
-    /// Number of containers in which it waits: all, none, or those that joined since it was
-    /// created.
-    pub default_waits: u32,
-    /// Whether something is reserved in the waiting default window.
+    /// Number of containers in which the default window is pending: all, none, or those that joined
+    /// after it was created.
+    pub default_pending: u32,
+    /// Whether something is reserved in the pending default window.
     pub default_reserved: bool,
     /// The live windows.
     pub live: Vec<LiveWindow>,
@@ -36,9 +36,9 @@ pub struct PlanInput {
     pub containers: u32,
     /// Locked memory of the process.
     pub memlock: Memlock,
-    /// Bytes that default windows of other address spaces will lock once they are used.
+    /// Bytes that pending default windows of other address spaces will lock when first used.
     pub promised: u64,
-    /// Memory of the machine that could be used, bytes; `None` where it is not known.
+    /// Available memory of the machine, bytes; `None` if unknown.
     pub available: Option<u64>,
 }
 
@@ -47,13 +47,14 @@ impl PlanInput {
         self.facts.default.filter(|_| self.default == DefaultWindow::Pending)
     }
 
-    /// Returns the charge for the default window where it still waits.
+    /// Returns the bytes charged for the default window, over all containers in which it is
+    /// pending.
     pub(crate) fn default_window_cost(&self) -> u64 {
         let one = self.facts.default.map_or(0, |range| table::locked_bytes(&self.facts, DEFAULT_PAGE, range.len(), 1));
-        one.saturating_mul(self.default_waits.into())
+        one.saturating_mul(self.default_pending.into())
     }
 
-    /// Returns what already serves `range`.
+    /// Returns the window that already holds `range`: its range, page, levels, and the reason.
     pub(super) fn existing_window(&self, range: IovaRange) -> Option<(IovaRange, PageShift, u32, Reason)> {
         let live = self.live.iter().map(|live| live.window);
         live.map(|window| (window.range, window.page, window.levels, Reason::Serves(window.range)))
@@ -61,21 +62,22 @@ impl PlanInput {
             .find(|(window, ..)| window.contains_range(&range))
     }
 
-    /// Checks that tables charged `needed` bytes, over all containers, may be created.
+    /// Checks that tables charged `needed` bytes, over all containers, may be created: within the
+    /// limit of locked memory and the machine's memory.
     pub fn check_budget(&self, needed: u64) -> Result<(), PlanError> {
         self.check_budget_with(0, needed)
     }
 
-    /// Whether what a plan makes may be made, once what it removes is gone.
+    /// Checks that a plan may be carried out, counting what it removes first as free.
     pub(crate) fn check_plan_budget(&self, plan: &Plan) -> Result<(), PlanError> {
-        self.check_budget_with(self.given_back(plan), plan.peak_bytes)
+        self.check_budget_with(self.freed_bytes(plan), plan.peak_bytes)
     }
 
-    fn check_budget_with(&self, given_back: u64, needed: u64) -> Result<(), PlanError> {
-        let memlock = Memlock { locked: self.memlock.locked.saturating_sub(given_back), ..self.memlock };
+    fn check_budget_with(&self, freed_bytes: u64, needed: u64) -> Result<(), PlanError> {
+        let memlock = Memlock { locked: self.memlock.locked.saturating_sub(freed_bytes), ..self.memlock };
         memlock::check(memlock, self.promised, "the TCE tables", needed)?;
-        // A pseries table is allocated whole, and when that fails the kernel goes on without and
-        // dies at the first MAP.
+        // A pseries table is allocated whole. If that fails, the kernel continues without it and
+        // crashes at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {
             Some(available) if self.facts.platform == Platform::Pseries => {
                 Err(PlanError::NoMemory { needed, available })
@@ -93,20 +95,20 @@ impl PlanInput {
                     let gone = |live: &LiveWindow| live.window.range.start() == start;
                     let dynamic = |live: &LiveWindow| live.window.origin != Origin::Default;
                     if !after.live.iter().any(|live| gone(live) && dynamic(live)) {
-                        (after.default, after.default_waits) = (DefaultWindow::Gone, 0);
+                        (after.default, after.default_pending) = (DefaultWindow::Gone, 0);
                     }
                     after.live.retain(|live| !gone(live));
                 }
-                Step::Create { .. } | Step::HoldSlot { .. } => after.default_lives(),
+                Step::Create { .. } | Step::HoldSlot { .. } => after.create_default(),
                 Step::FreeSlot => {}
             }
         }
         let Planned { start, size, page, levels } = plan.window;
         if plan.steps.is_empty() {
             if self.facts.default.map(|range| range.start()) == start {
-                after.default_lives();
+                after.create_default();
             }
-        } else if let Ok(range) = IovaRange::new(start.unwrap_or(SECOND), size) {
+        } else if let Ok(range) = IovaRange::new(plan.window.expected_start(), size) {
             let again = self.facts.platform == Platform::Pseries && self.facts.default == Some(range);
             let origin = if again { Origin::Default } else { Origin::Requested };
             after.default = if again { DefaultWindow::Live } else { after.default };
@@ -114,47 +116,48 @@ impl PlanInput {
         }
         let used = |live: &mut LiveWindow| live.in_use |= Some(live.window.range.start()) == start;
         after.live.iter_mut().for_each(used);
-        let given_back = self.given_back(plan);
-        after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes).saturating_sub(given_back);
+        let freed_bytes = self.freed_bytes(plan);
+        after.memlock.locked = after.memlock.locked.saturating_add(plan.locked_bytes).saturating_sub(freed_bytes);
         after
     }
 
-    /// What there is once the window that starts at `start` is gone, whatever is mapped in it.
+    /// Returns the input after the window that starts at `start` is removed, with everything mapped
+    /// in it.
     pub(crate) fn without(&self, start: Iova) -> Self {
         let mut without = self.clone();
-        let locked = self.gives_back(&Step::Remove(start));
+        let locked = self.freed_by(&Step::Remove(start));
         without.memlock.locked = without.memlock.locked.saturating_sub(locked);
         let is_default = |live: &LiveWindow| live.window.origin == Origin::Default;
         let gone = self.live.iter().find(|live| live.window.range.start() == start);
         if gone.map_or_else(|| self.default_range().is_some_and(|range| range.start() == start), is_default) {
-            (without.default, without.default_waits, without.default_reserved) = (DefaultWindow::Gone, 0, false);
+            (without.default, without.default_pending, without.default_reserved) = (DefaultWindow::Gone, 0, false);
         }
         without.live.retain(|live| live.window.range.start() != start);
         without
     }
 
-    fn given_back(&self, plan: &Plan) -> u64 {
-        plan.steps.iter().map(|step| self.gives_back(step)).fold(0, u64::saturating_add)
+    fn freed_bytes(&self, plan: &Plan) -> u64 {
+        plan.steps.iter().map(|step| self.freed_by(step)).fold(0, u64::saturating_add)
     }
 
-    /// Bytes of locked memory that come back with a step, over all containers.
-    fn gives_back(&self, step: &Step) -> u64 {
+    /// Returns the bytes of locked memory a step frees, over all containers.
+    fn freed_by(&self, step: &Step) -> u64 {
         let Step::Remove(start) = *step else { return 0 };
         let Some(live) = self.live.iter().find(|live| live.window.range.start() == start) else {
             return 0;
         };
         let Window { range, page, levels, origin } = live.window;
-        let waits = if origin == Origin::Default { self.default_waits } else { 0 };
+        let waits = if origin == Origin::Default { self.default_pending } else { 0 };
         let made = self.containers.saturating_sub(waits);
         table::locked_bytes(&self.facts, page, range.len(), levels).saturating_mul(made.into())
     }
 
-    /// The waiting default window comes to life.
-    fn default_lives(&mut self) {
+    /// Makes the pending default window live.
+    fn create_default(&mut self) {
         if let Some(range) = self.default_range() {
             let window = Window { range, page: DEFAULT_PAGE, levels: 1, origin: Origin::Default };
             self.live.push(LiveWindow { window, in_use: false });
-            (self.default, self.default_waits) = (DefaultWindow::Live, 0);
+            (self.default, self.default_pending) = (DefaultWindow::Live, 0);
         }
     }
 
@@ -184,7 +187,8 @@ impl PlanInput {
 /// One call of a plan, in each container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`: removes a window, or the waiting default window.
+    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE` of the window that starts there, or of the pending default
+    /// window.
     Remove(Iova),
     /// `VFIO_IOMMU_SPAPR_TCE_CREATE`.
     Create {
@@ -196,7 +200,7 @@ pub enum Step {
         levels: u32,
     },
     /// `VFIO_IOMMU_SPAPR_TCE_CREATE` of a small window in the first slot of a powernv container, so
-    /// that the one created next starts at 1 << 59.
+    /// that the next one starts at 1 << 59.
     HoldSlot {
         /// The page.
         page: PageShift,
@@ -220,21 +224,28 @@ pub struct Planned {
     pub levels: u32,
 }
 
-/// What will be done, its cost, and the reasons.
+impl Planned {
+    /// Returns where the window is expected to start: firmware that chooses (QEMU, PowerVM) uses the
+    /// address of powernv's second window.
+    pub(crate) fn expected_start(&self) -> Iova {
+        self.start.unwrap_or(SECOND)
+    }
+}
+
+/// The calls that lead to a window, their cost, and the reasons for the choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The calls, in order, for each container; none if an existing window serves.
     pub steps: Vec<Step>,
     /// The window that will hold the request.
     pub window: Planned,
-    /// Bytes of locked memory that the window, and the default window where it comes too, are
-    /// charged with, over all containers.
+    /// Bytes of locked memory charged for the window, and for the default window if it is created
+    /// too, over all containers.
     pub locked_bytes: u64,
-    /// The most bytes of locked memory the steps are charged with at a time: with what
-    /// [`Step::HoldSlot`] takes for the moment. What [`Step::Remove`] gives back before is not
-    /// taken off.
+    /// Peak bytes of locked memory charged for the steps, including the temporary window of
+    /// [`Step::HoldSlot`]. What [`Step::Remove`] frees before is not subtracted.
     pub peak_bytes: u64,
-    /// What removing the window costs, in each container.
+    /// Cost of removing the window, per container.
     pub teardown: Teardown,
     /// Number of ioctls, over all containers.
     pub ioctls: u32,
@@ -242,14 +253,14 @@ pub struct Plan {
     pub reasons: Vec<Reason>,
 }
 
-/// Plans a window.
+/// Plans the window for `request`: a pure function that makes no call.
 pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanError> {
     let facts = &input.facts;
     let Some(granted) = facts.windows else { return Err(PlanError::NoDdw) };
     if let Want::Cover(range) = request.want
         && let Some((window, page, levels, reason)) = input.existing_window(range)
     {
-        facts.clear_of_mmio(range)?;
+        facts.check_mmio(range)?;
         if let Some(asked) = request.page.filter(|&asked| asked != page) {
             return Err(PlanError::OtherPage { window, page, asked });
         }
@@ -269,15 +280,15 @@ pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanErro
     }
     let mut reasons = Vec::new();
     let mut steps = Vec::new();
-    let room = make_room(input, request, granted, &mut steps, &mut reasons)?;
-    let page = choose_page(input, request, &room, &mut reasons)?;
-    let restored = room.restores(facts, page, request);
-    let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
+    let chosen = choose_slot(input, request, granted, &mut steps, &mut reasons)?;
+    let page = choose_page(input, request, &chosen, &mut reasons)?;
+    let restored = chosen.restores(facts, page, request);
+    let start = restored.map_or(chosen.start(facts.platform), |default| Some(default.start()));
     let size = match restored {
         Some(default) => default.len(),
         None => {
             let size = choose_size(facts, request, page, start, &mut reasons)?;
-            room.beyond_default(facts, page, size).inspect(|_| reasons.push(Reason::BeyondDefault)).unwrap_or(size)
+            chosen.beyond_default(facts, page, size).inspect(|_| reasons.push(Reason::BeyondDefault)).unwrap_or(size)
         }
     };
     let levels = table::levels(facts, page, size).ok_or(PlanError::TooLarge { size, page })?;
@@ -294,8 +305,8 @@ pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanErro
         && let Some(mmio) = facts.mmio().filter(|mmio| size > mmio.start().0)
     {
         match request.want {
-            Want::Cover(asked) => facts.clear_of_mmio(asked)?,
-            // A window that is asked for by its bytes can be mapped throughout.
+            Want::Cover(asked) => facts.check_mmio(asked)?,
+            // A window requested by size must be mappable throughout.
             Want::Bytes(_) => return Err(PlanError::BelowMmio { size, mmio }),
         }
         reasons.push(Reason::OverlapsMmio);
@@ -306,12 +317,12 @@ pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanErro
     }
     let table = table::locked_bytes(facts, page, size, levels);
     let mut locked = table.saturating_mul(input.containers.into());
-    if room.default_comes_too {
-        reasons.push(Reason::DefaultComesToo);
+    if chosen.creates_default {
+        reasons.push(Reason::CreatesDefault);
         locked = locked.saturating_add(input.default_window_cost());
     }
     let mut peak = locked;
-    match room.holder {
+    match chosen.holder {
         Some(Holder { page: small, size: least, locked_bytes }) => {
             peak = peak.saturating_add(locked_bytes.saturating_mul(input.containers.into()));
             steps.push(Step::HoldSlot { page: small, size: least });
@@ -348,16 +359,16 @@ pub fn plan_removal(input: &PlanInput, start: Iova) -> Result<Plan, PlanError> {
     Ok(input.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()))
 }
 
-/// The slot a new window will get.
-struct Room {
+/// The slot a new window gets.
+struct SlotChoice {
     slot: u32,
-    default_comes_too: bool,
-    /// What holds the first slot meanwhile.
+    creates_default: bool,
+    /// The window that holds the first slot during creation.
     holder: Option<Holder>,
 }
 
-impl Room {
-    /// Returns where the window will start, if that is known in advance.
+impl SlotChoice {
+    /// Returns the start of the window, if it is known in advance.
     fn start(&self, platform: Platform) -> Option<Iova> {
         match (platform, self.slot) {
             (Platform::Powernv, 0) => Some(Iova(0)),
@@ -396,20 +407,20 @@ fn restores_default(input: &PlanInput, request: &WindowRequest) -> bool {
         && input.facts.default.is_some_and(|default| default.contains_range(&asked))
 }
 
-/// Finds the slot. If there is none, removes what may be removed.
-fn make_room(
+/// Chooses the slot. If none is free, plans to remove an idle window.
+fn choose_slot(
     input: &PlanInput,
     request: &WindowRequest,
     granted: u32,
     steps: &mut Vec<Step>,
     reasons: &mut Vec<Reason>,
-) -> Result<Room, PlanError> {
+) -> Result<SlotChoice, PlanError> {
     let platform = input.facts.platform;
     let mut default = input.default;
     let mut live = input.live.clone();
     // A window that starts below the requested range but ends too early can only be created anew.
     let grown = live.iter().position(|live| match request.want {
-        Want::Cover(asked) => grows(platform, &live.window, asked),
+        Want::Cover(asked) => must_grow(platform, &live.window, asked),
         Want::Bytes(_) => false,
     });
     let removable = grown.or_else(|| {
@@ -448,9 +459,9 @@ fn make_room(
     if platform == Platform::Powernv {
         let slots = Slots::new(&input.facts, default, &live);
         let slot = slots.choose(&input.facts, request)?;
-        let default_comes_too = slot == 1 && input.default_waits > 0;
+        let creates_default = slot == 1 && input.default_pending > 0;
         let holder = input.facts.holder().filter(|_| slot == 1 && slots.first_is_free());
-        return Ok(Room { slot, default_comes_too, holder });
+        return Ok(SlotChoice { slot, creates_default, holder });
     }
     if let [first, second] = live.as_slice() {
         return Err(PlanError::NoFreeWindow { first: first.window.range, second: second.window.range });
@@ -461,15 +472,15 @@ fn make_room(
         if platform == Platform::Pseries && dynamic {
             return Err(PlanError::SecondDdw { present: only.window.range });
         }
-        return Ok(Room { slot: 1, default_comes_too: input.default_waits > 0, holder: None });
+        return Ok(SlotChoice { slot: 1, creates_default: input.default_pending > 0, holder: None });
     }
     let pending = default == DefaultWindow::Pending;
-    Ok(Room { slot: u32::from(pending), default_comes_too: pending, holder: None })
+    Ok(SlotChoice { slot: u32::from(pending), creates_default: pending, holder: None })
 }
 
 /// Returns whether only a larger `window` could hold `asked`, since no other window would start
 /// closer below it.
-fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
+fn must_grow(platform: Platform, window: &Window, asked: IovaRange) -> bool {
     let start = window.range.start();
     let nearest = match platform {
         Platform::Powernv => (asked.start() >= SECOND) == (start >= SECOND),
@@ -481,12 +492,12 @@ fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
 fn choose_page(
     input: &PlanInput,
     request: &WindowRequest,
-    room: &Room,
+    chosen: &SlotChoice,
     reasons: &mut Vec<Reason>,
 ) -> Result<PageShift, PlanError> {
     let facts = &input.facts;
     if request.page.is_none() && restores_default(input, request) {
-        reasons.push(Reason::DefaultAgain);
+        reasons.push(Reason::RestoresDefault);
         return Ok(DEFAULT_PAGE);
     }
     let max_iommu_page = request.max_iommu_page.unwrap_or(facts.host_page);
@@ -497,15 +508,15 @@ fn choose_page(
         if page > max_iommu_page {
             return Err(PlanError::PageTooLarge { page, max_iommu_page });
         }
-        reasons.push(Reason::PageAsked(page));
+        reasons.push(Reason::PageRequested(page));
         return Ok(page);
     }
     let aligned = match request.want {
         Want::Bytes(_) => u64::MAX,
         Want::Cover(range) => range.start().0 | range.len(),
     };
-    // At bus address 0 even the smallest table of a large page may reach over the MMIO.
-    let short = facts.mmio().filter(|_| room.slot == 0).map_or(u64::MAX, |mmio| mmio.start().0);
+    // At bus address 0 even the smallest table of a large page may reach into the MMIO range.
+    let short = facts.mmio().filter(|_| chosen.slot == 0).map_or(u64::MAX, |mmio| mmio.start().0);
     let fits = |page: &PageShift| {
         *page <= max_iommu_page
             && (aligned == u64::MAX || aligned & page.mask() == 0)
@@ -526,8 +537,8 @@ fn choose_size(
     start: Option<Iova>,
     reasons: &mut Vec<Reason>,
 ) -> Result<u64, PlanError> {
-    // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked
-    // once it is known.
+    // If the firmware chooses, QEMU and PowerVM use the same address as powernv. It is checked
+    // after the creation.
     let expected = start.unwrap_or(SECOND);
     let asked = match request.want {
         Want::Bytes(bytes) => bytes,
@@ -536,8 +547,8 @@ fn choose_size(
             _ => return Err(PlanError::OutOfReach { asked: range, start: expected }),
         },
     };
-    let fewest = table::smallest(facts, page).max(request.entries.saturating_mul(page.bytes()));
-    let size = asked.max(fewest).checked_next_power_of_two();
+    let least = table::smallest(facts, page).max(request.entries.saturating_mul(page.bytes()));
+    let size = asked.max(least).checked_next_power_of_two();
     let size = size.ok_or(PlanError::TooLarge { size: asked, page })?;
     if expected.0.checked_add(size).is_none() {
         return Err(PlanError::TooLarge { size, page });
@@ -559,7 +570,7 @@ mod tests {
         PlanInput {
             facts,
             default: DefaultWindow::Pending,
-            default_waits: 1,
+            default_pending: 1,
             default_reserved: false,
             live: Vec::new(),
             containers: 1,
@@ -586,7 +597,7 @@ mod tests {
     #[test]
     fn costs_count_every_container() {
         let one = plan(&input(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
-        let two = PlanInput { containers: 2, default_waits: 2, ..input(Platform::Pseries) };
+        let two = PlanInput { containers: 2, default_pending: 2, ..input(Platform::Pseries) };
         let two = plan(&two, &WindowRequest::bytes(1 << 30)).unwrap();
         assert_eq!((two.locked_bytes, two.ioctls), (2 * one.locked_bytes, 2 * one.ioctls));
         assert_eq!(one.teardown.hypercalls, 2 << 18);

@@ -1,9 +1,9 @@
-//! TCE tables before they are created: their cost, and the slot in which powernv puts them.
+//! TCE tables before their creation: their cost, and the slot in which powernv puts them.
 //!
 //! The powernv kernel fills the lowest free slot of a container, and the slot fixes the start: bus
-//! address 0 for the first, 1 << 59 for the second (`pnv_pci_ioda2_table_alloc_pages`). A window that
-//! must start at 1 << 59 while the first slot is free needs a small one created before it and removed
-//! after it.
+//! address 0 for the first, 1 << 59 for the second (`pnv_pci_ioda2_table_alloc_pages`). A window
+//! that must start at 1 << 59 while the first slot is free needs a small one created before it and
+//! removed afterwards.
 
 use super::{DefaultWindow, LiveWindow, Origin, PlanError, PlanInput, Want, WindowFacts, WindowRequest};
 use crate::addr::{Iova, IovaRange, PageShift};
@@ -100,16 +100,16 @@ pub fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) ->
     }
 }
 
-/// A small window that holds the first slot while another is made in the second.
+/// A small window that holds the first slot while another is created in the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) page: PageShift,
     pub(crate) size: u64,
-    /// Bytes of locked memory it is charged with while it is there.
+    /// Bytes of locked memory charged while it exists.
     pub(crate) locked_bytes: u64,
 }
 
-/// The slots of a container.
+/// The two slots of a powernv container: the windows in them, if any.
 pub(super) struct Slots {
     first: Option<IovaRange>,
     second: Option<IovaRange>,
@@ -127,7 +127,7 @@ impl Slots {
         self.first.is_none()
     }
 
-    /// The slot for a window that is asked for. Where none is free that will do, the error says so.
+    /// Chooses the slot for a request, or fails if the slots that could serve it are taken.
     pub(super) fn choose(&self, facts: &WindowFacts, request: &WindowRequest) -> Result<u32, PlanError> {
         let taken = |asked, start| match (self.first, self.second) {
             (Some(first), Some(second)) => PlanError::NoFreeWindow { first, second },
@@ -153,7 +153,7 @@ impl Slots {
         }
     }
 
-    /// Whether a window of so many bytes fits below the MMIO.
+    /// Checks that a window of `bytes` fits below the MMIO range.
     fn low(&self, facts: &WindowFacts, request: &WindowRequest, bytes: u64) -> Result<(), PlanError> {
         let fewest = request.page.map_or(0, |page| request.entries.saturating_mul(page.bytes()));
         let size = bytes.max(fewest);
@@ -164,8 +164,7 @@ impl Slots {
     }
 }
 
-/// An idle window to remove for the one that is asked for; `None` while a slot that will do is
-/// free.
+/// Finds an idle window to remove for the request; `None` if a suitable slot is free.
 pub(super) fn idle_window(input: &PlanInput, request: &WindowRequest) -> Option<usize> {
     let PlanInput { facts, default, live, .. } = input;
     let without = |at: usize| {

@@ -89,7 +89,7 @@ pub(crate) fn create_makes_the_waiting_default_window_first(fixture: &Fixture) {
     // The library says so before, and refuses without a call.
     let library = fixture.library();
     let plan = library.space.plan(&large_pages()).unwrap();
-    assert!(plan.reasons.contains(&Reason::DefaultComesToo), "{:?}", plan.reasons);
+    assert!(plan.reasons.contains(&Reason::CreatesDefault), "{:?}", plan.reasons);
     let refused = library.space.create_window(&large_pages().page(PageShift::new(13).unwrap())).unwrap_err();
     assert!(matches!(refused, WindowError::Refused(PlanError::PageUnsupported { .. })), "{refused}");
     assert_eq!(library.space.status().default, DefaultWindow::Pending);
