@@ -1,4 +1,4 @@
-//! What the library's errors have in common: a kind to act on, and a stable code to log and to test.
+//! Kinds and codes of the library's errors: a kind to act on, a stable code to log and to test.
 
 /// Kind of an error: what the caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

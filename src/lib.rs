@@ -42,7 +42,7 @@
 //! # Modules
 //! | module | what it is |
 //! |---|---|
-//! | [`addr`], [`permission`] | addresses, ranges, page sizes; what devices may do |
+//! | [`addr`], [`pci`], [`permission`] | addresses, ranges, page sizes; how devices are named; what they may do |
 //! | [`registry`] | registered memory of the process |
 //! | [`window`] | DMA windows: what one would be and cost, before it is made |
 //! | [`space`] | the address space of devices in one or more containers |
@@ -84,6 +84,8 @@ pub mod map;
 #[cfg(all(target_os = "linux", feature = "model"))]
 pub mod model;
 #[cfg(target_os = "linux")]
+pub mod pci;
+#[cfg(target_os = "linux")]
 pub mod permission;
 #[cfg(target_os = "linux")]
 pub mod registry;
@@ -104,6 +106,8 @@ pub use dma::{Buffer, Dma, DmaMask};
 pub use error::ErrorKind;
 #[cfg(target_os = "linux")]
 pub use guest::GuestIommu;
+#[cfg(target_os = "linux")]
+pub use pci::{Group, PciAddress};
 #[cfg(target_os = "linux")]
 pub use permission::Permission;
 #[cfg(target_os = "linux")]

@@ -1,10 +1,11 @@
 //! A PCI device for a driver in user space: registers, configuration space, bus mastering,
 //! interrupts, reset.
 //!
-//! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it there. When the device
-//! is dropped, also while a panic unwinds and also while its BARs are still held, it is taken off
-//! the bus and its interrupts are disabled, so that nothing it does can reach memory that goes
-//! next. A child of `fork` that drops its copy changes nothing: the device stays its parent's.
+//! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it
+//! there. When the device is dropped, also while a panic unwinds and also while its BARs are still
+//! held, it is taken off the bus and its interrupts are disabled, so that nothing it does can reach
+//! memory that goes next. A child of `fork` that drops its copy changes nothing: the device stays
+//! its parent's.
 //!
 //! ```
 //! use spapr_iommu::device::{Device, Endian, InterruptKind};

@@ -1,8 +1,8 @@
 //! The interface between the manager and a kernel.
 //!
-//! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it. [`vfio::Vfio`] is the running
-//! kernel, the feature `model` has the kernel in process. What lies above the seam is written once
-//! and runs on both.
+//! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it.
+//! [`vfio::Vfio`] is the running kernel, the feature `model` has the kernel in process. What lies
+//! above the seam is written once and runs on both.
 //!
 //! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper around a
 //! host ([`Wrapper`]) is one function, and a test can state exactly what the kernel is told. Code

@@ -23,8 +23,8 @@ const ALL: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
 const HARMLESS: [u64; 1] = [H_PUT_TCE];
 
 /// The acceleration of one DMA address space of a VM, i.e. of one PHB: its groups and its tables,
-/// with each group attached to each table. Each PHB needs [its own](Self::beside): a group attached
-/// here is reachable through every table here.
+/// with each group attached to each table. Each PHB needs
+/// [its own](Self::for_another_phb): a group attached here is reachable through every table here.
 ///
 /// Dropping it takes the groups out of the VM and closes the tables.
 pub struct Acceleration {

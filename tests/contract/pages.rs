@@ -1,7 +1,6 @@
 //! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
 
-use crate::fixture::{Fixture, HIGH, K4, K64, at, iova, part};
-use crate::library::Library;
+use crate::fixture::{Fixture, HIGH, K4, K64, Library, at, iova, part};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Recording, Violation};
@@ -296,7 +295,7 @@ pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(fixture: &Fixtu
     raw.close_devices();
     drop(raw);
 
-    // The library holdings the right on; `Permission::Write` says what it means where.
+    // The library passes the permission on; `Permission::Write` documents its effect by platform.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), Permission::Write).unwrap();

@@ -187,8 +187,8 @@ pub(crate) fn register_of_what_cannot_be_written_is_efault(fixture: &Fixture) {
     }
 }
 
-/// Backing a good page a bad one is no error but a number: how many pages were pinned. Nothing stays
-/// so.
+/// A bad page after good ones gives no error but a number: how many pages were pinned. None of them
+/// stays pinned.
 pub(crate) fn register_with_a_hole_behind_gives_the_pages_before_it(fixture: &Fixture) {
     let page = fixture.page();
     let raw = fixture.v2();

@@ -1,7 +1,7 @@
 //! A PCI Express device: capabilities that the model's `edu` does not have, and what a driver may
 //! write in them.
 
-use crate::fixture::{ADDRESS, model};
+use crate::{ADDRESS, model};
 use spapr_iommu::addr::{PageShift, UserRange};
 use spapr_iommu::device::{AccessError, Device};
 use spapr_iommu::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};

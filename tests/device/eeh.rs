@@ -1,6 +1,6 @@
 //! Freezes and recovery.
 
-use crate::fixture::{ADDRESS, Fixture, model, space};
+use crate::{ADDRESS, Fixture, model, space};
 use spapr_iommu::addr::Iova;
 use spapr_iommu::device::eeh::{EehError, Injection, PeState};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
@@ -155,7 +155,7 @@ fn a_write_where_only_reading_is_allowed_is_recorded_and_an_emulated_phb_goes_on
     let fixture = Fixture::with(model("powernv9").without_freezing(), Permission::Read);
     fixture.device.start_dma().unwrap();
     fixture.copy(0, 0x100, 8);
-    let at = Iova(crate::fixture::AT + 0x100);
+    let at = Iova(crate::AT + 0x100);
     let bad = Violation::DeviceDma { device: ADDRESS.into(), at, direction: DmaDirection::Write };
     assert_eq!(fixture.model.violations(), std::slice::from_ref(&bad));
     assert_eq!(bad.to_string(), format!("device {ADDRESS} was to write at {at}, which no TCE allows"));

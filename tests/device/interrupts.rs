@@ -1,6 +1,6 @@
 //! Interrupts by eventfd.
 
-use crate::fixture::Fixture;
+use crate::Fixture;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::host::calls::Failure;

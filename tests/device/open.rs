@@ -1,6 +1,6 @@
 //! Opening, and what stays open.
 
-use crate::fixture::{ADDRESS, Fixture, model, space};
+use crate::{ADDRESS, Fixture, model, space};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian};
 use spapr_iommu::host::Errno;
 use spapr_iommu::space::AttachError;

@@ -1,7 +1,7 @@
 //! Memory of files: on the host's pages wherever the file lies, and safe from shrinking where it
 //! can be sealed.
 
-use crate::fixture::{FIRST, Fixture, PRESETS, RW};
+use crate::{FIRST, Fixture, PRESETS, RW};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::dma::{DmaError, DmaMask, OutOfBounds};

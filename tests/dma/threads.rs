@@ -1,6 +1,6 @@
 //! Several threads that take and drop memory at once.
 
-use crate::fixture::{FIRST, Fixture, RW};
+use crate::{FIRST, Fixture, RW};
 use spapr_iommu::dma::{Block, Buffer, Dma, DmaConfig, DmaMask, DmaMemory, Pool, StreamMap};
 use std::thread;
 

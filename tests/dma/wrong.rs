@@ -1,11 +1,16 @@
-//! Wrong use: the error is named, and nothing is left behind.
+//! Wrong use: the error is named, and nothing is left behind. Where the kernel does not unmap, what
+//! a device may still reach is nobody else's.
 
-use crate::fixture::{FIRST, Fixture, PRESETS, RW, SECOND, bits};
+use crate::{FIRST, Fixture, PRESETS, RW, SECOND, apart, bits};
 use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal};
-use spapr_iommu::host::{Host, MemlockError, Obstacle};
-use spapr_iommu::registry::RegisterError;
+use spapr_iommu::host::{Errno, Host, MemlockError, Memory, Obstacle};
+use spapr_iommu::model::{Faulty, Model};
+use spapr_iommu::registry::{RegisterError, Registry};
 use spapr_iommu::space::{AttachError, WindowError};
 use spapr_iommu::window::{PlanError, WindowRequest};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 #[test]
 fn a_device_that_is_not_there_is_named_beside_those_that_are() {
@@ -185,10 +190,96 @@ fn several_with_one_registry_do_not_meet() {
     let fixture = Fixture::new("powernv9-64k");
     let other = Dma::with_registry(fixture.dma.space().registry(), DmaConfig::default());
     let first = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
-    let second = other.open(crate::fixture::SECOND, DmaMask::ALL).unwrap();
+    let second = other.open(crate::SECOND, DmaMask::ALL).unwrap();
     let (a, b) = (fixture.dma.buffer::<u8>(100_000, RW).unwrap(), other.buffer::<u8>(100_000, RW).unwrap());
     assert_eq!(a.iova(), b.iova(), "each has an address space of its own");
     assert!(matches!(other.open(FIRST, DmaMask::ALL), Err(OpenError::Attach(_))), "a group has one");
     drop((first, second, a, b, other));
     fixture.ends_clean();
+}
+
+/// Tells this program that it is the one to be ended.
+const CHILD: &str = "SPAPR_IOMMU_TEST_SLICE_STAYS_MAPPED";
+const SIGABRT: i32 = 6;
+
+fn faulty() -> (Arc<Model>, Arc<Faulty<Arc<Model>>>, Dma) {
+    let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_free_huge_pages(0));
+    let faulty = Arc::new(Faulty::new(model.clone()));
+    let dma = Dma::with_registry(&Registry::new(faulty.clone()), DmaConfig::default());
+    (model, faulty, dma)
+}
+
+#[test]
+fn a_buffer_that_stays_mapped_keeps_its_memory_and_its_addresses() {
+    let (model, faulty, dma) = faulty();
+    let _device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let lost = dma.buffer::<u8>(0x2_0000, RW).unwrap();
+    // In its second half: where the kernel fails twice, a part may be unmapped.
+    lost.write_slice(0x1_0000, b"what the device reads").unwrap();
+    let (range, at) = (lost.iova_range(), lost.iova_of(0x1_0000).unwrap());
+    let user = dma.space().translate(at).unwrap().user;
+    faulty.arm(0, 1000, Err(Errno::EINVAL));
+    drop(lost);
+    assert!(faulty.disarm() > 0);
+    let mut there = [0; 21];
+    model.device_read(model.containers()[0], at, &mut there);
+    assert_eq!(&there, b"what the device reads", "it still may");
+    // The next maps take it out of reach, too late for anybody to count on it.
+    let others: Vec<_> = (0..4).map(|_| dma.buffer::<u8>(0x2_0000, RW).unwrap()).collect();
+    others.iter().for_each(|buffer| buffer.write_slice(0, &[7; 0x2_0000]).unwrap());
+    assert!(apart(&others.iter().map(|buffer| buffer.iova_range()).chain([range]).collect::<Vec<_>>()));
+    model.read(user, &mut there).unwrap();
+    assert_eq!(&there, b"what the device reads", "nobody else got it");
+}
+
+#[test]
+fn a_buffer_that_is_not_mapped_takes_no_addresses() {
+    let (_, faulty, dma) = faulty();
+    let device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let first = dma.buffer::<u8>(0x2_0000, RW).unwrap().iova();
+    for failing in 0.. {
+        faulty.arm(failing, 1, Err(Errno::ENOMEM));
+        let buffer = dma.buffer::<u8>(0x2_0000, RW);
+        match (faulty.disarm(), buffer) {
+            (0, buffer) => {
+                assert!(buffer.is_ok() && failing >= 2, "REGISTER and MAP failed before");
+                break;
+            }
+            (_, buffer) => assert!(buffer.is_err()),
+        }
+        assert_eq!(dma.buffer::<u8>(0x2_0000, RW).unwrap().iova(), first, "call {failing}");
+    }
+    drop(device);
+}
+
+#[test]
+fn memory_that_is_unmapped_is_given_back() {
+    let (model, _, dma) = faulty();
+    let device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let buffer = dma.buffer::<u8>(0x2_0000, RW).unwrap();
+    let user = dma.space().translate(buffer.iova()).unwrap().user;
+    assert_eq!(model.read(user, &mut [0]), Ok(()));
+    drop(buffer);
+    assert_eq!(model.read(user, &mut [0]), Err(Errno::EFAULT));
+    drop((device, dma));
+    assert_eq!((model.locked(), model.regions(), model.violations()), (0, vec![], vec![]));
+}
+
+#[test]
+fn a_slice_that_stays_mapped_ends_the_process() {
+    if std::env::var_os(CHILD).is_some() {
+        let (_, faulty, dma) = faulty();
+        let _device = dma.open(FIRST, DmaMask::ALL).unwrap();
+        let mut memory = vec![0; 0x3_0000];
+        let skip = memory.as_ptr().align_offset(0x1_0000);
+        let lent = dma.with_slice(&mut memory[skip..][..0x1_0000], RW, |_| {
+            faulty.arm(0, 1000, Err(Errno::EINVAL));
+        });
+        println!("the slice is back: {lent:?}");
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["wrong::a_slice_that_stays_mapped_ends_the_process", "--exact", "--nocapture"]);
+    let status = child.env(CHILD, "1").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(status.signal(), Some(SIGABRT), "{status}");
 }

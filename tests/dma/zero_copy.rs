@@ -1,6 +1,6 @@
 //! Memory by its address, for calls of the kernel and for `vm-memory`; and slices that can be lent.
 
-use crate::fixture::{FIRST, Fixture, PRESETS, RW};
+use crate::{FIRST, Fixture, PRESETS, RW};
 use core::mem::offset_of;
 use spapr_iommu::addr::Iova;
 use spapr_iommu::dma::{DmaError, DmaMask};

@@ -1,8 +1,7 @@
 //! The `edu` driver at work.
 
 use crate::edu_driver::{Edu, ID, MOST};
-use crate::fixture::Fixture;
-use crate::left::Left;
+use crate::fixture::{Fixture, Left};
 use libtest_mimic::Failed;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use spapr_iommu::addr::PageShift;
@@ -10,7 +9,7 @@ use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Buffer, Dma, DmaMask};
 use spapr_iommu::host::Host;
 use spapr_iommu::permission::Permission;
-use spapr_iommu_tests::huge;
+use spapr_iommu_tests::machine;
 use std::fs::File;
 
 /// Where the dynamic window begins, unless the default one is gone.
@@ -100,7 +99,7 @@ pub(crate) fn reaches_slices_and_files(fixture: &Fixture) -> Result<(), Failed> 
     check("slice", &expected)?;
 
     let mut files = vec![(MFdFlags::MFD_CLOEXEC, page as u64)];
-    if fixture.model.is_none() && !huge::huge_pages(&[PageShift::P2M]).is_empty() {
+    if fixture.model.is_none() && !machine::huge_pages(&[PageShift::P2M]).is_empty() {
         files.push((MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB, PageShift::P2M.bytes()));
     }
     for (flags, len) in files {

@@ -9,8 +9,6 @@ mod edu;
 #[path = "../../examples/edu/driver.rs"]
 mod edu_driver;
 mod fixture;
-mod guide;
-mod left;
 mod wrong;
 
 use clap::Parser;
@@ -51,7 +49,7 @@ fn main() -> ExitCode {
     let Options { mut arguments, rounds } = Options::parse();
     // A device has one driver at a time.
     arguments.test_threads = Some(1);
-    let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide::shows_the_drivers_code)];
+    let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide_shows_the_drivers_code)];
     let grounds = match Fixture::running(rounds) {
         Some(fixture) => vec![("kernel".to_owned(), fixture)],
         None => PRESETS.map(|preset| (format!("model:{preset}"), Fixture::model(preset, rounds))).into(),
@@ -65,4 +63,22 @@ fn main() -> ExitCode {
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+const GUIDE: &str = include_str!("../../docs/drivers.md");
+const DRIVER: &str = include_str!("../../examples/edu/driver.rs");
+
+/// Each block of `docs/drivers.md` that says that it is from the driver stands there, but for the
+/// indentation of its first line.
+fn guide_shows_the_drivers_code() -> Result<(), Failed> {
+    let mut blocks = 0;
+    for block in GUIDE.split("```rust,ignore\n").skip(1) {
+        let code = block.split("```").next().unwrap_or_default();
+        let bare = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+        if !bare(DRIVER).contains(bare(code).trim()) {
+            return Err(format!("examples/edu/driver.rs has no such lines:\n{code}").into());
+        }
+        blocks += 1;
+    }
+    if blocks >= 4 { Ok(()) } else { Err(format!("{blocks} blocks of the guide are from the driver").into()) }
 }

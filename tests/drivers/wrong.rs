@@ -2,8 +2,7 @@
 
 use crate::edu::{copied, mask};
 use crate::edu_driver::{Edu, EduError, ID, MOST};
-use crate::fixture::Fixture;
-use crate::left::Left;
+use crate::fixture::{Fixture, Left};
 use libtest_mimic::Failed;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::device::{AccessError, InterruptKind};
@@ -11,7 +10,7 @@ use spapr_iommu::dma::{Dma, DmaError, DmaMask, OpenError, ReleaseRefusal};
 use spapr_iommu::host::MemlockError;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
-use spapr_iommu_tests::limit::RealLimit;
+use spapr_iommu_tests::machine::RealLimit;
 use std::time::Duration;
 
 fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {

@@ -1,7 +1,7 @@
 //! A guest with RAM and one PHB on a model, and a check that its table, the space and the hardware
 //! agree.
 
-use crate::joined::{Stretch, joined};
+use crate::space_model::books::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
 use spapr_iommu::host::{Fd, Host, Memory, Platform};

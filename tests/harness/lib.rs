@@ -4,12 +4,8 @@
 #![deny(unsafe_code)]
 
 pub mod fuzz;
-pub mod groups;
 pub mod guest_fixture;
 pub mod guest_model;
-pub mod huge;
-pub mod joined;
-pub mod limit;
 pub mod lockstep;
 pub mod machine;
 pub mod space_model;

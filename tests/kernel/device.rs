@@ -13,7 +13,7 @@ use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
 use spapr_iommu::window::WindowRequest;
-use spapr_iommu_tests::groups;
+use spapr_iommu_tests::machine;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -50,7 +50,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// The first `edu` and its group.
     pub(crate) fn find() -> Result<(u32, String), Failed> {
-        let groups = groups::groups(&Vfio::new());
+        let groups = machine::groups(&Vfio::new());
         let mut found =
             groups.into_iter().flat_map(|group| group.devices.into_iter().map(move |device| (group.number, device)));
         let edu = found.find(|(_, device)| device.id == ID);

@@ -7,7 +7,7 @@ use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slot, Slot
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory, Platform};
 use spapr_iommu::registry::Registry;
-use spapr_iommu_tests::limit::RealLimit;
+use spapr_iommu_tests::machine::RealLimit;
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;

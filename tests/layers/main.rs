@@ -1,5 +1,5 @@
-//! The library's modules import downwards only, in the order of the table in docs/design.md, and the
-//! breaks of ci/breaks still find what they break.
+//! The library's modules import downwards only, in the order of the table in docs/design.md, and
+//! the breaks of ci/breaks still find what they break.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -8,9 +8,8 @@ use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::spapr::RegisterMemory;
 use spapr_iommu::uapi::vfio::DmaMap;
 use spapr_iommu_cli::scenario::{Machine, Scenario};
-use spapr_iommu_tests::lockstep::document::END;
 use spapr_iommu_tests::lockstep::episode::Pair;
-use spapr_iommu_tests::lockstep::run::{Amount, Summary, run};
+use spapr_iommu_tests::lockstep::run::{Amount, END, Summary, run};
 use spapr_iommu_tests::lockstep::side::{Side, groups, shifted_model};
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The `edu` device: registers, and DMA through the tables.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node, Region};
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;

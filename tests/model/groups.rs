@@ -1,6 +1,6 @@
 //! Groups, containers and the order files are closed in.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
 use spapr_iommu::uapi::{spapr, vfio};
 

@@ -1,6 +1,6 @@
 //! MAP and UNMAP.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::host::{Call, Errno, Memory};
 use spapr_iommu::model::{MemoryKind, Violation};

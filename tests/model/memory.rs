@@ -1,6 +1,6 @@
 //! The process's memory.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::{Errno, Extent, Host, Memory};

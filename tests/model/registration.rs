@@ -1,6 +1,6 @@
 //! REGISTER and UNREGISTER: regions of the whole process.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};

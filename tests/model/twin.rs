@@ -1,6 +1,6 @@
 //! A naive twin of MAP and UNMAP, page by page as the kernel's loop is, against the model's runs.
 
-use super::fixture::*;
+use super::*;
 use proptest::prelude::*;
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Errno;

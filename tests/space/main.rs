@@ -2,22 +2,16 @@
 
 mod accelerated;
 mod charges;
-mod concurrent;
 mod double_fault;
 mod faults;
 mod fixture;
 mod groups;
 mod kernel_rules;
-mod late;
 mod leases;
-mod locked;
 mod maps;
 mod mmio;
-mod programs;
+mod regions;
 mod sequences;
-mod stress;
-mod successors;
 mod threads;
-mod told;
 mod unlike;
 mod windows;

@@ -3,13 +3,11 @@
 //! It sets the machine up as the manifest says, runs the commands, reports to the host over the
 //! console and powers off. Started under another process id it is one of the [`builtin`] commands.
 
-mod bind;
 mod builtin;
 mod command;
 mod console;
 mod kernel_log;
-mod modules;
-mod mounts;
+mod setup;
 
 use std::fs;
 use std::process::ExitCode;
@@ -27,7 +25,7 @@ fn main() -> ExitCode {
     if std::process::id() != 1 {
         return builtin::run(std::env::args().skip(1).collect());
     }
-    match mounts::mount_all().and_then(|()| Console::open()) {
+    match setup::mount_file_systems().and_then(|()| Console::open()) {
         Ok(console) => {
             if let Err(error) = work(&console) {
                 console.report(&Report::Failed(format!("{error:#}")));
@@ -50,8 +48,8 @@ fn work(console: &Console) -> Result<()> {
 
     // `quiet` hides warnings while booting; from here on a backtrace may be seen as it happens.
     fs::write("/proc/sys/kernel/printk", "5").context("raise the console's log level")?;
-    modules::load_all(&manifest.modules)?;
-    let bound = bind::bind_all(manifest.host_driver)?;
+    setup::load_modules(&manifest.modules)?;
+    let bound = setup::bind_devices(manifest.host_driver)?;
     ensure!(bound.len() >= manifest.devices, "{} of {} test devices found: {bound:?}", bound.len(), manifest.devices);
     if let Some(pages) = manifest.huge_pages {
         memory::reserve_huge_pages(pages)?;
@@ -73,7 +71,7 @@ fn work(console: &Console) -> Result<()> {
             break;
         }
     }
-    mounts::empty_tmp()?;
+    setup::empty_tmp()?;
     let free_kib = memory::settled_free_kib()?;
     console.report(&Report::MemoryAfter { free_kib });
     for line in kernel_log::faults()? {

@@ -100,7 +100,8 @@ impl Trace {
     /// told the lines read so far now and then.
     ///
     /// # Errors
-    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none or too many.
+    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file
+    /// with none or too many.
     pub fn read(path: &Path, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
         Self::read_limited(File::open(path).map_err(TraceError::Open)?, Self::MAX_EVENTS, progress)
     }

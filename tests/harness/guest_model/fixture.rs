@@ -1,16 +1,15 @@
 //! Runs steps, alone or from several threads.
 
-use super::log::Log;
-use super::setup::{HUGE, SLOTS, Setup};
 use super::step::{Step, TOKENS};
+use super::{HUGE, SLOTS, Setup};
 use crate::guest_fixture::{Fixture, guest};
 use parking_lot::Mutex;
-use spapr_iommu::addr::{GuestAddr, Iova, IovaRange};
+use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::guest::{
     AddMemoryError, DdwOffer, GuestMemory, GuestTranslation, Liobn, Phb, PhbError, RemoveMemoryError, Slot,
 };
-use spapr_iommu::host::{Host, Memory};
-use spapr_iommu::model::{Model, Preset};
+use spapr_iommu::host::{Call, Fd, Host, Memory};
+use spapr_iommu::model::{Model, Preset, Record};
 use std::sync::Arc;
 
 /// State shared by all threads.
@@ -157,7 +156,7 @@ impl Testbed {
         let ram: Vec<_> = slots.iter().map(|slot| slot.user_range().unwrap()).collect();
         let tables = self.fixture.model.containers().into_iter().flat_map(|fd| self.fixture.model.tables(fd));
         tables.flat_map(|table| table.entries).for_each(|entry| {
-            assert!(super::log::within(&ram, entry.user.0, entry.iova.len()), "{entry:x?} leads out of {ram:x?}");
+            assert!(within(&ram, entry.user.0, entry.iova.len()), "{entry:x?} leads out of {ram:x?}");
         });
         let mut log = self.log.lock();
         log.follow(&self.fixture.host.take());
@@ -169,5 +168,47 @@ impl Testbed {
         let Self { fixture, phbs, .. } = self;
         drop(phbs);
         fixture.ends_clean();
+    }
+}
+
+/// Registered memory, and the number of maps.
+#[derive(Default)]
+pub struct Log {
+    registered: Vec<(Fd, UserRange)>,
+    pub maps: usize,
+}
+
+/// Returns whether `ranges`, which do not overlap, cover all of it.
+pub fn within(ranges: &[UserRange], start: u64, len: u64) -> bool {
+    let Ok(asked) = UserRange::new(UserAddr(start), len) else { return false };
+    let there: u64 = ranges.iter().filter_map(|range| range.intersection(&asked)).map(|part| part.len()).sum();
+    there == len
+}
+
+impl Log {
+    /// Checks that each MAP leads to memory that is registered in that container at that moment.
+    pub fn follow(&mut self, records: &[Record]) {
+        for record in records {
+            let range = |memory: spapr_iommu::uapi::spapr::RegisterMemory| {
+                UserRange::new(UserAddr(memory.vaddr), memory.size).unwrap()
+            };
+            match record.call {
+                Call::RegisterMemory(memory) if record.result.is_ok() => {
+                    self.registered.push((record.fd, range(memory)));
+                }
+                Call::UnregisterMemory(memory) if record.result.is_ok() => {
+                    let gone = (record.fd, range(memory));
+                    let at = self.registered.iter().position(|there| *there == gone).expect("registered before");
+                    self.registered.swap_remove(at);
+                }
+                Call::MapDma(map) => {
+                    self.maps += 1;
+                    let its = self.registered.iter().filter(|(fd, _)| *fd == record.fd);
+                    let its: Vec<_> = its.map(|(_, range)| *range).collect();
+                    assert!(within(&its, map.vaddr, map.size), "{map:x?} in {}: registered are {its:x?}", record.fd);
+                }
+                _ => {}
+            }
+        }
     }
 }

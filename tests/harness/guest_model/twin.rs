@@ -2,8 +2,8 @@
 //! down one by one.
 
 use super::fixture::{Outcome, Testbed};
-use super::setup::{HUGE, SLOTS, Setup};
 use super::step::{Step, TOKENS};
+use super::{HUGE, SLOTS, Setup};
 use crate::guest_fixture::{BIG, BUID, LIOBN};
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{DdwOffer, GuestMemory, PhbError};

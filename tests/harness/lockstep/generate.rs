@@ -2,8 +2,7 @@
 //! registered there.
 
 use super::numbers::{self, argsz, chance, flags};
-use super::side::Side;
-use super::slots::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where, device, slot};
+use super::side::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Side, Slot, Step, Where, device, slot};
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;

@@ -1,8 +1,7 @@
 //! Leaves steps out of the random walk that would crash the machine, poison or lose something, or
 //! take too long.
 
-use super::side::Side;
-use super::slots::{FILES, Slot, Step, Where, slot};
+use super::side::{FILES, Side, Slot, Step, Where, slot};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::{Call, Host, Platform};
 use spapr_iommu::model::Model;

@@ -1,6 +1,5 @@
 //! One side: a host with its files and memory by slot, and its visible state.
 
-use super::slots::{Slot, Step};
 use core::hash::{Hash, Hasher};
 use core::ops::Deref;
 use spapr_iommu::addr::UserRange;
@@ -8,7 +7,8 @@ use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Call, Errno, GroupFacts, Host, Memory, Node};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::{spapr, vfio};
-use spapr_iommu_cli::scenario::raw::{Done, Process};
+use spapr_iommu_cli::scenario::raw::{DeviceFile, Done, Process, Which};
+pub use spapr_iommu_cli::scenario::raw::{Part, Slot, Step, Where};
 use std::fs::File;
 use std::hash::DefaultHasher;
 use std::os::unix::fs::FileExt;
@@ -129,7 +129,7 @@ impl Side<Model> {
 
 /// Returns at least two groups with vfio-pci.
 pub fn groups(host: &impl Host) -> Result<Vec<GroupFacts>, String> {
-    let groups = crate::groups::groups(host);
+    let groups = crate::machine::groups(host);
     if groups.len() < 2 {
         return Err(format!("two groups with vfio-pci are needed, there are {groups:?}"));
     }
@@ -194,5 +194,33 @@ impl Outcome {
             text += &format!(", memory {:x?}", self.contents);
         }
         text
+    }
+}
+
+pub const CONTAINERS: usize = 3;
+pub const GROUPS: usize = 2;
+pub const DEVICES: usize = 4;
+pub const FILES: usize = CONTAINERS + GROUPS + DEVICES;
+
+/// The first two are files of one device, the third is another group's, the fourth has a name that
+/// does not exist.
+const DEVICE_FILES: [DeviceFile; DEVICES] = [
+    DeviceFile { group: 0, which: Which::First },
+    DeviceFile { group: 0, which: Which::Again },
+    DeviceFile { group: 1, which: Which::First },
+    DeviceFile { group: 0, which: Which::Absent },
+];
+
+/// Returns the n-th device file.
+pub fn device(n: usize) -> Slot {
+    Slot::Device(DEVICE_FILES[n])
+}
+
+/// Returns the n-th file.
+pub fn slot(index: usize) -> Slot {
+    match index {
+        n if n < CONTAINERS => Slot::Container(n),
+        n if n < CONTAINERS + GROUPS => Slot::Group(n - CONTAINERS),
+        n => device(n - CONTAINERS - GROUPS),
     }
 }

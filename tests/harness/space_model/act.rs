@@ -1,8 +1,7 @@
 //! Runs steps, alone or from several threads.
 
-use super::number::{Bus, Bytes, Place};
-use super::setup::{End, Setup};
-use super::step::Step;
+use super::step::{Bus, Bytes, Place, Step};
+use super::{End, Setup};
 use parking_lot::RwLock;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -121,7 +120,7 @@ impl Fixture {
 
     /// Writes a new value to each page, if the memory exists and is writable.
     pub fn mark(&self, range: UserRange) {
-        for page in range.chunks(super::number::PAGE).take(64) {
+        for page in range.chunks(super::step::PAGE).take(64) {
             let mark = MARKS.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
             let _ = self.model.write(page.start(), &mark);
         }

@@ -1,10 +1,10 @@
 //! The twin: what is leased, attached and mapped, and the expected result of each step.
 
 use super::act::{Fixture, GROUPS, Outcome, SPACES};
-use super::runs::{Run, Runs};
 use super::step::Step;
 use spapr_iommu::addr::{IovaRange, UserRange};
 use spapr_iommu::host::{Host, Platform};
+use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{MapRequest, Overlap};
 use spapr_iommu::window::Step as Planned;
 use std::collections::BTreeMap;
@@ -244,4 +244,87 @@ impl Twin {
 /// Returns whether a range is whole pages of a window.
 fn holds(window: &spapr_iommu::window::Window, range: IovaRange) -> bool {
     window.range.contains_range(&range) && range.is_aligned(window.page)
+}
+
+/// A stretch of bus addresses that leads to a stretch of user memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub iova: u64,
+    pub len: u64,
+    pub user: u64,
+    pub permission: Permission,
+    /// Whether the user has changed the memory since.
+    pub stale: bool,
+}
+
+impl Run {
+    /// Returns the part of it in `start..end`.
+    fn cut(&self, start: u64, end: u64) -> Option<Self> {
+        let (from, to) = (self.iova.max(start), (self.iova + self.len).min(end));
+        (from < to).then(|| Self { iova: from, len: to - from, user: self.user + (from - self.iova), ..*self })
+    }
+
+    /// Returns the bus addresses that lead to `start..end` of user memory: first and length.
+    pub fn seen(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let (from, to) = (self.user.max(start), (self.user + self.len).min(end));
+        (from < to).then(|| (self.iova + (from - self.user), to - from))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Runs(pub Vec<Run>);
+
+impl Runs {
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|run| run.len).sum()
+    }
+
+    /// Returns the bytes mapped in `start..end`.
+    pub fn within(&self, start: u64, end: u64) -> u64 {
+        self.0.iter().filter_map(|run| run.cut(start, end)).map(|run| run.len).sum()
+    }
+
+    pub fn remove(&mut self, start: u64, end: u64) {
+        self.0 = self.0.iter().flat_map(|run| [run.cut(0, start), run.cut(end, u64::MAX)]).flatten().collect();
+    }
+
+    pub fn insert(&mut self, run: Run) {
+        self.0.push(run);
+    }
+
+    /// Marks what leads to `start..end` of user memory as changed.
+    pub fn spoil(&mut self, start: u64, end: u64) {
+        for run in std::mem::take(&mut self.0) {
+            let Some((iova, len)) = run.seen(start, end) else {
+                self.0.push(run);
+                continue;
+            };
+            let middle = run.cut(iova, iova + len).map(|part| Run { stale: true, ..part });
+            self.0.extend([run.cut(0, iova), middle, run.cut(iova + len, u64::MAX)].into_iter().flatten());
+        }
+    }
+
+    /// Returns them in order, with those joined that continue each other.
+    pub fn joined(&self) -> Vec<Stretch> {
+        joined(self.0.iter().map(|run| (run.iova, run.len, run.user, run.permission)))
+    }
+}
+
+/// Bus address, length, user address, permission.
+pub type Stretch = (u64, u64, u64, Permission);
+
+/// Returns them in order, with those joined that continue each other.
+pub fn joined(stretches: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
+    let mut sorted: Vec<_> = stretches.collect();
+    sorted.sort_by_key(|stretch| stretch.0);
+    let mut all: Vec<Stretch> = Vec::new();
+    for stretch in sorted {
+        match all.last_mut() {
+            Some(last) if (last.0 + last.1, last.2 + last.1, last.3) == (stretch.0, stretch.2, stretch.3) => {
+                last.1 += stretch.1;
+            }
+            _ => all.push(stretch),
+        }
+    }
+    all
 }

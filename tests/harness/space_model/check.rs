@@ -1,8 +1,7 @@
 //! Checks that library, kernel and twin agree.
 
 use super::act::{Fixture, SPACES};
-use super::books::Twin;
-use super::runs::joined;
+use super::books::{Twin, joined};
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::{Fd, Memory, Platform};
 use spapr_iommu::model::TableView;
@@ -102,7 +101,7 @@ pub fn agrees(fixture: &Fixture, twin: &Twin) {
 fn devices_see(fixture: &Fixture, twin: &Twin, space: &AddressSpace, expected: &super::books::Space) {
     for container in containers(fixture, space) {
         for run in expected.runs.0.iter().filter(|run| !run.stale && run.permission != Permission::Write) {
-            for offset in (0..run.len).step_by(super::number::PAGE as usize).take(8) {
+            for offset in (0..run.len).step_by(super::step::PAGE as usize).take(8) {
                 let user = UserAddr(run.user + offset);
                 let (mut device, mut process) = ([0; 8], [0; 8]);
                 let breached = twin.breached.iter().any(|range| range.contains(user));

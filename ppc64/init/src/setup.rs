@@ -1,10 +1,14 @@
-//! Gives the test devices to vfio-pci.
+//! Sets the machine up: mounts the file systems the commands expect, loads kernel modules, gives
+//! the test devices to vfio-pci.
 
-use std::fmt;
-use std::fs;
+use std::fs::File;
 use std::path::Path;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount, umount};
 use spapr_iommu::host::PciDevice;
 use spapr_iommu::host::vfio::bind::Binder;
 
@@ -32,7 +36,7 @@ impl fmt::Display for TestDevice {
 }
 
 /// Binds every test device to vfio-pci, or leaves those that have a host driver with it.
-pub(crate) fn bind_all(host_driver: bool) -> Result<Vec<TestDevice>> {
+pub(crate) fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
     let binder = Binder::new();
     for device in binder.devices() {
         match kind(&device)? {
@@ -82,4 +86,36 @@ fn describe(device: PciDevice, kind: &'static str) -> TestDevice {
         driver: device.driver.unwrap_or_else(none),
         address: device.address,
     }
+}
+
+/// Loads the modules in the order given.
+pub(crate) fn load_modules(paths: &[String]) -> Result<()> {
+    for path in paths {
+        let file = File::open(path).with_context(|| format!("open module {path}"))?;
+        match finit_module(&file, c"", ModuleInitFlags::empty()) {
+            // A module can be built in or pulled in by another.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error).with_context(|| format!("load module {path}")),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts proc, sysfs, devtmpfs and a temporary directory.
+pub(crate) fn mount_file_systems() -> Result<()> {
+    for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        mount_one(kind, target)?;
+    }
+    mount_one("tmpfs", "/tmp")
+}
+
+/// Gives back what commands left in the temporary directory: files there are no leak.
+pub(crate) fn empty_tmp() -> Result<()> {
+    umount("/tmp").context("unmount /tmp; a command left a process behind that uses it")
+}
+
+fn mount_one(kind: &str, target: &str) -> Result<()> {
+    fs::create_dir_all(target).with_context(|| format!("create {target}"))?;
+    mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("mount {kind} on {target}"))
 }
