@@ -43,6 +43,7 @@ pub(crate) trait ReverseMap: Send + Sync {
 
 /// Status of a kernel region, for people and programs to inspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RegionStatus {
     /// User memory.
     pub range: UserRange,
@@ -58,6 +59,7 @@ pub struct RegionStatus {
 
 /// Registrations since the registry was created. A call with several ranges counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RegistryStats {
     /// Number of successful calls.
     pub registers: u64,

@@ -265,3 +265,26 @@ crate::error::classify!(AttachError {
     Kernel: Open;
     inner: Obstacle.0, Windows.why, Register.0, Call.0, NotRestored.0;
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Memlock, MemlockError};
+
+    #[test]
+    fn wrapped_errors_keep_their_kind_and_code() {
+        let memlock = Memlock { limit: Some(0), locked: 0, unlimited: false };
+        let over = MemlockError::OverLimit { what: "a test", needed: 1, missing: 1, memlock };
+        let pin = PinError::from(RegisterError::from(over.clone()));
+        let window = WindowError::from(PlanError::from(over));
+        let attach = AttachError::Windows { group: 0, why: window.clone() };
+        let found = [
+            (pin.kind(), pin.code()),
+            (window.kind(), window.code()),
+            (attach.kind(), attach.code()),
+            (MapError::from(pin).kind(), MapError::from(window).code()),
+        ];
+        assert_eq!(found, [(ErrorKind::Memlock, "over-limit"); 4]);
+        assert_eq!((WindowError::NoGroup.kind(), WindowError::NoGroup.code()), (ErrorKind::NotFound, "no-group"));
+    }
+}

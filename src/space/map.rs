@@ -10,8 +10,10 @@ use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
 use crate::permission::Permission;
 use crate::registry::{Part, PinError, RegionId};
-use crate::stats::{Counter, RefusalCounters, Refusals};
+use crate::stats::{RefusalCounters, Refusals};
 use crate::window::{DefaultWindow, Plan, Planned, Window, WindowRequest};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Minimum number of TCEs of a window created on demand: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
@@ -61,6 +63,7 @@ pub(super) struct Scratch {
 
 /// Maps and unmaps since the space was created. A call with several requests counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SpaceStats {
     /// Number of successful maps.
     pub maps: u64,
@@ -78,10 +81,10 @@ pub struct SpaceStats {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    maps: Counter,
-    mapped: Counter,
-    unmaps: Counter,
-    unmapped: Counter,
+    maps: AtomicU64,
+    mapped: AtomicU64,
+    unmaps: AtomicU64,
+    unmapped: AtomicU64,
     map_refusals: RefusalCounters,
     unmap_refusals: RefusalCounters,
 }
@@ -90,8 +93,8 @@ impl Counters {
     fn map(&self, requests: &[MapRequest], result: &Result<(), MapError>) {
         match result {
             Ok(()) => {
-                self.maps.add(1);
-                self.mapped.add(requests.iter().map(|request| request.iova.len()).sum());
+                self.maps.fetch_add(1, Relaxed);
+                self.mapped.fetch_add(requests.iter().map(|request| request.iova.len()).sum(), Relaxed);
             }
             Err(error) => self.map_refusals.count(error),
         }
@@ -100,8 +103,8 @@ impl Counters {
     fn unmap(&self, result: &Result<u64, UnmapError>) {
         match result {
             Ok(bytes) => {
-                self.unmaps.add(1);
-                self.unmapped.add(*bytes);
+                self.unmaps.fetch_add(1, Relaxed);
+                self.unmapped.fetch_add(*bytes, Relaxed);
             }
             Err(error) => self.unmap_refusals.count(error),
         }
@@ -269,10 +272,10 @@ impl AddressSpace {
     pub fn stats(&self) -> SpaceStats {
         let counters = &self.0.counters;
         SpaceStats {
-            maps: counters.maps.get(),
-            mapped: counters.mapped.get(),
-            unmaps: counters.unmaps.get(),
-            unmapped: counters.unmapped.get(),
+            maps: counters.maps.load(Relaxed),
+            mapped: counters.mapped.load(Relaxed),
+            unmaps: counters.unmaps.load(Relaxed),
+            unmapped: counters.unmapped.load(Relaxed),
             map_refusals: counters.map_refusals.get::<MapError>(),
             unmap_refusals: counters.unmap_refusals.get::<UnmapError>(),
         }

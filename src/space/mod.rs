@@ -124,6 +124,7 @@ pub struct GroupStatus {
 
 /// Status of a space, for people and programs to inspect.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SpaceStatus {
     /// The host's window facts; `None` while no group is attached.
     pub facts: Option<WindowFacts>,

@@ -10,9 +10,10 @@ mod table;
 mod tests;
 
 pub use error::{PlanError, Reason};
-pub use plan::{LiveWindow, Plan, PlanInput, Planned, Step, plan, plan_removal};
+pub(crate) use plan::{LiveWindow, PlanInput, plan, plan_removal};
+pub use plan::{Plan, Planned, Step};
 pub(crate) use table::Holder;
-pub use table::{Teardown, locked_bytes, teardown};
+pub use table::{Teardown, locked_bytes};
 
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::Platform;
@@ -100,6 +101,7 @@ pub enum Want {
 
 /// A request for a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WindowRequest {
     /// What the window is for.
     pub want: Want,
@@ -208,31 +210,31 @@ impl fmt::Display for DefaultWindow {
 
 /// The windows of an address space: at most two, the same in all its containers.
 #[derive(Clone, Debug)]
-pub struct Windows {
+pub(crate) struct Windows {
     /// State of the default window.
-    pub default: DefaultWindow,
+    pub(crate) default: DefaultWindow,
     live: Vec<Window>,
 }
 
 impl Windows {
     /// Creates the windows of a container whose first group was just attached.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { default: DefaultWindow::Pending, live: Vec::with_capacity(2) }
     }
 
     /// Iterates over the existing windows.
-    pub fn iter(&self) -> impl Iterator<Item = &Window> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Window> {
         self.live.iter()
     }
 
     /// Returns the window that holds all of `range`.
-    pub fn containing(&self, range: IovaRange) -> Option<&Window> {
+    pub(crate) fn containing(&self, range: IovaRange) -> Option<&Window> {
         self.live.iter().find(|window| window.range.contains_range(&range))
     }
 
     /// Marks the window that starts at `start` as requested: it stays until it is removed
     /// explicitly.
-    pub fn mark_requested(&mut self, start: Iova) {
+    pub(crate) fn mark_requested(&mut self, start: Iova) {
         let demand = |window: &&mut Window| window.range.start() == start && window.origin == Origin::Demand;
         if let Some(window) = self.live.iter_mut().find(demand) {
             window.origin = Origin::Requested;
@@ -240,7 +242,7 @@ impl Windows {
     }
 
     /// Inserts a window.
-    pub fn insert(&mut self, window: Window) {
+    pub(crate) fn insert(&mut self, window: Window) {
         if window.origin == Origin::Default {
             self.default = DefaultWindow::Live;
         }
@@ -248,7 +250,7 @@ impl Windows {
     }
 
     /// Removes and returns the window with exactly that range.
-    pub fn remove(&mut self, range: IovaRange) -> Option<Window> {
+    pub(crate) fn remove(&mut self, range: IovaRange) -> Option<Window> {
         let at = self.live.iter().position(|window| window.range == range)?;
         let window = self.live.remove(at);
         if window.origin == Origin::Default {
@@ -267,7 +269,7 @@ impl Default for Windows {
 /// Windows the kernel refused to create, by group. They are kept for the lifetime of the process:
 /// each failed creation leaks its charge, and the firmware's refusal lasts retry_at reboot.
 #[derive(Clone, Debug, Default)]
-pub struct RefusedWindows(BTreeMap<u32, Refused>);
+pub(crate) struct RefusedWindows(BTreeMap<u32, Refused>);
 
 #[derive(Clone, Debug, Default)]
 struct Refused {
@@ -290,7 +292,7 @@ struct NoMemory {
 
 impl RefusedWindows {
     /// Records that the kernel refused a window, or, if it `poisons`, will refuse all.
-    pub fn remember(&mut self, group: u32, page: PageShift, size: u64, poisons: bool) {
+    pub(crate) fn remember(&mut self, group: u32, page: PageShift, size: u64, poisons: bool) {
         let refused = self.0.entry(group).or_default();
         refused.poisoned |= poisons;
         let least = refused.sizes.entry(page).or_insert(size);
@@ -299,18 +301,18 @@ impl RefusedWindows {
 
     /// Records that the kernel had too little memory for a window's table. The window is refused
     /// until `retry_at` bytes are available.
-    pub fn remember_no_memory(&mut self, group: u32, page: PageShift, size: u64, retry_at: u64) {
+    pub(crate) fn remember_no_memory(&mut self, group: u32, page: PageShift, size: u64, retry_at: u64) {
         self.0.entry(group).or_default().no_memory.push(NoMemory { page, size, retry_at });
     }
 
     /// Drops refusals for lack of memory that `available` bytes resolve.
-    pub fn retry_with(&mut self, available: Option<u64>) {
+    pub(crate) fn retry_with(&mut self, available: Option<u64>) {
         let Some(available) = available else { return };
         self.0.values_mut().for_each(|refused| refused.no_memory.retain(|window| available < window.retry_at));
     }
 
     /// Fails if the kernel refused such a window for the group before.
-    pub fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), PlanError> {
+    pub(crate) fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), PlanError> {
         match self.0.get(&group) {
             Some(refused) if refused.poisoned => Err(PlanError::Poisoned),
             Some(refused) if refused.sizes.get(&page).is_some_and(|&least| least <= size) => {

@@ -11,7 +11,7 @@ use crate::host::{Memlock, Platform, memlock};
 
 /// A live window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveWindow {
+pub(crate) struct LiveWindow {
     /// Its range, page, levels and origin.
     pub window: Window,
     /// Whether something in it is mapped or reserved.
@@ -20,7 +20,7 @@ pub struct LiveWindow {
 
 /// The input of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanInput {
+pub(crate) struct PlanInput {
     /// Facts the host reports.
     pub facts: WindowFacts,
     /// State of the default window.
@@ -64,7 +64,7 @@ impl PlanInput {
 
     /// Checks that tables charged `needed` bytes, over all containers, may be created: within the
     /// limit of locked memory and the machine's memory.
-    pub fn check_budget(&self, needed: u64) -> Result<(), PlanError> {
+    pub(crate) fn check_budget(&self, needed: u64) -> Result<(), PlanError> {
         self.check_budget_with(0, needed)
     }
 
@@ -87,7 +87,7 @@ impl PlanInput {
     }
 
     /// Returns the input after a plan was carried out and its window used.
-    pub fn after(&self, plan: &Plan) -> Self {
+    pub(crate) fn after(&self, plan: &Plan) -> Self {
         let mut after = self.clone();
         for step in &plan.steps {
             match *step {
@@ -234,6 +234,7 @@ impl Planned {
 
 /// The calls that lead to a window, their cost, and the reasons for the choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Plan {
     /// The calls, in order, for each container; none if an existing window serves.
     pub steps: Vec<Step>,
@@ -254,7 +255,7 @@ pub struct Plan {
 }
 
 /// Plans the window for `request`: a pure function that makes no call.
-pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanError> {
+pub(crate) fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanError> {
     let facts = &input.facts;
     let Some(granted) = facts.windows else { return Err(PlanError::NoDdw) };
     if let Want::Cover(range) = request.want
@@ -339,7 +340,7 @@ pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanErro
 
 /// Plans the removal of the window that starts at `start`. The kernel would accept any address
 /// inside it.
-pub fn plan_removal(input: &PlanInput, start: Iova) -> Result<Plan, PlanError> {
+pub(crate) fn plan_removal(input: &PlanInput, start: Iova) -> Result<Plan, PlanError> {
     if let Some(range) = input.default_range().filter(|range| range.start() == start) {
         if input.default_reserved {
             return Err(PlanError::InUse { window: range });

@@ -90,7 +90,7 @@ pub fn locked_bytes(facts: &WindowFacts, page: PageShift, size: u64, levels: u32
 }
 
 /// Returns the cost of removing a window.
-pub fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> Teardown {
+pub(super) fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> Teardown {
     let entries = size >> page.get();
     match facts.platform {
         Platform::Pseries => Teardown { entries, hypercalls: entries.saturating_mul(2) },

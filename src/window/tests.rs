@@ -275,7 +275,7 @@ fn tables_cost_what_the_kernel_counts() {
     // Two levels of 2^14 entries: 2^14 leaves and the level above, each of 128 KiB; and as much for
     // user addresses.
     assert_eq!(locked_bytes(&powernv, PageShift::P4K, 1 << 40, 2), 2 * ((2 << 30) + (128 << 10)));
-    let cost = |levels| teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
+    let cost = |levels| table::teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
     assert_eq!((cost(1), cost(2)), (1 << 16, 0));
     // The most entries there may be.
     let most = |bytes| plan(&input(Platform::Pseries), &WindowRequest::bytes(bytes)).is_ok();
