@@ -29,10 +29,10 @@ impl AddressSpace {
     pub(super) fn update_promise(&self, state: &State) {
         let default =
             state.facts.and_then(|facts| facts.default).filter(|_| state.windows.default != DefaultWindow::Gone);
-        let asked = default.is_some_and(|range| state.reserved.overlaps(&(range.raw())));
-        let waits = state.containers.iter().filter(|container| container.default_pending).count() as u64;
+        let reserved = default.is_some_and(|range| state.reserved.overlaps(&range.raw()));
+        let pending = state.containers.iter().filter(|container| container.default_pending).count() as u64;
         let one = state.facts.as_ref().map_or(0, default_charge);
-        self.0.promise.set(if asked { one.saturating_mul(waits) } else { 0 });
+        self.0.promise.set(if reserved { one.saturating_mul(pending) } else { 0 });
     }
 
     /// Returns the windows the kernel refused, without those that now have enough memory.
@@ -59,15 +59,15 @@ impl AddressSpace {
             return self.create_table(facts, container, window.page, window.size, window.levels);
         };
         let held = self.create_table(facts, container, page, size, 1)?;
-        let made = self.create_table(facts, container, window.page, window.size, window.levels);
+        let created = self.create_table(facts, container, window.page, window.size, window.levels);
         match self.remove_table(container, held) {
-            Ok(()) => made,
+            Ok(()) => created,
             Err(error) => {
-                if let Ok(start) = made {
+                if let Ok(start) = created {
                     self.undo(std::slice::from_mut(container), start);
                 }
                 // Try once more, or it stays until the next creation.
-                container.leftover_windows.retain(|stray| *stray != held);
+                container.leftover_windows.retain(|start| *start != held);
                 self.undo(std::slice::from_mut(container), held);
                 Err(error)
             }

@@ -173,6 +173,13 @@ crate::error::classify!(WindowError {
     inner: Refused.0, Call.error;
 });
 
+impl WindowError {
+    /// The kernel refused a call before any window was removed.
+    pub(super) fn call(error: CallError) -> Self {
+        Self::Call { error, gone: Vec::new() }
+    }
+}
+
 /// Displays the windows that were removed before a plan failed.
 struct Gone<'a>(&'a [Iova]);
 

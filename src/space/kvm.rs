@@ -53,8 +53,8 @@ impl AddressSpace {
     /// mappings must be gone or [synced](Self::sync_from_kvm).
     pub fn unpin_for_kvm(&self, memory: UserRange) {
         let state = &mut self.0.state.lock().state;
-        let gone = state.kvm_pins.0.extract_if(.., |(pinned, _)| *pinned == memory);
-        let parts: Vec<_> = gone.flat_map(|(_, parts)| parts).collect();
+        let unpinned = state.kvm_pins.0.extract_if(.., |(pinned, _)| *pinned == memory);
+        let parts: Vec<_> = unpinned.flat_map(|(_, parts)| parts).collect();
         self.0.registry.unpin(parts.into_iter());
     }
 

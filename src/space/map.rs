@@ -221,9 +221,9 @@ impl AddressSpace {
             let mut rest = mapping.iova.len();
             for part in left.iter().filter_map(|&range| mapping.clip(range)) {
                 // Restored mappings there are correct, and recorded.
-                for stray in mappings.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
-                    state.stale.insert(stray);
-                    rest -= stray.iova.len();
+                for stale in mappings.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
+                    state.stale.insert(stale);
+                    rest -= stale.iova.len();
                 }
             }
             self.0.registry.unpin([(mapping.region, rest)].into_iter());
@@ -248,17 +248,17 @@ impl AddressSpace {
         if !range.is_aligned(page) {
             return Err(UnmapError::Misaligned { asked: range, page });
         }
-        let gone = &mut scratch.displaced;
-        gone.clear();
-        gone.extend(self.0.mappings.read().overlapping(range));
+        let removed = &mut scratch.displaced;
+        removed.clear();
+        removed.extend(self.0.mappings.read().overlapping(range));
         state.interrupted = true;
-        let applied = apply::unmap(self.host(), &state.container_files, gone, page);
+        let applied = apply::unmap(self.host(), &state.container_files, removed, page);
         state.interrupted = false;
         match applied {
             Ok(()) => {
                 self.0.mappings.write().remove(range, |_| {});
-                self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
-                Ok(gone.iter().map(|mapping| mapping.iova.len()).sum())
+                self.0.registry.unpin(removed.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+                Ok(removed.iter().map(|mapping| mapping.iova.len()).sum())
             }
             Err(ApplyError::Refused(error)) => Err(UnmapError::Refused(error)),
             Err(ApplyError::NotRestored(mut error)) => {
@@ -321,8 +321,8 @@ impl AddressSpace {
             }
         }
         for Checked { request, .. } in sorted.iter().filter(|_| !state.stale.is_empty()) {
-            if let Some(stray) = state.stale.first_overlap(request.iova) {
-                let (present, user) = (stray.iova, stray.user);
+            if let Some(stale) = state.stale.first_overlap(request.iova) {
+                let (present, user) = (stale.iova, stale.user);
                 return Err(MapError::Overlap { asked: request.iova, present, user });
             }
         }

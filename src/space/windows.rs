@@ -80,7 +80,7 @@ impl AddressSpace {
         let charging = self.0.registry.charging();
         let (range, plan) = self.plan_without(state, start, request)?;
         let gone = self.discard_in(state, range)?;
-        let made = self.execute_charged(state, &plan, Origin::Requested).map_err(|error| match error {
+        let created = self.execute_charged(state, &plan, Origin::Requested).map_err(|error| match error {
             WindowError::Call { error, mut gone } => {
                 gone.insert(0, start);
                 WindowError::Call { error, gone }
@@ -90,7 +90,7 @@ impl AddressSpace {
         // Unpinning may register a part of the memory again, which takes the same lock.
         drop(charging);
         self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
-        made?.ok_or(WindowError::NoGroup)
+        created?.ok_or(WindowError::NoGroup)
     }
 
     /// Returns the range of the window that starts at `start`, and the plan of another after its
@@ -114,8 +114,8 @@ impl AddressSpace {
         let state = &mut self.0.state.lock().state;
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let live = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
-        let waits = state.windows.default == DefaultWindow::Pending;
-        let default = facts.default.filter(|range| waits && range.start() == start);
+        let pending = state.windows.default == DefaultWindow::Pending;
+        let default = facts.default.filter(|range| pending && range.start() == start);
         let windows = || state.windows.iter().copied().collect();
         let range = live.or(default).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
         let gone = self.discard_in(state, range)?;
@@ -186,15 +186,15 @@ impl AddressSpace {
     pub(super) fn plan_input(&self, state: &State, except: Option<IovaRange>) -> Result<PlanInput, WindowError> {
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let mappings = self.0.mappings.read();
-        let asked = |range: IovaRange| {
-            let apart = |asked: &std::ops::Range<u64>| {
-                except.is_none_or(|except| asked.start < except.start().0 || except.end().0 < asked.end)
+        let reserved = |range: IovaRange| {
+            let apart = |other: &std::ops::Range<u64>| {
+                except.is_none_or(|except| other.start < except.start().0 || except.end().0 < other.end)
             };
-            state.reserved.overlapping(&(range.raw())).any(apart)
+            state.reserved.overlapping(&range.raw()).any(apart)
         };
         let live = |window: &Window| LiveWindow {
             window: *window,
-            in_use: asked(window.range)
+            in_use: reserved(window.range)
                 || mappings.first_overlap(window.range).is_some()
                 || state.stale.first_overlap(window.range).is_some(),
         };
@@ -202,7 +202,7 @@ impl AddressSpace {
             facts,
             default: state.windows.default,
             default_pending: state.containers.iter().filter(|container| container.default_pending).count() as u32,
-            default_reserved: facts.default.is_some_and(asked),
+            default_reserved: facts.default.is_some_and(reserved),
             live: state.windows.iter().map(live).collect(),
             containers: state.container_files.len() as u32,
             available: self.host().available_memory(),
@@ -240,8 +240,8 @@ impl AddressSpace {
     fn check_default(&self, state: &State) -> Result<(), PlanError> {
         let Some(window) = default_window(state) else { return Ok(()) };
         let refused = self.refused_windows();
-        let waiting = state.containers.iter().filter(|container| container.default_pending);
-        waiting
+        let pending = state.containers.iter().filter(|container| container.default_pending);
+        pending
             .flat_map(|container| &container.groups)
             .try_for_each(|group| refused.check(group.number, window.page, window.range.len()))
     }
@@ -264,8 +264,8 @@ impl AddressSpace {
     }
 
     /// Removes windows that were created for a map the kernel refused.
-    pub(super) fn remove_created(&self, state: &mut State, made: &[IovaRange]) {
-        for range in made {
+    pub(super) fn remove_created(&self, state: &mut State, created: &[IovaRange]) {
+        for range in created {
             if let Err(error) = self.remove_in(state, range.start()) {
                 tracing::warn!(%error, "a window created for a failed map stays");
             }
@@ -365,8 +365,7 @@ impl AddressSpace {
         for container in &mut state.containers {
             // A pending default window is cancelled by address 0, wherever it would start.
             let named = if default && container.default_pending { Iova(0) } else { start };
-            calls::tce_remove(self.host(), container.fd(), named)
-                .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
+            calls::tce_remove(self.host(), container.fd(), named).map_err(WindowError::call)?;
             container.default_pending &= !default;
         }
         match there {
@@ -392,7 +391,7 @@ impl AddressSpace {
         for container in state.containers.iter_mut().filter(|container| container.default_pending) {
             calls::unmap_dma(self.host(), container.fd(), page).map_err(|error| {
                 self.remember(&facts, container, &table, &error);
-                WindowError::Call { error, gone: Vec::new() }
+                WindowError::call(error)
             })?;
             container.default_pending = false;
         }
@@ -421,21 +420,20 @@ impl AddressSpace {
         let Some(facts) = state.facts else { return Err(WindowError::NoGroup) };
         let mut dynamic: Vec<_> = state.windows.iter().filter(|window| window.origin != Origin::Default).collect();
         dynamic.sort_by_key(|window| window.range.start());
-        let waits = state.windows.default == DefaultWindow::Gone && facts.default.is_some();
+        let removed = state.windows.default == DefaultWindow::Gone && facts.default.is_some();
         let drop_default = |container: &mut Container| {
-            let call = |error| WindowError::Call { error, gone: Vec::new() };
             container.default_pending = false;
-            calls::tce_remove(self.host(), container.fd(), Iova(0)).map_err(call)
+            calls::tce_remove(self.host(), container.fd(), Iova(0)).map_err(WindowError::call)
         };
         // The lowest free slot decides where a window starts. On pseries a default window to be
         // removed keeps the first slot until the second is filled, unless the firmware grants only
         // one window.
         let pseries = facts.platform == Platform::Pseries;
         let last = pseries && facts.windows.is_some_and(|granted| granted >= 2) && !dynamic.is_empty();
-        let high = waits && dynamic.first().is_some_and(|window| window.range.start().0 != 0);
+        let high = removed && dynamic.first().is_some_and(|window| window.range.start().0 != 0);
         let holder = facts.holder().filter(|_| high);
         let table = |window: &Window| locked_bytes(&facts, window.page, window.range.len(), window.levels);
-        let default = default_window(state).filter(|_| !waits || last);
+        let default = default_window(state).filter(|_| !removed || last);
         let held = holder.map_or(0, |holder| holder.locked_bytes);
         let locked = dynamic.iter().map(|window| table(window)).chain(default.iter().map(table)).sum::<u64>() + held;
         let charging = self.0.registry.charging();
@@ -444,26 +442,25 @@ impl AddressSpace {
         input.check_budget(locked.saturating_add(input.default_window_cost()))?;
         {
             let refused = self.refused_windows();
-            let made = dynamic.iter().copied().chain(default.as_ref());
-            for (window, group) in made.flat_map(|window| container.groups.iter().map(move |group| (window, group))) {
+            let windows = dynamic.iter().copied().chain(default.as_ref());
+            for (window, group) in windows.flat_map(|window| container.groups.iter().map(move |group| (window, group)))
+            {
                 refused.check(group.number, window.page, window.range.len())?;
             }
         }
-        if waits && !last {
+        if removed && !last {
             drop_default(container)?;
         }
         // A live default window is created by the first call that needs it.
         for window in dynamic {
             let Window { range, page, levels, .. } = *window;
             let planned = Planned { start: Some(range.start()), size: range.len(), page, levels };
-            let start = self
-                .create_one(&facts, container, &planned, holder)
-                .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
+            let start = self.create_one(&facts, container, &planned, holder).map_err(WindowError::call)?;
             if start != range.start() {
                 return Err(WindowError::Elsewhere { start, expected: range.start() });
             }
         }
-        if waits && last {
+        if removed && last {
             drop_default(container)?;
         }
         Ok(charging)
@@ -480,7 +477,7 @@ fn check_covers(window: &Window, request: &WindowRequest) -> Result<(), WindowEr
     }
 }
 
-/// Records the waiting default window as live.
+/// Records the pending default window as live.
 fn mark_default_live(state: &mut State) {
     if state.windows.default == DefaultWindow::Pending {
         default_window(state).into_iter().for_each(|window| state.windows.insert(window));

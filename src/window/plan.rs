@@ -147,9 +147,9 @@ impl PlanInput {
             return 0;
         };
         let Window { range, page, levels, origin } = live.window;
-        let waits = if origin == Origin::Default { self.default_pending } else { 0 };
-        let made = self.containers.saturating_sub(waits);
-        table::locked_bytes(&self.facts, page, range.len(), levels).saturating_mul(made.into())
+        let pending = if origin == Origin::Default { self.default_pending } else { 0 };
+        let created = self.containers.saturating_sub(pending);
+        table::locked_bytes(&self.facts, page, range.len(), levels).saturating_mul(created.into())
     }
 
     /// Makes the pending default window live.

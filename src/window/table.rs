@@ -118,8 +118,8 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new(facts: &WindowFacts, default: DefaultWindow, live: &[LiveWindow]) -> Self {
         let ranges = || live.iter().map(|live| live.window.range);
-        let waits = facts.default.filter(|_| default == DefaultWindow::Pending);
-        let first = ranges().find(|range| range.start() < SECOND).or(waits);
+        let pending = facts.default.filter(|_| default == DefaultWindow::Pending);
+        let first = ranges().find(|range| range.start() < SECOND).or(pending);
         Self { first, second: ranges().find(|range| range.start() >= SECOND) }
     }
 

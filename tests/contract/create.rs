@@ -8,7 +8,7 @@ use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceCreate;
-use spapr_iommu::window::{DefaultWindow, PlanError, Reason, Want, WindowRequest};
+use spapr_iommu::window::{DefaultWindow, PlanError, Reason, WindowRequest};
 
 /// A window that every machine has.
 const GOOD: TceCreate = TceCreate {
@@ -283,10 +283,11 @@ pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(fixture: &Fixture) {
 
     let library = fixture.library();
     library.space.drop_default_window().unwrap();
-    let request = WindowRequest::bytes(8 << 30).page(PageShift::P64K).max_iommu_page(PageShift::P64K);
+    let large_pages = |request: WindowRequest| request.page(PageShift::P64K).max_iommu_page(PageShift::P64K);
+    let request = large_pages(WindowRequest::bytes(8 << 30));
     assert_eq!(library.space.plan(&request).unwrap().window.start, Some(Iova(HIGH)));
     // A window at 0 is made for what lies above the MMIO, and nothing is mapped over that.
-    let cover = |start| WindowRequest { want: Want::Cover(iova(start, 1 << 30)), ..request };
+    let cover = |start| large_pages(WindowRequest::cover(iova(start, 1 << 30)));
     let refused = library.space.plan(&cover(3 << 30)).unwrap_err();
     assert!(matches!(refused, WindowError::Refused(PlanError::OverMmio { .. })), "{refused}");
     let plan = library.space.plan(&cover(7 << 30)).unwrap();
