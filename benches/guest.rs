@@ -45,7 +45,8 @@ impl Ram {
     }
 }
 
-impl GuestMemory for Ram {
+// SAFETY: addresses of a model's, which touches no memory.
+unsafe impl GuestMemory for Ram {
     fn slots(&self) -> Vec<Slot> {
         let guest = GuestRange::new(GuestAddr(0), RAM).expect("a range");
         vec![Slot { guest, user: UserAddr(1 << 40) }]

@@ -13,16 +13,16 @@
 //!
 //! // A model of the kernel. `host::vfio::Vfio::new()` is the running one.
 //! let host = Arc::new(Model::new("powernv9-64k".parse()?));
-//! let memory = host.share(64 << 20, host.page_shift())?.range();
+//! let memory = host.share(64 << 20, host.page_shift())?; // devices may change it at any moment
 //!
 //! let registry = Registry::new(host); // one per process, as the kernel has it
 //! let space = AddressSpace::new(&registry); // what the devices see
 //! space.attach(0)?; // IOMMU group 0
 //!
-//! let lease = registry.register(memory)?; // keeps the memory registered
+//! let lease = registry.register(&memory)?; // keeps the memory, and keeps it registered
 //! let window = space.create_window(&WindowRequest::bytes(1 << 30))?;
-//! let iova = IovaRange::new(window.range.start(), memory.len())?;
-//! space.map(iova, memory.start(), Permission::ReadWrite)?; // 64 MiB in one MAP
+//! let iova = IovaRange::new(window.range.start(), memory.range().len())?;
+//! space.map(iova, memory.range().start(), Permission::ReadWrite)?; // 64 MiB in one MAP
 //!
 //! // Devices can reach the memory, so it is not given back; the error says where they see it.
 //! let refused = lease.release().unwrap_err();

@@ -41,7 +41,7 @@ impl RegisteredMemory {
         let range = shared.range();
         let host = Arc::clone(registry.host());
         let mut leased = Self { shared, max_iommu_page: host.page_shift(), lease: None, host };
-        leased.lease = Some(registry.register(range)?);
+        leased.lease = Some(registry.register_kept(&leased.shared)?);
         leased.max_iommu_page = registry.max_iommu_page(range).unwrap_or(leased.max_iommu_page);
         Ok(Arc::new(leased))
     }
@@ -63,10 +63,23 @@ impl RegisteredMemory {
 impl Drop for RegisteredMemory {
     fn drop(&mut self) {
         let here = self.lease.as_ref().is_none_or(Lease::is_here);
-        self.lease = None;
+        match self.lease.take() {
+            Some(lease) if here && self.shared.is_lent() => end_loan(lease),
+            lease => drop(lease),
+        }
         if here {
             self.host.disown(&self.shared);
         }
+    }
+}
+
+/// Releases what was lent. Where devices may still reach it, since a map failed halfway or somebody
+/// mapped it in other places as well, the process ends: its owner is about to use it again, and
+/// cannot be made to wait.
+fn end_loan(lease: Lease) {
+    if let Err(error) = lease.release() {
+        tracing::error!(%error, "a slice that was lent to devices is still mapped");
+        std::process::abort();
     }
 }
 
@@ -135,8 +148,21 @@ impl Dma {
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
     /// the bytes behind that by copies. It begins and ends on a host page, as that of
     /// [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the
-    /// caller's again, with what devices wrote. Should the kernel not unmap it, the process ends: a
-    /// device could write to what is the caller's.
+    /// caller's again, with what devices wrote. Should the kernel not unmap it, or `f` leave it
+    /// mapped elsewhere by its address ([`AddressSpace::map`](crate::space::AddressSpace::map)), the
+    /// process ends: a device could write to what is the caller's.
+    ///
+    /// The map cannot outlive the slice, since `f` only borrows it:
+    ///
+    /// ```compile_fail,E0521
+    /// # use spapr_iommu::{Dma, Permission, dma::StreamMap};
+    /// # fn lend(dma: &Dma) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut variable = [0u8; 0x1_0000];
+    /// let mut kept: Option<&StreamMap> = None;
+    /// dma.with_slice(&mut variable, Permission::ReadWrite, |map| kept = Some(map))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_slice<R>(
         &self,
         slice: &mut [u8],

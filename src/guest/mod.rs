@@ -13,9 +13,9 @@
 //! H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT).
 //!
 //! ```
-//! use spapr_iommu::addr::{GuestAddr, GuestRange, Iova};
-//! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slot, Slots};
-//! use spapr_iommu::host::{Host, Memory};
+//! use spapr_iommu::addr::{GuestAddr, Iova};
+//! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slots};
+//! use spapr_iommu::host::Host;
 //! use spapr_iommu::model::Model;
 //! use spapr_iommu::registry::Registry;
 //! use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_PUT_TCE, H_SUCCESS};
@@ -23,9 +23,9 @@
 //!
 //! // 64 MiB of guest RAM at 0, in memory of a model of the kernel.
 //! let host = Arc::new(Model::new("powernv9-64k".parse()?));
-//! let memory = host.allocate(64 << 20, host.page_shift())?;
-//! let slots = Slots::new(host.clone());
-//! slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 64 << 20)?, user: memory.start() })?;
+//! let memory = host.share(64 << 20, host.page_shift())?;
+//! let slots = Slots::new();
+//! slots.insert(GuestAddr(0), &memory)?;
 //!
 //! let iommu = GuestIommu::new(&Registry::new(host), Arc::new(slots));
 //! iommu.add_memory()?;
@@ -37,7 +37,7 @@
 //! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_SUCCESS));
 //! assert_eq!(phb.translate(Iova(0x1010)).map(|there| there.guest), Some(GuestAddr(0x100_0010)));
 //! // Devices of the host see it as well.
-//! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.start().0 + (16 << 20)));
+//! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.range().start().0 + (16 << 20)));
 //!
 //! // There is no RAM at 64 MiB.
 //! let mut args = [0x8000_0000, 0x2000, 0x400_0003, 0, 0, 0, 0, 0, 0];
@@ -78,12 +78,12 @@ pub use device_tree::Property;
 pub use entries::{Entries, TableFull};
 pub use error::HcallError;
 pub use liobn::Liobn;
-pub use memory::{GuestMemory, NoMemory, Slot};
+pub use memory::{GuestMemory, NoMemory, Slot, SlotOwner};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
 pub use rtas_block::{RtasBlock, RtasBlockError};
 pub use saved::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
-pub use slots::{Slots, SlotsOverlap};
+pub use slots::{SlotError, Slots};
 pub use stats::HcallStats;
 pub use table::TceTable;
 pub use tokens::{DdwTokens, RtasCall};

@@ -178,7 +178,9 @@ impl GuestRam {
         let added: Vec<Slot> = all.iter().filter(|slot| !now.slots().any(|old| old == **slot)).copied().collect();
         let ranges = added.iter().map(|slot| slot.user_range().ok_or(AddMemoryError::Slot { asked: *slot }));
         let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
-        let new = self.registry.register_all(&ranges)?;
+        let owner = |slot: &Slot| self.memory.owner(slot).ok_or(AddMemoryError::Vanished { gone: *slot });
+        let owners = added.iter().map(owner).collect::<Result<Vec<_>, _>>()?;
+        let new = self.registry.register_owned(&ranges, owners.into_iter())?;
         // An early return drops the leases, which releases the memory.
         ranges.iter().filter_map(|range| self.registry.max_iommu_page(*range)).min().map_or(Ok(()), check)?;
         leases.extend(added.iter().map(|slot| slot.guest).zip(new));

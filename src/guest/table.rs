@@ -277,7 +277,7 @@ impl TceTable {
             let _ = self.iova(index, 1).and_then(|iova| found.add(&run, iova, self.page, &mut pages));
         });
         if count != 0 {
-            space.sync_from_kvm(self.iova(first, count)?, found.get())?;
+            space.record_from_kvm(self.iova(first, count)?, found.get())?;
         }
         Ok(())
     }
@@ -349,9 +349,9 @@ impl TceTable {
 
 #[cfg(test)]
 mod tests {
-    use crate::addr::{GuestAddr, GuestRange, PageShift};
-    use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slot, Slots};
-    use crate::host::Memory;
+    use crate::addr::{GuestAddr, PageShift};
+    use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slots};
+    use crate::host::Host;
     use crate::model::Model;
     use crate::registry::Registry;
     use std::sync::Arc;
@@ -360,9 +360,8 @@ mod tests {
 
     fn guest() -> GuestIommu {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
-        let user = model.allocate(1 << 20, PageShift::P64K).unwrap().start();
-        let slots = Slots::new(model.clone());
-        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 1 << 20).unwrap(), user }).unwrap();
+        let slots = Slots::new();
+        slots.insert(GuestAddr(0), &model.share(1 << 20, PageShift::P64K).unwrap()).unwrap();
         let iommu = GuestIommu::new(&Registry::new(model), Arc::new(slots));
         iommu.add_memory().unwrap();
         iommu.add_phb(PhbConfig::new(1, LIOBN).unwrap()).unwrap();

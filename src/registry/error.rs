@@ -39,6 +39,9 @@ pub enum RegisterError {
          memory there: unmap the rest first"
     )]
     Stale { asked: UserRange, part: UserRange },
+    /// A slice that is lent to devices for a while, which a lease might outlive.
+    #[error("{asked} is lent for the time of a call, and a lease could outlive that: use memory of `Host::share`")]
+    Lent { asked: UserRange },
     /// The process registered an overlapping range outside this registry.
     #[error("{asked} overlaps memory that this process registered elsewhere: one registry must own all registrations")]
     Foreign { asked: UserRange },
@@ -54,7 +57,7 @@ pub enum RegisterError {
 }
 
 crate::error::classify!(RegisterError {
-    Argument: Misaligned, Hole, NotPinnable;
+    Argument: Misaligned, Hole, NotPinnable, Lent;
     Busy: Stale, Foreign;
     Kernel: PageRefused, Backing;
     inner: Memlock.0, Call.0;

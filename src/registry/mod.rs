@@ -16,17 +16,20 @@
 
 mod charges;
 mod error;
+mod lease;
 mod regions;
 
 pub use error::{PinError, RegisterError, ReleaseError};
+pub use lease::Lease;
 pub use regions::RegionId;
 
 pub(crate) use charges::{Charging, Promise};
+pub(crate) use lease::Owner;
 pub(crate) use regions::Part;
 
 use crate::addr::{IovaRange, PageShift, UserRange};
 use crate::host::calls::{self, Failure};
-use crate::host::{Errno, Fd, Host, Process};
+use crate::host::{Errno, Fd, Host, Shared};
 use crate::stats::{Counter, RefusalCounters, Refusals};
 use crate::window::RefusedWindows;
 use charges::Charges;
@@ -138,20 +141,91 @@ impl Registry {
         &self.0.host
     }
 
-    /// Registers `range` and leases it. If no container is open yet, it is registered when the
-    /// first one opens.
+    /// Registers `memory` and leases it; the lease keeps it. If no container is open yet, it is
+    /// registered when the first one opens. Memory of [`Shared::file`] must be
+    /// [adopted](Host::adopt) before by a host that is a model.
     ///
     /// After an error nothing has changed.
-    pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
-        self.register_counted(&[range])?;
-        Ok(Lease::new(self.clone(), range))
+    ///
+    /// Nothing else can be handed to devices without `unsafe`, neither a variable nor a `Vec`:
+    ///
+    /// ```compile_fail,E0308
+    /// # fn register(registry: &spapr_iommu::Registry) {
+    /// use spapr_iommu::{UserAddr, UserRange};
+    ///
+    /// let variable = [0u8; 0x1_0000];
+    /// let range = UserRange::new(UserAddr(variable.as_ptr().addr() as u64), 0x1_0000).unwrap();
+    /// let lease = registry.register(range);
+    /// # }
+    /// ```
+    ///
+    /// ```compile_fail,E0133
+    /// # fn register(registry: &spapr_iommu::Registry) {
+    /// use spapr_iommu::{UserAddr, UserRange};
+    ///
+    /// let bytes = vec![0u8; 0x1_0000];
+    /// let range = UserRange::new(UserAddr(bytes.as_ptr().addr() as u64), 0x1_0000).unwrap();
+    /// let lease = registry.register_raw(range);
+    /// drop(bytes); // A device would write to what takes its place.
+    /// # }
+    /// ```
+    pub fn register(&self, memory: &Shared) -> Result<Lease, RegisterError> {
+        refuse_lent(memory)?;
+        self.register_kept(memory)
     }
 
-    /// Registers several ranges, all or none: neighbours of one kind become one kernel region.
-    /// Returns a lease for each.
-    pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
+    /// Registers several pieces of memory, all or none: neighbours of one kind become one kernel
+    /// region. Returns a lease for each.
+    pub fn register_all(&self, memory: &[Shared]) -> Result<Vec<Lease>, RegisterError> {
+        memory.iter().try_for_each(refuse_lent)?;
+        let ranges: Vec<_> = memory.iter().map(Shared::range).collect();
+        self.register_owned(&ranges, memory.iter().map(Shared::owner))
+    }
+
+    /// Registers user memory by its address, as [`Self::register`] does.
+    ///
+    /// # Safety
+    /// From then on any holder of the registry may map the memory for devices, which read and write
+    /// it at any moment. So until [`Lease::release`] has succeeded:
+    ///
+    /// * the memory must stay mapped in the process as it is, or be unmapped and its addresses be
+    ///   used for nothing else; memory of an allocator must not be freed;
+    /// * no Rust reference to it may be used while a device may reach it: access it by volatile or
+    ///   atomic operations on pointers, or by the kernel.
+    ///
+    /// Dropping or forgetting the lease does not release the memory: then this holds for as long as
+    /// an address space maps it, or forever.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    pub unsafe fn register_raw(&self, range: UserRange) -> Result<Lease, RegisterError> {
+        self.register_counted(&[range])?;
+        Ok(Lease::new(self.clone(), range, None))
+    }
+
+    /// Registers several ranges by their addresses, as [`Self::register_all`] does.
+    ///
+    /// # Safety
+    /// As for [`Self::register_raw`], for each.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    pub unsafe fn register_all_raw(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
         self.register_counted(ranges)?;
-        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
+        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range, None)).collect())
+    }
+
+    /// Registers `memory`, which may be lent: then its lease must be released before the loan ends.
+    pub(crate) fn register_kept(&self, memory: &Shared) -> Result<Lease, RegisterError> {
+        self.register_counted(&[memory.range()])?;
+        Ok(Lease::new(self.clone(), memory.range(), Some(memory.owner())))
+    }
+
+    /// Registers several ranges, all or none. Each stays mapped as long as its owner is held.
+    pub(crate) fn register_owned(
+        &self,
+        ranges: &[UserRange],
+        owners: impl Iterator<Item = Owner>,
+    ) -> Result<Vec<Lease>, RegisterError> {
+        self.register_counted(ranges)?;
+        let lease = |(&range, owner)| Lease::new(self.clone(), range, Some(owner));
+        Ok(ranges.iter().zip(owners).map(lease).collect())
     }
 
     fn register_counted(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
@@ -281,13 +355,16 @@ impl Registry {
         Err(mapped)
     }
 
-    fn drop_lease(&self, range: UserRange) {
-        {
+    /// Returns whether devices may still reach some of it.
+    fn drop_lease(&self, range: UserRange) -> bool {
+        let reached = {
             let mut regions = self.0.regions.lock();
-            regions.begin_release(range);
+            let exposed = regions.begin_release(range);
             regions.finish_release(range);
-        }
+            !exposed.is_empty()
+        };
         self.unregister_idle();
+        reached
     }
 
     fn spaces(&self) -> Vec<Arc<dyn ReverseMap>> {
@@ -449,8 +526,17 @@ impl Registry {
     }
 }
 
+/// Refuses memory that its owner takes back, whatever leases there are.
+fn refuse_lent(memory: &Shared) -> Result<(), RegisterError> {
+    if memory.is_lent() { Err(RegisterError::Lent { asked: memory.range() }) } else { Ok(()) }
+}
+
+#[allow(unsafe_code, reason = "user addresses pass through")]
 fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
-    calls::register_memory(host, container, asked).map_err(|error| match error.failure {
+    // SAFETY: leases keep the memory, or their makers vouched for it. What lost its last lease a
+    // moment ago is pinned in vain: no map may use it.
+    let result = unsafe { calls::register_memory(host, container, asked) };
+    result.map_err(|error| match error.failure {
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
         // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },
@@ -461,57 +547,5 @@ fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), Regi
 fn unregister(host: &dyn Host, container: Fd, range: UserRange) {
     if let Err(error) = calls::unregister_memory(host, container, range) {
         tracing::error!(%error, "memory stays registered until the process ends");
-    }
-}
-
-/// Keeps a range of user memory registered until it is dropped or [released](Lease::release).
-/// Memory still mapped at that time stays registered until its last TCE is gone, but no new map may
-/// use it.
-///
-/// The memory must stay mapped in the process as it is: the kernel keeps the pages that were
-/// present when it was registered, so after `munmap`, `mremap` or `madvise(MADV_DONTNEED)` devices
-/// would see the old ones.
-#[derive(Debug)]
-pub struct Lease {
-    registry: Registry,
-    range: UserRange,
-    released: bool,
-    /// Process that created it: a child of `fork` owns none of the registrations.
-    process: Process,
-}
-
-impl Lease {
-    fn new(registry: Registry, range: UserRange) -> Self {
-        Self { registry, range, released: false, process: Process::current() }
-    }
-
-    /// Returns the memory it keeps registered.
-    pub fn range(&self) -> UserRange {
-        self.range
-    }
-
-    /// Returns whether this process created it, rather than one it was forked from.
-    pub(crate) fn is_here(&self) -> bool {
-        self.process.is_current()
-    }
-
-    /// Releases the memory, unless a device can still reach a byte of it that no other lease
-    /// covers.
-    pub fn release(mut self) -> Result<(), ReleaseError> {
-        match self.registry.release(self.range) {
-            Ok(()) => {
-                self.released = true;
-                Ok(())
-            }
-            Err(mapped) => Err(ReleaseError { lease: self, mapped }),
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.released && self.is_here() {
-            self.registry.drop_lease(self.range);
-        }
     }
 }

@@ -54,11 +54,14 @@ pub(super) enum ApplyError {
     NotRestored(NotRestored),
 }
 
+#[allow(unsafe_code, reason = "user addresses pass through")]
 fn map_run(host: &dyn Host, container: Fd, run: &Run) -> Result<(), CallError> {
     for piece in run.iova.chunks(MAX_ENTRIES << run.page.get()) {
         // Does not overflow: the run's user memory is registered, so it does not wrap.
         let user = UserAddr(run.user.0.wrapping_add(piece.start().0 - run.iova.start().0));
-        calls::map_dma(host, container, user, piece, run.permission)?;
+        // SAFETY: the registry pinned it for this run while it was leased, and the kernel maps what
+        // was pinned.
+        unsafe { calls::map_dma(host, container, user, piece, run.permission) }?;
     }
     Ok(())
 }

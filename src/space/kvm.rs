@@ -60,7 +60,17 @@ impl AddressSpace {
 
     /// Sets the mappings in `range` to `found` and nothing else, as KVM made them, without a kernel
     /// call. From then on its memory is not released, and an unmap reaches all of it.
-    pub fn sync_from_kvm(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
+    ///
+    /// # Safety
+    /// The kernel maps just that in `range`. Memory of a mapping that is missing would be given
+    /// back while devices still reach it.
+    #[allow(unsafe_code, reason = "what is mapped is the caller's word")]
+    pub unsafe fn sync_from_kvm(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
+        self.record_from_kvm(range, found)
+    }
+
+    /// [`Self::sync_from_kvm`], for a guest's tables that were read from the kernel.
+    pub(crate) fn record_from_kvm(&self, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         if found.is_empty() {
             scratch.requests.clear();

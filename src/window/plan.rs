@@ -225,8 +225,8 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Returns where the window is expected to start: firmware that chooses (QEMU, PowerVM) uses the
-    /// address of powernv's second window.
+    /// Returns where the window is expected to start: firmware that chooses (QEMU, PowerVM) uses
+    /// the address of powernv's second window.
     pub(crate) fn expected_start(&self) -> Iova {
         self.start.unwrap_or(SECOND)
     }

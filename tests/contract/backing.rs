@@ -9,6 +9,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -65,7 +66,7 @@ pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(fixture: &Fixtu
     // The library tells the two apart, and chooses a page that the memory supports unless told
     // otherwise.
     let library = fixture.library();
-    let lease = library.registry.register(memory).unwrap();
+    let lease = library.registry.lease(memory).unwrap();
     library.space.create_window(&ask(page)).unwrap();
     library.calls();
     let refused = library.space.map(iova(HIGH, page.bytes()), aligned, RW).unwrap_err();
@@ -99,7 +100,7 @@ pub(crate) fn hugetlb_memory_carries_its_own_page(fixture: &Fixture) {
     }
 
     let library = fixture.library();
-    let lease = library.registry.register(memory).unwrap();
+    let lease = library.registry.lease(memory).unwrap();
     assert_eq!(library.registry.max_iommu_page(memory), Some(page));
     let request = WindowRequest::bytes(1024 * page.bytes()).max_iommu_page(page);
     assert_eq!(library.space.plan(&request).unwrap().window.page, page);
@@ -123,7 +124,7 @@ pub(crate) fn hugetlb_memory_registered_in_part_carries_less(fixture: &Fixture) 
     drop(raw);
 
     let library = fixture.library();
-    let lease = library.registry.register(cut).unwrap();
+    let lease = library.registry.lease(cut).unwrap();
     assert_eq!(library.registry.max_iommu_page(cut), Some(fixture.preset.page.shift()));
     library.space.create_window(&ask(page)).unwrap();
     let refused = library.space.map(iova(HIGH, page.bytes()), memory.start(), RW).unwrap_err();
@@ -153,7 +154,7 @@ pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(fixtur
 
     // The library registers each kind by itself, and knows what it supports.
     let library = fixture.library();
-    let lease = library.registry.register(memory).unwrap();
+    let lease = library.registry.lease(memory).unwrap();
     let max_iommu_page: Vec<_> =
         library.registry.regions().iter().map(|region| (region.range.len(), region.max_iommu_page)).collect();
     assert_eq!(max_iommu_page, [(page.bytes(), page), (page.bytes(), fixture.preset.page.shift())]);

@@ -9,6 +9,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Obstacle};
 use spapr_iommu::uapi::{Number, eeh, spapr, vfio};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
@@ -161,7 +162,7 @@ pub(crate) fn register_of_a_memfd_is_fine(fixture: &Fixture) {
     raw.gives_back(memory);
     drop(raw);
     let library = fixture.library();
-    library.registry.register(part(memory, 0, K64)).unwrap().release().unwrap();
+    library.registry.lease(part(memory, 0, K64)).unwrap().release().unwrap();
     drop(library);
     // SAFETY: the mapping made above; nobody uses it any more.
     unsafe { munmap(mapped, length.get()) }.unwrap();

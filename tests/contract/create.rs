@@ -3,12 +3,13 @@
 use crate::fixture::{Fixture, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge, without_default};
 use spapr_iommu::addr::{Iova, PageShift};
-use spapr_iommu::host::{Call, Errno, Host};
+use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceCreate;
 use spapr_iommu::window::{DefaultWindow, PlanError, Reason, WindowRequest};
+use spapr_iommu_tests::by_address::RunCall;
 
 /// A window that every machine has.
 const GOOD: TceCreate = TceCreate {
@@ -63,7 +64,7 @@ pub(crate) fn create_writes_back_the_start_and_only_when_it_succeeds(fixture: &F
     let raw = without_default(fixture);
     let mut failed = Call::TceCreate(TceCreate { page_shift: 13, start_addr: 0xdead, ..GOOD });
     let before = failed;
-    assert_eq!(fixture.kernel.call(raw.fd, &mut failed), Err(Errno::EINVAL));
+    assert_eq!(fixture.kernel.run_call(raw.fd, &mut failed), Err(Errno::EINVAL));
     assert_eq!(failed, before);
     // powernv makes the table larger, and does not say so.
     let asked = TceCreate { window_size: 1 << 24, ..GOOD };

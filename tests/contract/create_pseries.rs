@@ -11,6 +11,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, MapError, WindowError};
 use spapr_iommu::window::{DefaultWindow, Origin, PlanError, Reason, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -182,7 +183,7 @@ pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(fixture: &F
         // The library, which put nothing out of use, tries once and never again: whatever window,
         // whatever space.
         let registry = Registry::new(fixture.kernel.clone());
-        let lease = registry.register(memory).unwrap();
+        let lease = registry.lease(memory).unwrap();
         for (again, lost) in [(false, lost), (true, 0)] {
             let space = AddressSpace::new(&registry);
             space.attach(group).unwrap();

@@ -11,6 +11,7 @@ use spapr_iommu::model::{Leak, Model, Preset, Recording, Violation};
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::spapr;
+use spapr_iommu_tests::by_address::ByAddress;
 use spapr_iommu_tests::machine;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -280,7 +281,7 @@ impl<'g> Library<'g> {
     /// Memory that is registered as long as the lease lives.
     pub(crate) fn leased(&self, size: u64) -> (UserRange, Lease) {
         let range = self.before.fixture.memory(size);
-        let lease = self.registry.register(range).unwrap();
+        let lease = self.registry.lease(range).unwrap();
         (range, lease)
     }
 

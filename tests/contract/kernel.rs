@@ -8,6 +8,7 @@ use spapr_iommu::host::{
 };
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::vfio::IrqSet;
+use spapr_iommu_tests::by_address::RunCall;
 use spapr_iommu_tests::machine::RealLimit;
 use std::os::fd::BorrowedFd;
 
@@ -48,8 +49,8 @@ impl Host for Kernel {
     fn close(&self, fd: Fd) {
         self.host().close(fd);
     }
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        self.host().call(fd, call)
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        self.host().run_call(fd, call)
     }
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
         self.host().set_irqs(device, set, eventfds)

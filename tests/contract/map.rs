@@ -9,6 +9,8 @@ use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::vfio;
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address;
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -244,18 +246,18 @@ pub(crate) fn no_positive_result_passes_for_success(fixture: &Fixture) {
     let memory = raw.registered(K64);
     let (bad, good) = (iova(0x800, K4), iova(0, K4));
     let failure = |result: Result<(), calls::CallError>| result.unwrap_err().failure;
-    let map = calls::map_dma(&*fixture.kernel, raw.fd, memory.start(), bad, RW);
+    let map = by_address::map_dma(&*fixture.kernel, raw.fd, memory.start(), bad, RW);
     assert_eq!(failure(map), Failure::Positive(1));
     assert_eq!(failure(calls::unmap_dma(&*fixture.kernel, raw.fd, bad)), Failure::Positive(1));
     let holed = fixture.memory(4 * K64);
     fixture.free(crate::fixture::part(holed, 2 * K64, K64));
     let pages = i32::try_from(2 * K64 / fixture.page()).unwrap();
-    assert_eq!(failure(calls::register_memory(&*fixture.kernel, raw.fd, holed)), Failure::Positive(pages));
-    calls::map_dma(&*fixture.kernel, raw.fd, memory.start(), good, RW).unwrap();
+    assert_eq!(failure(by_address::register_memory(&*fixture.kernel, raw.fd, holed)), Failure::Positive(pages));
+    by_address::map_dma(&*fixture.kernel, raw.fd, memory.start(), good, RW).unwrap();
     calls::unmap_dma(&*fixture.kernel, raw.fd, good).unwrap();
     raw.gives_back(memory);
     drop(raw);
 
     let library = fixture.library();
-    assert!(matches!(library.registry.register(holed), Err(RegisterError::Hole { .. })));
+    assert!(matches!(library.registry.lease(holed), Err(RegisterError::Hole { .. })));
 }

@@ -11,12 +11,13 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{AddressSpace, AttachError};
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::uapi::vfio::{GROUP_FLAGS_CONTAINER_SET, GROUP_FLAGS_VIABLE, GroupStatus};
+use spapr_iommu_tests::by_address::RunCall;
 
 const RW: Permission = Permission::ReadWrite;
 
 fn status(raw: &Raw<'_>, fixture: &Fixture) -> u32 {
     let mut call = Call::GroupGetStatus(GroupStatus { argsz: 8, flags: 9 });
-    assert_eq!(fixture.kernel.call(raw.group(0), &mut call), Ok(0));
+    assert_eq!(fixture.kernel.run_call(raw.group(0), &mut call), Ok(0));
     match call {
         Call::GroupGetStatus(status) => status.flags,
         _ => unreachable!(),

@@ -8,6 +8,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, MapRequest, Overlap};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
@@ -42,7 +43,7 @@ pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(fixture: &Fixture) 
     drop(raw);
 
     let library = fixture.library();
-    let _leases = halves.map(|half| library.registry.register(half).unwrap());
+    let _leases = halves.map(|half| library.registry.lease(half).unwrap());
     let across = iova(K4, 4 * K4);
     library.space.map(across, at(memory, K64 - 2 * K4), RW).unwrap();
     assert_eq!(library.space.mapped().1, 4 * K4);
@@ -62,7 +63,7 @@ pub(crate) fn map_of_a_page_in_two_regions_is_einval(fixture: &Fixture) {
     drop(raw);
 
     let library = fixture.library();
-    let _leases = halves.map(|half| library.registry.register(half).unwrap());
+    let _leases = halves.map(|half| library.registry.lease(half).unwrap());
     let window = library.space.create_window(&WindowRequest::bytes(1 << 30).page(page).max_iommu_page(page)).unwrap();
     let refused = library.space.map(iova(window.range.start().0, page.bytes()), memory.start(), RW).unwrap_err();
     assert!(
@@ -135,7 +136,7 @@ pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(fixture
     // Checked beforehand, so that there is nothing to roll back.
     let library = fixture.library();
     let (old, _lease) = library.leased(K64);
-    let _half = library.registry.register(part(new, 0, K64)).unwrap();
+    let _half = library.registry.lease(part(new, 0, K64)).unwrap();
     let place = iova(K64, 8 * K4);
     library.space.map(place, old.start(), RW).unwrap();
     let request = MapRequest { iova: place, user: at(new, K64 - 4 * K4), permission: RW };
@@ -269,11 +270,11 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(fixture: &Fixtur
     let library = fixture.library();
     let memory = fixture.memory(2 * K64);
     let [first, second] = [part(memory, 0, K64), part(memory, K64, K64)];
-    let [kept, given] = library.registry.register_all(&[first, second]).unwrap().try_into().unwrap();
+    let [kept, given] = library.registry.lease_all(&[first, second]).unwrap().try_into().unwrap();
     library.space.map(iova(0, K4), first.start(), RW).unwrap();
     given.release().unwrap();
     assert!(fixture.source().free(second).is_ok());
-    let refused = library.registry.register(second).unwrap_err();
+    let refused = library.registry.lease(second).unwrap_err();
     assert!(matches!(refused, spapr_iommu::registry::RegisterError::Stale { .. }), "{refused}");
     library.space.unmap(iova(0, K4)).unwrap();
     kept.release().unwrap();

@@ -5,6 +5,7 @@ use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
 use spapr_iommu::uapi::{spapr, vfio};
 use spapr_iommu_cli::scenario::raw;
+use spapr_iommu_tests::by_address::RunCall;
 use std::cell::RefCell;
 
 pub(crate) type Outcome = Result<i32, Errno>;
@@ -28,7 +29,7 @@ impl<'g> Raw<'g> {
     }
 
     pub(crate) fn on(&self, fd: Fd, mut call: Call) -> Outcome {
-        self.fixture.kernel.call(fd, &mut call)
+        self.fixture.kernel.run_call(fd, &mut call)
     }
 
     pub(crate) fn call(&self, call: Call) -> Outcome {
@@ -37,7 +38,7 @@ impl<'g> Raw<'g> {
 
     /// A call, and what the kernel wrote back.
     pub(crate) fn answer(&self, mut call: Call) -> Result<(i32, Call), Errno> {
-        let result = self.fixture.kernel.call(self.fd, &mut call)?;
+        let result = self.fixture.kernel.run_call(self.fd, &mut call)?;
         Ok((result, call))
     }
 

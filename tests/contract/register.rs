@@ -8,12 +8,13 @@ use spapr_iommu::model::{MemoryKind, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::uapi::spapr;
+use spapr_iommu_tests::by_address::ByAddress;
 
 /// What the library says to a range.
 fn refused(fixture: &Fixture, range: UserRange) -> RegisterError {
     let library = fixture.library();
     library.calls();
-    let refused = library.registry.register(range).unwrap_err();
+    let refused = library.registry.lease(range).unwrap_err();
     assert!(library.calls().is_empty(), "the kernel was asked");
     refused
 }
@@ -81,7 +82,7 @@ pub(crate) fn register_twice_in_a_container_is_ebusy(fixture: &Fixture) {
     // Leases count.
     let library = fixture.library();
     let (memory, first) = library.leased(K64);
-    let second = library.registry.register(memory).unwrap();
+    let second = library.registry.lease(memory).unwrap();
     first.release().unwrap();
     assert_eq!(library.registry.regions().len(), 1);
     second.release().unwrap();
@@ -125,7 +126,7 @@ pub(crate) fn register_over_the_limit_is_enomem(fixture: &Fixture) {
     let library = fixture.library();
     library.calls();
     let limit = fixture.limit(3 * K64);
-    let refused = library.registry.register(memory).unwrap_err();
+    let refused = library.registry.lease(memory).unwrap_err();
     drop(limit);
     let RegisterError::Memlock(MemlockError::OverLimit { needed, missing, .. }) = refused else { panic!("{refused}") };
     assert_eq!((needed, missing, library.calls().len()), (4 * K64, K64, 0));
@@ -152,7 +153,7 @@ pub(crate) fn register_of_no_bytes_is_enomem_and_warns(fixture: &Fixture) {
         fixture.on_model(|model| assert_eq!(model.violations(), [Violation::EmptyRegister]));
     });
     assert!(UserRange::new(UserAddr(K64), 0).is_err());
-    fixture.library().registry.register_all(&[]).unwrap();
+    fixture.library().registry.lease_all(&[]).unwrap();
 }
 
 /// The array for its pages cannot be had. Nothing stays charged.
@@ -220,7 +221,9 @@ pub(crate) fn register_counts_pages_within_a_chunk_of_2_mi(fixture: &Fixture) {
             model.declare(hole, MemoryKind::Hole).unwrap();
             assert_eq!(fixture.v2().register(whole), expected);
             let library = fixture.library();
-            assert!(matches!(library.registry.register(whole), Err(RegisterError::Hole { hole: named, .. }) if named == hole));
+            assert!(
+                matches!(library.registry.lease(whole), Err(RegisterError::Hole { hole: named, .. }) if named == hole)
+            );
         }
         model.declare(whole, MemoryKind::Hole).unwrap();
     });
@@ -252,8 +255,8 @@ pub(crate) fn register_that_overlaps_is_einval_once_the_pages_are_pinned(fixture
 
     // Leases may overlap as they like: what is registered already is not registered again.
     let library = fixture.library();
-    let _one = library.registry.register(part(memory, 0, 2 * K64)).unwrap();
-    let (lease, cost) = fixture.cost(|| library.registry.register(part(memory, K64, 2 * K64)).unwrap());
+    let _one = library.registry.lease(part(memory, 0, 2 * K64)).unwrap();
+    let (lease, cost) = fixture.cost(|| library.registry.lease(part(memory, K64, 2 * K64)).unwrap());
     assert_eq!(cost, K64.cast_signed());
     drop(lease);
 }

@@ -9,6 +9,7 @@ use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Leak, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::spapr;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::process::Command;
 
 const RW: Permission = Permission::ReadWrite;
@@ -35,7 +36,7 @@ pub(crate) fn unregister_before_the_process_is_known_is_eperm(fixture: &Fixture)
     drop(raw);
     let library = fixture.library();
     library.calls();
-    drop(library.registry.register(memory));
+    drop(library.registry.lease(memory));
     let calls = library.calls();
     assert_eq!(calls, ["VFIO_IOMMU_SPAPR_REGISTER_MEMORY", "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }
@@ -69,7 +70,7 @@ pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(fixture: &Fix
     let library = fixture.library();
     let before = fixture.locked();
     let leases = [(0, 3 * K64), (K64, 3 * K64), (2 * K64, K64)];
-    let leases = leases.map(|(offset, len)| library.registry.register(part(memory, offset, len)).unwrap());
+    let leases = leases.map(|(offset, len)| library.registry.lease(part(memory, offset, len)).unwrap());
     assert_eq!(fixture.locked() - before, memory.len().cast_signed());
     leases.into_iter().for_each(|lease| lease.release().unwrap());
     assert_eq!(fixture.locked(), before);

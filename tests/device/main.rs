@@ -14,6 +14,7 @@ use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 pub(crate) const ADDRESS: &str = "0000:00:00.0";
@@ -51,7 +52,7 @@ impl Fixture {
     pub(crate) fn with(model: Model, permission: Permission) -> Self {
         let (model, space) = space(model);
         let memory = model.allocate(SIZE, model.page_shift()).unwrap();
-        let lease = space.registry().register(memory).unwrap();
+        let lease = space.registry().lease(memory).unwrap();
         space.map(IovaRange::new(Iova(AT), SIZE).unwrap(), memory.start(), permission).unwrap();
         let device = Device::open(&space, 0, ADDRESS).unwrap();
         let bar = device.bar(0, Endian::Big).unwrap();

@@ -106,6 +106,7 @@ fn register_errors() -> Vec<RegisterError> {
         RegisterError::NotPinnable { asked, part },
         RegisterError::PageRefused { asked, page: 3 },
         RegisterError::Stale { asked, part },
+        RegisterError::Lent { asked },
         RegisterError::Foreign { asked },
         RegisterError::Memlock(memlock()),
         RegisterError::Backing(Errno::EIO),

@@ -6,6 +6,7 @@ use spapr_iommu::dma::{Buffer, DmaConfig, DmaError, DmaMask, OpenError};
 use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::window::Origin;
+use spapr_iommu_tests::by_address::ByAddress;
 
 #[test]
 fn the_mask_decides_between_the_windows() {
@@ -161,7 +162,7 @@ fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
     space.attach(0).unwrap();
     let memory = fixture.dma.memory(0x1_0000).unwrap();
     let other = fixture.model.allocate(0x1_0000, PageShift::P64K).unwrap();
-    let lease = space.registry().register(other).unwrap();
+    let lease = space.registry().lease(other).unwrap();
     let at = IovaRange::new(Iova(0x1_0000), 0x1_0000).unwrap();
     space.map(at, other.start(), RW).unwrap();
     let refused = fixture.dma.open(SECOND, bits(32)).unwrap_err();

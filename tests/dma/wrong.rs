@@ -2,7 +2,8 @@
 //! a device may still reach is nobody else's.
 
 use crate::{FIRST, Fixture, PRESETS, RW, SECOND, apart, bits};
-use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal};
+use spapr_iommu::addr::{Iova, IovaRange, UserAddr};
+use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal, StreamMap};
 use spapr_iommu::host::{Errno, Host, MemlockError, Memory, Obstacle};
 use spapr_iommu::model::{Faulty, Model};
 use spapr_iommu::registry::{RegisterError, Registry};
@@ -267,19 +268,32 @@ fn memory_that_is_unmapped_is_given_back() {
 
 #[test]
 fn a_slice_that_stays_mapped_ends_the_process() {
+    ends("wrong::a_slice_that_stays_mapped_ends_the_process", |faulty, _, _| {
+        faulty.arm(0, 1000, Err(Errno::EINVAL));
+    });
+}
+
+#[test]
+fn a_slice_that_was_mapped_in_another_place_as_well_ends_the_process() {
+    ends("wrong::a_slice_that_was_mapped_in_another_place_as_well_ends_the_process", |_, dma, map| {
+        let user = UserAddr(map.as_ptr().addr() as u64);
+        dma.space().map(IovaRange::new(Iova(0x10_0000), 0x1_0000).unwrap(), user, RW).unwrap();
+    });
+}
+
+/// Runs `test` in a process of its own, which lends a slice, does `meanwhile`, and is to be ended.
+fn ends(test: &str, meanwhile: impl FnOnce(&Faulty<Arc<Model>>, &Dma, &StreamMap)) {
     if std::env::var_os(CHILD).is_some() {
         let (_, faulty, dma) = faulty();
         let _device = dma.open(FIRST, DmaMask::ALL).unwrap();
         let mut memory = vec![0; 0x3_0000];
         let skip = memory.as_ptr().align_offset(0x1_0000);
-        let lent = dma.with_slice(&mut memory[skip..][..0x1_0000], RW, |_| {
-            faulty.arm(0, 1000, Err(Errno::EINVAL));
-        });
+        let lent = dma.with_slice(&mut memory[skip..][..0x1_0000], RW, |map| meanwhile(&faulty, &dma, map));
         println!("the slice is back: {lent:?}");
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["wrong::a_slice_that_stays_mapped_ends_the_process", "--exact", "--nocapture"]);
+    child.args([test, "--exact", "--nocapture"]);
     let status = child.env(CHILD, "1").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     assert_eq!(status.signal(), Some(SIGABRT), "{status}");
 }

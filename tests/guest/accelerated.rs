@@ -9,6 +9,8 @@ use spapr_iommu::kvm::model::KvmModel;
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::by_address;
+use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, LIOBN, PRESETS, RAM, guest};
 use std::sync::Arc;
 
@@ -29,9 +31,9 @@ impl Vm {
         for group in 0..2 {
             kvm.set_windows(group, &[(range(0, 2 << 30), PageShift::P4K), (range(BIG, 1 << 32), PageShift::P4K)]);
         }
-        let slots = Arc::new(Slots::new(model.clone()));
+        let slots = Arc::new(Slots::new());
         let user = model.allocate(RAM, Host::page_shift(model.as_ref())).unwrap().start();
-        slots.insert(Slot { guest: guest(0, RAM), user }).unwrap();
+        slots.plug(Slot { guest: guest(0, RAM), user }, model.clone()).unwrap();
         let acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
         let iommu = GuestIommu::accelerated(&Registry::new(model.clone()), slots.clone(), acceleration);
         iommu.add_memory().unwrap();
@@ -51,7 +53,7 @@ impl Vm {
             match Permission::from_bits((tce & 3) as u32) {
                 Some(rights) => {
                     let user = UserAddr(self.user.0 + (tce & !3));
-                    calls::map_dma(self.model.as_ref(), container, user, iova, rights).unwrap();
+                    by_address::map_dma(self.model.as_ref(), container, user, iova, rights).unwrap();
                 }
                 None => calls::unmap_dma(self.model.as_ref(), container, iova).unwrap(),
             }

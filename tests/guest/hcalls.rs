@@ -149,11 +149,9 @@ fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let host = Arc::new(Faulty::new(Arc::clone(&model)));
     let registry = spapr_iommu::registry::Registry::new(host.clone());
-    let slots = Arc::new(spapr_iommu::guest::Slots::new(model.clone()));
-    let ram = model.allocate(1 << 20, PageShift::P64K).unwrap();
-    let slot =
-        spapr_iommu::guest::Slot { guest: spapr_iommu_tests::guest_fixture::guest(0, 1 << 20), user: ram.start() };
-    slots.insert(slot).unwrap();
+    let slots = Arc::new(spapr_iommu::guest::Slots::new());
+    let ram = spapr_iommu::host::Host::share(&*model, 1 << 20, PageShift::P64K).unwrap();
+    slots.insert(GuestAddr(0), &ram).unwrap();
     let iommu = spapr_iommu::guest::GuestIommu::new(&registry, slots.clone());
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(spapr_iommu::guest::PhbConfig::new(1, LIOBN).unwrap()).unwrap();
@@ -163,7 +161,7 @@ fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
     let refused = iommu.h_put_tce(LIOBN, 0, 0x2003).unwrap_err();
     assert_eq!(refused.code(), -1);
     assert_eq!(iommu.h_get_tce(LIOBN, 0), Ok(0x1003));
-    assert_eq!(phb.space().translate(Iova(0)).unwrap().user.0, ram.start().0 + 0x1000);
+    assert_eq!(phb.space().translate(Iova(0)).unwrap().user.0, ram.range().start().0 + 0x1000);
     host.arm(0, 1, Err(Errno::EIO));
     assert_eq!(iommu.h_stuff_tce(LIOBN, 0, 0, 1).unwrap_err().code(), -1);
     assert_eq!(iommu.h_get_tce(LIOBN, 0), Ok(0x1003));

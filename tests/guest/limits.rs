@@ -11,6 +11,7 @@ use spapr_iommu::uapi::papr::hcall::{
     H_NOT_ENOUGH_RESOURCES, H_PARAMETER, H_PUT_TCE, H_STUFF_TCE, H_SUCCESS, MAX_STUFFED,
 };
 use spapr_iommu::window::PlanError;
+use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, RAM, guest, tces};
 use std::sync::Arc;
 
@@ -193,7 +194,7 @@ fn memory_that_is_plugged_leaves_the_default_table_its_room() {
     let fixture = limited(DEFAULT + M);
     fixture.phb.attach(0).unwrap();
     let user = fixture.model.allocate(2 * M, Host::page_shift(fixture.model.as_ref())).unwrap().start();
-    fixture.slots.insert(Slot { guest: guest(RAM, 2 * M), user }).unwrap();
+    fixture.slots.plug(Slot { guest: guest(RAM, 2 * M), user }, fixture.model.clone()).unwrap();
     let refused = fixture.iommu.add_memory().unwrap_err();
     assert!(matches!(refused, AddMemoryError::Register(RegisterError::Memlock(_))), "{refused}");
     fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
@@ -237,7 +238,7 @@ fn a_reset_that_cannot_be_afforded_changes_nothing() {
 fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let faulty = Arc::new(Faulty::new(Arc::clone(&model)));
-    let iommu = GuestIommu::new(&Registry::new(faulty.clone()), Arc::new(Slots::new(model)));
+    let iommu = GuestIommu::new(&Registry::new(faulty.clone()), Arc::new(Slots::new()));
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
     phb.attach(0).unwrap();
     phb.create_window(12, 30).unwrap();

@@ -8,6 +8,7 @@ use spapr_iommu::guest::{
 use spapr_iommu::kvm::Acceleration;
 use spapr_iommu::kvm::model::KvmModel;
 use spapr_iommu::space::WindowError;
+use spapr_iommu_tests::by_address::ByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, LIST, PRESETS, RAM, guest, iova, tces};
 use std::error::Error;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ fn calls_tces_and_refusals_are_counted() {
         fixture.phb.space().map(iova(0, 0x1000), user, spapr_iommu::permission::Permission::Read).unwrap_err();
         assert_eq!(fixture.phb.space().stats().map_refusals.total(), 1);
         let hole = spapr_iommu::addr::UserRange::new(user, 1 << 16).unwrap();
-        fixture.registry.register(hole).unwrap_err();
+        fixture.registry.lease(hole).unwrap_err();
         assert_eq!(fixture.registry.stats().refusals.total(), 1);
         fixture.ends_clean();
     }

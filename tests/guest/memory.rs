@@ -1,12 +1,55 @@
 //! Memory and devices that come and go.
 
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift, UserAddr};
-use spapr_iommu::guest::{AddMemoryError, HcallError, PhbConfig, PhbError, RemoveMemoryError, Slot};
+use spapr_iommu::guest::{
+    AddMemoryError, GuestIommu, GuestMemory, HcallError, NoMemory, PhbConfig, PhbError, RemoveMemoryError, Slot,
+    SlotOwner,
+};
 use spapr_iommu::host::Memory;
 use spapr_iommu::model::Model;
+use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, PRESETS, RAM, guest, iova, tces};
+use std::sync::Arc;
 
 const MORE: u64 = 16 << 20;
+
+/// RAM whose owner can be counted.
+#[derive(Debug)]
+struct Counted(Slot, Arc<()>);
+
+// SAFETY: memory of a model, which is none of this process.
+unsafe impl GuestMemory for Counted {
+    fn slots(&self) -> Vec<Slot> {
+        vec![self.0]
+    }
+
+    fn owner(&self, slot: &Slot) -> Option<SlotOwner> {
+        (*slot == self.0).then(|| self.1.clone() as SlotOwner)
+    }
+
+    fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
+        Err(NoMemory { at, len: data.len() })
+    }
+
+    fn write(&self, at: GuestAddr, data: &[u8]) -> Result<(), NoMemory> {
+        Err(NoMemory { at, len: data.len() })
+    }
+}
+
+#[test]
+fn the_owner_of_a_slot_is_held_until_it_is_removed() {
+    let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+    let user = model.allocate(MORE, PageShift::P64K).unwrap().start();
+    let owner = Arc::new(());
+    let ram = Counted(Slot { guest: guest(0, MORE), user }, owner.clone());
+    let iommu = GuestIommu::new(&Registry::new(model), Arc::new(ram));
+    let before = Arc::strong_count(&owner);
+    iommu.add_memory().unwrap();
+    assert_eq!(Arc::strong_count(&owner), before + 1);
+    iommu.remove_memory(guest(0, MORE)).unwrap();
+    assert_eq!(Arc::strong_count(&owner), before);
+}
 
 #[test]
 fn memory_plugged_in_can_be_mapped_at_once_and_is_few_regions() {
@@ -28,7 +71,7 @@ fn slots_that_continue_in_user_memory_are_one_region() {
     let user = Memory::allocate(fixture.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
     for n in 0..4 {
         let slot = Slot { guest: guest(n * 2 * MORE, MORE), user: UserAddr(user.0 + n * MORE) };
-        fixture.slots.insert(slot).unwrap();
+        fixture.slots.plug(slot, fixture.model.clone()).unwrap();
     }
     fixture.iommu.add_memory().unwrap();
     assert_eq!(fixture.registry.regions().len(), 1);
@@ -76,7 +119,7 @@ fn memory_that_goes_without_a_word_is_noticed() {
 fn memory_that_devices_could_not_reach_is_not_added() {
     let fixture = Fixture::bare("pseries-64k");
     let huge = Memory::allocate(fixture.model.as_ref(), MORE, PageShift::P2M).unwrap().start();
-    fixture.slots.insert(Slot { guest: guest(0, MORE), user: huge }).unwrap();
+    fixture.slots.plug(Slot { guest: guest(0, MORE), user: huge }, fixture.model.clone()).unwrap();
     fixture.iommu.add_memory().unwrap();
     fixture.phb.attach(0).unwrap();
     fixture.phb.create_window(21, 30).unwrap();
@@ -85,7 +128,7 @@ fn memory_that_devices_could_not_reach_is_not_added() {
     assert_eq!(window.page, PageShift::P2M);
     let before = fixture.registry.regions();
     let ordinary = Memory::allocate(fixture.model.as_ref(), MORE, PageShift::P64K).unwrap().start();
-    fixture.slots.insert(Slot { guest: guest(RAM, MORE), user: ordinary }).unwrap();
+    fixture.slots.plug(Slot { guest: guest(RAM, MORE), user: ordinary }, fixture.model.clone()).unwrap();
     let (range, page) = (window.range, window.page);
     let refused = AddMemoryError::Page { max_iommu_page: PageShift::P64K, window: range, page };
     assert_eq!(fixture.iommu.add_memory(), Err(refused));

@@ -1,6 +1,7 @@
 //! A guest with RAM and one PHB on a model, and a check that its table, the space and the hardware
 //! agree.
 
+use crate::by_address::PlugByAddress;
 use crate::space_model::books::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
@@ -53,7 +54,7 @@ impl Fixture {
         let model = Arc::new(model);
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(host.clone());
-        let slots = Arc::new(Slots::new(model.clone()));
+        let slots = Arc::new(Slots::new());
         let iommu = GuestIommu::new(&registry, slots.clone());
         let phb = iommu.add_phb(config).unwrap();
         Self { host, model, registry, slots, iommu, phb }
@@ -62,7 +63,7 @@ impl Fixture {
     /// Plugs memory and returns its user address.
     pub fn plug(&self, start: u64, len: u64) -> UserAddr {
         let user = self.model.allocate(len, Host::page_shift(self.model.as_ref())).unwrap().start();
-        self.slots.insert(Slot { guest: guest(start, len), user }).unwrap();
+        self.slots.plug(Slot { guest: guest(start, len), user }, self.model.clone()).unwrap();
         self.iommu.add_memory().unwrap();
         user
     }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 #![deny(unsafe_code)]
 
+pub mod by_address;
 pub mod fuzz;
 pub mod guest_fixture;
 pub mod guest_model;

@@ -13,6 +13,7 @@ use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use spapr_iommu_tests::machine;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl Fixture {
         space.attach(group)?;
         ready(&space)?;
         let memory = host.allocate(SIZE, host.page_shift())?;
-        let lease = space.registry().register(memory)?;
+        let lease = space.registry().lease(memory)?;
         space.map(IovaRange::new(Iova(at), SIZE)?, memory.start(), Permission::ReadWrite)?;
         let device = Device::open(&space, group, &address)?;
         let bar = device.bar(0, Endian::Big)?;

@@ -18,6 +18,7 @@ use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use spapr_iommu_tests::machine;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ impl Busy {
         let registry = Registry::new(host.clone());
         let space = AddressSpace::new(&registry);
         space.attach(groups[0])?;
-        let lease = registry.register(ram)?;
+        let lease = registry.lease(ram)?;
         for start in [0, BIG] {
             space.map(IovaRange::new(Iova(start), RAM)?, ram.start(), Permission::ReadWrite)?;
         }

@@ -12,6 +12,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -96,7 +97,7 @@ pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
         let space = AddressSpace::new(&Registry::new(host.clone()));
         space.attach(group)?;
         let memory = host.allocate(1 << 20, host.page_shift())?;
-        let lease = space.registry().register(memory)?;
+        let lease = space.registry().lease(memory)?;
         space.map(IovaRange::new(Iova(1 << 20), 1 << 20)?, memory.start(), Permission::ReadWrite)?;
         let device = Device::open(&space, group, &address)?;
         let bar = device.bar(0, Endian::Big)?;
@@ -123,8 +124,8 @@ fn launcher(group: u32, address: &str, prepared: bool) -> Result<GivenFiles, Fai
     if !prepared {
         return Ok(given);
     }
-    launcher.call(file, &mut Call::GroupSetContainer(container))?;
-    launcher.call(container, &mut Call::SetIommu(TCE_V2_IOMMU))?;
+    launcher.run_call(file, &mut Call::GroupSetContainer(container))?;
+    launcher.run_call(container, &mut Call::SetIommu(TCE_V2_IOMMU))?;
     let device = launcher.open(Node::Device { group: file, name: address })?;
     Ok(given.with_device(address, out(device)?))
 }

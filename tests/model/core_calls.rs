@@ -5,10 +5,11 @@ use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::uapi::{eeh, spapr, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 
 fn info(b: &Fixture, argsz: u32) -> Result<spapr::TceInfo, Errno> {
     let mut call = Call::TceGetInfo(spapr::TceInfo { argsz, ..Default::default() });
-    b.model.call(b.container, &mut call)?;
+    b.model.run_call(b.container, &mut call)?;
     match call {
         Call::TceGetInfo(info) => Ok(info),
         _ => unreachable!(),
@@ -28,14 +29,14 @@ fn the_driver_says_yes_to_both_of_its_types() {
 fn set_iommu_wants_a_group_and_a_known_type_once() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
-    assert_eq!(model.call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
     let group = model.open(Node::Group(0)).unwrap();
-    assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), OK);
-    assert_eq!(model.call(container, &mut Call::Enable), Err(Errno::EINVAL));
-    assert_eq!(model.call(container, &mut Call::SetIommu(1)), Err(Errno::ENODEV));
-    assert_eq!(model.call(container, &mut Call::SetIommu(7)), OK);
-    assert_eq!(model.call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
-    assert_eq!(model.call(container, &mut Call::GroupUnsetContainer), Err(Errno::ENOTTY));
+    assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), OK);
+    assert_eq!(model.run_call(container, &mut Call::Enable), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(1)), Err(Errno::ENODEV));
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), OK);
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(container, &mut Call::GroupUnsetContainer), Err(Errno::ENOTTY));
 }
 
 #[test]
@@ -43,9 +44,9 @@ fn eeh_is_an_extension_where_there_is_some_and_never_a_type() {
     for (preset, expected) in [("powernv8", Errno::EINVAL), ("pseries", Errno::ENODEV)] {
         let model = model(preset);
         let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(0)).unwrap());
-        assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), OK);
-        assert_eq!(model.call(container, &mut Call::SetIommu(eeh::EXTENSION)), Err(expected), "{preset}");
-        assert_eq!(model.call(container, &mut Call::SetIommu(7)), OK);
+        assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), OK);
+        assert_eq!(model.run_call(container, &mut Call::SetIommu(eeh::EXTENSION)), Err(expected), "{preset}");
+        assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), OK);
     }
 }
 
@@ -54,8 +55,8 @@ fn an_unbound_container_knows_no_driver_call() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
     let call = &mut Call::RegisterMemory(register(0x10000, 0x10000));
-    assert_eq!(model.call(container, call), Err(Errno::EINVAL));
-    assert_eq!(model.call(Fd(1000), call), Err(Errno::EBADF));
+    assert_eq!(model.run_call(container, call), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(Fd(1000), call), Err(Errno::EBADF));
 }
 
 #[test]

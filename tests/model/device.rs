@@ -5,6 +5,7 @@ use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node, Region};
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::uapi::{eeh, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 
 const BUFFER: u64 = 0x40000;
 
@@ -62,12 +63,12 @@ fn a_device_tells_its_regions() {
     let b = fixture("powernv9");
     let edu = Edu::open(&b, 0, DEVICE);
     let mut call = Call::DeviceGetInfo(vfio::DeviceInfo { argsz: 24, ..Default::default() });
-    assert_eq!(b.model.call(edu.fd, &mut call), OK);
+    assert_eq!(b.model.run_call(edu.fd, &mut call), OK);
     let Call::DeviceGetInfo(info) = call else { unreachable!() };
     assert_eq!((info.flags, info.num_regions, info.num_irqs), (3, 9, 5));
     let size = |index| {
         let mut call = Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: 32, index, ..Default::default() });
-        b.model.call(edu.fd, &mut call)?;
+        b.model.run_call(edu.fd, &mut call)?;
         let Call::DeviceGetRegionInfo(info) = call else { unreachable!() };
         Ok(info.size)
     };

@@ -3,10 +3,11 @@
 use super::*;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
 use spapr_iommu::uapi::{spapr, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 
 fn status(b: &Fixture, group: usize) -> u32 {
     let mut call = Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 0 });
-    assert_eq!(b.model.call(b.groups[group], &mut call), OK);
+    assert_eq!(b.model.run_call(b.groups[group], &mut call), OK);
     match call {
         Call::GroupGetStatus(status) => status.flags,
         _ => unreachable!(),
@@ -40,9 +41,9 @@ fn a_group_with_a_host_driver_is_not_viable() {
     let container = model.open(Node::Container).unwrap();
     let group = model.open(Node::Group(0)).unwrap();
     let mut call = Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 9 });
-    assert_eq!(model.call(group, &mut call), OK);
+    assert_eq!(model.run_call(group, &mut call), OK);
     assert_eq!(call, Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 0 }));
-    assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), Err(Errno::EPERM));
+    assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), Err(Errno::EPERM));
     let (device, driver) = ("0000:00:01.0".to_owned(), "nvme".to_owned());
     assert_eq!(model.obstacle(Node::Group(0)), Some(Obstacle::NotViable { group: 0, device, driver }));
     let devices = model.groups()[0].devices.clone();
@@ -71,13 +72,13 @@ fn a_device_opens_only_behind_a_bound_container() {
     let (device, devices) = ("0000:00:07.0".to_owned(), vec!["0000:00:00.0".to_owned()]);
     let missing = model.obstacle(Node::Device { group, name: "0000:00:07.0" });
     assert_eq!((missing, model.obstacle(node)), (Some(Obstacle::NoDevice { group: 0, device, devices }), None));
-    model.call(group, &mut Call::GroupSetContainer(container)).unwrap();
+    model.run_call(group, &mut Call::GroupSetContainer(container)).unwrap();
     assert_eq!(model.open(node), Err(Errno::EINVAL));
-    model.call(container, &mut Call::SetIommu(spapr::TCE_V2_IOMMU)).unwrap();
+    model.run_call(container, &mut Call::SetIommu(spapr::TCE_V2_IOMMU)).unwrap();
     let device = model.open(node).unwrap();
-    assert_eq!(model.call(group, &mut Call::GroupUnsetContainer), Err(Errno::EBUSY));
+    assert_eq!(model.run_call(group, &mut Call::GroupUnsetContainer), Err(Errno::EBUSY));
     model.close(device);
-    assert_eq!(model.call(group, &mut Call::GroupUnsetContainer), OK);
+    assert_eq!(model.run_call(group, &mut Call::GroupUnsetContainer), OK);
 }
 
 #[test]

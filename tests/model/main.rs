@@ -16,6 +16,7 @@ use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::{Model, Violation};
 use spapr_iommu::uapi::{spapr, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 use spapr_iommu_tests::fuzz::raw::Calls;
 
 pub(crate) type Outcome = Result<i32, Errno>;
@@ -54,7 +55,7 @@ impl Fixture {
     }
 
     pub(crate) fn on_fd(&self, fd: Fd, mut call: Call) -> Outcome {
-        self.model.call(fd, &mut call)
+        self.model.run_call(fd, &mut call)
     }
 
     pub(crate) fn call(&self, call: Call) -> Outcome {
@@ -90,7 +91,7 @@ impl Fixture {
     pub(crate) fn create(&self, page_shift: u32, window_size: u64, levels: u32) -> Result<u64, Errno> {
         let args = spapr::TceCreate { argsz: 40, page_shift, window_size, levels, ..Default::default() };
         let mut call = Call::TceCreate(args);
-        assert_eq!(self.model.call(self.container, &mut call)?, 0);
+        assert_eq!(self.model.run_call(self.container, &mut call)?, 0);
         match call {
             Call::TceCreate(args) => Ok(args.start_addr),
             _ => unreachable!(),

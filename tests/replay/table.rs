@@ -33,9 +33,11 @@ impl Guest {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_groups(2));
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(Arc::clone(&host) as Arc<dyn Host>);
+        let memory = Arc::new(Slots::new());
         let user = model.allocate(RAM, PageShift::P64K).unwrap().start();
-        let memory = Arc::new(Slots::new(model));
-        memory.insert(Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user }).unwrap();
+        let slot = Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user };
+        // SAFETY: memory of the model, which is none of this process.
+        unsafe { memory.insert_raw(slot, model) }.unwrap();
         let iommu = GuestIommu::new(&registry, Arc::clone(&memory) as Arc<dyn GuestMemory>);
         iommu.add_memory().unwrap();
         let phb = iommu.add_phb(PhbConfig::new(BUID, Liobn(0x8000_0000)).unwrap()).unwrap();

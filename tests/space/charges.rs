@@ -10,6 +10,7 @@ use spapr_iommu::model::Model;
 use spapr_iommu::registry::{RegisterError, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
         let fixture = Fixture::with(limited(M + 2 * DEFAULT - 1));
         fixture.space.attach(0).unwrap();
         let ram = fixture.allocate(M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         if mapped_first {
             fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         }
@@ -57,7 +58,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     fixture.space.attach(0).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
     let ram = fixture.allocate(2 * M);
-    let error = fixture.registry.register(ram).unwrap_err();
+    let error = fixture.registry.lease(ram).unwrap_err();
     let RegisterError::Memlock(MemlockError::OverPromise { missing, promised, .. }) = &error else { panic!("{error}") };
     assert_eq!((*missing, *promised), (M, DEFAULT));
     assert!(error.to_string().contains("8 MiB promised to default windows"), "{error}");
@@ -74,7 +75,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     drop(other);
     fixture.space.reserve(iova(0, M)).unwrap();
     fixture.space.detach(0).unwrap();
-    drop(fixture.registry.register(ram).unwrap());
+    drop(fixture.registry.lease(ram).unwrap());
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn a_promise_is_kept() {
     fixture.space.attach(0).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     assert_eq!(fixture.model.locked(), DEFAULT + M);
     fixture.agrees();
@@ -109,7 +110,7 @@ fn a_window_in_the_place_of_another_is_afforded_before_that_goes() {
     let fixture = Fixture::with(limited(DEFAULT + 3 * M));
     fixture.space.attach(0).unwrap();
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
     fixture.space.drop_default_window().unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -195,7 +196,7 @@ fn a_window_the_machine_had_no_memory_for_is_made_once_there_is_more() {
 fn however_much_is_mapped_a_space_and_a_registry_show_themselves_on_a_screen() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(64 * M);
-    let _leases: Vec<_> = (0..64).map(|n| fixture.registry.register(part(ram, n * M, M)).unwrap()).collect();
+    let _leases: Vec<_> = (0..64).map(|n| fixture.registry.lease(part(ram, n * M, M)).unwrap()).collect();
     for n in 0..64 {
         fixture.space.map(iova(BIG + 2 * n * M, M), at(ram, n * M), RW).unwrap();
     }
@@ -214,8 +215,8 @@ fn limited_bench(preset: &str, limit: u64) -> Fixture {
 fn registering_too_much_says_how_much_is_missing_and_what_to_do() {
     let fixture = limited_bench("powernv9-64k", 16 * M);
     let ram = fixture.allocate(32 * M);
-    let _some = fixture.registry.register(part(ram, 0, 4 * M)).unwrap();
-    let error = fixture.registry.register(ram).unwrap_err();
+    let _some = fixture.registry.lease(part(ram, 0, 4 * M)).unwrap();
+    let error = fixture.registry.lease(ram).unwrap_err();
     let RegisterError::Memlock(MemlockError::OverLimit { needed, missing, .. }) = &error else { panic!("{error}") };
     assert_eq!((*needed, *missing), (28 * M, 16 * M));
     let text = error.to_string();
@@ -241,7 +242,7 @@ fn a_window_whose_table_is_too_large_is_refused_without_losing_a_byte() {
 fn the_default_windows_table_counts_as_well() {
     let fixture = limited_bench("powernv9-64k", 8 * M);
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let error = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::NoWindow { why: PlanError::Memlock(_), .. }), "{error}");
     fixture.space.drop_default_window().unwrap();
@@ -255,9 +256,9 @@ fn the_default_windows_table_counts_as_well() {
 fn too_little_locked_memory_is_one_kind_whatever_failed() {
     let fixture = limited_bench("powernv9-64k", 8 * M);
     let ram = fixture.allocate(16 * M);
-    let register = fixture.registry.register(ram).unwrap_err();
+    let register = fixture.registry.lease(ram).unwrap_err();
     let window = fixture.space.create_window(&WindowRequest::bytes(1 << 40)).unwrap_err();
-    let _lease = fixture.registry.register(part(ram, 0, M)).unwrap();
+    let _lease = fixture.registry.lease(part(ram, 0, M)).unwrap();
     let map = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     let found = [(register.kind(), register.code()), (window.kind(), window.code()), (map.kind(), map.code())];
     assert_eq!(found, [(ErrorKind::Memlock, "over-limit"); 3]);

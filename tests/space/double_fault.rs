@@ -8,6 +8,7 @@ use spapr_iommu::model::{Faulty, Model};
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, NotRestored, Overlap, UnmapError};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ impl Trial {
         }
         let fixture = Fixture { model, registry, space };
         let ram = fixture.allocate(16 * M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
         for (start, user) in [(0, 0), (4 * M, 3 * M), (48 * M, 8 * M)] {
             fixture.space.map(iova(BIG + start, 2 * M), at(ram, user), RW).unwrap();

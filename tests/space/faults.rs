@@ -7,6 +7,7 @@ use spapr_iommu::model::{Faulty, Model, Preset};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap, UnmapError, WindowError};
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -31,7 +32,7 @@ impl Trial {
         (0..count).for_each(|group| space.attach(group).unwrap());
         let fixture = Fixture { model, registry, space };
         let ram = fixture.allocate(16 * M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
         fixture.space.map(iova(BIG, 2 * M), at(ram, 0), RW).unwrap();
         fixture.space.map(iova(BIG + 4 * M, 2 * M), at(ram, 4 * M), RW).unwrap();
@@ -87,7 +88,7 @@ fn a_registration_that_fails_leaves_none() {
     let ranges = [crate::fixture::part(more, 0, M), crate::fixture::part(other, 2 * M, M)];
     for result in [Err(Errno::ENOMEM), Ok(17)] {
         let leases = std::cell::RefCell::new(Vec::new());
-        let register = || trial.fixture.registry.register_all(&ranges).map(|new| *leases.borrow_mut() = new).is_ok();
+        let register = || trial.fixture.registry.lease_all(&ranges).map(|new| *leases.borrow_mut() = new).is_ok();
         assert_eq!(trial.every_call(result, register), 2);
     }
 }
@@ -211,7 +212,7 @@ fn what_devices_may_still_reach_keeps_its_window_and_other_memory_is_counted_out
     let (trial, lease) = Trial::with_containers(1);
     let Trial { fixture, faulty, ram } = &trial;
     let other = fixture.allocate(M);
-    let more = fixture.registry.register(other).unwrap();
+    let more = fixture.registry.lease(other).unwrap();
     fixture.space.unmap(iova(BIG, 64 * M)).unwrap();
     fixture.space.map(iova(0, M), at(other, 0), RW).unwrap();
     faulty.arm(1, 2, Err(Errno::ENOMEM));

@@ -5,6 +5,7 @@ use spapr_iommu::host::{Host, Memory, Obstacle, Platform};
 use spapr_iommu::model::Model;
 use spapr_iommu::space::{AddressSpace, AttachError};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 
 const M: u64 = 1 << 20;
 
@@ -13,7 +14,7 @@ fn a_group_that_joins_sees_what_is_mapped() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(16 * M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap();
         fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 4 * M), RW).unwrap();
@@ -39,7 +40,7 @@ fn a_group_that_joins_sees_what_is_mapped() {
 fn a_group_that_leaves_a_shared_container_takes_nothing_from_the_others() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 4 * M), RW).unwrap();
     fixture.space.attach_beside(1, 0).unwrap();
@@ -65,7 +66,7 @@ fn pseries_groups_never_share_a_container() {
 fn two_spaces_share_regions_and_not_maps() {
     let fixture = Fixture::new("pseries-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     let other = AddressSpace::new(&fixture.registry);
     other.attach(1).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
@@ -120,7 +121,7 @@ fn a_panic_leaks_nothing() {
     let model_there = fixture.model.clone();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let ram = fixture.allocate(16 * M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
         assert_ne!(model_there.locked(), 0);
         std::panic::resume_unwind(Box::new("in between"));
@@ -134,7 +135,7 @@ fn a_killed_process_leaks_nothing() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(16 * M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.attach(1).unwrap();
         let other = AddressSpace::new(&fixture.registry);
         fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
@@ -156,7 +157,7 @@ fn a_group_joins_whatever_windows_there_are() {
         };
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(4 * M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         without_default(&fixture);
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
         fixture.space.attach(1).unwrap();
@@ -176,7 +177,7 @@ fn a_group_joins_whatever_windows_there_are() {
 fn memory_that_is_leased_no_more_is_not_asked_for_by_the_next_group() {
     let fixture = Fixture::new("pseries-64k");
     let ram = fixture.allocate(2 * M);
-    let mut leases = fixture.registry.register_all(&[part(ram, 0, M), part(ram, M, M)]).unwrap();
+    let mut leases = fixture.registry.lease_all(&[part(ram, 0, M), part(ram, M, M)]).unwrap();
     drop(leases.pop());
     fixture.model.free(part(ram, M, M)).unwrap();
     fixture.space.detach(0).unwrap();

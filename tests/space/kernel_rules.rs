@@ -11,6 +11,7 @@ use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, MapRequest, Overlap};
 use spapr_iommu::uapi::vfio::IrqSet;
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -42,9 +43,9 @@ impl Wrapper for Ruled {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let answer = self.rule.lock().as_mut().and_then(|rule| rule(call));
-        answer.unwrap_or_else(|| self.model.call(fd, call))
+        answer.unwrap_or_else(|| self.model.run_call(fd, call))
     }
 }
 
@@ -84,7 +85,7 @@ fn ruled(preset: &str) -> (Fixture, Arc<Ruled>) {
 fn astray() -> (Fixture, Arc<Ruled>, UserRange, Lease) {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| match call {
@@ -142,7 +143,7 @@ fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
     let (fixture, host) = ruled("powernv9-64k");
     fixture.space.attach(1).unwrap();
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     let mut calls = 0;
@@ -160,7 +161,7 @@ fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
 fn a_panic_within_a_call_loses_no_memory() {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let mut maps = 0;
     host.set(move |call| {
@@ -184,7 +185,7 @@ fn a_panic_within_a_call_loses_no_memory() {
 fn a_shared_container_that_cannot_be_mapped_again_says_what_is_lost() {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     fixture.space.map(iova(BIG + 2 * M, M), at(ram, 4 * M), RW).unwrap();
@@ -228,7 +229,7 @@ fn what_firmware_refused_is_asked_once_in_a_process() {
 fn a_default_window_that_cannot_be_made_leaks_once() {
     let (fixture, host) = ruled("pseries-64k");
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let unmaps = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&unmaps);
     host.set(move |call| {
@@ -247,7 +248,7 @@ fn a_default_window_that_cannot_be_made_leaks_once() {
 fn a_release_waits_for_a_map_that_is_under_way() {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     let (tell, under_way) = channel();
     host.set(move |call| {
@@ -318,14 +319,14 @@ impl Host for Told {
     fn close(&self, fd: Fd) {
         self.host.close(fd);
     }
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         if let Call::TceCreate(_) = call
             && let leaks @ 1.. = self.leaks.swap(0, Ordering::Relaxed)
         {
             self.leaked.fetch_add(leaks, Ordering::Relaxed);
             return Err(Errno::ENOMEM);
         }
-        self.host.call(fd, call)
+        self.host.run_call(fd, call)
     }
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
         self.host.set_irqs(device, set, eventfds)

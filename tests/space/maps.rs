@@ -8,6 +8,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{PinError, Registry};
 use spapr_iommu::space::{AddressSpace, MapError, MapRequest, Overlap, UnmapError};
 use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -17,7 +18,7 @@ fn what_is_mapped_can_be_found_and_is_gone_when_unmapped() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(16 * M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         fixture.space.map(iova(BIG, 4 * M), at(ram, M), RW).unwrap();
         fixture.agrees();
@@ -35,7 +36,7 @@ fn what_is_mapped_can_be_found_and_is_gone_when_unmapped() {
 fn a_part_of_a_mapping_can_be_unmapped() {
     let fixture = Fixture::new("pseries-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(BIG, 8 * M), at(ram, 0), RW).unwrap();
     assert_eq!(fixture.space.unmap(iova(BIG + M, 2 * M)).unwrap(), 2 * M);
     fixture.agrees();
@@ -50,7 +51,7 @@ fn a_part_of_a_mapping_can_be_unmapped() {
 fn an_overlap_is_refused_and_changes_nothing() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(BIG, 4 * M), at(ram, 0), RW).unwrap();
     let before = fixture.space.mappings();
     let error = fixture.space.map(iova(BIG + M, 8 * M), at(ram, 4 * M), RW).unwrap_err();
@@ -64,7 +65,7 @@ fn an_overlap_is_refused_and_changes_nothing() {
 fn replacing_leads_to_the_new_memory_and_keeps_the_rest() {
     let fixture = Fixture::new("pseries-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(BIG, 4 * M), at(ram, 0), RW).unwrap();
     let request = MapRequest { iova: iova(BIG + M, M), user: at(ram, 8 * M), permission: Permission::Read };
     fixture.space.map_all(&[request], Overlap::Replace).unwrap();
@@ -79,7 +80,7 @@ fn replacing_leads_to_the_new_memory_and_keeps_the_rest() {
 fn memory_must_be_registered_throughout() {
     let fixture = Fixture::new("powernv10-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(crate::fixture::part(ram, 0, 4 * M)).unwrap();
+    let _lease = fixture.registry.lease(crate::fixture::part(ram, 0, 4 * M)).unwrap();
     let error = fixture.space.map(iova(BIG, 8 * M), at(ram, 0), RW).unwrap_err();
     let missing = crate::fixture::part(ram, 4 * M, 4 * M);
     assert_eq!(error, PinError::NotRegistered { asked: crate::fixture::part(ram, 0, 8 * M), missing }.into());
@@ -93,7 +94,7 @@ fn what_is_not_aligned_or_reaches_out_never_gets_to_the_kernel() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(16 * M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
         let window = fixture.space.status().windows.last().unwrap().0;
         let page = window.page;
@@ -121,7 +122,7 @@ fn what_is_not_aligned_or_reaches_out_never_gets_to_the_kernel() {
 fn neighbours_of_one_call_go_out_as_one_and_the_same_address_twice_is_refused() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(16 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let request = |i: u64| MapRequest { iova: iova(BIG + i * M, M), user: at(ram, i * M), permission: RW };
     // Out of order, still one run.
     fixture.space.map_all(&[request(2), request(0), request(1)], Overlap::Refuse).unwrap();
@@ -145,7 +146,7 @@ fn a_map_that_is_refused_leaves_no_window_behind() {
 fn without_a_group_there_is_nothing_to_map_for() {
     let fixture = Fixture::with(spapr_iommu::model::Model::new("pseries".parse().unwrap()));
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let error = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert_eq!(error, MapError::NoGroup { asked: iova(0, M) });
 }
@@ -158,7 +159,7 @@ fn contiguous_memory_takes_one_map_per_256_ki_entries() {
     space.attach(0).unwrap();
     let size = (512 << 10) * 0x1000 + 0x1000;
     let ram = host.as_ref().inner().allocate(size, PageShift::P4K).unwrap();
-    let lease = registry.register(ram).unwrap();
+    let lease = registry.lease(ram).unwrap();
     space.create_window(&WindowRequest::bytes(size)).unwrap();
     host.take();
     space.map(iova(BIG, size), ram.start(), RW).unwrap();
@@ -177,7 +178,7 @@ fn neighbours_on_the_bus_that_are_none_in_memory_are_mapped_each_to_its_own() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(8 * M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         let request =
             |start, user, permission| MapRequest { iova: iova(BIG + start, M), user: at(ram, user), permission };
         let others = [request(0, 0, RW), request(M, 4 * M, RW), request(2 * M, 5 * M, Permission::Read)];
@@ -197,7 +198,7 @@ fn a_space_that_ends_in_order_unmaps_and_unregisters() {
     let space = AddressSpace::new(&registry);
     space.attach(0).unwrap();
     let ram = host.as_ref().inner().allocate(4 * M, PageShift::P64K).unwrap();
-    let _lease = registry.register(ram).unwrap();
+    let _lease = registry.lease(ram).unwrap();
     space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     space.map(iova(BIG + M, M), at(ram, 2 * M), RW).unwrap();
     space.unmap(iova(BIG, M)).unwrap();

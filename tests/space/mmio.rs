@@ -7,6 +7,8 @@ use spapr_iommu::model::{Faulty, Model, Violation};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, MapError, WindowError};
 use spapr_iommu::window::{PlanError, Reason, Step, WindowRequest};
+use spapr_iommu_tests::by_address;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const M: u64 = 1 << 20;
@@ -45,7 +47,7 @@ fn a_group_that_joins_gets_the_window_at_2_to_the_59_without_the_default_one() {
     for preset in POWERNV {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.drop_default_window().unwrap();
         fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -65,7 +67,7 @@ fn a_group_that_joins_gets_the_window_at_2_to_the_59_without_the_default_one() {
 fn a_window_on_demand_grows_where_it_is() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.drop_default_window().unwrap();
     for end in [M, 4 * G, 64 * G] {
         fixture.space.map(iova(BIG + end - M, M), at(ram, 0), RW).unwrap();
@@ -83,7 +85,7 @@ fn nothing_is_mapped_over_the_mmio_of_a_window_at_0() {
     for preset in POWERNV {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.drop_default_window().unwrap();
         let over = |start, len| {
             let error = fixture.space.map(iova(start, len), at(ram, 0), RW).unwrap_err();
@@ -119,11 +121,11 @@ fn dma_over_the_mmio_does_not_reach_memory_and_is_a_violation() {
     calls::set_iommu(&model, container, spapr_iommu::uapi::spapr::TCE_V2_IOMMU).unwrap();
     let memory = model.allocate(M, PageShift::P64K).unwrap();
     model.write(memory.start(), &[7; 8]).unwrap();
-    calls::register_memory(&model, container, memory).unwrap();
+    by_address::register_memory(&model, container, memory).unwrap();
     calls::tce_remove(&model, container, Iova(0)).unwrap();
     assert_eq!(calls::tce_create(&model, container, PageShift::P64K, 8 * G, 1), Ok(Iova(0)));
     for (start, reached) in [(2 * G - M, true), (2 * G, false), (4 * G - M, false), (4 * G, true)] {
-        calls::map_dma(&model, container, memory.start(), iova(start, M), Permission::ReadWrite).unwrap();
+        by_address::map_dma(&model, container, memory.start(), iova(start, M), Permission::ReadWrite).unwrap();
         let mut seen = [0xee; 8];
         model.device_read(container, Iova(start), &mut seen);
         assert_eq!(seen, if reached { [7; 8] } else { [0; 8] }, "{start:#x}");

@@ -2,10 +2,11 @@
 //! registry is busy.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
-use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
+use spapr_iommu::host::{Call, Errno, Fd, Wrapper};
 use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::sync::{Arc, Mutex};
 
 const M: u64 = 1 << 20;
@@ -24,7 +25,7 @@ fn first_leaves(mapped: bool) {
     first.attach(0).unwrap();
     fixture.space.attach(1).unwrap();
     let ram = fixture.allocate(4 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     if mapped {
         fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     }
@@ -69,7 +70,7 @@ fn memory_without_a_lease_is_not_handed_on() {
     let other = AddressSpace::new(&fixture.registry);
     other.attach(1).unwrap();
     let ram = fixture.allocate(4 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     drop(lease);
     assert_eq!(fixture.registry.regions().len(), 1, "still mapped");
@@ -93,13 +94,13 @@ impl Wrapper for Unmaps {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         if let Call::RegisterMemory(_) = call
             && let Some(space) = self.space.lock().unwrap().take()
         {
             space.unmap(iova(BIG, M)).unwrap();
         }
-        self.model.call(fd, call)
+        self.model.run_call(fd, call)
     }
 }
 
@@ -113,11 +114,11 @@ fn memory_whose_last_map_goes_during_a_registration_is_given_back_after_it() {
     fixture.space.attach(0).unwrap();
     let ram = fixture.allocate(2 * M);
     let [old, new] = [0, M].map(|offset| part(ram, offset, M));
-    let lease = fixture.registry.register(old).unwrap();
+    let lease = fixture.registry.lease(old).unwrap();
     fixture.space.map(iova(BIG, M), at(old, 0), RW).unwrap();
     drop(lease);
     *host.space.lock().unwrap() = Some(fixture.space.clone());
-    let lease = fixture.registry.register(new).unwrap();
+    let lease = fixture.registry.lease(new).unwrap();
     assert_eq!(fixture.registry.regions().iter().map(|region| region.range).collect::<Vec<_>>(), [new]);
     fixture.agrees();
     drop((lease, host));

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use spapr_iommu::addr::{Iova, UserAddr};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use spapr_iommu_tests::space_model::Sequence;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -85,7 +86,7 @@ fn a_hundred_thousand_live_maps_in_random_places_equal_a_naive_twin() {
     let mut rng = fastrand::Rng::with_seed(64);
     let fixture = Fixture::new("powernv9-4k");
     let ram = fixture.allocate(256 << 20);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(PAGES * PAGE)).unwrap();
     let mut twin = Twin::new();
     let mut places = Vec::with_capacity(LIVE);

@@ -4,6 +4,7 @@ use crate::fixture::{BIG, Fixture, RW, at, iova, part};
 use spapr_iommu::addr::Iova;
 use spapr_iommu::model::Model;
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -34,7 +35,7 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
                     let mine = part(ram, worker * OWN * PAGE, OWN * PAGE);
                     let start = BIG + worker * OWN * PAGE;
                     for round in 0..ROUNDS {
-                        let lease = registry.register(mine).unwrap();
+                        let lease = registry.lease(mine).unwrap();
                         let (page, pages) = (round % OWN, 1 + round % (OWN - round % OWN));
                         let (there, len) = (start + page * PAGE, pages * PAGE);
                         space.map(iova(there, len), at(mine, 0), RW).unwrap();

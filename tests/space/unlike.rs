@@ -8,6 +8,7 @@ use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceInfo;
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,8 +30,8 @@ impl Wrapper for OtherInfo {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        let result = self.model.call(fd, call);
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        let result = self.model.run_call(fd, call);
         if let Call::TceGetInfo(info) = call
             && self.on.load(Ordering::Relaxed)
             && self.model.groups_in(fd).first() == Some(&1)
@@ -56,13 +57,13 @@ impl Wrapper for Moved {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let moves = self.model.groups_in(fd).iter().any(|group| self.groups.contains(group));
         match call {
             Call::TceRemove(args) if moves && args.start_addr >= self.shift => args.start_addr -= self.shift,
             _ => {}
         }
-        let result = self.model.call(fd, call);
+        let result = self.model.run_call(fd, call);
         match call {
             Call::TceCreate(args) if moves && args.start_addr != 0 => args.start_addr += self.shift,
             _ => {}
@@ -101,7 +102,7 @@ fn a_group_whose_windows_differ_is_not_attached() {
             let host = Arc::new(OtherInfo { model: model.clone(), change, on: AtomicBool::new(true) });
             let fixture = fixture(model, host.clone());
             let ram = fixture.allocate(4 * M);
-            let lease = fixture.registry.register(ram).unwrap();
+            let lease = fixture.registry.lease(ram).unwrap();
             fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
             fixture.space.map(iova(BIG, M), at(ram, M), RW).unwrap();
             let before = (fixture.space.mappings(), fixture.registry.regions(), fixture.model.locked());
@@ -134,7 +135,7 @@ fn a_window_that_firmware_places_elsewhere_is_removed_again() {
     let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: SHIFT }));
     fixture.space.attach(1).unwrap();
     let ram = fixture.allocate(4 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     let elsewhere = WindowError::Elsewhere { start: Iova(BIG + SHIFT), expected: Iova(BIG) };
     let unchanged = |what: &str| {
         assert_eq!(dynamic(&fixture), [[], []] as [[IovaRange; 0]; 2], "{what}");
@@ -192,7 +193,7 @@ fn a_group_that_gets_a_window_elsewhere_does_not_join() {
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
     let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[1], shift: 1 << 58 }));
     let ram = fixture.allocate(4 * M);
-    let lease = fixture.registry.register(ram).unwrap();
+    let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     let error = fixture.space.attach(1).unwrap_err();
     let start = Iova(BIG + (1 << 58));

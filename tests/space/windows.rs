@@ -6,6 +6,7 @@ use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::model::Model;
 use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
 use spapr_iommu::window::{DefaultWindow, Origin, PlanError, Reason, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
@@ -75,7 +76,7 @@ fn firmware_without_ddw_is_named_before_anything_is_tried() {
     for preset in ["pseries-noddw", "pseries-noddw-4k", "pseries-noddw-64k-7.2"] {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         let error = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
         assert_eq!(error, MapError::NoWindow { asked: iova(0, M), why: PlanError::NoDdw });
         drop(lease);
@@ -87,7 +88,7 @@ fn firmware_without_ddw_is_named_before_anything_is_tried() {
 fn a_small_4k_window_brings_the_default_window_of_pseries_back() {
     let fixture = Fixture::new("pseries-64k");
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.drop_default_window().unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     let status = fixture.space.status();
@@ -100,7 +101,7 @@ fn a_demand_window_goes_when_nothing_is_left_in_it() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(4 * M);
-        let lease = fixture.registry.register(ram).unwrap();
+        let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
         fixture.space.trim().unwrap();
         assert_eq!(fixture.space.translate(Iova(BIG)).unwrap().user, at(ram, 0));
@@ -117,7 +118,7 @@ fn what_is_asked_decides_how_large_a_window_is() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(4 * M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         fixture.space.reserve(iova(BIG, 2 * G)).unwrap();
         assert_eq!(fixture.space.reserve(iova(BIG + 4 * G, G)).unwrap().range, iova(BIG, 8 * G));
         fixture.space.map(iova(BIG + 5 * G - M, M), at(ram, 0), RW).unwrap();
@@ -153,7 +154,7 @@ fn one_window_firmware_gets_its_default_window_dropped_first() {
 fn a_window_that_is_there_serves_only_what_was_asked() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(4 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let request = WindowRequest::cover(iova(0, M)).page(PageShift::P64K);
     assert!(matches!(refusal(fixture.space.create_window(&request).unwrap_err()), PlanError::OtherPage { .. }));
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
@@ -172,7 +173,7 @@ fn a_window_that_is_there_serves_only_what_was_asked() {
 fn the_default_window_of_pseries_comes_back_whole() {
     let fixture = Fixture::new("pseries-64k");
     let ram = fixture.allocate(4 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.drop_default_window().unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.space.map(iova(512 * M, M), at(ram, 0), RW).unwrap();
@@ -189,7 +190,7 @@ fn one_call_may_map_in_both_windows() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let ram = fixture.allocate(4 * M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
         fixture.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap();
         assert_eq!(fixture.space.status().windows.len(), 2);
@@ -250,12 +251,12 @@ fn a_default_window_that_waits_is_afforded_before_it_is_mapped_in() {
     // A default window takes 8 MiB, the memory 1 MiB.
     let fixture = with_a_late_container(limit(17 * M));
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.agrees();
     let fixture = with_a_late_container(limit(16 * M));
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let error = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::Window(WindowError::Refused(PlanError::Memlock(_)))), "{error}");
     fixture.agrees();
@@ -279,7 +280,7 @@ fn one_call_never_asks_for_two_windows_where_there_is_one() {
             fixture.space.drop_default_window().unwrap();
         }
         let ram = fixture.allocate(M);
-        let _lease = fixture.registry.register(ram).unwrap();
+        let _lease = fixture.registry.lease(ram).unwrap();
         let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
         let error = fixture.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap_err();
         assert!(matches!(error, MapError::NoWindow { why: PlanError::OnlyWindowInUse, .. }), "{error}");
@@ -295,7 +296,7 @@ fn windows_of_one_call_are_afforded_together() {
     let fixture = Fixture::with(Model::new("powernv9-64k".parse().unwrap()).with_memlock(Some(9 * M)));
     fixture.space.attach(0).unwrap();
     let ram = fixture.allocate(M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };
     let error = fixture.space.map_all(&[request(BIG), request(0)], Overlap::Refuse).unwrap_err();
     assert!(matches!(error, MapError::NoWindow { why: PlanError::Memlock(_), .. }), "{error}");
@@ -307,7 +308,7 @@ fn windows_of_one_call_are_afforded_together() {
 fn a_window_that_a_call_maps_in_is_not_made_anew_by_it() {
     let fixture = Fixture::new("powernv9-64k");
     let ram = fixture.allocate(4 * M);
-    let _lease = fixture.registry.register(ram).unwrap();
+    let _lease = fixture.registry.lease(ram).unwrap();
     let request = |start, user, len| MapRequest { iova: iova(start, len), user: at(ram, user), permission: RW };
     // An idle window of small pages, and one call that maps a small page in it and large ones
     // behind it.

@@ -3,6 +3,7 @@
 
 use super::run::ReplayError;
 use super::timeline::{Bridge, Step, Timeline};
+use crate::by_address;
 use crate::scenario::Machine;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
@@ -36,8 +37,9 @@ impl<'a> Guest<'a> {
         let registry = Registry::new(Arc::clone(&recording) as Arc<dyn Host>);
         let ram = machine.memory().allocate(memory, machine.host().page_shift());
         let ram = ram.map_err(|errno| ReplayError::Memory { bytes: memory, errno })?;
-        let slots = Arc::new(Slots::new(machine.shared_memory()));
-        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), memory)?, user: ram.start() })?;
+        let slots = Arc::new(Slots::new());
+        let slot = Slot { guest: GuestRange::new(GuestAddr(0), memory)?, user: ram.start() };
+        by_address::insert(&slots, slot, machine.shared_memory())?;
         let iommu = GuestIommu::new(&registry, Arc::clone(&slots) as Arc<dyn GuestMemory>);
         let guest = Self { machine, recording, ram, slots, iommu };
         guest.iommu.add_memory()?;

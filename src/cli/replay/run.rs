@@ -10,7 +10,7 @@ use super::trace::{Trace, TraceError};
 use super::{build, ram};
 use crate::scenario::{End, Machine, NotHere};
 use spapr_iommu::addr::{Bytes, Iova, IovaRange, PageShift, RangeError};
-use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotsOverlap};
+use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotError};
 use spapr_iommu::host::Errno;
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 
@@ -81,7 +81,7 @@ pub enum ReplayError {
     Size(#[from] RangeError),
     /// Guest RAM overlaps.
     #[error(transparent)]
-    Slots(#[from] SlotsOverlap),
+    Slots(#[from] SlotError),
     /// The guest's RAM cannot be registered.
     #[error("the guest's RAM: {0}")]
     Register(#[from] AddMemoryError),

@@ -6,6 +6,7 @@ use super::leases::HeldLease;
 use super::memory_act;
 use super::report::PlanReport;
 use super::value::{OneOrMany, Target};
+use crate::by_address;
 use spapr_iommu::addr::{Bytes, UserRange};
 use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
 use spapr_iommu::window::{Plan, Step as PlanStep, Window, WindowRequest};
@@ -91,8 +92,8 @@ impl Context<'_> {
         let ranges: Vec<UserRange> = parts.iter().map(range).collect::<Result<_, _>>()?;
         let before = self.registry.regions().len();
         let leases = match ranges.as_slice() {
-            [range] => vec![self.registry.register(*range)?],
-            ranges => self.registry.register_all(ranges)?,
+            [range] => vec![by_address::register(&self.registry, *range)?],
+            ranges => by_address::register_all(&self.registry, ranges)?,
         };
         let after = self.registry.regions().len();
         let names = parts.iter().map(|part| part.lease.as_ref().map(|name| name.get_ref().clone()));

@@ -2,6 +2,7 @@
 //! balance.
 
 use super::raw_step::Step;
+use crate::by_address::RunCall;
 use arbitrary::Unstructured;
 use spapr_iommu::host::{Call, Fd, Host, Memory, Node, Region};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Leak, Machine, Model, Preset, Violation};
@@ -83,9 +84,9 @@ impl Calls {
         let container = model.open(Node::Container).unwrap();
         for number in 0..self.groups.min(GROUPS) {
             let group = model.open(Node::Group(number)).unwrap();
-            let _ = model.call(group, &mut Call::GroupSetContainer(container));
+            let _ = model.run_call(group, &mut Call::GroupSetContainer(container));
         }
-        let _ = model.call(container, &mut Call::SetIommu(self.driver));
+        let _ = model.run_call(container, &mut Call::SetIommu(self.driver));
         model.allocate(1 << 20, model.page_shift()).unwrap();
         let mut counted = self.driver == 7 && !self.steps.iter().any(Step::wants_v1);
         let mut regions = Regions::new();

@@ -2,6 +2,7 @@
 
 use super::step::{Step, TOKENS};
 use super::{HUGE, SLOTS, Setup};
+use crate::by_address::PlugByAddress;
 use crate::guest_fixture::{Fixture, guest};
 use parking_lot::Mutex;
 use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, UserAddr, UserRange};
@@ -123,7 +124,7 @@ impl Testbed {
         let huge = preset.huge_pages().first().copied().filter(|_| slot == HUGE);
         let page = huge.unwrap_or(Host::page_shift(model.as_ref()));
         let user = model.allocate(len, page).unwrap();
-        if slots.insert(Slot { guest: guest(start, len), user: user.start() }).is_err() {
+        if slots.plug(Slot { guest: guest(start, len), user: user.start() }, model.clone()).is_err() {
             model.free(user).unwrap();
             return Outcome::Done;
         }

@@ -3,6 +3,7 @@
 
 use super::numbers::{self, argsz, chance, flags};
 use super::side::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Side, Slot, Step, Where, device, slot};
+use crate::by_address::RunCall;
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
@@ -110,7 +111,7 @@ fn open_of(rng: &mut Rng, model: &Side<Model>, all: impl Iterator<Item = Slot>) 
 fn ready(model: &Side<Model>) -> Vec<Slot> {
     let answers = |slot: &Slot| {
         let info = spapr::TceInfo { argsz: 16, ..Default::default() };
-        model.fd(*slot).is_some_and(|fd| model.host.call(fd, &mut Call::TceGetInfo(info)).is_ok())
+        model.fd(*slot).is_some_and(|fd| model.host.run_call(fd, &mut Call::TceGetInfo(info)).is_ok())
     };
     (0..CONTAINERS).map(Slot::Container).filter(answers).collect()
 }

@@ -1,5 +1,6 @@
 //! One side: a host with its files and memory by slot, and its visible state.
 
+use crate::by_address::RunCall;
 use core::hash::{Hash, Hasher};
 use core::ops::Deref;
 use spapr_iommu::addr::UserRange;
@@ -113,7 +114,7 @@ impl<M: Machine> Side<M> {
                     Slot::Group(_) => Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, ..Default::default() }),
                     Slot::Device(_) => return None,
                 };
-                let result = self.host.call(fd, &mut call);
+                let result = self.host.run_call(fd, &mut call);
                 Some((slot, result, call))
             })
             .collect()

@@ -2,6 +2,7 @@
 
 use super::step::{Bus, Bytes, Place, Step};
 use super::{End, Setup};
+use crate::by_address::ByAddress;
 use parking_lot::RwLock;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -196,8 +197,8 @@ impl Holdings {
             Step::Register { parts } => {
                 let parts: Vec<_> = parts.iter().filter_map(|&(at, len)| fixture.part(at, len)).collect();
                 let leased = match parts[..] {
-                    [only] => fixture.registry.register(only).map(|lease| vec![lease]),
-                    _ => fixture.registry.register_all(&parts),
+                    [only] => fixture.registry.lease(only).map(|lease| vec![lease]),
+                    _ => fixture.registry.lease_all(&parts),
                 };
                 Outcome::Registered(parts, leased.map(|leases| self.leases.extend(leases)))
             }

@@ -2,8 +2,9 @@
 
 use super::super::edu::{self, EduError, is_vfio};
 use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
+use crate::by_address;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::{Call, Errno, Fd, GroupFacts, Host, Memory, Node, calls};
+use spapr_iommu::host::{Call, Errno, Fd, GroupFacts, Host, Memory, Node};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::collections::BTreeMap;
 
@@ -60,7 +61,7 @@ impl Process {
         if let Step::Call { file, call, user } = step {
             let mut here = self.translate(call, user);
             let Some(fd) = self.fd(*file) else { return (Err(Errno::EBADF), None) };
-            let result = calls::raw(host, fd, &mut here);
+            let result = by_address::call(host, fd, &mut here);
             return (result, Some(untranslate(here, call)));
         }
         (self.run_plain(host, memory, step), None)
