@@ -5,7 +5,7 @@ use super::edu::{self, BAR_SIZE, CONFIG_SIZE, Edu};
 use super::group::Device;
 use super::irq;
 use super::state::{File, State};
-use crate::host::volatile::pieces;
+use crate::host::pieces;
 use crate::host::{Call, Errno, Fd, Platform, Region};
 use crate::uapi::eeh::state::{RESET, STOPPED};
 use crate::uapi::vfio;

@@ -5,10 +5,10 @@ use super::device::DeviceRegion;
 use super::group::Group;
 use super::state::File;
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::memory::{LentMemory, Protection};
 use crate::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
+use crate::host::{LentMemory, Protection};
 use crate::uapi::vfio::IrqSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

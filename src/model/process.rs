@@ -3,7 +3,7 @@
 use super::memlock::Locked;
 use super::physical::{Lent, Physical};
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::memory::Protection;
+use crate::host::Protection;
 use crate::host::{Errno, Extent, LentMemory, Shared};
 use core::ops::Range;
 use rangemap::{RangeMap, RangeSet};

@@ -57,8 +57,8 @@ pub enum RegisterError {
 }
 
 crate::error::classify!(RegisterError {
-    Argument: Misaligned, Hole, NotPinnable, Lent;
-    Busy: Stale, Foreign;
+    Argument: Misaligned, Hole, NotPinnable;
+    Busy: Stale, Foreign, Lent;
     Kernel: PageRefused, Backing;
     inner: Memlock.0, Call.0;
 });

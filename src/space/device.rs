@@ -209,7 +209,7 @@ impl RawDevice {
     pub fn reset(&self) -> Result<(), CallError> {
         let driven = self.keep.space.driven.lock();
         if !self.owned && driven.contains(&*self.address) {
-            return Err(CallError { call: Call::DeviceReset, failure: Failure::Errno(Errno::EBUSY) });
+            return Err(CallError::new(Call::DeviceReset, Failure::Errno(Errno::EBUSY)));
         }
         // Other handles need not wait while a driver resets its own device.
         let _driven = (!self.owned).then_some(driven);

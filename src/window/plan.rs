@@ -7,7 +7,7 @@
 use super::table::{self, Holder, SECOND, Slots, Teardown};
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, PlanError, Reason, Want, Window, WindowFacts, WindowRequest};
 use crate::addr::{Iova, IovaRange, PageShift};
-use crate::host::{Memlock, Platform, memlock};
+use crate::host::{Memlock, Platform};
 
 /// A live window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl PlanInput {
 
     fn check_budget_with(&self, freed_bytes: u64, needed: u64) -> Result<(), PlanError> {
         let memlock = Memlock { locked: self.memlock.locked.saturating_sub(freed_bytes), ..self.memlock };
-        memlock::check(memlock, self.promised, "the TCE tables", needed)?;
+        memlock.check(self.promised, "the TCE tables", needed)?;
         // A pseries table is allocated whole. If that fails, the kernel continues without it and
         // crashes at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {

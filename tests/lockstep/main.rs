@@ -2,7 +2,7 @@
 //! apart.
 
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Wrapper};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::spapr::RegisterMemory;

@@ -4,7 +4,7 @@ use super::action::{Name, Protection};
 use super::file::Memory as Wanted;
 use super::value::{Offset, Size};
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::{Errno, Memory, memory};
+use spapr_iommu::host::{self, Errno, Memory};
 use std::collections::{BTreeMap, HashMap};
 
 /// Memory with a name.
@@ -24,7 +24,7 @@ pub(super) struct Places {
     by_start: BTreeMap<u64, usize>,
 }
 
-impl From<Protection> for memory::Protection {
+impl From<Protection> for host::Protection {
     fn from(protection: Protection) -> Self {
         match protection {
             Protection::None => Self::None,
@@ -161,7 +161,7 @@ fn one(memory: &dyn Memory, page: PageShift, huge: Option<PageShift>, size: u64)
     let whole = page.ceil(size).ok_or(Errno::ENOMEM)?;
     let all = memory.allocate(whole.checked_add(page.bytes()).ok_or(Errno::ENOMEM)?, page)?;
     let guard = UserRange::between(UserAddr(all.start().0 + whole), all.end()).ok_or(Errno::EINVAL)?;
-    memory.protect(guard, memory::Protection::None)?;
+    memory.protect(guard, host::Protection::None)?;
     UserRange::new(all.start(), size).map_err(|_| Errno::EINVAL)
 }
 

@@ -4,7 +4,7 @@ use super::super::value::number;
 use super::step::{DeviceFile, MemoryName, Part, Slot, Step, Where, Which};
 use core::fmt;
 use spapr_iommu::addr::{Bytes, PageShift};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Fd};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 

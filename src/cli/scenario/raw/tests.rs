@@ -8,7 +8,7 @@ use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
 use super::{document, fields};
 use proptest::prelude::*;
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::spapr;
