@@ -4,7 +4,7 @@
 use crate::machine::is_vfio;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::host::{Errno, GroupFacts, Region};
-use spapr_iommu::space::{AddressSpace, AttachError, Device, DeviceRegion};
+use spapr_iommu::space::{AddressSpace, AttachError, DeviceRegion, RawDevice};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ impl EduError {
 /// An `edu` device, ready for DMA.
 pub(crate) struct Edu {
     bar: DeviceRegion,
-    _device: Device,
+    _device: RawDevice,
 }
 
 impl Edu {
