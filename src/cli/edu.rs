@@ -52,6 +52,16 @@ impl From<Errno> for EduError {
 impl EduError {
     /// The codes of its own; those of [`Self::Open`] are the library's.
     pub(crate) const CODES: [&str; 2] = ["no-edu", "dma-failed"];
+
+    /// Returns a stable name of the cause, in kebab case.
+    pub(crate) fn code(&self) -> &'static str {
+        let [none, failed] = Self::CODES;
+        match self {
+            Self::None { .. } => none,
+            Self::Open(error) => error.code(),
+            Self::Access(_) | Self::Gone | Self::Stuck => failed,
+        }
+    }
 }
 
 /// An `edu` device, ready for DMA.
