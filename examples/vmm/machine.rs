@@ -2,7 +2,7 @@
 
 use super::counts::Counts;
 use super::device::{BAR, Passed};
-use super::kvm::{Registers, Vm};
+use super::kvm::{Registers, Vcpu, Vm};
 use super::{Accel, Options, image, tree, vectors};
 use spapr_iommu::addr::{GuestAddr, GuestRange, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots};
@@ -25,7 +25,8 @@ const MSR: u64 = 1 << 63 | 1 << 12 | 1;
 /// The machine. Fields are dropped in this order: the processor stops before its devices are
 /// closed, and these before its RAM is freed.
 pub(crate) struct Machine {
-    pub(crate) vm: Vm,
+    pub(crate) vcpu: Vcpu,
+    vm: Vm,
     pub(crate) devices: Vec<Passed>,
     pub(crate) iommu: GuestIommu,
     pub(crate) recording: Arc<Recording<Arc<Vfio>>>,
@@ -40,7 +41,8 @@ pub(crate) struct Machine {
 impl Machine {
     /// Creates a machine whose processor is about to run the guest's image.
     pub(crate) fn new(host: &Arc<Vfio>, options: &Options) -> Result<Self, Box<dyn Error>> {
-        let mut vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
+        let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
+        let vcpu = vm.add_vcpu(0)?;
         let ram = host.allocate(options.memory << 20, host.page_shift())?;
         // SAFETY: the memory is the host's, which outlives the VM; nobody holds references to it.
         unsafe { vm.add_memory(0, 0, ram.start().0, ram.len()) }?;
@@ -72,9 +74,9 @@ impl Machine {
         slots.write(GuestAddr(TREE), &tree::make(ram.len(), &phb, &device)?)?;
         let mut registers = Registers { pc: entry, msr: MSR, ..Default::default() };
         registers.gpr[3] = TREE;
-        vm.set_registers(&registers)?;
+        vcpu.file().set_registers(&registers)?;
         let (counts, host) = (Counts::default(), Arc::clone(host));
-        Ok(Self { vm, devices: vec![device], iommu, recording, counts, phb, spare, ram, host })
+        Ok(Self { vcpu, vm, devices: vec![device], iommu, recording, counts, phb, spare, ram, host })
     }
 
     /// Plugs one more device: returns the address of its BAR 0, or `None` if there is none. The
@@ -88,7 +90,7 @@ impl Machine {
 
     /// Takes everything down, in the order that leaks nothing, and returns the counts.
     pub(crate) fn end(self) -> Result<Counts, Box<dyn Error>> {
-        let Self { vm, devices, iommu, counts, phb, ram, host, .. } = self;
+        let Self { vcpu, vm, devices, iommu, counts, phb, ram, host, .. } = self;
         for device in devices {
             let group = device.group;
             drop(device);
@@ -96,7 +98,7 @@ impl Machine {
         }
         drop((phb, iommu));
         // KVM accesses guest RAM as long as the VM exists.
-        drop(vm);
+        drop((vcpu, vm));
         host.free(ram)?;
         Ok(counts)
     }

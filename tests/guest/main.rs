@@ -2,6 +2,7 @@
 
 mod accelerated;
 mod devices;
+mod guide;
 mod hcalls;
 mod limits;
 mod locked;

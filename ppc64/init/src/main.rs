@@ -7,9 +7,6 @@ mod bind;
 mod builtin;
 mod command;
 mod console;
-mod kernel_log;
-mod modules;
-mod mounts;
 
 use std::fs;
 use std::process::ExitCode;
@@ -18,8 +15,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::manifest::{self, Manifest};
-use ppc64_init::memory;
 use ppc64_init::protocol::Report;
+use ppc64_init::{kernel_log, memory, modules, mounts};
 
 use console::Console;
 

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
 /// Loads the modules in the order given.
-pub(crate) fn load_all(paths: &[String]) -> Result<()> {
+pub fn load_all(paths: &[String]) -> Result<()> {
     for path in paths {
         let file = File::open(path).with_context(|| format!("open module {path}"))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {

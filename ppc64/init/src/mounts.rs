@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount, umount};
 
 /// Mounts proc, sysfs, devtmpfs and a temporary directory.
-pub(crate) fn mount_all() -> Result<()> {
+pub fn mount_all() -> Result<()> {
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         mount_one(kind, target)?;
     }
@@ -14,7 +14,7 @@ pub(crate) fn mount_all() -> Result<()> {
 }
 
 /// Gives back what commands left in the temporary directory: files there are no leak.
-pub(crate) fn empty_tmp() -> Result<()> {
+pub fn empty_tmp() -> Result<()> {
     umount("/tmp").context("unmount /tmp; a command left a process behind that uses it")
 }
 

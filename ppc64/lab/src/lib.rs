@@ -4,7 +4,7 @@
 //! finds the kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`]
 //! describes the machine,
 //! [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`]
-//! is one of them, [`show`] what is run in it, [`drivers`] the part of it that is a table of its
+//! is one of them, [`show`] what is run in it, [`drivers`] and [`guests`] the parts of it that are tables of their
 //! own, [`compare`] what is made of it, [`table`] and
 //! [`document`] how it is told.
 
@@ -16,6 +16,7 @@ pub mod compare;
 pub mod console;
 pub mod document;
 pub mod drivers;
+pub mod guests;
 pub mod initramfs;
 pub mod kernel;
 pub mod label;

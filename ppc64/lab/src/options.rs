@@ -60,6 +60,9 @@ pub struct Options {
     /// Load KVM
     #[arg(long)]
     pub kvm: bool,
+    /// Kernel label of a guest that a command boots [default: the machine's own kernel]
+    #[arg(long, value_name = "LABEL")]
+    pub guest_kernel: Option<Label>,
     /// Set an environment variable for the commands; RUST_LOG and RUST_BACKTRACE are passed on by
     /// themselves
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -135,6 +138,11 @@ impl Options {
         let commands: Vec<Vec<String>> = self.words.split(|word| word == "--then").map(<[String]>::to_vec).collect();
         ensure!(commands.iter().all(|command| !command.is_empty()), "--then stands between two commands");
         Ok(commands)
+    }
+
+    /// Finds the kernel of a guest.
+    pub fn find_guest_kernel(&self, cache: &Path) -> Result<Kernel> {
+        self.guest_kernel.map_or_else(|| self.find_kernel(cache), |label| Kernel::of_label(label, cache))
     }
 
     /// Finds the kernel.

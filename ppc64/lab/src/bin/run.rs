@@ -61,7 +61,12 @@ fn run(options: &Options) -> Result<u8> {
     };
 
     let scratch = tempfile::tempdir().context("make a temporary directory")?;
-    let mut tree = Initramfs::new(&init, &programs, &manifest)?;
+    let mut tree = Initramfs::new(&init, &programs.commands, &manifest)?;
+    if let Some(init) = &programs.linux_init {
+        let kernel = options.find_guest_kernel(&repository.join("ppc64/cache"))?;
+        eprintln!("guest's kernel: {}", kernel.name);
+        tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &kernel.modules(&archive::NVME)?)?)?;
+    }
     for (name, content) in modules {
         tree.add_module(&name, content);
     }

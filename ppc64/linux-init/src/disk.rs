@@ -1,0 +1,99 @@
+//! Writes to a disk and reads it back.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::OFlag;
+
+/// Bytes that each boot writes.
+const BYTES: u64 = 4 << 20;
+/// What direct I/O wants of addresses and lengths.
+const BLOCK: usize = 4096;
+/// Blocks of the longest request.
+const LONGEST: usize = 128;
+/// How long a controller may take to come up.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Writes random data in requests of random length, and compares its checksum with that of what is
+/// read in other lengths.
+pub(crate) fn check(number: u32, boot: u32) -> Result<()> {
+    let disk = open(number)?;
+    let mut data = Data::new(number, boot);
+    each(boot, 1, |at, buffer| {
+        data.fill(buffer);
+        disk.write_all_at(buffer, at).context("write")
+    })?;
+    disk.sync_all().context("flush")?;
+    verify(number, boot)
+}
+
+/// Compares what a boot wrote.
+pub(crate) fn verify(number: u32, boot: u32) -> Result<()> {
+    let disk = open(number)?;
+    let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
+    let mut data = Data::new(number, boot);
+    each(boot, 2, |at, buffer| {
+        disk.read_exact_at(buffer, at).context("read")?;
+        found.update(buffer);
+        data.fill(buffer);
+        wanted.update(buffer);
+        Ok(())
+    })?;
+    let (wanted, found) = (wanted.finalize(), found.finalize());
+    ensure!(wanted == found, "checksum {found:08x}, {wanted:08x} was written");
+    Ok(())
+}
+
+/// Writes without end.
+pub(crate) fn write_forever() -> Result<()> {
+    let disk = open(0)?;
+    println!("writing to the first disk");
+    loop {
+        each(0, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
+    }
+}
+
+/// Opens a disk, past the page cache, once it is there.
+fn open(number: u32) -> Result<File> {
+    let path = PathBuf::from(format!("/dev/nvme{number}n1"));
+    let start = Instant::now();
+    while !path.exists() {
+        ensure!(start.elapsed() < TIMEOUT, "there is no {}", path.display());
+        sleep(Duration::from_millis(50));
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(OFlag::O_DIRECT.bits());
+    options.open(&path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Cuts a boot's part of the disk into requests of random length.
+fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut memory = vec![0; (LONGEST + 1) * BLOCK];
+    let start = memory.as_ptr().align_offset(BLOCK);
+    let (mut at, end) = (u64::from(boot) * BYTES, u64::from(boot + 1) * BYTES);
+    while at < end {
+        let len = (random.usize(1..=LONGEST) * BLOCK).min((end - at) as usize);
+        act(at, &mut memory[start..start + len])?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+/// Random bytes, the same for the same disk and boot.
+struct Data(fastrand::Rng);
+
+impl Data {
+    fn new(number: u32, boot: u32) -> Self {
+        Self(fastrand::Rng::with_seed(u64::from(number) << 32 | u64::from(boot)))
+    }
+
+    /// Buffers are whole words, so the stream does not depend on how it is cut.
+    fn fill(&mut self, buffer: &mut [u8]) {
+        buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());
+    }
+}

@@ -1,0 +1,119 @@
+//! First process of a Linux guest: tries out processors and disks, and prints a line for each check.
+//!
+//! Its options come from the kernel's command line, after the dashes.
+
+mod checks;
+mod disk;
+mod driver;
+
+use std::fs::{self, OpenOptions};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use checks::Checks;
+use clap::Parser;
+use nix::sys::reboot::{RebootMode, reboot};
+use ppc64_init::{kernel_log, mounts};
+use ppc64_linux_init::STATUS;
+
+/// What there is to try.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Which boot this is, from 0
+    #[arg(long, default_value_t = 0)]
+    boot: u32,
+    /// How many there are: before the last one the guest restarts itself
+    #[arg(long, default_value_t = 1)]
+    boots: u32,
+    /// Processors
+    #[arg(long, default_value_t = 1)]
+    cpus: usize,
+    /// NVMe controllers
+    #[arg(long, default_value_t = 0)]
+    disks: u32,
+    /// How often their driver is unloaded and loaded again
+    #[arg(long, default_value_t = 0)]
+    reloads: u32,
+    /// Go on writing to the first disk and never end
+    #[arg(long)]
+    forever: bool,
+}
+
+fn main() -> ExitCode {
+    let mode = match start() {
+        Ok(options) => {
+            let failed = work(&options);
+            println!("{STATUS}{}", u8::from(failed > 0));
+            if options.boot + 1 < options.boots { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF }
+        }
+        Err(error) => {
+            eprintln!("init: {error:#}\n{STATUS}2");
+            RebootMode::RB_POWER_OFF
+        }
+    };
+    nix::unistd::sync();
+    // Returns only on failure; the kernel then panics over its lost first process.
+    let _ = reboot(mode);
+    ExitCode::FAILURE
+}
+
+/// Mounts, opens the console and reads the options.
+fn start() -> Result<Options> {
+    mounts::mount_all()?;
+    let console = OpenOptions::new().write(true).open("/dev/console").context("open /dev/console")?;
+    nix::unistd::dup2_stdout(&console)?;
+    nix::unistd::dup2_stderr(&console)?;
+    Ok(Options::try_parse()?)
+}
+
+/// Makes the checks. Returns how many failed.
+fn work(options: &Options) -> u32 {
+    let mut checks = Checks::default();
+    checks.run("its kernel and user space run", kernel);
+    checks.run(&format!("processors: {}", options.cpus), || processors(options.cpus));
+    if options.disks > 0 {
+        checks.run("the driver of its disks loads", driver::load);
+    }
+    for number in 0..options.disks {
+        checks.run(&format!("disk {number} reads as it was written"), || disk::check(number, options.boot));
+        for boot in 0..options.boot {
+            checks.run(&format!("disk {number} has what boot {boot} wrote"), || disk::verify(number, boot));
+        }
+    }
+    for _ in 0..options.reloads {
+        if let Err(error) = driver::reload() {
+            checks.run("the driver of its disks loads again", || Err(error));
+        }
+    }
+    if options.reloads > 0 {
+        for number in 0..options.disks {
+            let name = format!("disk {number} has what was written after {} times", options.reloads);
+            checks.run(&name, || disk::verify(number, options.boot));
+        }
+    }
+    if options.forever {
+        checks.run("the disk is written until the end", disk::write_forever);
+    }
+    checks.run("its kernel has no warnings", || {
+        let faults = kernel_log::faults()?;
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        Ok(())
+    });
+    checks.failed()
+}
+
+/// Says which kernel it is, and how long it took to come here.
+fn kernel() -> Result<()> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let seconds = uptime.split(' ').next().unwrap_or_default();
+    println!("Linux {}, in user space {seconds} s after its clock started", release.trim());
+    Ok(())
+}
+
+fn processors(wanted: usize) -> Result<()> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let found = text.lines().filter(|line| line.starts_with("processor")).count();
+    ensure!(found == wanted, "{found} are online");
+    Ok(())
+}
