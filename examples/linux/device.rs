@@ -39,9 +39,8 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// Attaches a group to a PHB, unless it is, and opens its device for a slot of the guest's bus.
-    pub(crate) fn attach(phb: &Phb, group: u32, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
-        phb.attach(group)?;
+    /// Opens a device of an attached group for a slot of the guest's bus.
+    pub(crate) fn open(phb: &Phb, group: u32, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
         let device = Arc::new(Device::open(phb.space(), group, &pci.address)?);
         let bar = GuestBar::new(&device)?;
         let at = MMIO.0 + STEP * u64::from(slot + 1);

@@ -14,6 +14,7 @@ use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,7 +84,10 @@ impl Machine {
         }
         let mut devices = Vec::new();
         for (slot, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
-            let device = Passed::attach(&phb, group, &pci, slot)?;
+            if devices.iter().all(|other: &Passed| other.group != group) {
+                phb.attach(group)?;
+            }
+            let device = Passed::open(&phb, group, &pci, slot)?;
             device.messages.sources().try_for_each(|source| xics.reset_source(source))?;
             devices.push(device);
         }
@@ -122,7 +126,7 @@ impl Machine {
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
         let Self { devices, phb, iommu, vm, memory, .. } = self;
-        let groups: Vec<u32> = devices.iter().map(|device| device.group).collect();
+        let groups: BTreeSet<u32> = devices.iter().map(|device| device.group).collect();
         devices.iter().for_each(|device| device.messages.off(&vm));
         drop(devices);
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
