@@ -19,6 +19,7 @@ mod fdt;
 mod hcall;
 #[path = "../vmm/image.rs"]
 mod image;
+mod killed;
 mod kvm;
 mod machine;
 mod messages;
@@ -42,16 +43,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(report) => {
+    let options = Options::parse();
+    let result = match options.kill {
+        true => kill().map(|killed| if killed { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        false => run(&options).map(|report| {
             print!("{report}");
             report.status()
-        }
+        }),
+    };
+    match result {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("linux: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs the same monitor as a child that is killed.
+fn kill() -> Result<bool, Box<dyn Error>> {
+    let words = std::env::args().skip(1).filter(|word| word != "--kill");
+    killed::run(words.chain(["--init".into(), "--forever".into()]))
 }
 
 fn run(options: &Options) -> Result<Report, Box<dyn Error>> {

@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// How often the guest boots: it restarts itself before the last time
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,
+    /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
+    #[arg(long)]
+    pub(crate) kill: bool,
     /// The guest's kernel, an ELF image
     #[arg(long, default_value = "/guest/vmlinux")]
     pub(crate) kernel: PathBuf,

@@ -14,7 +14,8 @@ const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guest
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
 /// What guests run with, by the name their column has.
-const RUNS: [(&str, &str); 6] = [
+const RUNS: [(&str, &str); 7] = [
+    ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
     ("H_PUT_TCE in the kernel", "--disks 1 --accel put-only"),
     ("all in the kernel", "--disks 1 --accel on"),
@@ -26,8 +27,10 @@ const RUNS: [(&str, &str); 6] = [
 /// What the machine has.
 pub(crate) const OPTIONS: [&str; 7] = ["--kvm", "--device", "nvme", "--device", "nvme", "--timeout", "2400"];
 
-/// The last line of a run's report begins with it.
-const LAST: &str = "memory still locked: ";
+/// The last line of a run's report begins with one of these.
+const LAST: [&str; 2] = ["memory still locked: ", "the monitor was "];
+/// The one of a monitor that was to be killed.
+const KILLED: &str = "\nthe monitor was killed\n";
 
 /// What guests showed in a cell.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -62,13 +65,14 @@ impl Guests {
                 run.push_str(line);
                 run.push('\n');
             }
-            if line.starts_with(LAST) {
+            if LAST.iter().any(|last| line.starts_with(last)) {
                 runs.push(String::new());
             }
         }
-        let check = |(number, (name, _)): (usize, &(&str, &str))| {
+        let check = |(number, (name, options)): (usize, &(&str, &str))| {
             let run = runs.get(number).map(String::as_str).unwrap_or_default();
-            ((*name).to_owned(), judge(run))
+            let wanted = if options.contains("--kill") { &[KILLED][..] } else { &REPORT };
+            ((*name).to_owned(), judge(run, wanted))
         };
         RUNS.iter().enumerate().map(check).collect()
     }
@@ -90,13 +94,17 @@ impl Guests {
     }
 }
 
-/// Whether a run went well: what its report says.
-fn judge(run: &str) -> Result<(), String> {
-    for wanted in [", then: powered off\n", ", failed: 0, status of the guest: 0\n", "memory still locked: 0 bytes\n"] {
+/// What the report of a run says that went well.
+const REPORT: [&str; 3] =
+    [", then: powered off\n", ", failed: 0, status of the guest: 0\n", "memory still locked: 0 bytes\n"];
+
+/// Whether a run printed all that.
+fn judge(run: &str, wanted: &[&str]) -> Result<(), String> {
+    for wanted in wanted {
         if !run.contains(wanted) {
             let last: Vec<&str> = run.lines().rev().take(10).collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
-            return Err(format!("its report does not say {wanted:?}:\n{}", last.join("\n")));
+            return Err(format!("it does not say {wanted:?}:\n{}", last.join("\n")));
         }
     }
     Ok(())
@@ -154,9 +162,11 @@ mod tests {
     fn each_run_is_a_check() {
         assert_eq!(Guests::words().iter().filter(|word| *word == "linux").count(), RUNS.len());
         let good = |output: &str| Guests::checks(output).iter().map(|(_, result)| result.is_ok()).collect::<Vec<_>>();
-        assert_eq!(good(&GOOD.repeat(2)), [true, true, false, false, false, false]);
+        let two = format!("{KILLED}{GOOD}");
+        assert_eq!(good(&two), [true, true, false, false, false, false, false]);
+        assert_eq!(good(&two.replace("killed", "not killed"))[..2], [false, true]);
         for (from, to) in [("failed: 0", "failed: 1"), ("locked: 0", "locked: 65536"), ("powered off", "x")] {
-            assert_eq!(good(&format!("{GOOD}{}", GOOD.replace(from, to)))[..2], [true, false], "{to}");
+            assert_eq!(good(&format!("{KILLED}{}", GOOD.replace(from, to)))[..2], [true, false], "{to}");
         }
     }
 
@@ -164,7 +174,7 @@ mod tests {
     fn cells_that_were_not_run_keep_their_rows() {
         let guests = |kernel: &str, commit: &str| Guests {
             kernel: kernel.into(),
-            checks: Guests::checks(&GOOD.repeat(6)),
+            checks: Guests::checks(&format!("{KILLED}{}", GOOD.repeat(6))),
             commit: commit.into(),
             ..Guests::default()
         };
@@ -184,7 +194,7 @@ mod tests {
         assert_eq!(commits(&again), ["commit", "three", "two"]);
         let columns: Vec<usize> =
             both.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
-        assert_eq!(columns, [12; 4]);
+        assert_eq!(columns, [13; 4]);
     }
 
     #[test]
