@@ -85,10 +85,8 @@ fn set_mode(machine: &Machine, [mode, resource, ..]: [u64; 9]) -> i64 {
 fn register_process_table(machine: &Machine, [flags, table, _, size, ..]: [u64; 9]) -> i64 {
     /// A new table, for a radix guest that flushes translations itself.
     const NEW_RADIX_GTSE: u64 = 0x1d;
-    /// Bit of the table's entry that says radix.
-    const RADIX: u64 = 1 << 63;
     match flags {
-        NEW_RADIX_GTSE => done(machine, machine.vm.set_process_table(RADIX | table | size)),
+        NEW_RADIX_GTSE => done(machine, machine.vm.set_process_table(table | size)),
         _ => H_PARAMETER,
     }
 }

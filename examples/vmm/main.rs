@@ -14,7 +14,7 @@ mod device;
 mod guest;
 mod image;
 #[path = "../linux/kvm/mod.rs"]
-#[allow(dead_code, reason = "examples/linux uses all of it")]
+#[allow(dead_code, unused_imports, reason = "examples/linux uses all of it")]
 mod kvm;
 mod machine;
 mod tree;

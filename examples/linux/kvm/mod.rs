@@ -25,6 +25,8 @@ const CAP_ENABLE_HCALL: u32 = 104;
 const DEASSIGN: u32 = 1;
 /// Bits of `KVM_PPC_CONFIGURE_V3_MMU`: radix, and translations that the guest flushes itself.
 const RADIX_GTSE: u64 = 1 | 2;
+/// Bit of a process table's entry that says radix.
+const RADIX: u64 = 1 << 63;
 
 /// A virtual machine.
 pub(crate) struct Vm {
@@ -90,7 +92,7 @@ impl Vm {
     /// Makes the guest's MMU a radix one with that process table: what `H_REGISTER_PROC_TBL` asks
     /// for, and 0 as at the start.
     pub(crate) fn set_process_table(&self, table: u64) -> io::Result<()> {
-        let config = MmuV3 { flags: RADIX_GTSE, process_table: table };
+        let config = MmuV3 { flags: RADIX_GTSE, process_table: RADIX | table };
         // SAFETY: the kernel reads a structure of that type.
         unsafe { ioctl::configure_mmu(self.vm.as_raw_fd(), &config) }?;
         Ok(())
