@@ -4,9 +4,11 @@ use super::console::Console;
 use super::cpus::Cpus;
 use super::device::{self, Passed};
 use super::exits::Exits;
+use super::function::Function;
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
 use super::options::{Accel, Options};
+use super::virtio::Disk;
 use super::{image, rtas, tree};
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
@@ -16,6 +18,7 @@ use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -39,6 +42,7 @@ const REAL: u64 = (1 << 60) - 1;
 /// The machine. Fields are dropped in this order: the devices are closed before the VM, and this
 /// before its RAM.
 pub(crate) struct Machine {
+    pub(crate) disk: Option<Disk>,
     pub(crate) devices: Vec<Passed>,
     pub(crate) phb: Arc<Phb>,
     pub(crate) iommu: GuestIommu,
@@ -88,12 +92,26 @@ impl Machine {
                 phb.attach(group)?;
             }
             let device = Passed::open(&phb, group, &pci, slot)?;
-            device.messages.sources().try_for_each(|source| xics.reset_source(source))?;
             devices.push(device);
         }
+        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, &memory.0, file)).transpose()?;
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
-        Ok((Self { devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry }, vcpus))
+        let machine = Self { disk, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry };
+        machine.reset_sources()?;
+        Ok((machine, vcpus))
+    }
+
+    /// Returns all that is on the guest's bus.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = &dyn Function> {
+        let disk = self.disk.iter().map(|disk| disk as &dyn Function);
+        self.devices.iter().map(|device| device as &dyn Function).chain(disk)
+    }
+
+    /// Brings the sources of the devices' messages back to how they are made.
+    fn reset_sources(&self) -> io::Result<()> {
+        let mut sources = self.functions().flat_map(|function| function.messages().sources());
+        sources.try_for_each(|source| self.xics.reset_source(source))
     }
 
     /// Loads what the guest starts with, and starts its first processor.
@@ -112,23 +130,22 @@ impl Machine {
 
     /// Brings everything back to how it was before the first boot. No processor runs.
     pub(crate) fn reset(&self) -> Result<(), Box<dyn Error>> {
-        self.devices.iter().try_for_each(|device| device.reset(&self.vm))?;
+        self.functions().try_for_each(|function| function.reset(&self.vm))?;
         self.iommu.reset()?;
         self.cpus.reset()?;
         self.vm.set_process_table(0)?;
         for file in self.cpus.files() {
             self.xics.reset_server(file)?;
         }
-        let mut sources = self.devices.iter().flat_map(|device| device.messages.sources());
-        Ok(sources.try_for_each(|source| self.xics.reset_source(source))?)
+        Ok(self.reset_sources()?)
     }
 
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
-        let Self { devices, phb, iommu, vm, memory, .. } = self;
+        self.functions().for_each(|function| function.messages().off(&self.vm));
+        let Self { disk, devices, phb, iommu, vm, memory, .. } = self;
         let groups: BTreeSet<u32> = devices.iter().map(|device| device.group).collect();
-        devices.iter().for_each(|device| device.messages.off(&vm));
-        drop(devices);
+        drop((disk, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
         drop((phb, iommu, vm, memory));
         Ok(())

@@ -16,6 +16,7 @@ mod cpus;
 mod device;
 mod exits;
 mod fdt;
+mod function;
 mod hcall;
 #[path = "../vmm/image.rs"]
 mod image;
@@ -30,6 +31,7 @@ mod report;
 mod rtas;
 mod run;
 mod tree;
+mod virtio;
 
 use clap::Parser;
 use cpus::End;
@@ -90,7 +92,9 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
 fn arguments(options: &Options, machine: &Machine, boot: u32) -> String {
     let Options { append, cpus, boots, init, .. } = options;
     let disks = machine.devices.len();
+    let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
     format!(
-        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} {init}"
+        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} \
+         {emulated} {init}"
     )
 }

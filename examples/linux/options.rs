@@ -18,6 +18,10 @@ pub(crate) struct Options {
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,
+    /// Also give the guest a disk that the monitor emulates, over that file, which is made if there is
+    /// none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) emulated: Option<PathBuf>,
     /// How often the guest boots: it restarts itself before the last time
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,

@@ -13,5 +13,7 @@ mod sequences;
 mod state;
 mod vcpus;
 #[cfg(feature = "vm-memory")]
+mod virtio;
+#[cfg(feature = "vm-memory")]
 mod vm_memory;
 mod windows;

@@ -1,5 +1,6 @@
 //! Writes to a disk and reads it back.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
+use ppc64_linux_init::Wrote;
 
 /// Bytes that each boot writes.
 const BYTES: u64 = 4 << 20;
@@ -18,24 +20,59 @@ const LONGEST: usize = 128;
 /// How long a controller may take to come up.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A disk of the guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Disk {
+    /// An NVMe controller of the host.
+    Passed(u32),
+    /// One that the monitor emulates.
+    Emulated,
+}
+
+impl Disk {
+    fn path(self) -> PathBuf {
+        match self {
+            Self::Passed(number) => format!("/dev/nvme{number}n1").into(),
+            Self::Emulated => "/dev/vda".into(),
+        }
+    }
+
+    /// No two disks get the same data.
+    fn seed(self) -> u32 {
+        match self {
+            Self::Passed(number) => number,
+            Self::Emulated => u32::MAX,
+        }
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed(number) => write!(f, "disk {number}"),
+            Self::Emulated => f.write_str("the emulated disk"),
+        }
+    }
+}
+
 /// Writes random data in requests of random length, and compares its checksum with that of what is
 /// read in other lengths.
-pub(crate) fn check(number: u32, boot: u32) -> Result<()> {
-    let disk = open(number)?;
-    let mut data = Data::new(number, boot);
+pub(crate) fn check(which: Disk, boot: u32) -> Result<()> {
+    let disk = open(which)?;
+    let mut data = Data::new(which, boot);
     each(boot, 1, |at, buffer| {
         data.fill(buffer);
         disk.write_all_at(buffer, at).context("write")
     })?;
     disk.sync_all().context("flush")?;
-    verify(number, boot)
+    verify(which, boot)
 }
 
 /// Compares what a boot wrote.
-pub(crate) fn verify(number: u32, boot: u32) -> Result<()> {
-    let disk = open(number)?;
+pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
+    let disk = open(which)?;
     let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
-    let mut data = Data::new(number, boot);
+    let mut data = Data::new(which, boot);
     each(boot, 2, |at, buffer| {
         disk.read_exact_at(buffer, at).context("read")?;
         found.update(buffer);
@@ -45,12 +82,15 @@ pub(crate) fn verify(number: u32, boot: u32) -> Result<()> {
     })?;
     let (wanted, found) = (wanted.finalize(), found.finalize());
     ensure!(wanted == found, "checksum {found:08x}, {wanted:08x} was written");
+    if let Disk::Emulated = which {
+        println!("{}", Wrote { start: u64::from(boot) * BYTES, len: BYTES, checksum: found });
+    }
     Ok(())
 }
 
 /// Writes without end.
 pub(crate) fn write_forever() -> Result<()> {
-    let disk = open(0)?;
+    let disk = open(Disk::Passed(0))?;
     println!("writing to the first disk");
     loop {
         each(0, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
@@ -58,8 +98,8 @@ pub(crate) fn write_forever() -> Result<()> {
 }
 
 /// Opens a disk, past the page cache, once it is there.
-fn open(number: u32) -> Result<File> {
-    let path = PathBuf::from(format!("/dev/nvme{number}n1"));
+fn open(which: Disk) -> Result<File> {
+    let path = which.path();
     let start = Instant::now();
     while !path.exists() {
         ensure!(start.elapsed() < TIMEOUT, "there is no {}", path.display());
@@ -88,8 +128,8 @@ fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>)
 struct Data(fastrand::Rng);
 
 impl Data {
-    fn new(number: u32, boot: u32) -> Self {
-        Self(fastrand::Rng::with_seed(u64::from(number) << 32 | u64::from(boot)))
+    fn new(which: Disk, boot: u32) -> Self {
+        Self(fastrand::Rng::with_seed(u64::from(which.seed()) << 32 | u64::from(boot)))
     }
 
     /// Buffers are whole words, so the stream does not depend on how it is cut.

@@ -8,10 +8,12 @@ mod driver;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use checks::Checks;
 use clap::Parser;
+use disk::Disk;
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, mounts};
 use ppc64_linux_init::STATUS;
@@ -31,7 +33,10 @@ struct Options {
     /// NVMe controllers
     #[arg(long, default_value_t = 0)]
     disks: u32,
-    /// How often their driver is unloaded and loaded again
+    /// There is a disk that the monitor emulates
+    #[arg(long)]
+    emulated: bool,
+    /// How often the controllers' driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
     /// Go on writing to the first disk and never end
@@ -71,14 +76,19 @@ fn work(options: &Options) -> u32 {
     let mut checks = Checks::default();
     checks.run("its kernel and user space run", kernel);
     checks.run(&format!("processors: {}", options.cpus), || processors(options.cpus));
-    if options.disks > 0 {
-        checks.run("the driver of its disks loads", driver::load);
+    let passed = (0..options.disks).map(Disk::Passed);
+    let disks: Vec<Disk> = passed.clone().chain(options.emulated.then_some(Disk::Emulated)).collect();
+    if !disks.is_empty() {
+        checks.run("the drivers of its disks load", driver::load);
     }
-    for number in 0..options.disks {
-        checks.run(&format!("disk {number} reads as it was written"), || disk::check(number, options.boot));
+    for &disk in &disks {
+        checks.run(&format!("{disk} reads as it was written"), || disk::check(disk, options.boot));
         for boot in 0..options.boot {
-            checks.run(&format!("disk {number} has what boot {boot} wrote"), || disk::verify(number, boot));
+            checks.run(&format!("{disk} has what boot {boot} wrote"), || disk::verify(disk, boot));
         }
+    }
+    if disks.len() > 1 {
+        checks.run("all disks read as they were written at once", || at_once(&disks, options.boot));
     }
     for _ in 0..options.reloads {
         if let Err(error) = driver::reload() {
@@ -86,9 +96,9 @@ fn work(options: &Options) -> u32 {
         }
     }
     if options.reloads > 0 {
-        for number in 0..options.disks {
-            let name = format!("disk {number} has what was written after {} times", options.reloads);
-            checks.run(&name, || disk::verify(number, options.boot));
+        for disk in passed {
+            let name = format!("{disk} has what was written after {} times", options.reloads);
+            checks.run(&name, || disk::verify(disk, options.boot));
         }
     }
     if options.forever {
@@ -109,6 +119,15 @@ fn kernel() -> Result<()> {
     let seconds = uptime.split(' ').next().unwrap_or_default();
     println!("Linux {}, in user space {seconds} s after its clock started", release.trim());
     Ok(())
+}
+
+/// Writes and reads all disks side by side.
+fn at_once(disks: &[Disk], boot: u32) -> Result<()> {
+    thread::scope(|scope| {
+        let work = |disk: Disk| scope.spawn(move || disk::check(disk, boot).with_context(|| disk.to_string()));
+        let threads: Vec<_> = disks.iter().map(|disk| work(*disk)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
 }
 
 fn processors(wanted: usize) -> Result<()> {
