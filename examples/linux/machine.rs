@@ -62,7 +62,7 @@ impl Machine {
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let size = usize::try_from(options.memory << 20)?;
-        let memory = Arc::new(VmMemory(Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?)));
+        let memory = Arc::new(VmMemory::new(Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?)));
         for (number, slot) in (0..).zip(memory.slots()) {
             // SAFETY: the memory is dropped after the VM; nobody holds references into it.
             unsafe { vm.add_memory(number, slot.guest.start().0, slot.user.0, slot.guest.len()) }?;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use checks::Checks;
 use clap::Parser;
 use nix::sys::reboot::{RebootMode, reboot};
-use ppc64_init::{kernel_log, mounts};
+use ppc64_init::{kernel_log, setup};
 use ppc64_linux_init::STATUS;
 
 /// What there is to try.
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 /// Mounts, opens the console and reads the options.
 fn start() -> Result<Options> {
-    mounts::mount_all()?;
+    setup::mount_file_systems()?;
     let console = OpenOptions::new().write(true).open("/dev/console").context("open /dev/console")?;
     nix::unistd::dup2_stdout(&console)?;
     nix::unistd::dup2_stderr(&console)?;
