@@ -4,10 +4,10 @@ use super::console::Console;
 use super::cpus::Cpus;
 use super::device::{self, Passed};
 use super::exits::Exits;
-use super::function::Function;
+use super::function::{Function, MMIO_OFFSET};
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
-use super::options::{Accel, Options};
+use super::options::{Accel, Bars, Options};
 use super::virtio::Disk;
 use super::{image, rtas, tree};
 use spapr_iommu::addr::GuestAddr;
@@ -16,6 +16,7 @@ use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
+use spapr_iommu::space::DeviceArea;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
@@ -32,6 +33,9 @@ pub(crate) const RTAS: GuestAddr = GuestAddr(0x07f0_0000);
 pub(crate) const RTAS_SIZE: u64 = 0x1000;
 pub(crate) const INITRD: GuestAddr = GuestAddr(0x0800_0000);
 
+/// KVM's memory slot of the first BAR; RAM has those before.
+const FIRST_BAR: u32 = 8;
+
 /// Firmware: hands r3, the argument block, to H_RTAS (`mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1;
 /// blr`). Big endian, as it is called.
 const FIRMWARE: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0022, 0x4e80_0020];
@@ -43,6 +47,8 @@ const REAL: u64 = (1 << 60) - 1;
 /// before its RAM.
 pub(crate) struct Machine {
     pub(crate) disk: Option<Disk>,
+    /// BARs that are the guest's memory.
+    bars: Vec<DeviceArea>,
     pub(crate) devices: Vec<Passed>,
     pub(crate) phb: Arc<Phb>,
     pub(crate) iommu: GuestIommu,
@@ -60,7 +66,8 @@ impl Machine {
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let size = usize::try_from(options.memory << 20)?;
-        let memory = Arc::new(VmMemory(Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?)));
+        let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?);
+        let memory = Arc::new(VmMemory::new(Arc::clone(&ram)));
         for (number, slot) in (0..).zip(memory.slots()) {
             // SAFETY: the memory is dropped after the VM; nobody holds references into it.
             unsafe { vm.add_memory(number, slot.guest.start().0, slot.user.0, slot.guest.len()) }?;
@@ -86,18 +93,28 @@ impl Machine {
         if found.len() < wanted {
             return Err(format!("{} NVMe controllers are bound to vfio-pci, {wanted} are wanted", found.len()).into());
         }
-        let mut devices = Vec::new();
+        let (mut devices, mut bars) = (Vec::new(), Vec::new());
         for (slot, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
             if devices.iter().all(|other: &Passed| other.group != group) {
                 phb.attach(group)?;
             }
             let device = Passed::open(&phb, group, &pci, slot)?;
+            if options.bars == Bars::Mapped
+                && let Some(bar) = device.map_bar()?
+            {
+                let (at, user, slot) = (device.bar().0 + MMIO_OFFSET, bar.as_ptr() as u64, FIRST_BAR + slot);
+                // The host's kernel lets no other BAR be on the last page.
+                let size = (bar.len() as u64).next_multiple_of(host.page_shift().bytes());
+                // SAFETY: no vCPU runs when the mapping ends, with the machine.
+                unsafe { vm.add_memory(slot, at, user, size) }?;
+                bars.push(bar);
+            }
             devices.push(device);
         }
-        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, &memory.0, file)).transpose()?;
+        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, &ram, file)).transpose()?;
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
-        let machine = Self { disk, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry };
+        let machine = Self { disk, bars, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry };
         machine.reset_sources()?;
         Ok((machine, vcpus))
     }
@@ -143,9 +160,9 @@ impl Machine {
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
         self.functions().for_each(|function| function.messages().off(&self.vm));
-        let Self { disk, devices, phb, iommu, vm, memory, .. } = self;
+        let Self { disk, bars, devices, phb, iommu, vm, memory, .. } = self;
         let groups: BTreeSet<u32> = devices.iter().map(|device| device.group).collect();
-        drop((disk, devices));
+        drop((disk, bars, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
         drop((phb, iommu, vm, memory));
         Ok(())

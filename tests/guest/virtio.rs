@@ -33,7 +33,7 @@ impl Machine {
     fn new() -> Self {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let host = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
-        let memory = Arc::new(VmMemory(Arc::new(ram.clone())));
+        let memory = Arc::new(VmMemory::new(Arc::new(ram.clone())));
         memory.lend_to(host.as_ref()).unwrap();
         let iommu = GuestIommu::new(&Registry::new(host), memory);
         iommu.add_memory().unwrap();

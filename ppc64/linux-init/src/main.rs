@@ -15,8 +15,11 @@ use checks::Checks;
 use clap::Parser;
 use disk::Disk;
 use nix::sys::reboot::{RebootMode, reboot};
-use ppc64_init::{kernel_log, mounts};
+use ppc64_init::{kernel_log, setup};
 use ppc64_linux_init::STATUS;
+
+/// Number of the part of a disk that the first boot writes beside others.
+const AT_ONCE: u32 = 8;
 
 /// What there is to try.
 #[derive(Debug, Parser)]
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
 
 /// Mounts, opens the console and reads the options.
 fn start() -> Result<Options> {
-    mounts::mount_all()?;
+    setup::mount_file_systems()?;
     let console = OpenOptions::new().write(true).open("/dev/console").context("open /dev/console")?;
     nix::unistd::dup2_stdout(&console)?;
     nix::unistd::dup2_stderr(&console)?;
@@ -121,10 +124,11 @@ fn kernel() -> Result<()> {
     Ok(())
 }
 
-/// Writes and reads all disks side by side.
+/// Writes and reads all disks side by side, past what boots wrote before.
 fn at_once(disks: &[Disk], boot: u32) -> Result<()> {
     thread::scope(|scope| {
-        let work = |disk: Disk| scope.spawn(move || disk::check(disk, boot).with_context(|| disk.to_string()));
+        let work =
+            |disk: Disk| scope.spawn(move || disk::check(disk, AT_ONCE + boot).with_context(|| disk.to_string()));
         let threads: Vec<_> = disks.iter().map(|disk| work(*disk)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })
