@@ -5,6 +5,7 @@ use super::cpus::End;
 use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ pub(crate) struct Report {
     boots: u32,
     end: Option<End>,
     said: Said,
+    /// NVMe controllers, and their groups.
+    controllers: [usize; 2],
     /// Whether the file of the emulated disk has what the guest wrote, in how many requests.
     file: Option<Result<u64, String>>,
     exits: String,
@@ -36,6 +39,7 @@ impl Default for Report {
             boots: 0,
             end,
             said,
+            controllers: [0; 2],
             file: None,
             exits,
             total: 0,
@@ -54,6 +58,8 @@ impl Report {
         self.took = self.began.elapsed();
         self.end = Some(end);
         self.said = machine.console.said();
+        let groups: BTreeSet<u32> = machine.devices.iter().map(|device| device.group).collect();
+        self.controllers = [machine.devices.len(), groups.len()];
         self.file = machine.disk.as_ref().map(|disk| disk.check(&self.said.wrote));
         self.exits = machine.exits.to_string();
         self.total = machine.exits.total();
@@ -95,6 +101,7 @@ impl fmt::Display for Report {
         writeln!(f, "TCE hypercalls that reached the monitor: {tce}")?;
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
+        writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
         match &self.file {
             Some(Ok(requests)) => {
                 writeln!(f, "the emulated disk's file has what the guest wrote, by {requests} requests")?

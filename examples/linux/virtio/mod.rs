@@ -104,6 +104,8 @@ impl Function for Disk {
         let space = &mut *self.device.space.lock();
         space.write(at, size, value);
         self.device.msix.set_control(space.msix_control());
+        // Requests may have waited until the device may use the bus.
+        worker::wake(&self.device);
     }
 
     fn load(&self, at: u64, len: usize) -> Vec<u8> {
