@@ -25,7 +25,7 @@ use std::sync::Arc;
 use vm_memory::{GuestMemoryMmap, IommuMemory};
 use worker::Worker;
 
-/// The slot of the guest's bus that the disk has: behind all devices of the host.
+/// The slot of the disk on the guest's bus: after all devices of the host.
 const SLOT: u32 = 15;
 
 /// Bytes of a queue's number, which a notification is.
@@ -113,7 +113,7 @@ impl Function for Disk {
         let cut = |bytes: &[u8], at: u64| bytes.iter().skip(at as usize).copied().chain([0; 8]).take(len).collect();
         match at {
             COMMON..ISR => cut(&common.lock().read(at - COMMON).to_le_bytes(), 0),
-            // Interrupts without messages there are none.
+            // There are no interrupts without messages.
             ISR..DEVICE => cut(&[], 0),
             DEVICE..NOTIFY => cut(&block.config(), at - DEVICE),
             TABLE..PENDING => msix.load(at - TABLE, len),
@@ -127,7 +127,7 @@ impl Function for Disk {
                 let value = data.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
                 self.device.common.lock().write(at - COMMON, value);
             }
-            // What KVM has not taken: a notification of another length.
+            // KVM takes notifications of the usual length.
             NOTIFY..TABLE => worker::wake(&self.device),
             TABLE..PENDING => self.device.msix.store(at - TABLE, data),
             _ => {}

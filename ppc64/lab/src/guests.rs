@@ -13,7 +13,7 @@ use crate::compare::Checks;
 const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guests --write. -->\n";
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
-/// What guests run with, by the name their column has.
+/// What guests run with, by the name their column has. Each emulated disk begins empty.
 const RUNS: [(&str, &str); 11] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
@@ -22,10 +22,10 @@ const RUNS: [(&str, &str); 11] = [
     ("two processors", "--disks 1 --cpus 2"),
     ("three boots", "--disks 1 --boots 3"),
     ("two disks, reloads", "--disks 2 --init --reloads=20"),
-    ("emulated disk", "--disks 1 --emulated /tmp/disk"),
-    ("emulated, all in the kernel", "--disks 1 --emulated /tmp/disk --accel on"),
-    ("emulated, default window", "--disks 1 --emulated /tmp/disk --append disable_ddw"),
-    ("three disks in two groups", "--disks 3 --emulated /tmp/disk --cpus 2"),
+    ("emulated disk", "--disks 1 --emulated /tmp/first"),
+    ("emulated, all in the kernel", "--disks 1 --emulated /tmp/second --accel on"),
+    ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
+    ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
 ];
 
 /// What the machine has.
