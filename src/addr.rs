@@ -62,6 +62,17 @@ address!(
     "guest"
 );
 
+/// A logical I/O bus number (LIOBN): the number with which a guest names a TCE table, and so a DMA
+/// window, in hypercalls (LoPAR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Liobn(pub u32);
+
+impl fmt::Display for Liobn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LIOBN {:#x}", self.0)
+    }
+}
+
 /// A non-empty range of addresses that does not wrap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range<A> {

@@ -5,7 +5,7 @@
 //! not mapped in it yet, promises its charge, so that nobody else takes that memory in between.
 
 use super::Registry;
-use crate::host::memlock::{self, MemlockError};
+use crate::host::{Memlock, MemlockError};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -46,8 +46,8 @@ impl Registry {
     /// holds: then nobody needs to wait while memory is pinned.
     pub(crate) fn charge(&self, what: &'static str, bytes: u64) -> Result<Option<Charging<'_>>, MemlockError> {
         let charging = self.charging();
-        let memlock = memlock::read(self.host().as_ref())?;
-        memlock::check(memlock, self.promised(), what, bytes)?;
+        let memlock = Memlock::read(self.host().as_ref())?;
+        memlock.check(self.promised(), what, bytes)?;
         Ok(Some(charging).filter(|_| memlock.limit.is_some() && !memlock.unlimited))
     }
 

@@ -2,6 +2,7 @@
 
 use super::Lease;
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::error::ErrorKind;
 use crate::host::calls::CallError;
 use crate::host::{Errno, MemlockError};
 use core::fmt;
@@ -54,6 +55,13 @@ pub enum RegisterError {
     Call(#[from] CallError),
 }
 
+crate::error::classify!(RegisterError {
+    Argument: Misaligned, Hole, NotPinnable;
+    Busy: Stale, Foreign, Lent;
+    Kernel: PageRefused, Backing;
+    inner: Memlock.0, Call.0;
+});
+
 /// Why memory cannot be mapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
@@ -76,6 +84,12 @@ pub enum PinError {
     Register(#[from] RegisterError),
 }
 
+crate::error::classify!(PinError {
+    Argument: PageTooLarge, Straddles;
+    NotFound: NotRegistered;
+    inner: Register.0;
+});
+
 /// Why memory was not released: devices can still reach it. The lease remains valid.
 #[derive(Debug)]
 pub struct ReleaseError {
@@ -83,6 +97,18 @@ pub struct ReleaseError {
     pub lease: Lease,
     /// Bus addresses at which devices see it, over all address spaces.
     pub mapped: Vec<IovaRange>,
+}
+
+impl ReleaseError {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Busy
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "still-mapped"
+    }
 }
 
 impl std::error::Error for ReleaseError {}

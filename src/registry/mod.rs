@@ -504,7 +504,7 @@ fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), Regi
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
         // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },
-        Failure::Errno(_) => RegisterError::Call(error),
+        _ => RegisterError::Call(error),
     })
 }
 

@@ -211,7 +211,7 @@ impl Device {
     pub fn reset(&self) -> Result<(), CallError> {
         let driven = self.keep.space.driven.lock();
         if !self.owned && driven.contains(&*self.address) {
-            return Err(CallError { call: Call::DeviceReset, failure: Failure::Errno(Errno::EBUSY) });
+            return Err(CallError::new(Call::DeviceReset, Failure::Errno(Errno::EBUSY)));
         }
         // Others need not wait for the reset of a driver's own device.
         let _driven = (!self.owned).then_some(driven);

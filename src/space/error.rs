@@ -1,6 +1,7 @@
 //! Errors of an address space.
 
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr};
+use crate::error::ErrorKind;
 use crate::host::calls::CallError;
 use crate::host::{Errno, Obstacle, Platform};
 use crate::registry::{PinError, RegisterError};
@@ -55,6 +56,13 @@ pub enum MapError {
     NotRestored(#[from] NotRestored),
 }
 
+crate::error::classify!(MapError {
+    Argument: Misaligned, UserMisaligned, Twice;
+    NotFound: NoGroup;
+    Busy: Overlap;
+    inner: NoWindow.why, Memory.0, Window.0, Refused.0, NotRestored.0;
+});
+
 /// The kernel refused a change, and then refused to undo it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotRestored {
@@ -65,6 +73,18 @@ pub struct NotRestored {
     /// Bus addresses that devices may still reach, though nothing should be mapped there. The
     /// memory stays registered.
     pub left: Vec<IovaRange>,
+}
+
+impl NotRestored {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Inconsistent
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "not-restored"
+    }
 }
 
 impl NotRestored {
@@ -116,6 +136,12 @@ pub enum UnmapError {
     NotRestored(#[from] NotRestored),
 }
 
+crate::error::classify!(UnmapError {
+    Argument: Misaligned;
+    NotFound: NoWindow;
+    inner: Refused.0, NotRestored.0;
+});
+
 /// Why a window was not created or removed. No window has changed, except where the error says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
@@ -140,6 +166,12 @@ pub enum WindowError {
         expected: Iova,
     },
 }
+
+crate::error::classify!(WindowError {
+    NotFound: NoGroup;
+    Kernel: Elsewhere;
+    inner: Refused.0, Call.error;
+});
 
 struct Gone<'a>(&'a [Iova]);
 
@@ -223,3 +255,12 @@ pub enum AttachError {
     #[error(transparent)]
     NotRestored(#[from] NotRestored),
 }
+
+crate::error::classify!(AttachError {
+    NotFound: NotAttached;
+    Busy: AttachedAlready, InContainer, DevicesOpen;
+    Unsupported: NoPlatform, Version, OneGroup, OtherFacts;
+    Setup: NoV2;
+    Kernel: Open;
+    inner: Obstacle.0, Windows.why, Register.0, Call.0, NotRestored.0;
+});

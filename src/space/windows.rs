@@ -3,7 +3,7 @@
 use super::container::Container;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
-use crate::host::{Platform, calls, memlock};
+use crate::host::{Memlock, Platform, calls};
 use crate::registry::Charging;
 use crate::window::{
     DEFAULT_PAGE, DefaultWindow, Holder, LiveWindow, Origin, Plan, PlanError, PlanInput, Planned, Step, Want, Window,
@@ -128,7 +128,7 @@ impl AddressSpace {
             live: state.windows.iter().map(live).collect(),
             containers: state.container_files.len() as u32,
             available: self.host().available_memory(),
-            memlock: memlock::read(self.host()).map_err(PlanError::from)?,
+            memlock: Memlock::read(self.host()).map_err(PlanError::from)?,
             promised: self.promised_by_others(),
         })
     }

@@ -201,6 +201,17 @@ pub enum PlanError {
     Memlock(#[from] MemlockError),
 }
 
+crate::error::classify!(PlanError {
+    Argument: PageTooLarge, TooLarge, OutOfReach, OverMmio, BelowMmio, BeyondDevice, PastEnd;
+    NotFound: NoSuchWindow;
+    Busy: NoFreeWindow, SecondDdw, OnlyWindowInUse, OtherPage, TooSmall, InUse;
+    NoMemory: NoMemory;
+    Unsupported: NoDdw, PageUnsupported;
+    Kernel: RefusedBefore;
+    Device: Poisoned;
+    inner: Memlock.0;
+});
+
 struct Pages<'a>(&'a [PageShift]);
 
 impl fmt::Display for Pages<'_> {

@@ -6,7 +6,7 @@ use super::powernv;
 use super::table;
 use super::{DEFAULT_PAGE, DefaultWindow, Origin, PlanError, Reason, Window, WindowFacts};
 use crate::addr::{Iova, IovaRange, PageShift};
-use crate::host::{Memlock, Platform, memlock};
+use crate::host::{Memlock, Platform};
 
 /// A live window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl PlanInput {
 
     fn check_budget_with(&self, given_back: u64, needed: u64) -> Result<(), PlanError> {
         let memlock = Memlock { locked: self.memlock.locked.saturating_sub(given_back), ..self.memlock };
-        memlock::check(memlock, self.promised, "the TCE tables", needed)?;
+        memlock.check(self.promised, "the TCE tables", needed)?;
         // A pseries table is allocated whole, and when that fails the kernel goes on without and
         // dies at the first MAP.
         match self.available.filter(|&available| needed > available / 2) {

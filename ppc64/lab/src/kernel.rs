@@ -154,7 +154,7 @@ fn lock(path: &Path) -> Result<Flock<File>> {
 
 fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
     const SCRATCH: &str = "fetching-";
-    // Under the lock nobody else fetches: what is there was left by a run that was killed.
+    // Nothing else fetches under the lock: what is there was left by a run that was killed.
     for entry in fs::read_dir(cache)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(SCRATCH) {

@@ -1,5 +1,6 @@
 //! Stable names of errors: the code of the innermost typed error.
 
+use crate::edu::EduError;
 use spapr_iommu::addr::RangeError;
 use spapr_iommu::host::calls::CallError;
 use spapr_iommu::host::{Errno, MemlockError, Obstacle};
@@ -12,16 +13,12 @@ use strum::VariantNames;
 pub(super) const MISMATCH: &str = "mismatch";
 /// Code of a name that no earlier step defined.
 pub(super) const UNKNOWN_NAME: &str = "unknown-name";
-/// Code of a group without an `edu` device.
-pub(super) const NO_EDU: &str = "no-edu";
-/// Code of a device that did not finish, or is gone.
-pub(super) const DMA_FAILED: &str = "dma-failed";
 
 const STILL_MAPPED: &str = "still-mapped";
 const NOT_RESTORED: &str = "not-restored";
 const CALL: &str = "call-failed";
 const ERRNO: &str = "errno";
-const OWN: [&str; 8] = [MISMATCH, UNKNOWN_NAME, NO_EDU, DMA_FAILED, STILL_MAPPED, NOT_RESTORED, CALL, ERRNO];
+const OWN: [&str; 6] = [MISMATCH, UNKNOWN_NAME, STILL_MAPPED, NOT_RESTORED, CALL, ERRNO];
 /// Variants that only wrap another error, whose code counts.
 const WRAPPERS: [&str; 8] = ["memory", "memlock", "window", "windows", "refused", "register", "call", "obstacle"];
 
@@ -49,6 +46,7 @@ pub(super) fn all() -> Vec<&'static str> {
         MemlockError::VARIANTS,
         Obstacle::VARIANTS,
         &OWN,
+        &EduError::CODES,
     ];
     let mut codes: Vec<_> = lists.concat().into_iter().filter(|code| !WRAPPERS.contains(code)).collect();
     codes.sort_unstable();
@@ -59,6 +57,17 @@ pub(super) fn all() -> Vec<&'static str> {
 impl Code for RangeError {
     fn code(&self) -> &'static str {
         self.into()
+    }
+}
+
+impl Code for EduError {
+    fn code(&self) -> &'static str {
+        let [none, failed] = Self::CODES;
+        match self {
+            Self::None { .. } => none,
+            Self::Open(error) => error.code(),
+            Self::Access(_) | Self::Gone | Self::Stuck => failed,
+        }
     }
 }
 

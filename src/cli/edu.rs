@@ -1,7 +1,7 @@
 //! A driver for QEMU's `edu` device: 4 KiB of DMA at a time, between memory and a buffer in the
 //! device.
 
-use super::code::{self, Code};
+use crate::machine::is_vfio;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::host::{Errno, GroupFacts, Region};
 use spapr_iommu::space::{AddressSpace, AttachError, Device, DeviceRegion};
@@ -30,38 +30,39 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Why a device did not do DMA.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EduError {
+pub(crate) enum EduError {
     #[error("group {group} has no edu device (1234:11e8) bound to vfio-pci: give the machine one with `-device edu`")]
     None { group: usize },
     #[error(transparent)]
     Open(#[from] AttachError),
     #[error("cannot access the device: {0}")]
-    Access(#[from] Errno),
-    #[error("the device answers nothing but ones: it is gone, or its PE is frozen")]
+    Access(Errno),
+    #[error("the device reads as all ones: it is gone, or its PE is frozen")]
     Gone,
-    #[error("a transfer of the device did not end within {} s", TIMEOUT.as_secs())]
+    #[error("a DMA transfer did not finish within {} s", TIMEOUT.as_secs())]
     Stuck,
 }
 
-impl Code for EduError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::None { .. } => code::NO_EDU,
-            Self::Open(error) => error.code(),
-            Self::Access(_) | Self::Gone | Self::Stuck => code::DMA_FAILED,
-        }
+impl From<Errno> for EduError {
+    fn from(errno: Errno) -> Self {
+        Self::Access(errno)
     }
 }
 
+impl EduError {
+    /// The codes of its own; those of [`Self::Open`] are the library's.
+    pub(crate) const CODES: [&str; 2] = ["no-edu", "dma-failed"];
+}
+
 /// An `edu` device, ready for DMA.
-pub(super) struct Edu {
+pub(crate) struct Edu {
     bar: DeviceRegion,
     _device: Device,
 }
 
 impl Edu {
     /// Opens the first such device of a group; `index` is the scenario's number of the group.
-    pub(super) fn open(space: &AddressSpace, group: &GroupFacts, index: usize) -> Result<Self, EduError> {
+    pub(crate) fn open(space: &AddressSpace, group: &GroupFacts, index: usize) -> Result<Self, EduError> {
         let usable = group.devices.iter().find(|device| device.id == ID && is_vfio(device.driver.as_deref()));
         let found = usable.ok_or(EduError::None { group: index })?;
         let device = space.device(group.number, &found.address)?;
@@ -71,13 +72,13 @@ impl Edu {
 
     /// Reads `from` and writes what it read to `to`, which has the same length. Reports progress to
     /// `done`.
-    pub(super) fn copy(&self, from: IovaRange, to: IovaRange, done: impl FnMut(u64)) -> Result<(), EduError> {
+    pub(crate) fn copy(&self, from: IovaRange, to: IovaRange, done: impl FnMut(u64)) -> Result<(), EduError> {
         copy(&*self.bar, from.start().0, to.start().0, from.len(), done)
     }
 }
 
 /// Enables memory access and DMA of a device.
-pub(super) fn enable(config: &dyn Region) -> Result<(), Errno> {
+pub(crate) fn enable(config: &dyn Region) -> Result<(), Errno> {
     let mut command = [0; 2];
     config.read(PCI_COMMAND, &mut command)?;
     // The configuration space is little endian; memory space must answer before the BAR is touched.
@@ -86,7 +87,7 @@ pub(super) fn enable(config: &dyn Region) -> Result<(), Errno> {
 }
 
 /// Reads bytes at `from` and writes what it read to `to`, piece by piece.
-pub(super) fn copy(bar: &dyn Region, from: u64, to: u64, len: u64, mut done: impl FnMut(u64)) -> Result<(), EduError> {
+pub(crate) fn copy(bar: &dyn Region, from: u64, to: u64, len: u64, mut done: impl FnMut(u64)) -> Result<(), EduError> {
     let mut at = 0;
     while at < len {
         let count = BUFFER_SIZE.min(len - at);
@@ -115,9 +116,4 @@ fn transfer(bar: &dyn Region, source: u64, destination: u64, count: u64, command
             _ => std::thread::sleep(POLL_INTERVAL),
         }
     }
-}
-
-/// Returns whether a driver gives its device to user space.
-pub(super) fn is_vfio(driver: Option<&str>) -> bool {
-    driver == Some("vfio-pci")
 }

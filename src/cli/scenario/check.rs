@@ -1,12 +1,41 @@
-//! Checks that the names of a scenario exist, and that its ranges fit.
+//! Parses a scenario file: text in, scenario out, or the position of the first mistake.
+//!
+//! The syntax is checked as the text is read. What remains is checked here: that names exist, and
+//! that ranges fit.
 
 use super::action::{Action, MAIN, Map, Name, WindowArguments};
-use super::file::{Hole, Memory, Mistake, Protected, Scenario, Step};
-use super::value::{Offset, OneOrMany, Place, Size, Target, is_name};
+use super::file::{FileError, Hole, Memory, Protected, Scenario, Step};
+use super::value::{Mistake, Offset, OneOrMany, Place, Size, Target, is_name};
 use core::ops::Range;
 use spapr_iommu::addr::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
+
+impl Scenario {
+    /// Parses a scenario. Everything that needs no host is checked here: words, numbers, names.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        let mut scenario: Self = toml::from_str(text).map_err(|error| {
+            let message = error.message().trim_end().replace('\n', "; ");
+            FileError::new(text, error.span().map_or(0, |span| span.start), message)
+        })?;
+        let wrong = |(span, message): Mistake| FileError::new(text, span.start, message);
+        let lines = Lines::new(text);
+        for step in &mut scenario.steps {
+            step.line = lines.number(step.span.start);
+            if let Some(mistake) = step.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
+        for line in &mut scenario.raw {
+            line.number = lines.number(line.span.start);
+            if let Some(mistake) = line.mistake.take() {
+                return Err(wrong(mistake));
+            }
+        }
+        check(&scenario).map_err(wrong)?;
+        Ok(scenario)
+    }
+}
 
 /// The default window, a name that every space has.
 pub(super) const DEFAULT: &str = "default";
@@ -23,14 +52,14 @@ struct Known<'a> {
 
 type Checked = Result<(), Mistake>;
 
-pub(super) fn check(scenario: &Scenario) -> Checked {
+fn check(scenario: &Scenario) -> Checked {
     if let (Some(line), false) = (scenario.raw.first(), scenario.steps.is_empty()) {
         let message =
-            "this file has `[[step]]`, which goes through the library: write raw steps into a file of their own";
+            "this file has `[[step]]`, which goes through the library: put raw steps into a file of their own";
         return wrong(line.span.clone(), message);
     }
     if let (true, Some(memory)) = (scenario.is_raw(), scenario.memory.first()) {
-        return wrong(memory.name.span(), "raw steps have memory of their own: get it by `allocate`");
+        return wrong(memory.name.span(), "raw steps have memory of their own: get it with `allocate`");
     }
     let mut known = Known::default();
     for memory in &scenario.memory {
@@ -46,11 +75,15 @@ fn wrong(span: Range<usize>, message: impl Into<String>) -> Checked {
 fn new_name<'a>(name: &'a Name, is_taken: impl Fn(&str) -> bool, what: &str) -> Result<&'a str, Mistake> {
     let text = name.get_ref().as_str();
     if !is_name(text) {
-        return Err((name.span(), format!("{text:?} is no name: letters, digits, - and _, a letter first")));
+        return Err((
+            name.span(),
+            format!("{text:?} is not a name: use letters, digits, - and _, and begin with a letter"),
+        ));
     }
-    match is_taken(text) {
-        true => Err((name.span(), format!("there is {what} {text:?} already: give it another name"))),
-        false => Ok(text),
+    if is_taken(text) {
+        Err((name.span(), format!("there is {what} {text:?} already: give it another name")))
+    } else {
+        Ok(text)
     }
 }
 
@@ -72,7 +105,7 @@ impl<'a> Known<'a> {
         let name = new_name(&memory.name, |name| self.memory.contains_key(name), "a memory")?;
         let Size(size) = *memory.size.get_ref();
         if memory.page.is_some_and(|page| size % page.0.bytes() != 0) {
-            return wrong(memory.size.span(), "the size is no multiple of the page");
+            return wrong(memory.size.span(), "the size is not a multiple of the page");
         }
         self.memory.insert(name, size);
         for hole in &memory.holes {
@@ -93,10 +126,10 @@ impl<'a> Known<'a> {
             return wrong(span, format!("there is no memory {name:?} (memory: {known})"));
         };
         let end = offset.checked_add(size.map_or(1, |size| size.0));
-        match end.is_some_and(|end| end <= *all) {
-            true => Ok(()),
-            false => wrong(span, format!("this reaches past the end of {name}, which has {}", Bytes(*all))),
+        if end.is_some_and(|end| end <= *all) {
+            return Ok(());
         }
+        wrong(span, format!("this reaches past the end of {name}, which is {} long", Bytes(*all)))
     }
 
     fn part(&self, name: &Name, offset: Offset, size: Option<Size>) -> Checked {
@@ -105,13 +138,11 @@ impl<'a> Known<'a> {
 
     fn place(&self, at: &Spanned<Place>) -> Checked {
         let Some(window) = at.get_ref().window.as_deref().filter(|window| *window != DEFAULT) else { return Ok(()) };
-        match self.windows.contains(window) {
-            true => Ok(()),
-            false => {
-                let known = listed(self.windows.iter().copied().chain([DEFAULT]));
-                wrong(at.span(), format!("no step before makes a window {window:?} (windows: {known})"))
-            }
+        if self.windows.contains(window) {
+            return Ok(());
         }
+        let known = listed(self.windows.iter().copied().chain([DEFAULT]));
+        wrong(at.span(), format!("no earlier step makes a window {window:?} (windows: {known})"))
     }
 
     fn space(&self, space: &Option<Name>, span: &Range<usize>) -> Checked {
@@ -121,7 +152,7 @@ impl<'a> Known<'a> {
         }
         let span = space.as_ref().map_or(span.clone(), |name| name.span());
         let known = listed(self.spaces.iter().copied());
-        wrong(span, format!("no step before attaches a group to the space {name:?} (spaces: {known})"))
+        wrong(span, format!("no earlier step attaches a group to the space {name:?} (spaces: {known})"))
     }
 
     fn enter_window(&mut self, name: &'a Option<Name>) -> Checked {
@@ -137,7 +168,7 @@ impl<'a> Known<'a> {
         match (&window.size, &window.cover) {
             (Some(_), None) => Ok(()),
             (None, Some(cover)) => self.place(&cover.at),
-            _ => wrong(step.clone(), "give either `size`, or `cover` with the bus addresses it shall hold"),
+            _ => wrong(step.clone(), "give either `size`, or `cover` with the bus addresses it must hold"),
         }
     }
 
@@ -183,7 +214,7 @@ impl<'a> Known<'a> {
                     return Ok(());
                 }
                 let known = listed(self.leases.iter().copied());
-                wrong(release.lease.span(), format!("no step before makes a lease {name:?} (leases: {known})"))
+                wrong(release.lease.span(), format!("no earlier step makes a lease {name:?} (leases: {known})"))
             }
             Action::Window(window) => {
                 self.window(window, span)?;
@@ -227,6 +258,41 @@ impl<'a> Known<'a> {
             Action::Punch(part) => self.part(&part.memory, part.offset, part.size),
             Action::Protect(protect) => self.part(&protect.memory, protect.offset, protect.size),
             Action::Show(_) => Ok(()),
+        }
+    }
+}
+
+/// Ends of the lines of a text.
+struct Lines {
+    /// Offsets of the line ends, in order.
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    /// Scans the text once; a lookup then takes a few comparisons.
+    fn new(text: &str) -> Self {
+        Self { ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect() }
+    }
+
+    /// Returns the line of the byte at `offset`, from 1. A line end belongs to the line it ends.
+    fn number(&self, offset: usize) -> usize {
+        1 + self.ends.partition_point(|end| *end < offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_more_than_the_ends_before_it() {
+        for text in ["", "\n", "one", "one\ntwo", "\n\na\nb\n", "é\nü"] {
+            let lines = Lines::new(text);
+            for offset in 0..=text.len() + 2 {
+                let before = &text.as_bytes()[..offset.min(text.len())];
+                let counted = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                assert_eq!(lines.number(offset), counted, "{text:?} at {offset}");
+            }
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The kernel state under the lock: open files, and which group is in which container
 //! (`drivers/vfio/{container,group}.c`).
 
-use super::container::{Container, Driver, Kernel, Result};
+use super::dma;
 use super::edu::{self, Transfer};
+use super::spapr_tce::{Container, Driver, Kernel, Result};
 use super::violation::{DmaDirection, Violation};
-use super::{dma, view};
 use crate::addr::Iova;
 use crate::host::{Call, Errno, Fd, Node, Platform};
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
@@ -229,7 +229,7 @@ impl State {
             self.close(Fd(fd));
         }
         let locked = self.kernel.process.locked.bytes();
-        let regions: Vec<_> = view::regions(self).into_iter().map(|region| region.range).collect();
+        let regions: Vec<_> = self.kernel.regions.newest_first().iter().map(|region| region.user).collect();
         if locked != 0 || !regions.is_empty() {
             self.kernel.violations.push(Violation::LeftBehind { locked, regions });
         }

@@ -1,7 +1,6 @@
-//! The machine a scenario runs on.
+//! The machine that scenarios and traces run on.
 
-use super::edu::is_vfio;
-use super::report::HostNote;
+use serde::Serialize;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{GroupFacts, Host, Memory, Node, Obstacle};
 use spapr_iommu::model::{Leak, Model, Preset, Violation};
@@ -23,8 +22,22 @@ pub enum Machine {
     Vfio(Arc<Vfio>),
 }
 
+/// The host that a scenario or a trace ran on.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostNote {
+    /// `model` or `vfio`.
+    pub kind: &'static str,
+    /// The preset, or the machine's name.
+    pub name: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Numbers of the groups that the scenario numbers from 0.
+    pub groups: Vec<u32>,
+}
+
 /// Why a scenario or a trace cannot run here at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
 pub enum NotHere {
     /// An obstacle that the user can remove.
@@ -61,7 +74,7 @@ impl Machine {
     pub fn describe(&self) -> String {
         let note = self.note(&[]);
         let (host, platform) = (self.host(), self.host().platform());
-        let platform = platform.map_or("no POWER machine".into(), |platform| platform.to_string());
+        let platform = platform.map_or("not a POWER machine".into(), |platform| platform.to_string());
         format!("{} {}, {platform}, Linux {}, {} pages", note.kind, note.name, note.kernel, host.page_shift())
     }
 
@@ -117,15 +130,15 @@ impl Machine {
         violations.into_iter().chain(leaks).collect()
     }
 
-    /// Returns the calls so far that would have harmed a kernel. Only a model can report them.
-    pub(super) fn violations(&self) -> Vec<String> {
+    /// Returns the calls that would have harmed a kernel. Only a model can report them.
+    pub(crate) fn violations(&self) -> Vec<String> {
         self.violations_after(0)
     }
 
-    /// Returns the same without the first `told`.
-    pub(super) fn violations_after(&self, told: usize) -> Vec<String> {
+    /// Returns those after the first `count`.
+    pub(crate) fn violations_after(&self, count: usize) -> Vec<String> {
         let Self::Model { model, .. } = self else { return Vec::new() };
-        let new = model.violations().into_iter().filter(Violation::harms_kernel).skip(told);
+        let new = model.violations().into_iter().filter(Violation::harms_kernel).skip(count);
         new.map(|violation| format!("violation: {violation}")).collect()
     }
 
@@ -145,4 +158,9 @@ impl Machine {
             }
         }
     }
+}
+
+/// Returns whether a driver gives its device to user space.
+pub(crate) fn is_vfio(driver: Option<&str>) -> bool {
+    driver == Some("vfio-pci")
 }
