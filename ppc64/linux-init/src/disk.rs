@@ -22,7 +22,14 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A disk of the guest.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Disk {
+pub(crate) struct Disk {
+    pub(crate) kind: Kind,
+    /// Of the data: what was written with another seed is not taken for it.
+    pub(crate) seed: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
     /// An NVMe controller of the host.
     Passed(u32),
     /// One that the monitor emulates.
@@ -32,26 +39,27 @@ pub(crate) enum Disk {
 impl Disk {
     /// `None` until its controller is there.
     fn path(self) -> Option<PathBuf> {
-        match self {
-            Self::Passed(number) => find(number),
-            Self::Emulated => Some("/dev/vda".into()),
+        match self.kind {
+            Kind::Passed(number) => find(number),
+            Kind::Emulated => Some("/dev/vda".into()),
         }
     }
 
-    /// No two disks get the same data.
-    fn seed(self) -> u32 {
-        match self {
-            Self::Passed(number) => number,
-            Self::Emulated => u32::MAX,
-        }
+    /// Random bytes, the same for the same disk, seed and boot, and others for others.
+    fn data(self, boot: u32) -> Data {
+        let number = match self.kind {
+            Kind::Passed(number) => number,
+            Kind::Emulated => 0xff,
+        };
+        Data(fastrand::Rng::with_seed(u64::from(self.seed) << 32 | u64::from(number << 16 | boot)))
     }
 }
 
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Passed(number) => write!(f, "disk {number}"),
-            Self::Emulated => f.write_str("the emulated disk"),
+        match self.kind {
+            Kind::Passed(number) => write!(f, "disk {number}"),
+            Kind::Emulated => f.write_str("the emulated disk"),
         }
     }
 }
@@ -60,7 +68,7 @@ impl fmt::Display for Disk {
 /// read in other lengths.
 pub(crate) fn check(which: Disk, boot: u32) -> Result<()> {
     let disk = open(which)?;
-    let mut data = Data::new(which, boot);
+    let mut data = which.data(boot);
     each(boot, 1, |at, buffer| {
         data.fill(buffer);
         disk.write_all_at(buffer, at).context("write")
@@ -73,7 +81,7 @@ pub(crate) fn check(which: Disk, boot: u32) -> Result<()> {
 pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
     let disk = open(which)?;
     let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
-    let mut data = Data::new(which, boot);
+    let mut data = which.data(boot);
     each(boot, 2, |at, buffer| {
         disk.read_exact_at(buffer, at).context("read")?;
         found.update(buffer);
@@ -83,7 +91,7 @@ pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
     })?;
     let (wanted, found) = (wanted.finalize(), found.finalize());
     ensure!(wanted == found, "checksum {found:08x}, {wanted:08x} was written");
-    if let Disk::Emulated = which {
+    if let Kind::Emulated = which.kind {
         println!("{}", Wrote { start: u64::from(boot) * BYTES, len: BYTES, checksum: found });
     }
     Ok(())
@@ -91,7 +99,7 @@ pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
 
 /// Writes without end.
 pub(crate) fn write_forever() -> Result<()> {
-    let disk = open(Disk::Passed(0))?;
+    let disk = open(Disk { kind: Kind::Passed(0), seed: 0 })?;
     println!("writing to the first disk");
     loop {
         each(0, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
@@ -137,14 +145,10 @@ fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>)
     Ok(())
 }
 
-/// Random bytes, the same for the same disk and boot.
+/// Random bytes.
 struct Data(fastrand::Rng);
 
 impl Data {
-    fn new(which: Disk, boot: u32) -> Self {
-        Self(fastrand::Rng::with_seed(u64::from(which.seed()) << 32 | u64::from(boot)))
-    }
-
     /// Buffers are whole words, so the stream does not depend on how it is cut.
     fn fill(&mut self, buffer: &mut [u8]) {
         buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());

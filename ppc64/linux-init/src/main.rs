@@ -13,7 +13,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use checks::Checks;
 use clap::Parser;
-use disk::Disk;
+use disk::{Disk, Kind};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, setup};
 use ppc64_linux_init::STATUS;
@@ -36,6 +36,9 @@ struct Options {
     /// NVMe controllers
     #[arg(long, default_value_t = 0)]
     disks: u32,
+    /// Of the data that is written: the same in all boots
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
     /// There is a disk that the monitor emulates
     #[arg(long)]
     emulated: bool,
@@ -79,8 +82,9 @@ fn work(options: &Options) -> u32 {
     let mut checks = Checks::default();
     checks.run("its kernel and user space run", kernel);
     checks.run(&format!("processors: {}", options.cpus), || processors(options.cpus));
-    let passed = (0..options.disks).map(Disk::Passed);
-    let disks: Vec<Disk> = passed.clone().chain(options.emulated.then_some(Disk::Emulated)).collect();
+    let passed = (0..options.disks).map(Kind::Passed);
+    let kinds = passed.chain(options.emulated.then_some(Kind::Emulated));
+    let disks: Vec<Disk> = kinds.map(|kind| Disk { kind, seed: options.seed }).collect();
     if !disks.is_empty() {
         checks.run("the drivers of its disks load", driver::load);
     }
@@ -99,7 +103,7 @@ fn work(options: &Options) -> u32 {
         }
     }
     if options.reloads > 0 {
-        for disk in passed {
+        for &disk in &disks {
             let name = format!("{disk} has what was written after {} times", options.reloads);
             checks.run(&name, || disk::verify(disk, options.boot));
         }
