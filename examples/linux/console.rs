@@ -1,5 +1,5 @@
-//! The guest's console: shown as it comes, a line at a time, and searched for what its first process
-//! says of the checks it makes.
+//! The guest's console: printed line by line, and searched for the checks that the guest's first
+//! process reports.
 
 use parking_lot::Mutex;
 use ppc64_linux_init::{FAILED, PASSED, STATUS, Wrote};
@@ -61,7 +61,7 @@ impl Said {
         }
         self.wrote.extend(line.parse::<Wrote>());
         let prefix = if check { "" } else { PREFIX };
-        // Whoever read it may be gone; the guest goes on.
+        // The reader may have gone; the guest continues.
         let _ = writeln!(std::io::stdout(), "{prefix}{line}");
     }
 }

@@ -4,7 +4,7 @@
 use crate::machine::is_vfio;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::host::{Errno, GroupFacts, Region};
-use spapr_iommu::space::{AddressSpace, AttachError, Device, DeviceRegion};
+use spapr_iommu::space::{AddressSpace, AttachError, DeviceRegion, RawDevice};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::time::{Duration, Instant};
 
@@ -52,12 +52,22 @@ impl From<Errno> for EduError {
 impl EduError {
     /// The codes of its own; those of [`Self::Open`] are the library's.
     pub(crate) const CODES: [&str; 2] = ["no-edu", "dma-failed"];
+
+    /// Returns a stable name of the cause, in kebab case.
+    pub(crate) fn code(&self) -> &'static str {
+        let [none, failed] = Self::CODES;
+        match self {
+            Self::None { .. } => none,
+            Self::Open(error) => error.code(),
+            Self::Access(_) | Self::Gone | Self::Stuck => failed,
+        }
+    }
 }
 
 /// An `edu` device, ready for DMA.
 pub(crate) struct Edu {
     bar: DeviceRegion,
-    _device: Device,
+    _device: RawDevice,
 }
 
 impl Edu {

@@ -5,7 +5,7 @@
 use crate::error::classify;
 use crate::host::calls::{self, CallError};
 use crate::host::{Errno, Fd};
-pub(super) use crate::space::Device as RawDevice;
+pub(super) use crate::space::RawDevice;
 use crate::uapi::eeh::{PeErr, op, state};
 use core::fmt;
 

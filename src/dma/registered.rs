@@ -85,8 +85,8 @@ impl Drop for RegisteredMemory {
 }
 
 /// Releases memory that was lent. If devices may still reach it, because a map failed halfway or it
-/// was mapped elsewhere as well, the process ends: its owner is about to use it again, and cannot be
-/// made to wait.
+/// was mapped elsewhere as well, the process ends: its owner is about to use it again, and cannot
+/// be made to wait.
 fn end_loan(lease: Lease) {
     if let Err(error) = lease.release() {
         tracing::error!(%error, "a slice that was lent to devices is still mapped");

@@ -212,8 +212,8 @@ impl Shared {
         Arc::clone(&self.0) as Arc<dyn Any + Send + Sync>
     }
 
-    /// Returns whether `owner` is one of memory that goes back to the allocator, which gives it to others.
-    /// Other memory is unmapped, and the kernel keeps the pages that devices reach.
+    /// Returns whether `owner` is one of memory that goes back to the allocator, which gives it to
+    /// others. Other memory is unmapped, and the kernel keeps the pages that devices reach.
     pub(crate) fn is_allocators(owner: &(dyn Any + Send + Sync)) -> bool {
         owner.downcast_ref::<Inner>().is_some_and(Inner::is_allocators)
     }

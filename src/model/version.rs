@@ -53,8 +53,8 @@ impl KernelVersion {
         matches!(self, Self::V7_2_0 | Self::V7_2)
     }
 
-    /// Returns the model that is like a kernel, by its release or version: `7.2.13+deb14-powerpc64le` or
-    /// `7.2.6`.
+    /// Returns the model that is like a kernel, by its release or version:
+    /// `7.2.13+deb14-powerpc64le` or `7.2.6`.
     ///
     /// Returns `None` for kernels before 6.12, which no model is like, and for text that is no
     /// version. A series that is not modelled gets the nearest model that is: newer ones the

@@ -98,7 +98,7 @@ impl Fixture {
     }
 
     /// Another handle of the device.
-    pub(crate) fn low(&self) -> Result<spapr_iommu::space::Device, Failed> {
+    pub(crate) fn low(&self) -> Result<spapr_iommu::space::RawDevice, Failed> {
         Ok(self.space.device(self.device.group(), self.device.address())?)
     }
 

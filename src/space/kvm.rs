@@ -1,9 +1,8 @@
 //! Address spaces whose tables KVM fills itself: accounts for mappings the library did not make.
 
-use super::maps::Checked;
-use super::{AddressSpace, Locked, MapError, MapRequest, Overlap, State, WindowError};
-use crate::addr::{Iova, IovaRange, PageShift, UserRange};
-use crate::map::Mapping;
+use super::map::Checked;
+use super::{AddressSpace, Locked, MapError, MapRequest, Overlap};
+use crate::addr::{IovaRange, PageShift, UserRange};
 use crate::registry::RegionId;
 use crate::window::{DefaultWindow, PlanError};
 
@@ -25,11 +24,11 @@ impl KvmPins {
 impl AddressSpace {
     /// Pins leased `memory` so that KVM may map any of it until [`Self::unpin_for_kvm`] or until
     /// the last group leaves. It stays registered, in every container. The default window is
-    /// created, since KVM attaches tables to existing windows only; and containers are closed
-    /// without an UNREGISTER, which would lose what is mapped.
+    /// created, since KVM attaches tables to existing windows only. Containers are later closed
+    /// without an UNREGISTER, which would lose mapped memory.
     ///
-    /// Must be called again after a group was attached or memory added. [`Self::sync_from_kvm`]
-    /// tells the space what KVM mapped.
+    /// Call it again after a group was attached or memory added. [`Self::sync_from_kvm`] records
+    /// what KVM mapped.
     pub fn pin_for_kvm(&self, memory: &[UserRange]) -> Result<(), MapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
         let pages = |range: &UserRange| (*range, PageShift::P4K);
@@ -37,24 +36,25 @@ impl AddressSpace {
             let parts = &mut scratch.parts;
             self.0.registry.pin(std::iter::once(pages(range)), &state.container_files, parts)?;
             let parts = || parts.iter().map(|part| (part.region, part.user.len()));
-            match state.kvm_pins.0.iter().any(|(held, _)| held == range) {
-                // Pinned only to register it where it was not yet registered.
-                true => self.0.registry.unpin(parts()),
-                false => state.kvm_pins.0.push((*range, parts().collect())),
+            if state.kvm_pins.0.iter().any(|(pinned, _)| pinned == range) {
+                // Pinned again only to register it in containers that lacked it.
+                self.0.registry.unpin(parts());
+            } else {
+                state.kvm_pins.0.push((*range, parts().collect()));
             }
         }
-        match memory.is_empty() || state.windows.default == DefaultWindow::Gone {
-            true => Ok(()),
-            false => Ok(self.make_default_everywhere(state)?),
+        if !memory.is_empty() && state.windows.default != DefaultWindow::Gone {
+            self.create_default_everywhere(state)?;
         }
+        Ok(())
     }
 
-    /// Unpins `memory` that was [pinned](Self::pin_for_kvm). KVM must no longer map it, and its mappings
-    /// must be gone or [synced](Self::sync_from_kvm).
+    /// Unpins `memory` that was [pinned](Self::pin_for_kvm). KVM must no longer map it, and its
+    /// mappings must be gone or [synced](Self::sync_from_kvm).
     pub fn unpin_for_kvm(&self, memory: UserRange) {
         let state = &mut self.0.state.lock().state;
-        let gone = state.kvm_pins.0.extract_if(.., |(held, _)| *held == memory);
-        let parts: Vec<_> = gone.flat_map(|(_, parts)| parts).collect();
+        let unpinned = state.kvm_pins.0.extract_if(.., |(pinned, _)| *pinned == memory);
+        let parts: Vec<_> = unpinned.flat_map(|(_, parts)| parts).collect();
         self.0.registry.unpin(parts.into_iter());
     }
 
@@ -89,36 +89,5 @@ impl AddressSpace {
         scratch.displaced.extend(self.0.mappings.read().overlapping(range));
         self.commit(scratch);
         Ok(())
-    }
-
-    /// Removes the window that starts at `start` with everything mapped in it, by the library or by
-    /// KVM: the kernel clears its table. Ranges reserved in it are dropped.
-    pub fn discard_window(&self, start: Iova) -> Result<(), WindowError> {
-        let state = &mut self.0.state.lock().state;
-        let facts = state.facts.ok_or(WindowError::NoGroup)?;
-        let live = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
-        let waits = state.windows.default == DefaultWindow::Pending;
-        let default = facts.default.filter(|range| waits && range.start() == start);
-        let windows = || state.windows.iter().copied().collect();
-        let range = live.or(default).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
-        let gone = self.discard_in(state, range)?;
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
-        Ok(())
-    }
-
-    /// Removes the window with just that range, and forgets what was mapped in it, which is still
-    /// pinned, and asked of it.
-    pub(super) fn discard_in(
-        &self,
-        state: &mut State,
-        range: IovaRange,
-    ) -> Result<Vec<Mapping<RegionId>>, WindowError> {
-        self.remove_in(state, range.start())?;
-        state.reserved.remove(range.start().0..range.end().0);
-        self.settle(state);
-        let mut gone = Vec::new();
-        gone.extend(self.0.mappings.read().overlapping(range));
-        self.0.mappings.write().remove(range, |_| {});
-        Ok(gone)
     }
 }
