@@ -65,6 +65,13 @@ impl Vfio {
         Self::default()
     }
 
+    /// Creates the host of a machine whose `/sys`, `/proc` and `/dev` are below `root`: a container's,
+    /// or a copy that was taken of another machine. The page size and the limit of locked memory are
+    /// this process's all the same.
+    pub fn below(root: &Path) -> Self {
+        Self { roots: Roots::below(root), ..Self::default() }
+    }
+
     /// Creates the host for a process that may not open `/dev/vfio` itself, and was handed files
     /// that another process opened.
     pub fn with_files(given: GivenFiles) -> Self {
