@@ -86,7 +86,13 @@ impl Tree {
     fn faults(&self, needs: Needs) -> Vec<(Level, &'static str, String)> {
         let found = self.findings(needs).into_iter().filter(|finding| finding.level != Level::Ok);
         let found = found.map(|finding| (finding.level, finding.code.unwrap(), finding.remedy.unwrap()));
-        found.filter(|(_, code, _)| *code != "not-asked").collect()
+        let faults: Vec<_> = found.filter(|(_, code, _)| *code != "not-asked").collect();
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/doctor.md");
+        let document = fs::read_to_string(document).unwrap();
+        for (_, code, _) in &faults {
+            assert!(document.contains(&format!("`{code}`")), "docs/doctor.md lists {code}");
+        }
+        faults
     }
 
     /// Returns the remedy of the only fault.

@@ -65,9 +65,9 @@ impl Vfio {
         Self::default()
     }
 
-    /// Creates the host of a machine whose `/sys`, `/proc` and `/dev` are below `root`: a container's,
-    /// or a copy that was taken of another machine. The page size and the limit of locked memory are
-    /// this process's all the same.
+    /// Creates the host of a machine whose `/sys`, `/proc` and `/dev` are below `root`: a chroot's,
+    /// or a copy of another machine's. The page size and the limit of locked memory remain those of
+    /// this process.
     pub fn below(root: &Path) -> Self {
         Self { roots: Roots::below(root), ..Self::default() }
     }
