@@ -3,7 +3,8 @@
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
 use snapbox::str;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -106,6 +107,33 @@ fn warnings_are_0_and_what_is_needed_decides() {
     assert_eq!((finding["level"].as_str(), finding["topic"].as_str()), (Some("wrong"), Some("locked memory")));
     assert!(finding["remedy"].as_str().unwrap().contains("`ulimit -l 16384`"), "{finding}");
     assert_eq!(code(&tree.json(&["doctor", "--json", "--memory", "8M"], 0), "memlock-too-small"), None);
+}
+
+/// As another user if this is root, whom permissions do not stop.
+#[test]
+fn a_node_without_permission_is_told_from_one_that_is_missing() {
+    const NOBODY: u32 = 65534;
+    let tree = Tree::new("vfio-pci");
+    fs::set_permissions(tree.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(tree.path("dev/vfio/vfio"), fs::Permissions::from_mode(0)).unwrap();
+    let program = tree.path("spapr-iommu");
+    fs::copy(cargo_bin!("spapr-iommu"), &program).unwrap();
+    let codes = || -> Vec<String> {
+        let mut command = std::process::Command::new(&program);
+        command.args(["doctor", "--json", "--root"]).arg(tree.0.path());
+        if fs::metadata(tree.0.path()).unwrap().uid() == 0 {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap().iter();
+        let wrong = findings.filter(|finding| finding["level"] == "wrong" && finding["topic"] == "/dev/vfio");
+        wrong.map(|finding| finding["code"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(codes(), ["permission"]);
+    fs::remove_file(tree.path("dev/vfio/vfio")).unwrap();
+    assert_eq!(codes(), ["no-vfio"]);
 }
 
 #[test]
