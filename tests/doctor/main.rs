@@ -115,7 +115,7 @@ fn a_node_without_permission_is_told_from_one_that_is_missing() {
     const NOBODY: u32 = 65534;
     let tree = Tree::new("vfio-pci");
     fs::set_permissions(tree.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(tree.path("dev/vfio/vfio"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.path("dev/vfio/vfio"), fs::Permissions::from_mode(0o000)).unwrap();
     let program = tree.path("spapr-iommu");
     fs::copy(cargo_bin!("spapr-iommu"), &program).unwrap();
     let codes = || -> Vec<String> {
