@@ -1,6 +1,7 @@
 //! The checks on trees that stand in for machines, one for each state that a user may be in.
 
 use super::*;
+use spapr_iommu::Group;
 use spapr_iommu::host::{Host, Node, Obstacle};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::spapr::{INFO_DDW, TceDdwInfo, TceInfo};
@@ -243,13 +244,13 @@ fn firmware_without_dynamic_windows_is_named() {
 #[test]
 fn windows_and_pages_are_those_the_kernel_answers() {
     let host: Arc<dyn Host> = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
-    let info = offer::info(&host, Node::Group(0)).unwrap();
+    let info = offer::info(&host, Node::Group(Group(0))).unwrap();
     let finding = offer::windows(&info);
     assert_eq!(finding.level, Level::Ok);
     assert!(finding.text.contains("up to 2 windows with pages of 4K, 64K"), "{finding:?}");
     // It left the group as it was.
-    assert_eq!(offer::info(&host, Node::Group(0)), Ok(info));
-    assert!(offer::info(&host, Node::Group(99)).is_err());
+    assert_eq!(offer::info(&host, Node::Group(Group(0))), Ok(info));
+    assert!(offer::info(&host, Node::Group(Group(99))).is_err());
 
     let tree = sound();
     let place = Place::new(Some(tree.0.path()));
