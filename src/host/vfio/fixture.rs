@@ -16,8 +16,7 @@ impl Fixture {
     }
 
     pub(super) fn roots(&self) -> Roots {
-        let folder = |name| self.0.path().join(name);
-        Roots { sys: folder("sys"), proc: folder("proc"), dev: folder("dev"), run: folder("run") }
+        Roots::below(self.0.path())
     }
 
     /// Returns a path in the tree after creating its folder.

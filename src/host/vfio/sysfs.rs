@@ -29,6 +29,12 @@ impl Default for Roots {
 }
 
 impl Roots {
+    /// Returns the same folders below another one.
+    pub(super) fn below(root: &Path) -> Self {
+        let folder = |name| root.join(name);
+        Self { sys: folder("sys"), proc: folder("proc"), dev: folder("dev"), run: folder("run") }
+    }
+
     /// Returns the container node.
     pub(super) fn container(&self) -> PathBuf {
         self.dev.join("vfio/vfio")

@@ -77,6 +77,11 @@ impl Binder {
         Self::default()
     }
 
+    /// Creates a binder for the machine whose `/sys`, `/proc`, `/dev` and `/run` are below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { roots: Roots::below(root), ..Self::default() }
+    }
+
     /// Binds a device to vfio-pci, and waits until its group can be opened. Does nothing if
     /// vfio-pci or a variant of it already has the device.
     pub fn bind(&self, address: &str) -> Result<Binding, BindError> {
@@ -137,6 +142,11 @@ impl Binder {
     /// Returns what still keeps a user from the group; nothing if it can be attached.
     pub fn in_the_way(&self, group: Group) -> Vec<Obstacle> {
         obstacle::all(&self.roots, group, |path| self.kernel.open_group(path))
+    }
+
+    /// Returns [`Obstacle::KernelTooOld`] if the kernel is one that cannot bind vfio-pci on POWER.
+    pub fn kernel_obstacle(&self) -> Option<Obstacle> {
+        obstacle::too_old(&self.roots)
     }
 
     /// Returns all PCI devices with their drivers, in order.
