@@ -12,6 +12,7 @@
 use super::{Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::error::ErrorKind;
+use crate::pci::Group;
 use crate::permission::Permission;
 use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
@@ -27,7 +28,7 @@ pub enum Node<'a> {
     /// `/dev/vfio/vfio`.
     Container,
     /// `/dev/vfio/N`.
-    Group(u32),
+    Group(Group),
     /// A device of an open group, by name: its PCI address, `0000:00:00.0`.
     Device {
         /// The group's file.

@@ -1,6 +1,7 @@
 //! A tree that stands in for `/sys`, `/proc`, `/dev` and `/run` in tests.
 
 use super::sysfs::Roots;
+use crate::pci::Group;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ impl Fixture {
     }
 
     /// Adds a device to a group.
-    pub(super) fn device(&self, group: u32, address: &str, (vendor, id): (u16, u16), driver: Option<&str>) {
+    pub(super) fn device(&self, group: Group, address: &str, (vendor, id): (u16, u16), driver: Option<&str>) {
         let device = format!("sys/devices/pci0000:00/{address}");
         self.write(&format!("{device}/vendor"), &format!("{vendor:#06x}\n"));
         self.write(&format!("{device}/device"), &format!("{id:#06x}\n"));
