@@ -18,24 +18,24 @@ const MAP: &str = "VFIO_IOMMU_MAP_DMA";
 /// Runs the guest to its end. Returns the number of its checks that failed.
 pub(crate) fn run(machine: &mut Machine) -> Result<u64, Box<dyn Error>> {
     loop {
-        match machine.vm.run()? {
+        match machine.vcpu.run()? {
             Exit::Hcall { nr: H_DONE, args } => return Ok(args[0]),
             Exit::Hcall { nr: H_CRASH, args } => {
-                let registers = machine.vm.registers()?;
+                let registers = machine.vcpu.file().registers()?;
                 return Err(format!("the guest got interrupt {:#x} at {:#x}", args[0], registers.srr0).into());
             }
             Exit::Hcall { nr, mut args } => {
                 let code = hcall(machine, nr, &mut args)?;
-                machine.vm.answer_hcall(code, args);
+                machine.vcpu.answer_hcall(code, args);
             }
             Exit::Load { at, len } => {
                 let data = device::load(&machine.devices, at, len);
-                machine.vm.answer_load(&data);
+                machine.vcpu.answer_load(&data);
             }
             Exit::Store { at, data } => device::store(&machine.devices, at, &data),
             Exit::Interrupted => {}
             Exit::Other(reason) => {
-                return Err(format!("KVM exit {reason}: {:x?}", machine.vm.registers()?).into());
+                return Err(format!("KVM exit {reason}: {:x?}", machine.vcpu.file().registers()?).into());
             }
         }
     }

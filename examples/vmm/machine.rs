@@ -2,7 +2,7 @@
 
 use super::counts::Counts;
 use super::device::{BAR, Passed};
-use super::kvm::{Registers, Vm};
+use super::kvm::{Registers, Vcpu, Vm};
 use super::{Accel, Options, image, tree, vectors};
 use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
@@ -26,7 +26,8 @@ const MSR: u64 = 1 << 63 | 1 << 12 | 1;
 /// The machine. Fields are dropped in this order: the processor stops before its devices are
 /// closed, and these before its RAM is freed.
 pub(crate) struct Machine {
-    pub(crate) vm: Vm,
+    pub(crate) vcpu: Vcpu,
+    vm: Vm,
     pub(crate) devices: Vec<Passed>,
     pub(crate) iommu: GuestIommu,
     pub(crate) recording: Arc<Recording<Arc<Vfio>>>,
@@ -41,7 +42,8 @@ pub(crate) struct Machine {
 impl Machine {
     /// Creates a machine whose processor is about to run the guest's image.
     pub(crate) fn new(host: &Arc<Vfio>, options: &Options) -> Result<Self, Box<dyn Error>> {
-        let mut vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
+        let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
+        let vcpu = vm.add_vcpu(0)?;
         let ram = host.share(options.memory << 20, host.page_shift())?;
         let bytes = ram.range().len();
         // SAFETY: no reference to shared memory is ever made, and the machine drops it after the
@@ -75,9 +77,9 @@ impl Machine {
         slots.write(GuestAddr(TREE), &tree::make(bytes, &phb, &device)?)?;
         let mut registers = Registers { pc: entry, msr: MSR, ..Default::default() };
         registers.gpr[3] = TREE;
-        vm.set_registers(&registers)?;
+        vcpu.file().set_registers(&registers)?;
         let counts = Counts::default();
-        Ok(Self { vm, devices: vec![device], iommu, recording, counts, phb, spare, ram })
+        Ok(Self { vcpu, vm, devices: vec![device], iommu, recording, counts, phb, spare, ram })
     }
 
     /// Plugs one more device: returns the address of its BAR 0, or `None` if there is none. The
@@ -91,7 +93,7 @@ impl Machine {
 
     /// Takes everything down, in the order that leaks nothing, and returns the counts.
     pub(crate) fn end(self) -> Result<Counts, Box<dyn Error>> {
-        let Self { vm, devices, iommu, counts, phb, ram, .. } = self;
+        let Self { vcpu, vm, devices, iommu, counts, phb, ram, .. } = self;
         for device in devices {
             let group = device.group;
             drop(device);
@@ -99,7 +101,7 @@ impl Machine {
         }
         drop((phb, iommu));
         // KVM accesses guest RAM as long as the VM exists.
-        drop(vm);
+        drop((vcpu, vm));
         drop(ram);
         Ok(counts)
     }

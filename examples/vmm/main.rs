@@ -13,6 +13,8 @@ mod counts;
 mod device;
 mod guest;
 mod image;
+#[path = "../linux/kvm/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "examples/linux uses all of it")]
 mod kvm;
 mod machine;
 mod tree;

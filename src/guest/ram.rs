@@ -154,8 +154,8 @@ impl GuestRam {
         &self.registry
     }
 
-    /// Returns access to the guest's bytes.
-    pub(super) fn memory(&self) -> &dyn GuestMemory {
+    /// Returns access to the guest's bytes, as [`RtasBlock`](super::RtasBlock) needs it.
+    pub fn memory(&self) -> &dyn GuestMemory {
         self.memory.as_ref()
     }
 

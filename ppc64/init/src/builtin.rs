@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup;
+use ppc64_init::setup;
 
 /// Commands that need no program of their own.
 pub(crate) const NAMES: [&str; 2] = ["report", "selftest"];

@@ -6,16 +6,16 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
+use crate::finding::is_fault;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use ppc64_init::finding::is_fault;
 
 /// Lines sent after each fault: registers and backtrace.
 const CONTEXT: usize = 50;
 
 /// The lines that report faults, each with what follows it.
-pub(crate) fn faults() -> Result<Vec<String>> {
+pub fn faults() -> Result<Vec<String>> {
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())

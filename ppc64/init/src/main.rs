@@ -6,8 +6,6 @@
 mod builtin;
 mod command;
 mod console;
-mod kernel_log;
-mod setup;
 
 use std::fs;
 use std::process::ExitCode;
@@ -16,8 +14,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::manifest::{self, Manifest};
-use ppc64_init::memory;
 use ppc64_init::protocol::Report;
+use ppc64_init::{kernel_log, memory, setup};
 
 use console::Console;
 

@@ -21,7 +21,7 @@ const NVME_CLASS: u32 = 0x0108;
 
 /// A test device and what it is bound to.
 #[derive(Debug)]
-pub(crate) struct TestDevice {
+pub struct TestDevice {
     address: String,
     kind: &'static str,
     group: String,
@@ -36,7 +36,7 @@ impl fmt::Display for TestDevice {
 }
 
 /// Binds every test device to vfio-pci, or leaves those that have a host driver with it.
-pub(crate) fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
+pub fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
     let binder = Binder::new();
     for device in binder.devices() {
         match kind(&device)? {
@@ -49,7 +49,7 @@ pub(crate) fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
 }
 
 /// What the test devices are bound to now.
-pub(crate) fn list() -> Result<Vec<TestDevice>> {
+pub fn list() -> Result<Vec<TestDevice>> {
     let mut found = Vec::new();
     for device in Binder::new().devices() {
         if let Some(kind) = kind(&device)? {
@@ -89,7 +89,7 @@ fn describe(device: PciDevice, kind: &'static str) -> TestDevice {
 }
 
 /// Loads the modules in the order given.
-pub(crate) fn load_modules(paths: &[String]) -> Result<()> {
+pub fn load_modules(paths: &[String]) -> Result<()> {
     for path in paths {
         let file = File::open(path).with_context(|| format!("open module {path}"))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
@@ -102,7 +102,7 @@ pub(crate) fn load_modules(paths: &[String]) -> Result<()> {
 }
 
 /// Mounts proc, sysfs, devtmpfs and a temporary directory.
-pub(crate) fn mount_file_systems() -> Result<()> {
+pub fn mount_file_systems() -> Result<()> {
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         mount_one(kind, target)?;
     }
@@ -110,7 +110,7 @@ pub(crate) fn mount_file_systems() -> Result<()> {
 }
 
 /// Gives back what commands left in the temporary directory: files there are no leak.
-pub(crate) fn empty_tmp() -> Result<()> {
+pub fn empty_tmp() -> Result<()> {
     umount("/tmp").context("unmount /tmp; a command left a process behind that uses it")
 }
 

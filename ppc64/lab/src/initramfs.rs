@@ -37,6 +37,29 @@ impl Initramfs {
         Ok(tree)
     }
 
+    /// What a Linux guest of the machine starts with: its first process, and modules in the order
+    /// they are loaded.
+    pub fn of_guest(init: &Program, modules: &[(String, Vec<u8>)]) -> Result<Initramfs> {
+        let mut tree = Initramfs::default();
+        tree.add("init", EXECUTABLE, read(&init.file)?);
+        let mut order = String::new();
+        for (name, content) in modules {
+            order += &tree.add_module(name, content.clone());
+            order += "\n";
+        }
+        tree.add(ppc64_linux_init::MODULES.trim_start_matches('/'), FILE, order.into_bytes());
+        Ok(tree)
+    }
+
+    /// Adds what a monitor boots its Linux guest with: a kernel, and its initial file system.
+    pub fn add_guest(&mut self, kernel: &Path, guest: &Initramfs) -> Result<()> {
+        let mut packed = Vec::new();
+        guest.write(&mut packed)?;
+        self.add("guest/initramfs.gz", FILE, packed);
+        self.add("guest/vmlinux", FILE, read(kernel)?);
+        Ok(())
+    }
+
     /// Adds a module and returns its path inside the machine.
     pub fn add_module(&mut self, name: &str, content: Vec<u8>) -> String {
         let path = module_path(name);
@@ -166,6 +189,21 @@ mod tests {
             ("init".to_owned(), EXECUTABLE, b"x".to_vec()),
         ];
         assert_eq!(unpack(&tree), expected);
+    }
+
+    #[test]
+    fn a_guest_has_its_first_process_and_its_modules_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let init = Program { name: "init".into(), file: directory.path().join("init") };
+        fs::write(&init.file, "x").unwrap();
+        let modules = [("b.ko".to_owned(), b"b".to_vec()), ("a.ko".to_owned(), b"a".to_vec())];
+        let tree = Initramfs::of_guest(&init, &modules).unwrap();
+        let (_, order) = &tree.files["modules/order"];
+        assert_eq!(order, b"/modules/b.ko\n/modules/a.ko\n");
+        let mut host = Initramfs::default();
+        host.add_guest(&init.file, &tree).unwrap();
+        let names: Vec<&String> = host.files.keys().collect();
+        assert_eq!(names, ["guest", "guest/initramfs.gz", "guest/vmlinux"]);
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! [`verdict`] judges it and [`spent`] reports where the time went.
 //!
 //! For all machines with all kernels, [`cell`] names one combination, [`show`] runs its commands,
-//! [`drivers`] runs its drivers, which have a table of their own, [`compare`] checks the outcomes,
-//! and [`table`] and [`document`] print them.
+//! [`drivers`] runs its drivers and [`guests`] its Linux guests, which have tables of their own,
+//! [`compare`] checks the outcomes, and [`table`] and [`document`] print them.
 
 pub mod apt;
 pub mod archive;
@@ -17,6 +17,7 @@ pub mod compare;
 pub mod console;
 pub mod document;
 pub mod drivers;
+pub mod guests;
 pub mod initramfs;
 pub mod kernel;
 pub mod label;

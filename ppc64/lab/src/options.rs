@@ -27,7 +27,7 @@ pub struct Options {
     /// Directory with the modules of a kernel given by path
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
-    /// A device to test with, each in an IOMMU group of its own [default: edu edu]
+    /// What to test with, each on a host bridge and in an IOMMU group of its own [default: edu edu]
     #[arg(long = "device", value_enum)]
     pub devices: Vec<Device>,
     /// Processor, pseries only [default: power9]
@@ -60,6 +60,9 @@ pub struct Options {
     /// Load KVM
     #[arg(long)]
     pub kvm: bool,
+    /// Kernel label of a guest that a command boots [default: the machine's own kernel]
+    #[arg(long, value_name = "LABEL")]
+    pub guest_kernel: Option<Label>,
     /// Set an environment variable for the commands; RUST_LOG and RUST_BACKTRACE are passed on by
     /// themselves
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -77,7 +80,7 @@ pub struct Options {
     #[arg(long)]
     pub allow_warnings: bool,
     /// Memory that may be missing after the commands [default: 1024, 512 more for each further
-    /// processor]
+    /// processor, 1024 more with --kvm]
     #[arg(long, value_name = "KIB")]
     pub leak_tolerance: Option<u64>,
     /// The command and its arguments; --then starts a further command
@@ -105,6 +108,24 @@ pub enum Device {
     Edu,
     /// A disk controller
     Nvme,
+    /// Two disk controllers, in one IOMMU group
+    NvmePair,
+}
+
+impl Device {
+    /// How many disk controllers that is.
+    pub fn disks(self) -> usize {
+        match self {
+            Device::Edu => 0,
+            Device::Nvme => 1,
+            Device::NvmePair => 2,
+        }
+    }
+
+    /// How many devices that is.
+    pub fn count(self) -> usize {
+        self.disks().max(1)
+    }
 }
 
 /// Processors of pseries.
@@ -135,6 +156,11 @@ impl Options {
         let commands: Vec<Vec<String>> = self.words.split(|word| word == "--then").map(<[String]>::to_vec).collect();
         ensure!(commands.iter().all(|command| !command.is_empty()), "--then stands between two commands");
         Ok(commands)
+    }
+
+    /// Finds the kernel of a guest.
+    pub fn find_guest_kernel(&self, cache: &Path) -> Result<Kernel> {
+        self.guest_kernel.map_or_else(|| self.find_kernel(cache), |label| Kernel::of_label(label, cache))
     }
 
     /// Finds the kernel.

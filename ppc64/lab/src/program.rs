@@ -14,6 +14,9 @@ const LINKER: &str = "powerpc64le-linux-gnu-gcc";
 /// Where the project's package says which packages of the workspace a command takes along.
 const METADATA: &str = "ppc64";
 
+/// Where it says which commands boot Linux, and the package with the first process of each.
+const METADATA_LINUX: &str = "ppc64-linux";
+
 /// Commands the first process knows itself.
 pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
 
@@ -35,6 +38,17 @@ struct Buildable {
     features: Vec<String>,
     /// Guests it runs.
     guests: Vec<String>,
+    /// The first process of the Linux it boots.
+    linux: Option<String>,
+}
+
+/// What commands need inside the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Programs {
+    /// The commands, and bare-metal guests they run.
+    pub commands: Vec<Program>,
+    /// The first process of the Linux that a command boots as a guest.
+    pub linux_init: Option<Program>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,24 +91,28 @@ pub fn build_init(repository: &Path) -> Result<Program> {
 
 /// The command of a package that has its name.
 fn of_package(name: &str, kind: Kind) -> Buildable {
-    Buildable { package: name.into(), name: name.into(), kind, features: Vec::new(), guests: Vec::new() }
+    Buildable { package: name.into(), name: name.into(), kind, features: Vec::new(), guests: Vec::new(), linux: None }
 }
 
 /// Builds what the commands name, each once.
-pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Vec<Program>> {
+pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Programs> {
     let names: BTreeSet<&str> = commands
         .iter()
         .filter_map(|words| words.first().map(String::as_str))
         .filter(|name| !BUILT_IN.contains(name))
         .collect();
     if names.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Programs::default());
     }
     let all = list(repository)?;
     let wanted = names.iter().map(|name| find(name, &all)).collect::<Result<Vec<_>>>()?;
     let guests: BTreeSet<&String> = wanted.iter().flat_map(|buildable| &buildable.guests).collect();
     let guests: Vec<Buildable> = guests.into_iter().map(|name| of_package(name, Kind::Guest)).collect();
-    wanted.into_iter().chain(&guests).map(|buildable| build(buildable, repository)).collect()
+    let linux = wanted.iter().find_map(|buildable| buildable.linux.as_deref());
+    let linux_init = linux.map(|package| build(&of_package(package, Kind::Bin), repository)).transpose()?;
+    let commands =
+        wanted.into_iter().chain(&guests).map(|buildable| build(buildable, repository)).collect::<Result<_>>()?;
+    Ok(Programs { commands, linux_init })
 }
 
 fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
@@ -142,6 +160,7 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             kind: kind(&target.kind)?,
             features: target.required_features.clone(),
             guests: guests(&package.metadata, &target.name),
+            linux: linux(&package.metadata, &target.name),
         })
     });
     Ok(buildables.collect())
@@ -151,6 +170,11 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
 fn guests(metadata: &serde_json::Value, command: &str) -> Vec<String> {
     let names = metadata.get(METADATA).and_then(|commands| commands.get(command)?.as_array());
     names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+/// The package with the first process of the Linux that a command boots.
+fn linux(metadata: &serde_json::Value, command: &str) -> Option<String> {
+    Some(metadata.get(METADATA_LINUX)?.get(command)?.as_str()?.to_owned())
 }
 
 fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
@@ -223,6 +247,14 @@ mod tests {
     fn the_project_offers_its_command() {
         let all = list(&crate::repository()).unwrap();
         assert_eq!(find("spapr-iommu", &all).unwrap().kind, Kind::Bin);
+    }
+
+    #[test]
+    fn the_monitor_for_linux_takes_its_first_process_along() {
+        let all = list(&crate::repository()).unwrap();
+        let monitor = find("linux", &all).unwrap();
+        assert_eq!((monitor.linux.as_deref(), &monitor.guests[..]), (Some("ppc64-linux-init"), &[][..]));
+        assert_eq!(find("vmm", &all).unwrap().linux, None);
     }
 
     #[test]

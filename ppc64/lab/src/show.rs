@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::cell::Cell;
 use crate::compare::{self, Checks};
 use crate::drivers::{DEVICES, Drivers, RECOVERY};
+use crate::guests::{self, Guests};
 use crate::kernel::Kernel;
 use crate::spent::Spent;
 
@@ -88,6 +89,8 @@ pub enum Only {
     Walk,
     /// Drivers in user space.
     Drivers,
+    /// Linux guests.
+    Guests,
 }
 
 /// Memory that may be missing after everything but the walk.
@@ -113,6 +116,8 @@ pub enum Part {
     Fatal(&'static str),
     /// Drivers in user space.
     Drivers,
+    /// Linux guests.
+    Guests,
 }
 
 impl Part {
@@ -121,6 +126,7 @@ impl Part {
         match only {
             Some(Only::Walk) => vec![Part::Walk],
             Some(Only::Drivers) => vec![Part::Drivers],
+            Some(Only::Guests) => vec![Part::Guests],
             None => {
                 let fatal = cell.fatal_rules().iter().map(|rule| Part::Fatal(rule));
                 [Part::Real, Part::Drivers, Part::Scars].into_iter().chain(fatal).collect()
@@ -136,6 +142,7 @@ impl Part {
             Part::Scars => "scars",
             Part::Fatal(rule) => rule,
             Part::Drivers => "drivers",
+            Part::Guests => "guests",
         }
     }
 }
@@ -158,6 +165,7 @@ pub fn show(
         Part::Scars => lab.scars(&mut shown)?,
         Part::Fatal(rule) => lab.fatal(rule, &mut shown)?,
         Part::Drivers => lab.drivers(run.rounds, &mut shown)?,
+        Part::Guests => lab.guests(&mut shown)?,
     }
     Ok(shown)
 }
@@ -183,7 +191,7 @@ pub fn join(cell: &Cell, parts: Vec<(Part, Result<Shown>)>, only: Option<Only>, 
         whole.took += shown.took;
         whole.spent.extend(shown.spent);
     }
-    if ran && only != Some(Only::Drivers) {
+    if ran && !matches!(only, Some(Only::Drivers | Only::Guests)) {
         fs::write(kept(cell, logs, only == Some(Only::Walk)), serde_json::to_vec(&whole)?)?;
     }
     Ok(whole)
@@ -334,6 +342,16 @@ impl Lab<'_> {
         shown.checks = checks.clone();
         let drivers = Drivers { kernel, checks, rounds, took: shown.took, commit };
         drivers.keep(self.cell, self.logs)
+    }
+
+    /// Linux guests, one after the other, with the machine's kernel.
+    fn guests(&self, shown: &mut Shown) -> Result<()> {
+        let done = self.run(Part::Guests, &guests::OPTIONS, &Guests::words(), shown)?;
+        let mut checks = Guests::checks(&done.output);
+        checks.push(("the machine lost nothing to guests".into(), done.well));
+        shown.checks = checks.clone();
+        let (kernel, commit) = (shown.kernel.clone(), shown.commit.clone());
+        Guests { kernel, checks, took: shown.took, commit }.keep(self.cell, self.logs)
     }
 
     /// Runs commands in the machine.

@@ -1,4 +1,4 @@
-//! Boots about 34 machines: `cargo test --release --package ppc64-lab --test boot -- --test-threads
+//! Boots about 35 machines: `cargo test --release --package ppc64-lab --test boot -- --test-threads
 //! 6`. They wait most of the time, so more of them run than there are processors.
 
 use std::fs;
@@ -262,6 +262,19 @@ fn the_example_monitor_runs_a_guest_on_bare_metal() {
 #[test]
 fn the_example_monitor_runs_a_guest_of_a_guest() {
     runs_a_guest("pseries", "nvme");
+}
+
+/// The monitor for Linux boots the machine's own kernel, which finds its disk.
+#[test]
+fn a_stock_kernel_boots_as_guest_with_a_disk_of_the_host() {
+    let line = "--machine powernv9 --kernel 6.12-64k --kvm --device nvme -- linux --memory 256";
+    let (status, output, _) = run(line);
+    assert_eq!(status, 0, "{output}");
+    assert!(output.contains("ok disk 0 reads as it was written\n"), "{output}");
+    assert!(output.contains("memory still locked: 0 bytes\n"), "{output}");
+    let line = |name: &str| output.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(line("exits: ").contains(" H_PUT_TCE_INDIRECT"), "{output}");
+    assert!(line("exits: ").contains(" RTAS ibm,create-pe-dma-window"), "{output}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar};
 use ppc64_lab::cell::{self, Cell};
+use ppc64_lab::guests::{self, Guests};
 use ppc64_lab::show::{self, Only, Part, Run, Shown};
 use ppc64_lab::{document, drivers, repository, table};
 
@@ -38,6 +39,9 @@ struct Options {
     /// Nothing but drivers in user space
     #[arg(long, conflicts_with = "only_walk")]
     only_drivers: bool,
+    /// Nothing but Linux guests, by default on every host that can run them
+    #[arg(long, conflicts_with_all = ["only_walk", "only_drivers"])]
+    guests: bool,
     /// How often drivers open, use and close their devices before what is left is counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
@@ -74,12 +78,13 @@ fn run(options: &Options) -> Result<bool> {
     let only = match (options.only_walk, options.only_drivers) {
         (true, _) => Some(Only::Walk),
         (_, true) => Some(Only::Drivers),
-        _ => None,
+        _ => options.guests.then_some(Only::Guests),
     };
     let (operations, seed, rounds) = (options.ops, options.seed, options.rounds);
     let run = Run { command, scenarios, operations, seed, rounds, only };
     let cells = match (options.cells.is_empty(), options.all) {
         (false, _) => options.cells.clone(),
+        (true, _) if options.guests => cell::all().into_iter().filter(Guests::fit).collect(),
         (true, true) => cell::all(),
         (true, false) => cell::default(),
     };
@@ -125,6 +130,7 @@ fn run(options: &Options) -> Result<bool> {
     let failed = done.iter().map(|(_, shown)| shown.checks.len()).sum::<usize>() - passed;
     if options.write {
         drivers::write(&repository.join("docs/validation.md"), &logs)?;
+        guests::write(&repository.join("docs/validation.md"), &logs)?;
         let last = cell::all().into_iter().filter_map(|cell| show::last(&cell, &logs).map(|shown| (cell, shown)));
         document::write(&repository.join("docs/validation.md"), &last.collect::<Vec<_>>())?;
     }
@@ -151,7 +157,7 @@ fn queue(cells: &[Cell], only: Option<Only>) -> VecDeque<(usize, Part)> {
     let mut all: Vec<(usize, Part)> = cells.iter().enumerate().flat_map(of).collect();
     all.sort_by_key(|(_, part)| match part {
         Part::Real | Part::Walk => 0,
-        Part::Drivers => 1,
+        Part::Drivers | Part::Guests => 1,
         Part::Scars => 2,
         Part::Fatal(_) => 3,
     });

@@ -1,0 +1,67 @@
+//! The guest's console: printed line by line, and searched for the checks that the guest's first
+//! process reports.
+
+use parking_lot::Mutex;
+use ppc64_linux_init::{FAILED, PASSED, STATUS, Wrote};
+use std::io::Write;
+
+/// What stands before each line of the guest that is no check.
+const PREFIX: &str = "guest: ";
+
+/// The console.
+#[derive(Default)]
+pub(crate) struct Console(Mutex<Said>);
+
+/// What the guest said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    line: Vec<u8>,
+    /// Checks that passed.
+    pub(crate) passed: u32,
+    /// Checks that failed.
+    pub(crate) failed: u32,
+    /// The last exit status.
+    pub(crate) status: Option<u8>,
+    /// What it wrote to the disk that is emulated.
+    pub(crate) wrote: Vec<Wrote>,
+}
+
+impl Console {
+    /// Takes what the guest prints.
+    pub(crate) fn put(&self, text: &[u8]) {
+        let said = &mut *self.0.lock();
+        for &byte in text {
+            match byte {
+                b'\n' => said.end_line(),
+                b'\r' => {}
+                byte => said.line.push(byte),
+            }
+        }
+    }
+
+    /// Returns what the guest has said until now.
+    pub(crate) fn said(&self) -> Said {
+        let said = &mut *self.0.lock();
+        if !said.line.is_empty() {
+            said.end_line();
+        }
+        said.clone()
+    }
+}
+
+impl Said {
+    fn end_line(&mut self) {
+        let line = String::from_utf8_lossy(&self.line).into_owned();
+        self.line.clear();
+        let check = line.starts_with(PASSED) || line.starts_with(FAILED);
+        self.passed += u32::from(line.starts_with(PASSED));
+        self.failed += u32::from(line.starts_with(FAILED));
+        if let Some(status) = line.strip_prefix(STATUS) {
+            self.status = status.trim().parse().ok();
+        }
+        self.wrote.extend(line.parse::<Wrote>());
+        let prefix = if check { "" } else { PREFIX };
+        // The reader may have gone; the guest continues.
+        let _ = writeln!(std::io::stdout(), "{prefix}{line}");
+    }
+}

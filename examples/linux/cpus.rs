@@ -1,0 +1,159 @@
+//! The guest's processors: which of them run, and the end of the guest.
+
+use super::kvm::{Kick, Registers, VcpuFile};
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// 64-bit mode, machine checks, little endian; no address translation.
+const MSR: u64 = 1 << 63 | 1 << 12 | 1;
+
+/// `KVM_REG_PPC_LPCR_64`, with how the guest gets its interrupts: little endian (bit ILE), with
+/// address translation on (two bits AIL).
+const LPCR: u64 = 0x1030_0000_0000_00b5;
+pub(crate) const LPCR_ILE: u64 = 0x0200_0000;
+pub(crate) const LPCR_AIL: u64 = 0x0180_0000;
+pub(crate) const LPCR_AIL_SHIFT: u32 = 23;
+
+/// Areas of the guest's memory that the kernel writes for each processor, the last ones first:
+/// `KVM_REG_PPC_VPA_DTL`, `_SLB` (address and length), `_ADDR`.
+const AREAS: [u64; 2] = [0x1040_0000_0000_0084, 0x1040_0000_0000_0083];
+const VPA: u64 = 0x1030_0000_0000_0082;
+
+/// How the guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It powered off.
+    Off,
+    /// It wants to boot again.
+    Reboot,
+    /// It cannot go on.
+    Failed(String),
+}
+
+enum State {
+    Stopped,
+    Starting(Box<Registers>),
+    Running,
+}
+
+/// All processors.
+pub(crate) struct Cpus {
+    files: Vec<Arc<VcpuFile>>,
+    shared: Mutex<Shared>,
+    changed: Condvar,
+}
+
+struct Shared {
+    states: Vec<State>,
+    threads: Vec<Option<Kick>>,
+    end: Option<End>,
+}
+
+impl Cpus {
+    /// Creates it with all of them stopped.
+    pub(crate) fn new(files: Vec<Arc<VcpuFile>>) -> Self {
+        let states = files.iter().map(|_| State::Stopped).collect();
+        let threads = vec![None; files.len()];
+        Self { files, shared: Mutex::new(Shared { states, threads, end: None }), changed: Condvar::new() }
+    }
+
+    /// Starts a processor that is stopped: `pc`, r3 and r4. Returns whether it was.
+    pub(crate) fn start(&self, number: u32, pc: u64, r3: u64) -> bool {
+        let mut registers = Registers { pc, msr: MSR, ..Default::default() };
+        registers.gpr[3] = r3;
+        let shared = &mut *self.shared.lock();
+        match shared.states.get_mut(number as usize) {
+            Some(state @ State::Stopped) => *state = State::Starting(Box::new(registers)),
+            _ => return false,
+        }
+        self.changed.notify_all();
+        true
+    }
+
+    /// Stops the calling processor.
+    pub(crate) fn stop(&self, number: usize) {
+        self.shared.lock().states[number] = State::Stopped;
+    }
+
+    /// Returns whether a processor is stopped; `None` if there is none with that number.
+    pub(crate) fn is_stopped(&self, number: u32) -> Option<bool> {
+        let shared = self.shared.lock();
+        shared.states.get(number as usize).map(|state| matches!(state, State::Stopped))
+    }
+
+    /// Returns whether the calling processor is to run on.
+    pub(crate) fn runs(&self, number: usize) -> bool {
+        let shared = self.shared.lock();
+        shared.end.is_none() && !matches!(shared.states[number], State::Stopped)
+    }
+
+    /// Waits until the calling thread's processor starts, and returns its registers; `None` at the
+    /// guest's end.
+    pub(crate) fn wait_for_start(&self, number: usize) -> Option<Registers> {
+        let shared = &mut self.shared.lock();
+        loop {
+            if shared.end.is_some() {
+                return None;
+            }
+            if let State::Starting(registers) = &shared.states[number] {
+                let registers = **registers;
+                shared.states[number] = State::Running;
+                return Some(registers);
+            }
+            self.changed.wait(shared);
+        }
+    }
+
+    /// Says that the calling thread runs a processor.
+    pub(crate) fn enter(&self, number: usize) -> io::Result<()> {
+        self.shared.lock().threads[number] = Some(Kick::this_thread()?);
+        Ok(())
+    }
+
+    /// Ends the guest: all processors leave it.
+    pub(crate) fn end(&self, end: End) {
+        self.shared.lock().end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end for a while.
+    pub(crate) fn wait_for_end(&self) -> Option<End> {
+        let shared = &mut self.shared.lock();
+        if shared.end.is_none() {
+            self.changed.wait_for(shared, Duration::from_millis(100));
+        }
+        shared.end.clone()
+    }
+
+    /// Gets all threads out of the guest.
+    pub(crate) fn kick(&self) {
+        self.shared.lock().threads.iter().flatten().for_each(|thread| thread.kick());
+    }
+
+    /// Changes bits of every processor's LPCR.
+    pub(crate) fn set_lpcr(&self, mask: u64, value: u64) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.set(LPCR, file.get(LPCR)? & !mask | value & mask))
+    }
+
+    /// Brings all processors back to how they were at first; none runs.
+    pub(crate) fn reset(&self) -> io::Result<()> {
+        for file in &self.files {
+            // Else the kernel goes on writing where the guest had them.
+            AREAS.iter().try_for_each(|area| file.set(*area, [0u64; 2]))?;
+            file.set(VPA, 0u64)?;
+        }
+        self.set_lpcr(LPCR_ILE | LPCR_AIL, 0)?;
+        let shared = &mut *self.shared.lock();
+        shared.states.iter_mut().for_each(|state| *state = State::Stopped);
+        shared.threads.iter_mut().for_each(|thread| *thread = None);
+        shared.end = None;
+        Ok(())
+    }
+
+    /// Returns each processor's registers, in order.
+    pub(crate) fn files(&self) -> &[Arc<VcpuFile>] {
+        &self.files
+    }
+}

@@ -1,0 +1,102 @@
+//! A virtual machine monitor for Linux guests: boots a distribution's kernel under KVM with NVMe
+//! controllers of the host.
+//!
+//! All DMA is the library's: guest RAM, TCE tables, windows, hypercalls, acceleration. The rest is
+//! what a pSeries guest needs to boot, a file for each job; `docs/guest.md` walks through them. Run
+//! it on an emulated machine with KVM:
+//!
+//! ```text
+//! ppc64/run --machine powernv9 --kernel 6.12-64k --kvm --device nvme -- linux
+//! ```
+
+mod bar;
+mod config;
+mod console;
+mod cpus;
+mod device;
+mod exits;
+mod fdt;
+mod function;
+mod hcall;
+#[path = "../vmm/image.rs"]
+mod image;
+mod killed;
+mod kvm;
+mod machine;
+mod messages;
+mod options;
+mod pci;
+mod processor;
+mod report;
+mod rtas;
+mod run;
+mod tree;
+mod virtio;
+
+use clap::Parser;
+use cpus::End;
+use machine::Machine;
+use options::Options;
+use report::Report;
+use spapr_iommu::host::Host;
+use spapr_iommu::host::vfio::Vfio;
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let result = match options.kill {
+        true => kill().map(|killed| if killed { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        false => run(&options).map(|report| {
+            print!("{report}");
+            report.status()
+        }),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("linux: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the same monitor as a child that is killed.
+fn kill() -> Result<bool, Box<dyn Error>> {
+    let words = std::env::args().skip(1).filter(|word| word != "--kill");
+    killed::run(words.chain(["--init".into(), "--forever".into()]))
+}
+
+fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
+    let host = Arc::new(Vfio::new());
+    let before = host.memlock()?.locked;
+    let (machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
+    let mut report = Report::default();
+    // What an earlier guest wrote to the same disks is other data.
+    let seed = fastrand::u32(..);
+    for boot in 0.. {
+        machine.boot(options, &arguments(options, &machine, boot, seed))?;
+        let end = run::run(&machine, &mut vcpus);
+        report.take(&machine, &vcpus, end.clone());
+        if end != End::Reboot || boot + 1 >= options.boots {
+            break;
+        }
+        machine.reset()?;
+    }
+    drop(vcpus);
+    machine.end()?;
+    report.leaked(host.memlock()?.locked.saturating_sub(before));
+    Ok(report)
+}
+
+/// Returns the kernel's command line: what comes after the dashes is for its first process.
+fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> String {
+    let Options { append, cpus, boots, init, .. } = options;
+    let disks = machine.devices.len();
+    let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
+    format!(
+        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} \
+         --seed {seed} {emulated} {init}"
+    )
+}

@@ -1,0 +1,64 @@
+//! The command line.
+
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+
+/// Boots a Linux guest with devices of the host.
+#[derive(Debug, Parser)]
+pub(crate) struct Options {
+    /// Which TCE hypercalls the kernel answers
+    #[arg(long, value_enum, default_value_t = Accel::Off)]
+    pub(crate) accel: Accel,
+    /// Processors of the guest
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub(crate) cpus: u32,
+    /// MiB of guest RAM
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..))]
+    pub(crate) memory: u64,
+    /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
+    #[arg(long)]
+    pub(crate) disks: Option<usize>,
+    /// Also give the guest a disk that the monitor emulates, over that file, which is made if there is
+    /// none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) emulated: Option<PathBuf>,
+    /// How the guest reaches the registers of its devices
+    #[arg(long, value_enum, default_value_t = Bars::Mapped)]
+    pub(crate) bars: Bars,
+    /// How often the guest boots: it restarts itself before the last time
+    #[arg(long, default_value_t = 1)]
+    pub(crate) boots: u32,
+    /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
+    #[arg(long)]
+    pub(crate) kill: bool,
+    /// The guest's kernel, an ELF image
+    #[arg(long, default_value = "/guest/vmlinux")]
+    pub(crate) kernel: PathBuf,
+    /// The guest's initial file system
+    #[arg(long, default_value = "/guest/initramfs.gz")]
+    pub(crate) initrd: PathBuf,
+    /// Further words for the guest's kernel, such as loglevel=7
+    #[arg(long, default_value = "quiet")]
+    pub(crate) append: String,
+    /// Further options for the guest's first process, such as "--reloads 200"
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub(crate) init: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// All: for guests one trusts
+    On,
+    /// H_PUT_TCE and H_GET_TCE: for any guest
+    PutOnly,
+    /// None
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bars {
+    /// As memory, where the host can map them
+    Mapped,
+    /// Each access exits to the monitor
+    Trapped,
+}

@@ -1,0 +1,146 @@
+//! First process of a Linux guest: tests processors and disks, and prints a line for each check.
+//!
+//! Its options come from the kernel's command line, after the dashes.
+
+mod checks;
+mod disk;
+mod driver;
+
+use std::fs::{self, OpenOptions};
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use checks::Checks;
+use clap::Parser;
+use disk::{Disk, Kind};
+use nix::sys::reboot::{RebootMode, reboot};
+use ppc64_init::{kernel_log, setup};
+use ppc64_linux_init::STATUS;
+
+/// Number of the part of a disk that the first boot writes beside others.
+const AT_ONCE: u32 = 8;
+
+/// What there is to try.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Which boot this is, from 0
+    #[arg(long, default_value_t = 0)]
+    boot: u32,
+    /// How many there are: before the last one the guest restarts itself
+    #[arg(long, default_value_t = 1)]
+    boots: u32,
+    /// Processors
+    #[arg(long, default_value_t = 1)]
+    cpus: usize,
+    /// NVMe controllers
+    #[arg(long, default_value_t = 0)]
+    disks: u32,
+    /// Of the data that is written: the same in all boots
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// There is a disk that the monitor emulates
+    #[arg(long)]
+    emulated: bool,
+    /// How often the controllers' driver is unloaded and loaded again
+    #[arg(long, default_value_t = 0)]
+    reloads: u32,
+    /// Go on writing to the first disk and never end
+    #[arg(long)]
+    forever: bool,
+}
+
+fn main() -> ExitCode {
+    let mode = match start() {
+        Ok(options) => {
+            let failed = work(&options);
+            println!("{STATUS}{}", u8::from(failed > 0));
+            if options.boot + 1 < options.boots { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF }
+        }
+        Err(error) => {
+            eprintln!("init: {error:#}\n{STATUS}2");
+            RebootMode::RB_POWER_OFF
+        }
+    };
+    nix::unistd::sync();
+    // Returns only on failure; the kernel then panics over its lost first process.
+    let _ = reboot(mode);
+    ExitCode::FAILURE
+}
+
+/// Mounts, opens the console and reads the options.
+fn start() -> Result<Options> {
+    setup::mount_file_systems()?;
+    let console = OpenOptions::new().write(true).open("/dev/console").context("open /dev/console")?;
+    nix::unistd::dup2_stdout(&console)?;
+    nix::unistd::dup2_stderr(&console)?;
+    Ok(Options::try_parse()?)
+}
+
+/// Makes the checks. Returns how many failed.
+fn work(options: &Options) -> u32 {
+    let mut checks = Checks::default();
+    checks.run("its kernel and user space run", kernel);
+    checks.run(&format!("processors: {}", options.cpus), || processors(options.cpus));
+    let passed = (0..options.disks).map(Kind::Passed);
+    let kinds = passed.chain(options.emulated.then_some(Kind::Emulated));
+    let disks: Vec<Disk> = kinds.map(|kind| Disk { kind, seed: options.seed }).collect();
+    if !disks.is_empty() {
+        checks.run("the drivers of its disks load", driver::load);
+    }
+    for &disk in &disks {
+        checks.run(&format!("{disk} reads as it was written"), || disk::check(disk, options.boot));
+        for boot in 0..options.boot {
+            checks.run(&format!("{disk} has what boot {boot} wrote"), || disk::verify(disk, boot));
+        }
+    }
+    if disks.len() > 1 {
+        checks.run("all disks read as they were written at once", || at_once(&disks, options.boot));
+    }
+    for _ in 0..options.reloads {
+        if let Err(error) = driver::reload() {
+            checks.run("the driver of its disks loads again", || Err(error));
+        }
+    }
+    if options.reloads > 0 {
+        for &disk in &disks {
+            let name = format!("{disk} has what was written after {} times", options.reloads);
+            checks.run(&name, || disk::verify(disk, options.boot));
+        }
+    }
+    if options.forever {
+        checks.run("the disk is written until the end", disk::write_forever);
+    }
+    checks.run("its kernel has no warnings", || {
+        let faults = kernel_log::faults()?;
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        Ok(())
+    });
+    checks.failed()
+}
+
+/// Says which kernel it is, and how long it took to come here.
+fn kernel() -> Result<()> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let seconds = uptime.split(' ').next().unwrap_or_default();
+    println!("Linux {}, in user space {seconds} s after its clock started", release.trim());
+    Ok(())
+}
+
+/// Writes and reads all disks side by side, past what boots wrote before.
+fn at_once(disks: &[Disk], boot: u32) -> Result<()> {
+    thread::scope(|scope| {
+        let work =
+            |disk: Disk| scope.spawn(move || disk::check(disk, AT_ONCE + boot).with_context(|| disk.to_string()));
+        let threads: Vec<_> = disks.iter().map(|disk| work(*disk)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
+}
+
+fn processors(wanted: usize) -> Result<()> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let found = text.lines().filter(|line| line.starts_with("processor")).count();
+    ensure!(found == wanted, "{found} are online");
+    Ok(())
+}
