@@ -159,7 +159,9 @@ fn replaced(text: &str, kept: impl Fn(&Cell) -> Option<Guests>) -> Option<String
             let kernel = rest.split_inclusive(" |").next().unwrap_or_default();
             !kernel.is_empty() && kernel.ends_with(pages) && kernel.contains("-64k") == (pages == "-64k |")
         };
-        let older = old.lines().find(is_of).map(str::to_owned);
+        // A row of other columns is of an older version.
+        let is_whole = |line: &&str| line.matches('|').count() == RUNS.len() + 6;
+        let older = old.lines().find(|line| is_of(line) && is_whole(line)).map(str::to_owned);
         if let Some(row) = kept(&cell).map(|guests| guests.row(&cell)).or(older) {
             let _ = writeln!(table, "{row}");
         }
@@ -222,6 +224,9 @@ mod tests {
         let columns: Vec<usize> =
             both.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
         assert_eq!(columns, [RUNS.len() + 6; 4]);
+        let narrow = both.replace("| yes | yes |", "| yes |");
+        let rest = replaced(&narrow, only("6.12", "6.12.2-powerpc64le", "three")).unwrap();
+        assert_eq!(commits(&rest), ["commit", "three"]);
     }
 
     #[test]
