@@ -1,7 +1,7 @@
 //! Runs commands of this project on real POWER kernels in emulated machines.
 //!
 //! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`]
-//! finds the kernel, [`program`] builds the commands, [`initramfs`] packs them, [`machine`]
+//! finds the kernel, [`program`] builds the commands, [`packaged`] finds programs of Debian they run, [`initramfs`] packs them, [`machine`]
 //! describes the machine,
 //! [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`]
 //! is one of them, [`show`] what is run in it, [`drivers`] and [`guests`] the parts of it that are tables of their
@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod label;
 pub mod machine;
 pub mod options;
+pub mod packaged;
 pub mod program;
 pub mod show;
 pub mod spent;

@@ -67,6 +67,9 @@ fn run(options: &Options) -> Result<u8> {
         eprintln!("guest's kernel: {}", kernel.name);
         tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &kernel.modules(&archive::NVME)?)?)?;
     }
+    if let Some(program) = &programs.debian {
+        tree.add_root(&program.find(&repository.join("ppc64/cache"))?)?;
+    }
     for (name, content) in modules {
         tree.add_module(&name, content);
     }
