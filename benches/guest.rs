@@ -12,7 +12,7 @@ use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, NoMemory, PhbConfig, Slot};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
-use spapr_iommu::uapi::papr::hcall::MOST_STUFFED;
+use spapr_iommu::uapi::papr::hcall::MAX_STUFFED;
 use std::error::Error;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -45,7 +45,8 @@ impl Ram {
     }
 }
 
-impl GuestMemory for Ram {
+// SAFETY: addresses of a model's, which touches no memory.
+unsafe impl GuestMemory for Ram {
     fn slots(&self) -> Vec<Slot> {
         let guest = GuestRange::new(GuestAddr(0), RAM).expect("a range");
         vec![Slot { guest, user: UserAddr(1 << 40) }]
@@ -146,15 +147,14 @@ fn longest(attached: bool) -> Result<(), Box<dyn Error>> {
     let ram = Arc::new(Ram::new(&scattered));
     let iommu = guest(&ram, attached)?;
     let fill = || {
-        (0..MOST_STUFFED / LIST).for_each(|list| {
+        (0..MAX_STUFFED / LIST).for_each(|list| {
             iommu.h_put_tce_indirect(LIOBN, list * LIST * PAGE, 0, LIST).expect("right");
         })
     };
-    let mut table = vec![0_u64; MOST_STUFFED as usize];
-    let stuff = || iommu.h_stuff_tce(LIOBN, 0, 0, MOST_STUFFED).expect("right");
+    let mut table = vec![0_u64; MAX_STUFFED as usize];
+    let stuff = || iommu.h_stuff_tce(LIOBN, 0, 0, MAX_STUFFED).expect("right");
     fill();
-    let (ours, theirs) =
-        median_ns_then(MOST_STUFFED as usize, (stuff, fill), (|| black_box(&mut table).fill(0), || ()));
+    let (ours, theirs) = median_ns_then(MAX_STUFFED as usize, (stuff, fill), (|| black_box(&mut table).fill(0), || ()));
     Table::precise("H_STUFF_TCE, 2^18 scattered", ours, theirs);
     Ok(())
 }

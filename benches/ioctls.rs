@@ -9,7 +9,7 @@ mod measure;
 use measure::{Table, median_ns_then};
 use spapr_iommu::addr::{Bytes, Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Fd, Host, Memory, Node, calls};
+use spapr_iommu::host::{Fd, Host, Node, calls};
 use spapr_iommu::model::Recording;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
@@ -34,13 +34,15 @@ impl Bare {
         let group = host.open(Node::Group(group))?;
         calls::group_set_container(host.as_ref(), group, container)?;
         calls::set_iommu(host.as_ref(), container, TCE_V2_IOMMU)?;
-        calls::register_memory(host.as_ref(), container, ram)?;
+        // SAFETY: memory of the host, to which no reference is made, and which is freed last.
+        unsafe { calls::register_memory(host.as_ref(), container, ram) }?;
         calls::tce_create(host.as_ref(), container, window.page, window.range.len(), window.levels)?;
         Ok(Self { host: Arc::clone(host), container })
     }
 
     fn map(&self, iova: IovaRange, user: UserAddr) {
-        calls::map_dma(self.host.as_ref(), self.container, user, iova, RW).expect("MAP");
+        // SAFETY: as in `new`.
+        unsafe { calls::map_dma(self.host.as_ref(), self.container, user, iova, RW) }.expect("MAP");
     }
 
     fn unmap(&self, iova: IovaRange) {
@@ -77,11 +79,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [ours, theirs] = host.groups().iter().map(|group| group.number).collect::<Vec<_>>()[..] else {
         return Err("two groups are needed".into());
     };
-    let ram = host.allocate(RAM, host.page_shift())?;
+    let memory = host.share(RAM, host.page_shift())?;
+    let ram = memory.range();
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
     space.attach(ours)?;
-    let lease = registry.register(ram)?;
+    let lease = registry.register(&memory)?;
     let window = space.create_window(&WindowRequest::bytes(RAM))?;
     let bare = Bare::new(&host, theirs, ram, &window)?;
     println!("256M of memory, {} pages: nanoseconds to map a buffer", window.page);
@@ -98,14 +101,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Counts the MAPs for contiguous memory.
 fn count_calls(group: u32) -> Result<(), Box<dyn Error>> {
     let host = Arc::new(Recording::new(Vfio::new()));
-    let memory = Vfio::new();
-    let ram = memory.allocate(RAM, memory.page_shift())?;
+    let memory = host.share(RAM, host.page_shift())?;
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
     space.attach(group)?;
-    let _lease = registry.register(ram)?;
+    let _lease = registry.register(&memory)?;
     let window = space.create_window(&WindowRequest::bytes(RAM))?;
-    space.map(IovaRange::new(window.range.start(), RAM)?, ram.start(), RW)?;
+    space.map(IovaRange::new(window.range.start(), RAM)?, memory.range().start(), RW)?;
     println!("{} contiguous: {} MAP", Bytes(RAM), host.count("VFIO_IOMMU_MAP_DMA"));
     Ok(())
 }

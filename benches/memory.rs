@@ -8,9 +8,9 @@ mod null;
 
 use dhat::{HeapStats, Profiler};
 use null::Null;
-use spapr_iommu::addr::{Bytes, GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr, UserRange};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, PhbConfig, Slot, Slots};
-use spapr_iommu::host::Memory;
+use spapr_iommu::addr::{Bytes, GuestAddr, Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, PhbConfig, Slots};
+use spapr_iommu::host::Host;
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let space = AddressSpace::new(&registry);
         space.attach(0)?;
         let size = 2 * COUNT * len;
-        let _lease = registry.register(UserRange::new(UserAddr(USER), size)?)?;
+        // SAFETY: addresses of a model's, which touches no memory.
+        let _lease = unsafe { registry.register_raw(UserRange::new(UserAddr(USER), size)?) }?;
         let request = WindowRequest::bytes(size).page(PageShift::P4K);
         let start = space.create_window(&request)?.range.start().0;
         // In reverse order in user memory, so that neighbours do not merge.
@@ -62,9 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Measures a guest's largest possible window, in which TCEs are set by lists of 512.
 fn guest_tables() -> Result<(), Box<dyn Error>> {
     let model = Arc::new(Model::new("powernv9-4k".parse()?));
-    let slots = Arc::new(Slots::new(model.clone()));
-    let guest = GuestRange::new(GuestAddr(0), 64 << 20)?;
-    slots.insert(Slot { guest, user: model.allocate(guest.len(), PageShift::P4K)?.start() })?;
+    let slots = Arc::new(Slots::new());
+    slots.insert(GuestAddr(0), &model.share(64 << 20, PageShift::P4K)?)?;
     let iommu = GuestIommu::new(&Registry::new(model), slots.clone());
     iommu.add_memory()?;
     let phb = iommu.add_phb(PhbConfig::new(1, Liobn(1))?)?;

@@ -4,8 +4,8 @@
 //! to vfio-pci, or under `ppc64/run --machine pseries --kernel 6.12-64k -- share vfio`.
 
 use spapr_iommu::addr::{Iova, IovaRange};
+use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
@@ -20,18 +20,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn share<H: Host + Memory + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>> {
+fn share<H: Host + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>> {
     let groups: Vec<u32> = host.groups().iter().map(|group| group.number).collect();
     let [first, second] = groups[..] else { return Err(format!("two groups are needed, not {groups:?}").into()) };
-    let memory = host.allocate(16 << 20, host.page_shift())?;
+    let memory = host.share(16 << 20, host.page_shift())?;
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
 
     space.attach(first)?;
-    let lease = registry.register(memory)?;
+    let lease = registry.register(&memory)?;
     // There is no window yet: the map creates the one it needs.
-    let iova = IovaRange::new(Iova(1 << 59), memory.len())?;
-    space.map(iova, memory.start(), Permission::ReadWrite)?;
+    let iova = IovaRange::new(Iova(1 << 59), memory.range().len())?;
+    space.map(iova, memory.range().start(), Permission::ReadWrite)?;
 
     // The second group sees everything the first one sees.
     space.attach(second)?;

@@ -80,6 +80,7 @@ pub type GuestRange = Range<GuestAddr>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum RangeError {
     /// The length is 0.
     #[error("range at {start:#x} has length 0: give it at least one page")]
@@ -88,6 +89,8 @@ pub enum RangeError {
     #[error("range at {start:#x} with length {len:#x} runs past the end of the address space")]
     Wraps { start: u64, len: u64 },
 }
+
+crate::error::classify!(RangeError { Argument: Empty, Wraps; });
 
 impl<A: Address> Range<A> {
     /// Creates the range of `len` bytes at `start`. Fails if it is empty or ends at 2^64 or beyond;

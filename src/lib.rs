@@ -13,16 +13,16 @@
 //!
 //! // A model of the kernel. `host::vfio::Vfio::new()` is the running one.
 //! let host = Arc::new(Model::new("powernv9-64k".parse()?));
-//! let memory = host.share(64 << 20, host.page_shift())?.range();
+//! let memory = host.share(64 << 20, host.page_shift())?; // devices may change it at any moment
 //!
 //! let registry = Registry::new(host); // one per process, as the kernel has it
 //! let space = AddressSpace::new(&registry); // what the devices see
 //! space.attach(0)?; // IOMMU group 0
 //!
-//! let lease = registry.register(memory)?; // keeps the memory registered
+//! let lease = registry.register(&memory)?; // keeps the memory, and keeps it registered
 //! let window = space.create_window(&WindowRequest::bytes(1 << 30))?;
-//! let iova = IovaRange::new(window.range.start(), memory.len())?;
-//! space.map(iova, memory.start(), Permission::ReadWrite)?; // 64 MiB in one MAP
+//! let iova = IovaRange::new(window.range.start(), memory.range().len())?;
+//! space.map(iova, memory.range().start(), Permission::ReadWrite)?; // 64 MiB in one MAP
 //!
 //! // Devices can reach the memory, so it is not given back; the error says where they see it.
 //! let refused = lease.release().unwrap_err();
@@ -42,7 +42,7 @@
 //! # Modules
 //! | module | what it is |
 //! |---|---|
-//! | [`addr`], [`permission`] | addresses, ranges, page sizes; what devices may do |
+//! | [`addr`], [`pci`], [`permission`] | addresses, ranges, page sizes; how devices are named; what they may do |
 //! | [`registry`] | registered memory of the process |
 //! | [`window`] | DMA windows: what one would be and cost, before it is made |
 //! | [`space`] | the address space of devices in one or more containers |
@@ -50,7 +50,7 @@
 //! | [`guest`], [`kvm`] | a guest's tables and calls, answered here or in the kernel |
 //! | [`host`] | the seam to a kernel: [`host::vfio`] is the running one |
 //! | `model` | the kernel in process, on any machine (feature `model`) |
-//! | [`stats`] | counters of calls and refusals |
+//! | [`error`], [`stats`] | kinds of errors; counters of calls and refusals |
 //! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
 //!
 //! # Features
@@ -72,6 +72,8 @@ pub mod device;
 #[cfg(target_os = "linux")]
 pub mod dma;
 #[cfg(target_os = "linux")]
+pub mod error;
+#[cfg(target_os = "linux")]
 pub mod guest;
 #[cfg(target_os = "linux")]
 pub mod host;
@@ -81,6 +83,8 @@ pub mod kvm;
 pub mod map;
 #[cfg(all(target_os = "linux", feature = "model"))]
 pub mod model;
+#[cfg(target_os = "linux")]
+pub mod pci;
 #[cfg(target_os = "linux")]
 pub mod permission;
 #[cfg(target_os = "linux")]
@@ -99,7 +103,11 @@ pub use addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 #[cfg(target_os = "linux")]
 pub use dma::{Buffer, Dma, DmaMask};
 #[cfg(target_os = "linux")]
+pub use error::ErrorKind;
+#[cfg(target_os = "linux")]
 pub use guest::GuestIommu;
+#[cfg(target_os = "linux")]
+pub use pci::{Group, PciAddress};
 #[cfg(target_os = "linux")]
 pub use permission::Permission;
 #[cfg(target_os = "linux")]

@@ -17,6 +17,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     let space = AddressSpace::new(&registry);
     space.attach(1)?;
     let ram = model.allocate(1 << 20, PageShift::P64K)?;
-    let lease = registry.register(ram)?;
+    let lease = registry.lease(ram)?;
     space.map(IovaRange::new(Iova(0), 1 << 20)?, ram.start(), RW)?;
     let kvm = KvmModel::new();
     let window = IovaRange::new(Iova(0), 1 << 30)?;

@@ -30,7 +30,7 @@ const INTERNAL: u64 = 0x4_0000;
 pub(crate) const MOST: u64 = 4096;
 
 /// A transfer takes about 100 ms.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why the device did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub(crate) enum EduError {
     NotEdu { device: String, found: u32 },
     #[error("cannot wait for an interrupt: {0}")]
     Wait(Errno),
-    #[error("a transfer did not end within {} s", PATIENCE.as_secs())]
+    #[error("a transfer did not end within {} s", TIMEOUT.as_secs())]
     Stuck,
     #[error("the device moves {MOST} bytes at a time, the buffers have {0}")]
     TooLong(u64),
@@ -112,7 +112,7 @@ impl Edu {
     }
 
     fn wait(&self, interrupt: &Interrupt) -> Result<(), EduError> {
-        if !interrupt.wait(Some(PATIENCE)).map_err(EduError::Wait)? {
+        if !interrupt.wait(Some(TIMEOUT)).map_err(EduError::Wait)? {
             return Err(EduError::Stuck);
         }
         let status = self.registers.read::<u32>(INTERRUPT_STATUS)?;
@@ -123,7 +123,7 @@ impl Edu {
     fn poll(&self) -> Result<(), EduError> {
         let began = Instant::now();
         while self.registers.read::<u64>(COMMAND)? & START != 0 {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > TIMEOUT {
                 return Err(EduError::Stuck);
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -4,9 +4,10 @@ use super::bar::GuestBar;
 use super::config::GuestConfig;
 use super::kvm::Vm;
 use super::messages::Messages;
-use spapr_iommu::device::Device;
+use spapr_iommu::device::{Device, DeviceError};
 use spapr_iommu::guest::Phb;
-use spapr_iommu::host::{GroupFacts, PciDevice};
+use spapr_iommu::host::{GroupFacts, PciDevice, RegionArea};
+use spapr_iommu::space::DeviceArea;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) fn find(groups: &[GroupFacts]) -> Vec<(u32, PciDevice)> {
 
 /// An open device.
 pub(crate) struct Passed {
+    device: Arc<Device>,
     pub(crate) group: u32,
     /// Bus, device and function, as a configuration address has them.
     pub(crate) place: u32,
@@ -45,8 +47,15 @@ impl Passed {
         let bar = GuestBar::new(&device)?;
         let at = MMIO.0 + STEP * u64::from(slot + 1);
         let config = GuestConfig::new(Arc::clone(&device), at, bar.size());
-        let messages = Messages::new(device, slot)?;
-        Ok(Self { group, place: (slot + 1) << 11, at, config, messages, bar })
+        let messages = Messages::new(Arc::clone(&device), slot)?;
+        Ok(Self { device, group, place: (slot + 1) << 11, at, config, messages, bar })
+    }
+
+    /// Maps BAR 0; `None` where the host cannot map all of it.
+    pub(crate) fn map_bar(&self) -> Result<Option<DeviceArea>, DeviceError> {
+        let whole = |area: &RegionArea| (area.offset, area.len) == (0, self.bar.size());
+        let area = self.device.bar_areas(0)?.into_iter().find(whole);
+        area.map(|area| self.device.map_bar_area(0, area)).transpose()
     }
 
     /// Brings it back to how the guest found it.

@@ -2,11 +2,11 @@
 
 use super::console::Console;
 use super::cpus::Cpus;
-use super::device::{self, Passed};
+use super::device::{self, MMIO_OFFSET, Passed};
 use super::exits::Exits;
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
-use super::options::{Accel, Options};
+use super::options::{Accel, Bars, Options};
 use super::{image, rtas, tree};
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
@@ -14,6 +14,7 @@ use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
+use spapr_iommu::space::DeviceArea;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::Path;
@@ -29,6 +30,9 @@ pub(crate) const RTAS: GuestAddr = GuestAddr(0x07f0_0000);
 pub(crate) const RTAS_SIZE: u64 = 0x1000;
 pub(crate) const INITRD: GuestAddr = GuestAddr(0x0800_0000);
 
+/// KVM's memory slot of the first BAR; RAM has those before.
+const FIRST_BAR: u32 = 8;
+
 /// Firmware: hands r3, the argument block, to H_RTAS (`mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1;
 /// blr`). Big endian, as it is called.
 const FIRMWARE: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0022, 0x4e80_0020];
@@ -39,6 +43,8 @@ const REAL: u64 = (1 << 60) - 1;
 /// The machine. Fields are dropped in this order: the devices are closed before the VM, and this
 /// before its RAM.
 pub(crate) struct Machine {
+    /// BARs that are the guest's memory.
+    bars: Vec<DeviceArea>,
     pub(crate) devices: Vec<Passed>,
     pub(crate) phb: Arc<Phb>,
     pub(crate) iommu: GuestIommu,
@@ -56,7 +62,7 @@ impl Machine {
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let size = usize::try_from(options.memory << 20)?;
-        let memory = Arc::new(VmMemory(Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?)));
+        let memory = Arc::new(VmMemory::new(Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?)));
         for (number, slot) in (0..).zip(memory.slots()) {
             // SAFETY: the memory is dropped after the VM; nobody holds references into it.
             unsafe { vm.add_memory(number, slot.guest.start().0, slot.user.0, slot.guest.len()) }?;
@@ -82,18 +88,28 @@ impl Machine {
         if found.len() < wanted {
             return Err(format!("{} NVMe controllers are bound to vfio-pci, {wanted} are wanted", found.len()).into());
         }
-        let mut devices = Vec::new();
+        let (mut devices, mut bars) = (Vec::new(), Vec::new());
         for (slot, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
             if devices.iter().all(|other: &Passed| other.group != group) {
                 phb.attach(group)?;
             }
             let device = Passed::open(&phb, group, &pci, slot)?;
             device.messages.sources().try_for_each(|source| xics.reset_source(source))?;
+            if options.bars == Bars::Mapped
+                && let Some(bar) = device.map_bar()?
+            {
+                let (at, user, slot) = (device.at + MMIO_OFFSET, bar.as_ptr() as u64, FIRST_BAR + slot);
+                // The host's kernel lets no other BAR be on the last page.
+                let size = (bar.len() as u64).next_multiple_of(host.page_shift().bytes());
+                // SAFETY: no vCPU runs when the mapping ends, with the machine.
+                unsafe { vm.add_memory(slot, at, user, size) }?;
+                bars.push(bar);
+            }
             devices.push(device);
         }
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
-        Ok((Self { devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry }, vcpus))
+        Ok((Self { bars, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry }, vcpus))
     }
 
     /// Loads what the guest starts with, and starts its first processor.
@@ -125,10 +141,10 @@ impl Machine {
 
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
-        let Self { devices, phb, iommu, vm, memory, .. } = self;
+        let Self { bars, devices, phb, iommu, vm, memory, .. } = self;
         let groups: BTreeSet<u32> = devices.iter().map(|device| device.group).collect();
         devices.iter().for_each(|device| device.messages.off(&vm));
-        drop(devices);
+        drop((bars, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
         drop((phb, iommu, vm, memory));
         Ok(())

@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,
+    /// How the guest reaches the registers of its devices
+    #[arg(long, value_enum, default_value_t = Bars::Mapped)]
+    pub(crate) bars: Bars,
     /// How often the guest boots: it restarts itself before the last time
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,
@@ -46,4 +49,12 @@ pub(crate) enum Accel {
     PutOnly,
     /// None
     Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bars {
+    /// As memory, where the host can map them
+    Mapped,
+    /// Each access exits to the monitor
+    Trapped,
 }

@@ -4,10 +4,10 @@ use super::counts::Counts;
 use super::device::{BAR, Passed};
 use super::kvm::{Registers, Vcpu, Vm};
 use super::{Accel, Options, image, tree, vectors};
-use spapr_iommu::addr::{GuestAddr, GuestRange, UserRange};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots};
+use spapr_iommu::addr::GuestAddr;
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slots};
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Host, Memory, PciDevice};
+use spapr_iommu::host::{Host, PciDevice, Shared};
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::model::Recording;
 use spapr_iommu::registry::Registry;
@@ -34,8 +34,8 @@ pub(crate) struct Machine {
     phb: Arc<Phb>,
     /// Devices that can still be plugged.
     spare: std::vec::IntoIter<(u32, PciDevice)>,
-    ram: UserRange,
-    host: Arc<Vfio>,
+    /// KVM accesses it as long as the VM exists.
+    ram: Shared,
 }
 
 impl Machine {
@@ -43,11 +43,13 @@ impl Machine {
     pub(crate) fn new(host: &Arc<Vfio>, options: &Options) -> Result<Self, Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let vcpu = vm.add_vcpu(0)?;
-        let ram = host.allocate(options.memory << 20, host.page_shift())?;
-        // SAFETY: the memory is the host's, which outlives the VM; nobody holds references to it.
-        unsafe { vm.add_memory(0, 0, ram.start().0, ram.len()) }?;
-        let slots = Arc::new(Slots::new(host.clone()));
-        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), ram.len())?, user: ram.start() })?;
+        let ram = host.share(options.memory << 20, host.page_shift())?;
+        let bytes = ram.range().len();
+        // SAFETY: no reference to shared memory is ever made, and the machine drops it after the
+        // VM.
+        unsafe { vm.add_memory(0, 0, ram.range().start().0, bytes) }?;
+        let slots = Arc::new(Slots::new());
+        slots.insert(GuestAddr(0), &ram)?;
 
         let recording = Arc::new(Recording::new(Arc::clone(host)));
         let registry = Registry::new(recording.clone());
@@ -71,12 +73,12 @@ impl Machine {
             .map_err(|error| format!("{}: {error}; ppc64/run builds it", options.guest.display()))?;
         let entry = image::load(&file, slots.as_ref())?;
         vectors::write(slots.as_ref())?;
-        slots.write(GuestAddr(TREE), &tree::make(ram.len(), &phb, &device)?)?;
+        slots.write(GuestAddr(TREE), &tree::make(bytes, &phb, &device)?)?;
         let mut registers = Registers { pc: entry, msr: MSR, ..Default::default() };
         registers.gpr[3] = TREE;
         vcpu.file().set_registers(&registers)?;
-        let (counts, host) = (Counts::default(), Arc::clone(host));
-        Ok(Self { vcpu, vm, devices: vec![device], iommu, recording, counts, phb, spare, ram, host })
+        let counts = Counts::default();
+        Ok(Self { vcpu, vm, devices: vec![device], iommu, recording, counts, phb, spare, ram })
     }
 
     /// Plugs one more device: returns the address of its BAR 0, or `None` if there is none. The
@@ -90,7 +92,7 @@ impl Machine {
 
     /// Takes everything down, in the order that leaks nothing, and returns the counts.
     pub(crate) fn end(self) -> Result<Counts, Box<dyn Error>> {
-        let Self { vcpu, vm, devices, iommu, counts, phb, ram, host, .. } = self;
+        let Self { vcpu, vm, devices, iommu, counts, phb, ram, .. } = self;
         for device in devices {
             let group = device.group;
             drop(device);
@@ -99,7 +101,7 @@ impl Machine {
         drop((phb, iommu));
         // KVM accesses guest RAM as long as the VM exists.
         drop((vcpu, vm));
-        host.free(ram)?;
+        drop(ram);
         Ok(counts)
     }
 }

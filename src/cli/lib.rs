@@ -3,6 +3,7 @@
 //! Everything here uses the public interface of [`spapr_iommu`] and nothing else.
 #![deny(unsafe_code)]
 
+mod by_address;
 pub mod command;
 pub mod replay;
 pub mod scenario;

@@ -2,7 +2,7 @@
 
 use super::AccessError;
 use super::access::Access;
-use super::opened::Opened;
+use super::open::OpenDevice;
 use super::value::{Endian, RegisterValue};
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub struct Bar {
     pub(super) access: Access,
     pub(super) endian: Endian,
-    pub(super) opened: Arc<Opened>,
+    pub(super) opened: Arc<OpenDevice>,
 }
 
 impl Bar {

@@ -38,8 +38,8 @@ struct Guard {
 /// The configuration space of a device, little endian as PCI has it.
 ///
 /// This is the one door to it while the device is open: other handles of it only read. Nobody turns
-/// memory decode off, for which the kernel ends a process that touches a BAR with SIGBUS, nor moves BARs
-/// or the device to sleep, nor sets up DMA and interrupts without the knowledge of
+/// memory decode off, for which the kernel ends a process that touches a BAR with SIGBUS, nor moves
+/// BARs or the device to sleep, nor sets up DMA and interrupts without the knowledge of
 /// [`Device`](super::Device): writes to those registers are refused.
 ///
 /// vfio-pci answers for some of it itself (ids, BARs, capability list), so these read well of a

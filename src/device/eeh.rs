@@ -9,7 +9,7 @@
 //! whose group shares its container
 //! ([`AddressSpace::attach_beside`](crate::space::AddressSpace::attach_beside)) is refused.
 
-use crate::device::{AccessError, DeviceError, Opened};
+use crate::device::{AccessError, DeviceError, OpenDevice};
 use crate::host::calls::{self, CallError};
 use crate::host::{Errno, Fd};
 use crate::space;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a PE may be unavailable while the firmware works on it.
-const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The state of a PE (`VFIO_EEH_PE_GET_STATE`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,7 +107,7 @@ pub struct Injection {
 /// Error handling of one device's PE.
 #[derive(Debug)]
 pub struct Eeh<'a> {
-    opened: &'a Opened,
+    opened: &'a OpenDevice,
     id: (u16, u16),
 }
 
@@ -150,7 +150,7 @@ fn no_pe(device: &space::Device, error: &CallError) -> Option<EehError> {
 }
 
 impl<'a> Eeh<'a> {
-    pub(crate) fn new(opened: &'a Opened, id: (u16, u16)) -> Self {
+    pub(crate) fn new(opened: &'a OpenDevice, id: (u16, u16)) -> Self {
         Self { opened, id }
     }
 
@@ -180,7 +180,7 @@ impl<'a> Eeh<'a> {
     /// Takes seconds. Everything that was enabled or running stays off even if it fails. Other
     /// devices of the group are in the same PE and are reset with it: their drivers must be told.
     pub fn recover(&self) -> Result<(), EehError> {
-        self.recover_within(PATIENCE)
+        self.recover_within(TIMEOUT)
     }
 
     /// Does the same as [`Self::recover`], with another time limit for a PE that is unavailable.
@@ -195,7 +195,7 @@ impl<'a> Eeh<'a> {
             if began.elapsed() >= patience {
                 return Err(EehError::Unavailable { group, waited: began.elapsed() });
             }
-            std::thread::sleep(PAUSE.min(patience));
+            std::thread::sleep(POLL_INTERVAL.min(patience));
         }
         for step in [op::RESET_HOT, op::RESET_DEACTIVATE, op::CONFIGURE] {
             operate(device, step)?;

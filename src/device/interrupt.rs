@@ -1,6 +1,6 @@
 //! Interrupts of a device, delivered by eventfd.
 
-use super::opened::Opened;
+use super::open::OpenDevice;
 use super::{DeviceError, messages};
 use crate::host::calls::{self, Failure};
 use crate::host::{Errno, irqs};
@@ -87,7 +87,7 @@ impl Slots {
 
 /// All interrupts of one kind; the last one dropped disables them.
 struct Enabled {
-    opened: Arc<Opened>,
+    opened: Arc<OpenDevice>,
     kind: InterruptKind,
     owner: u64,
 }
@@ -236,7 +236,7 @@ impl AsFd for Interrupt {
 }
 
 /// Returns how many interrupts of a kind a device has.
-pub(super) fn info(opened: &Opened, kind: InterruptKind) -> Result<InterruptInfo, DeviceError> {
+pub(super) fn info(opened: &OpenDevice, kind: InterruptKind) -> Result<InterruptInfo, DeviceError> {
     let none = || DeviceError::NoInterrupt { device: Arc::clone(&opened.address), kind };
     match calls::device_irq_info(opened.device.host().as_ref(), opened.device.fd(), kind.index()) {
         Ok(info) if info.count > 0 => Ok(InterruptInfo { kind, count: info.count }),
@@ -248,7 +248,7 @@ pub(super) fn info(opened: &Opened, kind: InterruptKind) -> Result<InterruptInfo
 }
 
 /// Enables the first `count` interrupts of a kind, in one call.
-pub(super) fn enable(opened: &Arc<Opened>, kind: InterruptKind, count: u32) -> Result<Vec<Interrupt>, DeviceError> {
+pub(super) fn enable(opened: &Arc<OpenDevice>, kind: InterruptKind, count: u32) -> Result<Vec<Interrupt>, DeviceError> {
     check_count(opened, kind, count)?;
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let eventfds: Result<Vec<_>, _> = (0..count).map(|_| EventFd::from_flags(flags)).collect();
@@ -261,7 +261,7 @@ pub(super) fn enable(opened: &Arc<Opened>, kind: InterruptKind, count: u32) -> R
 
 /// Enables interrupts for eventfds of the caller's.
 pub(super) fn forward(
-    opened: &Arc<Opened>,
+    opened: &Arc<OpenDevice>,
     kind: InterruptKind,
     eventfds: &[BorrowedFd<'_>],
 ) -> Result<ForwardedInterrupts, DeviceError> {
@@ -270,7 +270,7 @@ pub(super) fn forward(
     Ok(ForwardedInterrupts { count, enabled: enable_all(opened, kind, count, eventfds)? })
 }
 
-fn check_count(opened: &Opened, kind: InterruptKind, count: u32) -> Result<(), DeviceError> {
+fn check_count(opened: &OpenDevice, kind: InterruptKind, count: u32) -> Result<(), DeviceError> {
     let there = info(opened, kind)?.count;
     if count == 0 || count > there {
         return Err(DeviceError::Vectors { device: Arc::clone(&opened.address), kind, asked: count, there });
@@ -279,7 +279,7 @@ fn check_count(opened: &Opened, kind: InterruptKind, count: u32) -> Result<(), D
 }
 
 fn enable_all(
-    opened: &Arc<Opened>,
+    opened: &Arc<OpenDevice>,
     kind: InterruptKind,
     count: u32,
     eventfds: &[BorrowedFd<'_>],

@@ -1,10 +1,11 @@
 //! A PCI device for a driver in user space: registers, configuration space, bus mastering,
 //! interrupts, reset.
 //!
-//! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it there. When the device
-//! is dropped, also while a panic unwinds and also while its BARs are still held, it is taken off
-//! the bus and its interrupts are disabled, so that nothing it does can reach memory that goes
-//! next. A child of `fork` that drops its copy changes nothing: the device stays its parent's.
+//! [`Device::open`] lets the device answer and keeps it off the bus; [`Device::start_dma`] puts it
+//! there. When the device is dropped, also while a panic unwinds and also while its BARs are still
+//! held, it is taken off the bus and its interrupts are disabled, so that nothing it does can reach
+//! memory that goes next. A child of `fork` that drops its copy changes nothing: the device stays
+//! its parent's.
 //!
 //! ```
 //! use spapr_iommu::device::{Device, Endian, InterruptKind};
@@ -44,14 +45,14 @@ pub mod eeh;
 mod error;
 mod interrupt;
 mod messages;
-mod opened;
+mod open;
 mod value;
 
 pub use bar::Bar;
 pub use config::Config;
 pub use error::{AccessError, DeviceError};
 pub use interrupt::{ForwardedInterrupts, Interrupt, InterruptInfo, InterruptKind};
-pub use opened::DmaState;
+pub use open::DmaState;
 pub use value::{Endian, RegisterValue};
 
 use crate::device::eeh::Eeh;
@@ -60,7 +61,7 @@ use crate::space::{AddressSpace, DeviceArea, Driven};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use access::{Access, BARS, CONFIG};
 use core::fmt;
-pub(crate) use opened::Opened;
+pub(crate) use open::OpenDevice;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -68,7 +69,7 @@ use std::sync::Arc;
 ///
 /// The space, and the group in it, stay while it, a [`Bar`] or an [`Interrupt`] of it is held.
 pub struct Device {
-    opened: Arc<Opened>,
+    opened: Arc<OpenDevice>,
     id: (u16, u16),
     /// Whether the kernel can reset it.
     resets: bool,
@@ -91,7 +92,7 @@ impl Device {
         let region = region.map_err(|errno| DeviceError::Region { device: name.clone(), region: CONFIG, errno })?;
         let config = Config::open(Access { region, device: Arc::clone(&name), name: CONFIG })?;
         let id = config.id()?;
-        let opened = Arc::new(Opened::new(device, name, config));
+        let opened = Arc::new(OpenDevice::new(device, name, config));
         if !opened.config.answers() {
             opened.check()?;
         }

@@ -4,7 +4,7 @@ use super::{DmaConfig, DmaError, DmaMask, IovaSpan, Iovas};
 use crate::addr::{Bytes, Iova, IovaRange, PageShift};
 use crate::host::Host;
 use crate::space::{AddressSpace, WindowError};
-use crate::window::{DEFAULT_PAGE, DefaultWindow, Refusal, Want, Window, WindowFacts, WindowRequest};
+use crate::window::{DEFAULT_PAGE, DefaultWindow, PlanError, Want, Window, WindowFacts, WindowRequest};
 use arrayvec::ArrayVec;
 use core::fmt;
 
@@ -13,7 +13,7 @@ const FEWEST_PAGES: u64 = 64;
 
 /// Purpose of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum WindowKind {
     /// The dynamic window, which only devices with many address bits reach.
     Dynamic,
     /// The default window, for devices with 32 address bits.
@@ -22,12 +22,12 @@ pub(super) enum Which {
 
 /// Allocated bus addresses.
 #[derive(Debug)]
-pub(super) struct Place {
-    which: Which,
+pub(super) struct IovaAllocation {
+    which: WindowKind,
     span: IovaSpan,
 }
 
-impl Place {
+impl IovaAllocation {
     pub(super) fn range(&self) -> IovaRange {
         self.span.range()
     }
@@ -65,7 +65,7 @@ impl Arenas {
         space: &AddressSpace,
         config: &DmaConfig,
         mask: DmaMask,
-    ) -> Result<ArrayVec<Which, 2>, DmaError> {
+    ) -> Result<ArrayVec<WindowKind, 2>, DmaError> {
         let reach = mask.reach();
         let tried = self.dynamic.is_some() || self.refused.as_ref().is_some_and(|(refused, _)| reach <= *refused);
         if !tried || self.default.is_none() {
@@ -81,9 +81,9 @@ impl Arenas {
                 self.create(space, config, &facts, reach)?;
             }
         }
-        let all = [(Which::Dynamic, &self.dynamic), (Which::Default, &self.default)];
+        let all = [(WindowKind::Dynamic, &self.dynamic), (WindowKind::Default, &self.default)];
         let host_page = space.registry().host().page_shift();
-        let reached: ArrayVec<Which, 2> = all
+        let reached: ArrayVec<WindowKind, 2> = all
             .iter()
             .filter(|(_, arena)| arena.as_ref().is_some_and(|arena| arena.first_piece(host_page).1 <= reach))
             .map(|(which, _)| *which)
@@ -108,10 +108,10 @@ impl Arenas {
     ) -> Result<(), DmaError> {
         let mut request = WindowRequest::bytes(config.capacity).reach(reach);
         if let Some(page) = config.page.or_else(|| huge_page(space.registry().host().as_ref(), facts, config)) {
-            request = request.page(page).carries(page);
+            request = request.page(page).max_iommu_page(page);
         }
         let made = space.create_window(&request).or_else(|why| match above_mmio(facts, config, reach) {
-            Some(range) if matches!(why, WindowError::Refused(Refusal::BelowMmio { .. })) => {
+            Some(range) if matches!(why, WindowError::Refused(PlanError::BelowMmio { .. })) => {
                 let window = space.create_window(&WindowRequest { want: Want::Cover(range), ..request })?;
                 Ok(Window { range: IovaRange::between(range.start(), window.range.end()).unwrap_or(range), ..window })
             }
@@ -129,14 +129,19 @@ impl Arenas {
         Ok(())
     }
 
-    pub(super) fn page(&self, which: Which) -> Result<PageShift, DmaError> {
+    pub(super) fn page(&self, which: WindowKind) -> Result<PageShift, DmaError> {
         self.arena(which).map(|arena| arena.page)
     }
 
     /// Allocates `bytes` in one piece, whole pages, that devices with `mask` reach.
-    pub(super) fn allocate(&mut self, which: Which, bytes: u64, mask: DmaMask) -> Result<Place, DmaError> {
+    pub(super) fn allocate(
+        &mut self,
+        which: WindowKind,
+        bytes: u64,
+        mask: DmaMask,
+    ) -> Result<IovaAllocation, DmaError> {
         let why = self.refused.as_ref().map(|(_, why)| why).filter(|why| !is_beyond(why)).cloned();
-        let fixed = which == Which::Default && self.dynamic.is_none();
+        let fixed = which == WindowKind::Default && self.dynamic.is_none();
         let arena = self.arena_mut(which)?;
         let (window, page) = (arena.range, arena.page);
         let iovas = &mut arena.iovas;
@@ -145,7 +150,7 @@ impl Arenas {
             let largest = |iovas: &Iovas| iovas.largest_free();
             span.ok_or_else(|| match why {
                 Some(why) if fixed => DmaError::NoRoomInDefault { bytes, window, largest: largest(iovas), why },
-                _ if which == Which::Default => {
+                _ if which == WindowKind::Default => {
                     DmaError::NoRoomInReach { bytes, window, mask, largest: largest(iovas) }
                 }
                 _ => DmaError::NoRoom { bytes, window, largest: largest(iovas) },
@@ -156,32 +161,32 @@ impl Arenas {
             let largest = |iovas: &Iovas| iovas.largest_free_within(last);
             span.ok_or_else(|| DmaError::NoRoomInReach { bytes, window, mask, largest: largest(iovas) })
         };
-        Ok(Place { which, span: span? })
+        Ok(IovaAllocation { which, span: span? })
     }
 
     /// Whether a place is of a window that is still there.
-    pub(super) fn owns(&self, place: &Place) -> bool {
+    pub(super) fn owns(&self, place: &IovaAllocation) -> bool {
         self.arena(place.which).is_ok_and(|arena| arena.iovas.owns(&place.span))
     }
 
-    pub(super) fn give_back(&mut self, place: Place) {
+    pub(super) fn give_back(&mut self, place: IovaAllocation) {
         if let Ok(arena) = self.arena_mut(place.which) {
             arena.iovas.free(place.span);
         }
     }
 
-    fn arena(&self, which: Which) -> Result<&Arena, DmaError> {
+    fn arena(&self, which: WindowKind) -> Result<&Arena, DmaError> {
         match which {
-            Which::Dynamic => self.dynamic.as_ref(),
-            Which::Default => self.default.as_ref(),
+            WindowKind::Dynamic => self.dynamic.as_ref(),
+            WindowKind::Default => self.default.as_ref(),
         }
         .ok_or(DmaError::NoDevice)
     }
 
-    fn arena_mut(&mut self, which: Which) -> Result<&mut Arena, DmaError> {
+    fn arena_mut(&mut self, which: WindowKind) -> Result<&mut Arena, DmaError> {
         match which {
-            Which::Dynamic => self.dynamic.as_mut(),
-            Which::Default => self.default.as_mut(),
+            WindowKind::Dynamic => self.dynamic.as_mut(),
+            WindowKind::Default => self.default.as_mut(),
         }
         .ok_or(DmaError::NoDevice)
     }
@@ -220,13 +225,16 @@ fn is_configured(why: &WindowError) -> bool {
     let WindowError::Refused(why) = why else { return false };
     matches!(
         why,
-        Refusal::TooLarge { .. } | Refusal::PageUnsupported { .. } | Refusal::NoMemory { .. } | Refusal::Memlock(_)
+        PlanError::TooLarge { .. }
+            | PlanError::PageUnsupported { .. }
+            | PlanError::NoMemory { .. }
+            | PlanError::Memlock(_)
     )
 }
 
 /// Whether the device does not reach the window, which no other configuration changes.
 fn is_beyond(why: &WindowError) -> bool {
-    matches!(why, WindowError::Refused(Refusal::BeyondDevice { .. }))
+    matches!(why, WindowError::Refused(PlanError::BeyondDevice { .. }))
 }
 
 /// The largest IOMMU page above the host's for which there is a page of hugetlb, and of which the

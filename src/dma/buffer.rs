@@ -1,7 +1,7 @@
 //! Buffers: typed memory that devices see while it lives.
 
 use super::mapped::Mapped;
-use super::memory::Leased;
+use super::memory::RegisteredMemory;
 use super::part::Part;
 use super::{Dma, DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
 use crate::addr::{Iova, IovaRange};
@@ -24,7 +24,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Pod for T {}
 /// order. One call's reads precede the next call's reads; one call's writes are visible before the
 /// next call's writes, and before later register writes.
 pub struct Buffer<T> {
-    home: Home,
+    backing: Backing,
     /// Offset in the memory, bytes.
     offset: u64,
     iova: IovaRange,
@@ -32,7 +32,7 @@ pub struct Buffer<T> {
     kind: PhantomData<fn() -> T>,
 }
 
-enum Home {
+enum Backing {
     /// Separate pages.
     Own(Mapped),
     /// A part of a shared page.
@@ -55,15 +55,15 @@ impl Dma {
             let made = match bytes <= backing.bytes() / 2 {
                 true => Part::take(self, which, backing, bytes, permission).map(|part| {
                     let (offset, iova) = part.place(bytes);
-                    (Home::Part(part), offset, iova)
+                    (Backing::Part(part), offset, iova)
                 }),
                 false => Mapped::of_new_memory(self, which, backing, bytes, permission).map(|mapped| {
                     let iova = IovaRange::new(mapped.iova().start(), bytes).unwrap_or(mapped.iova());
-                    (Home::Own(mapped), 0, iova)
+                    (Backing::Own(mapped), 0, iova)
                 }),
             };
             match made {
-                Ok((home, offset, iova)) => return Ok(Buffer { home, offset, iova, len, kind: PhantomData }),
+                Ok((backing, offset, iova)) => return Ok(Buffer { backing, offset, iova, len, kind: PhantomData }),
                 // The other window takes ordinary memory, or has room.
                 Err(error) if error.is_no_room() || matches!(error, DmaError::Memory { .. }) => {
                     refused.get_or_insert(error);
@@ -158,10 +158,10 @@ impl<T: Pod> Buffer<T> {
         if let Some(device) = self.dma().running() {
             return Err(ReleaseRefusal::DeviceRuns { iova: self.iova, device });
         }
-        match &mut self.home {
-            Home::Own(mapped) => Ok(mapped.unmap()?),
+        match &mut self.backing {
+            Backing::Own(mapped) => Ok(mapped.unmap()?),
             // Its page is freed with the last part.
-            Home::Part(_) => Ok(()),
+            Backing::Part(_) => Ok(()),
         }
     }
 
@@ -198,13 +198,13 @@ impl<T: Pod> Buffer<T> {
 
 impl<T> Buffer<T> {
     fn mapped(&self) -> &Mapped {
-        match &self.home {
-            Home::Own(mapped) => mapped,
-            Home::Part(part) => part.mapped(),
+        match &self.backing {
+            Backing::Own(mapped) => mapped,
+            Backing::Part(part) => part.mapped(),
         }
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         self.mapped().leased()
     }
 
@@ -228,7 +228,7 @@ impl<T> Buffer<T> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if matches!(&self.home, Home::Own(mapped) if mapped.is_there() && mapped.dma().is_here())
+        if matches!(&self.backing, Backing::Own(mapped) if mapped.is_there() && mapped.dma().is_here())
             && let Some(device) = self.dma().running()
         {
             tracing::warn!(iova = %self.iova, device, "a buffer is taken away while the device does DMA");

@@ -1,6 +1,6 @@
 //! `Debug` in a line: what is shared by all memory is not shown with each piece of it.
 
-use super::memory::Leased;
+use super::memory::RegisteredMemory;
 use super::{Block, Buffer, Dma, DmaMemory, Pool, ScatterMap, StreamMap};
 use core::fmt;
 
@@ -33,9 +33,9 @@ impl<T> fmt::Debug for Block<T> {
     }
 }
 
-impl fmt::Debug for Leased {
+impl fmt::Debug for RegisteredMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, IOMMU pages up to {}", self.shared.range(), self.carries)
+        write!(f, "{}, IOMMU pages up to {}", self.shared.range(), self.max_iommu_page)
     }
 }
 

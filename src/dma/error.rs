@@ -106,14 +106,14 @@ pub enum DmaError {
     },
     /// The window's pages are larger than the memory's.
     #[error(
-        "the memory at {user} carries IOMMU pages up to {carries}, and the window has pages of {page}: make it with \
+        "the memory at {user} supports IOMMU pages up to {max_iommu_page}, and the window has pages of {page}: make it with \
          `Dma::memory` once the device is open, take it of hugetlb pages, or set `DmaConfig::page` to a smaller page"
     )]
     PageTooLarge {
         /// The memory.
         user: UserRange,
-        /// The largest IOMMU page it carries.
-        carries: PageShift,
+        /// The largest IOMMU page it supports.
+        max_iommu_page: PageShift,
         /// The window's page.
         page: PageShift,
     },

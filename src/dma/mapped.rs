@@ -1,7 +1,7 @@
 //! Memory mapped for devices, which is unmapped before it is freed.
 
-use super::arena::{Place, Which};
-use super::memory::Leased;
+use super::arena::{IovaAllocation, WindowKind};
+use super::memory::RegisteredMemory;
 use super::{Dma, DmaError};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::Errno;
@@ -12,11 +12,11 @@ use std::sync::Arc;
 /// Whole IOMMU pages of memory that are mapped.
 pub(super) struct Mapped {
     dma: Dma,
-    leased: Arc<Leased>,
+    leased: Arc<RegisteredMemory>,
     user: UserRange,
     iova: IovaRange,
     /// `None` after it was unmapped.
-    place: Option<Place>,
+    place: Option<IovaAllocation>,
 }
 
 impl Mapped {
@@ -24,7 +24,7 @@ impl Mapped {
     /// them.
     pub(super) fn new(
         dma: &Dma,
-        leased: &Arc<Leased>,
+        leased: &Arc<RegisteredMemory>,
         user: UserRange,
         permission: Permission,
     ) -> Result<Self, DmaError> {
@@ -32,7 +32,7 @@ impl Mapped {
     }
 
     /// Maps by `map` in the best window that takes it.
-    pub(super) fn in_best_window<T>(dma: &Dma, map: impl Fn(Which) -> Result<T, DmaError>) -> Result<T, DmaError> {
+    pub(super) fn in_best_window<T>(dma: &Dma, map: impl Fn(WindowKind) -> Result<T, DmaError>) -> Result<T, DmaError> {
         let mut refused = None;
         for which in dma.windows()? {
             // The next one has smaller pages, or more room.
@@ -52,8 +52,8 @@ impl Mapped {
     /// Maps them in one window.
     pub(super) fn in_window(
         dma: &Dma,
-        which: Which,
-        leased: &Arc<Leased>,
+        which: WindowKind,
+        leased: &Arc<RegisteredMemory>,
         user: UserRange,
         permission: Permission,
     ) -> Result<Self, DmaError> {
@@ -67,14 +67,14 @@ impl Mapped {
     /// such pages.
     pub(super) fn whole_pages(
         dma: &Dma,
-        which: Which,
-        leased: &Arc<Leased>,
+        which: WindowKind,
+        leased: &Arc<RegisteredMemory>,
         user: UserRange,
     ) -> Result<UserRange, DmaError> {
         let page = dma.page_of(which)?;
         let whole = leased.shared.range();
-        if leased.carries < page {
-            return Err(DmaError::PageTooLarge { user: whole, carries: leased.carries, page });
+        if leased.max_iommu_page < page {
+            return Err(DmaError::PageTooLarge { user: whole, max_iommu_page: leased.max_iommu_page, page });
         }
         let start = page.floor(user.start().0);
         let pages = page.ceil(user.end().0).and_then(|end| UserRange::between(UserAddr(start), UserAddr(end)));
@@ -84,9 +84,9 @@ impl Mapped {
     /// Maps `requests` at `place`, all or none; `user` is the memory at its beginning.
     pub(super) fn at(
         dma: &Dma,
-        leased: &Arc<Leased>,
+        leased: &Arc<RegisteredMemory>,
         user: UserRange,
-        place: Place,
+        place: IovaAllocation,
         requests: &[MapRequest],
     ) -> Result<Self, DmaError> {
         match dma.space().map_all(requests, Overlap::Refuse) {
@@ -104,20 +104,20 @@ impl Mapped {
     /// Allocates and maps at least `bytes`, in whole pages of `backing`.
     pub(super) fn of_new_memory(
         dma: &Dma,
-        which: Which,
+        which: WindowKind,
         backing: PageShift,
         bytes: u64,
         permission: Permission,
     ) -> Result<Self, DmaError> {
         let too_much = DmaError::Memory { bytes, page: backing, errno: Errno::ENOMEM };
         let size = backing.ceil(bytes).ok_or(too_much)?;
-        let leased = Leased::new(dma.space().registry(), size, backing)?;
+        let leased = RegisteredMemory::new(dma.space().registry(), size, backing)?;
         let all = leased.shared.range();
         let user = UserRange::new(all.start(), bytes).unwrap_or(all);
         Self::in_window(dma, which, &leased, user, permission)
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         &self.leased
     }
 

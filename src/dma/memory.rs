@@ -11,15 +11,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Memory with its registration, which ends before the memory goes.
-pub(super) struct Leased {
+pub(super) struct RegisteredMemory {
     pub shared: Shared,
     /// The largest IOMMU page it can serve.
-    pub carries: PageShift,
+    pub max_iommu_page: PageShift,
     lease: Option<Lease>,
     host: Arc<dyn Host>,
 }
 
-impl Leased {
+impl RegisteredMemory {
     /// Allocates and registers `size` bytes in whole pages of `page`.
     pub(super) fn new(registry: &Registry, size: u64, page: PageShift) -> Result<Arc<Self>, DmaError> {
         let shared = registry.host().share(size, page);
@@ -40,9 +40,9 @@ impl Leased {
     fn register(registry: &Registry, shared: Shared) -> Result<Arc<Self>, DmaError> {
         let range = shared.range();
         let host = Arc::clone(registry.host());
-        let mut leased = Self { shared, carries: host.page_shift(), lease: None, host };
-        leased.lease = Some(registry.register(range)?);
-        leased.carries = registry.carries(range).unwrap_or(leased.carries);
+        let mut leased = Self { shared, max_iommu_page: host.page_shift(), lease: None, host };
+        leased.lease = Some(registry.register_kept(&leased.shared)?);
+        leased.max_iommu_page = registry.max_iommu_page(range).unwrap_or(leased.max_iommu_page);
         Ok(Arc::new(leased))
     }
 
@@ -60,13 +60,26 @@ impl Leased {
     }
 }
 
-impl Drop for Leased {
+impl Drop for RegisteredMemory {
     fn drop(&mut self) {
         let here = self.lease.as_ref().is_none_or(Lease::is_here);
-        self.lease = None;
+        match self.lease.take() {
+            Some(lease) if here && self.shared.is_lent() => end_loan(lease),
+            lease => drop(lease),
+        }
         if here {
             self.host.disown(&self.shared);
         }
+    }
+}
+
+/// Releases what was lent. Where devices may still reach it, since a map failed halfway or somebody
+/// mapped it in other places as well, the process ends: its owner is about to use it again, and
+/// cannot be made to wait.
+fn end_loan(lease: Lease) {
+    if let Err(error) = lease.release() {
+        tracing::error!(%error, "a slice that was lent to devices is still mapped");
+        std::process::abort();
     }
 }
 
@@ -75,7 +88,7 @@ impl Drop for Leased {
 #[derive(Clone)]
 pub struct DmaMemory {
     dma: Dma,
-    leased: Arc<Leased>,
+    leased: Arc<RegisteredMemory>,
 }
 
 impl Dma {
@@ -92,7 +105,7 @@ impl Dma {
         let mut refused = None;
         for page in self.backing_pages(bytes)? {
             let size = page.ceil(bytes).ok_or(DmaError::Memory { bytes, page, errno: Errno::ENOMEM })?;
-            match Leased::new(registry, size, page) {
+            match RegisteredMemory::new(registry, size, page) {
                 Ok(leased) => return Ok(DmaMemory { dma: self.clone(), leased }),
                 // Smaller pages may be there, or fit.
                 Err(error) if page > host => {
@@ -129,14 +142,27 @@ impl Dma {
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
-        Ok(DmaMemory { dma: self.clone(), leased: Leased::adopt(registry, &shared)? })
+        Ok(DmaMemory { dma: self.clone(), leased: RegisteredMemory::adopt(registry, &shared)? })
     }
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and
     /// the bytes behind that by copies. It begins and ends on a host page, as that of
     /// [`Dma::aligned_bytes`] does. When `f` returns or panics it is unmapped and the slice is the
-    /// caller's again, with what devices wrote. Should the kernel not unmap it, the process ends: a
-    /// device could write to what is the caller's.
+    /// caller's again, with what devices wrote. Should the kernel not unmap it, or `f` leave it
+    /// mapped elsewhere by its address ([`AddressSpace::map`](crate::space::AddressSpace::map)), the
+    /// process ends: a device could write to what is the caller's.
+    ///
+    /// The map cannot outlive the slice, since `f` only borrows it:
+    ///
+    /// ```compile_fail,E0521
+    /// # use spapr_iommu::{Dma, Permission, dma::StreamMap};
+    /// # fn lend(dma: &Dma) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut variable = [0u8; 0x1_0000];
+    /// let mut kept: Option<&StreamMap> = None;
+    /// dma.with_slice(&mut variable, Permission::ReadWrite, |map| kept = Some(map))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_slice<R>(
         &self,
         slice: &mut [u8],
@@ -150,7 +176,7 @@ impl Dma {
             return Err(DmaError::Unaligned { user, page });
         }
         let lent = Shared::with_slice(slice, |shared| {
-            let leased = Leased::adopt(self.space().registry(), shared)?;
+            let leased = RegisteredMemory::adopt(self.space().registry(), shared)?;
             let memory = DmaMemory { dma: self.clone(), leased };
             let map = memory.map(0, bytes, permission)?;
             Ok(f(&map))
@@ -202,7 +228,7 @@ impl DmaMemory {
         &self.dma
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         &self.leased
     }
 }
@@ -231,7 +257,7 @@ impl StreamMap {
         self.mapped.leased().write(at, data)
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         self.mapped.leased()
     }
 

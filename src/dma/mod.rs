@@ -60,9 +60,9 @@ use crate::addr::PageShift;
 use crate::host::{Host, Process};
 use crate::registry::Registry;
 use crate::space::AddressSpace;
-use arena::{Arenas, Place, Which};
+use arena::{Arenas, IovaAllocation, WindowKind};
 use arrayvec::ArrayVec;
-use open::{Devices, Opened};
+use open::{DeviceEntry, Devices};
 use parking_lot::{Mutex, MutexGuard};
 use part::Pages;
 use std::sync::Arc;
@@ -140,29 +140,29 @@ impl Dma {
     }
 
     /// Returns the windows all devices reach, best first.
-    fn windows(&self) -> Result<ArrayVec<Which, 2>, DmaError> {
+    fn windows(&self) -> Result<ArrayVec<WindowKind, 2>, DmaError> {
         let mask = self.0.state.lock().devices.mask().ok_or(DmaError::NoDevice)?;
         self.reached_by(mask)
     }
 
-    fn reached_by(&self, mask: DmaMask) -> Result<ArrayVec<Which, 2>, DmaError> {
+    fn reached_by(&self, mask: DmaMask) -> Result<ArrayVec<WindowKind, 2>, DmaError> {
         self.0.state.lock().arenas.reached(self.space(), self.config(), mask)
     }
 
-    fn add(&self, device: Opened) {
+    fn add(&self, device: DeviceEntry) {
         self.0.state.lock().devices.add(device);
     }
 
-    fn page_of(&self, which: Which) -> Result<PageShift, DmaError> {
+    fn page_of(&self, which: WindowKind) -> Result<PageShift, DmaError> {
         self.0.state.lock().arenas.page(which)
     }
 
-    fn allocate(&self, which: Which, bytes: u64) -> Result<Place, DmaError> {
+    fn allocate(&self, which: WindowKind, bytes: u64) -> Result<IovaAllocation, DmaError> {
         let State { devices, arenas } = &mut *self.0.state.lock();
         arenas.allocate(which, bytes, devices.mask().ok_or(DmaError::NoDevice)?)
     }
 
-    fn owns(&self, place: &Place) -> bool {
+    fn owns(&self, place: &IovaAllocation) -> bool {
         self.0.state.lock().arenas.owns(place)
     }
 
@@ -172,7 +172,7 @@ impl Dma {
         self.0.state.lock().arenas = Arenas::default();
     }
 
-    fn give_back(&self, place: Place) {
+    fn give_back(&self, place: IovaAllocation) {
         self.0.state.lock().arenas.give_back(place);
     }
 

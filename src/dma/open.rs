@@ -31,7 +31,7 @@ pub enum OpenError {
 
 /// An open device, as memory sees it.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct DeviceEntry {
     address: String,
     mask: DmaMask,
     /// Whether it does DMA; dropped with the device.
@@ -40,15 +40,15 @@ pub(super) struct Opened {
 
 /// The devices opened so far.
 #[derive(Debug, Default)]
-pub(super) struct Devices(Vec<Opened>);
+pub(super) struct Devices(Vec<DeviceEntry>);
 
 impl Devices {
-    pub(super) fn add(&mut self, device: Opened) {
+    pub(super) fn add(&mut self, device: DeviceEntry) {
         self.0.retain(|device| device.running.strong_count() > 0);
         self.0.push(device);
     }
 
-    fn open(&self) -> impl Iterator<Item = &Opened> {
+    fn open(&self) -> impl Iterator<Item = &DeviceEntry> {
         self.0.iter().filter(|device| device.running.strong_count() > 0)
     }
 
@@ -64,7 +64,8 @@ impl Devices {
 
     /// The address of a device that does DMA.
     pub(super) fn running(&self) -> Option<String> {
-        let runs = |device: &&Opened| device.running.upgrade().is_some_and(|running| running.load(Ordering::Acquire));
+        let runs =
+            |device: &&DeviceEntry| device.running.upgrade().is_some_and(|running| running.load(Ordering::Acquire));
         self.open().find(runs).map(|device| device.address.clone())
     }
 }
@@ -114,7 +115,7 @@ impl Dma {
         // Fails before anybody can count on the device.
         self.reached_by(mask)?;
         let running = device.dma_state().downgrade();
-        self.add(Opened { address: address.to_owned(), mask, running });
+        self.add(DeviceEntry { address: address.to_owned(), mask, running });
         Ok(device)
     }
 }

@@ -1,7 +1,7 @@
 //! Shares pages between small buffers: IOMMU pages are mapped, and host pages registered, as a
 //! whole.
 
-use super::arena::Which;
+use super::arena::WindowKind;
 use super::mapped::Mapped;
 use super::{Dma, DmaError, IovaSpan, Iovas};
 use crate::addr::{IovaRange, PageShift};
@@ -15,7 +15,7 @@ const UNIT: PageShift = PageShift::P4K;
 /// A page that is mapped until its last part goes.
 pub(super) struct Page {
     mapped: Mapped,
-    which: Which,
+    which: WindowKind,
     permission: Permission,
     free: Mutex<Iovas>,
 }
@@ -35,7 +35,7 @@ impl Part {
     /// Allocates `bytes`, zeroed, in a page with room, or in a new one of `size`.
     pub(super) fn take(
         dma: &Dma,
-        which: Which,
+        which: WindowKind,
         size: PageShift,
         bytes: u64,
         permission: Permission,

@@ -1,8 +1,8 @@
 //! Scatter-gather: many parts of one memory, mapped together with few calls.
 
-use super::arena::Which;
+use super::arena::WindowKind;
 use super::mapped::Mapped;
-use super::memory::Leased;
+use super::memory::RegisteredMemory;
 use super::{DmaError, DmaMemory, OutOfBounds};
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::permission::Permission;
@@ -44,7 +44,12 @@ impl DmaMemory {
         Mapped::in_best_window(self.dma(), |which| self.map_users(which, &users, permission))
     }
 
-    fn map_users(&self, which: Which, users: &[UserRange], permission: Permission) -> Result<ScatterMap, DmaError> {
+    fn map_users(
+        &self,
+        which: WindowKind,
+        users: &[UserRange],
+        permission: Permission,
+    ) -> Result<ScatterMap, DmaError> {
         let (dma, leased) = (self.dma(), self.leased());
         let pages = users.iter().map(|user| Mapped::whole_pages(dma, which, leased, *user));
         let runs = runs(pages.collect::<Result<_, DmaError>>()?);
@@ -96,7 +101,7 @@ impl ScatterMap {
         &self.parts
     }
 
-    pub(super) fn leased(&self) -> &Arc<Leased> {
+    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
         self.mapped.leased()
     }
 }

@@ -3,7 +3,7 @@
 use super::error::HcallError;
 use super::liobn::Liobn;
 use super::phb::{Phb, PhbError};
-use super::table::{self, Behind, TceTable};
+use super::table::{self, Backing, TceTable};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::space::WindowError;
 use crate::uapi::papr::rtas::{HARDWARE_ERROR, PARAMETER_ERROR};
@@ -174,8 +174,8 @@ impl Phb {
         let size = entries.filter(|entries| *entries <= offer.entries).and_then(|n| n.checked_mul(page.bytes()));
         let Some(size) = size else { return Err(wrong_size) };
         let behind = match groups.is_empty() {
-            true => Behind::Nothing,
-            false => Behind::Devices(self.space().clone()),
+            true => Backing::Nothing,
+            false => Backing::Devices(self.space().clone()),
         };
         let start = match groups.is_empty() {
             true if self.next().0 == self.config().liobn => self.config().default.start(),
@@ -183,10 +183,10 @@ impl Phb {
             false => self.space().create_window(&self.host_window(page, size))?.range.start(),
         };
         let table = self.placed(start, size, page).inspect_err(|_| self.take_back(&groups, start))?;
-        let table = self.keep(table);
+        let table = self.accelerate(table);
         table.lock().behind = behind;
         if !self.enter(Arc::clone(&table)) {
-            self.keep_no_more(&table);
+            self.release_from_kvm(&table);
             self.take_back(&groups, start);
             return Err(PhbError::LiobnTaken { liobn: table.liobn() }.into());
         }
@@ -220,11 +220,11 @@ impl Phb {
         let table = self.tables().iter().find(|table| table.liobn() == liobn).cloned();
         let table = table.ok_or(DdwError::NoWindow { liobn })?;
         let mut writer = table.lock();
-        self.keep_no_more(&table);
+        self.release_from_kvm(&table);
         if !groups.is_empty() {
             self.space().discard_window(table.window().start())?;
         }
-        writer.behind = Behind::Removed;
+        writer.behind = Backing::Removed;
         self.forget(liobn);
         Ok(())
     }
@@ -246,7 +246,7 @@ impl Phb {
         {
             let _writer = table.lock();
             if !groups.is_empty() {
-                table.observe(self.space(), &self.ram, 0, table.len())?;
+                table.sync_from_kvm(self.space(), &self.ram, 0, table.len())?;
                 table::clear(self.space(), table.window())?;
             }
             table.forget();
@@ -275,18 +275,18 @@ impl Phb {
             Some(other) => DdwError::HalfReset { lost: other.window(), why: Box::new(why) },
             None => why,
         };
-        let mut behind = Behind::Nothing;
+        let mut behind = Backing::Nothing;
         if !groups.is_empty() {
             let request = WindowRequest::cover(config.default).page(DEFAULT_PAGE);
             match &replaced {
                 Some(replaced) => self.replace(replaced, &request).map_err(half)?,
                 None => self.space().create_window(&request).map(drop)?,
             }
-            behind = Behind::Devices(self.space().clone());
+            behind = Backing::Devices(self.space().clone());
         } else if let Some(replaced) = &replaced {
             self.remove_in(groups, replaced.liobn())?;
         }
-        let table = self.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
+        let table = self.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
         table.lock().behind = behind;
         match self.enter(table) {
             true => Ok(()),
@@ -299,12 +299,12 @@ impl Phb {
         let start = dynamic.window().start();
         let mut writer = dynamic.lock();
         self.space().can_replace_window(start, request)?;
-        self.keep_no_more(dynamic);
+        self.release_from_kvm(dynamic);
         let replaced = self.space().replace_window(start, request);
         let lost =
             replaced.is_ok() || self.space().status().windows.iter().all(|(window, _)| window.range.start() != start);
         if lost {
-            writer.behind = Behind::Removed;
+            writer.behind = Backing::Removed;
             self.forget(dynamic.liobn());
         }
         replaced.map(drop).map_err(|why| match lost {

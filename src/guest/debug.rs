@@ -11,8 +11,8 @@ const MAX_SHOWN: usize = 4;
 
 impl Debug for TceTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let kept = if self.is_kept() { ", kept by the kernel" } else { "" };
-        write!(f, "TceTable({}, {}, pages of {}{kept})", self.liobn(), self.window(), self.page())
+        let in_kernel = if self.is_in_kernel() { ", in_kernel by the kernel" } else { "" };
+        write!(f, "TceTable({}, {}, pages of {}{in_kernel})", self.liobn(), self.window(), self.page())
     }
 }
 

@@ -5,7 +5,7 @@ use super::liobn::Liobn;
 use super::memory::NoMemory;
 use crate::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift};
 use crate::space::{MapError, UnmapError};
-use crate::uapi::papr::hcall::{H_HARDWARE, H_NOT_ENOUGH_RESOURCES, H_PARAMETER, MOST_INDIRECT, MOST_STUFFED};
+use crate::uapi::papr::hcall::{H_HARDWARE, H_NOT_ENOUGH_RESOURCES, H_PARAMETER, MAX_INDIRECT, MAX_STUFFED};
 
 /// Why a TCE hypercall is refused. The guest gets [`Self::code`]; the rest is for the VMM to log.
 /// The table and the devices' view are as before, except with [`HcallError::Unmap`] or if the map
@@ -24,7 +24,7 @@ pub enum HcallError {
     #[error("{count} pages at IOBA {ioba} do not lie in the window {window}")]
     Outside { ioba: Iova, count: u64, window: IovaRange },
     /// A list has too many TCEs.
-    #[error("{count} TCEs in one list, {MOST_INDIRECT} at most")]
+    #[error("{count} TCEs in one list, {MAX_INDIRECT} at most")]
     TooMany { count: u64 },
     /// A list is not aligned to a 4 KiB page.
     #[error("the list of TCEs at {list} is not aligned to 4K")]
@@ -40,7 +40,7 @@ pub enum HcallError {
     NotRam { at: GuestAddr },
     /// A TCE points to RAM that is being removed, which the guest has not noticed yet.
     #[error("a TCE points to {at} in {slot}, which is being removed: has the guest been told?")]
-    Leaving { at: GuestAddr, slot: GuestRange },
+    Unplugging { at: GuestAddr, slot: GuestRange },
     /// H_STUFF_TCE only clears; KVM refuses rights there as well (`kvmppc_h_stuff_tce`).
     #[error("H_STUFF_TCE with TCE {tce:#x}, which gives rights: only clearing is possible")]
     StuffsRights {
@@ -48,7 +48,7 @@ pub enum HcallError {
         tce: u64,
     },
     /// More TCEs than one call may clear.
-    #[error("H_STUFF_TCE of {count} TCEs, {MOST_STUFFED} at most: clear them in several calls")]
+    #[error("H_STUFF_TCE of {count} TCEs, {MAX_STUFFED} at most: clear them in several calls")]
     StuffsTooMany {
         /// What the guest named.
         count: u64,

@@ -7,13 +7,13 @@ use super::table::TceTable;
 use super::tce;
 use crate::addr::GuestAddr;
 use crate::uapi::papr::hcall::{
-    H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MOST_INDIRECT, MOST_STUFFED,
+    H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MAX_INDIRECT, MAX_STUFFED,
 };
 
 /// Lists are aligned to pages of this size, whatever the guest's own page.
 const LIST_ALIGN: u64 = 4096;
 /// Bytes of a full list.
-const LIST_BYTES: usize = (MOST_INDIRECT as usize) * 8;
+const LIST_BYTES: usize = (MAX_INDIRECT as usize) * 8;
 
 impl GuestIommu {
     /// `H_PUT_TCE`: sets one TCE at `ioba`, a bus address, which includes the window's start. A TCE
@@ -39,7 +39,7 @@ impl GuestIommu {
     }
 
     fn put_list(&self, table: &TceTable, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
-        if count > MOST_INDIRECT {
+        if count > MAX_INDIRECT {
             return Err(HcallError::TooMany { count });
         }
         if list & (LIST_ALIGN - 1) != 0 {
@@ -50,7 +50,7 @@ impl GuestIommu {
         let len = count as usize * 8;
         let bytes = bytes.get_mut(..len).unwrap_or_default();
         self.ram().memory().read(GuestAddr(list), bytes).map_err(HcallError::List)?;
-        let mut values = [0; MOST_INDIRECT as usize];
+        let mut values = [0; MAX_INDIRECT as usize];
         let (words, _) = bytes.as_chunks::<8>();
         for (value, word) in values.iter_mut().zip(words) {
             *value = u64::from_be_bytes(*word);
@@ -66,7 +66,7 @@ impl GuestIommu {
                 return Err(HcallError::StuffsRights { tce });
             }
             let first = table.index(ioba, count)?;
-            if count > MOST_STUFFED {
+            if count > MAX_STUFFED {
                 return Err(HcallError::StuffsTooMany { count });
             }
             table.stuff(self.ram(), first, count, tce)?;

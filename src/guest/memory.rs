@@ -1,7 +1,9 @@
 //! A guest's memory, provided by the VMM.
 
 use crate::addr::{GuestAddr, GuestRange, UserAddr, UserRange};
+use core::any::Any;
 use core::fmt;
+use std::sync::Arc;
 
 /// A stretch of guest RAM and the user memory that backs it: what KVM calls a memory slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +36,54 @@ pub struct NoMemory {
     pub len: usize,
 }
 
+/// Keeps the memory of a slot mapped in the process as long as it is held.
+pub type SlotOwner = Arc<dyn Any + Send + Sync>;
+
 /// A guest's memory: the location of its RAM, and access to its bytes.
 ///
 /// [`super::GuestIommu::add_memory`] reads [`Self::slots`] and registers new ones;
 /// [`super::GuestIommu::remove_memory`] must be called before a slot is removed.
-pub trait GuestMemory: Send + Sync + fmt::Debug {
+///
+/// # Safety
+/// The guest has its devices read and write what [`Self::slots`] names, at any moment. So of the
+/// user memory of each slot:
+///
+/// * it stays mapped in the process as it is, as long as what [`Self::owner`] returned for the slot
+///   is held. Where that holds nothing, as by default, it stays until
+///   [`remove_memory`](super::GuestIommu::remove_memory) of the slot has succeeded, or for good;
+/// * no Rust reference to it is used meanwhile: it is accessed by pointers, volatile or atomic, or
+///   by the kernel.
+///
+/// An address of a variable, or of a `Vec` that is freed one day, is no such memory, and safe code
+/// cannot name one:
+///
+/// ```compile_fail,E0200
+/// use spapr_iommu::addr::{GuestAddr, GuestRange, UserAddr};
+/// use spapr_iommu::guest::{GuestMemory, NoMemory, Slot};
+///
+/// #[derive(Debug)]
+/// struct Stack;
+///
+/// impl GuestMemory for Stack {
+///     fn slots(&self) -> Vec<Slot> {
+///         let variable = [0u8; 0x1_0000];
+///         let guest = GuestRange::new(GuestAddr(0), 0x1_0000).unwrap();
+///         vec![Slot { guest, user: UserAddr(variable.as_ptr().addr() as u64) }]
+///     }
+///     fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> { Ok(()) }
+///     fn write(&self, at: GuestAddr, data: &[u8]) -> Result<(), NoMemory> { Ok(()) }
+/// }
+/// ```
+#[allow(unsafe_code, reason = "user addresses enter here")]
+pub unsafe trait GuestMemory: Send + Sync + fmt::Debug {
     /// Returns all slots. None overlap.
     fn slots(&self) -> Vec<Slot>;
+
+    /// Returns what keeps the memory of `slot` mapped, which is held as long as it is registered;
+    /// `None` if the slot is gone. By default that holds nothing.
+    fn owner(&self, slot: &Slot) -> Option<SlotOwner> {
+        self.has(slot).then(|| Arc::new(()) as SlotOwner)
+    }
 
     /// Whether `slot`, which was registered, is there still. Asked once for each slot a hypercall
     /// maps, so that RAM which went without [`remove_memory`](super::GuestIommu::remove_memory)

@@ -13,9 +13,9 @@
 //! H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT).
 //!
 //! ```
-//! use spapr_iommu::addr::{GuestAddr, GuestRange, Iova};
-//! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slot, Slots};
-//! use spapr_iommu::host::{Host, Memory};
+//! use spapr_iommu::addr::{GuestAddr, Iova};
+//! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slots};
+//! use spapr_iommu::host::Host;
 //! use spapr_iommu::model::Model;
 //! use spapr_iommu::registry::Registry;
 //! use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_PUT_TCE, H_SUCCESS};
@@ -23,9 +23,9 @@
 //!
 //! // 64 MiB of guest RAM at 0, in memory of a model of the kernel.
 //! let host = Arc::new(Model::new("powernv9-64k".parse()?));
-//! let memory = host.allocate(64 << 20, host.page_shift())?;
-//! let slots = Slots::new(host.clone());
-//! slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 64 << 20)?, user: memory.start() })?;
+//! let memory = host.share(64 << 20, host.page_shift())?;
+//! let slots = Slots::new();
+//! slots.insert(GuestAddr(0), &memory)?;
 //!
 //! let iommu = GuestIommu::new(&Registry::new(host), Arc::new(slots));
 //! iommu.add_memory()?;
@@ -37,7 +37,7 @@
 //! assert_eq!(iommu.hcall(H_PUT_TCE, &mut args), Some(H_SUCCESS));
 //! assert_eq!(phb.translate(Iova(0x1010)).map(|there| there.guest), Some(GuestAddr(0x100_0010)));
 //! // Devices of the host see it as well.
-//! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.start().0 + (16 << 20)));
+//! assert_eq!(phb.space().translate(Iova(0x1000)).map(|there| there.user.0), Some(memory.range().start().0 + (16 << 20)));
 //!
 //! // There is no RAM at 64 MiB.
 //! let mut args = [0x8000_0000, 0x2000, 0x400_0003, 0, 0, 0, 0, 0, 0];
@@ -55,7 +55,7 @@ mod device_tree;
 mod entries;
 mod error;
 mod hcall;
-mod kept;
+mod kvm;
 mod liobn;
 mod memory;
 mod phb;
@@ -63,8 +63,8 @@ mod ram;
 mod rtas;
 mod rtas_block;
 mod runs;
+mod saved;
 mod slots;
-mod state;
 mod stats;
 mod table;
 mod tce;
@@ -78,12 +78,12 @@ pub use device_tree::Property;
 pub use entries::{Entries, TableFull};
 pub use error::HcallError;
 pub use liobn::Liobn;
-pub use memory::{GuestMemory, NoMemory, Slot};
+pub use memory::{GuestMemory, NoMemory, Slot, SlotOwner};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
 pub use rtas_block::{RtasBlock, RtasBlockError};
-pub use slots::{Slots, SlotsOverlap};
-pub use state::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
+pub use saved::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
+pub use slots::{SlotError, Slots};
 pub use stats::HcallStats;
 pub use table::TceTable;
 pub use tokens::{DdwTokens, RtasCall};
@@ -175,8 +175,8 @@ impl GuestIommu {
 
     /// Registers new slots of the guest's memory: at the start, and after memory was plugged.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
-        self.ram.add(|carries| self.phbs().iter().try_for_each(|phb| phb.reaches(carries)))?;
-        Ok(self.hold()?)
+        self.ram.add(|max_iommu_page| self.phbs().iter().try_for_each(|phb| phb.reaches(max_iommu_page)))?;
+        Ok(self.pin_ram_for_kvm()?)
     }
 
     /// Removes a slot. While TCEs lead into it, this is refused with an error that lists them; but
@@ -195,10 +195,10 @@ impl GuestIommu {
         }
         let found = self.ram.slots().into_iter().find(|found| found.guest == slot);
         if let Some(user) = found.and_then(|found| found.user_range()) {
-            self.let_go(user).map_err(|why| RemoveMemoryError::Kernel { asked: slot, why: Box::new(why) })?;
+            self.unpin_for_kvm(user).map_err(|why| RemoveMemoryError::Kernel { asked: slot, why: Box::new(why) })?;
         }
         self.ram.remove(slot).inspect_err(|_| {
-            if let Err(error) = self.hold() {
+            if let Err(error) = self.pin_ram_for_kvm() {
                 tracing::warn!(%error, "memory that stays is not held for KVM");
             }
         })
@@ -223,7 +223,7 @@ impl GuestIommu {
         if let Some(liobn) = theirs.into_iter().find(|liobn| ours.contains(liobn)) {
             return Err(PhbError::LiobnTaken { liobn });
         }
-        let kvm = self.kvm.as_ref().map(Acceleration::beside);
+        let kvm = self.kvm.as_ref().map(Acceleration::for_another_phb);
         let phb = Arc::new(Phb::new(config, Arc::clone(&self.ram), Arc::clone(&self.directory), kvm)?);
         phbs.push(Arc::clone(&phb));
         Ok(phb)

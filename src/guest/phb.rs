@@ -5,7 +5,7 @@ use super::error::HcallError;
 use super::liobn::Liobn;
 use super::ram::{AddMemoryError, GuestRam};
 use super::stats::Counters;
-use super::table::{Behind, TceTable};
+use super::table::{Backing, TceTable};
 use crate::addr::{Iova, IovaRange, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Largest number of TCEs in a table: 512 GiB of them, which no host has.
-const MOST_ENTRIES: u64 = 1 << 36;
+const MAX_ENTRIES: u64 = 1 << 36;
 
 /// Configuration of a PHB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl PhbConfig {
         if liobn.0 == u32::MAX {
             return Err(PhbError::LastLiobn { liobn });
         }
-        let large = entries > MOST_ENTRIES || default.len() >> DEFAULT_PAGE.get() > MOST_ENTRIES;
+        let large = entries > MAX_ENTRIES || default.len() >> DEFAULT_PAGE.get() > MAX_ENTRIES;
         if large || !default.is_aligned(DEFAULT_PAGE) || dynamic.0 & ((1 << 34) - 1) != 0 || dynamic < default.end() {
             return Err(PhbError::Windows { default, dynamic, entries });
         }
@@ -120,7 +120,7 @@ pub enum PhbError {
     /// The windows are not sound.
     #[error(
         "default window {default}, dynamic one at {dynamic} with up to {entries:#x} TCEs: whole pages are needed, they may not \
-         overlap, and a table has at most {MOST_ENTRIES:#x} TCEs"
+         overlap, and a table has at most {MAX_ENTRIES:#x} TCEs"
     )]
     Windows { default: IovaRange, dynamic: Iova, entries: u64 },
     /// A group cannot be attached or detached.
@@ -183,7 +183,7 @@ impl Phb {
             removed: AtomicBool::new(false),
             counters: Arc::default(),
         };
-        match phb.enter(phb.keep(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
+        match phb.enter(phb.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
             true => Ok(phb),
             false => Err(PhbError::LiobnTaken { liobn: config.liobn }),
         }
@@ -237,8 +237,8 @@ impl Phb {
     /// Takes a table out that no device sees. A hypercall that is on its way to it is refused.
     pub(super) fn retire(&self, table: &TceTable) {
         let mut writer = table.lock();
-        self.keep_no_more(table);
-        writer.behind = Behind::Removed;
+        self.release_from_kvm(table);
+        writer.behind = Backing::Removed;
         self.forget(table.liobn());
     }
 
@@ -285,16 +285,16 @@ impl Phb {
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
         if !groups.is_empty() {
-            self.observe(&tables)?;
+            self.sync_from_kvm(&tables)?;
         }
         self.space.attach(group)?;
         let up = if groups.is_empty() { self.bring_up(&tables) } else { Ok(()) };
-        if let Err(error) = up.and_then(|()| self.join_kvm(group)) {
+        if let Err(error) = up.and_then(|()| self.add_to_kvm(group)) {
             self.space.detach(group)?;
             return Err(error);
         }
         groups.push(group);
-        writers.iter_mut().for_each(|writer| writer.behind = Behind::Devices(self.space.clone()));
+        writers.iter_mut().for_each(|writer| writer.behind = Backing::Devices(self.space.clone()));
         Ok(())
     }
 
@@ -304,28 +304,28 @@ impl Phb {
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
         if groups.contains(&group) {
-            self.leave_kvm(group)?;
-            self.observe(&tables)?;
+            self.remove_from_kvm(group)?;
+            self.sync_from_kvm(&tables)?;
         }
         if let Err(error) = self.space.detach(group) {
             // It stays attached, with everything below it.
             if groups.contains(&group) {
-                self.join_kvm(group)?;
+                self.add_to_kvm(group)?;
             }
             return Err(error.into());
         }
         groups.retain(|other| *other != group);
         if groups.is_empty() {
-            writers.iter_mut().for_each(|writer| writer.behind = Behind::Nothing);
+            writers.iter_mut().for_each(|writer| writer.behind = Backing::Nothing);
         }
         Ok(())
     }
 
     /// Checks that the memory can serve the pages of the host's windows.
-    pub(super) fn reaches(&self, carries: PageShift) -> Result<(), AddMemoryError> {
+    pub(super) fn reaches(&self, max_iommu_page: PageShift) -> Result<(), AddMemoryError> {
         let windows = self.space.status().windows;
-        match windows.iter().map(|(window, _)| window).find(|window| window.page > carries) {
-            Some(window) => Err(AddMemoryError::Page { carries, window: window.range, page: window.page }),
+        match windows.iter().map(|(window, _)| window).find(|window| window.page > max_iommu_page) {
+            Some(window) => Err(AddMemoryError::Page { max_iommu_page, window: window.range, page: window.page }),
             None => Ok(()),
         }
     }
@@ -351,7 +351,7 @@ impl Phb {
         let window = table.window();
         let refused = |why| PhbError::Window { window, why };
         if self.is_default(table) {
-            let host = self.space.ask(window).map_err(refused)?;
+            let host = self.space.reserve(window).map_err(refused)?;
             return match host.page <= DEFAULT_PAGE {
                 true => Ok(()),
                 false => Err(PhbError::Elsewhere { window, start: host.range.start() }),
@@ -373,7 +373,7 @@ impl Phb {
     /// larger than the guest's and that its RAM can serve. One page of the guest may be several of
     /// the host's.
     pub(super) fn host_window(&self, page: PageShift, size: u64) -> WindowRequest {
-        let carries = self.ram.carries().unwrap_or(PageShift::P4K);
-        WindowRequest::bytes(size).carries(page.min(carries))
+        let max_iommu_page = self.ram.max_iommu_page().unwrap_or(PageShift::P4K);
+        WindowRequest::bytes(size).max_iommu_page(page.min(max_iommu_page))
     }
 }

@@ -21,10 +21,10 @@ pub enum AddMemoryError {
     Vanished { gone: Slot },
     /// Devices could not reach it: the host's window has larger pages than the RAM can serve.
     #[error(
-        "new RAM carries pages of {carries}, and devices reach RAM through the window {window} with pages of {page}: back it with \
+        "new RAM supports pages of {max_iommu_page}, and devices reach RAM through the window {window} with pages of {page}: back it with \
          memory like that there is, or have the guest give up the window"
     )]
-    Page { carries: PageShift, window: IovaRange, page: PageShift },
+    Page { max_iommu_page: PageShift, window: IovaRange, page: PageShift },
     /// It cannot be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
@@ -76,11 +76,11 @@ impl core::fmt::Display for List<'_> {
 
 /// Where a guest's page lies in user memory, or why it may not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum SlotLookup {
     /// In this slot.
     Slot(Slot),
     /// In a slot that is being removed.
-    Leaving(Slot),
+    Unplugging(Slot),
     /// In no slot.
     Nowhere,
 }
@@ -102,12 +102,12 @@ impl Snapshot {
     }
 
     /// The slot that holds `at`.
-    pub(super) fn find(&self, at: GuestAddr) -> Found {
+    pub(super) fn find(&self, at: GuestAddr) -> SlotLookup {
         let behind = self.0.partition_point(|ram| ram.slot.guest.start() <= at);
         match behind.checked_sub(1).and_then(|before| self.0.get(before)) {
-            Some(ram) if ram.slot.guest.contains(at) && ram.leaving => Found::Leaving(ram.slot),
-            Some(ram) if ram.slot.guest.contains(at) => Found::Slot(ram.slot),
-            _ => Found::Nowhere,
+            Some(ram) if ram.slot.guest.contains(at) && ram.leaving => SlotLookup::Unplugging(ram.slot),
+            Some(ram) if ram.slot.guest.contains(at) => SlotLookup::Slot(ram.slot),
+            _ => SlotLookup::Nowhere,
         }
     }
 
@@ -151,8 +151,8 @@ impl GuestRam {
     }
 
     /// Returns the largest IOMMU page that all of it can serve; `None` without RAM.
-    pub fn carries(&self) -> Option<PageShift> {
-        self.slots().iter().map(|slot| self.registry.carries(slot.user_range()?)).min().flatten()
+    pub fn max_iommu_page(&self) -> Option<PageShift> {
+        self.slots().iter().map(|slot| self.registry.max_iommu_page(slot.user_range()?)).min().flatten()
     }
 
     /// Returns the largest page all slots begin and end at, in the guest; `None` without RAM. User
@@ -178,9 +178,11 @@ impl GuestRam {
         let added: Vec<Slot> = all.iter().filter(|slot| !now.slots().any(|old| old == **slot)).copied().collect();
         let ranges = added.iter().map(|slot| slot.user_range().ok_or(AddMemoryError::Slot { asked: *slot }));
         let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
-        let new = self.registry.register_all(&ranges)?;
+        let owner = |slot: &Slot| self.memory.owner(slot).ok_or(AddMemoryError::Vanished { gone: *slot });
+        let owners = added.iter().map(owner).collect::<Result<Vec<_>, _>>()?;
+        let new = self.registry.register_owned(&ranges, owners.into_iter())?;
         // An early return drops the leases, which releases the memory.
-        ranges.iter().filter_map(|range| self.registry.carries(*range)).min().map_or(Ok(()), check)?;
+        ranges.iter().filter_map(|range| self.registry.max_iommu_page(*range)).min().map_or(Ok(()), check)?;
         leases.extend(added.iter().map(|slot| slot.guest).zip(new));
         let leaving = |slot: &Slot| now.0.iter().any(|ram| ram.slot == *slot && ram.leaving);
         self.now
@@ -209,8 +211,8 @@ impl GuestRam {
             leases.push((asked, lease));
             return Err(RemoveMemoryError::Mapped { asked, mapped });
         }
-        let kept = self.snapshot().0.iter().filter(|ram| ram.slot.guest != asked).copied().collect();
-        self.now.store(Arc::new(Snapshot(kept)));
+        let in_kernel = self.snapshot().0.iter().filter(|ram| ram.slot.guest != asked).copied().collect();
+        self.now.store(Arc::new(Snapshot(in_kernel)));
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use crate::uapi::papr::rtas::{PARAMETER_ERROR, SUCCESS};
 use std::sync::Arc;
 
 /// The most results.
-const MOST_CELLS: usize = 16;
+const MAX_CELLS: usize = 16;
 
 const fn high(value: u64) -> u32 {
     (value >> 32) as u32
@@ -101,7 +101,7 @@ impl GuestIommu {
         tokens.call(token)?;
         let Ok(block) = RtasBlock::read(memory, at) else { return Some(H_PARAMETER) };
         let call = tokens.call(block.token())?;
-        let mut results = [0; MOST_CELLS];
+        let mut results = [0; MAX_CELLS];
         let results = results.get_mut(..block.rets())?;
         // The status is in the results.
         let _ = self.rtas(call, block.args(), results);

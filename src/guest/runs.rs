@@ -2,7 +2,7 @@
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
-use super::ram::{Found, Snapshot};
+use super::ram::{SlotLookup, Snapshot};
 use super::tce;
 use crate::addr::{GuestAddr, IovaRange, PageShift, UserAddr};
 use crate::space::MapRequest;
@@ -67,14 +67,14 @@ fn continuing(values: &[u64], mut next: u64, step: u64) -> usize {
 pub(super) struct Pages<'a> {
     ram: &'a Snapshot,
     slot: Option<Slot>,
-    even_leaving: bool,
+    including_unplugging: bool,
     /// Asked whether a slot is there still.
     memory: Option<&'a dyn GuestMemory>,
 }
 
 impl<'a> Pages<'a> {
     pub(super) fn new(ram: &'a Snapshot) -> Self {
-        Self { ram, slot: None, even_leaving: false, memory: None }
+        Self { ram, slot: None, including_unplugging: false, memory: None }
     }
 
     /// Only those in slots that the VMM has still.
@@ -84,8 +84,8 @@ impl<'a> Pages<'a> {
 
     /// Those in RAM that is being removed as well, or that the VMM took away: they may be mapped
     /// still.
-    pub(super) fn even_leaving(&self) -> Self {
-        Self { even_leaving: true, slot: None, memory: None, ..*self }
+    pub(super) fn including_unplugging(&self) -> Self {
+        Self { including_unplugging: true, slot: None, memory: None, ..*self }
     }
 
     fn slot(&mut self, at: GuestAddr) -> Result<Slot, HcallError> {
@@ -93,22 +93,22 @@ impl<'a> Pages<'a> {
             return Ok(slot);
         }
         let found = self.ram.find(at);
-        if let (Found::Slot(slot) | Found::Leaving(slot), Some(memory)) = (found, self.memory)
+        if let (SlotLookup::Slot(slot) | SlotLookup::Unplugging(slot), Some(memory)) = (found, self.memory)
             && !memory.has(&slot)
         {
             return Err(HcallError::Gone { at, slot: slot.guest });
         }
         match found {
-            Found::Slot(slot) => {
+            SlotLookup::Slot(slot) => {
                 self.slot = Some(slot);
                 Ok(slot)
             }
-            Found::Leaving(slot) if self.even_leaving => {
+            SlotLookup::Unplugging(slot) if self.including_unplugging => {
                 self.slot = Some(slot);
                 Ok(slot)
             }
-            Found::Leaving(slot) => Err(HcallError::Leaving { at, slot: slot.guest }),
-            Found::Nowhere => Err(HcallError::NotRam { at }),
+            SlotLookup::Unplugging(slot) => Err(HcallError::Unplugging { at, slot: slot.guest }),
+            SlotLookup::Nowhere => Err(HcallError::NotRam { at }),
         }
     }
 

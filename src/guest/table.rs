@@ -9,7 +9,7 @@ use super::stats::Counters;
 use super::tce;
 use crate::addr::{GuestRange, Iova, IovaRange, PageShift};
 use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
-use crate::uapi::papr::hcall::MOST_INDIRECT;
+use crate::uapi::papr::hcall::MAX_INDIRECT;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) fn memory_limit(configured: Option<u64>, ram: &Snapshot) -> u64 {
 
 /// The backing that a change of a table must reach.
 #[derive(Debug)]
-pub(super) enum Behind {
+pub(super) enum Backing {
     /// No devices: the table is all there is.
     Nothing,
     /// Devices, which see this space.
@@ -37,7 +37,7 @@ pub(super) enum Behind {
 /// Write access to the table, with a buffer reused across calls.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub behind: Behind,
+    pub behind: Backing,
     requests: Requests,
 }
 
@@ -74,7 +74,7 @@ impl TceTable {
 
     /// Creates a table over existing storage of entries.
     pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
-        let writer = Mutex::new(Writer { behind: Behind::Nothing, requests: Requests::default() });
+        let writer = Mutex::new(Writer { behind: Backing::Nothing, requests: Requests::default() });
         Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
     }
 
@@ -134,7 +134,7 @@ impl TceTable {
     }
 
     /// Returns whether the kernel keeps it and answers the guest's calls for it.
-    pub fn is_kept(&self) -> bool {
+    pub fn is_in_kernel(&self) -> bool {
         self.entries.changes_by_itself()
     }
 
@@ -164,17 +164,17 @@ impl TceTable {
         let ram = ram.snapshot();
         let mut pages = runs::Pages::new(&ram).present_in(memory);
         let space = match behind {
-            Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
-            Behind::Nothing => {
+            Backing::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
+            Backing::Nothing => {
                 pages.check_all(values, self.page)?;
                 self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
                 self.entries.store(first, values);
                 return Ok(());
             }
-            Behind::Devices(space) => space,
+            Backing::Devices(space) => space,
         };
-        if self.is_kept() {
-            self.observe_in(space, pages.even_leaving(), first, values.len() as u64)?;
+        if self.is_in_kernel() {
+            self.observe_in(space, pages.including_unplugging(), first, values.len() as u64)?;
         }
         requests.clear();
         let mut clears = false;
@@ -219,13 +219,13 @@ impl TceTable {
     pub(super) fn stuff(&self, ram: &GuestRam, first: u64, count: u64, value: u64) -> Result<(), HcallError> {
         let writer = self.lock();
         match &writer.behind {
-            Behind::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
-            Behind::Devices(space) if self.is_kept() => self.observe(space, ram, first, count)?,
+            Backing::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
+            Backing::Devices(space) if self.is_in_kernel() => self.sync_from_kvm(space, ram, first, count)?,
             _ => {}
         }
         self.entries.reserve_fill(first, count, value, &|| self.memory_limit(&ram.snapshot()))?;
         match &writer.behind {
-            Behind::Devices(space) if count != 0 => clear(space, self.iova(first, count)?)?,
+            Backing::Devices(space) if count != 0 => clear(space, self.iova(first, count)?)?,
             _ => {}
         }
         self.entries.fill(first, count, value);
@@ -237,7 +237,7 @@ impl TceTable {
         let mut requests = Requests::default();
         let ram = ram.snapshot();
         // RAM whose removal was refused is still mapped.
-        let mut pages = runs::Pages::new(&ram).even_leaving();
+        let mut pages = runs::Pages::new(&ram).including_unplugging();
         let mut result = Ok(());
         self.each_leading(0, self.len(), &mut |first, tce| {
             if result.is_ok() {
@@ -250,17 +250,17 @@ impl TceTable {
 
     /// Syncs the space with what the kernel mapped for `count` entries from `first` on. The caller
     /// holds the lock.
-    pub(super) fn observe(
+    pub(super) fn sync_from_kvm(
         &self,
         space: &AddressSpace,
         ram: &GuestRam,
         first: u64,
         count: u64,
     ) -> Result<(), HcallError> {
-        if !self.is_kept() || count == 0 {
+        if !self.is_in_kernel() || count == 0 {
             return Ok(());
         }
-        self.observe_in(space, runs::Pages::new(&ram.snapshot()).even_leaving(), first, count)
+        self.observe_in(space, runs::Pages::new(&ram.snapshot()).including_unplugging(), first, count)
     }
 
     fn observe_in(
@@ -277,7 +277,7 @@ impl TceTable {
             let _ = self.iova(index, 1).and_then(|iova| found.add(&run, iova, self.page, &mut pages));
         });
         if count != 0 {
-            space.observe(self.iova(first, count)?, found.get())?;
+            space.record_from_kvm(self.iova(first, count)?, found.get())?;
         }
         Ok(())
     }
@@ -327,10 +327,10 @@ impl TceTable {
             self.entries.fill(run.first, run.count, run.tce);
             return;
         }
-        let mut values = [0; MOST_INDIRECT as usize];
+        let mut values = [0; MAX_INDIRECT as usize];
         let (mut first, mut tce, end) = (run.first, run.tce, run.first + run.count);
         while first < end {
-            let len = (end - first).min(MOST_INDIRECT);
+            let len = (end - first).min(MAX_INDIRECT);
             let values = values.get_mut(..len as usize).unwrap_or_default();
             for value in &mut *values {
                 *value = tce;
@@ -349,9 +349,9 @@ impl TceTable {
 
 #[cfg(test)]
 mod tests {
-    use crate::addr::{GuestAddr, GuestRange, PageShift};
-    use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slot, Slots};
-    use crate::host::Memory;
+    use crate::addr::{GuestAddr, PageShift};
+    use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slots};
+    use crate::host::Host;
     use crate::model::Model;
     use crate::registry::Registry;
     use std::sync::Arc;
@@ -360,9 +360,8 @@ mod tests {
 
     fn guest() -> GuestIommu {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
-        let user = model.allocate(1 << 20, PageShift::P64K).unwrap().start();
-        let slots = Slots::new(model.clone());
-        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), 1 << 20).unwrap(), user }).unwrap();
+        let slots = Slots::new();
+        slots.insert(GuestAddr(0), &model.share(1 << 20, PageShift::P64K).unwrap()).unwrap();
         let iommu = GuestIommu::new(&Registry::new(model), Arc::new(slots));
         iommu.add_memory().unwrap();
         iommu.add_phb(PhbConfig::new(1, LIOBN).unwrap()).unwrap();

@@ -10,6 +10,7 @@
 
 use super::{Call, Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use crate::error::ErrorKind;
 use crate::permission::Permission;
 use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
@@ -37,6 +38,16 @@ pub struct CallError {
 }
 
 impl CallError {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Kernel
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "call-failed"
+    }
+
     /// Returns the error number, if there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self.failure {
@@ -99,9 +110,23 @@ impl fmt::Display for Arguments<'_> {
 }
 
 /// Runs a call and traces it; all calls go through here. Returns the raw result, unchecked.
-pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+///
+/// # Safety
+/// As for [`Host::call`].
+///
+/// ```compile_fail,E0133
+/// # use spapr_iommu::host::{Call, Fd, Host, calls};
+/// # fn map(host: &dyn Host, container: Fd, args: spapr_iommu::uapi::vfio::DmaMap) {
+/// let bytes = vec![0u8; 0x1_0000];
+/// let vaddr = bytes.as_ptr().addr() as u64;
+/// calls::raw(host, container, &mut Call::MapDma(spapr_iommu::uapi::vfio::DmaMap { vaddr, ..args }));
+/// # }
+/// ```
+#[allow(unsafe_code, reason = "user addresses pass through")]
+pub unsafe fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
-    let result = host.call(fd, call);
+    // SAFETY: the caller's promise, passed on.
+    let result = unsafe { host.call(fd, call) };
     if let Some(began) = began {
         let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let name = call.name();
@@ -117,8 +142,13 @@ pub fn bare(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     result
 }
 
+/// Runs a call of this module's, of which those that hand memory over are `unsafe` themselves.
+#[allow(unsafe_code, reason = "all calls go through here")]
 fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
-    bare(host, fd, call).map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
+    // SAFETY: the call hands over no memory, or what the caller of `register_memory` or `map_dma`
+    // has vouched for.
+    let result = unsafe { raw(host, fd, call) };
+    result.map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
 }
 
 /// Runs a call whose only success is 0.
@@ -179,7 +209,11 @@ fn register_args(range: UserRange) -> spapr::RegisterMemory {
 }
 
 /// `VFIO_IOMMU_SPAPR_REGISTER_MEMORY`.
-pub fn register_memory(host: &dyn Host, container: Fd, range: UserRange) -> Result<(), CallError> {
+///
+/// # Safety
+/// The memory is as [`register_raw`](crate::registry::Registry::register_raw) demands.
+#[allow(unsafe_code, reason = "user addresses enter here")]
+pub unsafe fn register_memory(host: &dyn Host, container: Fd, range: UserRange) -> Result<(), CallError> {
     run_zero(host, container, &mut Call::RegisterMemory(register_args(range)))
 }
 
@@ -190,7 +224,11 @@ pub fn unregister_memory(host: &dyn Host, container: Fd, range: UserRange) -> Re
 }
 
 /// `VFIO_IOMMU_MAP_DMA`. The kernel checks no bounds: the caller must.
-pub fn map_dma(
+///
+/// # Safety
+/// The memory is as [`register_raw`](crate::registry::Registry::register_raw) demands.
+#[allow(unsafe_code, reason = "user addresses enter here")]
+pub unsafe fn map_dma(
     host: &dyn Host,
     container: Fd,
     user: UserAddr,

@@ -78,6 +78,7 @@ pub struct PciDevice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum Obstacle {
     /// Not a POWER machine.
     #[error("this machine is no POWER machine ({arch}), sPAPR TCE exists only there: use a `model::Model` here")]
@@ -146,6 +147,13 @@ pub enum Obstacle {
         driver: String,
     },
 }
+
+crate::error::classify!(Obstacle {
+    Unsupported: NotPower, KernelTooOld;
+    Setup: NoVfio, NoModule, NoGroup, Permission, NotBound, NotViable;
+    NotFound: UnknownGroup, NoDevice;
+    Busy: HeldBy, Busy;
+});
 
 struct List<'a>(&'a [u32]);
 

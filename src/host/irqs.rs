@@ -42,7 +42,7 @@ impl fmt::Display for Arguments<'_> {
 }
 
 /// Runs the call and traces it. Returns the raw result, unchecked.
-pub fn bare(host: &dyn Host, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
+pub fn raw(host: &dyn Host, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
     let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
     let result = host.set_irqs(device, set, eventfds);
     if let Some(began) = began {
@@ -55,7 +55,7 @@ pub fn bare(host: &dyn Host, device: Fd, set: IrqSet, eventfds: &[Option<Borrowe
 }
 
 fn run(host: &dyn Host, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<(), IrqsError> {
-    match bare(host, device, set, eventfds) {
+    match raw(host, device, set, eventfds) {
         Ok(0) => Ok(()),
         Ok(n) => Err(IrqsError { set, failure: Failure::Positive(n) }),
         Err(errno) => Err(IrqsError { set, failure: Failure::Errno(errno) }),

@@ -8,6 +8,7 @@ use crate::host::{Errno, Host, Memlock};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum MemlockError {
     /// More than the limit allows.
     #[error(
@@ -52,6 +53,8 @@ pub enum MemlockError {
     #[error("cannot read how much memory is locked: {0}")]
     Unknown(Errno),
 }
+
+crate::error::classify!(MemlockError { Memlock: OverLimit, OverPromise; Kernel: Unknown; });
 
 /// Reads how much is locked and allowed.
 pub(crate) fn read(host: &dyn Host) -> Result<Memlock, MemlockError> {

@@ -19,7 +19,7 @@ pub enum Protection {
 }
 
 /// Memory of this process that a model's devices reach through its owner: see
-/// [`Model::lend`](super::model::Model::lend).
+/// `Model::lend` (feature `model`).
 pub trait LentMemory: Send + Sync + core::fmt::Debug {
     /// Reads bytes.
     fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno>;

@@ -1,8 +1,8 @@
 //! The interface between the manager and a kernel.
 //!
-//! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it. [`vfio::Vfio`] is the running
-//! kernel, the feature `model` has the kernel in process. What lies above the seam is written once
-//! and runs on both.
+//! [`Host`] is the kernel interface as one trait: open a file, run a call on it, close it.
+//! [`vfio::Vfio`] is the running kernel, the feature `model` has the kernel in process. What lies
+//! above the seam is written once and runs on both.
 //!
 //! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper around a
 //! host ([`Wrapper`]) is one function, and a test can state exactly what the kernel is told. Code
@@ -67,7 +67,14 @@ pub trait Host: Send + Sync + fmt::Debug {
 
     /// Runs an ioctl. `Ok` is the kernel's raw result, even if positive; the kernel's answer is
     /// written to `call`.
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+    ///
+    /// # Safety
+    /// The call may hand memory of the process to the kernel, which pins it (REGISTER), and to
+    /// devices, which write to it (MAP): it is as
+    /// [`register_raw`](crate::registry::Registry::register_raw) demands. Other calls ask for
+    /// nothing.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
 
     /// `VFIO_DEVICE_SET_IRQS`, which is not a [`Call`] since its data has any length. `eventfds` is
     /// the data, with -1 for `None`, and is empty where `set` says there is none; `argsz` is filled

@@ -8,6 +8,7 @@
 use super::shared_file::{self, FileError, Unsealed};
 use super::{Errno, Region, volatile};
 use crate::addr::{PageShift, UserAddr, UserRange};
+use core::any::Any;
 use core::ffi::c_void;
 use core::fmt;
 use core::num::NonZeroUsize;
@@ -201,6 +202,17 @@ impl Shared {
         self.0.available()
     }
 
+    /// Returns what keeps the memory mapped, for those who give its addresses to devices.
+    pub(crate) fn owner(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.0) as Arc<dyn Any + Send + Sync>
+    }
+
+    /// Whether `owner` is one of memory that goes back to the allocator, which gives it to others.
+    /// Other memory is unmapped, and the kernel keeps the pages that devices reach.
+    pub(crate) fn is_allocators(owner: &(dyn Any + Send + Sync)) -> bool {
+        owner.downcast_ref::<Inner>().is_some_and(Inner::is_allocators)
+    }
+
     /// Whether its owner takes it back.
     pub(crate) fn is_lent(&self) -> bool {
         matches!(self.0.owner, Owner::Borrowed(_))
@@ -229,6 +241,16 @@ impl Shared {
 }
 
 impl Inner {
+    #[cfg(feature = "model")]
+    fn is_allocators(&self) -> bool {
+        matches!(self.owner, Owner::Heap { .. })
+    }
+
+    #[cfg(not(feature = "model"))]
+    fn is_allocators(&self) -> bool {
+        false
+    }
+
     fn check(&self, offset: u64, len: usize) -> Result<(), Errno> {
         let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
         if end.is_some_and(|end| end <= self.available()) { Ok(()) } else { Err(Errno::EINVAL) }
@@ -369,6 +391,12 @@ fn address(base: NonNull<c_void>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::{Iova, IovaRange};
+    use crate::host::Host;
+    use crate::model::Model;
+    use crate::permission::Permission;
+    use crate::registry::{RegisterError, Registry};
+    use crate::space::AddressSpace;
 
     fn heap() -> Shared {
         Shared::heap(0x2000, PageShift::P4K).unwrap()
@@ -438,6 +466,49 @@ mod tests {
         let slice = zerocopy::IntoBytes::as_mut_bytes(&mut words);
         assert!(Shared::with_slice(&mut slice[1..], |_| ()).is_err(), "not on a multiple of 8");
         assert!(Shared::with_slice(&mut [], |_| ()).is_err());
+    }
+
+    #[test]
+    fn a_lease_keeps_memory_and_what_devices_reach_never_goes_back_to_the_allocator() {
+        let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+        let registry = Registry::new(model.clone());
+        let space = AddressSpace::new(&registry);
+        space.attach(0).unwrap();
+        for mapped in [false, true] {
+            let memory = model.share(0x1_0000, PageShift::P64K).unwrap();
+            let (user, weak) = (memory.range().start(), Arc::downgrade(&memory.0));
+            let lease = registry.register(&memory).unwrap();
+            // The model has it as well.
+            model.disown(&memory);
+            drop(memory);
+            assert!(weak.upgrade().is_some(), "the lease has it");
+            if mapped {
+                space.map(IovaRange::new(Iova(0), 0x1_0000).unwrap(), user, Permission::ReadWrite).unwrap();
+            }
+            drop(lease);
+            assert_eq!(weak.upgrade().is_some(), mapped);
+            // For Miri, which counts leaks.
+            weak.upgrade().into_iter().for_each(|memory| drop(unleak(memory)));
+        }
+    }
+
+    /// Takes back what was forgotten.
+    fn unleak(memory: Arc<Inner>) -> Arc<Inner> {
+        // SAFETY: one reference was forgotten, and nothing is reached by a device of a model.
+        unsafe { Arc::decrement_strong_count(Arc::as_ptr(&memory)) };
+        memory
+    }
+
+    #[test]
+    fn memory_that_is_lent_is_not_leased() {
+        let registry = Registry::new(Arc::new(Model::new("powernv9-64k".parse().unwrap())));
+        let mut words = [0u64; 4];
+        let slice = zerocopy::IntoBytes::as_mut_bytes(&mut words);
+        let (one, all) = Shared::with_slice(slice, |lent| {
+            (registry.register(lent).unwrap_err(), registry.register_all(std::slice::from_ref(lent)).unwrap_err())
+        })
+        .unwrap();
+        assert!(matches!(one, RegisterError::Lent { .. }) && one == all, "{one} {all}");
     }
 
     #[test]

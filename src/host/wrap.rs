@@ -18,7 +18,11 @@ pub trait Wrapper: Send + Sync + core::fmt::Debug {
     fn inner(&self) -> &Self::Inner;
 
     /// Runs a call, or does something else instead.
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
+    ///
+    /// # Safety
+    /// As for [`Host::call`].
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno>;
 }
 
 /// A host shared by several owners.
@@ -29,8 +33,10 @@ impl<H: Host + ?Sized> Wrapper for Arc<H> {
         self
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        self.inner().call(fd, call)
+    #[allow(unsafe_code, reason = "user addresses pass through")]
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.inner().call(fd, call) }
     }
 }
 
@@ -41,8 +47,10 @@ impl<W: Wrapper> Host for W {
     fn close(&self, fd: Fd) {
         self.inner().close(fd);
     }
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        self.wrapped_call(fd, call)
+    #[allow(unsafe_code, reason = "user addresses pass through")]
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.wrapped_call(fd, call) }
     }
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
         self.inner().set_irqs(device, set, eventfds)

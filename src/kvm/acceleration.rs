@@ -23,8 +23,8 @@ const ALL: [u64; 3] = [H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
 const HARMLESS: [u64; 1] = [H_PUT_TCE];
 
 /// The acceleration of one DMA address space of a VM, i.e. of one PHB: its groups and its tables,
-/// with each group attached to each table. Each PHB needs [its own](Self::beside): a group attached
-/// here is reachable through every table here.
+/// with each group attached to each table. Each PHB needs
+/// [its own](Self::for_another_phb): a group attached here is reachable through every table here.
 ///
 /// Dropping it takes the groups out of the VM and closes the tables.
 pub struct Acceleration {
@@ -74,7 +74,7 @@ impl Acceleration {
 
     /// Creates the acceleration of another address space of the same VM, with no groups and tables
     /// yet.
-    pub fn beside(&self) -> Self {
+    pub fn for_another_phb(&self) -> Self {
         Self { kvm: Arc::clone(&self.kvm), state: Mutex::default(), process: Process::current() }
     }
 
@@ -91,7 +91,7 @@ impl Acceleration {
             Errno::EINVAL | Errno::EBADF => KvmError::NotVfio { group: number },
             errno => call("KVM_DEV_VFIO_GROUP_ADD", errno),
         })?;
-        if let Err(error) = state.tables.iter().try_for_each(|(spec, _)| self.tie(&group, spec)) {
+        if let Err(error) = state.tables.iter().try_for_each(|(spec, _)| self.attach_table(&group, spec)) {
             // Detaches it from the tables it was attached to as well.
             self.delete(&group);
             return Err(error);
@@ -125,7 +125,7 @@ impl Acceleration {
             Errno::ENOMEM => KvmError::Memory { entries: spec.entries() },
             errno => call("KVM_CREATE_SPAPR_TCE_64", errno),
         })?;
-        if let Err(error) = state.groups.iter().try_for_each(|group| self.tie(group, &spec)) {
+        if let Err(error) = state.groups.iter().try_for_each(|group| self.attach_table(group, &spec)) {
             self.kvm.close_table(liobn);
             return Err(error);
         }
@@ -152,9 +152,9 @@ impl Acceleration {
         self.state.lock().groups.iter().map(|group| group.number).collect()
     }
 
-    fn tie(&self, group: &GroupFile, spec: &TableSpec) -> Result<(), KvmError> {
+    fn attach_table(&self, group: &GroupFile, spec: &TableSpec) -> Result<(), KvmError> {
         let TableSpec { liobn, window, page } = *spec;
-        self.kvm.tie(group, liobn).map_err(|errno| match errno {
+        self.kvm.attach_table(group, liobn).map_err(|errno| match errno {
             Errno::ENOENT => KvmError::NoGroup { group: group.number },
             Errno::EINVAL => KvmError::NoWindow { group: group.number, window, page },
             errno => call("KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE", errno),

@@ -74,7 +74,7 @@ impl KvmModel {
     }
 
     /// Returns pairs of a group and the LIOBN of a table it is attached to.
-    pub fn ties(&self) -> Vec<(u32, u32)> {
+    pub fn attached_tables(&self) -> Vec<(u32, u32)> {
         self.0.lock().ties.clone()
     }
 }
@@ -157,7 +157,7 @@ impl State {
 
     /// `kvm_spapr_tce_attach_iommu_group`: needs a window of the group with the same start, a page
     /// no larger and no fewer bytes.
-    fn tie(&mut self, group: u32, liobn: u32) -> Result<(), Errno> {
+    fn attach_table(&mut self, group: u32, liobn: u32) -> Result<(), Errno> {
         if !self.groups.contains(&group) {
             return Err(Errno::ENOENT);
         }
@@ -202,9 +202,9 @@ impl Kvm for KvmModel {
         let table = state.said(format!("create {:#x}", spec.liobn), result)?;
         Ok(table)
     }
-    fn tie(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno> {
+    fn attach_table(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno> {
         let state = &mut *self.0.lock();
-        let result = state.tie(group.number, liobn);
+        let result = state.attach_table(group.number, liobn);
         state.said(format!("tie {} to {liobn:#x}", group.number), result)
     }
     fn close_table(&self, liobn: u32) {

@@ -59,7 +59,7 @@ pub trait Kvm: Send + Sync + Debug {
     fn create_table(&self, spec: &TableSpec) -> Result<Arc<dyn KernelTable>, Errno>;
 
     /// `KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE`.
-    fn tie(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno>;
+    fn attach_table(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno>;
 
     /// Closes a table. Views of it that are still in use read zeros from then on.
     fn close_table(&self, liobn: u32);

@@ -112,7 +112,7 @@ fn a_table_whose_window_is_not_there_is_closed_again() {
     let error = acceleration.add_table(spec(LIOBN, default_window())).unwrap_err();
     assert_eq!(error, KvmError::NoWindow { group: 2, window: range, page });
     assert!(error.to_string().contains("create it before"), "{error}");
-    assert!(kvm.table(LIOBN).is_none() && kvm.ties().is_empty(), "{kvm:?}");
+    assert!(kvm.table(LIOBN).is_none() && kvm.attached_tables().is_empty(), "{kvm:?}");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_group_without_the_windows_of_the_tables_is_taken_out_again() {
     let error = acceleration.add_group(file(2)).unwrap_err();
     assert!(matches!(error, KvmError::NoWindow { group: 2, .. }), "{error}");
     assert_eq!(acceleration.groups(), [1]);
-    assert_eq!((kvm.groups(), kvm.ties()), (vec![1], vec![(1, LIOBN), (1, LIOBN + 1)]));
+    assert_eq!((kvm.groups(), kvm.attached_tables()), (vec![1], vec![(1, LIOBN), (1, LIOBN + 1)]));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn groups_leave_before_tables_are_closed() {
     acceleration.add_group(file(1)).unwrap();
     acceleration.add_group(file(2)).unwrap();
     acceleration.remove_group(1).unwrap();
-    assert_eq!(kvm.ties(), [(2, LIOBN)]);
+    assert_eq!(kvm.attached_tables(), [(2, LIOBN)]);
     kvm.take_log();
     let table = kvm.table(LIOBN).unwrap();
     table.store(0, 3);
@@ -191,13 +191,13 @@ fn groups_leave_before_tables_are_closed() {
 fn a_group_is_tied_to_the_tables_of_its_own_space_alone() {
     let kvm = kernel(&[1, 2]);
     let first = accelerated(&kvm);
-    let second = first.beside();
+    let second = first.for_another_phb();
     first.add_group(file(1)).unwrap();
     second.add_group(file(2)).unwrap();
     first.add_table(spec(LIOBN, default_window())).unwrap();
     second.add_table(spec(LIOBN + 0x100, default_window())).unwrap();
-    assert_eq!(kvm.ties(), [(1, LIOBN), (2, LIOBN + 0x100)]);
+    assert_eq!(kvm.attached_tables(), [(1, LIOBN), (2, LIOBN + 0x100)]);
     assert!(second.add_table(spec(LIOBN, default_window())).is_err());
     drop(second);
-    assert_eq!(kvm.ties(), [(1, LIOBN)]);
+    assert_eq!(kvm.attached_tables(), [(1, LIOBN)]);
 }

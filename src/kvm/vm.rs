@@ -79,7 +79,7 @@ impl Kvm for Vm {
         Ok(table)
     }
 
-    fn tie(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno> {
+    fn attach_table(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno> {
         let table = self.tables.lock().get(&liobn).cloned().ok_or(Errno::EBADF)?;
         table.with_file(|table| ioctl::set_spapr_tce(self.device()?, file(group)?, table))
     }

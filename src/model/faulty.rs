@@ -63,15 +63,20 @@ impl<H: Host> Wrapper for Faulty<H> {
         &self.inner
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        let Some(result) = self.fault() else { return self.inner.call(fd, call) };
+    #[allow(unsafe_code, reason = "user addresses pass through")]
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        let Some(result) = self.fault() else {
+            // SAFETY: the caller's promise, passed on.
+            return unsafe { self.inner.call(fd, call) };
+        };
         // The kernel fails a MAP partway through, and clears what it had mapped, old entries
         // included.
         if let Call::MapDma(DmaMap { iova, size, .. }) = *call {
             let size = (size / 2) & !(PREFIX - 1);
             let prefix = DmaUnmap { argsz: size_of::<DmaUnmap>() as u32, flags: 0, iova, size };
             if size > 0 {
-                self.inner.call(fd, &mut Call::UnmapDma(prefix))?;
+                // SAFETY: an UNMAP hands over no memory.
+                unsafe { self.inner.call(fd, &mut Call::UnmapDma(prefix)) }?;
             }
         }
         result

@@ -22,7 +22,8 @@ impl Host for Model {
         self.run(|state| state.close(fd));
     }
 
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    #[allow(unsafe_code, reason = "user addresses pass through")]
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         self.run(|state| state.call(fd, call))
     }
 

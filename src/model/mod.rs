@@ -17,7 +17,8 @@
 //! calls::group_set_container(&model, group, container)?;
 //! calls::set_iommu(&model, container, TCE_V2_IOMMU)?;
 //! let memory = model.allocate(1 << 20, model.page_shift())?;
-//! calls::register_memory(&model, container, memory)?;
+//! // SAFETY: memory of the model, which is none of this process.
+//! unsafe { calls::register_memory(&model, container, memory) }?;
 //! assert_eq!(calls::tce_create(&model, container, PageShift::P64K, 1 << 40, 2)?.0, 1 << 59);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 const PIN_CHUNK: u64 = 2 << 20;
 /// Regions of more pages than this fail to allocate their array of 8 bytes a page (here: 512 GiB of
 /// it).
-const MOST_PAGES: u64 = 1 << 36;
+const MAX_PAGES: u64 = 1 << 36;
 
 #[derive(Clone, Debug)]
 pub(super) struct Region {
@@ -125,7 +125,7 @@ impl Regions {
             violations.push(Violation::EmptyRegister);
         }
         let user = UserRange::new(UserAddr(range.start), range.end - range.start);
-        let Some(user) = user.ok().filter(|_| count <= MOST_PAGES) else { return Err(Err(Errno::ENOMEM)) };
+        let Some(user) = user.ok().filter(|_| count <= MAX_PAGES) else { return Err(Err(Errno::ENOMEM)) };
         let (pages, bad) = process.pin(range.clone());
         if let Some(bad) = bad {
             let in_chunk = ((bad - range.start) >> process.page.get()) % PIN_CHUNK;

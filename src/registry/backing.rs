@@ -9,7 +9,7 @@ use crate::host::Host;
 pub(super) struct Stretch {
     pub range: UserRange,
     /// The largest IOMMU page it can serve.
-    pub carries: PageShift,
+    pub max_iommu_page: PageShift,
 }
 
 /// Cuts `gap` where the page size of its backing changes: one region over both would serve only the
@@ -36,12 +36,15 @@ pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, Re
     if let Some(hole) = UserRange::between(at, gap.end()) {
         return Err(RegisterError::Hole { asked: gap, hole });
     }
-    Ok(stretches.into_iter().map(|(range, page)| Stretch { range, carries: carries(range, page) }).collect())
+    Ok(stretches
+        .into_iter()
+        .map(|(range, page)| Stretch { range, max_iommu_page: max_iommu_page(range, page) })
+        .collect())
 }
 
 /// Returns the largest IOMMU page a region over `range` can serve, limited by its backing and by
 /// the alignment of both its ends.
-pub(super) fn carries(range: UserRange, backing: PageShift) -> PageShift {
+pub(super) fn max_iommu_page(range: UserRange, backing: PageShift) -> PageShift {
     let UserAddr(start) = range.start();
     let aligned = (start | range.len()).trailing_zeros().min(34);
     PageShift::new(aligned).map_or(PageShift::P4K, |aligned| aligned.min(backing))
@@ -54,9 +57,9 @@ mod tests {
     #[test]
     fn alignment_and_backing_bound_the_page() {
         let range = |start, len| UserRange::new(UserAddr(start), len).unwrap();
-        assert_eq!(carries(range(0x20_0000, 0x40_0000), PageShift::P2M), PageShift::P2M);
-        assert_eq!(carries(range(0x20_0000, 0x41_0000), PageShift::P2M), PageShift::P64K);
-        assert_eq!(carries(range(0x20_1000, 0x40_0000), PageShift::P2M), PageShift::P4K);
-        assert_eq!(carries(range(0x20_0000, 0x40_0000), PageShift::P64K), PageShift::P64K);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x40_0000), PageShift::P2M), PageShift::P2M);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x41_0000), PageShift::P2M), PageShift::P64K);
+        assert_eq!(max_iommu_page(range(0x20_1000, 0x40_0000), PageShift::P2M), PageShift::P4K);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x40_0000), PageShift::P64K), PageShift::P64K);
     }
 }

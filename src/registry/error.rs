@@ -37,6 +37,9 @@ pub enum RegisterError {
          memory there: unmap the rest first"
     )]
     Stale { asked: UserRange, part: UserRange },
+    /// A slice that is lent to devices for a while, which a lease might outlive.
+    #[error("{asked} is lent for the time of a call, and a lease could outlive that: use memory of `Host::share`")]
+    Lent { asked: UserRange },
     /// The process registered an overlapping range outside this registry.
     #[error("{asked} overlaps memory that this process registered elsewhere: one registry must own all registrations")]
     Foreign { asked: UserRange },
@@ -61,10 +64,10 @@ pub enum PinError {
     NotRegistered { asked: UserRange, missing: UserRange },
     /// The window's page is larger than the memory can serve.
     #[error(
-        "{asked} lies in registered {region}, which carries IOMMU pages up to {carries}, but the window has {page} pages: \
+        "{asked} lies in registered {region}, which supports IOMMU pages up to {max_iommu_page}, but the window has {page} pages: \
          use a window with smaller pages, or hugetlb memory aligned to and sized in {page}"
     )]
-    PageTooLarge { asked: UserRange, region: UserRange, carries: PageShift, page: PageShift },
+    PageTooLarge { asked: UserRange, region: UserRange, max_iommu_page: PageShift, page: PageShift },
     /// An IOMMU page would lie in two regions.
     #[error("{asked}: the {page} IOMMU page around {at} lies in two registrations: register the memory in one call")]
     Straddles { asked: UserRange, at: UserAddr, page: PageShift },

@@ -8,43 +8,44 @@
 //! it when that part's last lease and the region's last TCE are gone.
 //!
 //! # Locking
-//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `books` is held for
+//! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `regions` is held for
 //! bookkeeping only, never across a kernel call, so that maps of memory that their container has
-//! registered never wait for a registration. Order: an address space's lock, `kernel`, `books`.
+//! registered never wait for a registration. Order: an address space's lock, `kernel`, `regions`.
 //! Giving idle regions back never waits for `kernel`: who holds it does that before letting go.
 //! `charges` is held from the look at locked memory until the kernel has charged it, and taken
 //! last.
 
 mod backing;
-mod books;
 mod charges;
 mod error;
 mod lease;
+mod regions;
 mod stats;
 
-pub use books::RegionId;
 pub use error::{PinError, RegisterError, ReleaseError};
 pub use lease::Lease;
+pub use regions::RegionId;
 pub use stats::RegistryStats;
 
-pub(crate) use books::Part;
 pub(crate) use charges::{Charging, Promise};
+pub(crate) use lease::Owner;
+pub(crate) use regions::Part;
 
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::host::calls::{self, Failure};
-use crate::host::{Errno, Fd, Host};
+use crate::host::{Errno, Fd, Host, Shared};
 use crate::window::RefusedWindows;
 use backing::{Stretch, survey};
-use books::{Books, Idle};
 use charges::Charges;
 use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
+use regions::{IdleRegion, Regions};
 use std::sync::{Arc, Weak};
 
 /// An address space, as the registry sees it.
-pub(crate) trait Pointing: Send + Sync {
+pub(crate) trait ReverseMap: Send + Sync {
     /// Appends the bus addresses that point into `user`.
-    fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>);
+    fn iovas_of(&self, user: UserRange, found: &mut Vec<IovaRange>);
 }
 
 /// Status of a kernel region, for people and programs to inspect.
@@ -53,7 +54,7 @@ pub struct RegionStatus {
     /// User memory.
     pub range: UserRange,
     /// The largest IOMMU page it can serve.
-    pub carries: PageShift,
+    pub max_iommu_page: PageShift,
     /// Number of leases on the part of it with the most.
     pub leases: u32,
     /// Bytes of bus addresses that point into it.
@@ -66,7 +67,7 @@ struct Inner {
     host: Arc<dyn Host>,
     /// Containers that are open. Held across REGISTER and UNREGISTER.
     kernel: Mutex<Vec<Fd>>,
-    books: Mutex<Books>,
+    regions: Mutex<Regions>,
     /// Refused windows. Kept here because a refusal holds for the process, whichever space asks.
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
@@ -75,7 +76,7 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct Spaces(Vec<Weak<dyn Pointing>>);
+struct Spaces(Vec<Weak<dyn ReverseMap>>);
 
 /// The memory registry of a process. Clones are the same registry.
 #[derive(Clone)]
@@ -85,8 +86,8 @@ pub struct Registry(Arc<Inner>);
 impl core::fmt::Debug for Registry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         // The thread that prints may hold the lock.
-        match self.0.books.try_lock() {
-            Some(books) => write!(f, "Registry({} regions)", books.ids().len()),
+        match self.0.regions.try_lock() {
+            Some(regions) => write!(f, "Registry({} regions)", regions.ids().len()),
             None => f.write_str("Registry(busy)"),
         }
     }
@@ -99,7 +100,7 @@ impl Registry {
         Self(Arc::new(Inner {
             host,
             kernel: Mutex::default(),
-            books: Mutex::default(),
+            regions: Mutex::default(),
             refused: Mutex::default(),
             spaces: Mutex::default(),
             counters: Default::default(),
@@ -112,20 +113,92 @@ impl Registry {
         &self.0.host
     }
 
-    /// Registers `range` and leases it. If no container is open yet, it is registered when the
-    /// first one opens.
+    /// Registers `memory` and leases it; the lease keeps it. If no container is open yet, it is
+    /// registered when the first one opens. Memory of [`Shared::file`] must be
+    /// [adopted](Host::adopt) before by a host that is a model.
     ///
     /// An error leaves everything as it was.
-    pub fn register(&self, range: UserRange) -> Result<Lease, RegisterError> {
-        self.register_counted(&[range])?;
-        Ok(Lease::new(self.clone(), range))
+    ///
+    /// Nothing else can be handed to devices without `unsafe`, neither a variable nor a `Vec`:
+    ///
+    /// ```compile_fail,E0308
+    /// # fn register(registry: &spapr_iommu::Registry) {
+    /// use spapr_iommu::{UserAddr, UserRange};
+    ///
+    /// let variable = [0u8; 0x1_0000];
+    /// let range = UserRange::new(UserAddr(variable.as_ptr().addr() as u64), 0x1_0000).unwrap();
+    /// let lease = registry.register(range);
+    /// # }
+    /// ```
+    ///
+    /// ```compile_fail,E0133
+    /// # fn register(registry: &spapr_iommu::Registry) {
+    /// use spapr_iommu::{UserAddr, UserRange};
+    ///
+    /// let bytes = vec![0u8; 0x1_0000];
+    /// let range = UserRange::new(UserAddr(bytes.as_ptr().addr() as u64), 0x1_0000).unwrap();
+    /// let lease = registry.register_raw(range);
+    /// drop(bytes); // A device would write to what takes its place.
+    /// # }
+    /// ```
+    pub fn register(&self, memory: &Shared) -> Result<Lease, RegisterError> {
+        refuse_lent(memory)?;
+        self.register_kept(memory)
     }
 
-    /// Registers several ranges, all or none: neighbours of one kind become one kernel region.
-    /// Returns a lease for each.
-    pub fn register_all(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
+    /// Registers several pieces of memory, all or none: neighbours of one kind become one kernel
+    /// region. Returns a lease for each.
+    pub fn register_all(&self, memory: &[Shared]) -> Result<Vec<Lease>, RegisterError> {
+        memory.iter().try_for_each(refuse_lent)?;
+        let ranges: Vec<_> = memory.iter().map(Shared::range).collect();
+        self.register_owned(&ranges, memory.iter().map(Shared::owner))
+    }
+
+    /// Registers user memory by its address, as [`Self::register`] does.
+    ///
+    /// # Safety
+    /// From the lease on anybody may map the memory for devices, which read and write it at any
+    /// moment. So until [`Lease::release`] has succeeded:
+    ///
+    /// * the memory stays mapped in the process as it is, or is unmapped and its addresses used for
+    ///   nothing else; memory of an allocator is not freed;
+    /// * no Rust reference to it is used while a device may reach it: it is accessed by pointers,
+    ///   volatile or atomic, or by the kernel.
+    ///
+    /// A lease that is dropped or forgotten was not released: then this holds for as long as an
+    /// address space maps the memory, or for good.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    pub unsafe fn register_raw(&self, range: UserRange) -> Result<Lease, RegisterError> {
+        self.register_counted(&[range])?;
+        Ok(Lease::new(self.clone(), range, None))
+    }
+
+    /// Registers several ranges by their addresses, as [`Self::register_all`] does.
+    ///
+    /// # Safety
+    /// As for [`Self::register_raw`], for each.
+    #[allow(unsafe_code, reason = "user addresses enter here")]
+    pub unsafe fn register_all_raw(&self, ranges: &[UserRange]) -> Result<Vec<Lease>, RegisterError> {
         self.register_counted(ranges)?;
-        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range)).collect())
+        Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range, None)).collect())
+    }
+
+    /// Registers `memory`, which may be lent: then its lease is to be released before the loan
+    /// ends.
+    pub(crate) fn register_kept(&self, memory: &Shared) -> Result<Lease, RegisterError> {
+        self.register_counted(&[memory.range()])?;
+        Ok(Lease::new(self.clone(), memory.range(), Some(memory.owner())))
+    }
+
+    /// Registers several ranges, all or none, each of which is mapped as long as its owner is held.
+    pub(crate) fn register_owned(
+        &self,
+        ranges: &[UserRange],
+        owners: impl Iterator<Item = Owner>,
+    ) -> Result<Vec<Lease>, RegisterError> {
+        self.register_counted(ranges)?;
+        let lease = |(&range, owner)| Lease::new(self.clone(), range, Some(owner));
+        Ok(ranges.iter().zip(owners).map(lease).collect())
     }
 
     fn register_counted(&self, ranges: &[UserRange]) -> Result<(), RegisterError> {
@@ -143,13 +216,13 @@ impl Registry {
         self.with_kernel(|containers| {
             let mut gaps = Vec::new();
             {
-                let books = self.0.books.lock();
+                let regions = self.0.regions.lock();
                 for range in union.iter() {
                     if let Some(range) = UserRange::between(UserAddr(range.start), UserAddr(range.end)) {
-                        if let Some(part) = books.stale(range) {
+                        if let Some(part) = regions.stale(range) {
                             return Err(RegisterError::Stale { asked: range, part });
                         }
-                        gaps.extend(books.gaps(range));
+                        gaps.extend(regions.gaps(range));
                     }
                 }
             }
@@ -158,14 +231,14 @@ impl Registry {
                 stretches.extend(survey(self.host().as_ref(), gap)?);
             }
             // The other containers register it when they first map the region.
-            let home = containers.first().copied();
-            self.register_stretches(home, &stretches)?;
-            let mut books = self.0.books.lock();
+            let first = containers.first().copied();
+            self.register_stretches(first, &stretches)?;
+            let mut regions = self.0.regions.lock();
             for stretch in &stretches {
-                books.insert(stretch.range, stretch.carries, home.into_iter().collect());
+                regions.insert(stretch.range, stretch.max_iommu_page, first.into_iter().collect());
             }
             for &range in ranges {
-                books.cover(range);
+                regions.add_lease(range);
             }
             Ok(())
         })
@@ -192,64 +265,64 @@ impl Registry {
     fn with_kernel<R>(&self, f: impl FnOnce(&mut Vec<Fd>) -> R) -> R {
         let result = {
             let mut containers = self.0.kernel.lock();
-            self.give_back_idle();
+            self.unregister_idle_locked();
             f(&mut containers)
         };
-        self.reap();
+        self.unregister_idle();
         result
     }
 
     /// Unregisters what is no longer needed, unless another thread holds `kernel` and will do it.
-    fn reap(&self) {
-        while self.0.books.lock().has_idle() {
+    fn unregister_idle(&self) {
+        while self.0.regions.lock().has_idle() {
             let Some(_containers) = self.0.kernel.try_lock() else { return };
-            self.give_back_idle();
+            self.unregister_idle_locked();
         }
     }
 
     /// With `kernel` held, UNREGISTERs regions that have no TCE and are not leased throughout, and
     /// REGISTERs the leased stretches again. A stretch that cannot be registered now waits for its
     /// first map, which reports why.
-    fn give_back_idle(&self) {
+    fn unregister_idle_locked(&self) {
         let host = self.host().as_ref();
         loop {
-            let Some(Idle { region, kept }) = self.0.books.lock().take_idle() else { return };
+            let Some(IdleRegion { region, remaining }) = self.0.regions.lock().take_idle() else { return };
             // Nobody takes the room of what is registered again.
-            let _charging = (!kept.is_empty()).then(|| self.charging());
+            let _charging = (!remaining.is_empty()).then(|| self.charging());
             for &container in &region.containers {
                 unregister(host, container, region.range);
             }
-            let Some(&home) = region.containers.first() else { continue };
-            for id in kept {
-                let range = self.0.books.lock().get(id).map(|region| region.range);
-                if range.is_some_and(|range| register(host, home, range).is_ok())
-                    && let Some(region) = self.0.books.lock().get_mut(id)
+            let Some(&first) = region.containers.first() else { continue };
+            for id in remaining {
+                let range = self.0.regions.lock().get(id).map(|region| region.range);
+                if range.is_some_and(|range| register(host, first, range).is_ok())
+                    && let Some(region) = self.0.regions.lock().get_mut(id)
                 {
-                    region.containers.push(home);
+                    region.containers.push(first);
                 }
             }
         }
     }
 
     fn release(&self, range: UserRange) -> Result<(), Vec<IovaRange>> {
-        let exposed = self.0.books.lock().uncover(range);
+        let exposed = self.0.regions.lock().begin_release(range);
         let mut mapped = Vec::new();
         if !exposed.is_empty() {
-            // Not with `books` held: an address space calls this with its own lock held.
+            // Not with `regions` held: an address space calls this with its own lock held.
             for space in self.spaces() {
                 for &user in &exposed {
-                    space.pointing(user, &mut mapped);
+                    space.iovas_of(user, &mut mapped);
                 }
             }
         }
         {
-            let mut books = self.0.books.lock();
+            let mut regions = self.0.regions.lock();
             if !mapped.is_empty() {
-                books.cover(range);
+                regions.add_lease(range);
             }
-            books.decided(range);
+            regions.finish_release(range);
         }
-        self.reap();
+        self.unregister_idle();
         if mapped.is_empty() {
             return Ok(());
         }
@@ -257,16 +330,19 @@ impl Registry {
         Err(mapped)
     }
 
-    fn drop_lease(&self, range: UserRange) {
-        {
-            let mut books = self.0.books.lock();
-            books.uncover(range);
-            books.decided(range);
-        }
-        self.reap();
+    /// Returns whether devices may still reach some of it.
+    fn drop_lease(&self, range: UserRange) -> bool {
+        let reached = {
+            let mut regions = self.0.regions.lock();
+            let exposed = regions.begin_release(range);
+            regions.finish_release(range);
+            !exposed.is_empty()
+        };
+        self.unregister_idle();
+        reached
     }
 
-    fn spaces(&self) -> Vec<Arc<dyn Pointing>> {
+    fn spaces(&self) -> Vec<Arc<dyn ReverseMap>> {
         let mut spaces = self.0.spaces.lock();
         spaces.0.retain(|space| space.strong_count() > 0);
         spaces.0.iter().filter_map(Weak::upgrade).collect()
@@ -278,25 +354,25 @@ impl Registry {
     }
 
     /// Adds an address space that maps from this registry.
-    pub(crate) fn add_space(&self, space: Weak<dyn Pointing>) {
+    pub(crate) fn add_space(&self, space: Weak<dyn ReverseMap>) {
         self.0.spaces.lock().0.push(space);
     }
 
     /// Adds an open container that has its driver, and registers what waits for one.
-    pub(crate) fn join(&self, container: Fd) -> Result<(), RegisterError> {
+    pub(crate) fn add_container(&self, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|containers| {
             let (ids, waiting): (Vec<_>, Vec<_>) = {
-                let books = self.0.books.lock();
+                let regions = self.0.regions.lock();
                 let waiting = |id: &RegionId| {
-                    let region = books.get(*id).filter(|region| region.containers.is_empty())?;
-                    Some((*id, Stretch { range: region.range, carries: region.carries }))
+                    let region = regions.get(*id).filter(|region| region.containers.is_empty())?;
+                    Some((*id, Stretch { range: region.range, max_iommu_page: region.max_iommu_page }))
                 };
-                books.ids().iter().filter_map(waiting).unzip()
+                regions.ids().iter().filter_map(waiting).unzip()
             };
             self.register_stretches(Some(container), &waiting)?;
-            let mut books = self.0.books.lock();
+            let mut regions = self.0.regions.lock();
             for id in ids {
-                if let Some(region) = books.get_mut(id) {
+                if let Some(region) = regions.get_mut(id) {
                     region.containers.push(container);
                 }
             }
@@ -309,28 +385,28 @@ impl Registry {
     /// holds move to another container, or wait for one. If it may still map something (`clean` is
     /// false), the kernel is told nothing: closing drops the registrations after the tables, while
     /// UNREGISTER would lose them.
-    pub(crate) fn leave(&self, container: Fd, clean: bool) {
+    pub(crate) fn remove_container(&self, container: Fd, clean: bool) {
         self.with_kernel(|containers| {
             containers.retain(|&other| other != container);
-            let heir = containers.first().copied();
-            let ids = self.0.books.lock().ids();
+            let successor = containers.first().copied();
+            let ids = self.0.regions.lock().ids();
             for id in ids {
                 let held = {
-                    let books = self.0.books.lock();
-                    books
+                    let regions = self.0.regions.lock();
+                    regions
                         .get(id)
                         .filter(|region| region.containers.contains(&container))
-                        .map(|region| (region.range, region.containers.len() == 1 && books.is_leased(region)))
+                        .map(|region| (region.range, region.containers.len() == 1 && regions.is_leased(region)))
                 };
                 let Some((range, alone)) = held else { continue };
                 let host = self.host().as_ref();
-                let heir = heir.filter(|&heir| alone && register(host, heir, range).is_ok());
+                let successor = successor.filter(|&successor| alone && register(host, successor, range).is_ok());
                 if clean {
                     unregister(host, container, range);
                 }
-                if let Some(region) = self.0.books.lock().get_mut(id) {
+                if let Some(region) = self.0.regions.lock().get_mut(id) {
                     region.containers.retain(|&other| other != container);
-                    region.containers.extend(heir);
+                    region.containers.extend(successor);
                 }
             }
         });
@@ -348,45 +424,45 @@ impl Registry {
         loop {
             parts.clear();
             let (region, container) = {
-                let mut books = self.0.books.lock();
-                books.parts_of(wanted.clone(), parts)?;
+                let mut regions = self.0.regions.lock();
+                regions.parts_of(wanted.clone(), parts)?;
                 // Most requests lie in one region, which is counted once.
                 let runs = || parts.chunk_by(|a, b| a.region == b.region);
                 let absent = runs().find_map(|run| {
-                    let region = books.get(run[0].region)?;
+                    let region = regions.get(run[0].region)?;
                     let container = containers.iter().find(|container| !region.containers.contains(container))?;
                     Some((run[0].region, *container))
                 });
                 let Some(absent) = absent else {
-                    runs().for_each(|run| books.pin(run[0].region, run.iter().map(|part| part.user.len()).sum()));
+                    runs().for_each(|run| regions.pin(run[0].region, run.iter().map(|part| part.user.len()).sum()));
                     return Ok(());
                 };
                 absent
             };
-            self.enrol(region, container)?;
+            self.register_in(region, container)?;
         }
     }
 
     /// Returns the largest IOMMU page the memory at `user` can serve; `None` if it is not
     /// registered throughout.
-    pub fn carries(&self, user: UserRange) -> Option<PageShift> {
-        let books = self.0.books.lock();
+    pub fn max_iommu_page(&self, user: UserRange) -> Option<PageShift> {
+        let regions = self.0.regions.lock();
         let mut parts = Vec::new();
-        books.parts(user, PageShift::P4K, &mut parts).ok()?;
-        parts.iter().filter_map(|part| Some(books.get(part.region)?.carries)).min()
+        regions.parts(user, PageShift::P4K, &mut parts).ok()?;
+        parts.iter().filter_map(|part| Some(regions.get(part.region)?.max_iommu_page)).min()
     }
 
     /// Registers a region in one more container. There is no charge: the kernel counts it once per
     /// process.
-    pub(crate) fn enrol(&self, id: RegionId, container: Fd) -> Result<(), RegisterError> {
+    pub(crate) fn register_in(&self, id: RegionId, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|_| {
             let range = {
-                let books = self.0.books.lock();
-                books.get(id).filter(|region| !region.containers.contains(&container)).map(|region| region.range)
+                let regions = self.0.regions.lock();
+                regions.get(id).filter(|region| !region.containers.contains(&container)).map(|region| region.range)
             };
             let Some(range) = range else { return Ok(()) };
             register(self.host().as_ref(), container, range)?;
-            if let Some(region) = self.0.books.lock().get_mut(id) {
+            if let Some(region) = self.0.regions.lock().get_mut(id) {
                 region.containers.push(container);
             }
             Ok(())
@@ -397,25 +473,34 @@ impl Registry {
     /// TCEs are gone.
     pub(crate) fn unpin(&self, parts: impl Iterator<Item = (RegionId, u64)>) {
         let idle = {
-            let mut books = self.0.books.lock();
+            let mut regions = self.0.regions.lock();
             for (region, bytes) in parts {
-                books.unpin(region, bytes);
+                regions.unpin(region, bytes);
             }
-            books.has_idle()
+            regions.has_idle()
         };
         if idle {
-            self.reap();
+            self.unregister_idle();
         }
     }
 
     /// Returns the kernel regions, by address.
     pub fn regions(&self) -> Vec<RegionStatus> {
-        self.0.books.lock().status()
+        self.0.regions.lock().status()
     }
 }
 
+/// Refuses memory that its owner takes back, whatever leases there are.
+fn refuse_lent(memory: &Shared) -> Result<(), RegisterError> {
+    if memory.is_lent() { Err(RegisterError::Lent { asked: memory.range() }) } else { Ok(()) }
+}
+
+#[allow(unsafe_code, reason = "user addresses pass through")]
 fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), RegisterError> {
-    calls::register_memory(host, container, asked).map_err(|error| match error.failure {
+    // SAFETY: leases keep the memory, or their makers vouched for it. What lost its last lease a
+    // moment ago is pinned in vain: no map may use it.
+    let result = unsafe { calls::register_memory(host, container, asked) };
+    result.map_err(|error| match error.failure {
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
         // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },

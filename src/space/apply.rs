@@ -13,7 +13,7 @@ use crate::permission::Permission;
 use crate::registry::RegionId;
 
 /// Largest number of TCEs in one MAP or UNMAP: the kernel does not reschedule within a MAP.
-const MOST_ENTRIES: u64 = 256 << 10;
+const MAX_ENTRIES: u64 = 256 << 10;
 /// An UNMAP spans holes of up to this many TCEs instead of being cut in two.
 const BRIDGED_ENTRIES: u64 = 512;
 
@@ -50,17 +50,20 @@ pub(super) enum ApplyError {
     NotRestored(NotRestored),
 }
 
+#[allow(unsafe_code, reason = "user addresses pass through")]
 fn map_run(host: &dyn Host, container: Fd, run: &Run) -> Result<(), CallError> {
-    for piece in run.iova.chunks(MOST_ENTRIES << run.page.get()) {
+    for piece in run.iova.chunks(MAX_ENTRIES << run.page.get()) {
         // Does not overflow: the run's user memory is registered, so it does not wrap.
         let user = UserAddr(run.user.0.wrapping_add(piece.start().0 - run.iova.start().0));
-        calls::map_dma(host, container, user, piece, run.permission)?;
+        // SAFETY: the registry pinned it for this run while it was leased, and the kernel maps what
+        // was pinned.
+        unsafe { calls::map_dma(host, container, user, piece, run.permission) }?;
     }
     Ok(())
 }
 
 fn unmap_range(host: &dyn Host, container: Fd, range: IovaRange, page: PageShift) -> Result<(), CallError> {
-    range.chunks(MOST_ENTRIES << page.get()).try_for_each(|piece| calls::unmap_dma(host, container, piece))
+    range.chunks(MAX_ENTRIES << page.get()).try_for_each(|piece| calls::unmap_dma(host, container, piece))
 }
 
 /// Maps `runs` in all `containers`. `displaced` is what is mapped there now: the kernel overwrites

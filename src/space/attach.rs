@@ -5,9 +5,9 @@
 //! all mappings of that container with it (the kernel clears the tables they share), so these are
 //! mapped again.
 
-use super::member::Member;
+use super::container::Container;
 use super::{AddressSpace, AttachError, State};
-use super::{apply, astray};
+use super::{apply, stale};
 use crate::host::{Host, Platform, calls};
 use crate::map::{IntervalMap, Mapping};
 use crate::registry::{RegionId, Registry};
@@ -20,23 +20,23 @@ impl AddressSpace {
     pub fn attach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         refuse_attached(state, group)?;
-        let mut member = Member::open(self.0.registry.host(), group)?;
-        let facts = member.facts()?;
+        let mut container = Container::open(self.0.registry.host(), group)?;
+        let facts = container.facts()?;
         if state.facts.is_some_and(|ours| !alike(&ours, &facts)) {
             return Err(AttachError::OtherFacts { group });
         }
-        self.0.registry.join(member.fd())?;
-        let first = state.members.is_empty();
+        self.0.registry.add_container(container.fd())?;
+        let first = state.containers.is_empty();
         if first {
             state.facts = Some(facts);
         }
-        if !first && let Err(error) = self.bring_up(state, &mut member, group) {
+        if !first && let Err(error) = self.bring_up(state, &mut container, group) {
             // Closing the tables unmaps whatever was mapped; nothing was pinned for it.
-            self.0.registry.leave(member.fd(), false);
+            self.0.registry.remove_container(container.fd(), false);
             return Err(error);
         }
-        state.containers.push(member.fd());
-        state.members.push(member);
+        state.container_files.push(container.fd());
+        state.containers.push(container);
         self.settle(state);
         Ok(())
     }
@@ -50,11 +50,11 @@ impl AddressSpace {
         if state.facts.is_some_and(|facts| facts.platform == Platform::Pseries) {
             return Err(AttachError::OneGroup { platform: Platform::Pseries, group });
         }
-        let member = state.members.iter_mut().find(|member| member.group(other).is_some());
-        let member = member.ok_or(AttachError::NotAttached { group: other })?;
-        member.add(group)?;
+        let container = state.containers.iter_mut().find(|container| container.group(other).is_some());
+        let container = container.ok_or(AttachError::NotAttached { group: other })?;
+        container.add(group)?;
         // The kernel answers for the group that was attached last.
-        match member.facts() {
+        match container.facts() {
             Ok(theirs) if state.facts.is_some_and(|ours| alike(&ours, &theirs)) => Ok(()),
             result => {
                 self.detach_shared(state, group)?;
@@ -67,79 +67,79 @@ impl AddressSpace {
     /// the last group removes all mappings and windows; leases stay.
     pub fn detach(&self, group: u32) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
-        let found = state.members.iter().position(|member| member.group(group).is_some());
+        let found = state.containers.iter().position(|container| container.group(group).is_some());
         let Some(at) = found else { return Err(AttachError::NotAttached { group }) };
-        let count = state.members[at].group(group).map_or(0, |group| Arc::strong_count(&group.devices) - 1);
+        let count = state.containers[at].group(group).map_or(0, |group| Arc::strong_count(&group.devices) - 1);
         if count > 0 {
             return Err(AttachError::DevicesOpen { group, count });
         }
-        if state.members[at].groups.len() > 1 {
+        if state.containers[at].groups.len() > 1 {
             return self.detach_shared(state, group);
         }
-        if state.members.len() == 1 {
-            let books = std::mem::take(&mut *self.0.books.write());
-            close_all(&self.0.registry, self.host(), state, &books);
+        if state.containers.len() == 1 {
+            let mappings = std::mem::take(&mut *self.0.mappings.write());
+            close_all(&self.0.registry, self.host(), state, &mappings);
             self.settle(state);
             return Ok(());
         }
-        let fd = state.members[at].fd();
-        astray::clear(&self.0.registry, state);
+        let fd = state.containers[at].fd();
+        stale::clear(&self.0.registry, state);
         let clean = self.clear(state, at);
-        self.0.registry.leave(fd, clean);
+        self.0.registry.remove_container(fd, clean);
+        state.container_files.remove(at);
         state.containers.remove(at);
-        state.members.remove(at);
         self.settle(state);
         Ok(())
     }
 
     /// Removes a group from a container that others use, and maps again what the kernel cleared.
     fn detach_shared(&self, state: &mut State, group: u32) -> Result<(), AttachError> {
-        let found = state.members.iter_mut().find(|member| member.group(group).is_some());
-        let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
-        let fd = member.fd();
-        if let Some(leaving) = member.group(group) {
+        let found = state.containers.iter_mut().find(|container| container.group(group).is_some());
+        let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
+        let fd = container.fd();
+        if let Some(leaving) = container.group(group) {
             calls::group_unset_container(self.host(), leaving.file.fd())?;
         }
-        member.groups.retain(|other| other.number != group);
+        container.groups.retain(|other| other.number != group);
         let replayed = {
-            let books = self.0.books.read();
-            apply::replay(self.host(), fd, with_pages(&books, &state.windows))
+            let mappings = self.0.mappings.read();
+            apply::replay(self.host(), fd, with_pages(&mappings, &state.windows))
         };
         replayed.map_err(|mut error| {
-            self.forget(state, &mut error);
+            self.drop_lost(state, &mut error);
             error.into()
         })
     }
 
     /// Gives a joining container the windows, regions and mappings of the others.
-    fn bring_up(&self, state: &State, member: &mut Member, group: u32) -> Result<(), AttachError> {
-        let books = self.0.books.read();
-        let mut regions: Vec<RegionId> = books.iter().map(|mapping| mapping.region).collect();
+    fn bring_up(&self, state: &State, container: &mut Container, group: u32) -> Result<(), AttachError> {
+        let mappings = self.0.mappings.read();
+        let mut regions: Vec<RegionId> = mappings.iter().map(|mapping| mapping.region).collect();
         regions.sort_unstable();
         regions.dedup();
         for region in regions {
-            self.0.registry.enrol(region, member.fd())?;
+            self.0.registry.register_in(region, container.fd())?;
         }
-        let _charging = self.make_alike(state, member).map_err(|why| AttachError::Windows { group, why })?;
-        apply::replay(self.host(), member.fd(), with_pages(&books, &state.windows))?;
+        let _charging = self.make_alike(state, container).map_err(|why| AttachError::Windows { group, why })?;
+        apply::replay(self.host(), container.fd(), with_pages(&mappings, &state.windows))?;
         // The first MAP created the default window, unless a CREATE had done so.
-        member.default_waits &= books.is_empty();
+        container.default_waits &= mappings.is_empty();
         Ok(())
     }
 
     /// Unmaps everything in one container. Returns whether nothing is mapped there any longer.
     fn clear(&self, state: &State, at: usize) -> bool {
-        is_sure(state) && clear(self.host(), &state.members[at], &state.windows, &self.0.books.read())
+        is_sure(state) && clear(self.host(), &state.containers[at], &state.windows, &self.0.mappings.read())
     }
 }
 
 /// Returns whether the map holds everything that devices can reach.
 fn is_sure(state: &State) -> bool {
-    state.astray.is_empty() && !state.unsure && state.held.is_empty()
+    state.stale.is_empty() && !state.interrupted && state.kvm_pins.is_empty()
 }
 
 fn refuse_attached(state: &State, group: u32) -> Result<(), AttachError> {
-    match state.members.iter().any(|member| member.group(group).is_some()) {
+    match state.containers.iter().any(|container| container.group(group).is_some()) {
         true => Err(AttachError::AttachedAlready { group }),
         false => Ok(()),
     }
@@ -152,33 +152,34 @@ fn alike(ours: &WindowFacts, theirs: &WindowFacts) -> bool {
 }
 
 fn with_pages<'a>(
-    books: &'a IntervalMap<RegionId>,
+    mappings: &'a IntervalMap<RegionId>,
     windows: &'a Windows,
 ) -> impl Iterator<Item = (Mapping<RegionId>, crate::addr::PageShift)> + 'a {
-    books.iter().filter_map(|mapping| Some((mapping, windows.containing(mapping.iova)?.page)))
+    mappings.iter().filter_map(|mapping| Some((mapping, windows.containing(mapping.iova)?.page)))
 }
 
-fn clear(host: &dyn Host, member: &Member, windows: &Windows, books: &IntervalMap<RegionId>) -> bool {
+fn clear(host: &dyn Host, container: &Container, windows: &Windows, mappings: &IntervalMap<RegionId>) -> bool {
     windows.iter().all(|window| {
-        let mapped: Vec<_> = books.overlapping(window.range).collect();
-        apply::clear(host, member.fd(), &mapped, window.page).is_ok()
+        let mapped: Vec<_> = mappings.overlapping(window.range).collect();
+        apply::clear(host, container.fd(), &mapped, window.page).is_ok()
     })
 }
 
-/// Takes down a whole space. `books` is what was mapped.
-pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, books: &IntervalMap<RegionId>) {
-    astray::clear(registry, state);
-    let clean = is_sure(state) && state.members.iter().all(|member| clear(host, member, &state.windows, books));
-    let counts = || books.iter().map(|mapping| (mapping.region, mapping.iova.len()));
+/// Takes down a whole space. `mappings` is what was mapped.
+pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State, mappings: &IntervalMap<RegionId>) {
+    stale::clear(registry, state);
+    let clean =
+        is_sure(state) && state.containers.iter().all(|container| clear(host, container, &state.windows, mappings));
+    let counts = || mappings.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {
         registry.unpin(counts());
     }
-    for member in state.members.drain(..) {
-        registry.leave(member.fd(), clean);
+    for container in state.containers.drain(..) {
+        registry.remove_container(container.fd(), clean);
     }
     if !clean {
-        let astray = state.astray.iter().map(|mapping| (mapping.region, mapping.iova.len()));
-        registry.unpin(counts().chain(astray).chain(state.held.parts()));
+        let stale = state.stale.iter().map(|mapping| (mapping.region, mapping.iova.len()));
+        registry.unpin(counts().chain(stale).chain(state.kvm_pins.parts()));
     }
     *state = State::default();
 }

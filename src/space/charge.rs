@@ -1,7 +1,7 @@
 //! Locked memory of a space's windows: looked at and charged in one step, and promised while the
 //! default window waits.
 
-use super::member::Member;
+use super::container::Container;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, PageShift};
 use crate::host::calls::{self, CallError, Failure};
@@ -15,7 +15,7 @@ impl AddressSpace {
     /// was made.
     pub(super) fn charging_for(&self, state: &State, plan: &Plan) -> Result<Charging<'_>, WindowError> {
         let charging = self.0.registry.charging();
-        self.situation(state, None)?.affords_plan(plan)?;
+        self.plan_input(state, None)?.check_plan_budget(plan)?;
         Ok(charging)
     }
 
@@ -29,8 +29,8 @@ impl AddressSpace {
     pub(super) fn settle(&self, state: &State) {
         let default =
             state.facts.and_then(|facts| facts.default).filter(|_| state.windows.default != DefaultWindow::Gone);
-        let asked = default.is_some_and(|range| state.asked.overlaps(&(range.start().0..range.end().0)));
-        let waits = state.members.iter().filter(|member| member.default_waits).count() as u64;
+        let asked = default.is_some_and(|range| state.reserved.overlaps(&(range.start().0..range.end().0)));
+        let waits = state.containers.iter().filter(|container| container.default_waits).count() as u64;
         let one = state.facts.as_ref().map_or(0, default_charge);
         self.0.promise.set(if asked { one.saturating_mul(waits) } else { 0 });
     }
@@ -49,27 +49,27 @@ impl AddressSpace {
     pub(super) fn create_one(
         &self,
         facts: &WindowFacts,
-        member: &mut Member,
+        container: &mut Container,
         window: &Planned,
         holder: Option<Holder>,
     ) -> Result<Iova, CallError> {
-        while let Some(start) = member.strays.pop() {
-            self.take_back(member, start)?;
+        while let Some(start) = container.strays.pop() {
+            self.take_back(container, start)?;
         }
         let Some(Holder { page, size, .. }) = holder else {
-            return self.create_table(facts, member, window.page, window.size, window.levels);
+            return self.create_table(facts, container, window.page, window.size, window.levels);
         };
-        let held = self.create_table(facts, member, page, size, 1)?;
-        let made = self.create_table(facts, member, window.page, window.size, window.levels);
-        match self.take_back(member, held) {
+        let held = self.create_table(facts, container, page, size, 1)?;
+        let made = self.create_table(facts, container, window.page, window.size, window.levels);
+        match self.take_back(container, held) {
             Ok(()) => made,
             Err(error) => {
                 if let Ok(start) = made {
-                    self.undo(std::slice::from_mut(member), start);
+                    self.undo(std::slice::from_mut(container), start);
                 }
                 // Once more, lest it is there until the next creation.
-                member.strays.retain(|stray| *stray != held);
-                self.undo(std::slice::from_mut(member), held);
+                container.strays.retain(|stray| *stray != held);
+                self.undo(std::slice::from_mut(container), held);
                 Err(error)
             }
         }
@@ -77,43 +77,43 @@ impl AddressSpace {
 
     /// Removes a window that was just made from each container. Where the kernel does not, that is
     /// done before the next creation.
-    pub(super) fn undo(&self, members: &mut [Member], start: Iova) {
-        for member in members {
-            if let Err(error) = self.take_back(member, start) {
+    pub(super) fn undo(&self, containers: &mut [Container], start: Iova) {
+        for container in containers {
+            if let Err(error) = self.take_back(container, start) {
                 tracing::warn!(%error, "a window stays in one container for now");
             }
         }
     }
 
-    fn take_back(&self, member: &mut Member, start: Iova) -> Result<(), CallError> {
-        calls::tce_remove(self.host(), member.fd(), start).inspect_err(|_| member.strays.push(start))
+    fn take_back(&self, container: &mut Container, start: Iova) -> Result<(), CallError> {
+        calls::tce_remove(self.host(), container.fd(), start).inspect_err(|_| container.strays.push(start))
     }
 
     fn create_table(
         &self,
         facts: &WindowFacts,
-        member: &mut Member,
+        container: &mut Container,
         page: PageShift,
         size: u64,
         levels: u32,
     ) -> Result<Iova, CallError> {
-        let result = calls::tce_create(self.host(), member.fd(), page, size, levels);
+        let result = calls::tce_create(self.host(), container.fd(), page, size, levels);
         match &result {
             // CREATE makes the waiting default window first.
-            Ok(_) => member.default_waits = false,
-            Err(error) => self.remember(facts, member, &Planned { start: None, size, page, levels }, error),
+            Ok(_) => container.default_waits = false,
+            Err(error) => self.remember(facts, container, &Planned { start: None, size, page, levels }, error),
         }
         result
     }
 
     /// Remembers that the kernel refused a window.
-    pub(super) fn remember(&self, facts: &WindowFacts, member: &Member, window: &Planned, error: &CallError) {
+    pub(super) fn remember(&self, facts: &WindowFacts, container: &Container, window: &Planned, error: &CallError) {
         let Planned { size, page, levels, .. } = *window;
         let poisons = error.failure == Failure::Errno(Errno::ENODEV);
         let mut until = None;
         if error.failure == Failure::Errno(Errno::ENOMEM) {
             let table = locked_bytes(facts, page, size, levels);
-            let first = if member.default_waits { default_charge(facts) } else { 0 };
+            let first = if container.default_waits { default_charge(facts) } else { 0 };
             // The limit refuses before anything is charged, so nothing is lost when the window is
             // asked for again.
             if self.host().memlock().is_ok_and(|memlock| memlock.missing(table.saturating_add(first)) != 0) {
@@ -124,7 +124,7 @@ impl AddressSpace {
             until = available.map(|available| available.saturating_add(table));
         }
         let mut refused = self.0.registry.refused_windows();
-        for group in &member.groups {
+        for group in &container.groups {
             match until {
                 Some(until) => refused.remember_short(group.number, page, size, until),
                 None => refused.remember(group.number, page, size, poisons),

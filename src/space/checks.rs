@@ -1,7 +1,7 @@
 //! Checks map requests before the kernel is called, since the kernel checks no bounds itself.
 
 use super::maps::{Checked, Scratch};
-use super::windows::{Missing, with_asked};
+use super::windows::{Missing, with_reserved};
 use super::{AddressSpace, MapError, MapRequest, Overlap, State, WindowError};
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
@@ -50,7 +50,7 @@ impl AddressSpace {
         displaced.clear();
         let mut window = None;
         for &request in requests {
-            if state.members.is_empty() {
+            if state.containers.is_empty() {
                 return Err(MapError::NoGroup { asked: request.iova });
             }
             // Neighbouring requests usually share a window.
@@ -74,8 +74,8 @@ impl AddressSpace {
                 return Err(MapError::Twice { first, second });
             }
         }
-        for Checked { request, .. } in sorted.iter().filter(|_| !state.astray.is_empty()) {
-            if let Some(stray) = state.astray.first_overlap(request.iova) {
+        for Checked { request, .. } in sorted.iter().filter(|_| !state.stale.is_empty()) {
+            if let Some(stray) = state.stale.first_overlap(request.iova) {
                 let (present, user) = (stray.iova, stray.user);
                 return Err(MapError::Overlap { asked: request.iova, present, user });
             }
@@ -91,16 +91,16 @@ impl AddressSpace {
         displaced: &mut Vec<Mapping<RegionId>>,
     ) -> Result<(), MapError> {
         let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Ok(()) };
-        let books = self.0.books.read();
+        let mappings = self.0.mappings.read();
         let hull = IovaRange::between(first.request.iova.start(), last.request.iova.end());
-        if hull.is_some_and(|hull| books.first_overlap(hull).is_none()) {
+        if hull.is_some_and(|hull| mappings.first_overlap(hull).is_none()) {
             return Ok(());
         }
         for Checked { request, .. } in sorted {
             match overlap {
-                Overlap::Replace => displaced.extend(books.overlapping(request.iova)),
+                Overlap::Replace => displaced.extend(mappings.overlapping(request.iova)),
                 Overlap::Refuse => {
-                    if let Some(present) = books.first_overlap(request.iova) {
+                    if let Some(present) = mappings.first_overlap(request.iova) {
                         let (present, user) = (present.iova, present.user);
                         return Err(MapError::Overlap { asked: request.iova, present, user });
                     }
@@ -135,32 +135,32 @@ impl AddressSpace {
     ) -> Result<Option<Missing>, MapError> {
         let homeless = |checked: &&Checked| checked.page.is_none() && its(&checked.request);
         let mut hull: Option<IovaRange> = None;
-        let mut carries = PageShift::P1G;
+        let mut max_iommu_page = PageShift::P1G;
         for Checked { request, user, .. } in scratch.requests.iter().filter(homeless) {
             let start = hull.map_or(request.iova.start(), |hull| hull.start());
             hull = IovaRange::between(start, request.iova.end());
             let aligned = (request.iova.start().0 | request.iova.len() | request.user.0).trailing_zeros();
-            carries = carries
-                .min(self.0.registry.carries(*user).unwrap_or(carries))
+            max_iommu_page = max_iommu_page
+                .min(self.0.registry.max_iommu_page(*user).unwrap_or(max_iommu_page))
                 .min(PageShift::new(aligned.min(34)).unwrap_or(PageShift::P4K));
         }
         let Some(range) = hull else { return Ok(None) };
-        let all = with_asked(state, range);
+        let all = with_reserved(state, range);
         // No larger than a host page: the next mapping may not be aligned to more.
-        let carries = carries.min(self.host().page_shift());
-        let request = WindowRequest::cover(all).carries(carries).entries(DEMAND_ENTRIES);
-        let mut situation = self.situation(state, Some(all))?;
+        let max_iommu_page = max_iommu_page.min(self.host().page_shift());
+        let request = WindowRequest::cover(all).max_iommu_page(max_iommu_page).entries(DEMAND_ENTRIES);
+        let mut input = self.plan_input(state, Some(all))?;
         if let Some(first) = first {
-            situation = situation.after(first);
+            input = input.after(first);
         }
         // Requests in an existing window will be mapped in that one.
         let settled = |window: &IovaRange| {
             scratch.requests.iter().any(|c| c.page.is_some() && window.contains_range(&c.request.iova))
         };
-        for standing in &mut situation.standing {
-            standing.in_use |= settled(&standing.window.range);
+        for live in &mut input.live {
+            live.in_use |= settled(&live.window.range);
         }
-        let plan = self.plan_in(state, &situation, &request).map_err(|error| match error {
+        let plan = self.plan_in(state, &input, &request).map_err(|error| match error {
             WindowError::Refused(why) => MapError::NoWindow { asked: range, why },
             other => other.into(),
         })?;

@@ -1,6 +1,6 @@
 //! Devices of an attached group.
 
-use super::member::Member;
+use super::container::Container;
 use super::{AddressSpace, AttachError, Inner};
 use crate::host::calls::{self, CallError, Failure};
 use crate::host::{Call, Errno, Fd, File, Host, MappedArea, Node, Region, RegionArea};
@@ -62,7 +62,7 @@ impl Region for GuardedConfig {
 
     /// `EBUSY` while a driver has the device.
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        // Held meanwhile: nobody becomes the driver before the write has arrived.
+        // KvmPins meanwhile: nobody becomes the driver before the write has arrived.
         let driven = self.space.driven.lock();
         if driven.contains(&*self.address) { Err(Errno::EBUSY) } else { self.region.write(offset, data) }
     }
@@ -135,10 +135,10 @@ impl AddressSpace {
     /// devices are opened; refused while any is open.
     pub fn group_file(&self, group: u32) -> Result<GroupFile, AttachError> {
         let state = &self.0.state.lock().state;
-        let found = state.members.iter().find_map(|member| member.group(group));
-        let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
-        match Arc::strong_count(&member.devices) - 1 {
-            0 => Ok(GroupFile { number: group, file: self.host().file(member.file.fd()) }),
+        let found = state.containers.iter().find_map(|container| container.group(group));
+        let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
+        match Arc::strong_count(&container.devices) - 1 {
+            0 => Ok(GroupFile { number: group, file: self.host().file(container.file.fd()) }),
             count => Err(AttachError::DevicesOpen { group, count }),
         }
     }
@@ -161,12 +161,12 @@ impl AddressSpace {
 
     fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<Device, AttachError> {
         let state = &self.0.state.lock().state;
-        let found = state.members.iter().find_map(|member| member.group(group));
-        let Some(member) = found else { return Err(AttachError::NotAttached { group }) };
-        let node = Node::Device { group: member.file.fd(), name: address };
+        let found = state.containers.iter().find_map(|container| container.group(group));
+        let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
+        let node = Node::Device { group: container.file.fd(), name: address };
         let file = File::open(self.0.registry.host(), node)
             .map_err(|errno| AttachError::Open { what: format!("device {address} of group {group}"), errno })?;
-        let keep = Keep { _group: Arc::clone(&member.devices), space: Arc::clone(&self.0) };
+        let keep = Keep { _group: Arc::clone(&container.devices), space: Arc::clone(&self.0) };
         Ok(Device { file, group, address: address.into(), owned, shown: OnceLock::new(), keep })
     }
 }
@@ -189,11 +189,12 @@ impl Device {
     /// while the device is.
     pub(crate) fn container(&self) -> (Fd, Vec<u32>) {
         let state = &self.keep.space.state.lock().state;
-        let found = state.members.iter().find(|member| member.group(self.group).is_some());
-        let groups =
-            |member: &Member| member.groups.iter().map(|group| group.number).filter(|n| *n != self.group).collect();
+        let found = state.containers.iter().find(|container| container.group(self.group).is_some());
+        let groups = |container: &Container| {
+            container.groups.iter().map(|group| group.number).filter(|n| *n != self.group).collect()
+        };
         // An open device keeps its group attached, so there always is one.
-        found.map_or((self.file.fd(), Vec::new()), |member| (member.fd(), groups(member)))
+        found.map_or((self.file.fd(), Vec::new()), |container| (container.fd(), groups(container)))
     }
 
     /// `VFIO_DEVICE_GET_INFO`.

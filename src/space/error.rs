@@ -4,7 +4,7 @@ use crate::addr::{Iova, IovaRange, PageShift, UserAddr};
 use crate::host::calls::CallError;
 use crate::host::{Errno, Obstacle, Platform};
 use crate::registry::{PinError, RegisterError};
-use crate::window::Refusal;
+use crate::window::PlanError;
 use core::fmt;
 use rangemap::RangeSet;
 
@@ -22,7 +22,7 @@ pub enum MapError {
     NoWindow {
         asked: IovaRange,
         /// Why no window can be made; part of the message, so no source.
-        why: Refusal,
+        why: PlanError,
     },
     /// Not whole IOMMU pages.
     #[error("{asked} is not aligned to the window's {page} pages: align start and length")]
@@ -126,7 +126,7 @@ pub enum WindowError {
     NoGroup,
     /// No plan leads to it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] PlanError),
     /// The kernel refused a step of the plan.
     #[error("{error}{}", Gone(gone))]
     Call { error: CallError, gone: Vec<Iova> },

@@ -1,7 +1,7 @@
 //! Maps and unmaps bus addresses.
 
 use super::apply::{self, ApplyError, Run};
-use super::astray;
+use super::stale;
 use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::map::Mapping;
@@ -79,13 +79,13 @@ impl AddressSpace {
         requests: &[MapRequest],
         overlap: Overlap,
     ) -> Result<(), MapError> {
-        astray::clear(&self.0.registry, state);
+        stale::clear(&self.0.registry, state);
         self.check(state, requests, overlap, scratch)?;
         let planned = self.plan_missing(state, scratch)?;
         let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
-        self.0.registry.pin(wanted, &state.containers, &mut scratch.parts)?;
+        self.0.registry.pin(wanted, &state.container_files, &mut scratch.parts)?;
         let mut made = Vec::new();
-        let late = state.windows.default == DefaultWindow::Live && state.members.iter().any(|m| m.default_waits);
+        let late = state.windows.default == DefaultWindow::Live && state.containers.iter().any(|m| m.default_waits);
         let ready = match late {
             true => self.make_default_everywhere(state),
             false => Ok(()),
@@ -98,27 +98,27 @@ impl AddressSpace {
         });
         if let Err(error) = ready {
             self.unpin(scratch);
-            self.unmake(state, &made);
+            self.remove_created(state, &made);
             return Err(error.into());
         }
         join_runs(scratch);
-        state.unsure = true;
-        let applied = apply::map(self.host(), &state.containers, &scratch.runs, &scratch.displaced);
-        state.unsure = false;
+        state.interrupted = true;
+        let applied = apply::map(self.host(), &state.container_files, &scratch.runs, &scratch.displaced);
+        state.interrupted = false;
         match applied {
             Ok(()) => {
-                self.enter(scratch);
+                self.commit(scratch);
                 Ok(())
             }
             Err(ApplyError::Refused(error)) => {
                 self.unpin(scratch);
-                self.unmake(state, &made);
+                self.remove_created(state, &made);
                 Err(MapError::Refused(error))
             }
             Err(ApplyError::NotRestored(mut error)) => {
                 let left = error.left.clone();
-                self.forget(state, &mut error);
-                self.go_astray(state, scratch, &left);
+                self.drop_lost(state, &mut error);
+                self.keep_stale(state, scratch, &left);
                 Err(error.into())
             }
         }
@@ -129,14 +129,14 @@ impl AddressSpace {
     }
 
     /// Records what the kernel has mapped, and unpins what it displaced.
-    pub(super) fn enter(&self, scratch: &mut Scratch) {
+    pub(super) fn commit(&self, scratch: &mut Scratch) {
         {
-            let mut books = self.0.books.write();
+            let mut mappings = self.0.mappings.write();
             for displaced in &scratch.displaced {
-                books.remove(displaced.iova, |_| {});
+                mappings.remove(displaced.iova, |_| {});
             }
             for mapping in new_mappings(scratch) {
-                let entered = books.insert(mapping);
+                let entered = mappings.insert(mapping);
                 debug_assert!(entered.is_ok(), "checked before, and the state is locked");
             }
         }
@@ -147,25 +147,25 @@ impl AddressSpace {
 
     /// Records lost mappings as unmapped and removes them from containers that still hold them.
     /// What cannot be removed is added to the error.
-    pub(super) fn forget(&self, state: &mut State, error: &mut NotRestored) {
+    pub(super) fn drop_lost(&self, state: &mut State, error: &mut NotRestored) {
         for &range in &error.lost {
-            let astray = &mut state.astray;
-            self.0.books.write().remove(range, |mapping| astray.insert(mapping));
+            let stale = &mut state.stale;
+            self.0.mappings.write().remove(range, |mapping| stale.insert(mapping));
         }
-        astray::clear(&self.0.registry, state);
-        let stays = error.lost.iter().filter_map(|&lost| Some(state.astray.first_overlap(lost)?.iova));
+        stale::clear(&self.0.registry, state);
+        let stays = error.lost.iter().filter_map(|&lost| Some(state.stale.first_overlap(lost)?.iova));
         error.leaves(stays.collect::<Vec<_>>());
     }
 
     /// Keeps the reachable part of a failed map pinned; unpins the rest.
-    fn go_astray(&self, state: &mut State, scratch: &Scratch, left: &[IovaRange]) {
-        let books = self.0.books.read();
+    fn keep_stale(&self, state: &mut State, scratch: &Scratch, left: &[IovaRange]) {
+        let mappings = self.0.mappings.read();
         for mapping in new_mappings(scratch) {
             let mut rest = mapping.iova.len();
             for part in left.iter().filter_map(|&range| mapping.clip(range)) {
                 // Restored mappings there are correct, and recorded.
-                for stray in books.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
-                    state.astray.insert(stray);
+                for stray in mappings.gaps(part.iova).filter_map(|gap| part.clip(gap)) {
+                    state.stale.insert(stray);
                     rest -= stray.iova.len();
                 }
             }
@@ -183,7 +183,7 @@ impl AddressSpace {
 
     fn unmap_range(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let Locked { state, scratch } = &mut *self.0.state.lock();
-        astray::clear(&self.0.registry, state);
+        stale::clear(&self.0.registry, state);
         let Some(window) = state.windows.containing(range) else {
             return Err(UnmapError::NoWindow { asked: range });
         };
@@ -193,19 +193,19 @@ impl AddressSpace {
         }
         let gone = &mut scratch.displaced;
         gone.clear();
-        gone.extend(self.0.books.read().overlapping(range));
-        state.unsure = true;
-        let applied = apply::unmap(self.host(), &state.containers, gone, page);
-        state.unsure = false;
+        gone.extend(self.0.mappings.read().overlapping(range));
+        state.interrupted = true;
+        let applied = apply::unmap(self.host(), &state.container_files, gone, page);
+        state.interrupted = false;
         match applied {
             Ok(()) => {
-                self.0.books.write().remove(range, |_| {});
+                self.0.mappings.write().remove(range, |_| {});
                 self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
                 Ok(gone.iter().map(|mapping| mapping.iova.len()).sum())
             }
             Err(ApplyError::Refused(error)) => Err(UnmapError::Refused(error)),
             Err(ApplyError::NotRestored(mut error)) => {
-                self.forget(state, &mut error);
+                self.drop_lost(state, &mut error);
                 Err(error.into())
             }
         }

@@ -11,22 +11,22 @@
 //!
 //! # Locking
 //! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
-//! meet a change of windows or groups. `books` is written only for the moment in which the map
+//! meet a change of windows or groups. `mappings` is written only for the moment in which the map
 //! changes, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, the
-//! registry's locks, `books`. Spaces wait for each other only while a window or memory is charged
-//! to the process.
+//! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is
+//! charged to the process.
 
 mod accelerated;
 mod apply;
-mod astray;
 mod attach;
 mod charge;
 mod checks;
+mod container;
 mod device;
 mod error;
 mod maps;
-mod member;
 mod replace;
+mod stale;
 mod stats;
 mod windows;
 
@@ -39,14 +39,14 @@ pub use stats::SpaceStats;
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
-use crate::registry::{Pointing, Promise, RegionId, Registry};
+use crate::registry::{Promise, RegionId, Registry, ReverseMap};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
-use accelerated::Held;
-use astray::Astray;
+use accelerated::KvmPins;
+use container::Container;
 use maps::Scratch;
-use member::Member;
 use parking_lot::{Mutex, RwLock};
 use rangemap::RangeSet;
+use stale::StaleMappings;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
@@ -68,10 +68,10 @@ impl core::fmt::Debug for AddressSpace {
 impl core::fmt::Debug for Inner {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         // Whoever holds a lock may be the one who prints.
-        match (self.state.try_lock(), self.books.try_read()) {
-            (Some(locked), Some(books)) => {
-                let (containers, windows) = (locked.state.containers.len(), locked.state.windows.iter().count());
-                write!(f, "AddressSpace({containers} containers, {windows} windows, {} mappings)", books.len())
+        match (self.state.try_lock(), self.mappings.try_read()) {
+            (Some(locked), Some(mappings)) => {
+                let (containers, windows) = (locked.state.container_files.len(), locked.state.windows.iter().count());
+                write!(f, "AddressSpace({containers} containers, {windows} windows, {} mappings)", mappings.len())
             }
             _ => f.write_str("AddressSpace(busy)"),
         }
@@ -81,7 +81,7 @@ impl core::fmt::Debug for Inner {
 struct Inner {
     registry: Registry,
     state: Mutex<Locked>,
-    books: RwLock<IntervalMap<RegionId>>,
+    mappings: RwLock<IntervalMap<RegionId>>,
     /// What the default window will lock once it is mapped in, while it is asked for.
     promise: Promise,
     /// Devices that have a driver in this process, by address. Locked alone.
@@ -93,20 +93,20 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    members: Vec<Member>,
-    /// Files of the containers in `members`.
-    containers: Vec<Fd>,
+    containers: Vec<Container>,
+    /// Files of the containers in `containers`.
+    container_files: Vec<Fd>,
     facts: Option<WindowFacts>,
     windows: Windows,
     /// Ranges the caller reserved: they stay mappable until unreserved.
-    asked: RangeSet<u64>,
+    reserved: RangeSet<u64>,
     /// Mappings the kernel failed to remove. Devices may still reach them, so they stay pinned and
     /// are retried.
-    astray: Astray,
+    stale: StaleMappings,
     /// Set around kernel calls; still set means a panic interrupted one.
-    unsure: bool,
+    interrupted: bool,
     /// Pinned memory that KVM may map here itself.
-    held: Held,
+    kvm_pins: KvmPins,
 }
 
 /// The data under the lock: the state, and buffers reused by every call.
@@ -144,7 +144,7 @@ impl AddressSpace {
         let inner = Arc::new(Inner {
             registry: registry.clone(),
             state: Mutex::default(),
-            books: RwLock::default(),
+            mappings: RwLock::default(),
             promise: registry.promise(),
             driven: Mutex::default(),
             process: Process::current(),
@@ -166,52 +166,56 @@ impl AddressSpace {
 
     /// Translates a bus address; `None` if nothing is mapped there. Never waits for an ioctl.
     pub fn translate(&self, iova: Iova) -> Option<Translation> {
-        self.0.books.read().translate(iova)
+        self.0.mappings.read().translate(iova)
     }
 
     /// Returns the mappings in `range`, cut to it, in order.
     pub fn mappings_in(&self, range: IovaRange) -> Vec<Mapping<RegionId>> {
-        self.0.books.read().overlapping(range).collect()
+        self.0.mappings.read().overlapping(range).collect()
     }
 
     /// Returns all mappings, in order.
     pub fn mappings(&self) -> Vec<Mapping<RegionId>> {
-        self.0.books.read().iter().collect()
+        self.0.mappings.read().iter().collect()
     }
 
     /// Returns the stretches of `range` in which nothing is mapped.
     pub fn gaps(&self, range: IovaRange) -> Vec<IovaRange> {
-        self.0.books.read().gaps(range).collect()
+        self.0.mappings.read().gaps(range).collect()
     }
 
     /// Returns the number of mapped runs, and of mapped bytes.
     pub fn mapped(&self) -> (usize, u64) {
-        let books = self.0.books.read();
-        (books.len(), books.bytes())
+        let mappings = self.0.mappings.read();
+        (mappings.len(), mappings.bytes())
     }
 
     /// Returns the groups and windows.
     pub fn status(&self) -> SpaceStatus {
         let state = &self.0.state.lock().state;
-        let books = self.0.books.read();
-        let in_container = |(container, member): (usize, &Member)| {
-            member.groups.iter().map(move |group| GroupStatus { group: group.number, container }).collect::<Vec<_>>()
+        let mappings = self.0.mappings.read();
+        let in_container = |(number, container): (usize, &Container)| {
+            container
+                .groups
+                .iter()
+                .map(move |group| GroupStatus { group: group.number, container: number })
+                .collect::<Vec<_>>()
         };
-        let bytes = |window: &Window| books.overlapping(window.range).map(|mapping| mapping.iova.len()).sum();
+        let bytes = |window: &Window| mappings.overlapping(window.range).map(|mapping| mapping.iova.len()).sum();
         SpaceStatus {
             facts: state.facts,
-            groups: state.members.iter().enumerate().flat_map(in_container).collect(),
-            default: if state.members.is_empty() { DefaultWindow::Gone } else { state.windows.default },
+            groups: state.containers.iter().enumerate().flat_map(in_container).collect(),
+            default: if state.containers.is_empty() { DefaultWindow::Gone } else { state.windows.default },
             windows: state.windows.iter().map(|window| (*window, bytes(window))).collect(),
         }
     }
 }
 
-impl Pointing for Inner {
-    fn pointing(&self, user: UserRange, found: &mut Vec<IovaRange>) {
+impl ReverseMap for Inner {
+    fn iovas_of(&self, user: UserRange, found: &mut Vec<IovaRange>) {
         // Wait for other threads: what they are mapping right now counts.
         let locked = self.state.lock();
-        for mapping in self.books.read().iter().chain(locked.state.astray.iter()) {
+        for mapping in self.mappings.read().iter().chain(locked.state.stale.iter()) {
             let Some(part) = mapping.user_range().and_then(|there| there.intersection(&user)) else { continue };
             let start = Iova(mapping.iova.start().0 + (part.start().0 - mapping.user.0));
             found.extend(IovaRange::new(start, part.len()));
@@ -227,8 +231,8 @@ impl Drop for Inner {
         }
         let mut state = std::mem::take(&mut self.state.get_mut().state);
         let host = Arc::clone(self.registry.host());
-        let books = std::mem::take(self.books.get_mut());
-        attach::close_all(&self.registry, host.as_ref(), &mut state, &books);
+        let mappings = std::mem::take(self.mappings.get_mut());
+        attach::close_all(&self.registry, host.as_ref(), &mut state, &mappings);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
-use crate::window::{Origin, Plan, Refusal, Window, WindowRequest};
+use crate::window::{Origin, Plan, PlanError, Window, WindowRequest};
 
 impl AddressSpace {
     /// Checks that [`Self::replace_window`] could be carried out now. Asks nothing of the kernel.
@@ -21,7 +21,7 @@ impl AddressSpace {
         let charging = self.0.registry.charging();
         let (range, plan) = self.plan_without(state, start, request)?;
         let gone = self.discard_in(state, range)?;
-        let made = self.carry_out_charged(state, &plan, Origin::Asked).map_err(|error| match error {
+        let made = self.carry_out_charged(state, &plan, Origin::Requested).map_err(|error| match error {
             WindowError::Call { error, mut gone } => {
                 gone.insert(0, start);
                 WindowError::Call { error, gone }
@@ -41,10 +41,10 @@ impl AddressSpace {
         start: Iova,
         request: &WindowRequest,
     ) -> Result<(IovaRange, Plan), WindowError> {
-        let situation = self.situation(state, None)?;
+        let input = self.plan_input(state, None)?;
         let windows = || state.windows.iter().copied().collect();
         let range = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
-        let range = range.ok_or_else(|| Refusal::NoSuchWindow { start, windows: windows() })?;
-        Ok((range, self.plan_in(state, &situation.without(start), request)?))
+        let range = range.ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
+        Ok((range, self.plan_in(state, &input.without(start), request)?))
     }
 }

@@ -1,12 +1,12 @@
 //! Creates and removes the windows of a space by plan, in every container alike.
 
-use super::member::Member;
+use super::container::Container;
 use super::{AddressSpace, State, WindowError};
 use crate::addr::{Iova, IovaRange};
 use crate::host::{Platform, calls, memlock};
 use crate::registry::Charging;
 use crate::window::{
-    DEFAULT_PAGE, DefaultWindow, Holder, Origin, Plan, Planned, Refusal, Situation, Standing, Step, Want, Window,
+    DEFAULT_PAGE, DefaultWindow, Holder, LiveWindow, Origin, Plan, PlanError, PlanInput, Planned, Step, Want, Window,
     WindowRequest, locked_bytes, plan, plan_removal,
 };
 
@@ -21,15 +21,15 @@ impl AddressSpace {
     /// call that changes anything.
     pub fn plan(&self, request: &WindowRequest) -> Result<Plan, WindowError> {
         let state = &self.0.state.lock().state;
-        self.plan_in(state, &self.situation(state, None)?, request)
+        self.plan_in(state, &self.plan_input(state, None)?, request)
     }
 
     /// Creates a window, unless an existing one serves, and returns it. It stays until it is
     /// removed.
     pub fn create_window(&self, request: &WindowRequest) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
-        let plan = self.plan_in(state, &self.situation(state, None)?, request)?;
-        let window = self.carry_out(state, &plan, Origin::Asked)?;
+        let plan = self.plan_in(state, &self.plan_input(state, None)?, request)?;
+        let window = self.carry_out(state, &plan, Origin::Requested)?;
         if let Some(window) = window {
             state.windows.keep(window.range.start());
             must_hold(&window, request).or_else(|error| self.remove_in(state, window.range.start()).and(Err(error)))?;
@@ -47,7 +47,7 @@ impl AddressSpace {
     }
 
     fn remove_planned(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
-        plan_removal(&self.situation(state, None)?, start)?;
+        plan_removal(&self.plan_input(state, None)?, start)?;
         self.remove_in(state, start)
     }
 
@@ -61,29 +61,29 @@ impl AddressSpace {
     }
 
     /// Reserves `range`, so that it stays mappable from now on: the window it needs is created,
-    /// large enough for everything reserved, and stays until [`Self::unask`].
-    pub fn ask(&self, range: IovaRange) -> Result<Window, WindowError> {
+    /// large enough for everything reserved, and stays until [`Self::unreserve`].
+    pub fn reserve(&self, range: IovaRange) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
-        let all = with_asked(state, range);
+        let all = with_reserved(state, range);
         let request = WindowRequest::cover(all);
-        let plan = self.plan_in(state, &self.situation(state, Some(all))?, &request)?;
+        let plan = self.plan_in(state, &self.plan_input(state, Some(all))?, &request)?;
         let charging = self.charging_for(state, &plan)?;
         let window = self.carry_out_charged(state, &plan, Origin::Demand)?;
         if let Some(window) = window {
             must_hold(&window, &request)
                 .or_else(|error| self.remove_in(state, window.range.start()).and(Err(error)))?;
         }
-        state.asked.insert(range.start().0..range.end().0);
+        state.reserved.insert(range.start().0..range.end().0);
         self.settle(state);
         drop(charging);
         window.or_else(|| default_window(state)).ok_or(WindowError::NoGroup)
     }
 
     /// Unreserves a range, and removes windows that are no longer needed.
-    pub fn unask(&self, range: IovaRange) -> Result<(), WindowError> {
+    pub fn unreserve(&self, range: IovaRange) -> Result<(), WindowError> {
         {
             let state = &mut self.0.state.lock().state;
-            state.asked.remove(range.start().0..range.end().0);
+            state.reserved.remove(range.start().0..range.end().0);
             self.settle(state);
         }
         self.trim()
@@ -92,43 +92,43 @@ impl AddressSpace {
     /// Removes windows created on demand in which nothing is mapped or reserved any longer.
     pub fn trim(&self) -> Result<(), WindowError> {
         let state = &mut self.0.state.lock().state;
-        if state.members.is_empty() {
+        if state.containers.is_empty() {
             return Ok(());
         }
-        let situation = self.situation(state, None)?;
-        let idle = |standing: &&Standing| standing.window.origin == Origin::Demand && !standing.in_use;
-        for standing in situation.standing.iter().filter(idle) {
-            self.remove_in(state, standing.window.range.start())?;
+        let input = self.plan_input(state, None)?;
+        let idle = |live: &&LiveWindow| live.window.origin == Origin::Demand && !live.in_use;
+        for live in input.live.iter().filter(idle) {
+            self.remove_in(state, live.window.range.start())?;
         }
         Ok(())
     }
 
     /// Collects the input of a plan, without the reservation `except`, which is being made just
     /// now.
-    pub(super) fn situation(&self, state: &State, except: Option<IovaRange>) -> Result<Situation, WindowError> {
+    pub(super) fn plan_input(&self, state: &State, except: Option<IovaRange>) -> Result<PlanInput, WindowError> {
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
-        let books = self.0.books.read();
+        let mappings = self.0.mappings.read();
         let asked = |range: IovaRange| {
             let apart = |asked: &std::ops::Range<u64>| {
                 except.is_none_or(|except| asked.start < except.start().0 || except.end().0 < asked.end)
             };
-            state.asked.overlapping(&(range.start().0..range.end().0)).any(apart)
+            state.reserved.overlapping(&(range.start().0..range.end().0)).any(apart)
         };
-        let standing = |window: &Window| Standing {
+        let live = |window: &Window| LiveWindow {
             window: *window,
             in_use: asked(window.range)
-                || books.first_overlap(window.range).is_some()
-                || state.astray.first_overlap(window.range).is_some(),
+                || mappings.first_overlap(window.range).is_some()
+                || state.stale.first_overlap(window.range).is_some(),
         };
-        Ok(Situation {
+        Ok(PlanInput {
             facts,
             default: state.windows.default,
-            default_waits: state.members.iter().filter(|member| member.default_waits).count() as u32,
-            default_asked: facts.default.is_some_and(asked),
-            standing: state.windows.iter().map(standing).collect(),
-            containers: state.containers.len() as u32,
+            default_waits: state.containers.iter().filter(|container| container.default_waits).count() as u32,
+            default_reserved: facts.default.is_some_and(asked),
+            live: state.windows.iter().map(live).collect(),
+            containers: state.container_files.len() as u32,
             available: self.host().available_memory(),
-            memlock: memlock::read(self.host()).map_err(Refusal::from)?,
+            memlock: memlock::read(self.host()).map_err(PlanError::from)?,
             promised: self.promised_by_others(),
         })
     }
@@ -137,12 +137,12 @@ impl AddressSpace {
     pub(super) fn plan_in(
         &self,
         state: &State,
-        situation: &Situation,
+        input: &PlanInput,
         request: &WindowRequest,
     ) -> Result<Plan, WindowError> {
-        let plan = plan(situation, request)?;
+        let plan = plan(input, request)?;
         let refused = self.refused_windows();
-        for group in state.members.iter().flat_map(|member| &member.groups) {
+        for group in state.containers.iter().flat_map(|container| &container.groups) {
             for step in &plan.steps {
                 if let Step::Create { page, size, .. } | Step::HoldSlot { page, size } = *step {
                     refused.check(group.number, page, size)?;
@@ -158,12 +158,12 @@ impl AddressSpace {
     }
 
     /// Checks that the default window may be created in the containers where it waits.
-    fn default_may_come(&self, state: &State) -> Result<(), Refusal> {
+    fn default_may_come(&self, state: &State) -> Result<(), PlanError> {
         let Some(window) = default_window(state) else { return Ok(()) };
         let refused = self.refused_windows();
-        let waiting = state.members.iter().filter(|member| member.default_waits);
+        let waiting = state.containers.iter().filter(|container| container.default_waits);
         waiting
-            .flat_map(|member| &member.groups)
+            .flat_map(|container| &container.groups)
             .try_for_each(|group| refused.check(group.number, window.page, window.range.len()))
     }
 
@@ -185,7 +185,7 @@ impl AddressSpace {
     }
 
     /// Removes windows that were created for a map the kernel refused.
-    pub(super) fn unmake(&self, state: &mut State, made: &[IovaRange]) {
+    pub(super) fn remove_created(&self, state: &mut State, made: &[IovaRange]) {
         for range in made {
             if let Err(error) = self.remove_in(state, range.start()) {
                 tracing::warn!(%error, "a window made for a map that failed stays");
@@ -222,7 +222,7 @@ impl AddressSpace {
                     self.remove_in(state, start)?;
                     gone.push(start);
                 }
-                // Held and freed around the creation, container by container.
+                // KvmPins and freed around the creation, container by container.
                 Step::HoldSlot { .. } | Step::FreeSlot => {}
                 Step::Create { page, size, levels } => {
                     let start = self.create_in(state, plan, holder, gone)?;
@@ -253,20 +253,20 @@ impl AddressSpace {
     ) -> Result<Iova, WindowError> {
         let facts = state.facts.ok_or(WindowError::NoGroup)?;
         let mut expected = plan.window.start;
-        for done in 0..state.members.len() {
+        for done in 0..state.containers.len() {
             let size = plan.window.size;
             let fits = |start| expected.is_none_or(|there| there == start) && IovaRange::new(start, size).is_ok();
-            match self.create_one(&facts, &mut state.members[done], &plan.window, holder) {
+            match self.create_one(&facts, &mut state.containers[done], &plan.window, holder) {
                 Ok(start) if fits(start) => expected = Some(start),
                 Ok(start) => {
-                    self.undo(&mut state.members[done..=done], start);
-                    expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
+                    self.undo(&mut state.containers[done..=done], start);
+                    expected.into_iter().for_each(|start| self.undo(&mut state.containers[..done], start));
                     // CREATE made the waiting default window first.
                     default_comes(state);
                     return Err(WindowError::Elsewhere { start, expected: expected.unwrap_or_default() });
                 }
                 Err(error) => {
-                    expected.into_iter().for_each(|start| self.undo(&mut state.members[..done], start));
+                    expected.into_iter().for_each(|start| self.undo(&mut state.containers[..done], start));
                     // The kernel made the waiting default window first, unless that is what failed.
                     // Taken for live it does no harm: whatever is asked of it next makes it.
                     default_comes(state);
@@ -282,12 +282,12 @@ impl AddressSpace {
     pub(super) fn remove_in(&self, state: &mut State, start: Iova) -> Result<(), WindowError> {
         let there = state.windows.iter().find(|window| window.range.start() == start).copied();
         let default = there.is_none_or(|window| window.origin == Origin::Default);
-        for member in &mut state.members {
+        for container in &mut state.containers {
             // A waiting default window is cancelled by 0, wherever it would start.
-            let named = if default && member.default_waits { Iova(0) } else { start };
-            calls::tce_remove(self.host(), member.fd(), named)
+            let named = if default && container.default_waits { Iova(0) } else { start };
+            calls::tce_remove(self.host(), container.fd(), named)
                 .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
-            member.default_waits &= !default;
+            container.default_waits &= !default;
         }
         match there {
             Some(window) => drop(state.windows.remove(window.range)),
@@ -307,12 +307,12 @@ impl AddressSpace {
         let Some(window) = default_window(state) else { return Ok(()) };
         let Ok(page) = IovaRange::new(window.range.start(), window.page.bytes()) else { return Ok(()) };
         let table = Planned { start: None, size: window.range.len(), page: window.page, levels: 1 };
-        for member in state.members.iter_mut().filter(|member| member.default_waits) {
-            calls::unmap_dma(self.host(), member.fd(), page).map_err(|error| {
-                self.remember(&facts, member, &table, &error);
+        for container in state.containers.iter_mut().filter(|container| container.default_waits) {
+            calls::unmap_dma(self.host(), container.fd(), page).map_err(|error| {
+                self.remember(&facts, container, &table, &error);
                 WindowError::Call { error, gone: Vec::new() }
             })?;
-            member.default_waits = false;
+            container.default_waits = false;
         }
         default_comes(state);
         self.settle(state);
@@ -323,23 +323,23 @@ impl AddressSpace {
     /// mapped in it.
     pub(super) fn make_default_everywhere(&self, state: &mut State) -> Result<(), WindowError> {
         let _charging = self.0.registry.charging();
-        let situation = self.situation(state, None)?;
-        situation.affords(situation.default_due())?;
+        let input = self.plan_input(state, None)?;
+        input.check_budget(input.default_window_cost())?;
         self.default_may_come(state)?;
         self.make_default(state)
     }
 
     /// Gives a container that joins the windows the space has, slot by slot. Until what this
     /// returns is dropped nobody else charges memory: the first MAP makes the default window.
-    pub(super) fn make_alike(&self, state: &State, member: &mut Member) -> Result<Charging<'_>, WindowError> {
+    pub(super) fn make_alike(&self, state: &State, container: &mut Container) -> Result<Charging<'_>, WindowError> {
         let Some(facts) = state.facts else { return Err(WindowError::NoGroup) };
         let mut dynamic: Vec<_> = state.windows.iter().filter(|window| window.origin != Origin::Default).collect();
         dynamic.sort_by_key(|window| window.range.start());
         let waits = state.windows.default == DefaultWindow::Gone && facts.default.is_some();
-        let drop_default = |member: &mut Member| {
+        let drop_default = |container: &mut Container| {
             let call = |error| WindowError::Call { error, gone: Vec::new() };
-            member.default_waits = false;
-            calls::tce_remove(self.host(), member.fd(), Iova(0)).map_err(call)
+            container.default_waits = false;
+            calls::tce_remove(self.host(), container.fd(), Iova(0)).map_err(call)
         };
         // The lowest free slot decides where a window starts. On pseries a default window that is
         // to be gone keeps its slot, the first, until the second is filled, unless the firmware
@@ -353,32 +353,32 @@ impl AddressSpace {
         let held = holder.map_or(0, |holder| holder.locked_bytes);
         let locked = dynamic.iter().map(|window| table(window)).chain(default.iter().map(table)).sum::<u64>() + held;
         let charging = self.0.registry.charging();
-        let situation = self.situation(state, None)?;
+        let input = self.plan_input(state, None)?;
         // What the other containers wait for stays theirs.
-        situation.affords(locked.saturating_add(situation.default_due()))?;
+        input.check_budget(locked.saturating_add(input.default_window_cost()))?;
         {
             let refused = self.refused_windows();
             let made = dynamic.iter().copied().chain(default.as_ref());
-            for (window, group) in made.flat_map(|window| member.groups.iter().map(move |group| (window, group))) {
+            for (window, group) in made.flat_map(|window| container.groups.iter().map(move |group| (window, group))) {
                 refused.check(group.number, window.page, window.range.len())?;
             }
         }
         if waits && !last {
-            drop_default(member)?;
+            drop_default(container)?;
         }
         // A live default window is created by the first call that needs it.
         for window in dynamic {
             let Window { range, page, levels, .. } = *window;
             let planned = Planned { start: Some(range.start()), size: range.len(), page, levels };
             let start = self
-                .create_one(&facts, member, &planned, holder)
+                .create_one(&facts, container, &planned, holder)
                 .map_err(|error| WindowError::Call { error, gone: Vec::new() })?;
             if start != range.start() {
                 return Err(WindowError::Elsewhere { start, expected: range.start() });
             }
         }
         if waits && last {
-            drop_default(member)?;
+            drop_default(container)?;
         }
         Ok(charging)
     }
@@ -409,7 +409,7 @@ fn default_window(state: &State) -> Option<Window> {
 }
 
 /// Extends `range` over earlier reservations in the window that could hold it.
-pub(super) fn with_asked(state: &State, range: IovaRange) -> IovaRange {
+pub(super) fn with_reserved(state: &State, range: IovaRange) -> IovaRange {
     let default = state.facts.and_then(|facts| facts.default);
     let low = |start: u64| default.is_some_and(|default| default.contains(Iova(start)));
     if low(range.start().0) {
@@ -417,7 +417,7 @@ pub(super) fn with_asked(state: &State, range: IovaRange) -> IovaRange {
     }
     let side = |start: u64| (low(start), state.facts.is_some_and(|facts| facts.is_high(Iova(start))));
     let mut hull = (range.start().0, range.end().0);
-    for asked in state.asked.iter().filter(|asked| side(asked.start) == side(range.start().0)) {
+    for asked in state.reserved.iter().filter(|asked| side(asked.start) == side(range.start().0)) {
         hull = (hull.0.min(asked.start), hull.1.max(asked.end));
     }
     IovaRange::between(Iova(hull.0), Iova(hull.1)).unwrap_or(range)

@@ -29,9 +29,9 @@ pub mod hcall {
 
     /// Most TCEs of one `H_STUFF_TCE` here: a default window of 1 GiB. LoPAR allows 512, which
     /// Linux keeps to since 6.4; QEMU and KVM take any count, which older guests use.
-    pub const MOST_STUFFED: u64 = 1 << 18;
+    pub const MAX_STUFFED: u64 = 1 << 18;
     /// Most TCEs of one `H_PUT_TCE_INDIRECT`: a 4 KiB page of them.
-    pub const MOST_INDIRECT: u64 = 512;
+    pub const MAX_INDIRECT: u64 = 512;
 }
 
 /// Status words of RTAS calls: the first cell they return.

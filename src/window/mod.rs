@@ -1,25 +1,25 @@
 //! DMA windows: the existing ones, and plans to create more.
 
+mod error;
 mod facts;
+mod input;
 mod plan;
 mod planning;
 mod powernv;
-mod refusal;
 mod refused;
 mod request;
-mod situation;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use error::{PlanError, Reason};
 pub use facts::{DEFAULT_PAGE, WindowFacts};
+pub use input::{LiveWindow, PlanInput};
 pub use plan::{Plan, Planned, Step};
 pub use planning::{plan, plan_removal};
 pub(crate) use powernv::Holder;
-pub use refusal::{Reason, Refusal};
 pub use refused::RefusedWindows;
 pub use request::{Want, WindowRequest};
-pub use situation::{Situation, Standing};
 pub use table::{Teardown, locked_bytes, teardown};
 
 use crate::addr::{Iova, IovaRange, PageShift};
@@ -31,7 +31,7 @@ pub enum Origin {
     /// The platform's default window.
     Default,
     /// Created because the caller requested a window.
-    Asked,
+    Requested,
     /// Created because something was mapped there; removed when nothing is left in it.
     Demand,
 }
@@ -40,7 +40,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Default => "default",
-            Self::Asked => "asked",
+            Self::Requested => "requested",
             Self::Demand => "demand",
         })
     }
@@ -109,7 +109,7 @@ impl Windows {
     pub fn keep(&mut self, start: Iova) {
         let demand = |window: &&mut Window| window.range.start() == start && window.origin == Origin::Demand;
         if let Some(window) = self.live.iter_mut().find(demand) {
-            window.origin = Origin::Asked;
+            window.origin = Origin::Requested;
         }
     }
 

@@ -4,44 +4,44 @@
 //! so nothing is ever found out by trial. A plan is a pure function of the host's facts, the
 //! current windows, and the request.
 
+use super::input::{LiveWindow, PlanInput};
 use super::plan::{Plan, Planned, Step};
 use super::powernv::{self, Holder};
 use super::request::{Want, WindowRequest};
-use super::situation::{Situation, Standing};
 use super::table;
-use super::{DEFAULT_PAGE, DefaultWindow, Origin, Reason, Refusal, Window, WindowFacts};
+use super::{DEFAULT_PAGE, DefaultWindow, Origin, PlanError, Reason, Window, WindowFacts};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::Platform;
 
 /// Plans a window.
-pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refusal> {
-    let facts = &situation.facts;
-    let Some(granted) = facts.windows else { return Err(Refusal::NoDdw) };
+pub fn plan(input: &PlanInput, request: &WindowRequest) -> Result<Plan, PlanError> {
+    let facts = &input.facts;
+    let Some(granted) = facts.windows else { return Err(PlanError::NoDdw) };
     if let Want::Cover(range) = request.want
-        && let Some((window, page, levels, reason)) = situation.serving(range)
+        && let Some((window, page, levels, reason)) = input.existing_window(range)
     {
         facts.clear_of_mmio(range)?;
         if let Some(asked) = request.page.filter(|&asked| asked != page) {
-            return Err(Refusal::OtherPage { window, page, asked });
+            return Err(PlanError::OtherPage { window, page, asked });
         }
         if let Some(reach) = request.reach.filter(|&reach| range.end().0 - 1 > reach) {
-            return Err(Refusal::BeyondDevice { start: range.start(), reach });
+            return Err(PlanError::BeyondDevice { start: range.start(), reach });
         }
         let serves = facts.default.is_some_and(|default| default.start() == window.start());
-        let locked = if serves { situation.default_due() } else { 0 };
-        situation.affords(locked)?;
+        let locked = if serves { input.default_window_cost() } else { 0 };
+        input.check_budget(locked)?;
         let planned = Planned { start: Some(window.start()), size: window.len(), page, levels };
-        return Ok(situation.plan(planned, Vec::new(), locked, locked, vec![reason]));
+        return Ok(input.plan(planned, Vec::new(), locked, locked, vec![reason]));
     }
     if let Want::Cover(asked) = request.want
-        && let Some(window) = situation.cut_by(asked)
+        && let Some(window) = input.fixed_overlap(asked)
     {
-        return Err(Refusal::PastEnd { asked, window });
+        return Err(PlanError::PastEnd { asked, window });
     }
     let mut reasons = Vec::new();
     let mut steps = Vec::new();
-    let room = make_room(situation, request, granted, &mut steps, &mut reasons)?;
-    let page = choose_page(situation, request, &room, &mut reasons)?;
+    let room = make_room(input, request, granted, &mut steps, &mut reasons)?;
+    let page = choose_page(input, request, &room, &mut reasons)?;
     let restored = room.restores(facts, page, request);
     let start = restored.map_or(room.start(facts.platform), |default| Some(default.start()));
     let size = match restored {
@@ -51,7 +51,7 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
             room.beyond_default(facts, page, size).inspect(|_| reasons.push(Reason::BeyondDefault)).unwrap_or(size)
         }
     };
-    let levels = table::levels(facts, page, size).ok_or(Refusal::TooLarge { size, page })?;
+    let levels = table::levels(facts, page, size).ok_or(PlanError::TooLarge { size, page })?;
     reasons.push(match (facts.platform, levels) {
         (Platform::Pseries, _) => Reason::OnlyLevel,
         (Platform::Powernv, 1) => Reason::OneLevel,
@@ -67,24 +67,24 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         match request.want {
             Want::Cover(asked) => facts.clear_of_mmio(asked)?,
             // A window that is asked for by its bytes can be mapped throughout.
-            Want::Bytes(_) => return Err(Refusal::BelowMmio { size, mmio }),
+            Want::Bytes(_) => return Err(PlanError::BelowMmio { size, mmio }),
         }
         reasons.push(Reason::OverlapsMmio);
     }
     let expected = start.unwrap_or(powernv::SECOND);
     if let Some(reach) = request.reach.filter(|&reach| expected.0 > reach) {
-        return Err(Refusal::BeyondDevice { start: expected, reach });
+        return Err(PlanError::BeyondDevice { start: expected, reach });
     }
     let table = table::locked_bytes(facts, page, size, levels);
-    let mut locked = table.saturating_mul(situation.containers.into());
+    let mut locked = table.saturating_mul(input.containers.into());
     if room.default_comes_too {
         reasons.push(Reason::DefaultComesToo);
-        locked = locked.saturating_add(situation.default_due());
+        locked = locked.saturating_add(input.default_window_cost());
     }
     let mut peak = locked;
     match room.holder {
         Some(Holder { page: small, size: least, locked_bytes }) => {
-            peak = peak.saturating_add(locked_bytes.saturating_mul(situation.containers.into()));
+            peak = peak.saturating_add(locked_bytes.saturating_mul(input.containers.into()));
             steps.push(Step::HoldSlot { page: small, size: least });
             steps.push(Step::Create { page, size, levels });
             steps.push(Step::FreeSlot);
@@ -92,31 +92,31 @@ pub fn plan(situation: &Situation, request: &WindowRequest) -> Result<Plan, Refu
         }
         None => steps.push(Step::Create { page, size, levels }),
     }
-    let plan = situation.plan(Planned { start, size, page, levels }, steps, locked, peak, reasons);
-    situation.affords_plan(&plan)?;
+    let plan = input.plan(Planned { start, size, page, levels }, steps, locked, peak, reasons);
+    input.check_plan_budget(&plan)?;
     Ok(plan)
 }
 
 /// Plans the removal of the window that starts at `start`. The kernel would accept any address
 /// inside it.
-pub fn plan_removal(situation: &Situation, start: Iova) -> Result<Plan, Refusal> {
-    if let Some(range) = situation.default_range().filter(|range| range.start() == start) {
-        if situation.default_asked {
-            return Err(Refusal::InUse { window: range });
+pub fn plan_removal(input: &PlanInput, start: Iova) -> Result<Plan, PlanError> {
+    if let Some(range) = input.default_range().filter(|range| range.start() == start) {
+        if input.default_reserved {
+            return Err(PlanError::InUse { window: range });
         }
         let planned = Planned { start: Some(start), size: range.len(), page: DEFAULT_PAGE, levels: 1 };
-        return Ok(situation.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()));
+        return Ok(input.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()));
     }
-    let Some(standing) = situation.standing.iter().find(|standing| standing.window.range.start() == start) else {
-        let windows = situation.standing.iter().map(|standing| standing.window).collect();
-        return Err(Refusal::NoSuchWindow { start, windows });
+    let Some(live) = input.live.iter().find(|live| live.window.range.start() == start) else {
+        let windows = input.live.iter().map(|live| live.window).collect();
+        return Err(PlanError::NoSuchWindow { start, windows });
     };
-    let Window { range, page, levels, .. } = standing.window;
-    if standing.in_use {
-        return Err(Refusal::InUse { window: range });
+    let Window { range, page, levels, .. } = live.window;
+    if live.in_use {
+        return Err(PlanError::InUse { window: range });
     }
     let planned = Planned { start: Some(start), size: range.len(), page, levels };
-    Ok(situation.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()))
+    Ok(input.plan(planned, vec![Step::Remove(start)], 0, 0, Vec::new()))
 }
 
 /// The slot a new window will get.
@@ -160,80 +160,79 @@ impl Room {
 
 /// Returns whether the request lies where pseries had its default window, which a small 4K window
 /// in slot 0 brings back.
-fn restores_default(situation: &Situation, request: &WindowRequest) -> bool {
+fn restores_default(input: &PlanInput, request: &WindowRequest) -> bool {
     let Want::Cover(asked) = request.want else { return false };
-    situation.facts.platform == Platform::Pseries
-        && situation.default == DefaultWindow::Gone
-        && situation.facts.default.is_some_and(|default| default.contains_range(&asked))
+    input.facts.platform == Platform::Pseries
+        && input.default == DefaultWindow::Gone
+        && input.facts.default.is_some_and(|default| default.contains_range(&asked))
 }
 
 /// Finds the slot. If there is none, removes what may be removed.
 fn make_room(
-    situation: &Situation,
+    input: &PlanInput,
     request: &WindowRequest,
     granted: u32,
     steps: &mut Vec<Step>,
     reasons: &mut Vec<Reason>,
-) -> Result<Room, Refusal> {
-    let platform = situation.facts.platform;
-    let mut default = situation.default;
-    let mut standing = situation.standing.clone();
+) -> Result<Room, PlanError> {
+    let platform = input.facts.platform;
+    let mut default = input.default;
+    let mut live = input.live.clone();
     // A window that starts below the requested range but ends too early can only be created anew.
-    let grown = standing.iter().position(|standing| match request.want {
-        Want::Cover(asked) => grows(platform, &standing.window, asked),
+    let grown = live.iter().position(|live| match request.want {
+        Want::Cover(asked) => grows(platform, &live.window, asked),
         Want::Bytes(_) => false,
     });
     let removable = grown.or_else(|| {
         if platform == Platform::Powernv {
-            return powernv::idle(situation, request);
+            return powernv::idle(input, request);
         }
-        let full = standing.len() + usize::from(default == DefaultWindow::Pending) >= 2;
-        let idle = |standing: &Standing| standing.window.origin == Origin::Demand && !standing.in_use;
-        standing.iter().position(idle).filter(|_| full)
+        let full = live.len() + usize::from(default == DefaultWindow::Pending) >= 2;
+        let idle = |live: &LiveWindow| live.window.origin == Origin::Demand && !live.in_use;
+        live.iter().position(idle).filter(|_| full)
     });
     if let Some(at) = removable {
-        let Standing { window, in_use } = standing.remove(at);
+        let LiveWindow { window, in_use } = live.remove(at);
         if in_use {
-            let Want::Cover(asked) = request.want else { return Err(Refusal::InUse { window: window.range }) };
-            return Err(Refusal::TooSmall { asked, window: window.range });
+            let Want::Cover(asked) = request.want else { return Err(PlanError::InUse { window: window.range }) };
+            return Err(PlanError::TooSmall { asked, window: window.range });
         }
         steps.push(Step::Remove(window.range.start()));
         reasons.push(Reason::MakesRoom(window.range));
     }
-    let has_default =
-        |standing: &[Standing]| standing.iter().position(|standing| standing.window.origin == Origin::Default);
+    let has_default = |live: &[LiveWindow]| live.iter().position(|live| live.window.origin == Origin::Default);
     // Firmware that grants one window: the default window must be removed first.
     if platform == Platform::Pseries && granted < 2 && default != DefaultWindow::Gone {
-        let at = has_default(&standing);
-        if situation.default_asked || at.is_some_and(|at| standing[at].in_use) {
-            return Err(Refusal::OnlyWindowInUse);
+        let at = has_default(&live);
+        if input.default_reserved || at.is_some_and(|at| live[at].in_use) {
+            return Err(PlanError::OnlyWindowInUse);
         }
         if let Some(at) = at {
-            standing.remove(at);
+            live.remove(at);
         }
-        if let Some(range) = situation.facts.default {
+        if let Some(range) = input.facts.default {
             steps.insert(0, Step::Remove(range.start()));
         }
         reasons.push(Reason::DefaultMakesRoom);
         default = DefaultWindow::Gone;
     }
     if platform == Platform::Powernv {
-        let slots = powernv::Slots::new(&situation.facts, default, &standing);
-        let slot = slots.choose(&situation.facts, request)?;
-        let default_comes_too = slot == 1 && situation.default_waits > 0;
-        let holder = situation.facts.holder().filter(|_| slot == 1 && slots.first_is_free());
+        let slots = powernv::Slots::new(&input.facts, default, &live);
+        let slot = slots.choose(&input.facts, request)?;
+        let default_comes_too = slot == 1 && input.default_waits > 0;
+        let holder = input.facts.holder().filter(|_| slot == 1 && slots.first_is_free());
         return Ok(Room { slot, default_comes_too, holder });
     }
-    if let [first, second] = standing.as_slice() {
-        return Err(Refusal::NoFreeWindow { first: first.window.range, second: second.window.range });
+    if let [first, second] = live.as_slice() {
+        return Err(PlanError::NoFreeWindow { first: first.window.range, second: second.window.range });
     }
-    if let [only] = standing.as_slice() {
+    if let [only] = live.as_slice() {
         let dynamic = only.window.origin != Origin::Default;
         // With the default window removed, one dynamic window is all this firmware grants.
         if platform == Platform::Pseries && dynamic {
-            return Err(Refusal::SecondDdw { present: only.window.range });
+            return Err(PlanError::SecondDdw { present: only.window.range });
         }
-        return Ok(Room { slot: 1, default_comes_too: situation.default_waits > 0, holder: None });
+        return Ok(Room { slot: 1, default_comes_too: input.default_waits > 0, holder: None });
     }
     let pending = default == DefaultWindow::Pending;
     Ok(Room { slot: u32::from(pending), default_comes_too: pending, holder: None })
@@ -251,23 +250,23 @@ fn grows(platform: Platform, window: &Window, asked: IovaRange) -> bool {
 }
 
 fn choose_page(
-    situation: &Situation,
+    input: &PlanInput,
     request: &WindowRequest,
     room: &Room,
     reasons: &mut Vec<Reason>,
-) -> Result<PageShift, Refusal> {
-    let facts = &situation.facts;
-    if request.page.is_none() && restores_default(situation, request) {
+) -> Result<PageShift, PlanError> {
+    let facts = &input.facts;
+    if request.page.is_none() && restores_default(input, request) {
         reasons.push(Reason::DefaultAgain);
         return Ok(DEFAULT_PAGE);
     }
-    let carries = request.carries.unwrap_or(facts.host_page);
+    let max_iommu_page = request.max_iommu_page.unwrap_or(facts.host_page);
     if let Some(page) = request.page {
         if !facts.page_sizes().any(|there| there == page) {
-            return Err(Refusal::PageUnsupported { page, supported: facts.page_sizes().collect() });
+            return Err(PlanError::PageUnsupported { page, supported: facts.page_sizes().collect() });
         }
-        if page > carries {
-            return Err(Refusal::PageTooLarge { page, carries });
+        if page > max_iommu_page {
+            return Err(PlanError::PageTooLarge { page, max_iommu_page });
         }
         reasons.push(Reason::PageAsked(page));
         return Ok(page);
@@ -279,16 +278,15 @@ fn choose_page(
     // At bus address 0 even the smallest table of a large page may reach over the MMIO.
     let short = facts.mmio().filter(|_| room.slot == 0).map_or(u64::MAX, |mmio| mmio.start().0);
     let fits = |page: &PageShift| {
-        *page <= carries
+        *page <= max_iommu_page
             && (aligned == u64::MAX || aligned & page.mask() == 0)
             && (*page == DEFAULT_PAGE || table::smallest(facts, *page) <= short)
     };
-    let page = facts
-        .page_sizes()
-        .rev()
-        .find(fits)
-        .ok_or_else(|| Refusal::PageTooLarge { page: facts.page_sizes().next().unwrap_or(DEFAULT_PAGE), carries })?;
-    reasons.push(Reason::LargestPage { page, carries });
+    let page = facts.page_sizes().rev().find(fits).ok_or_else(|| PlanError::PageTooLarge {
+        page: facts.page_sizes().next().unwrap_or(DEFAULT_PAGE),
+        max_iommu_page,
+    })?;
+    reasons.push(Reason::LargestPage { page, max_iommu_page });
     Ok(page)
 }
 
@@ -298,7 +296,7 @@ fn choose_size(
     page: PageShift,
     start: Option<Iova>,
     reasons: &mut Vec<Reason>,
-) -> Result<u64, Refusal> {
+) -> Result<u64, PlanError> {
     // Where the firmware chooses, QEMU and PowerVM give the address that powernv has; it is checked
     // once it is known.
     let expected = start.unwrap_or(powernv::SECOND);
@@ -306,14 +304,14 @@ fn choose_size(
         Want::Bytes(bytes) => bytes,
         Want::Cover(range) => match range.end().0.checked_sub(expected.0) {
             Some(bytes) if range.start() >= expected => bytes,
-            _ => return Err(Refusal::OutOfReach { asked: range, start: expected }),
+            _ => return Err(PlanError::OutOfReach { asked: range, start: expected }),
         },
     };
     let fewest = table::smallest(facts, page).max(request.entries.saturating_mul(page.bytes()));
     let size = asked.max(fewest).checked_next_power_of_two();
-    let size = size.ok_or(Refusal::TooLarge { size: asked, page })?;
+    let size = size.ok_or(PlanError::TooLarge { size: asked, page })?;
     if expected.0.checked_add(size).is_none() {
-        return Err(Refusal::TooLarge { size, page });
+        return Err(PlanError::TooLarge { size, page });
     }
     if size != asked {
         reasons.push(Reason::Rounded { asked, size });
@@ -327,15 +325,15 @@ mod tests {
     use crate::addr::Bytes;
     use crate::host::Memlock;
 
-    fn situation(platform: Platform) -> Situation {
+    fn input(platform: Platform) -> PlanInput {
         let default = IovaRange::new(Iova(0), 1 << 30).ok();
         let facts = WindowFacts { platform, host_page: PageShift::P4K, default, pages: 0x21_1000, windows: Some(2) };
-        Situation {
+        PlanInput {
             facts,
             default: DefaultWindow::Pending,
             default_waits: 1,
-            default_asked: false,
-            standing: Vec::new(),
+            default_reserved: false,
+            live: Vec::new(),
             containers: 1,
             memlock: Memlock { limit: None, locked: 0, unlimited: false },
             available: None,
@@ -346,21 +344,21 @@ mod tests {
     #[test]
     fn a_pseries_table_that_memory_cannot_hold_is_refused() {
         let request = WindowRequest::bytes(1 << 36);
-        let short = Situation { available: Some(200 << 20), ..situation(Platform::Pseries) };
+        let short = PlanInput { available: Some(200 << 20), ..input(Platform::Pseries) };
         // 2^24 TCEs, and the default window's 2^18.
         let needed = (128 << 20) + (2 << 20);
-        assert_eq!(plan(&short, &request), Err(Refusal::NoMemory { needed, available: 200 << 20 }));
-        let enough = Situation { available: Some(300 << 20), ..short.clone() };
+        assert_eq!(plan(&short, &request), Err(PlanError::NoMemory { needed, available: 200 << 20 }));
+        let enough = PlanInput { available: Some(300 << 20), ..short.clone() };
         assert_eq!(plan(&enough, &request).map(|plan| Bytes(plan.locked_bytes)), Ok(Bytes(needed)));
         // powernv allocates leaf tables as they are used.
-        let powernv = Situation { available: Some(200 << 20), ..situation(Platform::Powernv) };
+        let powernv = PlanInput { available: Some(200 << 20), ..input(Platform::Powernv) };
         assert!(plan(&powernv, &request).is_ok());
     }
 
     #[test]
     fn costs_count_every_container() {
-        let one = plan(&situation(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
-        let two = Situation { containers: 2, default_waits: 2, ..situation(Platform::Pseries) };
+        let one = plan(&input(Platform::Pseries), &WindowRequest::bytes(1 << 30)).unwrap();
+        let two = PlanInput { containers: 2, default_waits: 2, ..input(Platform::Pseries) };
         let two = plan(&two, &WindowRequest::bytes(1 << 30)).unwrap();
         assert_eq!((two.locked_bytes, two.ioctls), (2 * one.locked_bytes, 2 * one.ioctls));
         assert_eq!(one.teardown.hypercalls, 2 << 18);

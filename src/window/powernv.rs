@@ -5,8 +5,8 @@
 //! start at 1 << 59 while the first slot is free needs a small one made before it, which goes
 //! afterwards.
 
-use super::situation::Standing;
-use super::{DefaultWindow, Origin, Refusal, Situation, Want, WindowFacts, WindowRequest, table};
+use super::input::LiveWindow;
+use super::{DefaultWindow, Origin, PlanError, PlanInput, Want, WindowFacts, WindowRequest, table};
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::Platform;
 
@@ -34,9 +34,9 @@ impl WindowFacts {
     }
 
     /// Refuses `asked` if any of it is decoded as MMIO.
-    pub(crate) fn clear_of_mmio(&self, asked: IovaRange) -> Result<(), Refusal> {
+    pub(crate) fn clear_of_mmio(&self, asked: IovaRange) -> Result<(), PlanError> {
         match self.mmio().filter(|mmio| mmio.intersection(&asked).is_some()) {
-            Some(mmio) => Err(Refusal::OverMmio { asked, mmio }),
+            Some(mmio) => Err(PlanError::OverMmio { asked, mmio }),
             None => Ok(()),
         }
     }
@@ -61,8 +61,8 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub(super) fn new(facts: &WindowFacts, default: DefaultWindow, standing: &[Standing]) -> Self {
-        let ranges = || standing.iter().map(|standing| standing.window.range);
+    pub(super) fn new(facts: &WindowFacts, default: DefaultWindow, live: &[LiveWindow]) -> Self {
+        let ranges = || live.iter().map(|live| live.window.range);
         let waits = facts.default.filter(|_| default == DefaultWindow::Pending);
         let first = ranges().find(|range| range.start() < SECOND).or(waits);
         Self { first, second: ranges().find(|range| range.start() >= SECOND) }
@@ -73,10 +73,10 @@ impl Slots {
     }
 
     /// The slot for a window that is asked for. Where none is free that will do, the error says so.
-    pub(super) fn choose(&self, facts: &WindowFacts, request: &WindowRequest) -> Result<u32, Refusal> {
+    pub(super) fn choose(&self, facts: &WindowFacts, request: &WindowRequest) -> Result<u32, PlanError> {
         let taken = |asked, start| match (self.first, self.second) {
-            (Some(first), Some(second)) => Refusal::NoFreeWindow { first, second },
-            _ => Refusal::OutOfReach { asked, start },
+            (Some(first), Some(second)) => PlanError::NoFreeWindow { first, second },
+            _ => PlanError::OutOfReach { asked, start },
         };
         match request.want {
             Want::Cover(asked) if asked.start() < SECOND => match self.first {
@@ -90,7 +90,7 @@ impl Slots {
             Want::Bytes(bytes) => {
                 let far = request.reach.is_none_or(|reach| reach >= SECOND.0);
                 match (self.first, self.second) {
-                    (Some(first), Some(second)) => Err(Refusal::NoFreeWindow { first, second }),
+                    (Some(first), Some(second)) => Err(PlanError::NoFreeWindow { first, second }),
                     (None, second) if second.is_some() || !far => self.low(facts, request, bytes).map(|()| 0),
                     _ => Ok(1),
                 }
@@ -99,11 +99,11 @@ impl Slots {
     }
 
     /// Whether a window of so many bytes fits below the MMIO.
-    fn low(&self, facts: &WindowFacts, request: &WindowRequest, bytes: u64) -> Result<(), Refusal> {
+    fn low(&self, facts: &WindowFacts, request: &WindowRequest, bytes: u64) -> Result<(), PlanError> {
         let fewest = request.page.map_or(0, |page| request.entries.saturating_mul(page.bytes()));
         let size = bytes.max(fewest);
         match facts.mmio().filter(|mmio| size > mmio.start().0) {
-            Some(mmio) => Err(Refusal::BelowMmio { size, mmio }),
+            Some(mmio) => Err(PlanError::BelowMmio { size, mmio }),
             None => Ok(()),
         }
     }
@@ -111,15 +111,15 @@ impl Slots {
 
 /// An idle window to remove for the one that is asked for; `None` while a slot that will do is
 /// free.
-pub(super) fn idle(situation: &Situation, request: &WindowRequest) -> Option<usize> {
-    let Situation { facts, default, standing, .. } = situation;
+pub(super) fn idle(input: &PlanInput, request: &WindowRequest) -> Option<usize> {
+    let PlanInput { facts, default, live, .. } = input;
     let without = |at: usize| {
-        let rest: Vec<_> = standing.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, s)| *s).collect();
+        let rest: Vec<_> = live.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, s)| *s).collect();
         Slots::new(facts, *default, &rest).choose(facts, request).is_ok()
     };
-    if Slots::new(facts, *default, standing).choose(facts, request).is_ok() {
+    if Slots::new(facts, *default, live).choose(facts, request).is_ok() {
         return None;
     }
-    let idle = |at: &usize| standing[*at].window.origin == Origin::Demand && !standing[*at].in_use;
-    (0..standing.len()).filter(idle).find(|at| without(*at))
+    let idle = |at: &usize| live[*at].window.origin == Origin::Demand && !live[*at].in_use;
+    (0..live.len()).filter(idle).find(|at| without(*at))
 }

@@ -2,7 +2,7 @@
 //!
 //! Where memory was short the refusal ends once there is more.
 
-use super::Refusal;
+use super::PlanError;
 use crate::addr::PageShift;
 use std::collections::BTreeMap;
 
@@ -53,14 +53,14 @@ impl RefusedWindows {
     }
 
     /// Whether such a window may be asked for a group.
-    pub fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), Refusal> {
+    pub fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), PlanError> {
         match self.0.get(&group) {
-            Some(refused) if refused.poisoned => Err(Refusal::Poisoned),
+            Some(refused) if refused.poisoned => Err(PlanError::Poisoned),
             Some(refused) if refused.sizes.get(&page).is_some_and(|&least| least <= size) => {
-                Err(Refusal::RefusedBefore { size, page })
+                Err(PlanError::RefusedBefore { size, page })
             }
             Some(refused) if refused.short.iter().any(|short| short.page == page && short.size <= size) => {
-                Err(Refusal::RefusedBefore { size, page })
+                Err(PlanError::RefusedBefore { size, page })
             }
             _ => Ok(()),
         }

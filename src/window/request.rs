@@ -20,7 +20,7 @@ pub struct WindowRequest {
     pub page: Option<PageShift>,
     /// The largest IOMMU page the memory can serve; `None` for ordinary memory, which serves the
     /// host's page.
-    pub carries: Option<PageShift>,
+    pub max_iommu_page: Option<PageShift>,
     /// The last bus address the device can address; `None` for 64 bits.
     pub reach: Option<u64>,
     /// Fewest TCEs, to leave room for more than the current request.
@@ -29,7 +29,7 @@ pub struct WindowRequest {
 
 impl WindowRequest {
     fn new(want: Want) -> Self {
-        Self { want, page: None, carries: None, reach: None, entries: 0 }
+        Self { want, page: None, max_iommu_page: None, reach: None, entries: 0 }
     }
 
     /// Requests a window of at least `bytes`.
@@ -48,8 +48,8 @@ impl WindowRequest {
     }
 
     /// Declares that the memory can serve IOMMU pages up to `page`.
-    pub fn carries(self, page: PageShift) -> Self {
-        Self { carries: Some(page), ..self }
+    pub fn max_iommu_page(self, page: PageShift) -> Self {
+        Self { max_iommu_page: Some(page), ..self }
     }
 
     /// Requires at least that many TCEs.

@@ -17,7 +17,7 @@ const TABLE_BITS: u32 = 55;
 /// grants, and takes the kernel 2 GiB of memory and minutes to remove.
 const PSERIES_ENTRIES_SHIFT: u32 = 28;
 /// `POWERNV_IOMMU_MAX_LEVELS`.
-const MOST_LEVELS: u32 = 5;
+const MAX_LEVELS: u32 = 5;
 
 /// Cost of removing a window, however empty it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) fn smallest(facts: &WindowFacts, page: PageShift) -> u64 {
 pub(super) fn levels(facts: &WindowFacts, page: PageShift, size: u64) -> Option<u32> {
     match facts.platform {
         Platform::Pseries => (entries_shift(page, size) <= PSERIES_ENTRIES_SHIFT).then_some(1),
-        Platform::Powernv => (1..=MOST_LEVELS).find(|&levels| {
+        Platform::Powernv => (1..=MAX_LEVELS).find(|&levels| {
             let shift = level_shift(facts, page, size, levels);
             let most = if levels == 1 { SINGLE_LEVEL_SHIFT } else { LARGEST_LEVEL_SHIFT };
             shift <= most && (shift - 3) * levels + page.get() < TABLE_BITS

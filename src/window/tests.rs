@@ -14,7 +14,7 @@ fn range(start: u64, len: u64) -> IovaRange {
 
 /// A host with pages of 64 KiB, IOMMU pages of 4 KiB, 64 KiB and 2 MiB, and a default window that
 /// waits.
-fn situation(platform: Platform) -> Situation {
+fn input(platform: Platform) -> PlanInput {
     let facts = WindowFacts {
         platform,
         host_page: PageShift::P64K,
@@ -22,12 +22,12 @@ fn situation(platform: Platform) -> Situation {
         pages: 0x21_1000,
         windows: Some(2),
     };
-    Situation {
+    PlanInput {
         facts,
         default: DefaultWindow::Pending,
         default_waits: 1,
-        default_asked: false,
-        standing: Vec::new(),
+        default_reserved: false,
+        live: Vec::new(),
         containers: 1,
         memlock: Memlock { limit: None, locked: 0, unlimited: false },
         promised: 0,
@@ -36,26 +36,26 @@ fn situation(platform: Platform) -> Situation {
 }
 
 /// The same once the default window was removed.
-fn without_default(platform: Platform) -> Situation {
-    Situation { default: DefaultWindow::Gone, default_waits: 0, ..situation(platform) }
+fn without_default(platform: Platform) -> PlanInput {
+    PlanInput { default: DefaultWindow::Gone, default_waits: 0, ..input(platform) }
 }
 
 fn window(start: u64, len: u64, page: PageShift, origin: Origin) -> Window {
     Window { range: range(start, len), page, levels: 1, origin }
 }
 
-fn standing(window: Window) -> Standing {
-    Standing { window, in_use: false }
+fn live(window: Window) -> LiveWindow {
+    LiveWindow { window, in_use: false }
 }
 
 #[test]
 fn a_plan_gives_every_reason() {
-    let powernv = plan(&situation(Platform::Powernv), &WindowRequest::bytes(3 * G)).unwrap();
-    let largest = Reason::LargestPage { page: PageShift::P64K, carries: PageShift::P64K };
+    let powernv = plan(&input(Platform::Powernv), &WindowRequest::bytes(3 * G)).unwrap();
+    let largest = Reason::LargestPage { page: PageShift::P64K, max_iommu_page: PageShift::P64K };
     let rounded = Reason::Rounded { asked: 3 * G, size: 4 * G };
     let comes = Reason::DefaultComesToo;
     assert_eq!(powernv.reasons, [largest, rounded, Reason::OneLevel, Reason::SlotStart(BIG), comes]);
-    let pseries = plan(&situation(Platform::Pseries), &WindowRequest::bytes(4 * G)).unwrap();
+    let pseries = plan(&input(Platform::Pseries), &WindowRequest::bytes(4 * G)).unwrap();
     assert_eq!(pseries.reasons, [largest, Reason::OnlyLevel, Reason::FirmwareStart, comes], "nothing was rounded");
 }
 
@@ -72,17 +72,17 @@ fn only_pseries_has_its_default_window_again() {
 
 #[test]
 fn a_second_window_of_pseries_is_never_the_default_window_wherever_that_starts() {
-    let mut there = situation(Platform::Pseries);
+    let mut there = input(Platform::Pseries);
     there.facts.default = Some(range(2 * G, G));
     (there.default, there.default_waits) = (DefaultWindow::Live, 0);
-    there.standing = vec![standing(window(2 * G, G, PageShift::P4K, Origin::Default))];
+    there.live = vec![live(window(2 * G, G, PageShift::P4K, Origin::Default))];
     let plan = plan(&there, &WindowRequest::bytes(512 * M).page(PageShift::P4K)).unwrap();
     assert_eq!((plan.window.start, plan.window.size), (None, 512 * M));
 }
 
 #[test]
 fn a_page_fits_the_start_and_the_length() {
-    let there = situation(Platform::Powernv);
+    let there = input(Platform::Powernv);
     let page = |range| plan(&there, &WindowRequest::cover(range)).unwrap().window.page;
     assert_eq!(page(range(BIG.0, G)), PageShift::P64K);
     assert_eq!(page(range(BIG.0 + 0x1000, 0x1_0000)), PageShift::P4K);
@@ -91,10 +91,10 @@ fn a_page_fits_the_start_and_the_length() {
 
 #[test]
 fn a_device_reaches_a_window_whose_first_byte_it_can_name() {
-    let there = situation(Platform::Powernv);
+    let there = input(Platform::Powernv);
     let reach = |reach| plan(&there, &WindowRequest::bytes(G).reach(reach)).map(|plan| plan.window.start);
     assert_eq!(reach(BIG.0), Ok(Some(BIG)));
-    assert_eq!(reach(BIG.0 - 1), Err(Refusal::BeyondDevice { start: BIG, reach: BIG.0 - 1 }));
+    assert_eq!(reach(BIG.0 - 1), Err(PlanError::BeyondDevice { start: BIG, reach: BIG.0 - 1 }));
     // Of one that is there, the last byte as well.
     let default = |reach| plan(&there, &WindowRequest::cover(range(0, G)).reach(reach)).is_ok();
     assert_eq!((default(G - 1), default(G - 2)), (true, false));
@@ -102,14 +102,14 @@ fn a_device_reaches_a_window_whose_first_byte_it_can_name() {
 
 #[test]
 fn after_a_creation_the_waiting_default_window_is_there_as_well() {
-    let before = situation(Platform::Powernv);
+    let before = input(Platform::Powernv);
     let after = before.after(&plan(&before, &WindowRequest::bytes(G)).unwrap());
     assert_eq!((after.default, after.default_waits), (DefaultWindow::Live, 0));
-    let windows: Vec<_> = after.standing.iter().map(|standing| (standing.window.range, standing.in_use)).collect();
+    let windows: Vec<_> = after.live.iter().map(|live| (live.window.range, live.in_use)).collect();
     assert_eq!(windows, [(range(0, G), false), (range(BIG.0, G), true)]);
     // A plan that makes nothing uses the default window.
     let after = before.after(&plan(&before, &WindowRequest::cover(range(0, M))).unwrap());
-    assert_eq!((after.default, after.standing[0].in_use, after.standing.len()), (DefaultWindow::Live, true, 1));
+    assert_eq!((after.default, after.live[0].in_use, after.live.len()), (DefaultWindow::Live, true, 1));
 }
 
 #[test]
@@ -117,42 +117,41 @@ fn after_a_creation_without_default_window_there_is_none_unless_it_was_made_agai
     for platform in [Platform::Powernv, Platform::Pseries] {
         let before = without_default(platform);
         let after = before.after(&plan(&before, &WindowRequest::bytes(4 * G)).unwrap());
-        assert_eq!((after.default, after.standing.len()), (DefaultWindow::Gone, 1), "{platform}");
-        assert_eq!(after.standing[0].window.origin, Origin::Asked, "{platform}");
+        assert_eq!((after.default, after.live.len()), (DefaultWindow::Gone, 1), "{platform}");
+        assert_eq!(after.live[0].window.origin, Origin::Requested, "{platform}");
     }
     let before = without_default(Platform::Pseries);
     let after = before.after(&plan(&before, &WindowRequest::cover(range(0, M))).unwrap());
-    assert_eq!((after.default, after.standing[0].window.origin), (DefaultWindow::Live, Origin::Default));
+    assert_eq!((after.default, after.live[0].window.origin), (DefaultWindow::Live, Origin::Default));
     // powernv makes an ordinary window there.
     let before = without_default(Platform::Powernv);
     let after = before.after(&plan(&before, &WindowRequest::cover(range(0, G))).unwrap());
-    assert_eq!((after.default, after.standing[0].window.origin), (DefaultWindow::Gone, Origin::Asked));
+    assert_eq!((after.default, after.live[0].window.origin), (DefaultWindow::Gone, Origin::Requested));
 }
 
 #[test]
 fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
-    let demand = |start| standing(window(start, G, PageShift::P64K, Origin::Demand));
-    let default = standing(window(0, G, PageShift::P4K, Origin::Default));
-    let ranges = |after: &Situation| after.standing.iter().map(|there| there.window.range).collect::<Vec<_>>();
+    let demand = |start| live(window(start, G, PageShift::P64K, Origin::Demand));
+    let default = live(window(0, G, PageShift::P4K, Origin::Default));
+    let ranges = |after: &PlanInput| after.live.iter().map(|there| there.window.range).collect::<Vec<_>>();
     // One that is made larger.
     let both = vec![default, demand(BIG.0)];
-    let before =
-        Situation { default: DefaultWindow::Live, default_waits: 0, standing: both, ..situation(Platform::Powernv) };
+    let before = PlanInput { default: DefaultWindow::Live, default_waits: 0, live: both, ..input(Platform::Powernv) };
     let larger = plan(&before, &WindowRequest::cover(range(BIG.0 + G, G))).unwrap();
     assert_eq!(larger.steps[0], Step::Remove(BIG));
     assert!(larger.reasons.contains(&Reason::MakesRoom(range(BIG.0, G))));
     let after = before.after(&larger);
     assert_eq!((after.default, ranges(&after)), (DefaultWindow::Live, vec![range(0, G), range(BIG.0, 2 * G)]));
-    assert_eq!(after.standing.iter().map(|there| there.in_use).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(after.live.iter().map(|there| there.in_use).collect::<Vec<_>>(), [false, true]);
     // One where the default window was.
-    let half = standing(window(0, 512 * M, PageShift::P64K, Origin::Demand));
-    let before = Situation { standing: vec![half], ..without_default(Platform::Powernv) };
+    let half = live(window(0, 512 * M, PageShift::P64K, Origin::Demand));
+    let before = PlanInput { live: vec![half], ..without_default(Platform::Powernv) };
     let after = before.after(&plan(&before, &WindowRequest::cover(range(512 * M, 512 * M))).unwrap());
     assert_eq!((after.default, ranges(&after)), (DefaultWindow::Gone, vec![range(0, G)]));
     // The default window of firmware that grants one.
-    let mut waiting = situation(Platform::Pseries);
+    let mut waiting = input(Platform::Pseries);
     waiting.facts.windows = Some(1);
-    let live = Situation { default: DefaultWindow::Live, default_waits: 0, standing: vec![default], ..waiting.clone() };
+    let live = PlanInput { default: DefaultWindow::Live, default_waits: 0, live: vec![default], ..waiting.clone() };
     for before in [waiting, live] {
         let other = plan(&before, &WindowRequest::bytes(4 * G)).unwrap();
         assert_eq!(other.steps[0], Step::Remove(Iova(0)));
@@ -164,18 +163,18 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
 
 #[test]
 fn firmware_that_grants_one_window_gives_up_an_idle_default_window_and_no_other() {
-    let mut there = situation(Platform::Pseries);
+    let mut there = input(Platform::Pseries);
     there.facts.windows = Some(1);
-    let asked = Situation { default_asked: true, ..there.clone() };
-    assert_eq!(plan(&asked, &WindowRequest::bytes(4 * G)), Err(Refusal::OnlyWindowInUse));
+    let asked = PlanInput { default_reserved: true, ..there.clone() };
+    assert_eq!(plan(&asked, &WindowRequest::bytes(4 * G)), Err(PlanError::OnlyWindowInUse));
     (there.default, there.default_waits) = (DefaultWindow::Live, 0);
-    there.standing = vec![standing(window(0, G, PageShift::P4K, Origin::Default))];
+    there.live = vec![live(window(0, G, PageShift::P4K, Origin::Default))];
     // It is in the first slot then.
     let small = plan(&there, &WindowRequest::bytes(M).page(PageShift::P4K)).unwrap();
     assert_eq!((small.steps[0], small.window.start), (Step::Remove(Iova(0)), Some(Iova(0))));
     assert!(small.reasons.contains(&Reason::PageAsked(PageShift::P4K)));
-    there.standing[0].in_use = true;
-    assert_eq!(plan(&there, &WindowRequest::bytes(4 * G)), Err(Refusal::OnlyWindowInUse));
+    there.live[0].in_use = true;
+    assert_eq!(plan(&there, &WindowRequest::bytes(4 * G)), Err(PlanError::OnlyWindowInUse));
 }
 
 #[test]
@@ -183,36 +182,36 @@ fn only_the_window_that_is_kept_stays() {
     let mut windows = Windows::new();
     [0, BIG.0].into_iter().for_each(|start| windows.insert(window(start, G, PageShift::P64K, Origin::Demand)));
     windows.keep(BIG);
-    assert_eq!(windows.iter().map(|window| window.origin).collect::<Vec<_>>(), [Origin::Demand, Origin::Asked]);
+    assert_eq!(windows.iter().map(|window| window.origin).collect::<Vec<_>>(), [Origin::Demand, Origin::Requested]);
 }
 
 #[test]
 fn windows_make_room_only_where_there_is_none() {
-    let demand = |in_use| Standing { in_use, window: window(0, G, PageShift::P64K, Origin::Demand) };
+    let demand = |in_use| LiveWindow { in_use, window: window(0, G, PageShift::P64K, Origin::Demand) };
     let with =
-        |in_use, default| Situation { default, standing: vec![demand(in_use)], ..without_default(Platform::Powernv) };
-    let steps = |there: &Situation, request: &WindowRequest| plan(there, request).map(|plan| plan.steps.len());
+        |in_use, default| PlanInput { default, live: vec![demand(in_use)], ..without_default(Platform::Powernv) };
+    let steps = |there: &PlanInput, request: &WindowRequest| plan(there, request).map(|plan| plan.steps.len());
     let bytes = WindowRequest::bytes(4 * G);
     assert_eq!(steps(&with(false, DefaultWindow::Gone), &bytes), Ok(1), "the second slot is free");
     // Another window starts nearer below what is asked.
     let near = plan(&with(true, DefaultWindow::Gone), &WindowRequest::cover(range(BIG.0, M))).unwrap();
     assert_eq!((near.steps.len(), near.window.start), (1, Some(BIG)));
     let mut full = with(false, DefaultWindow::Gone);
-    full.standing.push(standing(window(BIG.0, G, PageShift::P64K, Origin::Asked)));
+    full.live.push(live(window(BIG.0, G, PageShift::P64K, Origin::Requested)));
     assert_eq!(plan(&full, &WindowRequest::bytes(G)).unwrap().steps[0], Step::Remove(Iova(0)));
     // What would lie over the MMIO there gets no room there.
-    let refused = Refusal::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
+    let refused = PlanError::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
     assert_eq!(plan(&full, &bytes), Err(refused));
-    full.standing[0].in_use = true;
-    let refused = Refusal::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
+    full.live[0].in_use = true;
+    let refused = PlanError::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
     assert_eq!(plan(&full, &bytes), Err(refused));
     // One that starts above what is asked is no help.
     let present = range(BIG.0, G);
     let mut above = without_default(Platform::Pseries);
-    above.standing = vec![standing(window(BIG.0, G, PageShift::P64K, Origin::Demand))];
-    assert_eq!(plan(&above, &WindowRequest::cover(range(0, M))), Err(Refusal::SecondDdw { present }));
+    above.live = vec![live(window(BIG.0, G, PageShift::P64K, Origin::Demand))];
+    assert_eq!(plan(&above, &WindowRequest::cover(range(0, M))), Err(PlanError::SecondDdw { present }));
     // powernv has two, whatever it says.
-    let mut one = situation(Platform::Powernv);
+    let mut one = input(Platform::Powernv);
     one.facts.windows = Some(1);
     assert_eq!(steps(&one, &bytes), Ok(1));
 }
@@ -233,14 +232,14 @@ fn the_default_window_of_pseries_comes_back_for_what_fits_it_and_nothing_else() 
     // With larger pages it is another window in any case.
     assert_eq!(planned(WindowRequest::cover(range(BIG.0, M))), Ok((None, 512 * M)));
     let large = planned(WindowRequest::cover(range(0, G)).page(PageShift::P64K));
-    assert_eq!(large, Err(Refusal::OutOfReach { asked: range(0, G), start: BIG }));
+    assert_eq!(large, Err(PlanError::OutOfReach { asked: range(0, G), start: BIG }));
     let powernv = plan(&without_default(Platform::Powernv), &small(WindowRequest::bytes(M))).unwrap();
     assert_eq!((powernv.window.start, powernv.window.size), (Some(BIG), 32 * M));
 }
 
 #[test]
 fn a_large_window_of_powernv_at_zero_is_said_to_lie_over_mmio() {
-    let over = |there: &Situation, request: &WindowRequest| {
+    let over = |there: &PlanInput, request: &WindowRequest| {
         plan(there, request).unwrap().reasons.contains(&Reason::OverlapsMmio)
     };
     let gone = without_default(Platform::Powernv);
@@ -254,32 +253,32 @@ fn a_large_window_of_powernv_at_zero_is_said_to_lie_over_mmio() {
 
 #[test]
 fn what_a_plan_is_charged_with_is_counted_once_and_afforded_to_the_last_byte() {
-    let mut there = situation(Platform::Pseries);
-    there.standing = vec![standing(window(BIG.0, G, PageShift::P64K, Origin::Asked))];
+    let mut there = input(Platform::Pseries);
+    there.live = vec![live(window(BIG.0, G, PageShift::P64K, Origin::Requested))];
     let locked = |start| plan(&there, &WindowRequest::cover(range(start, M))).unwrap().locked_bytes;
     assert_eq!((locked(BIG.0), locked(0)), (0, 2 * M), "the default window waits, the other is there");
-    let needs = |available| Situation { available: Some(available), ..situation(Platform::Pseries) }.affords(4 * M);
+    let needs = |available| PlanInput { available: Some(available), ..input(Platform::Pseries) }.check_budget(4 * M);
     assert_eq!(needs(8 * M), Ok(()));
-    assert_eq!(needs(8 * M - 1), Err(Refusal::NoMemory { needed: 4 * M, available: 8 * M - 1 }));
+    assert_eq!(needs(8 * M - 1), Err(PlanError::NoMemory { needed: 4 * M, available: 8 * M - 1 }));
 }
 
 #[test]
 fn a_default_window_that_something_is_asked_of_is_not_removed() {
-    let asked = Situation { default_asked: true, ..situation(Platform::Powernv) };
-    assert_eq!(plan_removal(&asked, Iova(0)), Err(Refusal::InUse { window: range(0, G) }));
-    assert!(plan_removal(&situation(Platform::Powernv), Iova(0)).is_ok());
+    let asked = PlanInput { default_reserved: true, ..input(Platform::Powernv) };
+    assert_eq!(plan_removal(&asked, Iova(0)), Err(PlanError::InUse { window: range(0, G) }));
+    assert!(plan_removal(&input(Platform::Powernv), Iova(0)).is_ok());
 }
 
 #[test]
 fn tables_cost_what_the_kernel_counts() {
-    let powernv = situation(Platform::Powernv).facts;
+    let powernv = input(Platform::Powernv).facts;
     // Two levels of 2^14 entries: 2^14 leaves and the level above, each of 128 KiB; and as much for
     // user addresses.
     assert_eq!(locked_bytes(&powernv, PageShift::P4K, 1 << 40, 2), 2 * ((2 << 30) + (128 << 10)));
     let cost = |levels| teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
     assert_eq!((cost(1), cost(2)), (1 << 16, 0));
     // The most entries there may be.
-    let most = |bytes| plan(&situation(Platform::Pseries), &WindowRequest::bytes(bytes)).is_ok();
+    let most = |bytes| plan(&input(Platform::Pseries), &WindowRequest::bytes(bytes)).is_ok();
     assert_eq!((most(1 << 44), most(1 << 45)), (true, false));
 }
 
@@ -311,6 +310,6 @@ fn what_was_refused_once_is_refused_from_that_size_on_and_for_that_group() {
     assert!(check(&refused, 1, PageShift::P4K, 4 * G) && check(&refused, 0, PageShift::P64K, 4 * G));
     refused.remember(1, PageShift::P4K, G, true);
     refused.remember(1, PageShift::P4K, G, false);
-    assert_eq!(refused.check(1, PageShift::P2M, M), Err(Refusal::Poisoned), "for good");
+    assert_eq!(refused.check(1, PageShift::P2M, M), Err(PlanError::Poisoned), "for good");
     assert!(check(&refused, 0, PageShift::P2M, M));
 }

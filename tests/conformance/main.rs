@@ -17,7 +17,6 @@
 use clap::Parser;
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::model::Preset;
-use spapr_iommu_tests::huge;
 use spapr_iommu_tests::lockstep::episode::Pair;
 use spapr_iommu_tests::lockstep::run::{Amount, Summary, run};
 use spapr_iommu_tests::lockstep::side::{Side, groups, shifted_model};
@@ -94,7 +93,7 @@ fn compare(options: &Options) -> Result<bool, String> {
         let what = format!("model:{preset} with itself");
         return Ok(report(&summary, &amount, &what, options.json));
     }
-    amount.huge = huge::huge_pages(preset.huge_pages());
+    amount.huge = machine::huge_pages(preset.huge_pages());
     let groups = groups(&host)?;
     let real = || Ok(Side::new(Vfio::new(), groups.clone()));
     let summary = run(&Pair { model: preset, real: &real }, &amount, progress)?;

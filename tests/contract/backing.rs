@@ -1,6 +1,6 @@
-//! Which IOMMU pages registered memory carries.
+//! Which IOMMU pages registered memory supports.
 
-use crate::fixture::{Ground, HIGH, K64, iova, part};
+use crate::fixture::{Fixture, HIGH, K64, iova, part};
 use crate::raw::Raw;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::Errno;
@@ -8,7 +8,8 @@ use spapr_iommu::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, WindowError};
-use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
@@ -17,15 +18,15 @@ fn window(raw: &Raw<'_>, page: PageShift) {
     assert_eq!(raw.create(page.get(), 1024 * page.bytes(), 1), Ok(HIGH));
 }
 
-/// Likewise, whatever the memory carries.
+/// Likewise, whatever the memory supports.
 fn ask(page: PageShift) -> WindowRequest {
-    WindowRequest::bytes(1024 * page.bytes()).page(page).carries(page)
+    WindowRequest::bytes(1024 * page.bytes()).page(page).max_iommu_page(page)
 }
 
-pub(crate) fn ordinary_memory_carries_pages_up_to_the_hosts(ground: &Ground) {
-    let pages = [PageShift::P4K, PageShift::P64K].into_iter().filter(|page| page.bytes() <= ground.page());
+pub(crate) fn ordinary_memory_carries_pages_up_to_the_hosts(fixture: &Fixture) {
+    let pages = [PageShift::P4K, PageShift::P64K].into_iter().filter(|page| page.bytes() <= fixture.page());
     for page in pages.clone() {
-        let raw = ground.v2();
+        let raw = fixture.v2();
         let memory = raw.registered(K64);
         window(&raw, page);
         assert_eq!(raw.map(memory.start(), HIGH, K64), Ok(0), "{page}");
@@ -33,9 +34,9 @@ pub(crate) fn ordinary_memory_carries_pages_up_to_the_hosts(ground: &Ground) {
         raw.gives_back(memory);
     }
 
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
-    assert_eq!(library.registry.carries(memory), Some(ground.preset.page.shift()));
+    assert_eq!(library.registry.max_iommu_page(memory), Some(fixture.preset.page.shift()));
     for page in pages {
         let start = library.space.create_window(&ask(page)).unwrap().range.start();
         library.space.map(iova(start.0, K64), memory.start(), RW).unwrap();
@@ -45,27 +46,27 @@ pub(crate) fn ordinary_memory_carries_pages_up_to_the_hosts(ground: &Ground) {
 }
 
 /// T11: the same EINVAL as for memory that is not registered.
-pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(ground: &Ground) {
-    let raw = ground.v2();
-    let host = ground.preset.page.shift().get();
+pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(fixture: &Fixture) {
+    let raw = fixture.v2();
+    let host = fixture.preset.page.shift().get();
     let sizes = raw.info().unwrap().ddw.pgsizes;
     let shift = (host + 1..64).find(|shift| sizes & (1 << shift) != 0).unwrap();
     let page = PageShift::new(shift).unwrap();
     let memory = raw.registered(2 * page.bytes());
     let aligned = UserAddr(page.ceil(memory.start().0).unwrap());
-    let stranger = ground.memory(2 * page.bytes());
+    let stranger = fixture.memory(2 * page.bytes());
     let strange = UserAddr(page.ceil(stranger.start().0).unwrap());
     window(&raw, page);
     assert_eq!(raw.map(aligned, HIGH, page.bytes()), Err(Errno::EINVAL));
     assert_eq!(raw.map(strange, HIGH, page.bytes()), Err(Errno::EINVAL), "not registered");
     raw.gives_back(memory);
     drop(raw);
-    ground.free(stranger);
+    fixture.free(stranger);
 
-    // The library tells the two apart, and chooses a page that the memory carries unless told
+    // The library tells the two apart, and chooses a page that the memory supports unless told
     // otherwise.
-    let library = ground.library();
-    let lease = library.registry.register(memory).unwrap();
+    let library = fixture.library();
+    let lease = library.registry.lease(memory).unwrap();
     library.space.create_window(&ask(page)).unwrap();
     library.calls();
     let refused = library.space.map(iova(HIGH, page.bytes()), aligned, RW).unwrap_err();
@@ -74,23 +75,23 @@ pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(ground: &Ground
     assert!(!library.calls().contains(&"VFIO_IOMMU_MAP_DMA"));
     library.space.remove_window(spapr_iommu::addr::Iova(HIGH)).unwrap();
     let refused = library.space.plan(&WindowRequest::bytes(1 << 34).page(page)).unwrap_err();
-    assert!(matches!(refused, WindowError::Refused(Refusal::PageTooLarge { .. })), "{refused}");
+    assert!(matches!(refused, WindowError::Refused(PlanError::PageTooLarge { .. })), "{refused}");
     let plan = library.space.plan(&WindowRequest::bytes(1 << 34)).unwrap();
     assert!(plan.window.page.get() <= host, "{plan:?}");
     lease.release().unwrap();
-    ground.free(memory);
+    fixture.free(memory);
 }
 
 /// Two hugetlb pages of the machine's smallest size.
-fn huge(ground: &Ground) -> (UserRange, PageShift) {
-    let page = ground.preset.huge_pages()[0];
-    (ground.huge(2 * page.bytes(), page).unwrap(), page)
+fn huge(fixture: &Fixture) -> (UserRange, PageShift) {
+    let page = fixture.preset.huge_pages()[0];
+    (fixture.huge(2 * page.bytes(), page).unwrap(), page)
 }
 
-pub(crate) fn hugetlb_memory_carries_its_own_page(ground: &Ground) {
-    let (memory, page) = huge(ground);
+pub(crate) fn hugetlb_memory_carries_its_own_page(fixture: &Fixture) {
+    let (memory, page) = huge(fixture);
     for page in [PageShift::P64K, page] {
-        let raw = ground.v2();
+        let raw = fixture.v2();
         assert_eq!(raw.register(memory), Ok(0));
         window(&raw, page);
         assert_eq!(raw.map(memory.start(), HIGH, memory.len()), Ok(0), "{page}");
@@ -98,51 +99,51 @@ pub(crate) fn hugetlb_memory_carries_its_own_page(ground: &Ground) {
         raw.gives_back(memory);
     }
 
-    let library = ground.library();
-    let lease = library.registry.register(memory).unwrap();
-    assert_eq!(library.registry.carries(memory), Some(page));
-    let request = WindowRequest::bytes(1024 * page.bytes()).carries(page);
+    let library = fixture.library();
+    let lease = library.registry.lease(memory).unwrap();
+    assert_eq!(library.registry.max_iommu_page(memory), Some(page));
+    let request = WindowRequest::bytes(1024 * page.bytes()).max_iommu_page(page);
     assert_eq!(library.space.plan(&request).unwrap().window.page, page);
     library.space.create_window(&request).unwrap();
     library.space.map(iova(HIGH, memory.len()), memory.start(), RW).unwrap();
     library.space.unmap(iova(HIGH, memory.len())).unwrap();
     lease.release().unwrap();
     drop(library);
-    ground.free(memory);
+    fixture.free(memory);
 }
 
 /// Start and length count as well.
-pub(crate) fn hugetlb_memory_registered_in_part_carries_less(ground: &Ground) {
-    let (memory, page) = huge(ground);
-    let cut = part(memory, 0, memory.len() - ground.page());
-    let raw = ground.v2();
+pub(crate) fn hugetlb_memory_registered_in_part_carries_less(fixture: &Fixture) {
+    let (memory, page) = huge(fixture);
+    let cut = part(memory, 0, memory.len() - fixture.page());
+    let raw = fixture.v2();
     assert_eq!(raw.register(cut), Ok(0));
     window(&raw, page);
     assert_eq!(raw.map(memory.start(), HIGH, page.bytes()), Err(Errno::EINVAL));
     raw.gives_back(cut);
     drop(raw);
 
-    let library = ground.library();
-    let lease = library.registry.register(cut).unwrap();
-    assert_eq!(library.registry.carries(cut), Some(ground.preset.page.shift()));
+    let library = fixture.library();
+    let lease = library.registry.lease(cut).unwrap();
+    assert_eq!(library.registry.max_iommu_page(cut), Some(fixture.preset.page.shift()));
     library.space.create_window(&ask(page)).unwrap();
     let refused = library.space.map(iova(HIGH, page.bytes()), memory.start(), RW).unwrap_err();
     assert!(matches!(refused, MapError::Memory(PinError::PageTooLarge { .. })), "{refused}");
     lease.release().unwrap();
     drop(library);
-    ground.free(memory);
+    fixture.free(memory);
 }
 
 /// The kernel looks at the first pages and takes the region for hugetlb; each page is looked at
 /// again by MAP, where a transparent huge page does for one of hugetlb.
-pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(ground: &Ground) {
+pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(fixture: &Fixture) {
     let page = PageShift::P2M;
     let memory = UserRange::new(UserAddr(1 << 40), 2 * page.bytes()).unwrap();
     let behind = part(memory, page.bytes(), page.bytes());
     for (kind, expected) in [(MemoryKind::Ordinary, Err(Errno::EPERM)), (MemoryKind::TransparentHuge, Ok(0))] {
-        ground.on_model(|model| model.declare(memory, MemoryKind::Huge(page)).unwrap());
-        ground.on_model(|model| model.declare(behind, kind).unwrap());
-        let raw = ground.v2();
+        fixture.on_model(|model| model.declare(memory, MemoryKind::Huge(page)).unwrap());
+        fixture.on_model(|model| model.declare(behind, kind).unwrap());
+        let raw = fixture.v2();
         assert_eq!(raw.register(memory), Ok(0));
         window(&raw, page);
         assert_eq!(raw.map(memory.start(), HIGH, page.bytes()), Ok(0));
@@ -151,12 +152,12 @@ pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(ground
         raw.gives_back(memory);
     }
 
-    // The library registers each kind by itself, and knows what it carries.
-    let library = ground.library();
-    let lease = library.registry.register(memory).unwrap();
-    let carries: Vec<_> =
-        library.registry.regions().iter().map(|region| (region.range.len(), region.carries)).collect();
-    assert_eq!(carries, [(page.bytes(), page), (page.bytes(), ground.preset.page.shift())]);
+    // The library registers each kind by itself, and knows what it supports.
+    let library = fixture.library();
+    let lease = library.registry.lease(memory).unwrap();
+    let max_iommu_page: Vec<_> =
+        library.registry.regions().iter().map(|region| (region.range.len(), region.max_iommu_page)).collect();
+    assert_eq!(max_iommu_page, [(page.bytes(), page), (page.bytes(), fixture.preset.page.shift())]);
     library.space.create_window(&ask(page)).unwrap();
     library.space.map(iova(HIGH, page.bytes()), memory.start(), RW).unwrap();
     let second = iova(HIGH + page.bytes(), page.bytes());

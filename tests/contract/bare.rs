@@ -2,13 +2,14 @@
 //! other processes, files.
 #![allow(unsafe_code, reason = "bare ioctls with bad arguments")]
 
-use crate::fixture::{Ground, K64, part};
+use crate::fixture::{Fixture, K64, part};
 use libc::{c_int, c_ulong};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Obstacle};
 use spapr_iommu::uapi::{Number, eeh, spapr, vfio};
+use spapr_iommu_tests::by_address::ByAddress;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,10 +27,10 @@ struct Bare {
 }
 
 impl Bare {
-    fn new(ground: &Ground, kind: u32) -> Self {
+    fn new(fixture: &Fixture, kind: u32) -> Self {
         let open = |path: &str| File::options().read(true).write(true).open(path).unwrap();
         let container = open("/dev/vfio/vfio");
-        let group = open(&format!("/dev/vfio/{}", ground.groups[0].0));
+        let group = open(&format!("/dev/vfio/{}", fixture.groups[0].0));
         let fd: c_int = container.as_raw_fd();
         assert_eq!(ioctl(&group, vfio::GROUP_SET_CONTAINER, (&raw const fd).expose_provenance() as c_ulong), Ok(0));
         assert_eq!(ioctl(&container, vfio::SET_IOMMU, kind.into()), Ok(0));
@@ -60,26 +61,26 @@ const V2_CALLS: [Number; 7] = [
 ];
 
 /// Before any look at sizes; but MAP and UNMAP want a REGISTER first.
-pub(crate) fn arguments_that_fault_are_efault(ground: &Ground) {
-    let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
+pub(crate) fn arguments_that_fault_are_efault(fixture: &Fixture) {
+    let bare = Bare::new(fixture, spapr::TCE_V2_IOMMU);
     let fault = |number| ioctl(&bare.container, number, NOWHERE);
     assert_eq!([vfio::IOMMU_MAP_DMA, vfio::IOMMU_UNMAP_DMA].map(fault), [Err(Errno::EPERM); 2]);
-    let memory = ground.memory(K64);
+    let memory = fixture.memory(K64);
     let mut args = spapr::RegisterMemory { argsz: 24, flags: 0, vaddr: memory.start().0, size: K64 };
     assert_eq!(bare.call(spapr::REGISTER_MEMORY, &mut args), Ok(0));
     assert_eq!(V2_CALLS.map(fault), [Err(Errno::EFAULT); 7]);
-    let expected = if ground.powernv() { Errno::EFAULT } else { Errno::ENODEV };
+    let expected = if fixture.powernv() { Errno::EFAULT } else { Errno::ENODEV };
     assert_eq!(fault(eeh::PE_OP), Err(expected), "without EEH nothing is read");
 }
 
 /// What is too much is ignored, and never written back.
-pub(crate) fn arguments_larger_than_their_structure_are_fine(ground: &Ground) {
-    let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
+pub(crate) fn arguments_larger_than_their_structure_are_fine(fixture: &Fixture) {
+    let bare = Bare::new(fixture, spapr::TCE_V2_IOMMU);
     let mut info = [spapr::TceInfo { argsz: 4096, ..Default::default() }; 2];
     assert_eq!(bare.call(spapr::TCE_GET_INFO, &mut info), Ok(0));
     assert_eq!((info[0].argsz, info[0].flags), (4096, spapr::INFO_DDW));
     assert_eq!(info[1], spapr::TceInfo { argsz: 4096, ..Default::default() }, "what lies behind is untouched");
-    let memory = ground.memory(K64);
+    let memory = fixture.memory(K64);
     let args = spapr::RegisterMemory { argsz: u32::MAX, flags: 0, vaddr: memory.start().0, size: K64 };
     for number in [spapr::REGISTER_MEMORY, spapr::UNREGISTER_MEMORY] {
         let mut sent = args;
@@ -89,8 +90,8 @@ pub(crate) fn arguments_larger_than_their_structure_are_fine(ground: &Ground) {
 
 /// Numbers are without size or direction, and yet not the same on all architectures: POWER's have
 /// bit 29.
-pub(crate) fn numbers_of_other_architectures_are_unknown(ground: &Ground) {
-    let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
+pub(crate) fn numbers_of_other_architectures_are_unknown(fixture: &Fixture) {
+    let bare = Bare::new(fixture, spapr::TCE_V2_IOMMU);
     let numbers = [vfio::GET_API_VERSION, spapr::TCE_GET_INFO, vfio::IOMMU_MAP_DMA, spapr::TCE_CREATE, eeh::PE_OP];
     for (number, n) in numbers.into_iter().zip([0, 12, 13, 19, 21]) {
         assert_eq!(number, 0x2000_3b64 + n);
@@ -115,13 +116,13 @@ pub(crate) fn stranger() -> Option<Result<(), String>> {
 
 /// The process that first registers, makes or removes a window is the container's: files passed on
 /// are of no use to others.
-pub(crate) fn calls_of_another_process_are_eperm_once_one_is_bound(ground: &Ground) {
+pub(crate) fn calls_of_another_process_are_eperm_once_one_is_bound(fixture: &Fixture) {
     let ask = |bare: &Bare| {
         let stdin = Stdio::from(bare.container.try_clone().unwrap());
         let child = Command::new("/proc/self/exe").env(WORD, "Err(EPERM)").stdin(stdin).output().unwrap();
         (child.status.success(), String::from_utf8_lossy(&child.stderr).into_owned())
     };
-    let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
+    let bare = Bare::new(fixture, spapr::TCE_V2_IOMMU);
     let (refused, said) = ask(&bare);
     assert!(!refused && said.contains("EFAULT"), "not bound yet, and another process is as good: {said}");
     // That child has bound it, by a REGISTER that failed: now this process is the stranger.
@@ -129,8 +130,8 @@ pub(crate) fn calls_of_another_process_are_eperm_once_one_is_bound(ground: &Grou
     assert_eq!(bare.call(spapr::TCE_GET_INFO, &mut args), Err(Errno::EPERM));
     drop(bare);
 
-    let bare = Bare::new(ground, spapr::TCE_V2_IOMMU);
-    let memory = ground.memory(K64);
+    let bare = Bare::new(fixture, spapr::TCE_V2_IOMMU);
+    let memory = fixture.memory(K64);
     let mut args = spapr::RegisterMemory { argsz: 24, flags: 0, vaddr: memory.start().0, size: K64 };
     assert_eq!(bare.call(spapr::REGISTER_MEMORY, &mut args), Ok(0));
     let (refused, said) = ask(&bare);
@@ -138,7 +139,7 @@ pub(crate) fn calls_of_another_process_are_eperm_once_one_is_bound(ground: &Grou
     drop(bare);
 
     // The library's files are closed on exec.
-    let library = ground.library();
+    let library = fixture.library();
     let flags =
         |fd: &Path| std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(fd.file_name().unwrap())).unwrap();
     let files = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
@@ -148,7 +149,7 @@ pub(crate) fn calls_of_another_process_are_eperm_once_one_is_bound(ground: &Grou
 }
 
 /// Shared memory without a file system behind it.
-pub(crate) fn register_of_a_memfd_is_fine(ground: &Ground) {
+pub(crate) fn register_of_a_memfd_is_fine(fixture: &Fixture) {
     let file = memfd_create("contract", MFdFlags::MFD_CLOEXEC).unwrap();
     nix::unistd::ftruncate(&file, K64.cast_signed()).unwrap();
     let length = NonZeroUsize::new(K64 as usize).unwrap();
@@ -156,21 +157,21 @@ pub(crate) fn register_of_a_memfd_is_fine(ground: &Ground) {
     // SAFETY: a new mapping where the kernel finds room replaces none.
     let mapped = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
     let memory = UserRange::new(UserAddr(mapped.as_ptr().expose_provenance() as u64), K64).unwrap();
-    let raw = ground.v2();
+    let raw = fixture.v2();
     assert_eq!(raw.register(memory), Ok(0));
     raw.gives_back(memory);
     drop(raw);
-    let library = ground.library();
-    library.registry.register(part(memory, 0, K64)).unwrap().release().unwrap();
+    let library = fixture.library();
+    library.registry.lease(part(memory, 0, K64)).unwrap().release().unwrap();
     drop(library);
     // SAFETY: the mapping made above; nobody uses it any more.
     unsafe { munmap(mapped, length.get()) }.unwrap();
 }
 
 /// VFIO on POWER has groups and containers only: no device files, no iommufd that speaks sPAPR.
-pub(crate) fn devices_have_no_files_of_their_own(ground: &Ground) {
+pub(crate) fn devices_have_no_files_of_their_own(fixture: &Fixture) {
     assert!(!Path::new("/dev/vfio/devices").exists() && !Path::new("/dev/iommu").exists());
-    let library = ground.library();
-    assert!(!matches!(ground.kernel.obstacle(spapr_iommu::host::Node::Container), Some(Obstacle::NoVfio)));
+    let library = fixture.library();
+    assert!(!matches!(fixture.kernel.obstacle(spapr_iommu::host::Node::Container), Some(Obstacle::NoVfio)));
     drop(library);
 }

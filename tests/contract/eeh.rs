@@ -1,6 +1,6 @@
 //! EEH_PE_OP, which the library leaves alone.
 
-use crate::fixture::{Ground, K4, K64, iova};
+use crate::fixture::{Fixture, K4, K64, iova};
 use crate::raw::{Outcome, Raw};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
@@ -17,29 +17,29 @@ fn call(raw: &Raw<'_>, args: PeOp) -> Outcome {
 }
 
 /// Attaching, mapping and taking down need none of it.
-fn library_does_without(ground: &Ground) {
-    let library = ground.library();
+fn library_does_without(fixture: &Fixture) {
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), Permission::ReadWrite).unwrap();
     library.space.unmap(iova(0, K4)).unwrap();
-    library.space.detach(ground.groups[0].0).unwrap();
+    library.space.detach(fixture.groups[0].0).unwrap();
     let calls = library.calls();
     assert!(calls.contains(&"VFIO_IOMMU_MAP_DMA") && !calls.contains(&"VFIO_EEH_PE_OP"), "{calls:?}");
 }
 
 /// Emulated devices have no PE there, which is seen before the argument is.
-pub(crate) fn eeh_gives_enodev_without_a_pe_on_pseries(ground: &Ground) {
+pub(crate) fn eeh_gives_enodev_without_a_pe_on_pseries(fixture: &Fixture) {
     for kind in [TCE_IOMMU, TCE_V2_IOMMU] {
-        let raw = ground.container(kind, &[0]);
+        let raw = fixture.container(kind, &[0]);
         for args in (0..=10).map(short).chain([PeOp::default(), PeOp { flags: 1, ..short(4) }]) {
             assert_eq!(call(&raw, args), Err(Errno::ENODEV), "{args:?}");
         }
     }
-    library_does_without(ground);
+    library_does_without(fixture);
 }
 
 /// v1 or v2, with nothing enabled, registered or mapped.
-pub(crate) fn eeh_operations_give_0_on_a_sound_pe_on_powernv(ground: &Ground) {
+pub(crate) fn eeh_operations_give_0_on_a_sound_pe_on_powernv(fixture: &Fixture) {
     let show = |raw: Raw<'_>| {
         for op in [op::DISABLE, op::ENABLE, op::UNFREEZE_IO, op::UNFREEZE_DMA, op::GET_STATE, op::CONFIGURE] {
             assert_eq!(call(&raw, short(op)), Ok(0), "{op}");
@@ -50,14 +50,14 @@ pub(crate) fn eeh_operations_give_0_on_a_sound_pe_on_powernv(ground: &Ground) {
             }
         }
     };
-    show(ground.v1());
-    show(ground.v2());
-    assert_eq!(ground.locked(), 0);
-    library_does_without(ground);
+    show(fixture.v1());
+    show(fixture.v2());
+    assert_eq!(fixture.locked(), 0);
+    library_does_without(fixture);
 }
 
-pub(crate) fn eeh_checks_its_argument_on_powernv(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn eeh_checks_its_argument_on_powernv(fixture: &Fixture) {
+    let raw = fixture.v2();
     let state = short(op::GET_STATE);
     let wrong = [PeOp { argsz: 11, ..state }, PeOp { flags: 1, ..state }, short(10), short(u32::MAX)];
     for args in wrong {
@@ -65,13 +65,13 @@ pub(crate) fn eeh_checks_its_argument_on_powernv(ground: &Ground) {
     }
     assert_eq!(call(&raw, PeOp { argsz: 40, ..state }), Ok(0));
     drop(raw);
-    library_does_without(ground);
+    library_does_without(fixture);
 }
 
 /// The firmware of the emulated machines injects errors of the configuration space, not such of I/O
 /// ports.
-pub(crate) fn eeh_injection_checks_function_then_type_then_firmware_on_powernv(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn eeh_injection_checks_function_then_type_then_firmware_on_powernv(fixture: &Fixture) {
+    let raw = fixture.v2();
     let inject = |argsz, kind, func| {
         let err = PeErr { kind, func, addr: 0, mask: 0 };
         call(&raw, PeOp { argsz, op: op::INJECT_ERR, err, ..Default::default() })
@@ -82,20 +82,20 @@ pub(crate) fn eeh_injection_checks_function_then_type_then_firmware_on_powernv(g
     assert_eq!(inject(40, 2, 2), Err(Errno::ERANGE));
     assert_eq!(inject(40, 0, 2), Err(Errno::EIO));
     drop(raw);
-    library_does_without(ground);
+    library_does_without(fixture);
 }
 
 /// And the newest group that has one answers for all.
-pub(crate) fn eeh_state_is_a_positive_result_on_powernv(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn eeh_state_is_a_positive_result_on_powernv(fixture: &Fixture) {
+    let raw = fixture.v2();
     assert_eq!(raw.attach(1), Ok(0));
     for (place, stopped) in [(0, state::STOPPED), (1, state::STOPPED_DMA)] {
-        let group = ground.groups[place].0;
-        ground.on_model(|model| model.set_eeh_state(group, stopped));
+        let group = fixture.groups[place].0;
+        fixture.on_model(|model| model.set_eeh_state(group, stopped));
         assert_eq!(call(&raw, short(op::GET_STATE)), Ok(stopped), "{place}");
     }
     assert_eq!(call(&raw, short(op::ENABLE)), Ok(0), "which thaws all groups");
     assert_eq!(call(&raw, short(op::GET_STATE)), Ok(state::NORMAL));
     drop(raw);
-    library_does_without(ground);
+    library_does_without(fixture);
 }

@@ -1,16 +1,18 @@
-//! Where a rule is shown: a kernel, with what is to be known of it, and short words for both.
+//! Where a rule is shown: a kernel, with what is to be known of it, and short words for both. And
+//! the library on the same kernel: it reaches no trap, and leaves nothing behind.
 
-use crate::kernel::Kernel;
-use crate::library::Library;
-use crate::limit::Limit;
+use crate::kernel::{Kernel, Limit};
 use crate::raw::Raw;
 use crate::rule::{self, Leaves};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Node, Wrapper};
 use spapr_iommu::model::{Leak, Model, Preset, Recording, Violation};
+use spapr_iommu::registry::{Lease, Registry};
+use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::spapr;
-use spapr_iommu_tests::groups;
+use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::machine;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ pub(crate) enum Part {
     Bare,
 }
 
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) kernel: Arc<Recording<Kernel>>,
     /// The machine, or the one that is modelled.
     pub(crate) preset: Preset,
@@ -42,7 +44,7 @@ pub(crate) struct Ground {
     locked: u64,
 }
 
-impl Ground {
+impl Fixture {
     /// The running kernel, with its groups from number `first` on.
     pub(crate) fn running(preset: Preset, first: usize, part: Part) -> Result<Self, String> {
         let host = Vfio::new();
@@ -245,6 +247,55 @@ pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
 
 /// Groups with vfio-pci, each with the address of its first device.
 fn first_devices(host: &impl Host) -> Vec<(u32, String)> {
-    let groups = groups::groups(host).into_iter();
+    let groups = machine::groups(host).into_iter();
     groups.filter_map(|group| Some((group.number, group.devices.into_iter().next()?.address))).collect()
+}
+
+/// Leases that came of it go before it does.
+pub(crate) struct Library<'g> {
+    // Dropped in this order.
+    pub(crate) space: AddressSpace,
+    pub(crate) registry: Registry,
+    before: Before<'g>,
+}
+
+/// What there was before the library began; dropped, it looks whether that is all there is now.
+struct Before<'g> {
+    fixture: &'g Fixture,
+    violations: Vec<Violation>,
+    locked: i64,
+}
+
+impl<'g> Library<'g> {
+    pub(crate) fn new(fixture: &'g Fixture) -> Self {
+        Self::on(fixture, fixture.kernel.clone())
+    }
+
+    pub(crate) fn on(fixture: &'g Fixture, host: Arc<dyn Host>) -> Self {
+        let before = Before { fixture, violations: fixture.violations(), locked: fixture.locked() };
+        let registry = Registry::new(host);
+        fixture.kernel.take();
+        Self { space: AddressSpace::new(&registry), registry, before }
+    }
+
+    /// Memory that is registered as long as the lease lives.
+    pub(crate) fn leased(&self, size: u64) -> (UserRange, Lease) {
+        let range = self.before.fixture.memory(size);
+        let lease = self.registry.lease(range).unwrap();
+        (range, lease)
+    }
+
+    /// Names of the calls that the kernel saw since the last time, or since the library began.
+    pub(crate) fn calls(&self) -> Vec<&'static str> {
+        self.before.fixture.kernel.take().iter().map(|record| record.call.name()).collect()
+    }
+}
+
+impl Drop for Before<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.fixture.violations(), self.violations, "the library reached a trap");
+            assert_eq!(self.fixture.locked(), self.locked, "locked bytes that the library left behind");
+        }
+    }
 }

@@ -1,5 +1,6 @@
-//! The kernel a rule is shown on: the running one, or a model.
+//! The kernel a rule is shown on: the running one, or a model; and a limit of locked memory there.
 
+use crate::fixture::Fixture;
 use spapr_iommu::addr::{PageShift, UserRange};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{
@@ -7,6 +8,8 @@ use spapr_iommu::host::{
 };
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::vfio::IrqSet;
+use spapr_iommu_tests::by_address::RunCall;
+use spapr_iommu_tests::machine::RealLimit;
 use std::os::fd::BorrowedFd;
 
 #[derive(Debug)]
@@ -46,8 +49,8 @@ impl Host for Kernel {
     fn close(&self, fd: Fd) {
         self.host().close(fd);
     }
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        self.host().call(fd, call)
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        self.host().run_call(fd, call)
     }
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
         self.host().set_irqs(device, set, eventfds)
@@ -78,5 +81,27 @@ impl Host for Kernel {
     }
     fn obstacle(&self, node: Node<'_>) -> Option<Obstacle> {
         self.host().obstacle(node)
+    }
+}
+
+/// Holds until it is dropped.
+pub(crate) struct Limit<'g> {
+    fixture: &'g Fixture,
+    _real: Option<RealLimit>,
+}
+
+impl<'g> Limit<'g> {
+    /// Lets `room` bytes more be locked than are now.
+    pub(crate) fn new(fixture: &'g Fixture, room: u64) -> Self {
+        let most = fixture.kernel.memlock().unwrap().locked + room;
+        fixture.on_model(|model| model.set_memlock(Some(most), false));
+        let real = (!fixture.is_model()).then(|| RealLimit::new(most).unwrap());
+        Self { fixture, _real: real }
+    }
+}
+
+impl Drop for Limit<'_> {
+    fn drop(&mut self) {
+        self.fixture.on_model(|model| model.set_memlock(None, true));
     }
 }

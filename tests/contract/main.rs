@@ -17,27 +17,19 @@ mod bare;
 mod core;
 mod create;
 mod create_pseries;
-mod document;
 mod eeh;
-mod fatal;
 mod fixture;
 mod info;
 mod kernel;
-mod library;
-mod limit;
 mod locked;
 mod map;
-mod orphan;
 mod ownership;
 mod pages;
-mod platform;
-mod process;
 mod raw;
 mod register;
 mod remove;
 mod rule;
 mod rules;
-mod run;
 mod sharing;
 mod traps;
 mod unmap;
@@ -86,16 +78,16 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if let Some(name) = options.alone.as_deref() {
-        return run::alone(name, options.preset, options.group, fixture::Part::Whole);
+        return rule::alone(name, options.preset, options.group, fixture::Part::Whole);
     }
     if let Some(name) = options.fatal.as_deref() {
-        return run::alone(name, options.preset, 0, fixture::Part::Bare);
+        return rule::alone(name, options.preset, 0, fixture::Part::Bare);
     }
     if let Some(name) = options.refused.as_deref() {
-        return run::alone(name, options.preset, 0, fixture::Part::Library);
+        return rule::alone(name, options.preset, 0, fixture::Part::Library);
     }
     // On a real machine a group has one opener at a time; models have a machine each.
-    match run::trials(options.preset, options.scars) {
+    match rule::trials(options.preset, options.scars) {
         Ok(trials) => {
             let one = spapr_iommu::host::Host::platform(&spapr_iommu::host::vfio::Vfio::new()).map(|_| 1);
             let test_threads = one.or(options.arguments.test_threads);

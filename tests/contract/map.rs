@@ -1,6 +1,6 @@
 //! MAP_DMA: what is checked before the first page, in which order.
 
-use crate::fixture::{Ground, HIGH, K4, K64, at, iova};
+use crate::fixture::{Fixture, HIGH, K4, K64, at, iova};
 use crate::raw::{READ, WRITE};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::{Call, Errno, MemlockError};
@@ -8,34 +8,36 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::vfio;
-use spapr_iommu::window::{Refusal, WindowRequest};
+use spapr_iommu::window::{PlanError, WindowRequest};
+use spapr_iommu_tests::by_address;
+use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
 /// What the default window's table locks.
-pub(crate) fn default_table(ground: &Ground) -> i64 {
-    if ground.powernv() { 8 << 20 } else { 2 << 20 }
+pub(crate) fn default_table(fixture: &Fixture) -> i64 {
+    if fixture.powernv() { 8 << 20 } else { 2 << 20 }
 }
 
 /// Not even the arguments are looked at.
-pub(crate) fn map_before_any_register_is_eperm(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_before_any_register_is_eperm(fixture: &Fixture) {
+    let raw = fixture.v2();
     let nothing = vfio::DmaMap::default();
     assert_eq!(raw.call(Call::MapDma(nothing)), Err(Errno::EPERM));
-    assert_eq!(raw.map(ground.memory(K64).start(), 0, K4), Err(Errno::EPERM));
+    assert_eq!(raw.map(fixture.memory(K64).start(), 0, K4), Err(Errno::EPERM));
     drop(raw);
 
     // The library registers first, with whichever container maps.
-    let library = ground.library_without_groups();
+    let library = fixture.library_without_groups();
     let (memory, _lease) = library.leased(K64);
     assert!(library.calls().is_empty(), "there is no container to register with");
-    library.space.attach(ground.groups[0].0).unwrap();
+    library.space.attach(fixture.groups[0].0).unwrap();
     library.space.map(iova(0, K4), memory.start(), RW).unwrap();
     library.space.unmap(iova(0, K4)).unwrap();
 }
 
-pub(crate) fn map_with_a_short_argument_or_strange_flags_is_einval(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_with_a_short_argument_or_strange_flags_is_einval(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     let good = vfio::DmaMap { argsz: 32, flags: READ | WRITE, vaddr: memory.start().0, iova: 0, size: K4 };
     for bad in [
@@ -44,7 +46,7 @@ pub(crate) fn map_with_a_short_argument_or_strange_flags_is_einval(ground: &Grou
         vfio::DmaMap { flags: READ | 4, ..good },
         vfio::DmaMap { flags: 1 << 31, ..good },
     ] {
-        let (result, cost) = ground.cost(|| raw.call(Call::MapDma(bad)));
+        let (result, cost) = fixture.cost(|| raw.call(Call::MapDma(bad)));
         assert_eq!((result, cost), (Err(Errno::EINVAL), 0), "{bad:?}, and no window comes of it");
     }
     raw.gives_back(memory);
@@ -53,41 +55,41 @@ pub(crate) fn map_with_a_short_argument_or_strange_flags_is_einval(ground: &Grou
 }
 
 /// The window is charged though nothing is mapped.
-pub(crate) fn map_that_is_refused_still_creates_the_default_window(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_that_is_refused_still_creates_the_default_window(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
-    let (result, cost) = ground.cost(|| raw.map(memory.start(), 0, 1));
-    assert_eq!((result, cost), (Err(Errno::EINVAL), default_table(ground)));
+    let (result, cost) = fixture.cost(|| raw.map(memory.start(), 0, 1));
+    assert_eq!((result, cost), (Err(Errno::EINVAL), default_table(fixture)));
     drop(raw);
 
     // The library checks before it asks: the window still waits.
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.calls();
-    let (refused, cost) = ground.cost(|| library.space.map(iova(0, 1), memory.start(), RW));
+    let (refused, cost) = fixture.cost(|| library.space.map(iova(0, 1), memory.start(), RW));
     assert!(matches!(refused, Err(MapError::Misaligned { .. })), "{refused:?}");
     assert_eq!((cost, library.calls().len()), (0, 0));
 }
 
 /// The failure is the default window's; a failure of the limit leaks nothing.
-pub(crate) fn map_that_cannot_afford_the_default_window_is_enomem(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_that_cannot_afford_the_default_window_is_enomem(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
-    let room = default_table(ground).cast_unsigned() - K64;
-    let limit = ground.limit(room);
-    let (result, cost) = ground.cost(|| raw.map(memory.start(), 0, K4));
+    let room = default_table(fixture).cast_unsigned() - K64;
+    let limit = fixture.limit(room);
+    let (result, cost) = fixture.cost(|| raw.map(memory.start(), 0, K4));
     drop(limit);
     assert_eq!((result, cost), (Err(Errno::ENOMEM), 0));
     assert_eq!(raw.map(memory.start(), 0, K4), Ok(0), "the window is still to come");
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.calls();
-    let limit = ground.limit(room);
+    let limit = fixture.limit(room);
     let refused = library.space.map(iova(0, K4), memory.start(), RW).unwrap_err();
     drop(limit);
-    let told = |refusal: &Refusal| matches!(refusal, Refusal::Memlock(MemlockError::OverLimit { .. }));
+    let told = |refusal: &PlanError| matches!(refusal, PlanError::Memlock(MemlockError::OverLimit { .. }));
     let (MapError::Window(WindowError::Refused(why)) | MapError::NoWindow { why, .. }) = &refused else {
         panic!("{refused}");
     };
@@ -95,10 +97,10 @@ pub(crate) fn map_that_cannot_afford_the_default_window_is_enomem(ground: &Groun
 }
 
 /// Whatever else is wrong.
-pub(crate) fn map_outside_all_windows_is_enxio(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_outside_all_windows_is_enxio(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
-    let end = ground.default_window();
+    let end = fixture.default_window();
     for start in [end, end + 1, HIGH, 1 << 40, u64::MAX - 0xfff] {
         assert_eq!(raw.map(memory.start(), start, 1), Err(Errno::ENXIO), "{start:#x}");
     }
@@ -106,7 +108,7 @@ pub(crate) fn map_outside_all_windows_is_enxio(ground: &Ground) {
     drop(raw);
 
     // The library makes the window, or says why there can be none.
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let refused = library.space.map(iova(1 << 40, K64), memory.start(), RW).unwrap_err();
     assert!(matches!(refused, MapError::NoWindow { .. }), "{refused}");
@@ -114,8 +116,8 @@ pub(crate) fn map_outside_all_windows_is_enxio(ground: &Ground) {
     library.space.unmap(iova(HIGH, K64)).unwrap();
 }
 
-pub(crate) fn map_of_parts_of_iommu_pages_is_einval(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_of_parts_of_iommu_pages_is_einval(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     for size in [1, 0x800, K4 + 1] {
         assert_eq!(raw.map(memory.start(), 0, size), Err(Errno::EINVAL), "{size:#x}");
@@ -126,7 +128,7 @@ pub(crate) fn map_of_parts_of_iommu_pages_is_einval(ground: &Ground) {
     raw.gives_back(memory);
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let refused = library.space.map(iova(0, 0x800), memory.start(), RW).unwrap_err();
     assert!(matches!(refused, MapError::Misaligned { page: PageShift::P4K, .. }), "{refused}");
@@ -135,8 +137,8 @@ pub(crate) fn map_of_parts_of_iommu_pages_is_einval(ground: &Ground) {
 }
 
 /// A TCE without a right would map nothing.
-pub(crate) fn map_without_a_right_is_einval(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_without_a_right_is_einval(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     assert_eq!(raw.map_for(0, memory.start(), 0, K4), Err(Errno::EINVAL));
     raw.gives_back(memory);
@@ -146,8 +148,8 @@ pub(crate) fn map_without_a_right_is_einval(ground: &Ground) {
 
 /// The kernel returns a C boolean: neither 0 nor an error number. (Trap: a positive result is a
 /// failure.)
-pub(crate) fn map_with_a_misaligned_iova_gives_1(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_with_a_misaligned_iova_gives_1(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     for start in [1, 0x800, K4 + 0x800] {
         assert_eq!(raw.map(memory.start(), start, K4), Ok(1), "{start:#x}");
@@ -155,7 +157,7 @@ pub(crate) fn map_with_a_misaligned_iova_gives_1(ground: &Ground) {
     raw.gives_back(memory);
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.calls();
     let refused = library.space.map(iova(0x800, K4), memory.start(), RW).unwrap_err();
@@ -164,11 +166,11 @@ pub(crate) fn map_with_a_misaligned_iova_gives_1(ground: &Ground) {
 
 /// The first thing that is wrong decides, and what decides first is not what a reader would take
 /// for it.
-pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
-    let outside = ground.default_window();
-    let strange = ground.memory(K64).start();
+    let outside = fixture.default_window();
+    let strange = fixture.memory(K64).start();
     // Everything is wrong, and one thing less in each line.
     assert_eq!(raw.map_for(4, strange, outside + 1, 1), Err(Errno::EINVAL), "flags");
     assert_eq!(raw.map_for(0, strange, outside + 1, 1), Err(Errno::ENXIO), "window");
@@ -182,7 +184,7 @@ pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(ground: &G
     drop(raw);
 
     // The library's order: the range, the window, the page, what is in the way, the memory.
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let map = |start, len, user| library.space.map(iova(start, len), user, RW);
     assert!(matches!(map(outside - K4, 2 * K4, strange), Err(MapError::NoWindow { .. })));
@@ -192,9 +194,9 @@ pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(ground: &G
 }
 
 /// A table is asked by its own page: slot 0 first.
-pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(ground: &Ground) {
-    let shift = ground.preset.page.shift();
-    let raw = ground.v2();
+pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(fixture: &Fixture) {
+    let shift = fixture.preset.page.shift();
+    let raw = fixture.v2();
     let memory = raw.registered(2 * K64);
     let start = raw.create(shift.get(), 1 << 30, 1).unwrap();
     let large = shift.bytes();
@@ -206,7 +208,7 @@ pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(ground: &Groun
     raw.gives_back(memory);
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let window = library.space.create_window(&WindowRequest::bytes(1 << 30).page(shift)).unwrap();
     let (memory, _lease) = library.leased(2 * K64);
     let there = window.range.start().0;
@@ -218,9 +220,9 @@ pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(ground: &Groun
 
 /// Harmless but where POWER8 hangs; recorded all the same. (At other addresses than 0 POWER8
 /// survives it.)
-pub(crate) fn map_and_unmap_of_no_bytes_return_0(ground: &Ground) {
-    ground.scars(|| {
-        let raw = ground.v2();
+pub(crate) fn map_and_unmap_of_no_bytes_return_0(fixture: &Fixture) {
+    fixture.scars(|| {
+        let raw = fixture.v2();
         let memory = raw.registered(K64);
         assert_eq!(raw.map(memory.start(), K4, 0), Ok(0));
         assert_eq!(raw.unmap(K4, 0), Ok(0));
@@ -228,7 +230,7 @@ pub(crate) fn map_and_unmap_of_no_bytes_return_0(ground: &Ground) {
     });
     // No range is without a byte, so that no call is either.
     assert!(spapr_iommu::addr::IovaRange::new(spapr_iommu::addr::Iova(K4), 0).is_err());
-    let library = ground.library();
+    let library = fixture.library();
     let (_, lease) = library.leased(K64);
     library.calls();
     library.space.map_all(&[], Default::default()).unwrap();
@@ -238,24 +240,24 @@ pub(crate) fn map_and_unmap_of_no_bytes_return_0(ground: &Ground) {
 
 /// The errors of both calls that can pin memory say what was asked; here as a sign that they reach
 /// the user.
-pub(crate) fn no_positive_result_passes_for_success(ground: &Ground) {
+pub(crate) fn no_positive_result_passes_for_success(fixture: &Fixture) {
     use spapr_iommu::host::calls::{self, Failure};
-    let raw = ground.v2();
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     let (bad, good) = (iova(0x800, K4), iova(0, K4));
     let failure = |result: Result<(), calls::CallError>| result.unwrap_err().failure;
-    let map = calls::map_dma(&*ground.kernel, raw.fd, memory.start(), bad, RW);
+    let map = by_address::map_dma(&*fixture.kernel, raw.fd, memory.start(), bad, RW);
     assert_eq!(failure(map), Failure::Positive(1));
-    assert_eq!(failure(calls::unmap_dma(&*ground.kernel, raw.fd, bad)), Failure::Positive(1));
-    let holed = ground.memory(4 * K64);
-    ground.free(crate::fixture::part(holed, 2 * K64, K64));
-    let pages = i32::try_from(2 * K64 / ground.page()).unwrap();
-    assert_eq!(failure(calls::register_memory(&*ground.kernel, raw.fd, holed)), Failure::Positive(pages));
-    calls::map_dma(&*ground.kernel, raw.fd, memory.start(), good, RW).unwrap();
-    calls::unmap_dma(&*ground.kernel, raw.fd, good).unwrap();
+    assert_eq!(failure(calls::unmap_dma(&*fixture.kernel, raw.fd, bad)), Failure::Positive(1));
+    let holed = fixture.memory(4 * K64);
+    fixture.free(crate::fixture::part(holed, 2 * K64, K64));
+    let pages = i32::try_from(2 * K64 / fixture.page()).unwrap();
+    assert_eq!(failure(by_address::register_memory(&*fixture.kernel, raw.fd, holed)), Failure::Positive(pages));
+    by_address::map_dma(&*fixture.kernel, raw.fd, memory.start(), good, RW).unwrap();
+    calls::unmap_dma(&*fixture.kernel, raw.fd, good).unwrap();
     raw.gives_back(memory);
     drop(raw);
 
-    let library = ground.library();
-    assert!(matches!(library.registry.register(holed), Err(RegisterError::Hole { .. })));
+    let library = fixture.library();
+    assert!(matches!(library.registry.lease(holed), Err(RegisterError::Hole { .. })));
 }

@@ -1,7 +1,6 @@
 //! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
 
-use crate::fixture::{Ground, HIGH, K4, K64, at, iova, part};
-use crate::library::Library;
+use crate::fixture::{Fixture, HIGH, K4, K64, Library, at, iova, part};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Recording, Violation};
@@ -9,21 +8,22 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::PinError;
 use spapr_iommu::space::{MapError, MapRequest, Overlap};
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
 
 /// The same error as for a bad argument.
-pub(crate) fn map_of_unregistered_memory_is_einval(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_of_unregistered_memory_is_einval(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
-    let stranger = ground.memory(K64);
+    let stranger = fixture.memory(K64);
     assert_eq!(raw.map(stranger.start(), K4, K4), Err(Errno::EINVAL));
     assert_eq!(raw.map(spapr_iommu::addr::UserAddr(u64::MAX - 0xfff), K4, K4), Err(Errno::EINVAL));
     raw.gives_back(memory);
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let refused = library.space.map(iova(K4, K4), stranger.start(), RW).unwrap_err();
     assert!(
         matches!(&refused, MapError::Memory(PinError::NotRegistered { missing, .. }) if *missing == part(stranger, 0, K4)),
@@ -32,9 +32,9 @@ pub(crate) fn map_of_unregistered_memory_is_einval(ground: &Ground) {
 }
 
 /// Only a page must lie in one region, not the whole map.
-pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(ground: &Ground) {
-    let raw = ground.v2();
-    let memory = ground.memory(2 * K64);
+pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(fixture: &Fixture) {
+    let raw = fixture.v2();
+    let memory = fixture.memory(2 * K64);
     let halves = [part(memory, 0, K64), part(memory, K64, K64)];
     assert_eq!(halves.map(|half| raw.register(half)), [Ok(0); 2]);
     assert_eq!(raw.map(at(memory, K64 - 2 * K4), K4, 4 * K4), Ok(0));
@@ -42,8 +42,8 @@ pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(ground: &Ground) {
     halves.into_iter().for_each(|half| raw.gives_back(half));
     drop(raw);
 
-    let library = ground.library();
-    let _leases = halves.map(|half| library.registry.register(half).unwrap());
+    let library = fixture.library();
+    let _leases = halves.map(|half| library.registry.lease(half).unwrap());
     let across = iova(K4, 4 * K4);
     library.space.map(across, at(memory, K64 - 2 * K4), RW).unwrap();
     assert_eq!(library.space.mapped().1, 4 * K4);
@@ -51,20 +51,20 @@ pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(ground: &Ground) {
 }
 
 /// Though both halves are registered and lie in one hugetlb page.
-pub(crate) fn map_of_a_page_in_two_regions_is_einval(ground: &Ground) {
+pub(crate) fn map_of_a_page_in_two_regions_is_einval(fixture: &Fixture) {
     let page = PageShift::P2M;
-    let memory = ground.huge(page.bytes(), page).unwrap();
+    let memory = fixture.huge(page.bytes(), page).unwrap();
     let halves = [part(memory, 0, page.bytes() / 2), part(memory, page.bytes() / 2, page.bytes() / 2)];
-    let raw = ground.v2();
+    let raw = fixture.v2();
     assert_eq!(halves.map(|half| raw.register(half)), [Ok(0); 2]);
     let start = raw.create(page.get(), 1 << 30, 1).unwrap();
     assert_eq!(raw.map(memory.start(), start, page.bytes()), Err(Errno::EINVAL));
     halves.into_iter().for_each(|half| raw.gives_back(half));
     drop(raw);
 
-    let library = ground.library();
-    let _leases = halves.map(|half| library.registry.register(half).unwrap());
-    let window = library.space.create_window(&WindowRequest::bytes(1 << 30).page(page).carries(page)).unwrap();
+    let library = fixture.library();
+    let _leases = halves.map(|half| library.registry.lease(half).unwrap());
+    let window = library.space.create_window(&WindowRequest::bytes(1 << 30).page(page).max_iommu_page(page)).unwrap();
     let refused = library.space.map(iova(window.range.start().0, page.bytes()), memory.start(), RW).unwrap_err();
     assert!(
         matches!(refused, MapError::Memory(PinError::PageTooLarge { .. } | PinError::Straddles { .. })),
@@ -73,8 +73,8 @@ pub(crate) fn map_of_a_page_in_two_regions_is_einval(ground: &Ground) {
 }
 
 /// The IOMMU page decides, not the host's.
-pub(crate) fn map_takes_memory_at_any_iommu_page_of_a_host_page(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_takes_memory_at_any_iommu_page_of_a_host_page(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     for index in [1, 2, 15] {
         assert_eq!(raw.map(at(memory, index * K4), 0x10_0000 - index * K4, K4), Ok(0));
@@ -83,7 +83,7 @@ pub(crate) fn map_takes_memory_at_any_iommu_page_of_a_host_page(ground: &Ground)
     raw.gives_back(memory);
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0x7000, K4), at(memory, 3 * K4), RW).unwrap();
     let there = library.space.translate(Iova(0x7008)).unwrap();
@@ -92,8 +92,8 @@ pub(crate) fn map_takes_memory_at_any_iommu_page_of_a_host_page(ground: &Ground)
 }
 
 /// No error, no hint; the displaced memory is free to go.
-pub(crate) fn map_over_a_mapping_replaces_it_silently(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_over_a_mapping_replaces_it_silently(fixture: &Fixture) {
+    let raw = fixture.v2();
     let (old, new) = (raw.registered(K64), raw.registered(K64));
     assert_eq!(raw.map(old.start(), K64, K64), Ok(0));
     assert_eq!(raw.map(new.start(), K64, K64), Ok(0));
@@ -102,7 +102,7 @@ pub(crate) fn map_over_a_mapping_replaces_it_silently(ground: &Ground) {
     raw.gives_back(new);
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let ((old, _a), (new, _b)) = (library.leased(K64), library.leased(K64));
     let place = iova(K64, K64);
     library.space.map(place, old.start(), RW).unwrap();
@@ -116,10 +116,10 @@ pub(crate) fn map_over_a_mapping_replaces_it_silently(ground: &Ground) {
 
 /// Its rollback clears the pages it had come by, and what lay there before does not come back.
 /// Pages behind stay.
-pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(fixture: &Fixture) {
+    let raw = fixture.v2();
     let old = raw.registered(K64);
-    let new = ground.memory(2 * K64);
+    let new = fixture.memory(2 * K64);
     assert_eq!(raw.register(part(new, 0, K64)), Ok(0));
     assert_eq!(raw.map(old.start(), K64, 8 * K4), Ok(0));
     // Four good pages, then four of nobody.
@@ -134,9 +134,9 @@ pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(ground:
     drop(raw);
 
     // Checked beforehand, so that there is nothing to roll back.
-    let library = ground.library();
+    let library = fixture.library();
     let (old, _lease) = library.leased(K64);
-    let _half = library.registry.register(part(new, 0, K64)).unwrap();
+    let _half = library.registry.lease(part(new, 0, K64)).unwrap();
     let place = iova(K64, 8 * K4);
     library.space.map(place, old.start(), RW).unwrap();
     let request = MapRequest { iova: place, user: at(new, K64 - 4 * K4), permission: RW };
@@ -147,10 +147,10 @@ pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(ground:
 }
 
 /// When the kernel fails all the same, the library puts back what the rollback took.
-pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(ground: &Ground) {
+pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(fixture: &Fixture) {
     // EINTR is the hypervisor's H_PARAMETER, not a signal: whoever retries never ends.
-    let faulty = Arc::new(Recording::new(Faulty::new(ground.kernel.clone())));
-    let library = ground.library_on(faulty.clone());
+    let faulty = Arc::new(Recording::new(Faulty::new(fixture.kernel.clone())));
+    let library = fixture.library_on(faulty.clone());
     let ((old, _a), (new, _b)) = (library.leased(K64), library.leased(K64));
     let place = iova(K64, K64);
     library.space.map(place, old.start(), RW).unwrap();
@@ -167,7 +167,7 @@ pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(ground: 
             faulty.take().into_iter().filter(|record| record.call.name() == "VFIO_IOMMU_MAP_DMA").collect();
         assert_eq!(maps.len(), 2, "the one that failed and the old mapping: {maps:?}");
         assert_eq!(library.space.translate(place.start()).unwrap().user, old.start());
-        ground.on_model(|model| {
+        fixture.on_model(|model| {
             let container = model.containers()[0];
             let entries = &model.tables(container)[0].entries;
             assert!(entries.len() == 1 && entries[0].user == old.start(), "{entries:?}");
@@ -191,56 +191,56 @@ fn refused_past_the_end_of(library: &Library<'_>, request: &WindowRequest) {
 
 /// The exchange of the page behind the end fails with the hypervisor's H_PARAMETER, -4, which is
 /// EINTR; the region's count stays one too high, and the kernel warns when the container goes.
-pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(ground: &Ground) {
-    ground.scars(|| {
-        let raw = ground.v2();
+pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(fixture: &Fixture) {
+    fixture.scars(|| {
+        let raw = fixture.v2();
         let memory = raw.registered(K64);
         let start = raw.create(12, SMALL, 1).unwrap();
         assert_eq!(start, HIGH);
         assert_eq!(raw.map(memory.start(), start + SMALL - 2 * K4, 3 * K4), Err(Errno::EINTR));
         // Nothing is mapped, and yet the memory cannot be given back.
         assert_eq!(raw.unmap(start, SMALL), Ok(0));
-        let (result, cost) = ground.cost(|| raw.unregister(memory));
+        let (result, cost) = fixture.cost(|| raw.unregister(memory));
         assert_eq!((result, cost), (Ok(0), 0));
-        ground.on_model(|model| {
+        fixture.on_model(|model| {
             assert!(model.violations().contains(&Violation::LeakedCount { range: memory }), "{:?}", model.violations());
         });
     });
-    refused_past_the_end_of(&ground.library(), &WindowRequest::cover(iova(HIGH, SMALL)).page(PageShift::P4K));
+    refused_past_the_end_of(&fixture.library(), &WindowRequest::cover(iova(HIGH, SMALL)).page(PageShift::P4K));
 }
 
 /// The firmware's default window is as large as ever, however small a table the kernel made for it:
 /// what lies behind is mapped where no window is, and out of reach of UNMAP and of the window's
 /// removal.
-pub(crate) fn map_past_the_end_of_a_small_default_window_maps_behind_it(ground: &Ground) {
-    ground.scars(|| {
-        let raw = ground.v2();
+pub(crate) fn map_past_the_end_of_a_small_default_window_maps_behind_it(fixture: &Fixture) {
+    fixture.scars(|| {
+        let raw = fixture.v2();
         let memory = raw.registered(K64);
         assert_eq!(raw.remove(0), Ok(0));
         assert_eq!(raw.create(12, SMALL, 1), Ok(0));
         assert_eq!(raw.map(memory.start(), SMALL - 2 * K4, 3 * K4), Ok(0));
         assert_eq!(raw.unmap(SMALL, K4), Err(Errno::ENXIO));
         assert_eq!((raw.unmap(0, SMALL), raw.remove(0)), (Ok(0), Ok(0)));
-        let (result, cost) = ground.cost(|| raw.unregister(memory));
+        let (result, cost) = fixture.cost(|| raw.unregister(memory));
         assert_eq!((result, cost), (Ok(0), 0), "one TCE still points there");
     });
-    let library = ground.library();
+    let library = fixture.library();
     library.space.drop_default_window().unwrap();
     refused_past_the_end_of(&library, &WindowRequest::bytes(SMALL).page(PageShift::P4K));
 }
 
 /// What lies behind the table is overwritten: no error, and no sign but in what breaks later.
-pub(crate) fn map_past_the_end_of_a_window_returns_0_on_powernv(ground: &Ground) {
-    let end = ground.default_window();
-    ground.scars(|| {
-        let raw = ground.v2();
+pub(crate) fn map_past_the_end_of_a_window_returns_0_on_powernv(fixture: &Fixture) {
+    let end = fixture.default_window();
+    fixture.scars(|| {
+        let raw = fixture.v2();
         let memory = raw.registered(K64);
         assert_eq!(raw.map(memory.start(), end - K4, 2 * K4), Ok(0));
-        ground.on_model(|model| {
+        fixture.on_model(|model| {
             assert!(matches!(model.violations()[..], [Violation::MapPastWindow { fatal: false, .. }]))
         });
     });
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let asked = iova(end - K4, 2 * K4);
     let refused = library.space.map(asked, memory.start(), RW).unwrap_err();
@@ -249,17 +249,17 @@ pub(crate) fn map_past_the_end_of_a_window_returns_0_on_powernv(ground: &Ground)
 
 /// The kernel holds the pages that were there at REGISTER: memory that is gone since can still be
 /// mapped.
-pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(fixture: &Fixture) {
+    let raw = fixture.v2();
     let (gone, live) = (raw.registered(K64), raw.registered(K64));
-    ground.fill(gone, 0x5a);
-    ground.fill(live, 0);
-    ground.free(gone);
+    fixture.fill(gone, 0x5a);
+    fixture.fill(live, 0);
+    fixture.free(gone);
     assert_eq!(raw.map(gone.start(), 0, K4), Ok(0));
     assert_eq!(raw.map(live.start(), K4, K4), Ok(0));
     let device = raw.device(0).unwrap();
     raw.dma(device, 0, K4, 64);
-    assert_eq!((ground.byte(live, 0), ground.byte(live, 63), ground.byte(live, 64)), (0x5a, 0x5a, 0));
+    assert_eq!((fixture.byte(live, 0), fixture.byte(live, 63), fixture.byte(live, 64)), (0x5a, 0x5a, 0));
     raw.close_devices();
     assert_eq!(raw.unmap(0, 2 * K4), Ok(0));
     raw.gives_back(gone);
@@ -267,14 +267,14 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(ground: &Ground)
     drop(raw);
 
     // What was given back in part cannot be had again while devices may see the old pages.
-    let library = ground.library();
-    let memory = ground.memory(2 * K64);
+    let library = fixture.library();
+    let memory = fixture.memory(2 * K64);
     let [first, second] = [part(memory, 0, K64), part(memory, K64, K64)];
-    let [kept, given] = library.registry.register_all(&[first, second]).unwrap().try_into().unwrap();
+    let [kept, given] = library.registry.lease_all(&[first, second]).unwrap().try_into().unwrap();
     library.space.map(iova(0, K4), first.start(), RW).unwrap();
     given.release().unwrap();
-    assert!(ground.source().free(second).is_ok());
-    let refused = library.registry.register(second).unwrap_err();
+    assert!(fixture.source().free(second).is_ok());
+    let refused = library.registry.lease(second).unwrap_err();
     assert!(matches!(refused, spapr_iommu::registry::RegisterError::Stale { .. }), "{refused}");
     library.space.unmap(iova(0, K4)).unwrap();
     kept.release().unwrap();
@@ -282,27 +282,27 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(ground: &Ground)
 
 /// A right of the TCE, seen by the device: WRITE alone keeps it from reading on pseries, and does
 /// not on powernv.
-pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(fixture: &Fixture) {
+    let raw = fixture.v2();
     let (source, target) = (raw.registered(K64), raw.registered(K64));
-    ground.fill(source, 0x77);
-    ground.fill(target, 0x11);
+    fixture.fill(source, 0x77);
+    fixture.fill(target, 0x11);
     assert_eq!(raw.map_for(crate::raw::WRITE, source.start(), 0, K4), Ok(0));
     assert_eq!(raw.map_for(crate::raw::WRITE, target.start(), K4, K4), Ok(0));
     let device = raw.device(0).unwrap();
     raw.dma(device, 0, K4, 64);
-    let expected = if ground.powernv() { 0x77 } else { 0 };
-    assert_eq!(ground.byte(target, 0), expected);
+    let expected = if fixture.powernv() { 0x77 } else { 0 };
+    assert_eq!(fixture.byte(target, 0), expected);
     raw.close_devices();
     drop(raw);
 
-    // The library hands the right on; `Permission::Write` says what it means where.
-    let library = ground.library();
+    // The library passes the permission on; `Permission::Write` documents its effect by platform.
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), Permission::Write).unwrap();
-    ground.on_model(|model| {
+    fixture.on_model(|model| {
         let seen = model.tables(model.containers()[0])[0].entries[0].permission;
-        assert_eq!(seen, if ground.powernv() { RW } else { Permission::Write });
+        assert_eq!(seen, if fixture.powernv() { RW } else { Permission::Write });
     });
     library.space.unmap(iova(0, K4)).unwrap();
 }

@@ -1,10 +1,11 @@
 //! A container and its bare calls: the kernel's raw results, positive ones included.
 
-use crate::fixture::Ground;
+use crate::fixture::Fixture;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
 use spapr_iommu::uapi::{spapr, vfio};
-use spapr_iommu_cli::scenario::bare;
+use spapr_iommu_cli::scenario::raw;
+use spapr_iommu_tests::by_address::RunCall;
 use std::cell::RefCell;
 
 pub(crate) type Outcome = Result<i32, Errno>;
@@ -14,7 +15,7 @@ pub(crate) const WRITE: u32 = vfio::DMA_MAP_FLAG_WRITE;
 
 /// Closed when dropped: devices, groups, container.
 pub(crate) struct Raw<'g> {
-    ground: &'g Ground,
+    fixture: &'g Fixture,
     pub(crate) fd: Fd,
     /// Files of groups and devices, by the group's place.
     files: RefCell<Vec<(usize, Fd)>>,
@@ -22,13 +23,13 @@ pub(crate) struct Raw<'g> {
 }
 
 impl<'g> Raw<'g> {
-    pub(crate) fn open(ground: &'g Ground) -> Self {
-        let fd = ground.kernel.open(Node::Container).unwrap();
-        Self { ground, fd, files: RefCell::default(), devices: RefCell::default() }
+    pub(crate) fn open(fixture: &'g Fixture) -> Self {
+        let fd = fixture.kernel.open(Node::Container).unwrap();
+        Self { fixture, fd, files: RefCell::default(), devices: RefCell::default() }
     }
 
     pub(crate) fn on(&self, fd: Fd, mut call: Call) -> Outcome {
-        self.ground.kernel.call(fd, &mut call)
+        self.fixture.kernel.run_call(fd, &mut call)
     }
 
     pub(crate) fn call(&self, call: Call) -> Outcome {
@@ -37,7 +38,7 @@ impl<'g> Raw<'g> {
 
     /// A call, and what the kernel wrote back.
     pub(crate) fn answer(&self, mut call: Call) -> Result<(i32, Call), Errno> {
-        let result = self.ground.kernel.call(self.fd, &mut call)?;
+        let result = self.fixture.kernel.run_call(self.fd, &mut call)?;
         Ok((result, call))
     }
 
@@ -45,7 +46,7 @@ impl<'g> Raw<'g> {
     pub(crate) fn group(&self, place: usize) -> Fd {
         let known = self.files.borrow().iter().find(|(group, _)| *group == place).map(|(_, fd)| *fd);
         known.unwrap_or_else(|| {
-            let fd = self.ground.kernel.open(Node::Group(self.ground.groups[place].0)).unwrap();
+            let fd = self.fixture.kernel.open(Node::Group(self.fixture.groups[place].0)).unwrap();
             self.files.borrow_mut().push((place, fd));
             fd
         })
@@ -65,7 +66,7 @@ impl<'g> Raw<'g> {
     pub(crate) fn close_group(&self, place: usize) {
         self.files.borrow_mut().retain(|(group, fd)| {
             if *group == place {
-                self.ground.kernel.close(*fd);
+                self.fixture.kernel.close(*fd);
             }
             *group != place
         });
@@ -73,20 +74,20 @@ impl<'g> Raw<'g> {
 
     /// The device of a group. Its closing resets it, which takes seconds on powernv.
     pub(crate) fn device(&self, place: usize) -> Result<Fd, Errno> {
-        let node = Node::Device { group: self.group(place), name: &self.ground.groups[place].1 };
-        let fd = self.ground.kernel.open(node)?;
+        let node = Node::Device { group: self.group(place), name: &self.fixture.groups[place].1 };
+        let fd = self.fixture.kernel.open(node)?;
         self.devices.borrow_mut().push(fd);
         Ok(fd)
     }
 
     /// Closes the devices.
     pub(crate) fn close_devices(&self) {
-        self.devices.borrow_mut().drain(..).for_each(|fd| self.ground.kernel.close(fd));
+        self.devices.borrow_mut().drain(..).for_each(|fd| self.fixture.kernel.close(fd));
     }
 
     /// The device reads at one bus address and writes that at another, at most 4 KiB.
     pub(crate) fn dma(&self, device: Fd, from: u64, to: u64, len: u64) {
-        bare::dma(&*self.ground.kernel, device, from, to, len).unwrap();
+        raw::dma(&*self.fixture.kernel, device, from, to, len).unwrap();
     }
 
     pub(crate) fn set_iommu(&self, kind: u32) -> Outcome {
@@ -119,7 +120,7 @@ impl<'g> Raw<'g> {
 
     /// Memory that this container registered.
     pub(crate) fn registered(&self, size: u64) -> UserRange {
-        let range = self.ground.memory(size);
+        let range = self.fixture.memory(size);
         assert_eq!(self.register(range), Ok(0));
         range
     }
@@ -128,7 +129,7 @@ impl<'g> Raw<'g> {
     /// would not.
     #[track_caller]
     pub(crate) fn gives_back(&self, range: UserRange) {
-        let (result, cost) = self.ground.cost(|| self.unregister(range));
+        let (result, cost) = self.fixture.cost(|| self.unregister(range));
         assert_eq!((result, cost), (Ok(0), -range.len().cast_signed()), "{range} is still mapped, or never was there");
     }
 
@@ -160,7 +161,7 @@ impl<'g> Raw<'g> {
     /// What a model's table holds: bus address, bytes, user address. `None` on the running kernel.
     pub(crate) fn entries(&self, slot: usize) -> Option<Vec<(u64, u64, u64)>> {
         let mut found = None;
-        self.ground.on_model(|model| {
+        self.fixture.on_model(|model| {
             let tables = model.tables(self.fd);
             let entries = tables.get(slot).map(|table| table.entries.clone()).unwrap_or_default();
             found = Some(entries.iter().map(|entry| (entry.iova.start().0, entry.iova.len(), entry.user.0)).collect());
@@ -172,7 +173,7 @@ impl<'g> Raw<'g> {
 impl Drop for Raw<'_> {
     fn drop(&mut self) {
         self.close_devices();
-        self.files.borrow().iter().for_each(|(_, fd)| self.ground.kernel.close(*fd));
-        self.ground.kernel.close(self.fd);
+        self.files.borrow().iter().for_each(|(_, fd)| self.fixture.kernel.close(*fd));
+        self.fixture.kernel.close(self.fd);
     }
 }

@@ -1,23 +1,23 @@
 //! TCE_REMOVE.
 
-use crate::fixture::{Ground, HIGH, K4, K64, iova};
+use crate::fixture::{Fixture, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::WindowError;
 use spapr_iommu::uapi::spapr::TceRemove;
-use spapr_iommu::window::{DefaultWindow, Refusal, WindowRequest};
+use spapr_iommu::window::{DefaultWindow, PlanError, WindowRequest};
 
 const RW: Permission = Permission::ReadWrite;
 
 /// A window of 64 KiB pages, whatever the memory.
 fn large_pages() -> WindowRequest {
-    WindowRequest::bytes(1 << 30).page(PageShift::P64K).carries(PageShift::P64K)
+    WindowRequest::bytes(1 << 30).page(PageShift::P64K).max_iommu_page(PageShift::P64K)
 }
 
-pub(crate) fn remove_checks_its_arguments_before_it_cancels(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn remove_checks_its_arguments_before_it_cancels(fixture: &Fixture) {
+    let raw = fixture.v2();
     let good = TceRemove { argsz: 16, flags: 0, start_addr: 0 };
     for args in [TceRemove { argsz: 15, ..good }, TceRemove { flags: 1, ..good }] {
         assert_eq!(raw.call(Call::TceRemove(args)), Err(Errno::EINVAL), "{args:?}");
@@ -25,33 +25,33 @@ pub(crate) fn remove_checks_its_arguments_before_it_cancels(ground: &Ground) {
     assert_eq!(raw.call(Call::TceRemove(good)), Ok(0), "it still waited");
     drop(raw);
 
-    let library = ground.library();
-    ground.kernel.take();
+    let library = fixture.library();
+    fixture.kernel.take();
     library.space.drop_default_window().unwrap();
-    let calls: Vec<_> = ground.kernel.take().into_iter().map(|record| record.call).collect();
+    let calls: Vec<_> = fixture.kernel.take().into_iter().map(|record| record.call).collect();
     assert_eq!(calls, [Call::TceRemove(good)]);
 }
 
 /// Address 0 alone does so, and no table is ever made.
-pub(crate) fn remove_of_0_cancels_the_waiting_default_window(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn remove_of_0_cancels_the_waiting_default_window(fixture: &Fixture) {
+    let raw = fixture.v2();
     assert_eq!(raw.remove(K4), Err(Errno::EINVAL), "inside, but not its start");
     assert_eq!(raw.remove(HIGH), Err(Errno::EINVAL));
-    assert_eq!(ground.cost(|| raw.remove(0)), (Ok(0), 0));
+    assert_eq!(fixture.cost(|| raw.remove(0)), (Ok(0), 0));
     assert_eq!(raw.remove(0), Err(Errno::EINVAL), "there is none any more");
     drop(raw);
 
-    let library = ground.library();
-    let (dropped, cost) = ground.cost(|| library.space.drop_default_window());
+    let library = fixture.library();
+    let (dropped, cost) = fixture.cost(|| library.space.drop_default_window());
     assert_eq!((dropped, cost), (Ok(()), 0));
     assert_eq!(library.space.status().default, DefaultWindow::Gone);
     assert_eq!(library.space.drop_default_window(), Ok(()), "once more does no harm");
 }
 
 /// T10: only the first group that is attached makes one wait.
-pub(crate) fn a_removed_default_window_does_not_come_back(ground: &Ground) {
+pub(crate) fn a_removed_default_window_does_not_come_back(fixture: &Fixture) {
     for live in [false, true] {
-        let raw = ground.v2();
+        let raw = fixture.v2();
         let memory = raw.registered(K64);
         if live {
             assert_eq!(raw.unmap(0, K4), Ok(0));
@@ -60,11 +60,11 @@ pub(crate) fn a_removed_default_window_does_not_come_back(ground: &Ground) {
         assert_eq!(raw.map(memory.start(), K64, K4), Err(Errno::ENXIO));
         assert_eq!(raw.unmap(K64, K4), Err(Errno::ENXIO));
         raw.gives_back(memory);
-        assert_eq!(ground.locked(), 0);
+        assert_eq!(fixture.locked(), 0);
     }
 
     // A map there has the library make a window again.
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.drop_default_window().unwrap();
     library.space.map(iova(K64, K64), memory.start(), RW).unwrap();
@@ -74,48 +74,48 @@ pub(crate) fn a_removed_default_window_does_not_come_back(ground: &Ground) {
 }
 
 /// T14: not its start alone.
-pub(crate) fn remove_takes_any_address_inside_a_window(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn remove_takes_any_address_inside_a_window(fixture: &Fixture) {
+    let raw = fixture.v2();
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
-    let charge = small_charge(ground);
-    assert_eq!(ground.cost(|| raw.remove(HIGH + 0x1234_5678)), (Ok(0), -charge));
-    let default = default_charge(ground);
-    assert_eq!(ground.cost(|| raw.remove(ground.default_window() - 1)), (Ok(0), -default));
+    let charge = small_charge(fixture);
+    assert_eq!(fixture.cost(|| raw.remove(HIGH + 0x1234_5678)), (Ok(0), -charge));
+    let default = default_charge(fixture);
+    assert_eq!(fixture.cost(|| raw.remove(fixture.default_window() - 1)), (Ok(0), -default));
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let window = library.space.create_window(&large_pages()).unwrap();
     let inside = Iova(window.range.start().0 + 0x1234_5678);
     let refused = library.space.remove_window(inside).unwrap_err();
     assert!(
-        matches!(refused, WindowError::Refused(Refusal::NoSuchWindow { start, .. }) if start == inside),
+        matches!(refused, WindowError::Refused(PlanError::NoSuchWindow { start, .. }) if start == inside),
         "{refused}"
     );
     library.space.remove_window(window.range.start()).unwrap();
 }
 
-pub(crate) fn remove_outside_all_windows_gives_einval(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn remove_outside_all_windows_gives_einval(fixture: &Fixture) {
+    let raw = fixture.v2();
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
-    for start in [ground.default_window(), HIGH - 1, HIGH + (1 << 30), u64::MAX] {
-        assert_eq!(ground.cost(|| raw.remove(start)), (Err(Errno::EINVAL), 0), "{start:#x}");
+    for start in [fixture.default_window(), HIGH - 1, HIGH + (1 << 30), u64::MAX] {
+        assert_eq!(fixture.cost(|| raw.remove(start)), (Err(Errno::EINVAL), 0), "{start:#x}");
     }
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     library.calls();
     let refused = library.space.remove_window(Iova(HIGH)).unwrap_err();
-    assert!(matches!(refused, WindowError::Refused(Refusal::NoSuchWindow { .. })), "{refused}");
+    assert!(matches!(refused, WindowError::Refused(PlanError::NoSuchWindow { .. })), "{refused}");
     assert_eq!(library.calls(), [""; 0], "the kernel was asked");
 }
 
 /// And nobody is asked: the maps are gone, the regions free to go, the charge is back.
-pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     assert_eq!(raw.create(12, 1 << 30, 1), Ok(HIGH));
     assert_eq!(raw.map(memory.start(), HIGH, K64), Ok(0));
-    assert_eq!(ground.cost(|| raw.remove(HIGH)), (Ok(0), -default_charge(ground).min(4 << 20)));
+    assert_eq!(fixture.cost(|| raw.remove(HIGH)), (Ok(0), -default_charge(fixture).min(4 << 20)));
     assert_eq!(raw.map(memory.start(), HIGH, K64), Err(Errno::ENXIO));
     raw.gives_back(memory);
     // Anew it is empty: what is unmapped from it points nowhere.
@@ -123,13 +123,13 @@ pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(ground: &Ground) {
     assert!(raw.entries(1).is_none_or(|entries| entries.is_empty()));
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let start = library.space.create_window(&large_pages().page(PageShift::P4K)).unwrap().range.start();
     library.space.map(iova(start.0, K64), memory.start(), RW).unwrap();
     library.calls();
     let refused = library.space.remove_window(start).unwrap_err();
-    assert!(matches!(refused, WindowError::Refused(Refusal::InUse { .. })), "{refused}");
+    assert!(matches!(refused, WindowError::Refused(PlanError::InUse { .. })), "{refused}");
     assert_eq!(library.calls(), [""; 0], "the kernel was asked");
     library.space.unmap(iova(start.0, K64)).unwrap();
     library.space.remove_window(start).unwrap();
@@ -137,24 +137,24 @@ pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(ground: &Ground) {
 
 /// An older kernel only took the window from the device; this one clears it first, which the device
 /// sees.
-pub(crate) fn a_device_reaches_nothing_once_the_window_is_removed(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn a_device_reaches_nothing_once_the_window_is_removed(fixture: &Fixture) {
+    let raw = fixture.v2();
     let device = raw.device(0).unwrap();
     let memory = raw.registered(2 * K64);
-    ground.fill(memory, 7);
+    fixture.fill(memory, 7);
     assert_eq!(raw.create(12, 1 << 30, 1), Ok(HIGH));
     assert_eq!(raw.map(memory.start(), HIGH, 2 * K64), Ok(0));
     assert_eq!(raw.map(memory.start(), 0, 2 * K64), Ok(0));
     assert_eq!(raw.remove(HIGH), Ok(0));
     // It reads nothing from there, and writes that nothing through the window that is left.
     raw.dma(device, HIGH, K64, 16);
-    assert_eq!((ground.byte(memory, 0), ground.byte(memory, K64)), (7, 0));
+    assert_eq!((fixture.byte(memory, 0), fixture.byte(memory, K64)), (7, 0));
     assert_eq!(raw.unmap(0, 2 * K64), Ok(0));
     raw.gives_back(memory);
     raw.close_devices();
     drop(raw);
 
-    let library = ground.library();
+    let library = fixture.library();
     let window = library.space.create_window(&large_pages()).unwrap();
     library.space.remove_window(window.range.start()).unwrap();
     assert!(library.space.status().windows.iter().all(|(left, _)| left.range != window.range));

@@ -1,12 +1,15 @@
 //! Every rule: the file and name of its test, where in the kernel it is, where it holds, how it
-//! leaves the machine.
+//! leaves the machine. `docs/kernel-contract.md` says the same: there a rule is a link with the
+//! test's name to the test's file.
 
-use crate::rule::*;
+use crate::rule::{Leaves, *};
 use crate::{
-    backing, bare, core, create, create_pseries, eeh, fatal, info, locked, map, orphan, ownership, pages, platform,
-    process, register, remove, sharing, traps, unmap, unregister, v1,
+    backing, bare, core, create, create_pseries, eeh, info, locked, map, ownership, pages, register, remove, sharing,
+    traps, unmap, unregister, v1,
 };
 use Leaves::*;
+use libtest_mimic::Failed;
+use std::collections::BTreeSet;
 
 const TCE_IOCTL: &str = "vfio_iommu_spapr_tce.c: tce_iommu_ioctl";
 const TCE_ENABLE: &str = "vfio_iommu_spapr_tce.c: tce_iommu_enable, tce_iommu_disable";
@@ -136,12 +139,12 @@ pub(crate) const RULES: &[Rule] = rules! {
     unregister::close_of_a_container_unregisters_its_memory, "vfio_iommu_spapr_tce.c: tce_iommu_release", every, Clean;
     unregister::close_of_a_container_unmaps_before_it_unregisters, "vfio_iommu_spapr_tce.c: tce_iommu_release", usable, Clean;
     unregister::close_of_the_registrant_orphans_what_another_container_maps, "vfio_iommu_spapr_tce.c: tce_iommu_release", usable, Scars;
-    orphan::unregister_while_mapped_returns_0_and_orphans_the_region, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
-    orphan::orphan_can_still_be_mapped_and_unmapped, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
-    orphan::orphan_is_never_given_back, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
-    orphan::orphan_keeps_what_overlaps_it_from_registering, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
-    orphan::orphan_outlives_its_container, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
-    orphan::orphan_keeps_its_pages_until_reboot, "arch/powerpc/mm/book3s64/mmu_context.c: destroy_context", usable, Scars;
+    unregister::unregister_while_mapped_returns_0_and_orphans_the_region, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
+    unregister::orphan_can_still_be_mapped_and_unmapped, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
+    unregister::orphan_is_never_given_back, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
+    unregister::orphan_keeps_what_overlaps_it_from_registering, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
+    unregister::orphan_outlives_its_container, "vfio_iommu_spapr_tce.c: tce_iommu_unregister_pages", usable, Scars;
+    unregister::orphan_keeps_its_pages_until_reboot, "arch/powerpc/mm/book3s64/mmu_context.c: destroy_context", usable, Scars;
 
     // Traps between calls
     traps::create_that_the_platform_refuses_leaks_its_charge, "vfio_iommu_spapr_tce.c: tce_iommu_create_table", usable, Scars;
@@ -224,18 +227,18 @@ pub(crate) const RULES: &[Rule] = rules! {
     sharing::a_group_that_comes_back_has_all_its_windows_again, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", usable, Clean;
 
     // What belongs to a process.
-    process::a_failed_create_binds_the_container, "vfio_iommu_spapr_tce.c: tce_iommu_mm_set", usable, Clean;
-    process::a_container_maps_what_another_registered, "mm/book3s64/iommu_api.c: mm_iommu_lookup", usable, Clean;
+    ownership::a_failed_create_binds_the_container, "vfio_iommu_spapr_tce.c: tce_iommu_mm_set", usable, Clean;
+    ownership::a_container_maps_what_another_registered, "mm/book3s64/iommu_api.c: mm_iommu_lookup", usable, Clean;
 
     // Bare metal and partitions.
-    platform::the_default_window_starts_at_0_with_4k_pages, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
-    platform::no_way_round_the_tables_is_left_on_powernv, "platforms/powernv/pci-ioda.c: pnv_ioda2_take_ownership", powernv, Clean;
+    info::the_default_window_starts_at_0_with_4k_pages, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
+    info::no_way_round_the_tables_is_left_on_powernv, "platforms/powernv/pci-ioda.c: pnv_ioda2_take_ownership", powernv, Clean;
 
     // Calls that end the machine
-    fatal::map_past_the_end_of_a_window_is_an_oops_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_unuse_page_v2", pseries, Fatal;
-    fatal::map_of_no_bytes_at_0_hangs_power8, "platforms/powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
-    fatal::unmap_of_no_bytes_at_0_hangs_power8, "platforms/powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
-    fatal::map_at_0_that_fails_at_once_hangs_power8, "platforms/powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
+    traps::map_past_the_end_of_a_window_is_an_oops_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_unuse_page_v2", pseries, Fatal;
+    traps::map_of_no_bytes_at_0_hangs_power8, "platforms/powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
+    traps::unmap_of_no_bytes_at_0_hangs_power8, "platforms/powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
+    traps::map_at_0_that_fails_at_once_hangs_power8, "platforms/powernv/pci-ioda.c: pnv_pci_phb3_tce_invalidate", power8, Fatal;
 };
 
 /// Rules that no test can show.
@@ -280,3 +283,49 @@ pub(crate) const UNSHOWN: &[Unshown] = &[
     Unshown { name: "files_close_last_opened_first_when_a_process_ends", place: "fs/file_table.c: fput", why: "`tests/kernel` shows it" },
     Unshown { name: "tces_are_set_one_hypercall_at_a_time_on_pseries", place: "platforms/pseries/iommu.c: tce_exchange_pseries", why: "the hypervisor sees it alone" },
 ];
+
+const DOCUMENT: &str = include_str!("../../docs/kernel-contract.md");
+
+/// Names and files of the links to tests.
+fn links() -> Vec<(&'static str, &'static str)> {
+    let behind = DOCUMENT.split("](../tests/contract/").collect::<Vec<_>>();
+    let pairs = behind.windows(2).filter_map(|pair| {
+        let name = pair[0].rsplit('[').next()?.trim_matches('`');
+        Some((name, pair[1].split(')').next()?.strip_suffix(".rs")?))
+    });
+    pairs.collect()
+}
+
+/// Each rule is in the document, and each link of the document leads to a rule.
+pub(crate) fn document_names_each_rule() -> Result<(), Failed> {
+    let links = links();
+    let missing: Vec<_> = RULES.iter().filter(|rule| !links.contains(&(rule.name, rule.file))).collect();
+    let missing: Vec<_> =
+        missing.iter().map(|rule| format!("[`{}`](../tests/contract/{}.rs)", rule.name, rule.file)).collect();
+    let unknown: Vec<_> =
+        links.iter().filter(|link| !RULES.iter().any(|rule| **link == (rule.name, rule.file))).collect();
+    let untold: Vec<_> = UNSHOWN.iter().map(|rule| rule.name).filter(|name| !DOCUMENT.contains(name)).collect();
+    if missing.is_empty() && unknown.is_empty() && untold.is_empty() {
+        return Ok(());
+    }
+    Err(format!("not in the document: {missing:#?} {untold:#?}; in no table: {unknown:#?}").into())
+}
+
+/// Names are unique, and every entry says where in the kernel the rule is.
+pub(crate) fn table_is_whole() -> Result<(), Failed> {
+    let mut seen = BTreeSet::new();
+    let places =
+        RULES.iter().map(|rule| (rule.name, rule.place)).chain(UNSHOWN.iter().map(|rule| (rule.name, rule.place)));
+    for (name, place) in places {
+        if !seen.insert(name) {
+            return Err(format!("{name} is in the table twice").into());
+        }
+        if !place.contains(": ") {
+            return Err(format!("{name}: {place:?} is no file and function").into());
+        }
+    }
+    if UNSHOWN.iter().any(|rule| rule.why.is_empty()) || !RULES.iter().any(|rule| rule.leaves == Leaves::Fatal) {
+        return Err("a reason is missing".into());
+    }
+    Ok(())
+}

@@ -1,59 +1,64 @@
-//! UNREGISTER_MEMORY, and who holds a region.
+//! UNREGISTER_MEMORY, and who holds a region. The kernel cannot say EBUSY: UNREGISTER of memory
+//! that TCEs point into returns 0, and nobody holds the region any longer.
 
-use crate::fixture::{Ground, K4, K64, iova, part};
+use crate::fixture::{Fixture, K4, K64, iova, part};
+use crate::raw::Raw;
+use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Errno;
-use spapr_iommu::model::Violation;
+use spapr_iommu::model::{Leak, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::spapr;
+use spapr_iommu_tests::by_address::ByAddress;
+use std::process::Command;
 
 const RW: Permission = Permission::ReadWrite;
 
 /// How an application would ask for what the kernel allows: a lease goes when nothing is mapped,
 /// and not before.
-fn leases_go_in_time(ground: &Ground) {
-    let library = ground.library();
+fn leases_go_in_time(fixture: &Fixture) {
+    let library = fixture.library();
     let (memory, lease) = library.leased(K64);
     library.space.map(iova(K64, K64), memory.start(), RW).unwrap();
     let refused = lease.release().unwrap_err();
     assert_eq!(refused.mapped, [iova(K64, K64)]);
     library.space.unmap(iova(K64, K64)).unwrap();
-    let ((), cost) = ground.cost(|| refused.lease.release().unwrap());
+    let ((), cost) = fixture.cost(|| refused.lease.release().unwrap());
     assert_eq!(cost, -K64.cast_signed());
 }
 
 /// Of a container that never saw a REGISTER, CREATE or REMOVE.
-pub(crate) fn unregister_before_the_process_is_known_is_eperm(ground: &Ground) {
-    let raw = ground.v2();
-    let memory = ground.memory(K64);
+pub(crate) fn unregister_before_the_process_is_known_is_eperm(fixture: &Fixture) {
+    let raw = fixture.v2();
+    let memory = fixture.memory(K64);
     assert_eq!(raw.unregister(memory), Err(Errno::EPERM));
     assert_eq!(raw.unregister_at(1, 1), Err(Errno::EPERM), "before any look at the arguments");
     drop(raw);
-    let library = ground.library();
+    let library = fixture.library();
     library.calls();
-    drop(library.registry.register(memory));
+    drop(library.registry.lease(memory));
     let calls = library.calls();
     assert_eq!(calls, ["VFIO_IOMMU_SPAPR_REGISTER_MEMORY", "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }
 
 /// What wraps is no region either, though, not an invalid range as with REGISTER.
-pub(crate) fn unregister_of_parts_of_host_pages_is_einval(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn unregister_of_parts_of_host_pages_is_einval(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
-    let (start, half) = (memory.start().0, ground.page() / 2);
+    let (start, half) = (memory.start().0, fixture.page() / 2);
     for (vaddr, size) in [(start + half, K64), (start, half), (start + 1, 1)] {
         assert_eq!(raw.unregister_at(vaddr, size), Err(Errno::EINVAL), "{vaddr:#x} {size:#x}");
     }
     assert_eq!(raw.unregister_at(u64::MAX - (K64 - 1), 2 * K64), Err(Errno::ENOENT));
     raw.gives_back(memory);
     drop(raw);
-    leases_go_in_time(ground);
+    leases_go_in_time(fixture);
 }
 
 /// A part, more, the same length elsewhere: regions are never split.
-pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(ground: &Ground) {
-    let raw = ground.v2();
-    let memory = ground.memory(4 * K64);
+pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(fixture: &Fixture) {
+    let raw = fixture.v2();
+    let memory = fixture.memory(4 * K64);
     assert_eq!(raw.register(part(memory, K64, 2 * K64)), Ok(0));
     for (offset, len) in [(K64, K64), (2 * K64, K64), (K64, 3 * K64), (0, 3 * K64), (0, 2 * K64), (0, 4 * K64)] {
         assert_eq!(raw.unregister(part(memory, offset, len)), Err(Errno::ENOENT), "{offset:#x} {len:#x}");
@@ -62,29 +67,29 @@ pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(ground: &Grou
     drop(raw);
 
     // Leases are as free as the user likes; the registry keeps to regions.
-    let library = ground.library();
-    let before = ground.locked();
+    let library = fixture.library();
+    let before = fixture.locked();
     let leases = [(0, 3 * K64), (K64, 3 * K64), (2 * K64, K64)];
-    let leases = leases.map(|(offset, len)| library.registry.register(part(memory, offset, len)).unwrap());
-    assert_eq!(ground.locked() - before, memory.len().cast_signed());
+    let leases = leases.map(|(offset, len)| library.registry.lease(part(memory, offset, len)).unwrap());
+    assert_eq!(fixture.locked() - before, memory.len().cast_signed());
     leases.into_iter().for_each(|lease| lease.release().unwrap());
-    assert_eq!(ground.locked(), before);
+    assert_eq!(fixture.locked(), before);
 }
 
 /// It is there, and yet not to be found.
-pub(crate) fn unregister_of_what_only_another_container_registered_is_enoent(ground: &Ground) {
-    let (one, two) = (ground.v2(), ground.container(spapr::TCE_V2_IOMMU, &[1]));
+pub(crate) fn unregister_of_what_only_another_container_registered_is_enoent(fixture: &Fixture) {
+    let (one, two) = (fixture.v2(), fixture.container(spapr::TCE_V2_IOMMU, &[1]));
     let (memory, own) = (one.registered(K64), two.registered(K64));
     assert_eq!(two.unregister(memory), Err(Errno::ENOENT));
     assert_eq!(one.unregister(own), Err(Errno::ENOENT));
     one.gives_back(memory);
     two.gives_back(own);
     drop((one, two));
-    leases_go_in_time(ground);
+    leases_go_in_time(fixture);
 }
 
-pub(crate) fn unregister_gives_back_what_no_tce_points_into(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn unregister_gives_back_what_no_tce_points_into(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(4 * K64);
     assert_eq!(raw.map(memory.start(), 0, 4 * K64), Ok(0));
     assert_eq!(raw.unmap(0, 4 * K64), Ok(0));
@@ -93,50 +98,50 @@ pub(crate) fn unregister_gives_back_what_no_tce_points_into(ground: &Ground) {
     assert_eq!(raw.register(memory), Ok(0), "and it can be registered again");
     raw.gives_back(memory);
     drop(raw);
-    leases_go_in_time(ground);
+    leases_go_in_time(fixture);
 }
 
 /// The last one frees it.
-pub(crate) fn unregister_is_fine_while_mapped_as_long_as_another_container_holds_it(ground: &Ground) {
-    let (one, two) = (ground.v2(), ground.container(spapr::TCE_V2_IOMMU, &[1]));
+pub(crate) fn unregister_is_fine_while_mapped_as_long_as_another_container_holds_it(fixture: &Fixture) {
+    let (one, two) = (fixture.v2(), fixture.container(spapr::TCE_V2_IOMMU, &[1]));
     let memory = one.registered(K64);
     assert_eq!(two.register(memory), Ok(0));
     assert_eq!(one.map(memory.start(), 0, K64), Ok(0));
-    let (result, cost) = ground.cost(|| one.unregister(memory));
+    let (result, cost) = fixture.cost(|| one.unregister(memory));
     assert_eq!((result, cost), (Ok(0), 0));
     assert_eq!(one.unmap(0, K64), Ok(0));
     two.gives_back(memory);
     drop((one, two));
 
     // The library registers in each container that maps, and lets go everywhere at the end.
-    let library = ground.library();
-    library.space.attach(ground.groups[1].0).unwrap();
+    let library = fixture.library();
+    library.space.attach(fixture.groups[1].0).unwrap();
     let (memory, lease) = library.leased(K64);
     library.space.map(iova(0, K64), memory.start(), RW).unwrap();
     library.space.unmap(iova(0, K64)).unwrap();
-    let ((), cost) = ground.cost(|| lease.release().unwrap());
+    let ((), cost) = fixture.cost(|| lease.release().unwrap());
     assert_eq!(cost, -K64.cast_signed());
 }
 
 /// A closed container unregisters what it registered.
-pub(crate) fn close_of_a_container_unregisters_its_memory(ground: &Ground) {
-    let raw = ground.v2();
-    let (_, cost) = ground.cost(|| (raw.registered(K64), raw.registered(4 * K64)));
+pub(crate) fn close_of_a_container_unregisters_its_memory(fixture: &Fixture) {
+    let raw = fixture.v2();
+    let (_, cost) = fixture.cost(|| (raw.registered(K64), raw.registered(4 * K64)));
     assert_eq!(cost, (5 * K64).cast_signed());
     drop(raw);
-    assert_eq!(ground.locked(), 0);
-    let library = ground.library();
+    assert_eq!(fixture.locked(), 0);
+    let library = fixture.library();
     let _lease = library.leased(K64);
 }
 
 /// Its own TCEs are cleared first, so that a mapped region goes as well.
-pub(crate) fn close_of_a_container_unmaps_before_it_unregisters(ground: &Ground) {
-    let raw = ground.v2();
+pub(crate) fn close_of_a_container_unmaps_before_it_unregisters(fixture: &Fixture) {
+    let raw = fixture.v2();
     let memory = raw.registered(K64);
     assert_eq!(raw.map(memory.start(), 0, K64), Ok(0));
     drop(raw);
-    assert_eq!(ground.locked(), 0);
-    let library = ground.library();
+    assert_eq!(fixture.locked(), 0);
+    let library = fixture.library();
     let (memory, lease) = library.leased(K64);
     library.space.map(iova(0, K64), memory.start(), RW).unwrap();
     drop(lease);
@@ -145,10 +150,10 @@ pub(crate) fn close_of_a_container_unmaps_before_it_unregisters(ground: &Ground)
 
 /// A mapped region of another container, which is the first to close: the kernel warns and loses
 /// it.
-pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(ground: &Ground) {
+pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(fixture: &Fixture) {
     let lost = |memory: UserRange| Violation::ReleasedWhileMapped { range: memory, mapped: K64 / K4 };
-    ground.scars(|| {
-        let (one, two) = (ground.v2(), ground.container(spapr::TCE_V2_IOMMU, &[1]));
+    fixture.scars(|| {
+        let (one, two) = (fixture.v2(), fixture.container(spapr::TCE_V2_IOMMU, &[1]));
         let memory = one.registered(K64);
         let own = two.registered(K64);
         assert_eq!(two.map(memory.start(), 0, K64), Ok(0), "registered by the other container");
@@ -157,16 +162,125 @@ pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(ground
         assert_eq!(two.unregister(memory), Err(Errno::ENOENT));
         two.gives_back(own);
         drop(two);
-        assert_eq!(ground.locked(), K64.cast_signed(), "locked by nobody");
-        ground.on_model(|model| assert_eq!(model.violations(), [lost(memory)]));
+        assert_eq!(fixture.locked(), K64.cast_signed(), "locked by nobody");
+        fixture.on_model(|model| assert_eq!(model.violations(), [lost(memory)]));
     });
     // The container that maps registers, so that either may go first.
-    let library = ground.library();
+    let library = fixture.library();
     let other = spapr_iommu::space::AddressSpace::new(&library.registry);
-    other.attach(ground.groups[1].0).unwrap();
+    other.attach(fixture.groups[1].0).unwrap();
     let (memory, lease) = library.leased(K64);
     other.map(iova(0, K64), memory.start(), RW).unwrap();
-    library.space.detach(ground.groups[0].0).unwrap();
+    library.space.detach(fixture.groups[0].0).unwrap();
     assert!(lease.release().is_err(), "the other space still maps it");
     other.unmap(iova(0, K64)).unwrap();
+}
+
+const BIG: u64 = 64 << 20;
+
+/// A region that nobody holds, at bus address 64 KiB.
+fn orphan<'g>(fixture: &'g Fixture, size: u64) -> (Raw<'g>, UserRange) {
+    let raw = fixture.v2();
+    let memory = raw.registered(size);
+    assert_eq!(raw.map(memory.start(), K64, size), Ok(0));
+    let (result, cost) = fixture.cost(|| raw.unregister(memory));
+    assert_eq!((result, cost), (Ok(0), 0), "0, and still locked");
+    let expected = Violation::UnregisterWhileMapped { range: memory, mapped: size / K4 };
+    fixture.on_model(|model| assert_eq!(model.violations(), [expected]));
+    (raw, memory)
+}
+
+/// The library refuses, and names the bus addresses.
+fn refused(fixture: &Fixture) {
+    let library = fixture.library();
+    let (memory, lease) = library.leased(K64);
+    library.space.map(iova(K64, K64), memory.start(), Permission::ReadWrite).unwrap();
+    library.calls();
+    let refused = lease.release().unwrap_err();
+    assert_eq!((refused.mapped.clone(), library.calls().len()), (vec![iova(K64, K64)], 0));
+    library.space.unmap(iova(K64, K64)).unwrap();
+    let ((), cost) = fixture.cost(|| refused.lease.release().unwrap());
+    assert_eq!(cost, -K64.cast_signed());
+}
+
+pub(crate) fn unregister_while_mapped_returns_0_and_orphans_the_region(fixture: &Fixture) {
+    fixture.scars(|| {
+        let (raw, memory) = orphan(fixture, K64);
+        assert_eq!(raw.unregister(memory), Err(Errno::ENOENT), "it is nobody's");
+    });
+    refused(fixture);
+}
+
+pub(crate) fn orphan_can_still_be_mapped_and_unmapped(fixture: &Fixture) {
+    fixture.scars(|| {
+        let (raw, memory) = orphan(fixture, K64);
+        assert_eq!(raw.map(memory.start(), 4 * K64, K64), Ok(0));
+        assert_eq!((raw.unmap(K64, K64), raw.unmap(4 * K64, K64)), (Ok(0), Ok(0)));
+    });
+    refused(fixture);
+}
+
+/// Not even registered again, unmapped and unregistered in order.
+pub(crate) fn orphan_is_never_given_back(fixture: &Fixture) {
+    fixture.scars(|| {
+        let (raw, memory) = orphan(fixture, K64);
+        let (result, cost) = fixture.cost(|| raw.register(memory));
+        assert_eq!((result, cost), (Ok(0), 0), "the same region");
+        assert_eq!(raw.unmap(K64, K64), Ok(0));
+        let (result, cost) = fixture.cost(|| raw.unregister(memory));
+        assert_eq!((result, cost), (Ok(0), 0), "nothing is mapped, and still it stays");
+        assert_eq!(raw.unregister(memory), Err(Errno::ENOENT));
+    });
+    refused(fixture);
+}
+
+pub(crate) fn orphan_keeps_what_overlaps_it_from_registering(fixture: &Fixture) {
+    fixture.scars(|| {
+        let memory = fixture.memory(4 * K64);
+        let raw = fixture.v2();
+        let middle = part(memory, K64, 2 * K64);
+        assert_eq!((raw.register(middle), raw.map(middle.start(), K64, K64)), (Ok(0), Ok(0)));
+        assert_eq!((raw.unregister(middle), raw.unmap(K64, K64)), (Ok(0), Ok(0)));
+        for (offset, len) in [(0, 4 * K64), (K64, K64), (2 * K64, 2 * K64)] {
+            assert_eq!(raw.register(part(memory, offset, len)), Err(Errno::EINVAL), "{offset:#x}");
+        }
+        drop(raw);
+        // Other containers of the process meet it as well.
+        assert_eq!(fixture.v2().register(memory), Err(Errno::EINVAL));
+    });
+    refused(fixture);
+}
+
+pub(crate) fn orphan_outlives_its_container(fixture: &Fixture) {
+    fixture.scars(|| {
+        let (raw, memory) = orphan(fixture, K64);
+        drop(raw);
+        assert_eq!(fixture.locked(), K64.cast_signed(), "tables are given back, the orphan is not");
+        fixture.on_model(|model| assert_eq!(model.leaks(), [Leak::Region(memory)]));
+    });
+    refused(fixture);
+}
+
+/// The pinned pages are not given back even when the process is gone.
+pub(crate) fn orphan_keeps_its_pages_until_reboot(fixture: &Fixture) {
+    const WORD: &str = "SPAPR_IOMMU_ORPHAN";
+    fixture.scars(|| {
+        if fixture.is_model() {
+            orphan(fixture, BIG);
+            fixture.on_model(|model| {
+                model.exit();
+                assert!(matches!(model.violations()[1], Violation::LeftBehind { locked: BIG, .. }));
+            });
+        } else if std::env::var_os(WORD).is_some() {
+            orphan(fixture, BIG);
+        } else {
+            let before = settled_free_kib().unwrap();
+            let name = "orphan_keeps_its_pages_until_reboot";
+            let victim = Command::new("/proc/self/exe").args(["--alone", name]).env(WORD, "").output().unwrap();
+            assert!(victim.status.success(), "{}", String::from_utf8_lossy(&victim.stderr));
+            let lost = before.saturating_sub(settled_free_kib().unwrap()) << 10;
+            assert!(lost > BIG - (8 << 20), "{lost:#x} bytes lost of {BIG:#x}");
+        }
+    });
+    refused(fixture);
 }

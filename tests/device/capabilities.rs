@@ -1,7 +1,7 @@
 //! A PCI Express device: capabilities that the model's `edu` does not have, and what a driver may
 //! write in them.
 
-use crate::fixture::{ADDRESS, model};
+use crate::{ADDRESS, model};
 use spapr_iommu::addr::{PageShift, UserRange};
 use spapr_iommu::device::{AccessError, Device};
 use spapr_iommu::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};
@@ -9,6 +9,7 @@ use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::{IrqSet, PCI_CONFIG_REGION_INDEX};
+use spapr_iommu_tests::by_address::RunCall;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
@@ -56,8 +57,8 @@ impl Host for Express {
     fn close(&self, fd: Fd) {
         self.model.close(fd);
     }
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        self.model.call(fd, call)
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        self.model.run_call(fd, call)
     }
     fn set_irqs(&self, device: Fd, set: IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result<i32, Errno> {
         self.model.set_irqs(device, set, eventfds)

@@ -1,6 +1,6 @@
 //! Freezes and recovery.
 
-use crate::fixture::{ADDRESS, Bench, model, space};
+use crate::{ADDRESS, Fixture, model, space};
 use spapr_iommu::addr::Iova;
 use spapr_iommu::device::eeh::{EehError, Injection, PeState};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
@@ -16,81 +16,81 @@ fn frozen(state: PeState) -> AccessError {
 
 #[test]
 fn a_frozen_device_is_seen_recovered_and_works_again() {
-    let bench = Bench::new("powernv9");
-    let eeh = bench.device.eeh();
-    let msi = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
-    bench.device.start_dma().unwrap();
-    assert!(bench.moves());
-    bench.model.set_eeh_state(0, state::STOPPED);
-    assert_eq!(bench.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
+    let fixture = Fixture::new("powernv9");
+    let eeh = fixture.device.eeh();
+    let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
+    fixture.device.start_dma().unwrap();
+    assert!(fixture.moves());
+    fixture.model.set_eeh_state(0, state::STOPPED);
+    assert_eq!(fixture.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
     assert_eq!(eeh.state(), Ok(PeState::Stopped));
-    assert_eq!(bench.device.config().read::<u16>(0), Ok(0x1234), "for which the kernel answers");
+    assert_eq!(fixture.device.config().read::<u16>(0), Ok(0x1234), "for which the kernel answers");
 
     eeh.recover().unwrap();
     assert_eq!(eeh.state(), Ok(PeState::Normal));
-    assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed));
-    assert!(!bench.device.is_dma_on() && !bench.moves(), "off the bus until it is set up");
+    assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed));
+    assert!(!fixture.device.is_dma_on() && !fixture.moves(), "off the bus until it is set up");
     assert!(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })));
-    let msi = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
-    bench.device.start_dma().unwrap();
+    let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
+    fixture.device.start_dma().unwrap();
     // Mapped as before.
-    assert!(bench.moves());
-    bench.bar.write(0x60, 1u32).unwrap();
+    assert!(fixture.moves());
+    fixture.bar.write(0x60, 1u32).unwrap();
     assert!(msi.wait(Some(Duration::ZERO)).unwrap());
 }
 
 #[test]
 fn dma_that_is_stopped_while_frozen_does_not_come_back() {
-    let bench = Bench::new("powernv9");
-    bench.device.start_dma().unwrap();
-    bench.model.set_eeh_state(0, state::STOPPED);
-    let refused = bench.device.start_dma().unwrap_err();
+    let fixture = Fixture::new("powernv9");
+    fixture.device.start_dma().unwrap();
+    fixture.model.set_eeh_state(0, state::STOPPED);
+    let refused = fixture.device.start_dma().unwrap_err();
     assert_eq!(refused, frozen(PeState::Stopped).into());
-    bench.device.stop_dma().unwrap();
-    assert!(!bench.device.is_dma_on());
-    bench.device.eeh().unfreeze_io().unwrap();
-    assert_eq!(bench.device.eeh().state(), Ok(PeState::StoppedDma));
-    assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed), "for a look at the device");
-    bench.device.eeh().unfreeze_dma().unwrap();
-    assert!(!bench.moves());
-    bench.device.start_dma().unwrap();
-    assert!(bench.moves());
+    fixture.device.stop_dma().unwrap();
+    assert!(!fixture.device.is_dma_on());
+    fixture.device.eeh().unfreeze_io().unwrap();
+    assert_eq!(fixture.device.eeh().state(), Ok(PeState::StoppedDma));
+    assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed), "for a look at the device");
+    fixture.device.eeh().unfreeze_dma().unwrap();
+    assert!(!fixture.moves());
+    fixture.device.start_dma().unwrap();
+    assert!(fixture.moves());
 }
 
 #[test]
 fn a_pe_that_stays_unavailable_is_given_up() {
-    let bench = Bench::new("powernv8");
-    bench.device.start_dma().unwrap();
-    bench.model.set_eeh_state(0, state::UNAVAIL);
-    let refused = bench.device.eeh().recover_within(Duration::from_millis(3)).unwrap_err();
+    let fixture = Fixture::new("powernv8");
+    fixture.device.start_dma().unwrap();
+    fixture.model.set_eeh_state(0, state::UNAVAIL);
+    let refused = fixture.device.eeh().recover_within(Duration::from_millis(3)).unwrap_err();
     assert!(matches!(refused, EehError::Unavailable { group: 0, waited } if waited >= Duration::from_millis(3)));
-    assert!(!bench.device.is_dma_on());
-    bench.model.set_eeh_state(0, 3);
-    assert_eq!(bench.device.eeh().state(), Err(EehError::UnknownState { group: 0, state: 3 }));
+    assert!(!fixture.device.is_dma_on());
+    fixture.model.set_eeh_state(0, 3);
+    assert_eq!(fixture.device.eeh().state(), Err(EehError::UnknownState { group: 0, state: 3 }));
 }
 
 #[test]
 fn a_device_that_is_gone_is_not_recovered() {
-    let bench = Bench::new("powernv9");
-    bench.model.set_eeh_state(0, state::STOPPED);
-    bench.model.unplug(0);
-    let refused = bench.device.eeh().recover().unwrap_err();
+    let fixture = Fixture::new("powernv9");
+    fixture.model.set_eeh_state(0, state::STOPPED);
+    fixture.model.unplug(0);
+    let refused = fixture.device.eeh().recover().unwrap_err();
     assert_eq!(refused, EehError::Access(AccessError::Gone { device: ADDRESS.into() }));
 }
 
 #[test]
 fn emulated_devices_of_pseries_have_no_pe() {
-    let bench = Bench::new("pseries");
-    let msi = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
-    bench.device.start_dma().unwrap();
-    let eeh = bench.device.eeh();
+    let fixture = Fixture::new("pseries");
+    let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
+    fixture.device.start_dma().unwrap();
+    let eeh = fixture.device.eeh();
     let none = EehError::NoPe { group: 0 };
     assert_eq!(eeh.state(), Err(none.clone()));
     assert_eq!(eeh.unfreeze_io(), Err(none.clone()));
     assert_eq!(eeh.unfreeze_dma(), Err(none.clone()));
     assert_eq!(eeh.inject(Injection::default()), Err(none.clone()));
     assert_eq!(eeh.recover(), Err(none));
-    assert!(bench.device.is_dma_on() && msi[0].rearm().is_ok(), "nothing was turned off");
+    assert!(fixture.device.is_dma_on() && msi[0].rearm().is_ok(), "nothing was turned off");
 }
 
 #[test]
@@ -116,8 +116,8 @@ fn a_container_of_two_groups_is_left_alone() {
 #[test]
 fn the_platform_says_what_it_injects() {
     for (preset, loads) in [("powernv8", Ok(())), ("powernv9", Err(Errno::EIO))] {
-        let bench = Bench::new(preset);
-        let inject = |function| match bench.device.eeh().inject(Injection { function, ..Default::default() }) {
+        let fixture = Fixture::new(preset);
+        let inject = |function| match fixture.device.eeh().inject(Injection { function, ..Default::default() }) {
             Err(EehError::NotInjected { group: 0, errno }) => Err(errno),
             other => other.map_err(|error| panic!("{error}")),
         };
@@ -131,44 +131,44 @@ fn dma_that_no_tce_allows_freezes_the_pe_and_is_recorded() {
     let bad = |direction| Violation::DeviceDma { device: ADDRESS.into(), at: Iova(0x3_0000), direction };
     for (preset, freezes) in [("powernv9", true), ("pseries", false)] {
         for (from, to, direction) in [(0x1_f800, 0, DmaDirection::Read), (0, 0x1_f800, DmaDirection::Write)] {
-            let bench = Bench::new(preset);
-            bench.device.start_dma().unwrap();
-            bench.put(0x1_f800, b"the last bytes");
+            let fixture = Fixture::new(preset);
+            fixture.device.start_dma().unwrap();
+            fixture.put(0x1_f800, b"the last bytes");
             // Half of it lies behind what is mapped.
-            bench.copy(from, to, 0x1000);
-            assert_eq!(bench.model.violations(), [bad(direction)], "{preset}");
-            let read = bench.bar.read::<u32>(0);
+            fixture.copy(from, to, 0x1000);
+            assert_eq!(fixture.model.violations(), [bad(direction)], "{preset}");
+            let read = fixture.bar.read::<u32>(0);
             if freezes {
                 assert_eq!(read, Err(frozen(PeState::Stopped)));
-                bench.device.eeh().recover().unwrap();
-                bench.device.start_dma().unwrap();
+                fixture.device.eeh().recover().unwrap();
+                fixture.device.start_dma().unwrap();
             } else {
                 assert_eq!(read, Ok(0x0100_00ed));
             }
-            assert!(bench.moves() && bench.model.violations().len() == 1, "{preset}");
+            assert!(fixture.moves() && fixture.model.violations().len() == 1, "{preset}");
         }
     }
 }
 
 #[test]
 fn a_write_where_only_reading_is_allowed_is_recorded_and_an_emulated_phb_goes_on() {
-    let bench = Bench::with(model("powernv9").without_freezing(), Permission::Read);
-    bench.device.start_dma().unwrap();
-    bench.copy(0, 0x100, 8);
-    let at = Iova(crate::fixture::AT + 0x100);
+    let fixture = Fixture::with(model("powernv9").without_freezing(), Permission::Read);
+    fixture.device.start_dma().unwrap();
+    fixture.copy(0, 0x100, 8);
+    let at = Iova(crate::AT + 0x100);
     let bad = Violation::DeviceDma { device: ADDRESS.into(), at, direction: DmaDirection::Write };
-    assert_eq!(bench.model.violations(), std::slice::from_ref(&bad));
+    assert_eq!(fixture.model.violations(), std::slice::from_ref(&bad));
     assert_eq!(bad.to_string(), format!("device {ADDRESS} was to write at {at}, which no TCE allows"));
-    assert_eq!((bench.bar.read::<u32>(0), bench.get(0x100, 8)), (Ok(0x0100_00ed), vec![0; 8]));
+    assert_eq!((fixture.bar.read::<u32>(0), fixture.get(0x100, 8)), (Ok(0x0100_00ed), vec![0; 8]));
 }
 
 /// The kernel unfreezes a PE for its next owner.
 #[test]
 fn a_frozen_device_that_is_opened_again_works() {
-    let bench = Bench::new("powernv9");
-    bench.model.set_eeh_state(0, state::STOPPED);
-    assert_eq!(bench.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
-    let Bench { bar, device, space, .. } = bench;
+    let fixture = Fixture::new("powernv9");
+    fixture.model.set_eeh_state(0, state::STOPPED);
+    assert_eq!(fixture.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
+    let Fixture { bar, device, space, .. } = fixture;
     drop((bar, device));
     let device = Device::open(&space, 0, ADDRESS).unwrap();
     assert_eq!(device.bar(0, Endian::Big).unwrap().read::<u32>(0), Ok(0x0100_00ed));

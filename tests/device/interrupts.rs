@@ -1,6 +1,6 @@
 //! Interrupts by eventfd.
 
-use crate::fixture::Bench;
+use crate::Fixture;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::host::calls::Failure;
@@ -16,84 +16,84 @@ fn fired(interrupt: &Interrupt) -> bool {
     interrupt.wait(Some(Duration::ZERO)).unwrap()
 }
 
-fn one(bench: &Bench, kind: InterruptKind) -> Interrupt {
-    let mut all = bench.device.enable_interrupts(kind, 1).unwrap();
+fn one(fixture: &Fixture, kind: InterruptKind) -> Interrupt {
+    let mut all = fixture.device.enable_interrupts(kind, 1).unwrap();
     assert_eq!((all.len(), all[0].vector(), all[0].kind()), (1, 0, kind));
     all.remove(0)
 }
 
 #[test]
 fn a_device_tells_what_interrupts_it_has() {
-    let bench = Bench::new("powernv9");
-    let count = |kind| bench.device.interrupts(kind).map(|info| info.count).ok();
+    let fixture = Fixture::new("powernv9");
+    let count = |kind| fixture.device.interrupts(kind).map(|info| info.count).ok();
     use InterruptKind::{Error, Intx, Msi, Msix, Request};
     assert_eq!([Intx, Msi, Msix, Error, Request].map(count), [Some(1), Some(1), None, None, Some(1)]);
-    let refused = bench.device.enable_interrupts(Msix, 1).unwrap_err();
+    let refused = fixture.device.enable_interrupts(Msix, 1).unwrap_err();
     assert!(matches!(refused, DeviceError::NoInterrupt { kind: Msix, .. }), "{refused}");
     for asked in [0, 2, u32::MAX] {
-        let refused = bench.device.enable_interrupts(Msi, asked).unwrap_err();
+        let refused = fixture.device.enable_interrupts(Msi, asked).unwrap_err();
         assert!(matches!(refused, DeviceError::Vectors { there: 1, .. }), "{refused}");
     }
 }
 
 #[test]
 fn intx_masks_itself_until_it_is_rearmed() {
-    let bench = Bench::new("pseries");
-    let intx = one(&bench, InterruptKind::Intx);
+    let fixture = Fixture::new("pseries");
+    let intx = one(&fixture, InterruptKind::Intx);
     assert!(!fired(&intx));
-    bench.bar.write(RAISE, 1u32).unwrap();
+    fixture.bar.write(RAISE, 1u32).unwrap();
     assert!(fired(&intx) && !fired(&intx));
-    bench.bar.write(RAISE, 2u32).unwrap();
+    fixture.bar.write(RAISE, 2u32).unwrap();
     assert!(!fired(&intx), "masked");
     intx.rearm().unwrap();
     assert!(fired(&intx), "the device still asserts it");
-    bench.bar.write(ACKNOWLEDGE, 3u32).unwrap();
+    fixture.bar.write(ACKNOWLEDGE, 3u32).unwrap();
     intx.rearm().unwrap();
     assert!(!fired(&intx));
-    bench.bar.write(RAISE, 4u32).unwrap();
+    fixture.bar.write(RAISE, 4u32).unwrap();
     assert!(fired(&intx));
 }
 
 #[test]
 fn messages_need_the_bus_and_no_rearming() {
-    let bench = Bench::new("powernv9");
-    let msi = one(&bench, InterruptKind::Msi);
-    bench.bar.write(RAISE, 1u32).unwrap();
+    let fixture = Fixture::new("powernv9");
+    let msi = one(&fixture, InterruptKind::Msi);
+    fixture.bar.write(RAISE, 1u32).unwrap();
     assert!(!fired(&msi), "off the bus");
-    bench.device.start_dma().unwrap();
+    fixture.device.start_dma().unwrap();
     for _ in 0..2 {
-        bench.bar.write(RAISE, 1u32).unwrap();
+        fixture.bar.write(RAISE, 1u32).unwrap();
         assert!(fired(&msi) && !fired(&msi));
         msi.rearm().unwrap();
     }
     assert!(!fired(&msi));
     // The end of a transfer, too.
-    bench.bar.write(0x98, 5u64).unwrap();
+    fixture.bar.write(0x98, 5u64).unwrap();
     assert!(msi.wait(None).unwrap());
-    assert_eq!(bench.bar.read::<u32>(0x24), Ok(0x101));
+    assert_eq!(fixture.bar.read::<u32>(0x24), Ok(0x101));
 }
 
 #[test]
 fn one_kind_at_a_time_and_all_at_once() {
-    let bench = Bench::new("powernv9");
-    let msi = one(&bench, InterruptKind::Msi);
-    let refused = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap_err();
+    let fixture = Fixture::new("powernv9");
+    let msi = one(&fixture, InterruptKind::Msi);
+    let refused = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap_err();
     assert!(matches!(refused, DeviceError::EnabledAlready { kind: InterruptKind::Msi, .. }), "{refused}");
-    let refused = bench.device.enable_interrupts(InterruptKind::Intx, 1).unwrap_err();
+    let refused = fixture.device.enable_interrupts(InterruptKind::Intx, 1).unwrap_err();
     assert!(matches!(refused, DeviceError::OtherKind { enabled: InterruptKind::Msi, .. }), "{refused}");
     // The host's request is none of the three.
-    let _request = one(&bench, InterruptKind::Request);
+    let _request = one(&fixture, InterruptKind::Request);
     drop(msi);
-    let intx = one(&bench, InterruptKind::Intx);
-    bench.bar.write(RAISE, 1u32).unwrap();
+    let intx = one(&fixture, InterruptKind::Intx);
+    fixture.bar.write(RAISE, 1u32).unwrap();
     assert!(fired(&intx));
 }
 
 #[test]
 fn interrupts_end_with_the_device() {
-    let bench = Bench::new("powernv9");
-    let intx = one(&bench, InterruptKind::Intx);
-    let Bench { bar, device, .. } = bench;
+    let fixture = Fixture::new("powernv9");
+    let intx = one(&fixture, InterruptKind::Intx);
+    let Fixture { bar, device, .. } = fixture;
     drop(device);
     bar.write(RAISE, 1u32).unwrap();
     assert!(!fired(&intx));
@@ -103,28 +103,28 @@ fn interrupts_end_with_the_device() {
 
 #[test]
 fn an_old_interrupt_does_not_disable_a_new_one() {
-    let bench = Bench::new("powernv9");
-    let old = one(&bench, InterruptKind::Intx);
-    bench.device.eeh().recover().unwrap();
-    let new = one(&bench, InterruptKind::Intx);
+    let fixture = Fixture::new("powernv9");
+    let old = one(&fixture, InterruptKind::Intx);
+    fixture.device.eeh().recover().unwrap();
+    let new = one(&fixture, InterruptKind::Intx);
     drop(old);
-    bench.bar.write(RAISE, 1u32).unwrap();
+    fixture.bar.write(RAISE, 1u32).unwrap();
     assert!(fired(&new));
 }
 
 #[test]
 fn the_host_asks_for_a_device_that_is_taken_away() {
-    let bench = Bench::new("pseries");
-    let request = one(&bench, InterruptKind::Request);
+    let fixture = Fixture::new("pseries");
+    let request = one(&fixture, InterruptKind::Request);
     assert!(!request.wait(Some(Duration::from_millis(1))).unwrap());
-    bench.model.unplug(0);
+    fixture.model.unplug(0);
     assert!(fired(&request));
 }
 
 #[test]
 fn the_model_refuses_as_vfio_pci_does() {
-    let bench = Bench::new("powernv9");
-    let (model, set) = (&bench.model, IrqSet::default());
+    let fixture = Fixture::new("powernv9");
+    let (model, set) = (&fixture.model, IrqSet::default());
     let group = model.open(Node::Group(1)).unwrap();
     assert_eq!(model.set_irqs(group, set, &[]), Err(Errno::ENOTTY));
     let container = model.open(Node::Container).unwrap();
@@ -152,33 +152,33 @@ fn the_model_refuses_as_vfio_pci_does() {
 /// Eventfds of the caller's, as a VMM gives them to KVM.
 #[test]
 fn interrupts_go_to_eventfds_of_the_caller() {
-    let bench = Bench::new("powernv9");
+    let fixture = Fixture::new("powernv9");
     let eventfd = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
     let fds = [eventfd.as_fd()];
     let fired = || eventfd.read().is_ok();
-    let refused = bench.device.forward_interrupts(InterruptKind::Msi, &[fds[0], fds[0]]).unwrap_err();
+    let refused = fixture.device.forward_interrupts(InterruptKind::Msi, &[fds[0], fds[0]]).unwrap_err();
     assert!(matches!(refused, DeviceError::Vectors { asked: 2, there: 1, .. }), "{refused}");
-    let refused = bench.device.forward_interrupts(InterruptKind::Msi, &[]).unwrap_err();
+    let refused = fixture.device.forward_interrupts(InterruptKind::Msi, &[]).unwrap_err();
     assert!(matches!(refused, DeviceError::Vectors { asked: 0, .. }), "{refused}");
 
-    let intx = bench.device.forward_interrupts(InterruptKind::Intx, &fds).unwrap();
+    let intx = fixture.device.forward_interrupts(InterruptKind::Intx, &fds).unwrap();
     assert_eq!((intx.kind(), intx.count()), (InterruptKind::Intx, 1));
-    bench.bar.write(RAISE, 1u32).unwrap();
+    fixture.bar.write(RAISE, 1u32).unwrap();
     assert!(fired() && !fired());
     intx.rearm().unwrap();
     assert!(fired(), "the device still asserts it");
-    let refused = bench.device.enable_interrupts(InterruptKind::Msi, 1).unwrap_err();
+    let refused = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap_err();
     assert!(matches!(refused, DeviceError::OtherKind { .. }), "{refused}");
-    bench.bar.write(ACKNOWLEDGE, 1u32).unwrap();
+    fixture.bar.write(ACKNOWLEDGE, 1u32).unwrap();
     drop(intx);
-    bench.bar.write(RAISE, 1u32).unwrap();
+    fixture.bar.write(RAISE, 1u32).unwrap();
     assert!(!fired(), "disabled");
 
-    let msi = bench.device.forward_interrupts(InterruptKind::Msi, &fds).unwrap();
-    bench.device.start_dma().unwrap();
-    bench.bar.write(RAISE, 2u32).unwrap();
+    let msi = fixture.device.forward_interrupts(InterruptKind::Msi, &fds).unwrap();
+    fixture.device.start_dma().unwrap();
+    fixture.bar.write(RAISE, 2u32).unwrap();
     assert!(fired());
-    let Bench { bar: _bar, device, .. } = bench;
+    let Fixture { bar: _bar, device, .. } = fixture;
     drop(device);
     assert!(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })));
 }
@@ -186,10 +186,10 @@ fn interrupts_go_to_eventfds_of_the_caller() {
 /// A model's registers are no memory, and its files no files.
 #[test]
 fn a_model_has_nothing_to_map() {
-    let bench = Bench::new("powernv9");
-    assert_eq!(bench.device.bar_areas(0), Ok(vec![]));
-    assert!(bench.device.bar_areas(6).is_err() && bench.device.file().is_none());
+    let fixture = Fixture::new("powernv9");
+    assert_eq!(fixture.device.bar_areas(0), Ok(vec![]));
+    assert!(fixture.device.bar_areas(6).is_err() && fixture.device.file().is_none());
     let area = RegionArea { offset: 0, len: 0x1000 };
-    let refused = bench.device.map_bar_area(0, area).unwrap_err();
+    let refused = fixture.device.map_bar_area(0, area).unwrap_err();
     assert!(matches!(refused, DeviceError::Region { errno: Errno::EINVAL, .. }), "{refused}");
 }

@@ -1,6 +1,6 @@
 //! Opening, and what stays open.
 
-use crate::fixture::{ADDRESS, Bench, model, space};
+use crate::{ADDRESS, Fixture, model, space};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian};
 use spapr_iommu::host::Errno;
 use spapr_iommu::space::AttachError;
@@ -9,25 +9,25 @@ use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 #[test]
 fn an_open_device_answers_and_is_off_the_bus() {
     for preset in ["powernv8", "powernv9-4k", "pseries"] {
-        let bench = Bench::new(preset);
-        let device = &bench.device;
+        let fixture = Fixture::new(preset);
+        let device = &fixture.device;
         assert_eq!((device.address(), device.group(), device.id()), (ADDRESS, 0, (0x1234, 0x11e8)));
-        assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed));
-        assert_eq!((bench.bar.size(), bench.bar.endian()), (1 << 20, Endian::Big));
+        assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed));
+        assert_eq!((fixture.bar.size(), fixture.bar.endian()), (1 << 20, Endian::Big));
         assert_eq!(device.config().read::<u16>(4), Ok(2), "{preset}: memory decode only");
         assert!(!device.is_dma_on());
-        assert!(!bench.moves(), "{preset}");
+        assert!(!fixture.moves(), "{preset}");
     }
 }
 
 #[test]
 fn a_device_has_one_driver_at_a_time() {
-    let bench = Bench::new("powernv9");
-    bench.device.start_dma().unwrap();
-    let refused = Device::open(&bench.space, 0, ADDRESS).unwrap_err();
+    let fixture = Fixture::new("powernv9");
+    fixture.device.start_dma().unwrap();
+    let refused = Device::open(&fixture.space, 0, ADDRESS).unwrap_err();
     assert!(matches!(refused, DeviceError::OpenAlready { .. }), "{refused}");
-    assert!(bench.moves(), "and the first notices nothing");
-    let Bench { bar, device, space, .. } = bench;
+    assert!(fixture.moves(), "and the first notices nothing");
+    let Fixture { bar, device, space, .. } = fixture;
     drop(device);
     Device::open(&space, 0, ADDRESS).unwrap();
     assert_eq!(bar.read::<u32>(0), Ok(0x0100_00ed));
@@ -59,7 +59,7 @@ fn a_device_that_is_gone_is_not_opened() {
 
 #[test]
 fn the_group_stays_while_a_bar_or_an_interrupt_is_held() {
-    let Bench { bar, device, lease, space, model, .. } = Bench::new("powernv9");
+    let Fixture { bar, device, lease, space, model, .. } = Fixture::new("powernv9");
     let interrupt = device.enable_interrupts(spapr_iommu::device::InterruptKind::Msi, 1).unwrap();
     drop(device);
     for held in [2, 1] {
@@ -80,8 +80,8 @@ fn the_group_stays_while_a_bar_or_an_interrupt_is_held() {
 
 #[test]
 fn the_low_level_handle_still_works_beside_it() {
-    let bench = Bench::new("powernv9");
-    let low = bench.space.device(0, ADDRESS).unwrap();
+    let fixture = Fixture::new("powernv9");
+    let low = fixture.space.device(0, ADDRESS).unwrap();
     let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();
     let mut id = [0; 4];
     config.read(0, &mut id).unwrap();
@@ -91,18 +91,18 @@ fn the_low_level_handle_still_works_beside_it() {
 /// Every handle of a device but the driver's only looks at its configuration space.
 #[test]
 fn nobody_changes_the_command_register_behind_the_driver() {
-    let bench = Bench::new("powernv9");
-    bench.device.start_dma().unwrap();
-    let low = bench.space.device(0, ADDRESS).unwrap();
+    let fixture = Fixture::new("powernv9");
+    fixture.device.start_dma().unwrap();
+    let low = fixture.space.device(0, ADDRESS).unwrap();
     let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();
     for bytes in [&[0, 0][..], &[2], &[6, 0]] {
         assert_eq!(config.write(4, bytes), Err(Errno::EBUSY));
     }
     assert_eq!(low.reset().map_err(|error| error.errno()), Err(Some(Errno::EBUSY)));
-    assert_eq!(bench.bar.read::<u32>(0), Ok(0x0100_00ed), "memory decode is on");
-    assert!(bench.moves(), "and so is the bus master bit");
+    assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed), "memory decode is on");
+    assert!(fixture.moves(), "and so is the bus master bit");
     // Without a driver the handle has the device, and a BAR that does not answer gives an error.
-    let Bench { bar, device, .. } = bench;
+    let Fixture { bar, device, .. } = fixture;
     drop(device);
     config.write(4, &[0, 0]).unwrap();
     let region = low.region(PCI_BAR0_REGION_INDEX).unwrap();
@@ -114,12 +114,12 @@ fn nobody_changes_the_command_register_behind_the_driver() {
 /// A device stands before a host, of which it says nothing.
 #[test]
 fn debug_output_is_a_line() {
-    let bench = Bench::new("powernv9");
-    let interrupts = bench.device.enable_interrupts(spapr_iommu::device::InterruptKind::Msi, 1).unwrap();
-    let (device, low) = (&bench.device, bench.space.device(0, ADDRESS).unwrap());
+    let fixture = Fixture::new("powernv9");
+    let interrupts = fixture.device.enable_interrupts(spapr_iommu::device::InterruptKind::Msi, 1).unwrap();
+    let (device, low) = (&fixture.device, fixture.space.device(0, ADDRESS).unwrap());
     assert_eq!(format!("{device:?}"), "Device(0000:00:00.0 1234:11e8 of group 0, DMA off)");
     let texts: [&dyn core::fmt::Debug; 6] =
-        [&bench.bar, device.config(), &interrupts[0], &device.eeh(), &low, &bench.model];
+        [&fixture.bar, device.config(), &interrupts[0], &device.eeh(), &low, &fixture.model];
     for text in texts.map(|value| format!("{value:?}")) {
         assert!(text.len() < 1000, "{} bytes: {text}", text.len());
     }

@@ -1,16 +1,17 @@
-//! Errors as they are printed: a chain of an error and its sources says nothing twice, and remedies
-//! are the library's.
+//! What is printed. A chain of an error and its sources says nothing twice, and remedies are the
+//! library's; `Debug` is for a line of a log.
 
+use crate::{FIRST, Fixture, PRESETS, RW, SECOND};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
-use spapr_iommu::dma::{DmaError, DmaMask, OpenError, OutOfBounds, ReleaseRefusal};
+use spapr_iommu::dma::{DmaError, DmaMask, MemoryPart, OpenError, OutOfBounds, ReleaseRefusal};
 use spapr_iommu::host::calls::{CallError, Failure};
 use spapr_iommu::host::irqs::IrqsError;
 use spapr_iommu::host::{Call, Errno, FileError, Memlock, MemlockError, Obstacle, Platform};
 use spapr_iommu::registry::{PinError, RegisterError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
 use spapr_iommu::uapi::vfio::IrqSet;
-use spapr_iommu::window::Refusal;
+use spapr_iommu::window::PlanError;
 use std::collections::BTreeSet;
 use std::error::Error;
 use strum::VariantNames;
@@ -42,7 +43,7 @@ fn memlock() -> MemlockError {
 }
 
 fn window() -> WindowError {
-    Refusal::Memlock(memlock()).into()
+    PlanError::Memlock(memlock()).into()
 }
 
 const PAGE: PageShift = PageShift::P64K;
@@ -71,7 +72,7 @@ fn dma_errors() -> Vec<DmaError> {
         DmaError::NoRoomInReach { bytes, window: window_range, mask, largest },
         DmaError::Memory { bytes, page: PAGE, errno: Errno::ENOMEM },
         DmaError::Unaligned { user: user(), page: PAGE },
-        DmaError::PageTooLarge { user: user(), carries: PageShift::P4K, page: PAGE },
+        DmaError::PageTooLarge { user: user(), max_iommu_page: PageShift::P4K, page: PAGE },
         DmaError::File(file_errors().remove(1)),
         DmaError::OutOfBounds(outside),
         DmaError::PoolEmpty { blocks: 8 },
@@ -85,7 +86,7 @@ fn map_errors() -> Vec<MapError> {
     let asked = iova();
     vec![
         MapError::NoGroup { asked },
-        MapError::NoWindow { asked, why: Refusal::Memlock(memlock()) },
+        MapError::NoWindow { asked, why: PlanError::Memlock(memlock()) },
         MapError::Misaligned { asked, page: PAGE },
         MapError::UserMisaligned { asked, user: UserAddr(5), page: PAGE },
         MapError::Overlap { asked, present: asked, user: UserAddr(5) },
@@ -105,6 +106,7 @@ fn register_errors() -> Vec<RegisterError> {
         RegisterError::NotPinnable { asked, part },
         RegisterError::PageRefused { asked, page: 3 },
         RegisterError::Stale { asked, part },
+        RegisterError::Lent { asked },
         RegisterError::Foreign { asked },
         RegisterError::Memlock(memlock()),
         RegisterError::Backing(Errno::EIO),
@@ -116,7 +118,7 @@ fn pin_errors() -> Vec<PinError> {
     let asked = user();
     vec![
         PinError::NotRegistered { asked, missing: asked },
-        PinError::PageTooLarge { asked, region: asked, carries: PageShift::P4K, page: PAGE },
+        PinError::PageTooLarge { asked, region: asked, max_iommu_page: PageShift::P4K, page: PAGE },
         PinError::Straddles { asked, at: UserAddr(5), page: PAGE },
         PinError::Register(memlock().into()),
     ]
@@ -135,7 +137,7 @@ fn unmap_errors() -> Vec<UnmapError> {
 fn window_errors() -> Vec<WindowError> {
     vec![
         WindowError::NoGroup,
-        WindowError::Refused(Refusal::Memlock(memlock())),
+        WindowError::Refused(PlanError::Memlock(memlock())),
         WindowError::Call { error: call(), gone: vec![Iova(0)] },
         WindowError::Elsewhere { start: Iova(0), expected: Iova(1) },
     ]
@@ -233,4 +235,61 @@ fn errors_of_memory_name_the_librarys_remedies_and_units() {
     }
     let text = DmaError::Window(window()).to_string();
     assert!(text.contains("8 MiB to lock for the TCE tables") && text.contains("64 KiB"), "{text}");
+}
+
+/// Bytes of a line that is still read.
+const LINE: usize = 250;
+
+#[test]
+fn what_a_driver_holds_is_shown_in_a_line() {
+    for preset in PRESETS {
+        let fixture = Fixture::new(preset);
+        let devices = [FIRST, SECOND].map(|address| fixture.dma.open(address, DmaMask::ALL).unwrap());
+        let small: Vec<_> = (0..50).map(|_| fixture.dma.buffer::<u64>(9, RW).unwrap()).collect();
+        let large = fixture.dma.buffer::<u64>(90_000, RW).unwrap();
+        let pool = fixture.dma.pool::<[u8; 64]>(1000, RW).unwrap();
+        let block = pool.take().unwrap();
+        let memory = fixture.dma.memory(1 << 20).unwrap();
+        let map = memory.map(0, 100, RW).unwrap();
+        let parts: Vec<_> = (0..100).map(|i| MemoryPart { offset: i * 8192, len: 8 }).collect();
+        let scatter = memory.map_parts(&parts, RW).unwrap();
+        let bytes = fixture.dma.aligned_bytes(100_000).unwrap();
+        let shown = [
+            format!("{:?}", fixture.dma),
+            format!("{:?}", small[7]),
+            format!("{large:?}"),
+            format!("{pool:?}"),
+            format!("{block:?}"),
+            format!("{memory:?}"),
+            format!("{map:?}"),
+            format!("{scatter:?}"),
+            format!("{bytes:?}"),
+            format!("{:?}", memory.map(0, 1 << 21, RW)),
+            format!("{:?}", fixture.dma.space()),
+            format!("{:?}", fixture.dma.space().registry()),
+        ];
+        let names = [
+            "Dma(",
+            "Buffer",
+            "Buffer",
+            "Pool",
+            "Block",
+            "DmaMemory",
+            "StreamMap",
+            "ScatterMap",
+            "Aligned",
+            "Err",
+            "AddressSpace",
+            "Registry",
+        ];
+        for (text, name) in shown.iter().zip(names) {
+            assert!(text.starts_with(name), "{text}");
+            assert!(text.len() <= LINE && !text.contains('\n'), "{} bytes: {text}", text.len());
+        }
+        assert!(shown[0].contains("2 devices"), "{}", shown[0]);
+        // Buffers of a pretty-printed struct stay what they are.
+        assert!(format!("{:#?}", fixture.dma).len() <= LINE);
+        drop((devices, small, large, pool, block, map, scatter, memory));
+        fixture.ends_clean();
+    }
 }

@@ -1,7 +1,7 @@
 //! Memory of files: on the host's pages wherever the file lies, and safe from shrinking where it
 //! can be sealed.
 
-use crate::fixture::{FIRST, Ground, PRESETS, RW};
+use crate::{FIRST, Fixture, PRESETS, RW};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::dma::{DmaError, DmaMask, OutOfBounds};
@@ -18,34 +18,34 @@ fn memfd(flags: MFdFlags, len: u64) -> File {
 #[test]
 fn a_files_memory_is_mapped_and_shared_with_it() {
     for preset in PRESETS {
-        let ground = Ground::new(preset);
-        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let fixture = Fixture::new(preset);
+        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(0x4_0000).unwrap();
         file.write_all_at(b"in the file", 0x1_0000).unwrap();
         // On a machine of 4K pages, one mapping of 16 would lie on a page of 64K by chance.
-        let pieces: Vec<_> = (0..20).map(|_| ground.dma.file(&file, 0x1_0000, 0x2_0000).unwrap()).collect();
+        let pieces: Vec<_> = (0..20).map(|_| fixture.dma.file(&file, 0x1_0000, 0x2_0000).unwrap()).collect();
         for memory in pieces {
             let map = memory.map(0, 0x2_0000, RW).unwrap();
-            assert_eq!(ground.device_reads(map.iova_range().start(), 11), b"in the file", "{preset}");
+            assert_eq!(fixture.device_reads(map.iova_range().start(), 11), b"in the file", "{preset}");
             map.write_bytes(0x1_fffc, b"back").unwrap();
             let mut back = [0; 4];
             file.read_exact_at(&mut back, 0x2_fffc).unwrap();
             assert_eq!(&back, b"back");
         }
         drop(device);
-        ground.ends_clean();
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn a_part_that_a_file_does_not_have_is_named() {
     for preset in PRESETS {
-        let ground = Ground::new(preset);
-        let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
-        let page = ground.model.page_shift();
+        let fixture = Fixture::new(preset);
+        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let page = fixture.model.page_shift();
         let file = memfd(MFdFlags::empty(), 0x4_0000);
-        let refused = |offset, len| match ground.dma.file(&file, offset, len).unwrap_err() {
+        let refused = |offset, len| match fixture.dma.file(&file, offset, len).unwrap_err() {
             DmaError::File(error) => error,
             error => panic!("{error}"),
         };
@@ -61,25 +61,25 @@ fn a_part_that_a_file_does_not_have_is_named() {
             assert_eq!(refused(0x1000, 0x1_0000), FileError::Offset { offset: 0x1000, len: 0x1_0000, page });
         }
         drop(device);
-        ground.ends_clean();
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn a_file_that_is_not_open_for_writing_is_refused() {
-    let ground = Ground::new("powernv9-64k");
+    let fixture = Fixture::new("powernv9-64k");
     let file = memfd(MFdFlags::empty(), 0x1_0000);
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-    let refused = ground.dma.file(File::open(path).unwrap(), 0, 0x1_0000).unwrap_err();
+    let refused = fixture.dma.file(File::open(path).unwrap(), 0, 0x1_0000).unwrap_err();
     assert_eq!(refused, DmaError::File(FileError::Refused { offset: 0, len: 0x1_0000, errno: Errno::EACCES }));
-    ground.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn what_a_file_has_lost_is_out_of_bounds() {
-    let ground = Ground::new("powernv9-64k");
+    let fixture = Fixture::new("powernv9-64k");
     let file = memfd(MFdFlags::empty(), 0x3_0000);
-    let memory = ground.dma.file(&file, 0x1_0000, 0x2_0000).unwrap();
+    let memory = fixture.dma.file(&file, 0x1_0000, 0x2_0000).unwrap();
     memory.write_bytes(0x1_0000, b"there").unwrap();
     file.set_len(0x2_0000).unwrap();
     let mut data = [0; 5];
@@ -94,25 +94,25 @@ fn what_a_file_has_lost_is_out_of_bounds() {
     memory.read_bytes(0x1_0000, &mut data).unwrap();
     assert_eq!(data, [0; 5]);
     drop(memory);
-    ground.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_memfd_that_takes_seals_does_not_shrink_under_its_memory() {
-    let ground = Ground::new("powernv9-64k");
+    let fixture = Fixture::new("powernv9-64k");
     let file = memfd(MFdFlags::MFD_ALLOW_SEALING, 0x2_0000);
-    let memory = ground.dma.file(&file, 0, 0x2_0000).unwrap();
+    let memory = fixture.dma.file(&file, 0, 0x2_0000).unwrap();
     assert!(!memory.may_shrink());
     assert!(file.set_len(0).is_err(), "an access would end the process");
     memory.write_bytes(0x1_0000, b"still there").unwrap();
     // Refused, it changes nothing of the file.
     let whole = memfd(MFdFlags::MFD_ALLOW_SEALING, 0x1_0000);
-    assert!(ground.dma.file(&whole, 0, 0x2_0000).is_err());
+    assert!(fixture.dma.file(&whole, 0, 0x2_0000).is_err());
     whole.set_len(0).unwrap();
     // Without seals the caller is told.
     let bare = memfd(MFdFlags::empty(), 0x1_0000);
-    assert!(ground.dma.file(&bare, 0, 0x1_0000).unwrap().may_shrink());
-    assert!(!ground.dma.memory(0x1_0000).unwrap().may_shrink());
+    assert!(fixture.dma.file(&bare, 0, 0x1_0000).unwrap().may_shrink());
+    assert!(!fixture.dma.memory(0x1_0000).unwrap().may_shrink());
     drop(memory);
-    ground.ends_clean();
+    fixture.ends_clean();
 }

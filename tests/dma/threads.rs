@@ -1,6 +1,6 @@
 //! Several threads that take and drop memory at once.
 
-use crate::fixture::{FIRST, Ground, RW};
+use crate::{FIRST, Fixture, RW};
 use spapr_iommu::dma::{Block, Buffer, Dma, DmaConfig, DmaMask, DmaMemory, Pool, StreamMap};
 use std::thread;
 
@@ -15,13 +15,13 @@ fn memory_may_be_shared_between_threads() {
 
 #[test]
 fn threads_that_take_and_drop_memory_meet_no_trap() {
-    let ground = Ground::new("pseries-64k");
-    let device = ground.dma.open(FIRST, DmaMask::ALL).unwrap();
-    let pool = ground.dma.pool::<[u8; 512]>(8, RW).unwrap();
-    let memory = ground.dma.memory(1 << 20).unwrap();
+    let fixture = Fixture::new("pseries-64k");
+    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let pool = fixture.dma.pool::<[u8; 512]>(8, RW).unwrap();
+    let memory = fixture.dma.memory(1 << 20).unwrap();
     thread::scope(|scope| {
         for thread in 0..4u8 {
-            let (dma, pool, memory) = (&ground.dma, &pool, &memory);
+            let (dma, pool, memory) = (&fixture.dma, &pool, &memory);
             scope.spawn(move || {
                 let mut rng = fastrand::Rng::with_seed(thread.into());
                 let mut small = Vec::new();
@@ -47,7 +47,7 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
         }
     });
     drop((pool, memory, device));
-    ground.ends_clean();
+    fixture.ends_clean();
 }
 
 /// The second thread waits for the first one's attaching, and gets the group with the windows it
@@ -56,11 +56,11 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
 fn threads_open_devices_of_one_group_at_once() {
     let config = DmaConfig { default_window: false, ..DmaConfig::default() };
     for _ in 0..50 {
-        let ground = Ground::with("powernv9-64k", config, |model| model.with_devices(0, 4));
+        let fixture = Fixture::with("powernv9-64k", config, |model| model.with_devices(0, 4));
         let barrier = std::sync::Barrier::new(4);
         let devices: Vec<_> = thread::scope(|scope| {
             let open = |index: u8| {
-                let (dma, barrier) = (&ground.dma, &barrier);
+                let (dma, barrier) = (&fixture.dma, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
                     dma.open(&format!("0000:00:{index:02x}.0"), DmaMask::ALL)
@@ -69,9 +69,9 @@ fn threads_open_devices_of_one_group_at_once() {
             let threads: Vec<_> = (0..4).map(open).collect();
             threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
         });
-        let status = ground.dma.space().status();
+        let status = fixture.dma.space().status();
         assert_eq!((status.groups.len(), status.windows.len()), (1, 1));
         drop(devices);
-        ground.ends_clean();
+        fixture.ends_clean();
     }
 }

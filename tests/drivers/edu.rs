@@ -1,8 +1,7 @@
 //! The `edu` driver at work.
 
 use crate::edu_driver::{Edu, ID, MOST};
-use crate::fixture::Ground;
-use crate::left::Left;
+use crate::fixture::{Fixture, Left};
 use libtest_mimic::Failed;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use spapr_iommu::addr::PageShift;
@@ -10,7 +9,7 @@ use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Buffer, Dma, DmaMask};
 use spapr_iommu::host::Host;
 use spapr_iommu::permission::Permission;
-use spapr_iommu_tests::huge;
+use spapr_iommu_tests::machine;
 use std::fs::File;
 
 /// Where the dynamic window begins, unless the default one is gone.
@@ -36,12 +35,12 @@ pub(crate) fn copied(dma: &Dma, edu: &Edu, seed: u64) -> Result<(Buffer<u8>, Buf
     Ok((from, to))
 }
 
-pub(crate) fn copies_through_both_windows_with_every_interrupt(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
+pub(crate) fn copies_through_both_windows_with_every_interrupt(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
     for (bits, big) in [(64, true), (32, false)] {
         let kinds = [Some(InterruptKind::Msi), Some(InterruptKind::Intx), None];
         for (kind, seed) in kinds.into_iter().zip(bits..) {
-            let dma = ground.dma();
+            let dma = fixture.dma();
             let edu = Edu::open(&dma, &address, mask(bits), kind)?;
             let (from, to) = copied(&dma, &edu, seed.into())?;
             for range in [from.iova_range(), to.iova_range()] {
@@ -56,10 +55,10 @@ pub(crate) fn copies_through_both_windows_with_every_interrupt(ground: &Ground) 
 }
 
 /// Memory is registered once; each transfer is a MAP and an UNMAP at the same place.
-pub(crate) fn streams(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
-    let _quick = ground.without_reset(&address)?;
-    let dma = ground.dma();
+pub(crate) fn streams(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
+    let _quick = fixture.without_reset(&address)?;
+    let dma = fixture.dma();
     let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
     let memory = dma.memory(4 * MOST)?;
     memory.write_bytes(MOST, &[0x5a; 64])?;
@@ -80,11 +79,11 @@ pub(crate) fn streams(ground: &Ground) -> Result<(), Failed> {
     }
 }
 
-pub(crate) fn reaches_slices_and_files(ground: &Ground) -> Result<(), Failed> {
-    let page = ground.host.page_shift().bytes() as usize;
-    let address = ground.device(ID)?;
-    let _quick = ground.without_reset(&address)?;
-    let dma = ground.dma();
+pub(crate) fn reaches_slices_and_files(fixture: &Fixture) -> Result<(), Failed> {
+    let page = fixture.host.page_shift().bytes() as usize;
+    let address = fixture.device(ID)?;
+    let _quick = fixture.without_reset(&address)?;
+    let dma = fixture.dma();
     let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
     let to = dma.buffer::<u8>(MOST as usize, Permission::Write)?;
     let check = |what: &str, expected: &[u8]| {
@@ -100,7 +99,7 @@ pub(crate) fn reaches_slices_and_files(ground: &Ground) -> Result<(), Failed> {
     check("slice", &expected)?;
 
     let mut files = vec![(MFdFlags::MFD_CLOEXEC, page as u64)];
-    if ground.model.is_none() && !huge::huge_pages(&[PageShift::P2M]).is_empty() {
+    if fixture.model.is_none() && !machine::huge_pages(&[PageShift::P2M]).is_empty() {
         files.push((MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB, PageShift::P2M.bytes()));
     }
     for (flags, len) in files {
@@ -116,21 +115,21 @@ pub(crate) fn reaches_slices_and_files(ground: &Ground) -> Result<(), Failed> {
 }
 
 /// A round: open, use, close.
-fn round(ground: &Ground, address: &str, seed: u64) -> Result<(), Failed> {
-    let dma = ground.small_dma();
+fn round(fixture: &Fixture, address: &str, seed: u64) -> Result<(), Failed> {
+    let dma = fixture.small_dma();
     let edu = Edu::open(&dma, address, DmaMask::ALL, Some(InterruptKind::Msi))?;
     copied(&dma, &edu, seed).map(drop)
 }
 
-pub(crate) fn rounds_leave_nothing(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
-    let _quick = ground.without_reset(&address)?;
+pub(crate) fn rounds_leave_nothing(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
+    let _quick = fixture.without_reset(&address)?;
     // What is made once and kept, such as slabs of the kernel, is made before.
-    (0..2).try_for_each(|seed| round(ground, &address, seed))?;
-    let before = Left::now(ground)?;
-    for seed in 0..ground.rounds {
-        round(ground, &address, seed.into())?;
-        ground.progress("edu", seed + 1);
+    (0..2).try_for_each(|seed| round(fixture, &address, seed))?;
+    let before = Left::now(fixture)?;
+    for seed in 0..fixture.rounds {
+        round(fixture, &address, seed.into())?;
+        fixture.progress("edu", seed + 1);
     }
-    Left::now(ground)?.same_as(&before)
+    Left::now(fixture)?.same_as(&before)
 }

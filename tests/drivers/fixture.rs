@@ -1,12 +1,15 @@
-//! The machine the drivers run on.
+//! The machine the drivers run on, and what they left behind: locked memory, open files, free
+//! memory.
 
 use libtest_mimic::Failed;
+use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::dma::{Dma, DmaConfig};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{GroupFacts, Host, Node, Obstacle};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
-use spapr_iommu_tests::groups;
+use spapr_iommu_tests::machine;
+use std::fs;
 use std::sync::Arc;
 
 /// The models.
@@ -14,14 +17,14 @@ pub(crate) const PRESETS: [&str; 4] = ["powernv9-4k", "powernv9-64k", "pseries-4
 /// The dynamic window of a driver whose device needs little.
 const SMALL: u64 = 16 << 20;
 
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) model: Option<Arc<Model>>,
     pub(crate) rounds: u32,
     registry: Registry,
 }
 
-impl Ground {
+impl Fixture {
     /// The running kernel, if it is one of POWER.
     pub(crate) fn running(rounds: u32) -> Option<Self> {
         let host = Arc::new(Vfio::new());
@@ -55,7 +58,7 @@ impl Ground {
     }
 
     fn groups(&self) -> Vec<GroupFacts> {
-        groups::groups(self.host.as_ref())
+        machine::groups(self.host.as_ref())
     }
 
     /// The addresses of all devices with an id.
@@ -103,5 +106,37 @@ impl Drop for NoReset {
         if let Err(error) = std::fs::write(&self.0, "default\n") {
             eprintln!("{}: {error}", self.0);
         }
+    }
+}
+
+/// What free memory may differ by, KiB: the least that is lost by a leak in each round would be a
+/// page in each, 64 KiB in most.
+const NOISE_KIB: u64 = 1024;
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Left {
+    locked: u64,
+    files: usize,
+    /// Of the machine; a model has none.
+    free_kib: Option<u64>,
+}
+
+impl Left {
+    pub(crate) fn now(fixture: &Fixture) -> Result<Self, Failed> {
+        let free_kib = match fixture.model {
+            Some(_) => None,
+            None => Some(settled_free_kib()?),
+        };
+        let files = fs::read_dir("/proc/self/fd")?.count();
+        Ok(Self { locked: fixture.host.memlock()?.locked, files, free_kib })
+    }
+
+    /// Fails unless all is as it was.
+    pub(crate) fn same_as(&self, before: &Self) -> Result<(), Failed> {
+        let lost = before.free_kib.unwrap_or(0).saturating_sub(self.free_kib.unwrap_or(0));
+        if (self.locked, self.files) == (before.locked, before.files) && lost <= NOISE_KIB {
+            return Ok(());
+        }
+        Err(format!("{self:?} is left where {before:?} was").into())
     }
 }

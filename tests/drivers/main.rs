@@ -9,18 +9,16 @@ mod edu;
 #[path = "../../examples/edu/driver.rs"]
 mod edu_driver;
 mod fixture;
-mod guide;
-mod left;
 mod wrong;
 
 use clap::Parser;
-use fixture::{Ground, PRESETS};
+use fixture::{Fixture, PRESETS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// A test of one machine: the running kernel's, or a model.
-type Test = fn(&Ground) -> Result<(), Failed>;
+type Test = fn(&Fixture) -> Result<(), Failed>;
 
 /// Where DMA windows can be made.
 const TESTS: &[(&str, Test)] = &[
@@ -51,18 +49,36 @@ fn main() -> ExitCode {
     let Options { mut arguments, rounds } = Options::parse();
     // A device has one driver at a time.
     arguments.test_threads = Some(1);
-    let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide::shows_the_drivers_code)];
-    let grounds = match Ground::running(rounds) {
-        Some(ground) => vec![("kernel".to_owned(), ground)],
-        None => PRESETS.map(|preset| (format!("model:{preset}"), Ground::model(preset, rounds))).into(),
+    let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide_shows_the_drivers_code)];
+    let grounds = match Fixture::running(rounds) {
+        Some(fixture) => vec![("kernel".to_owned(), fixture)],
+        None => PRESETS.map(|preset| (format!("model:{preset}"), Fixture::model(preset, rounds))).into(),
     };
-    for (kind, ground) in grounds {
-        let ground = Arc::new(ground);
-        let tests = if ground.has_windows() { TESTS } else { WITHOUT_WINDOWS };
+    for (kind, fixture) in grounds {
+        let fixture = Arc::new(fixture);
+        let tests = if fixture.has_windows() { TESTS } else { WITHOUT_WINDOWS };
         for (name, test) in tests {
-            let ground = Arc::clone(&ground);
-            trials.push(Trial::test(*name, move || test(&ground)).with_kind(kind.clone()));
+            let fixture = Arc::clone(&fixture);
+            trials.push(Trial::test(*name, move || test(&fixture)).with_kind(kind.clone()));
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+const GUIDE: &str = include_str!("../../docs/drivers.md");
+const DRIVER: &str = include_str!("../../examples/edu/driver.rs");
+
+/// Each block of `docs/drivers.md` that says that it is from the driver stands there, but for the
+/// indentation of its first line.
+fn guide_shows_the_drivers_code() -> Result<(), Failed> {
+    let mut blocks = 0;
+    for block in GUIDE.split("```rust,ignore\n").skip(1) {
+        let code = block.split("```").next().unwrap_or_default();
+        let bare = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+        if !bare(DRIVER).contains(bare(code).trim()) {
+            return Err(format!("examples/edu/driver.rs has no such lines:\n{code}").into());
+        }
+        blocks += 1;
+    }
+    if blocks >= 4 { Ok(()) } else { Err(format!("{blocks} blocks of the guide are from the driver").into()) }
 }

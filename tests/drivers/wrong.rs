@@ -2,8 +2,7 @@
 
 use crate::edu::{copied, mask};
 use crate::edu_driver::{Edu, EduError, ID, MOST};
-use crate::fixture::Ground;
-use crate::left::Left;
+use crate::fixture::{Fixture, Left};
 use libtest_mimic::Failed;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::device::{AccessError, InterruptKind};
@@ -11,7 +10,7 @@ use spapr_iommu::dma::{Dma, DmaError, DmaMask, OpenError, ReleaseRefusal};
 use spapr_iommu::host::MemlockError;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::RegisterError;
-use spapr_iommu_tests::limit::RealLimit;
+use spapr_iommu_tests::machine::RealLimit;
 use std::time::Duration;
 
 fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {
@@ -19,28 +18,28 @@ fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {
 }
 
 /// Runs `f` twice; the second time leaves what the first time left.
-fn twice(ground: &Ground, f: impl Fn() -> Result<(), Failed>) -> Result<(), Failed> {
-    let _quick = ground.without_reset(&ground.device(ID)?)?;
+fn twice(fixture: &Fixture, f: impl Fn() -> Result<(), Failed>) -> Result<(), Failed> {
+    let _quick = fixture.without_reset(&fixture.device(ID)?)?;
     f()?;
-    let before = Left::now(ground)?;
+    let before = Left::now(fixture)?;
     f()?;
-    Left::now(ground)?.same_as(&before)
+    Left::now(fixture)?.same_as(&before)
 }
 
-pub(crate) fn a_mask_too_small_is_named(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
-    twice(ground, || match Edu::open(&ground.dma(), &address, mask(12), None).err() {
+pub(crate) fn a_mask_too_small_is_named(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
+    twice(fixture, || match Edu::open(&fixture.dma(), &address, mask(12), None).err() {
         Some(EduError::Open(OpenError::Dma(DmaError::MaskTooSmall { .. }))) => Ok(()),
         other => unexpected(other),
     })
 }
 
-pub(crate) fn a_budget_too_small_is_named(ground: &Ground) -> Result<(), Failed> {
-    twice(ground, || {
-        let dma = ground.small_dma();
-        let _edu = Edu::open(&dma, &ground.device(ID)?, DmaMask::ALL, None)?;
-        let most = ground.host.memlock()?.locked + (1 << 20);
-        match &ground.model {
+pub(crate) fn a_budget_too_small_is_named(fixture: &Fixture) -> Result<(), Failed> {
+    twice(fixture, || {
+        let dma = fixture.small_dma();
+        let _edu = Edu::open(&dma, &fixture.device(ID)?, DmaMask::ALL, None)?;
+        let most = fixture.host.memlock()?.locked + (1 << 20);
+        match &fixture.model {
             Some(model) => {
                 model.set_memlock(Some(most), false);
                 let refused = over_budget(&dma);
@@ -65,10 +64,10 @@ fn over_budget(dma: &Dma) -> Result<(), Failed> {
 }
 
 /// Its memory is gone for the device before it is gone for the process.
-pub(crate) fn a_buffer_dropped_while_the_device_runs(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
-    twice(ground, || {
-        let dma = ground.small_dma();
+pub(crate) fn a_buffer_dropped_while_the_device_runs(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
+    twice(fixture, || {
+        let dma = fixture.small_dma();
         let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
         let (from, to) = copied(&dma, &edu, 7)?;
         let refused = match to.release() {
@@ -106,11 +105,11 @@ pub(crate) fn a_buffer_dropped_while_the_device_runs(ground: &Ground) -> Result<
     })
 }
 
-pub(crate) fn a_panic_while_the_device_runs(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
-    twice(ground, || {
+pub(crate) fn a_panic_while_the_device_runs(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
+    twice(fixture, || {
         let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<(), Failed> {
-            let dma = ground.small_dma();
+            let dma = fixture.small_dma();
             let edu = Edu::open(&dma, &address, DmaMask::ALL, Some(InterruptKind::Msi))?;
             let _buffers = copied(&dma, &edu, 8)?;
             std::panic::resume_unwind(Box::new("in between"));
@@ -124,12 +123,12 @@ pub(crate) fn a_panic_while_the_device_runs(ground: &Ground) -> Result<(), Faile
 }
 
 /// The last device: it does not come back to a real machine.
-pub(crate) fn a_device_that_is_gone_is_named(ground: &Ground) -> Result<(), Failed> {
-    let devices = ground.devices(ID);
+pub(crate) fn a_device_that_is_gone_is_named(fixture: &Fixture) -> Result<(), Failed> {
+    let devices = fixture.devices(ID);
     let address = devices.last().ok_or("there is no edu")?.clone();
-    let dma = ground.small_dma();
+    let dma = fixture.small_dma();
     let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
-    match &ground.model {
+    match &fixture.model {
         Some(model) => {
             let group = edu.device().group();
             model.unplug(group);
@@ -157,9 +156,9 @@ pub(crate) fn a_device_that_is_gone_is_named(ground: &Ground) -> Result<(), Fail
     Ok(())
 }
 
-pub(crate) fn firmware_without_windows(ground: &Ground) -> Result<(), Failed> {
-    let address = ground.device(ID)?;
-    twice(ground, || match Edu::open(&ground.dma(), &address, DmaMask::ALL, None).err() {
+pub(crate) fn firmware_without_windows(fixture: &Fixture) -> Result<(), Failed> {
+    let address = fixture.device(ID)?;
+    twice(fixture, || match Edu::open(&fixture.dma(), &address, DmaMask::ALL, None).err() {
         Some(error) if error.to_string().contains("ddw") => Ok(()),
         other => unexpected(other),
     })

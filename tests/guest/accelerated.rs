@@ -9,6 +9,8 @@ use spapr_iommu::kvm::model::KvmModel;
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::by_address;
+use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, LIOBN, PRESETS, RAM, guest};
 use std::sync::Arc;
 
@@ -29,9 +31,9 @@ impl Vm {
         for group in 0..2 {
             kvm.set_windows(group, &[(range(0, 2 << 30), PageShift::P4K), (range(BIG, 1 << 32), PageShift::P4K)]);
         }
-        let slots = Arc::new(Slots::new(model.clone()));
+        let slots = Arc::new(Slots::new());
         let user = model.allocate(RAM, Host::page_shift(model.as_ref())).unwrap().start();
-        slots.insert(Slot { guest: guest(0, RAM), user }).unwrap();
+        slots.plug(Slot { guest: guest(0, RAM), user }, model.clone()).unwrap();
         let acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
         let iommu = GuestIommu::accelerated(&Registry::new(model.clone()), slots.clone(), acceleration);
         iommu.add_memory().unwrap();
@@ -51,7 +53,7 @@ impl Vm {
             match Permission::from_bits((tce & 3) as u32) {
                 Some(rights) => {
                     let user = UserAddr(self.user.0 + (tce & !3));
-                    calls::map_dma(self.model.as_ref(), container, user, iova, rights).unwrap();
+                    by_address::map_dma(self.model.as_ref(), container, user, iova, rights).unwrap();
                 }
                 None => calls::unmap_dma(self.model.as_ref(), container, iova).unwrap(),
             }
@@ -72,7 +74,7 @@ impl Vm {
     fn ends_clean(self) {
         let Self { model, kvm, iommu, phb, slots, .. } = self;
         drop((phb, iommu, slots));
-        assert_eq!((kvm.groups(), kvm.ties()), (vec![], vec![]));
+        assert_eq!((kvm.groups(), kvm.attached_tables()), (vec![], vec![]));
         assert!(kvm.table(LIOBN.0).is_none());
         assert_eq!(model.locked(), 0);
         assert_eq!(model.regions(), []);
@@ -85,7 +87,7 @@ impl Vm {
 fn the_kernel_keeps_tables_and_a_group_is_tied_to_them_in_the_order_that_works() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
-        assert!(vm.iommu.table(LIOBN).unwrap().is_kept());
+        assert!(vm.iommu.table(LIOBN).unwrap().is_in_kernel());
         vm.iommu.h_put_tce(LIOBN, 0x1000, 0x5003).unwrap();
         vm.phb.attach(0).unwrap();
         // Before its devices are opened, with the default window there.
@@ -111,7 +113,7 @@ fn a_group_that_joins_sees_what_the_kernel_mapped_before() {
         vm.kernel_puts(LIOBN, 0x3000, 0x7003);
         vm.kernel_puts(DYNAMIC, BIG + 0x10000, 0x2_0003);
         vm.phb.attach(1).unwrap();
-        assert_eq!(vm.kvm.ties().len(), 4);
+        assert_eq!(vm.kvm.attached_tables().len(), 4);
         assert_eq!(vm.device(0x3000), [Some(0x7000); 2]);
         assert_eq!(vm.device(BIG + 0x10000), [Some(0x2_0000); 2]);
         // The first leaves, and the kernel goes on for the other.
@@ -185,7 +187,7 @@ fn a_table_the_kernel_cannot_keep_is_the_librarys() {
     vm.phb.attach(0).unwrap();
     vm.kvm.limit(16);
     vm.phb.create_window(16, 30).unwrap();
-    assert!(!vm.iommu.table(DYNAMIC).unwrap().is_kept());
+    assert!(!vm.iommu.table(DYNAMIC).unwrap().is_in_kernel());
     vm.iommu.h_put_tce(DYNAMIC, BIG, 0x1_0003).unwrap();
     assert_eq!(vm.device(BIG), [Some(0x1_0000)]);
     vm.ends_clean();

@@ -8,7 +8,8 @@ use spapr_iommu::guest::{
 use spapr_iommu::kvm::Acceleration;
 use spapr_iommu::kvm::model::KvmModel;
 use spapr_iommu::space::WindowError;
-use spapr_iommu_tests::guest_fixture::{BIG, BUID, Bench, DYNAMIC, LIOBN, LIST, PRESETS, RAM, guest, iova, tces};
+use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, LIST, PRESETS, RAM, guest, iova, tces};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -16,40 +17,41 @@ use std::sync::Arc;
 const SCREEN: usize = 24 * 80;
 
 /// Every third page, so that no two TCEs are one run.
-fn fragmented(bench: &Bench) {
-    bench.phb.create_window(16, 38).unwrap();
+fn fragmented(fixture: &Fixture) {
+    fixture.phb.create_window(16, 38).unwrap();
     let spread: Vec<u64> = (0..512).map(|n| ((n * 3 % 512) << 16) | 3).collect();
-    (0..16).for_each(|list| bench.put(DYNAMIC, BIG + (list << 25), &spread));
+    (0..16).for_each(|list| fixture.put(DYNAMIC, BIG + (list << 25), &spread));
     let spread: Vec<u64> = (0..512).map(|n| ((n * 3 % 512) << 12) | 3).collect();
-    (0..16).for_each(|list| bench.put(LIOBN, list << 21, &spread));
+    (0..16).for_each(|list| fixture.put(LIOBN, list << 21, &spread));
 }
 
 #[test]
 fn what_goes_to_a_log_is_a_screen_whatever_is_in_the_tables() {
     for attached in [false, true] {
-        let bench = Bench::new("powernv9-64k");
-        (1..40)
-            .for_each(|n| drop(bench.iommu.add_phb(PhbConfig::new(n, Liobn(0x100 + 2 * n as u32)).unwrap()).unwrap()));
+        let fixture = Fixture::new("powernv9-64k");
+        (1..40).for_each(|n| {
+            drop(fixture.iommu.add_phb(PhbConfig::new(n, Liobn(0x100 + 2 * n as u32)).unwrap()).unwrap())
+        });
         if attached {
-            bench.phb.attach(0).unwrap();
+            fixture.phb.attach(0).unwrap();
         }
-        fragmented(&bench);
-        let table = bench.iommu.table(DYNAMIC).unwrap();
+        fragmented(&fixture);
+        let table = fixture.iommu.table(DYNAMIC).unwrap();
         for text in [
-            format!("{:?}", bench.phb),
-            format!("{:#?}", bench.phb),
-            format!("{:?}", bench.iommu),
-            format!("{:#?}", bench.iommu),
-            format!("{:?}", bench.iommu.ram()),
+            format!("{:?}", fixture.phb),
+            format!("{:#?}", fixture.phb),
+            format!("{:?}", fixture.iommu),
+            format!("{:#?}", fixture.iommu),
+            format!("{:?}", fixture.iommu.ram()),
             format!("{table:?}"),
-            format!("{:?}", bench.iommu.stats()),
+            format!("{:?}", fixture.iommu.stats()),
         ] {
             assert!(text.len() < SCREEN, "{} bytes: {}…", text.len(), &text[..200]);
         }
-        let text = format!("{:?}", bench.iommu);
+        let text = format!("{:?}", fixture.iommu);
         assert!(text.contains("0x800000020000000") && text.contains("LIOBN 0x80000001"), "{text}");
         drop(table);
-        bench.ends_clean();
+        fixture.ends_clean();
     }
     let kvm = KvmModel::new();
     let acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
@@ -63,36 +65,36 @@ fn what_goes_to_a_log_is_a_screen_whatever_is_in_the_tables() {
 #[test]
 fn calls_tces_and_refusals_are_counted() {
     for preset in PRESETS {
-        let bench = Bench::new(preset);
-        bench.phb.attach(0).unwrap();
-        let registered = bench.registry.stats();
+        let fixture = Fixture::new(preset);
+        fixture.phb.attach(0).unwrap();
+        let registered = fixture.registry.stats();
         assert_eq!((registered.registers, registered.registered), (1, RAM));
-        bench.put(LIOBN, 0, &tces(0, 512, PageShift::P4K));
-        bench.iommu.h_put_tce(LIOBN, 0x40_0000, 0x5003).unwrap();
-        bench.iommu.h_stuff_tce(LIOBN, 0, 0, 700).unwrap();
-        bench.iommu.h_get_tce(LIOBN, 0).unwrap();
-        bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap_err();
-        bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap_err();
-        bench.iommu.h_stuff_tce(LIOBN, 0, 3, 1).unwrap_err();
-        bench.iommu.h_get_tce(LIOBN, 5).unwrap_err();
-        bench.iommu.h_get_tce(Liobn(5), 0).unwrap_err();
-        let stats = bench.phb.stats();
+        fixture.put(LIOBN, 0, &tces(0, 512, PageShift::P4K));
+        fixture.iommu.h_put_tce(LIOBN, 0x40_0000, 0x5003).unwrap();
+        fixture.iommu.h_stuff_tce(LIOBN, 0, 0, 700).unwrap();
+        fixture.iommu.h_get_tce(LIOBN, 0).unwrap();
+        fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap_err();
+        fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap_err();
+        fixture.iommu.h_stuff_tce(LIOBN, 0, 3, 1).unwrap_err();
+        fixture.iommu.h_get_tce(LIOBN, 5).unwrap_err();
+        fixture.iommu.h_get_tce(Liobn(5), 0).unwrap_err();
+        let stats = fixture.phb.stats();
         assert_eq!((stats.gets, stats.puts, stats.indirects, stats.stuffs, stats.tces), (1, 1, 1, 1, 512 + 1 + 700));
         let kinds: Vec<_> = stats.refusals.iter().collect();
         assert_eq!(kinds, [("misaligned", 1), ("not-ram", 2), ("stuffs-rights", 1)]);
         assert_eq!((stats.refusals.total(), stats.refusals.of("not-ram"), stats.refusals.of("none")), (4, 2, 0));
-        let all = bench.iommu.stats();
+        let all = fixture.iommu.stats();
         assert_eq!((all.tces, all.refusals.of("no-table"), all.refusals.total()), (stats.tces, 1, 5));
         // What the space was asked for it.
-        let space = bench.phb.space().stats();
+        let space = fixture.phb.space().stats();
         assert_eq!((space.maps, space.mapped, space.unmaps, space.unmapped), (2, 513 << 12, 1, 512 << 12), "{preset}");
         let user = spapr_iommu::addr::UserAddr(0x1000);
-        bench.phb.space().map(iova(0, 0x1000), user, spapr_iommu::permission::Permission::Read).unwrap_err();
-        assert_eq!(bench.phb.space().stats().map_refusals.total(), 1);
+        fixture.phb.space().map(iova(0, 0x1000), user, spapr_iommu::permission::Permission::Read).unwrap_err();
+        assert_eq!(fixture.phb.space().stats().map_refusals.total(), 1);
         let hole = spapr_iommu::addr::UserRange::new(user, 1 << 16).unwrap();
-        bench.registry.register(hole).unwrap_err();
-        assert_eq!(bench.registry.stats().refusals.total(), 1);
-        bench.ends_clean();
+        fixture.registry.lease(hole).unwrap_err();
+        assert_eq!(fixture.registry.stats().refusals.total(), 1);
+        fixture.ends_clean();
     }
 }
 
@@ -124,8 +126,8 @@ fn an_error_does_not_repeat_its_source() {
 
 #[test]
 fn an_rtas_block_is_copied_once_and_written_back_whole() {
-    let bench = Bench::new("powernv9-64k");
-    let memory = bench.slots.as_ref();
+    let fixture = Fixture::new("powernv9-64k");
+    let memory = fixture.slots.as_ref();
     let put = |at: u64, cells: &[u32]| {
         let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
         memory.write(GuestAddr(at), &bytes).unwrap();
@@ -153,33 +155,33 @@ fn an_rtas_block_is_copied_once_and_written_back_whole() {
     put(RAM - 16, &[1, 1, 1, 7]);
     let block = RtasBlock::read(memory, GuestAddr(RAM - 16)).unwrap();
     assert!(matches!(block.write(memory, &[0]), Err(RtasBlockError::Memory(_))));
-    bench.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn an_emulated_device_reads_and_writes_through_the_guests_tces() {
-    let bench = Bench::new("powernv9-64k");
+    let fixture = Fixture::new("powernv9-64k");
     // Pages in the reverse order, the third for reading only, the fourth for writing only.
     for (tce, number) in [0x5003, 0x4003, 0x3001, 0x6002].into_iter().zip(0..) {
-        bench.iommu.h_put_tce(LIOBN, number << 12, tce).unwrap();
+        fixture.iommu.h_put_tce(LIOBN, number << 12, tce).unwrap();
     }
     let at = spapr_iommu::addr::Iova;
-    bench.phb.device_write(at(0xffe), &[1, 2, 3, 4]).unwrap();
+    fixture.phb.device_write(at(0xffe), &[1, 2, 3, 4]).unwrap();
     let mut data = [0; 4];
-    bench.slots.read(GuestAddr(0x5ffe), &mut data[..2]).unwrap();
-    bench.slots.read(GuestAddr(0x4000), &mut data[2..]).unwrap();
+    fixture.slots.read(GuestAddr(0x5ffe), &mut data[..2]).unwrap();
+    fixture.slots.read(GuestAddr(0x4000), &mut data[2..]).unwrap();
     assert_eq!(data, [1, 2, 3, 4]);
     let mut back = [0; 4];
-    bench.phb.device_read(at(0xffe), &mut back).unwrap();
+    fixture.phb.device_read(at(0xffe), &mut back).unwrap();
     assert_eq!(back, data);
     let write = DeviceAccessError::NotMapped { at: at(0x2000), access: "write" };
-    assert_eq!(bench.phb.device_write(at(0x1fff), &data), Err(write));
+    assert_eq!(fixture.phb.device_write(at(0x1fff), &data), Err(write));
     let read = DeviceAccessError::NotMapped { at: at(0x3000), access: "read" };
-    assert_eq!(bench.phb.device_read(at(0x2ffe), &mut data), Err(read));
-    assert!(bench.phb.device_read(at(0x4000), &mut data).is_err());
-    assert!(matches!(bench.phb.device_read(at(u64::MAX), &mut data), Err(DeviceAccessError::Wraps { .. })));
-    bench.phb.device_read(at(0x4000), &mut []).unwrap();
-    bench.ends_clean();
+    assert_eq!(fixture.phb.device_read(at(0x2ffe), &mut data), Err(read));
+    assert!(fixture.phb.device_read(at(0x4000), &mut data).is_err());
+    assert!(matches!(fixture.phb.device_read(at(u64::MAX), &mut data), Err(DeviceAccessError::Wraps { .. })));
+    fixture.phb.device_read(at(0x4000), &mut []).unwrap();
+    fixture.ends_clean();
 }
 
 #[test]
@@ -197,12 +199,12 @@ fn a_window_of_one_byte_is_told_the_vmm_with_what_its_guest_lacks() {
             Ok(())
         }
     }
-    let (log, bench) = (Log::default(), Bench::new("powernv9-64k"));
+    let (log, fixture) = (Log::default(), Fixture::new("powernv9-64k"));
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
     let create = |window| {
         let pe = [0, (BUID >> 32) as u32, BUID as u32, 16, window];
-        bench.iommu.rtas(RtasCall::CreatePeDmaWindow, &pe, &mut [0; 4])
+        fixture.iommu.rtas(RtasCall::CreatePeDmaWindow, &pe, &mut [0; 4])
     };
     tracing::subscriber::with_default(subscriber, || {
         create(63).unwrap_err();
@@ -211,5 +213,5 @@ fn a_window_of_one_byte_is_told_the_vmm_with_what_its_guest_lacks() {
     });
     let text = String::from_utf8(log.0.lock().clone()).unwrap();
     assert!(text.contains("WARN") && text.contains("ibm,lrdr-capacity"), "{text}");
-    bench.ends_clean();
+    fixture.ends_clean();
 }

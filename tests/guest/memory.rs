@@ -1,139 +1,271 @@
-//! Memory that is plugged in and out.
+//! Memory and devices that come and go.
 
-use spapr_iommu::addr::{GuestAddr, PageShift, UserAddr};
-use spapr_iommu::guest::{AddMemoryError, HcallError, RemoveMemoryError, Slot};
+use spapr_iommu::addr::{GuestAddr, Iova, PageShift, UserAddr};
+use spapr_iommu::guest::{
+    AddMemoryError, GuestIommu, GuestMemory, HcallError, NoMemory, PhbConfig, PhbError, RemoveMemoryError, Slot,
+    SlotOwner,
+};
 use spapr_iommu::host::Memory;
-use spapr_iommu_tests::guest_fixture::{BIG, Bench, DYNAMIC, LIOBN, PRESETS, RAM, guest, iova, tces};
+use spapr_iommu::model::Model;
+use spapr_iommu::registry::Registry;
+use spapr_iommu_tests::by_address::PlugByAddress;
+use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, PRESETS, RAM, guest, iova, tces};
+use std::sync::Arc;
 
 const MORE: u64 = 16 << 20;
+
+/// RAM whose owner can be counted.
+#[derive(Debug)]
+struct Counted(Slot, Arc<()>);
+
+// SAFETY: memory of a model, which is none of this process.
+unsafe impl GuestMemory for Counted {
+    fn slots(&self) -> Vec<Slot> {
+        vec![self.0]
+    }
+
+    fn owner(&self, slot: &Slot) -> Option<SlotOwner> {
+        (*slot == self.0).then(|| self.1.clone() as SlotOwner)
+    }
+
+    fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
+        Err(NoMemory { at, len: data.len() })
+    }
+
+    fn write(&self, at: GuestAddr, data: &[u8]) -> Result<(), NoMemory> {
+        Err(NoMemory { at, len: data.len() })
+    }
+}
+
+#[test]
+fn the_owner_of_a_slot_is_held_until_it_is_removed() {
+    let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+    let user = model.allocate(MORE, PageShift::P64K).unwrap().start();
+    let owner = Arc::new(());
+    let ram = Counted(Slot { guest: guest(0, MORE), user }, owner.clone());
+    let iommu = GuestIommu::new(&Registry::new(model), Arc::new(ram));
+    let before = Arc::strong_count(&owner);
+    iommu.add_memory().unwrap();
+    assert_eq!(Arc::strong_count(&owner), before + 1);
+    iommu.remove_memory(guest(0, MORE)).unwrap();
+    assert_eq!(Arc::strong_count(&owner), before);
+}
 
 #[test]
 fn memory_plugged_in_can_be_mapped_at_once_and_is_few_regions() {
     for preset in PRESETS {
-        let bench = Bench::new(preset);
-        bench.phb.attach(0).unwrap();
-        assert!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).is_err());
-        bench.plug(RAM, MORE);
-        bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
-        bench.agrees();
-        assert!(bench.registry.regions().len() <= 2);
-        bench.ends_clean();
+        let fixture = Fixture::new(preset);
+        fixture.phb.attach(0).unwrap();
+        assert!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).is_err());
+        fixture.plug(RAM, MORE);
+        fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
+        fixture.agrees();
+        assert!(fixture.registry.regions().len() <= 2);
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn slots_that_continue_in_user_memory_are_one_region() {
-    let bench = Bench::bare("powernv9-64k");
-    let user = Memory::allocate(bench.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
+    let fixture = Fixture::bare("powernv9-64k");
+    let user = Memory::allocate(fixture.model.as_ref(), 4 * MORE, PageShift::P64K).unwrap().start();
     for n in 0..4 {
         let slot = Slot { guest: guest(n * 2 * MORE, MORE), user: UserAddr(user.0 + n * MORE) };
-        bench.slots.insert(slot).unwrap();
+        fixture.slots.plug(slot, fixture.model.clone()).unwrap();
     }
-    bench.iommu.add_memory().unwrap();
-    assert_eq!(bench.registry.regions().len(), 1);
-    bench.ends_clean();
+    fixture.iommu.add_memory().unwrap();
+    assert_eq!(fixture.registry.regions().len(), 1);
+    fixture.ends_clean();
 }
 
 #[test]
 fn memory_that_is_mapped_is_not_removed_and_not_mapped_again_until_it_is_kept() {
     for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
-        let bench = Bench::new(preset);
-        bench.plug(RAM, MORE);
+        let fixture = Fixture::new(preset);
+        fixture.plug(RAM, MORE);
         if attached {
-            bench.phb.attach(0).unwrap();
+            fixture.phb.attach(0).unwrap();
         }
         let slot = guest(RAM, MORE);
-        bench.put(LIOBN, 0x8000, &tces(RAM + 0x1000, 3, PageShift::P4K));
-        let refused = bench.iommu.remove_memory(slot).unwrap_err();
+        fixture.put(LIOBN, 0x8000, &tces(RAM + 0x1000, 3, PageShift::P4K));
+        let refused = fixture.iommu.remove_memory(slot).unwrap_err();
         assert_eq!(refused, RemoveMemoryError::Mapped { asked: slot, mapped: vec![iova(0x8000, 0x3000)] });
-        let leaving = HcallError::Leaving { at: GuestAddr(RAM), slot };
-        assert_eq!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(leaving));
-        bench.iommu.keep_memory(slot).unwrap();
-        bench.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
-        bench.iommu.remove_memory(slot).unwrap_err();
-        bench.agrees();
-        bench.iommu.h_stuff_tce(LIOBN, 0, 0, 64).unwrap();
-        bench.iommu.remove_memory(slot).unwrap();
-        bench.slots.remove(GuestAddr(RAM)).unwrap();
-        assert!(matches!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(HcallError::NotRam { .. })));
-        assert_eq!(bench.registry.regions().len(), 1);
-        bench.ends_clean();
+        let leaving = HcallError::Unplugging { at: GuestAddr(RAM), slot };
+        assert_eq!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(leaving));
+        fixture.iommu.keep_memory(slot).unwrap();
+        fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
+        fixture.iommu.remove_memory(slot).unwrap_err();
+        fixture.agrees();
+        fixture.iommu.h_stuff_tce(LIOBN, 0, 0, 64).unwrap();
+        fixture.iommu.remove_memory(slot).unwrap();
+        fixture.slots.remove(GuestAddr(RAM)).unwrap();
+        assert!(matches!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(HcallError::NotRam { .. })));
+        assert_eq!(fixture.registry.regions().len(), 1);
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn memory_that_goes_without_a_word_is_noticed() {
-    let bench = Bench::new("powernv9-64k");
-    let gone = bench.slots.remove(GuestAddr(0)).unwrap();
-    assert_eq!(bench.iommu.add_memory(), Err(AddMemoryError::Vanished { gone }));
-    assert!(matches!(bench.iommu.remove_memory(guest(0, MORE)), Err(RemoveMemoryError::NoSlot { .. })));
-    bench.iommu.remove_memory(gone.guest).unwrap();
-    bench.ends_clean();
+    let fixture = Fixture::new("powernv9-64k");
+    let gone = fixture.slots.remove(GuestAddr(0)).unwrap();
+    assert_eq!(fixture.iommu.add_memory(), Err(AddMemoryError::Vanished { gone }));
+    assert!(matches!(fixture.iommu.remove_memory(guest(0, MORE)), Err(RemoveMemoryError::NoSlot { .. })));
+    fixture.iommu.remove_memory(gone.guest).unwrap();
+    fixture.ends_clean();
 }
 
 #[test]
 fn memory_that_devices_could_not_reach_is_not_added() {
-    let bench = Bench::bare("pseries-64k");
-    let huge = Memory::allocate(bench.model.as_ref(), MORE, PageShift::P2M).unwrap().start();
-    bench.slots.insert(Slot { guest: guest(0, MORE), user: huge }).unwrap();
-    bench.iommu.add_memory().unwrap();
-    bench.phb.attach(0).unwrap();
-    bench.phb.create_window(21, 30).unwrap();
-    let window = bench.phb.space().status().windows.iter().find(|(window, _)| window.range.start().0 == BIG).unwrap().0;
+    let fixture = Fixture::bare("pseries-64k");
+    let huge = Memory::allocate(fixture.model.as_ref(), MORE, PageShift::P2M).unwrap().start();
+    fixture.slots.plug(Slot { guest: guest(0, MORE), user: huge }, fixture.model.clone()).unwrap();
+    fixture.iommu.add_memory().unwrap();
+    fixture.phb.attach(0).unwrap();
+    fixture.phb.create_window(21, 30).unwrap();
+    let window =
+        fixture.phb.space().status().windows.iter().find(|(window, _)| window.range.start().0 == BIG).unwrap().0;
     assert_eq!(window.page, PageShift::P2M);
-    let before = bench.registry.regions();
-    let ordinary = Memory::allocate(bench.model.as_ref(), MORE, PageShift::P64K).unwrap().start();
-    bench.slots.insert(Slot { guest: guest(RAM, MORE), user: ordinary }).unwrap();
+    let before = fixture.registry.regions();
+    let ordinary = Memory::allocate(fixture.model.as_ref(), MORE, PageShift::P64K).unwrap().start();
+    fixture.slots.plug(Slot { guest: guest(RAM, MORE), user: ordinary }, fixture.model.clone()).unwrap();
     let (range, page) = (window.range, window.page);
-    let refused = AddMemoryError::Page { carries: PageShift::P64K, window: range, page };
-    assert_eq!(bench.iommu.add_memory(), Err(refused));
-    assert_eq!(bench.registry.regions(), before);
-    bench.phb.remove_window(DYNAMIC).unwrap();
-    bench.iommu.add_memory().unwrap();
-    bench.agrees();
-    bench.ends_clean();
+    let refused = AddMemoryError::Page { max_iommu_page: PageShift::P64K, window: range, page };
+    assert_eq!(fixture.iommu.add_memory(), Err(refused));
+    assert_eq!(fixture.registry.regions(), before);
+    fixture.phb.remove_window(DYNAMIC).unwrap();
+    fixture.iommu.add_memory().unwrap();
+    fixture.agrees();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_device_joins_while_memory_that_is_mapped_is_to_go() {
-    let bench = Bench::new("powernv9-64k");
-    bench.put(LIOBN, 0, &tces(0, 4, PageShift::P4K));
-    bench.iommu.remove_memory(guest(0, RAM)).unwrap_err();
-    bench.phb.attach(0).unwrap();
-    bench.agrees();
-    bench.ends_clean();
+    let fixture = Fixture::new("powernv9-64k");
+    fixture.put(LIOBN, 0, &tces(0, 4, PageShift::P4K));
+    fixture.iommu.remove_memory(guest(0, RAM)).unwrap_err();
+    fixture.phb.attach(0).unwrap();
+    fixture.agrees();
+    fixture.ends_clean();
 }
 
 #[test]
 fn what_lies_past_memory_that_is_to_go_is_no_ram() {
-    let bench = Bench::new("powernv9-64k");
-    bench.plug(RAM, MORE);
-    bench.phb.attach(0).unwrap();
-    bench.put(LIOBN, 0, &tces(RAM, 3, PageShift::P4K));
-    bench.iommu.remove_memory(guest(RAM, MORE)).unwrap_err();
+    let fixture = Fixture::new("powernv9-64k");
+    fixture.plug(RAM, MORE);
+    fixture.phb.attach(0).unwrap();
+    fixture.put(LIOBN, 0, &tces(RAM, 3, PageShift::P4K));
+    fixture.iommu.remove_memory(guest(RAM, MORE)).unwrap_err();
     let past = GuestAddr(RAM + MORE);
-    assert_eq!(bench.iommu.h_put_tce(LIOBN, 0x8000, past.0 | 3), Err(HcallError::NotRam { at: past }));
-    bench.agrees();
-    bench.ends_clean();
+    assert_eq!(fixture.iommu.h_put_tce(LIOBN, 0x8000, past.0 | 3), Err(HcallError::NotRam { at: past }));
+    fixture.agrees();
+    fixture.ends_clean();
 }
 
 #[test]
 fn memory_that_went_without_a_word_takes_no_new_tce() {
     for attached in [false, true] {
-        let bench = Bench::new("powernv9-64k");
-        bench.plug(RAM, MORE);
+        let fixture = Fixture::new("powernv9-64k");
+        fixture.plug(RAM, MORE);
         if attached {
-            bench.phb.attach(0).unwrap();
+            fixture.phb.attach(0).unwrap();
         }
-        bench.slots.remove(GuestAddr(RAM)).unwrap();
+        fixture.slots.remove(GuestAddr(RAM)).unwrap();
         let gone = HcallError::Gone { at: GuestAddr(RAM), slot: guest(RAM, MORE) };
-        assert_eq!(bench.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(gone.clone()));
-        bench.list(&tces(RAM - 0x1000, 2, PageShift::P4K));
-        assert_eq!(bench.iommu.h_put_tce_indirect(LIOBN, 0, spapr_iommu_tests::guest_fixture::LIST, 2), Err(gone));
+        assert_eq!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(gone.clone()));
+        fixture.list(&tces(RAM - 0x1000, 2, PageShift::P4K));
+        assert_eq!(fixture.iommu.h_put_tce_indirect(LIOBN, 0, spapr_iommu_tests::guest_fixture::LIST, 2), Err(gone));
         // The rest of RAM is as it was.
-        bench.iommu.h_put_tce(LIOBN, 0, 3).unwrap();
-        bench.agrees();
-        bench.iommu.remove_memory(guest(RAM, MORE)).unwrap();
-        bench.ends_clean();
+        fixture.iommu.h_put_tce(LIOBN, 0, 3).unwrap();
+        fixture.agrees();
+        fixture.iommu.remove_memory(guest(RAM, MORE)).unwrap();
+        fixture.ends_clean();
+    }
+}
+
+#[test]
+fn a_device_that_joins_later_sees_the_table_with_one_map_per_run() {
+    for preset in PRESETS {
+        let fixture = Fixture::new(preset);
+        fixture.put(LIOBN, 0x10_0000, &tces(0x20_0000, 1024, PageShift::P4K));
+        fixture.put(LIOBN, 0x1000_0000, &tces(0x80_0000, 16, PageShift::P4K));
+        fixture.phb.create_window(16, 30).unwrap();
+        fixture.put(DYNAMIC, BIG, &tces(0, 1024, PageShift::P64K));
+        assert_eq!(fixture.calls(), (0, 0));
+        fixture.phb.attach(0).unwrap();
+        let (maps, _) = fixture.calls();
+        assert_eq!(maps, 3, "{preset}");
+        fixture.agrees();
+        fixture.phb.attach(1).unwrap();
+        assert_eq!(fixture.calls().0, 3, "{preset}");
+        fixture.agrees();
+        fixture.ends_clean();
+    }
+}
+
+#[test]
+fn the_last_device_leaves_the_table_as_it_is() {
+    for preset in PRESETS {
+        let fixture = Fixture::new(preset);
+        fixture.phb.attach(0).unwrap();
+        fixture.put(LIOBN, 0, &tces(0, 4, PageShift::P4K));
+        fixture.phb.attach(1).unwrap();
+        fixture.phb.detach(0).unwrap();
+        fixture.agrees();
+        fixture.phb.detach(1).unwrap();
+        assert_eq!(fixture.phb.space().mapped(), (0, 0));
+        assert_eq!(fixture.iommu.h_get_tce(LIOBN, 0x3000), Ok(0x3003));
+        // Bookkeeping goes on, and comes back with the next device.
+        fixture.iommu.h_put_tce(LIOBN, 0x4000, 0x4003).unwrap();
+        fixture.phb.attach(0).unwrap();
+        fixture.agrees();
+        fixture.ends_clean();
+    }
+}
+
+#[test]
+fn a_guests_page_larger_than_the_hosts_is_several_of_them() {
+    let fixture = Fixture::new("powernv9-4k");
+    fixture.phb.attach(0).unwrap();
+    fixture.phb.create_window(24, 32).unwrap();
+    fixture.calls();
+    fixture.put(DYNAMIC, BIG, &tces(0, 4, PageShift::P16M));
+    assert_eq!(fixture.calls(), (1, 0));
+    let window =
+        fixture.phb.space().status().windows.iter().map(|(window, _)| *window).find(|w| w.range.start().0 == BIG);
+    assert_eq!(window.unwrap().page, PageShift::P4K);
+    fixture.agrees();
+    fixture.ends_clean();
+}
+
+#[test]
+fn a_page_over_two_slots_leads_to_both() {
+    let fixture = Fixture::bare("pseries-64k");
+    fixture.plug(0, 8 << 20);
+    fixture.plug(8 << 20, 8 << 20);
+    fixture.phb.attach(0).unwrap();
+    // All of it is 8 MiB aligned, so 16M pages are not offered; 2M pages are, and lie in one slot
+    // each.
+    assert_eq!(fixture.phb.offer().pages, 0x21_1000);
+    fixture.phb.create_window(21, 30).unwrap();
+    fixture.put(DYNAMIC, BIG, &tces(0, 8, PageShift::P2M));
+    fixture.agrees();
+    fixture.ends_clean();
+}
+
+#[test]
+fn a_host_without_the_guests_windows_is_refused_and_nothing_changes() {
+    for preset in PRESETS {
+        // The guest has its dynamic window where no host has one.
+        let config = PhbConfig { dynamic: Iova(1 << 58), ..PhbConfig::new(BUID, LIOBN).unwrap() };
+        let guest = Fixture::over(Model::new(preset.parse().unwrap()), config);
+        guest.plug(0, RAM);
+        guest.phb.create_window(16, 32).unwrap();
+        guest.put(DYNAMIC, 1 << 58, &tces(0, 8, PageShift::P64K));
+        let refused = guest.phb.attach(0).unwrap_err();
+        assert!(matches!(refused, PhbError::Elsewhere { start: Iova(BIG), .. }), "{preset}: {refused}");
+        assert_eq!(guest.model.containers(), []);
+        assert_eq!(guest.iommu.h_get_tce(DYNAMIC, 1 << 58), Ok(3));
+        guest.ends_clean();
     }
 }

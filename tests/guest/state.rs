@@ -3,18 +3,18 @@
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::guest::{PhbConfig, PhbError, RestoreError, SavedIommu, SavedRun, SavedWindow};
 use spapr_iommu::model::Model;
-use spapr_iommu_tests::guest_fixture::{BIG, BUID, Bench, DYNAMIC, LIOBN, PRESETS, RAM, tces};
+use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, PRESETS, RAM, tces};
 
 /// A guest with something in both windows, on a host of its own.
-fn filled(preset: &str) -> Bench {
-    let bench = Bench::new(preset);
-    bench.phb.attach(0).unwrap();
-    bench.put(LIOBN, 0x4000, &tces(0x10_0000, 700, PageShift::P4K));
-    bench.iommu.h_put_tce(LIOBN, 0x1000_0000, 0x77_0002).unwrap();
-    bench.iommu.h_stuff_tce(LIOBN, 0x2000_0000, 0xdead_0000, 9).unwrap();
-    bench.phb.create_window(16, 32).unwrap();
-    bench.put(DYNAMIC, BIG, &tces(0, 1024, PageShift::P64K));
-    bench
+fn filled(preset: &str) -> Fixture {
+    let fixture = Fixture::new(preset);
+    fixture.phb.attach(0).unwrap();
+    fixture.put(LIOBN, 0x4000, &tces(0x10_0000, 700, PageShift::P4K));
+    fixture.iommu.h_put_tce(LIOBN, 0x1000_0000, 0x77_0002).unwrap();
+    fixture.iommu.h_stuff_tce(LIOBN, 0x2000_0000, 0xdead_0000, 9).unwrap();
+    fixture.phb.create_window(16, 32).unwrap();
+    fixture.put(DYNAMIC, BIG, &tces(0, 1024, PageShift::P64K));
+    fixture
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn what_was_saved_is_restored_and_devices_see_it_on_another_host() {
         let source = filled(from);
         let saved = source.iommu.save();
         assert_eq!(saved.phbs[0].windows.iter().map(|window| window.runs.len()).sum::<usize>(), 4);
-        let target = Bench::new(to);
+        let target = Fixture::new(to);
         target.put(LIOBN, 0x8000, &tces(0, 3, PageShift::P4K));
         target.iommu.restore(&saved).unwrap();
         assert_eq!(target.iommu.save(), saved);
@@ -37,21 +37,21 @@ fn what_was_saved_is_restored_and_devices_see_it_on_another_host() {
 
 #[test]
 fn a_state_goes_through_any_form_and_is_as_long_as_its_runs() {
-    let bench = filled("powernv9-64k");
-    let saved = bench.iommu.save();
+    let fixture = filled("powernv9-64k");
+    let saved = fixture.iommu.save();
     let text = serde_json::to_string(&saved).unwrap();
     assert!(text.len() < 1000, "{text}");
     assert_eq!(serde_json::from_str::<SavedIommu>(&text).unwrap(), saved);
-    bench.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_host_that_cannot_have_the_windows_says_so_before_anything_changes() {
     let config = PhbConfig { dynamic: Iova(1 << 58), ..PhbConfig::new(BUID, LIOBN).unwrap() };
     let [source, target] = ["pseries-64k", "powernv9-64k"].map(|preset| {
-        let bench = Bench::over(Model::new(preset.parse().unwrap()), config);
-        bench.plug(0, RAM);
-        bench
+        let fixture = Fixture::over(Model::new(preset.parse().unwrap()), config);
+        fixture.plug(0, RAM);
+        fixture
     });
     source.phb.create_window(16, 32).unwrap();
     target.iommu.restore(&source.iommu.save()).unwrap();
@@ -67,7 +67,7 @@ fn a_host_that_cannot_have_the_windows_says_so_before_anything_changes() {
 fn a_state_that_is_not_sound_is_refused_and_changes_nothing() {
     let source = filled("powernv9-64k");
     let good = source.iommu.save();
-    let target = Bench::new("powernv9-64k");
+    let target = Fixture::new("powernv9-64k");
     target.iommu.h_put_tce(LIOBN, 0, 0x1003).unwrap();
     let before = target.iommu.save();
     let refused = |change: &dyn Fn(&mut SavedIommu)| {
@@ -112,7 +112,7 @@ fn a_state_that_is_not_sound_is_refused_and_changes_nothing() {
 fn entries_that_lead_to_no_ram_here_are_refused_until_it_is_there() {
     let source = filled("powernv9-64k");
     let saved = source.iommu.save();
-    let target = Bench::bare("powernv9-64k");
+    let target = Fixture::bare("powernv9-64k");
     target.plug(0, 1 << 20);
     let before = target.iommu.save();
     let refused = target.iommu.restore(&saved).unwrap_err();
@@ -131,9 +131,9 @@ fn entries_that_lead_to_no_ram_here_are_refused_until_it_is_there() {
 fn the_largest_window_and_its_last_entry_are_restored() {
     let config = PhbConfig { entries: 1 << 12, ..PhbConfig::new(BUID, LIOBN).unwrap() };
     let guests = ["powernv9-64k", "pseries-64k"].map(|preset| {
-        let bench = Bench::over(Model::new(preset.parse().unwrap()), config);
-        bench.plug(0, RAM);
-        bench
+        let fixture = Fixture::over(Model::new(preset.parse().unwrap()), config);
+        fixture.plug(0, RAM);
+        fixture
     });
     let [source, target] = guests;
     source.phb.create_window(16, 28).unwrap();
@@ -149,7 +149,7 @@ fn the_largest_window_and_its_last_entry_are_restored() {
 fn a_tce_that_leads_out_of_ram_or_beside_a_page_is_refused() {
     let source = filled("powernv9-64k");
     let good = source.iommu.save();
-    let target = Bench::new("powernv9-64k");
+    let target = Fixture::new("powernv9-64k");
     let before = target.iommu.save();
     for (count, tce) in [(1, RAM | 3), (1, !3 | 3), (2, (RAM - 0x1_0000) | 3), (1, 0x803), (1025, 3), (1, u64::MAX)] {
         let mut bad = good.clone();
@@ -166,7 +166,7 @@ fn a_tce_that_leads_out_of_ram_or_beside_a_page_is_refused() {
 fn a_state_that_names_a_phb_twice_is_refused() {
     let source = filled("powernv9-64k");
     let mut bad = source.iommu.save();
-    let target = Bench::new("powernv9-64k");
+    let target = Fixture::new("powernv9-64k");
     let before = target.iommu.save();
     bad.phbs.push(bad.phbs[0].clone());
     bad.phbs[1].windows.clear();
@@ -183,7 +183,7 @@ fn a_state_that_names_a_phb_twice_is_refused() {
 /// 216 bytes that once cost 512 MiB and a minute before they were refused for their second PHB.
 #[test]
 fn a_short_state_costs_nothing_before_it_is_refused() {
-    let target = Bench::new("powernv9-64k");
+    let target = Fixture::new("powernv9-64k");
     let window = |count, tce| {
         let text = format!(
             r#"{{"version":1,"phbs":[{{"buid":{BUID},"windows":[{{"liobn":{},"start":{BIG},"size":{},"page_shift":12,"runs":[{{"first":0,"count":{count},"tce":{tce}}}]}}]}},{{"buid":1,"windows":[]}}]}}"#,
@@ -209,7 +209,7 @@ fn a_short_state_costs_nothing_before_it_is_refused() {
 #[test]
 fn a_state_whose_table_would_take_too_much_memory_is_refused() {
     let config = PhbConfig { table_memory: Some(1 << 20), ..PhbConfig::new(BUID, LIOBN).unwrap() };
-    let target = Bench::over(Model::new("powernv9-64k".parse().unwrap()), config);
+    let target = Fixture::over(Model::new("powernv9-64k".parse().unwrap()), config);
     target.plug(0, RAM);
     let before = target.iommu.save();
     let mut bad = before.clone();
@@ -223,12 +223,12 @@ fn a_state_whose_table_would_take_too_much_memory_is_refused() {
 
 #[test]
 fn two_dynamic_windows_are_saved_and_restored() {
-    let source = Bench::new("powernv9-64k");
+    let source = Fixture::new("powernv9-64k");
     source.phb.remove_window(LIOBN).unwrap();
     source.phb.create_window(16, 32).unwrap();
     source.phb.create_window(16, 22).unwrap();
     source.put(LIOBN, 0, &tces(0, 64, PageShift::P64K));
-    let target = Bench::new("powernv9-64k");
+    let target = Fixture::new("powernv9-64k");
     target.iommu.restore(&source.iommu.save()).unwrap();
     assert_eq!(target.iommu.save(), source.iommu.save());
     let mut bad = source.iommu.save();

@@ -37,7 +37,7 @@ fn its_regions_are_guest_ram_and_can_be_plugged() {
     let model = model(&all);
     let registry = Registry::new(model.clone());
     let atomic = GuestMemoryAtomic::new(first);
-    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory(atomic.clone())));
+    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory::new(atomic.clone())));
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
     phb.attach(0).unwrap();
@@ -58,7 +58,7 @@ fn its_iommu_memory_reads_and_writes_what_the_guest_has_mapped() {
     let memory = Memory::from_ranges(&[(GuestAddress(0), SIZE)]).unwrap();
     let registry = Registry::new(model(&memory));
     let memory = Arc::new(memory);
-    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory(memory.clone())));
+    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory::new(memory.clone())));
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
     // Pages in the reverse order, the third for reading only.
@@ -90,7 +90,7 @@ fn an_access_goes_by_run_and_is_bounded() {
     use vm_memory::Permissions;
     use vm_memory::iommu::Iommu;
     let memory = Arc::new(Memory::from_ranges(&[(GuestAddress(0), SIZE)]).unwrap());
-    let iommu = GuestIommu::new(&Registry::new(model(&memory)), Arc::new(VmMemory(memory.clone())));
+    let iommu = GuestIommu::new(&Registry::new(model(&memory)), Arc::new(VmMemory::new(memory.clone())));
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
     // Pages 2 to 5 in order, then page 9, then all the rest leads to page 0.
@@ -123,7 +123,7 @@ fn memory_taken_out_without_a_word_takes_no_new_tce() {
     let registry = Registry::new(model(&all));
     let (less, _gone) = all.remove_region(GuestAddress(0x100_0000), SIZE as u64).unwrap();
     let atomic = GuestMemoryAtomic::new(all);
-    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory(atomic.clone())));
+    let iommu = GuestIommu::new(&registry, Arc::new(VmMemory::new(atomic.clone())));
     iommu.add_memory().unwrap();
     iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
     iommu.h_put_tce(LIOBN, 0, 0x100_0003).unwrap();
@@ -137,7 +137,7 @@ fn memory_taken_out_without_a_word_takes_no_new_tce() {
 fn devices_of_a_model_see_the_bytes_of_memory_that_was_lent() {
     let two = [(GuestAddress(0), SIZE), (GuestAddress(0x100_0000), SIZE)];
     let atomic = GuestMemoryAtomic::new(Memory::from_ranges(&two).unwrap());
-    let memory = Arc::new(VmMemory(atomic.clone()));
+    let memory = Arc::new(VmMemory::new(atomic.clone()));
     let model = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
     let iommu = GuestIommu::new(&Registry::new(model.clone()), memory.clone());
     // The model knows nothing of this process, unless it is told.

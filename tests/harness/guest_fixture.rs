@@ -1,7 +1,8 @@
 //! A guest with RAM and one PHB on a model, and a check that its table, the space and the hardware
 //! agree.
 
-use crate::joined::{Stretch, joined};
+use crate::by_address::PlugByAddress;
+use crate::space_model::books::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
 use spapr_iommu::host::{Fd, Host, Memory, Platform};
@@ -21,7 +22,7 @@ pub const LIST: u64 = 0x10_0000;
 
 pub const PRESETS: [&str; 5] = ["powernv8-64k", "powernv9-64k", "powernv9-4k-7.2", "pseries-64k", "pseries-4k"];
 
-pub struct Bench {
+pub struct Fixture {
     /// The host the library runs on, which records its calls.
     pub host: Arc<Recording<Arc<Model>>>,
     pub model: Arc<Model>,
@@ -35,12 +36,12 @@ pub fn guest(start: u64, len: u64) -> GuestRange {
     GuestRange::new(GuestAddr(start), len).unwrap()
 }
 
-impl Bench {
+impl Fixture {
     /// Creates a guest with 64 MiB of RAM at 0 and nothing attached.
     pub fn new(preset: &str) -> Self {
-        let bench = Self::bare(preset);
-        bench.plug(0, RAM);
-        bench
+        let fixture = Self::bare(preset);
+        fixture.plug(0, RAM);
+        fixture
     }
 
     /// Creates a guest without RAM.
@@ -53,7 +54,7 @@ impl Bench {
         let model = Arc::new(model);
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(host.clone());
-        let slots = Arc::new(Slots::new(model.clone()));
+        let slots = Arc::new(Slots::new());
         let iommu = GuestIommu::new(&registry, slots.clone());
         let phb = iommu.add_phb(config).unwrap();
         Self { host, model, registry, slots, iommu, phb }
@@ -62,7 +63,7 @@ impl Bench {
     /// Plugs memory and returns its user address.
     pub fn plug(&self, start: u64, len: u64) -> UserAddr {
         let user = self.model.allocate(len, Host::page_shift(self.model.as_ref())).unwrap().start();
-        self.slots.insert(Slot { guest: guest(start, len), user }).unwrap();
+        self.slots.plug(Slot { guest: guest(start, len), user }, self.model.clone()).unwrap();
         self.iommu.add_memory().unwrap();
         user
     }

@@ -3,13 +3,10 @@
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 #![deny(unsafe_code)]
 
+pub mod by_address;
 pub mod fuzz;
-pub mod groups;
 pub mod guest_fixture;
 pub mod guest_model;
-pub mod huge;
-pub mod joined;
-pub mod limit;
 pub mod lockstep;
 pub mod machine;
 pub mod space_model;

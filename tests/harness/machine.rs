@@ -1,9 +1,11 @@
-//! Identifies this machine, and the model that should behave like it. Shared by the test programs
-//! that run on real kernels.
+//! This machine, for the test programs that run on real kernels: the model that should behave like
+//! it, the groups that tests may use, its hugetlb pages, a limit of locked memory.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Uid, seteuid};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Host, Platform};
+use spapr_iommu::host::{GroupFacts, Host, Platform};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Known, Machine, Preset};
 use std::fs;
 
@@ -50,4 +52,46 @@ fn version(release: &str) -> Result<KernelVersion, String> {
         eprintln!("warning: Linux {release} is not modelled; comparing with the nearest model, Linux {version}");
     }
     Ok(version)
+}
+
+/// Returns the groups with vfio-pci, each with the devices bound to it.
+pub fn groups(host: &(impl Host + ?Sized)) -> Vec<GroupFacts> {
+    let mut groups = host.groups();
+    groups.iter_mut().for_each(|group| group.devices.retain(|device| device.driver.as_deref() == Some("vfio-pci")));
+    groups.retain(|group| !group.devices.is_empty());
+    groups
+}
+
+/// Returns the hugetlb page sizes of which a few pages are free.
+pub fn huge_pages(sizes: &[PageShift]) -> Vec<PageShift> {
+    let free = |size: &PageShift| {
+        let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", size.bytes() >> 10);
+        fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    sizes.iter().copied().filter(|size| free(size) >= 4).collect()
+}
+
+const NOBODY: u32 = 65534;
+
+/// Limits the running process until it is dropped.
+pub struct RealLimit {
+    before: (u64, u64),
+}
+
+impl RealLimit {
+    /// Limits locked memory to `most` bytes.
+    pub fn new(most: u64) -> nix::Result<Self> {
+        let before = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+        setrlimit(Resource::RLIMIT_MEMLOCK, most, before.1.max(most))?;
+        seteuid(Uid::from_raw(NOBODY))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RealLimit {
+    fn drop(&mut self) {
+        let (soft, hard) = self.before;
+        let back = seteuid(Uid::from_raw(0)).and_then(|()| setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard));
+        assert!(back.is_ok() || std::thread::panicking(), "{back:?}");
+    }
 }

@@ -13,7 +13,8 @@ use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
 use spapr_iommu::window::WindowRequest;
-use spapr_iommu_tests::groups;
+use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::machine;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -26,7 +27,7 @@ pub(crate) const BUFFER: u64 = 0x40000;
 const RAISE: u64 = 0x60;
 const STATUS: u64 = 0x24;
 const ACKNOWLEDGE: u64 = 0x64;
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Long enough for an interrupt to come that should not.
 const SILENCE: Duration = Duration::from_millis(200);
 
@@ -35,7 +36,7 @@ pub(crate) fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), F
 }
 
 /// An `edu` with memory that it can reach.
-pub(crate) struct Bench {
+pub(crate) struct Fixture {
     // Dropped in this order.
     pub(crate) bar: Bar,
     pub(crate) device: Device,
@@ -47,10 +48,10 @@ pub(crate) struct Bench {
     host: Arc<Vfio>,
 }
 
-impl Bench {
+impl Fixture {
     /// The first `edu` and its group.
     pub(crate) fn find() -> Result<(u32, String), Failed> {
-        let groups = groups::groups(&Vfio::new());
+        let groups = machine::groups(&Vfio::new());
         let mut found =
             groups.into_iter().flat_map(|group| group.devices.into_iter().map(move |device| (group.number, device)));
         let edu = found.find(|(_, device)| device.id == ID);
@@ -74,7 +75,7 @@ impl Bench {
         space.attach(group)?;
         ready(&space)?;
         let memory = host.allocate(SIZE, host.page_shift())?;
-        let lease = space.registry().register(memory)?;
+        let lease = space.registry().lease(memory)?;
         space.map(IovaRange::new(Iova(at), SIZE)?, memory.start(), Permission::ReadWrite)?;
         let device = Device::open(&space, group, &address)?;
         let bar = device.bar(0, Endian::Big)?;
@@ -104,7 +105,7 @@ impl Bench {
     /// Has the device send its message.
     pub(crate) fn raise_and_wait(&self, msi: &Interrupt) -> Result<(), Failed> {
         self.bar.write(RAISE, 1u32)?;
-        ensure(msi.wait(Some(PATIENCE))?, "MSI does not arrive")?;
+        ensure(msi.wait(Some(TIMEOUT))?, "MSI does not arrive")?;
         Ok(self.bar.write(ACKNOWLEDGE, 1u32)?)
     }
 
@@ -120,7 +121,7 @@ pub(crate) fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, com
     }
     let began = Instant::now();
     while bar.read::<u64>(0x98)? & 1 != 0 {
-        ensure(began.elapsed() < PATIENCE, "a transfer does not end")?;
+        ensure(began.elapsed() < TIMEOUT, "a transfer does not end")?;
         sleep(Duration::from_millis(2));
     }
     Ok(())
@@ -128,93 +129,93 @@ pub(crate) fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, com
 
 /// What a driver sees of a device that it has just opened.
 pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let (device, config) = (&bench.device, bench.device.config());
+    let fixture = Fixture::new()?;
+    let (device, config) = (&fixture.device, fixture.device.config());
     ensure(device.id() == ID, format!("{:x?}", device.id()))?;
-    ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id")?;
+    ensure(fixture.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id")?;
     ensure(config.capability(5) == Some(0x40), format!("MSI at {:x?}", config.capability(5)))?;
     ensure(config.read::<u32>(0x40)? & 0xff00_00ff == 5, "the capability's head")?;
     let command = config.read::<u16>(4)?;
     ensure(command & 6 == 2, format!("command {command:#x}: not just memory decode"))?;
     ensure(matches!(config.write(4, 0u16), Err(AccessError::Guarded { .. })), "the command register was written")?;
-    ensure(bench.bar.read::<u32>(0x100)? == u32::MAX, "all ones where there is no register are a value")?;
+    ensure(fixture.bar.read::<u32>(0x100)? == u32::MAX, "all ones where there is no register are a value")?;
     use InterruptKind::{Error, Intx, Msi, Msix, Request};
     let counts = [Intx, Msi, Msix, Error, Request].map(|kind| device.interrupts(kind).map(|info| info.count).ok());
     ensure(counts == [Some(1), Some(1), None, None, Some(1)], format!("{counts:?}"))?;
-    ensure(!bench.moves()?, "DMA before it was started")?;
+    ensure(!fixture.moves()?, "DMA before it was started")?;
     device.start_dma()?;
-    ensure(bench.moves()?, "no DMA after it was started")?;
+    ensure(fixture.moves()?, "no DMA after it was started")?;
     device.stop_dma()?;
-    ensure(!bench.moves()?, "DMA after it was stopped")
+    ensure(!fixture.moves()?, "DMA after it was stopped")
 }
 
 /// The window is at 1 << 59, and the small one that held the first slot is gone.
 pub(crate) fn edu_moves_memory_without_the_default_window() -> Result<(), Failed> {
-    let bench = Bench::in_space(BIG, |space| {
+    let fixture = Fixture::in_space(BIG, |space| {
         space.drop_default_window()?;
         let window = space.create_window(&WindowRequest::bytes(8 << 30))?;
         ensure(window.range.start() == Iova(BIG), format!("{window:?}"))
     })?;
-    bench.device.start_dma()?;
-    ensure(bench.moves()?, "no DMA through the window")?;
-    ensure(bench.space.status().windows.len() == 1, "one window")
+    fixture.device.start_dma()?;
+    ensure(fixture.moves()?, "no DMA through the window")?;
+    ensure(fixture.space.status().windows.len() == 1, "one window")
 }
 
 pub(crate) fn intx_arrives_masked_until_rearmed() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let intx = bench.one(InterruptKind::Intx)?;
+    let fixture = Fixture::new()?;
+    let intx = fixture.one(InterruptKind::Intx)?;
     ensure(!intx.wait(Some(SILENCE))?, "an interrupt nobody raised")?;
-    bench.bar.write(RAISE, 1u32)?;
-    ensure(intx.wait(Some(PATIENCE))?, "INTx does not arrive")?;
+    fixture.bar.write(RAISE, 1u32)?;
+    ensure(intx.wait(Some(TIMEOUT))?, "INTx does not arrive")?;
     ensure(!intx.wait(Some(SILENCE))?, "INTx arrives again though masked")?;
     intx.rearm()?;
-    ensure(intx.wait(Some(PATIENCE))?, "INTx that is still asserted does not arrive again")?;
-    ensure(bench.bar.read::<u32>(STATUS)? == 1, "the interrupt's status")?;
-    bench.bar.write(ACKNOWLEDGE, 1u32)?;
+    ensure(intx.wait(Some(TIMEOUT))?, "INTx that is still asserted does not arrive again")?;
+    ensure(fixture.bar.read::<u32>(STATUS)? == 1, "the interrupt's status")?;
+    fixture.bar.write(ACKNOWLEDGE, 1u32)?;
     intx.rearm()?;
     ensure(!intx.wait(Some(SILENCE))?, "INTx that was acknowledged arrives")?;
-    let refused = bench.device.enable_interrupts(InterruptKind::Msi, 1);
+    let refused = fixture.device.enable_interrupts(InterruptKind::Msi, 1);
     ensure(matches!(refused, Err(DeviceError::OtherKind { .. })), "MSI beside INTx")?;
     // The factorial of 5, with an interrupt at its end.
-    bench.bar.write(0x20, 0x80u32)?;
-    bench.bar.write(0x08, 5u32)?;
-    ensure(intx.wait(Some(PATIENCE))?, "the factorial's interrupt does not arrive")?;
-    ensure(bench.bar.read::<u32>(0x08)? == 120, "the factorial of 5")?;
-    Ok(bench.bar.write(ACKNOWLEDGE, 1u32)?)
+    fixture.bar.write(0x20, 0x80u32)?;
+    fixture.bar.write(0x08, 5u32)?;
+    ensure(intx.wait(Some(TIMEOUT))?, "the factorial's interrupt does not arrive")?;
+    ensure(fixture.bar.read::<u32>(0x08)? == 120, "the factorial of 5")?;
+    Ok(fixture.bar.write(ACKNOWLEDGE, 1u32)?)
 }
 
 pub(crate) fn msi_arrives_while_the_device_has_the_bus() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let msi = bench.one(InterruptKind::Msi)?;
-    bench.bar.write(RAISE, 1u32)?;
+    let fixture = Fixture::new()?;
+    let msi = fixture.one(InterruptKind::Msi)?;
+    fixture.bar.write(RAISE, 1u32)?;
     ensure(!msi.wait(Some(SILENCE))?, "MSI from a device off the bus")?;
-    bench.device.start_dma()?;
+    fixture.device.start_dma()?;
     for _ in 0..3 {
-        bench.bar.write(RAISE, 1u32)?;
-        ensure(msi.wait(Some(PATIENCE))?, "MSI does not arrive")?;
-        bench.bar.write(ACKNOWLEDGE, 1u32)?;
+        fixture.bar.write(RAISE, 1u32)?;
+        ensure(msi.wait(Some(TIMEOUT))?, "MSI does not arrive")?;
+        fixture.bar.write(ACKNOWLEDGE, 1u32)?;
         msi.rearm()?;
         ensure(!msi.wait(Some(SILENCE))?, "MSI arrives twice")?;
     }
-    bench.bar.write(0x90, 4u64)?;
-    transfer(&bench.bar, AT, BUFFER, 4, 5)?;
-    ensure(msi.wait(Some(PATIENCE))?, "MSI at the end of a transfer does not arrive")?;
-    ensure(bench.bar.read::<u32>(STATUS)? == 0x100, "the status after a transfer")?;
+    fixture.bar.write(0x90, 4u64)?;
+    transfer(&fixture.bar, AT, BUFFER, 4, 5)?;
+    ensure(msi.wait(Some(TIMEOUT))?, "MSI at the end of a transfer does not arrive")?;
+    ensure(fixture.bar.read::<u32>(STATUS)? == 0x100, "the status after a transfer")?;
     drop(msi);
-    drop(bench.one(InterruptKind::Intx)?);
-    drop(bench.one(InterruptKind::Msi)?);
-    drop(bench.one(InterruptKind::Request)?);
+    drop(fixture.one(InterruptKind::Intx)?);
+    drop(fixture.one(InterruptKind::Msi)?);
+    drop(fixture.one(InterruptKind::Request)?);
     Ok(())
 }
 
 pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    bench.device.start_dma()?;
-    ensure(bench.moves()?, "no DMA")?;
-    let Bench { device, bar, space, .. } = &bench;
+    let fixture = Fixture::new()?;
+    fixture.device.start_dma()?;
+    ensure(fixture.moves()?, "no DMA")?;
+    let Fixture { device, bar, space, .. } = &fixture;
     let low = space.device(device.group(), device.address())?;
     let (bar, config) = (device.bar(0, bar.endian())?, low.region(PCI_CONFIG_REGION_INDEX)?);
-    let Bench { device, memory, host, .. } = bench;
+    let Fixture { device, memory, host, .. } = fixture;
     let result = catch_unwind(AssertUnwindSafe(move || {
         let _device = device;
         std::panic::resume_unwind(Box::new("the driver has a bug"));
@@ -234,39 +235,39 @@ pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
 /// A reset where the kernel has one, and recovery of a PE where there is one: DMA works before and
 /// after.
 pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let (device, eeh) = (&bench.device, bench.device.eeh());
-    let powernv = bench.host.platform() == Some(Platform::Powernv);
+    let fixture = Fixture::new()?;
+    let (device, eeh) = (&fixture.device, fixture.device.eeh());
+    let powernv = fixture.host.platform() == Some(Platform::Powernv);
     device.start_dma()?;
-    ensure(bench.moves()?, "no DMA before")?;
+    ensure(fixture.moves()?, "no DMA before")?;
     match device.reset() {
         Ok(()) if powernv => {
-            ensure(!device.is_dma_on() && !bench.moves()?, "DMA after a reset")?;
+            ensure(!device.is_dma_on() && !fixture.moves()?, "DMA after a reset")?;
             device.start_dma()?;
         }
         Err(DeviceError::NoReset { .. }) if !powernv => {}
         other => return Err(format!("reset: {other:?}").into()),
     }
-    ensure(bench.moves()?, "no DMA after a reset")?;
+    ensure(fixture.moves()?, "no DMA after a reset")?;
     if !powernv {
         let none = EehError::NoPe { group: device.group() };
         ensure(eeh.state() == Err(none.clone()) && eeh.recover() == Err(none), "a PE on pseries")?;
-        return ensure(device.is_dma_on() && bench.moves()?, "no DMA without a PE");
+        return ensure(device.is_dma_on() && fixture.moves()?, "no DMA without a PE");
     }
     for _ in 0..2 {
-        let msi = bench.one(InterruptKind::Msi)?;
+        let msi = fixture.one(InterruptKind::Msi)?;
         ensure(eeh.state()? == PeState::Normal, "not normal before")?;
         eeh.recover()?;
         ensure(eeh.state()? == PeState::Normal, "not normal after")?;
-        ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id after recovery")?;
-        ensure(!device.is_dma_on() && !bench.moves()?, "DMA after recovery")?;
+        ensure(fixture.bar.read::<u32>(0)? == 0x0100_00ed, "the register of its id after recovery")?;
+        ensure(!device.is_dma_on() && !fixture.moves()?, "DMA after recovery")?;
         ensure(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })), "interrupts after recovery")?;
-        let msi = bench.one(InterruptKind::Msi)?;
+        let msi = fixture.one(InterruptKind::Msi)?;
         device.start_dma()?;
-        ensure(bench.moves()?, "no DMA after recovery")?;
-        bench.bar.write(RAISE, 1u32)?;
-        ensure(msi.wait(Some(PATIENCE))?, "no MSI after recovery")?;
-        bench.bar.write(ACKNOWLEDGE, 1u32)?;
+        ensure(fixture.moves()?, "no DMA after recovery")?;
+        fixture.bar.write(RAISE, 1u32)?;
+        ensure(msi.wait(Some(TIMEOUT))?, "no MSI after recovery")?;
+        fixture.bar.write(ACKNOWLEDGE, 1u32)?;
     }
     Ok(())
 }
@@ -274,9 +275,9 @@ pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
 /// What the firmware of these machines injects: errors of loads and stores by the BAR's address, of
 /// DMA by that of memory. None has been seen to freeze a PE; one that does is recovered.
 pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let (device, eeh) = (&bench.device, bench.device.eeh());
-    if bench.host.platform() != Some(Platform::Powernv) {
+    let fixture = Fixture::new()?;
+    let (device, eeh) = (&fixture.device, fixture.device.eeh());
+    if fixture.host.platform() != Some(Platform::Powernv) {
         let refused = eeh.inject(Injection::default());
         return ensure(refused == Err(EehError::NoPe { group: device.group() }), format!("{refused:?}"));
     }
@@ -289,14 +290,17 @@ pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed>
             (0..20, Ok(()) | Err(EehError::NotInjected { errno: Errno::EIO, .. })) => {}
             (_, other) => return Err(format!("function {function}: {other:?}").into()),
         }
-        let moved = bench.bar.read::<u32>(0).map_err(Failed::from).and_then(|_| bench.moves());
+        let moved = fixture.bar.read::<u32>(0).map_err(Failed::from).and_then(|_| fixture.moves());
         if eeh.state()? != PeState::Normal {
-            ensure(matches!(bench.bar.read::<u32>(0), Err(AccessError::Frozen { .. })), "a freeze that no read tells")?;
+            ensure(
+                matches!(fixture.bar.read::<u32>(0), Err(AccessError::Frozen { .. })),
+                "a freeze that no read tells",
+            )?;
             eeh.recover()?;
             device.start_dma()?;
         } else {
             ensure(moved?, format!("no DMA after function {function}"))?;
         }
     }
-    ensure(bench.bar.read::<u32>(0)? == 0x0100_00ed && bench.moves()?, "the device afterwards")
+    ensure(fixture.bar.read::<u32>(0)? == 0x0100_00ed && fixture.moves()?, "the device afterwards")
 }

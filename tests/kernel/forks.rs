@@ -1,7 +1,7 @@
 //! A child of `fork` that drops its copies of everything leaves the device on the bus, and every
 //! byte registered and mapped.
 
-use crate::device::{Bench, ensure};
+use crate::device::{Fixture, ensure};
 use libtest_mimic::Failed;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -39,30 +39,30 @@ fn command(device: &spapr_iommu::space::Device) -> Result<u8, Failed> {
 
 /// The parent's DMA goes on through memory that it registered by itself.
 pub(crate) fn a_child_that_drops_everything_changes_nothing() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    bench.device.start_dma()?;
-    let msi = bench.one(InterruptKind::Msi)?;
-    ensure(bench.moves()?, "no DMA before")?;
+    let fixture = Fixture::new()?;
+    fixture.device.start_dma()?;
+    let msi = fixture.one(InterruptKind::Msi)?;
+    ensure(fixture.moves()?, "no DMA before")?;
     let locked = crate::process::locked()?;
-    let low = bench.low()?;
-    let mut ours = Some((bench, msi));
+    let low = fixture.low()?;
+    let mut ours = Some((fixture, msi));
     let ok = in_child(|| {
         drop(ours.take());
         command(&low).is_ok_and(|command| command & 6 == 6)
     })?;
     ensure(ok, "the child took the device off the bus")?;
     ensure(command(&low)? & 6 == 6, "the device is off the bus after its child")?;
-    let Some((bench, msi)) = ours else { return Err("the parent has nothing left".into()) };
-    ensure(bench.device.is_dma_on() && bench.moves()?, "no DMA after the child")?;
+    let Some((fixture, msi)) = ours else { return Err("the parent has nothing left".into()) };
+    ensure(fixture.device.is_dma_on() && fixture.moves()?, "no DMA after the child")?;
     ensure(crate::process::locked()? == locked, "registered memory has changed")?;
-    bench.raise_and_wait(&msi)
+    fixture.raise_and_wait(&msi)
 }
 
 /// Buffers of a [`Dma`]: the parent and its device go on sharing them, and the child has what they
 /// held.
 pub(crate) fn memory_for_devices_is_the_parents() -> Result<(), Failed> {
     let locked = crate::process::locked()?;
-    let (address, host) = (Bench::address()?, Arc::new(Vfio::new()));
+    let (address, host) = (Fixture::address()?, Arc::new(Vfio::new()));
     let dma = Dma::new(host);
     let device: Device = dma.open(&address, DmaMask::ALL)?;
     let bar = device.bar(0, spapr_iommu::device::Endian::Big)?;

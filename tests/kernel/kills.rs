@@ -17,7 +17,7 @@ use strum::IntoEnumIterator;
 /// Enough for a test that runs often.
 const FEW: u32 = 20;
 const SIGKILL: i32 = 9;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// What free memory may differ by.
 const NOISE: u64 = 1 << 20;
 /// And this for each window: pseries keeps some 400 bytes for good whenever one was made, killed or
@@ -49,7 +49,7 @@ impl Victim {
     fn wait(&mut self, for_what: impl Fn(Entry) -> bool) -> Result<bool, Failed> {
         let began = Instant::now();
         while !for_what(self.diary.read()?) {
-            if began.elapsed() > PATIENCE || self.process.try_wait()?.is_some() {
+            if began.elapsed() > TIMEOUT || self.process.try_wait()?.is_some() {
                 return Ok(false);
             }
             sleep(Duration::from_micros(50));

@@ -18,7 +18,8 @@ use spapr_iommu::host::{Host, Memory};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
-use spapr_iommu_tests::groups;
+use spapr_iommu_tests::by_address::ByAddress;
+use spapr_iommu_tests::machine;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ impl Busy {
         let registry = Registry::new(host.clone());
         let space = AddressSpace::new(&registry);
         space.attach(groups[0])?;
-        let lease = registry.register(ram)?;
+        let lease = registry.lease(ram)?;
         for start in [0, BIG] {
             space.map(IovaRange::new(Iova(start), RAM)?, ram.start(), Permission::ReadWrite)?;
         }
@@ -62,7 +63,7 @@ impl Busy {
 
 /// The first two groups that VFIO can use.
 fn groups(host: &Vfio) -> Result<[u32; 2], Failed> {
-    let all: Vec<u32> = spapr_iommu_tests::groups::groups(host).iter().map(|group| group.number).collect();
+    let all: Vec<u32> = spapr_iommu_tests::machine::groups(host).iter().map(|group| group.number).collect();
     match all[..] {
         [first, second, ..] => Ok([first, second]),
         _ => Err(format!("two groups with vfio-pci are needed, there are {all:?}").into()),

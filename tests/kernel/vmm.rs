@@ -1,7 +1,7 @@
 //! What a VMM needs of an open device: its file, its BAR as memory, its interrupts on eventfds; and
 //! files from a launcher.
 
-use crate::device::{Bench, ensure};
+use crate::device::{Fixture, ensure};
 use libtest_mimic::Failed;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spapr_iommu::addr::{Iova, IovaRange};
@@ -12,6 +12,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const RAISE: u64 = 0x60;
 const ACKNOWLEDGE: u64 = 0x64;
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn fires(eventfd: &EventFd, within: Duration) -> bool {
@@ -35,50 +36,50 @@ fn fires(eventfd: &EventFd, within: Duration) -> bool {
 
 /// The BAR as memory of the process, which is what a memory slot of KVM is made of.
 pub(crate) fn a_bar_is_mapped() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let areas = bench.device.bar_areas(0)?;
+    let fixture = Fixture::new()?;
+    let areas = fixture.device.bar_areas(0)?;
     let [area] = areas[..] else { return Err(format!("{areas:?}").into()) };
     ensure(area.offset == 0 && area.len == 1 << 20, format!("{area:?}"))?;
-    let mapped = bench.device.map_bar_area(0, area)?;
+    let mapped = fixture.device.map_bar_area(0, area)?;
     ensure(mapped.as_ptr().addr().is_multiple_of(4096) && mapped.len() == 1 << 20, format!("{mapped:?}"))?;
     // SAFETY: a register of the mapping, which is there; memory decode is on while the device is
     // held.
     let id = u32::from_be(unsafe { mapped.as_ptr().cast::<u32>().read_volatile() });
     ensure(id == 0x0100_00ed, format!("{id:#x}"))?;
-    ensure(bench.device.bar_areas(1)?.is_empty(), "a BAR that is not there")?;
-    ensure(bench.device.file().is_some(), "the device has no file")
+    ensure(fixture.device.bar_areas(1)?.is_empty(), "a BAR that is not there")?;
+    ensure(fixture.device.file().is_some(), "the device has no file")
 }
 
 /// INTx that is unmasked through an eventfd, as KVM does at the guest's end of interrupt.
 pub(crate) fn interrupts_go_to_eventfds() -> Result<(), Failed> {
-    let bench = Bench::new()?;
+    let fixture = Fixture::new()?;
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let (fired, done) = (EventFd::from_flags(flags)?, EventFd::from_flags(flags)?);
-    let intx = bench.device.forward_interrupts(InterruptKind::Intx, &[fired.as_fd()])?;
+    let intx = fixture.device.forward_interrupts(InterruptKind::Intx, &[fired.as_fd()])?;
     intx.rearm_by(done.as_fd())?;
-    bench.bar.write(RAISE, 1u32)?;
-    ensure(fires(&fired, PATIENCE), "INTx does not arrive")?;
+    fixture.bar.write(RAISE, 1u32)?;
+    ensure(fires(&fired, TIMEOUT), "INTx does not arrive")?;
     ensure(!fires(&fired, SILENCE), "INTx arrives though masked")?;
     done.write(1)?;
-    ensure(fires(&fired, PATIENCE), "INTx that is still asserted does not arrive again")?;
+    ensure(fires(&fired, TIMEOUT), "INTx that is still asserted does not arrive again")?;
     // Rearmed by an eventfd it may come once more after that, as seen on powernv9 under QEMU.
-    bench.bar.write(ACKNOWLEDGE, 1u32)?;
+    fixture.bar.write(ACKNOWLEDGE, 1u32)?;
     drop(intx);
     while fired.read().is_ok() {}
-    let msi = bench.device.forward_interrupts(InterruptKind::Msi, &[fired.as_fd()])?;
-    bench.device.start_dma()?;
-    bench.bar.write(RAISE, 1u32)?;
-    ensure(fires(&fired, PATIENCE), "MSI does not arrive")?;
+    let msi = fixture.device.forward_interrupts(InterruptKind::Msi, &[fired.as_fd()])?;
+    fixture.device.start_dma()?;
+    fixture.bar.write(RAISE, 1u32)?;
+    ensure(fires(&fired, TIMEOUT), "MSI does not arrive")?;
     ensure(msi.rearm_by(done.as_fd()).is_err(), "MSI is rearmed")
 }
 
 /// A BAR that does not answer gives an error, where the kernel would end the process.
 pub(crate) fn a_bar_without_memory_decode_is_an_error() -> Result<(), Failed> {
-    let bench = Bench::new()?;
-    let low = bench.low()?;
+    let fixture = Fixture::new()?;
+    let low = fixture.low()?;
     let config = low.region(7)?;
-    ensure(config.write(4, &[0, 0]).is_err() && bench.bar.read::<u32>(0).is_ok(), "behind the driver's back")?;
-    let Bench { bar, device, .. } = bench;
+    ensure(config.write(4, &[0, 0]).is_err() && fixture.bar.read::<u32>(0).is_ok(), "behind the driver's back")?;
+    let Fixture { bar, device, .. } = fixture;
     drop(device);
     let other = low.region(0)?;
     config.write(4, &[0, 0])?;
@@ -89,14 +90,14 @@ pub(crate) fn a_bar_without_memory_decode_is_an_error() -> Result<(), Failed> {
 
 /// Files that a launcher opened: as they were opened, or with the device open.
 pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
-    let (group, address) = Bench::find()?;
+    let (group, address) = Fixture::find()?;
     for prepared in [false, true] {
         let given = launcher(group, &address, prepared)?;
         let host = Arc::new(Vfio::with_files(given));
         let space = AddressSpace::new(&Registry::new(host.clone()));
         space.attach(group)?;
         let memory = host.allocate(1 << 20, host.page_shift())?;
-        let lease = space.registry().register(memory)?;
+        let lease = space.registry().lease(memory)?;
         space.map(IovaRange::new(Iova(1 << 20), 1 << 20)?, memory.start(), Permission::ReadWrite)?;
         let device = Device::open(&space, group, &address)?;
         let bar = device.bar(0, Endian::Big)?;
@@ -110,7 +111,7 @@ pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
         drop((bar, device, lease, space, host));
     }
     // Nothing of it is open any more: the group can be had in the usual way.
-    Bench::new().map(drop)
+    Fixture::new().map(drop)
 }
 
 /// What a launcher does: its own numbers are closed, the files live on.
@@ -123,8 +124,8 @@ fn launcher(group: u32, address: &str, prepared: bool) -> Result<GivenFiles, Fai
     if !prepared {
         return Ok(given);
     }
-    launcher.call(file, &mut Call::GroupSetContainer(container))?;
-    launcher.call(container, &mut Call::SetIommu(TCE_V2_IOMMU))?;
+    launcher.run_call(file, &mut Call::GroupSetContainer(container))?;
+    launcher.run_call(container, &mut Call::SetIommu(TCE_V2_IOMMU))?;
     let device = launcher.open(Node::Device { group: file, name: address })?;
     Ok(given.with_device(address, out(device)?))
 }

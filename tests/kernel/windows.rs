@@ -7,7 +7,7 @@ use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slot, Slot
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory, Platform};
 use spapr_iommu::registry::Registry;
-use spapr_iommu_tests::limit::RealLimit;
+use spapr_iommu_tests::machine::RealLimit;
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Guest {
     fn new() -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
         let groups = groups(&host)?;
-        let slots = Arc::new(Slots::new(host.clone()));
+        let slots = Arc::new(Slots::new());
         let iommu = GuestIommu::new(&Registry::new(host.clone()), slots.clone());
         let phb = iommu.add_phb(PhbConfig::new(1, LIOBN)?)?;
         let guest = Self { iommu, phb, groups, slots, host };
@@ -40,8 +40,7 @@ impl Guest {
     }
 
     fn plug(&self, start: u64, len: u64) -> Result<(), Failed> {
-        let user = self.host.allocate(len, self.host.page_shift())?.start();
-        self.slots.insert(Slot { guest: GuestRange::new(GuestAddr(start), len)?, user })?;
+        self.slots.insert(GuestAddr(start), &self.host.share(len, self.host.page_shift())?)?;
         Ok(self.iommu.add_memory()?)
     }
 

@@ -10,6 +10,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::env;
 use std::fs::File;
 use std::io;
@@ -21,7 +22,7 @@ use strum::{EnumIter, FromRepr, IntoStaticStr};
 
 /// Holds the seed of a worker.
 pub(crate) const WORD: &str = "SPAPR_IOMMU_WORKER";
-/// Leased whole or as two halves.
+/// RegisteredMemory whole or as two halves.
 pub(crate) const RAM: u64 = 8 << 20;
 const WINDOW: u64 = 64 << 20;
 /// What a map is a multiple of: carried by every window.
@@ -183,7 +184,7 @@ impl Worker {
         let pieces = [UserRange::between(self.ram.start(), middle), UserRange::between(middle, self.ram.end())];
         let whole = [Some(self.ram), None];
         let wanted = if self.rng.bool() { whole } else { pieces };
-        Ok(wanted.into_iter().flatten().map(|range| self.registry.register(range)).collect::<Result<_, _>>()?)
+        Ok(wanted.into_iter().flatten().map(|range| self.registry.lease(range)).collect::<Result<_, _>>()?)
     }
 
     /// Maps and unmaps in the window, while the second group comes and goes.

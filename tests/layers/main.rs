@@ -1,4 +1,5 @@
-//! The library's modules import downwards only, in the order of the table in docs/design.md.
+//! The library's modules import downwards only, in the order of the table in docs/design.md, and
+//! the breaks of ci/breaks still find what they break.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,4 +63,29 @@ fn each_module_imports_only_those_above_it_in_the_table() {
         modules.insert(own);
     }
     assert_eq!(modules, order.iter().cloned().collect(), "docs/design.md lists the modules there are");
+}
+
+/// The breaks of a list: name, file, and the text that is replaced.
+fn breaks(list: &str) -> Vec<(String, String, String)> {
+    let text = fs::read_to_string(root().join("ci/breaks").join(list)).unwrap();
+    let blocks = text.split("\n## ").skip(1);
+    let block = |block: &str| {
+        let (header, lines) = block.split_once('\n').unwrap();
+        let mut parts = header.split('|').map(|part| part.trim().to_owned());
+        let old: Vec<_> = lines.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+        (parts.next().unwrap(), parts.next().unwrap(), old.join("\n"))
+    };
+    blocks.map(block).collect()
+}
+
+#[test]
+fn each_break_finds_what_it_breaks() {
+    for (list, folder) in [("library", ""), ("model", "src/model")] {
+        let breaks = breaks(list);
+        assert!(!breaks.is_empty());
+        for (name, file, old) in breaks {
+            let source = fs::read_to_string(root().join(folder).join(&file)).unwrap();
+            assert!(!old.is_empty() && source.contains(&old), "{name}: {file} has no `{old}`");
+        }
+    }
 }

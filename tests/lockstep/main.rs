@@ -8,9 +8,9 @@ use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::spapr::RegisterMemory;
 use spapr_iommu::uapi::vfio::DmaMap;
 use spapr_iommu_cli::scenario::{Machine, Scenario};
-use spapr_iommu_tests::lockstep::document::END;
+use spapr_iommu_tests::by_address::RunCall;
 use spapr_iommu_tests::lockstep::episode::Pair;
-use spapr_iommu_tests::lockstep::run::{Amount, Summary, run};
+use spapr_iommu_tests::lockstep::run::{Amount, END, Summary, run};
 use spapr_iommu_tests::lockstep::side::{Side, groups, shifted_model};
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ fn tells_apart(text: &str, scenario: &Scenario, good: &Machine, other: &Machine)
     let there = scenario.run(other, &mut ()).unwrap();
     assert!(there.surprise().is_some(), "{text}");
     // Of memory each page is checked.
-    let steps = text.matches("[[bare]]").count() - text.matches("\ncheck = ").count();
+    let steps = text.matches("[[raw]]").count() - text.matches("\ncheck = ").count();
     assert!((1..=24).contains(&steps), "{text}");
 }
 
@@ -90,7 +90,7 @@ impl Wrapper for Twisted {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         (self.twist)(&self.model, fd, call)
     }
 }
@@ -116,14 +116,14 @@ impl Memory for Twisted {
 impl spapr_iommu_tests::lockstep::side::Machine for Twisted {}
 
 fn an_errno_for_a_positive_result(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-    match (model.call(fd, call), &call) {
+    match (model.run_call(fd, call), &call) {
         (Ok(1..), Call::UnmapDma(_)) => Err(Errno::EINVAL),
         (result, _) => result,
     }
 }
 
 fn windows_elsewhere(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-    let result = model.call(fd, call);
+    let result = model.run_call(fd, call);
     if let (Ok(0), Call::TceCreate(args)) = (result, call) {
         args.start_addr += 1 << 12;
     }
@@ -131,17 +131,19 @@ fn windows_elsewhere(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errn
 }
 
 fn more_memory_locked(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-    let result = model.call(fd, call);
+    let result = model.run_call(fd, call);
     if let (Ok(0), Call::RegisterMemory(args)) = (result, call) {
         let more = model.allocate(1 << 16, model.page_shift())?;
-        model
-            .call(fd, &mut Call::RegisterMemory(RegisterMemory { vaddr: more.start().0, size: more.len(), ..*args }))?;
+        model.run_call(
+            fd,
+            &mut Call::RegisterMemory(RegisterMemory { vaddr: more.start().0, size: more.len(), ..*args }),
+        )?;
     }
     result
 }
 
 fn groups_without_a_container(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-    let result = model.call(fd, call);
+    let result = model.run_call(fd, call);
     if let Call::GroupGetStatus(status) = call {
         status.flags &= 1;
     }
@@ -150,22 +152,22 @@ fn groups_without_a_container(model: &Model, fd: Fd, call: &mut Call) -> Result<
 
 fn devices_that_cannot_write(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     match *call {
-        Call::MapDma(args) if args.flags == 3 => model.call(fd, &mut Call::MapDma(DmaMap { flags: 1, ..args })),
-        _ => model.call(fd, call),
+        Call::MapDma(args) if args.flags == 3 => model.run_call(fd, &mut Call::MapDma(DmaMap { flags: 1, ..args })),
+        _ => model.run_call(fd, call),
     }
 }
 
 /// What a MAP replaced before it failed is mapped again.
 fn failed_maps_that_leave_what_was_there(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let before = model.tables(fd);
-    let result = model.call(fd, call);
+    let result = model.run_call(fd, call);
     if let (Err(_), Call::MapDma(_)) = (result, &call) {
         let now = model.tables(fd);
         let still = |entry| now.iter().any(|table| table.entries.contains(entry));
         for entry in before.iter().flat_map(|table| &table.entries).filter(|entry| !still(entry)) {
             let (iova, vaddr, flags) = (entry.iova, entry.user.0, entry.permission.bits());
             let again = DmaMap { argsz: 32, flags, vaddr, iova: iova.start().0, size: iova.len() };
-            let _ = model.call(fd, &mut Call::MapDma(again));
+            let _ = model.run_call(fd, &mut Call::MapDma(again));
         }
     }
     result

@@ -1,12 +1,15 @@
-//! Calls of the VFIO core, GET_INFO and EEH.
+//! Calls beside those of v2: the VFIO core, GET_INFO, EEH, v1 containers.
 
-use super::fixture::*;
-use spapr_iommu::host::{Call, Errno, Fd, Host, Node};
+use super::*;
+use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
+use spapr_iommu::model::MemoryKind;
 use spapr_iommu::uapi::{eeh, spapr, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 
-fn info(b: &Bench, argsz: u32) -> Result<spapr::TceInfo, Errno> {
+fn info(b: &Fixture, argsz: u32) -> Result<spapr::TceInfo, Errno> {
     let mut call = Call::TceGetInfo(spapr::TceInfo { argsz, ..Default::default() });
-    b.model.call(b.container, &mut call)?;
+    b.model.run_call(b.container, &mut call)?;
     match call {
         Call::TceGetInfo(info) => Ok(info),
         _ => unreachable!(),
@@ -15,10 +18,10 @@ fn info(b: &Bench, argsz: u32) -> Result<spapr::TceInfo, Errno> {
 
 #[test]
 fn the_driver_says_yes_to_both_of_its_types() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let answers = [1, 2, 3, 5, 7, 99].map(|n| b.call(Call::CheckExtension(n)));
     assert_eq!(answers, [OK, Ok(1), OK, OK, Ok(1), OK]);
-    assert_eq!(bench("powernv9").call(Call::CheckExtension(eeh::EXTENSION)), Ok(1));
+    assert_eq!(fixture("powernv9").call(Call::CheckExtension(eeh::EXTENSION)), Ok(1));
     assert_eq!(b.call(Call::GetApiVersion), OK);
 }
 
@@ -26,14 +29,14 @@ fn the_driver_says_yes_to_both_of_its_types() {
 fn set_iommu_wants_a_group_and_a_known_type_once() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
-    assert_eq!(model.call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
     let group = model.open(Node::Group(0)).unwrap();
-    assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), OK);
-    assert_eq!(model.call(container, &mut Call::Enable), Err(Errno::EINVAL));
-    assert_eq!(model.call(container, &mut Call::SetIommu(1)), Err(Errno::ENODEV));
-    assert_eq!(model.call(container, &mut Call::SetIommu(7)), OK);
-    assert_eq!(model.call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
-    assert_eq!(model.call(container, &mut Call::GroupUnsetContainer), Err(Errno::ENOTTY));
+    assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), OK);
+    assert_eq!(model.run_call(container, &mut Call::Enable), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(1)), Err(Errno::ENODEV));
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), OK);
+    assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(container, &mut Call::GroupUnsetContainer), Err(Errno::ENOTTY));
 }
 
 #[test]
@@ -41,9 +44,9 @@ fn eeh_is_an_extension_where_there_is_some_and_never_a_type() {
     for (preset, expected) in [("powernv8", Errno::EINVAL), ("pseries", Errno::ENODEV)] {
         let model = model(preset);
         let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(0)).unwrap());
-        assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), OK);
-        assert_eq!(model.call(container, &mut Call::SetIommu(eeh::EXTENSION)), Err(expected), "{preset}");
-        assert_eq!(model.call(container, &mut Call::SetIommu(7)), OK);
+        assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), OK);
+        assert_eq!(model.run_call(container, &mut Call::SetIommu(eeh::EXTENSION)), Err(expected), "{preset}");
+        assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), OK);
     }
 }
 
@@ -52,8 +55,8 @@ fn an_unbound_container_knows_no_driver_call() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
     let call = &mut Call::RegisterMemory(register(0x10000, 0x10000));
-    assert_eq!(model.call(container, call), Err(Errno::EINVAL));
-    assert_eq!(model.call(Fd(1000), call), Err(Errno::EBADF));
+    assert_eq!(model.run_call(container, call), Err(Errno::EINVAL));
+    assert_eq!(model.run_call(Fd(1000), call), Err(Errno::EBADF));
 }
 
 #[test]
@@ -76,13 +79,13 @@ fn info_is_the_machines() {
             dma32_window_size: size,
             ddw: spapr::TceDdwInfo { pgsizes, max_dynamic_windows_supported, levels },
         };
-        assert_eq!(info(&bench(preset), 32), Ok(expected), "{preset}");
+        assert_eq!(info(&fixture(preset), 32), Ok(expected), "{preset}");
     }
 }
 
 #[test]
 fn a_short_info_has_the_flag_without_the_data() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     assert_eq!(info(&b, 15), Err(Errno::EINVAL));
     let short = info(&b, 31).unwrap();
     assert_eq!((short.flags, short.ddw), (spapr::INFO_DDW, Default::default()));
@@ -90,14 +93,14 @@ fn a_short_info_has_the_flag_without_the_data() {
 
 #[test]
 fn v1_info_has_no_dynamic_windows() {
-    let b = Bench::on(model("powernv9"), &[0], spapr::TCE_IOMMU);
+    let b = Fixture::on(model("powernv9"), &[0], spapr::TCE_IOMMU);
     let info = info(&b, 32).unwrap();
     assert_eq!((info.flags, info.ddw, info.dma32_window_size), (0, Default::default(), 0x8000_0000));
 }
 
 #[test]
 fn short_arguments_and_flags_are_refused() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     let (vaddr, size) = (memory.start().0, 0x10000);
     let calls = [
@@ -119,25 +122,25 @@ fn short_arguments_and_flags_are_refused() {
 
 #[test]
 fn larger_arguments_are_fine() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.memory(0x10000);
     let args = spapr::RegisterMemory { argsz: 4096, flags: 0, vaddr: memory.start().0, size: memory.len() };
     assert_eq!(b.call(Call::RegisterMemory(args)), OK);
 }
 
-fn eeh_op(b: &Bench, op: u32) -> Outcome {
+fn eeh_op(b: &Fixture, op: u32) -> Outcome {
     b.call(Call::EehPeOp(eeh::PeOp { argsz: 40, op, ..Default::default() }))
 }
 
 #[test]
 fn eeh_is_absent_on_emulated_pseries_before_anything_is_read() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     assert_eq!(b.call(Call::EehPeOp(eeh::PeOp::default())), Err(Errno::ENODEV));
 }
 
 #[test]
 fn eeh_on_powernv_answers_every_operation() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     for op in [0, 1, 2, 3, 4, 8] {
         assert_eq!(eeh_op(&b, op), OK, "{op}");
     }
@@ -152,7 +155,7 @@ fn eeh_on_powernv_answers_every_operation() {
 
 #[test]
 fn a_frozen_pe_is_brought_back_step_by_step() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.model.set_eeh_state(0, eeh::state::STOPPED);
     let states =
         [eeh::op::UNFREEZE_IO, eeh::op::UNFREEZE_DMA, eeh::op::RESET_HOT, eeh::op::RESET_DEACTIVATE].map(|op| {
@@ -169,7 +172,7 @@ fn a_frozen_pe_is_brought_back_step_by_step() {
 fn errors_are_injected_as_the_phb_knows_them() {
     let inject = |preset, kind, func| {
         let err = eeh::PeErr { kind, func, ..Default::default() };
-        bench(preset).call(Call::EehPeOp(eeh::PeOp { argsz: 40, op: eeh::op::INJECT_ERR, err, flags: 0 }))
+        fixture(preset).call(Call::EehPeOp(eeh::PeOp { argsz: 40, op: eeh::op::INJECT_ERR, err, flags: 0 }))
     };
     for (preset, known) in [("powernv8", &[0, 1, 4, 5, 6, 7, 10, 11][..]), ("powernv9", &[4, 5, 10, 11])] {
         for func in 0..20 {
@@ -179,4 +182,64 @@ fn errors_are_injected_as_the_phb_knows_them() {
         }
         assert_eq!(inject(preset, 2, 20), Err(Errno::EINVAL));
     }
+}
+
+fn v1(preset: &str) -> Fixture {
+    Fixture::on(model(preset), &[0], spapr::TCE_IOMMU)
+}
+
+#[test]
+fn v1_and_v2_do_not_know_each_others_calls() {
+    let (one, two) = (v1("powernv9"), fixture("powernv9"));
+    assert_eq!([two.call(Call::Enable), two.call(Call::Disable)], [Err(Errno::ENOTTY); 2]);
+    let range = one.memory(0x10000);
+    assert_eq!([one.register(range), one.unregister(range), one.remove(0)], [Err(Errno::ENOTTY); 3]);
+    assert_eq!(one.create(16, 1 << 30, 1), Err(Errno::ENOTTY));
+}
+
+#[test]
+fn enable_charges_the_whole_window() {
+    let b = v1("pseries");
+    assert_eq!(b.call(Call::Disable), OK);
+    assert_eq!(b.call(Call::Enable), OK);
+    assert_eq!(b.model.locked(), 1 << 30);
+    assert_eq!(b.call(Call::Enable), Err(Errno::EBUSY));
+    assert_eq!(b.call(Call::Disable), OK);
+    assert_eq!(b.model.locked(), 0);
+    let poor = Fixture::on(model("powernv9").with_memlock(Some((2 << 30) - 1)), &[0], spapr::TCE_IOMMU);
+    assert_eq!(poor.call(Call::Enable), Err(Errno::ENOMEM));
+}
+
+#[test]
+fn a_v1_container_takes_one_group() {
+    let b = v1("powernv9");
+    let other = spapr_iommu::host::Host::open(&b.model, spapr_iommu::host::Node::Group(1)).unwrap();
+    assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), Err(Errno::EBUSY));
+}
+
+#[test]
+fn a_v1_map_pins_whatever_is_there_now() {
+    let b = v1("powernv9");
+    let memory = b.memory(0x40000);
+    assert_eq!(b.map(memory.start(), 0, 0x40000), Err(Errno::EPERM));
+    b.call(Call::Enable).unwrap();
+    assert_eq!(b.map(memory.start(), 0, 0x40000), OK);
+    b.model.protect(user(memory.start().0 + 0x20000, 0x10000), Protection::Read).unwrap();
+    assert_eq!(b.map(memory.start(), 0, 0x40000), Err(Errno::EFAULT));
+    let left = [(0x20000, 0x20000, memory.start().0 + 0x20000)];
+    assert_eq!(b.entries(0), left, "the pages before the bad one were cleared, the others stay");
+    assert_eq!(b.call(Call::Disable), OK);
+    assert_eq!(b.unmap(0, 0x40000), Err(Errno::EPERM));
+    assert_eq!(b.entries(0), left, "disabled, but still mapped");
+    b.close_all();
+    assert_eq!((b.model.locked(), b.violations()), (0, vec![]));
+}
+
+#[test]
+fn a_v1_map_of_nothing_is_efault() {
+    let b = v1("pseries");
+    b.call(Call::Enable).unwrap();
+    let memory = b.memory(0x10000);
+    b.model.declare(memory, MemoryKind::Hole).unwrap();
+    assert_eq!(b.map(memory.start(), 0, 0x10000), Err(Errno::EFAULT));
 }

@@ -1,10 +1,11 @@
 //! The `edu` device: registers, and DMA through the tables.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node, Region};
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::uapi::{eeh, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 
 const BUFFER: u64 = 0x40000;
 
@@ -15,7 +16,7 @@ struct Edu {
 }
 
 impl Edu {
-    fn open(b: &Bench, group: usize, name: &str) -> Self {
+    fn open(b: &Fixture, group: usize, name: &str) -> Self {
         let fd = b.model.open(Node::Device { group: b.groups[group], name }).unwrap();
         let config = b.model.region(fd, vfio::PCI_CONFIG_REGION_INDEX).unwrap();
         let bar = b.model.region(fd, vfio::PCI_BAR0_REGION_INDEX).unwrap();
@@ -41,14 +42,14 @@ impl Edu {
     }
 }
 
-fn text(b: &Bench, at: UserAddr, len: usize) -> Vec<u8> {
+fn text(b: &Fixture, at: UserAddr, len: usize) -> Vec<u8> {
     let mut bytes = vec![0xff; len];
     b.model.read(at, &mut bytes).unwrap();
     bytes
 }
 
 /// Memory with `data` at its start, all of it mapped at bus address 0.
-fn mapped(b: &Bench, data: &[u8]) -> UserRange {
+fn mapped(b: &Fixture, data: &[u8]) -> UserRange {
     let memory = b.registered(0x20000);
     assert_eq!(b.map(memory.start(), 0, 0x20000), OK);
     b.model.write(memory.start(), data).unwrap();
@@ -59,15 +60,15 @@ const DEVICE: &str = "0000:00:00.0";
 
 #[test]
 fn a_device_tells_its_regions() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let edu = Edu::open(&b, 0, DEVICE);
     let mut call = Call::DeviceGetInfo(vfio::DeviceInfo { argsz: 24, ..Default::default() });
-    assert_eq!(b.model.call(edu.fd, &mut call), OK);
+    assert_eq!(b.model.run_call(edu.fd, &mut call), OK);
     let Call::DeviceGetInfo(info) = call else { unreachable!() };
     assert_eq!((info.flags, info.num_regions, info.num_irqs), (3, 9, 5));
     let size = |index| {
         let mut call = Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: 32, index, ..Default::default() });
-        b.model.call(edu.fd, &mut call)?;
+        b.model.run_call(edu.fd, &mut call)?;
         let Call::DeviceGetRegionInfo(info) = call else { unreachable!() };
         Ok(info.size)
     };
@@ -79,7 +80,7 @@ fn a_device_tells_its_regions() {
 #[test]
 fn a_device_reads_and_writes_what_is_mapped() {
     for preset in ["powernv8-4k", "powernv9", "pseries", "pseries-7.2"] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = mapped(&b, b"over the bus");
         let edu = Edu::open(&b, 0, DEVICE);
         edu.copy(0, 0xfffa, 12);
@@ -89,7 +90,7 @@ fn a_device_reads_and_writes_what_is_mapped() {
 
 #[test]
 fn a_transfer_over_a_gap_reads_zeros_and_drops_writes() {
-    let b = Bench::on(model("powernv9").without_freezing(), &[0], TCE_V2_IOMMU);
+    let b = Fixture::on(model("powernv9").without_freezing(), &[0], TCE_V2_IOMMU);
     let memory = mapped(&b, &[7; 0x3000]);
     assert_eq!(b.unmap(0x1000, 0x1000), OK);
     let edu = Edu::open(&b, 0, DEVICE);
@@ -103,7 +104,7 @@ fn a_transfer_over_a_gap_reads_zeros_and_drops_writes() {
 #[test]
 fn permissions_are_the_tces() {
     for (preset, read_back) in [("powernv9", 7), ("pseries", 0)] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = mapped(&b, &[7; 0x3000]);
         let map = |flags, iova| {
             let args = vfio::DmaMap { argsz: 32, flags, vaddr: memory.start().0 + iova, iova, size: 0x1000 };
@@ -121,7 +122,7 @@ fn permissions_are_the_tces() {
 
 #[test]
 fn without_bus_mastering_nothing_moves() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = mapped(&b, b"x");
     let edu = Edu::open(&b, 0, DEVICE);
     edu.config.write(4, &[2, 0]).unwrap();
@@ -131,7 +132,7 @@ fn without_bus_mastering_nothing_moves() {
 
 #[test]
 fn a_device_sees_the_old_pages_of_a_region() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let memory = mapped(&b, b"stale");
     b.model.free(memory).unwrap();
     assert_eq!(b.memory(0x20000), memory);
@@ -148,7 +149,7 @@ fn a_device_sees_the_old_pages_of_a_region() {
 
 #[test]
 fn the_old_mappings_under_a_failed_map_are_gone() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let memory = mapped(&b, &[7; 0x8000]);
     let other = b.memory(0x20000);
     assert_eq!(b.register(user(other.start().0, 0x10000)), OK);
@@ -160,7 +161,7 @@ fn the_old_mappings_under_a_failed_map_are_gone() {
 
 #[test]
 fn every_group_of_a_container_sees_the_same_windows() {
-    let b = Bench::on(model("powernv9").with_devices(1, 2), &[0, 1], 7);
+    let b = Fixture::on(model("powernv9").with_devices(1, 2), &[0, 1], 7);
     let memory = mapped(&b, b"shared");
     let edu = Edu::open(&b, 1, "0001:00:01.0");
     edu.copy(0, 0x1000, 6);
@@ -173,7 +174,7 @@ fn every_group_of_a_container_sees_the_same_windows() {
 
 #[test]
 fn a_frozen_pe_reads_ones_and_does_no_dma() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = mapped(&b, b"x");
     let edu = Edu::open(&b, 0, DEVICE);
     edu.transfer(0, BUFFER, 1, 1);
@@ -190,7 +191,7 @@ fn a_frozen_pe_reads_ones_and_does_no_dma() {
 
 #[test]
 fn a_region_holds_the_device_and_its_group() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = mapped(&b, b"held");
     let edu = Edu::open(&b, 0, DEVICE);
     b.model.close(edu.fd);
@@ -208,7 +209,7 @@ fn a_region_holds_the_device_and_its_group() {
 #[test]
 fn a_reset_clears_registers_where_the_machine_can_reset() {
     for (preset, expected) in [("powernv9", OK), ("pseries", Err(Errno::EINVAL))] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let edu = Edu::open(&b, 0, DEVICE);
         edu.set(0x80, 7);
         assert_eq!(b.on_fd(edu.fd, Call::DeviceReset), expected);
@@ -220,7 +221,7 @@ fn a_reset_clears_registers_where_the_machine_can_reset() {
 
 #[test]
 fn access_ends_with_the_region() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let edu = Edu::open(&b, 0, DEVICE);
     assert_eq!(edu.bar.read((1 << 20) - 2, &mut [0; 4]), Err(Errno::EINVAL));
     assert_eq!(edu.config.write(u64::MAX, &[0]), Err(Errno::EINVAL));

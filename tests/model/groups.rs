@@ -1,12 +1,13 @@
 //! Groups, containers and the order files are closed in.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
 use spapr_iommu::uapi::{spapr, vfio};
+use spapr_iommu_tests::by_address::RunCall;
 
-fn status(b: &Bench, group: usize) -> u32 {
+fn status(b: &Fixture, group: usize) -> u32 {
     let mut call = Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 0 });
-    assert_eq!(b.model.call(b.groups[group], &mut call), OK);
+    assert_eq!(b.model.run_call(b.groups[group], &mut call), OK);
     match call {
         Call::GroupGetStatus(status) => status.flags,
         _ => unreachable!(),
@@ -40,9 +41,9 @@ fn a_group_with_a_host_driver_is_not_viable() {
     let container = model.open(Node::Container).unwrap();
     let group = model.open(Node::Group(0)).unwrap();
     let mut call = Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 9 });
-    assert_eq!(model.call(group, &mut call), OK);
+    assert_eq!(model.run_call(group, &mut call), OK);
     assert_eq!(call, Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 0 }));
-    assert_eq!(model.call(group, &mut Call::GroupSetContainer(container)), Err(Errno::EPERM));
+    assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), Err(Errno::EPERM));
     let (device, driver) = ("0000:00:01.0".to_owned(), "nvme".to_owned());
     assert_eq!(model.obstacle(Node::Group(0)), Some(Obstacle::NotViable { group: 0, device, driver }));
     let devices = model.groups()[0].devices.clone();
@@ -51,7 +52,7 @@ fn a_group_with_a_host_driver_is_not_viable() {
 
 #[test]
 fn set_container_wants_a_container_once() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let other = b.model.open(Node::Group(1)).unwrap();
     assert_eq!(status(&b, 0), vfio::GROUP_FLAGS_VIABLE | vfio::GROUP_FLAGS_CONTAINER_SET);
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(spapr_iommu::host::Fd(999))), Err(Errno::EBADF));
@@ -71,18 +72,18 @@ fn a_device_opens_only_behind_a_bound_container() {
     let (device, devices) = ("0000:00:07.0".to_owned(), vec!["0000:00:00.0".to_owned()]);
     let missing = model.obstacle(Node::Device { group, name: "0000:00:07.0" });
     assert_eq!((missing, model.obstacle(node)), (Some(Obstacle::NoDevice { group: 0, device, devices }), None));
-    model.call(group, &mut Call::GroupSetContainer(container)).unwrap();
+    model.run_call(group, &mut Call::GroupSetContainer(container)).unwrap();
     assert_eq!(model.open(node), Err(Errno::EINVAL));
-    model.call(container, &mut Call::SetIommu(spapr::TCE_V2_IOMMU)).unwrap();
+    model.run_call(container, &mut Call::SetIommu(spapr::TCE_V2_IOMMU)).unwrap();
     let device = model.open(node).unwrap();
-    assert_eq!(model.call(group, &mut Call::GroupUnsetContainer), Err(Errno::EBUSY));
+    assert_eq!(model.run_call(group, &mut Call::GroupUnsetContainer), Err(Errno::EBUSY));
     model.close(device);
-    assert_eq!(model.call(group, &mut Call::GroupUnsetContainer), OK);
+    assert_eq!(model.run_call(group, &mut Call::GroupUnsetContainer), OK);
 }
 
 #[test]
 fn a_device_file_holds_its_group() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     let device = b.model.open(Node::Device { group: b.groups[0], name: "0000:00:00.0" }).unwrap();
@@ -96,7 +97,7 @@ fn a_device_file_holds_its_group() {
 
 #[test]
 fn a_container_lives_while_groups_are_in_it() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     b.model.close(b.container);
@@ -109,7 +110,7 @@ fn a_container_lives_while_groups_are_in_it() {
 
 #[test]
 fn without_its_last_group_a_container_is_as_new() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     b.registered(0x10000);
     b.create(16, 1 << 30, 1).unwrap();
     assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
@@ -121,7 +122,7 @@ fn without_its_last_group_a_container_is_as_new() {
 
 #[test]
 fn detaching_one_group_clears_the_tables_all_share() {
-    let b = Bench::on(model("powernv9"), &[0, 1], spapr::TCE_V2_IOMMU);
+    let b = Fixture::on(model("powernv9"), &[0, 1], spapr::TCE_V2_IOMMU);
     let memory = b.registered(0x20000);
     assert_eq!(b.map(memory.start(), 0, 0x20000), OK);
     assert_eq!(b.on_fd(b.groups[1], Call::GroupUnsetContainer), OK);
@@ -132,7 +133,7 @@ fn detaching_one_group_clears_the_tables_all_share() {
 
 #[test]
 fn the_processs_end_closes_all_and_shows_what_is_left() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     b.model.exit();

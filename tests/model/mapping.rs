@@ -1,6 +1,6 @@
 //! MAP and UNMAP.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::host::{Call, Errno, Memory};
 use spapr_iommu::model::{MemoryKind, Violation};
@@ -8,14 +8,14 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::vfio;
 use std::time::{Duration, Instant};
 
-fn map_with(b: &Bench, user: UserAddr, iova: u64, size: u64, flags: u32) -> Outcome {
+fn map_with(b: &Fixture, user: UserAddr, iova: u64, size: u64, flags: u32) -> Outcome {
     b.call(Call::MapDma(vfio::DmaMap { argsz: 32, flags, vaddr: user.0, iova, size }))
 }
 
 #[test]
 fn a_misaligned_iova_gives_1_and_the_rest_einval_in_the_kernels_order() {
     for preset in ["powernv9", "pseries", "powernv9-7.2"] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = b.registered(0x20000);
         assert_eq!(b.map(memory.start(), 1 << 40, 1), Err(Errno::ENXIO), "no window comes before alignment");
         assert_eq!(b.map(memory.start(), 1, 0x800), Err(Errno::EINVAL), "size comes before the iova");
@@ -31,7 +31,7 @@ fn a_misaligned_iova_gives_1_and_the_rest_einval_in_the_kernels_order() {
 
 #[test]
 fn only_registered_memory_is_mapped() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.memory(0x30000);
     assert_eq!(b.register(user(memory.start().0, 0x10000)), OK);
     assert_eq!(b.map(at(memory, 0x10000), 0, 0x1000), Err(Errno::EINVAL));
@@ -44,7 +44,7 @@ fn only_registered_memory_is_mapped() {
 
 #[test]
 fn a_page_over_two_regions_is_einval() {
-    let b = bench("pseries-4k");
+    let b = fixture("pseries-4k");
     let memory = b.model.allocate(2 << 20, PageShift::P2M).unwrap();
     let start = memory.start().0;
     assert_eq!(b.register(user(start, 0x18_0000)), OK);
@@ -55,11 +55,11 @@ fn a_page_over_two_regions_is_einval() {
 
 #[test]
 fn ordinary_memory_of_a_4k_kernel_does_not_fit_a_64k_window() {
-    let b = bench("powernv9-4k");
+    let b = fixture("powernv9-4k");
     let memory = b.registered(0x10000);
     let window = b.create(16, 1 << 30, 1).unwrap();
     assert_eq!(b.map(memory.start(), window, 0x10000), Err(Errno::EINVAL));
-    let b = bench("pseries-4k");
+    let b = fixture("pseries-4k");
     let memory = b.model.allocate(2 << 20, PageShift::P2M).unwrap();
     assert_eq!(b.register(memory), OK);
     let window = b.create(16, 1 << 30, 1).unwrap();
@@ -72,7 +72,7 @@ fn small_pages_behind_huge_ones_are_eperm_and_transparent_huge_ones_are_fine() {
         (MemoryKind::Ordinary, Err(Errno::EPERM), vec![]),
         (MemoryKind::TransparentHuge, OK, vec![(HIGH, 4 << 20, 1 << 40)]),
     ] {
-        let b = bench("pseries-4k");
+        let b = fixture("pseries-4k");
         b.model.declare(user(1 << 40, 2 << 20), MemoryKind::Huge(PageShift::P2M)).unwrap();
         b.model.declare(user((1 << 40) + (2 << 20), 2 << 20), kind).unwrap();
         let memory = user(1 << 40, 4 << 20);
@@ -86,7 +86,7 @@ fn small_pages_behind_huge_ones_are_eperm_and_transparent_huge_ones_are_fine() {
 
 #[test]
 fn a_page_belongs_to_the_memory_it_starts_in() {
-    let b = bench("pseries-4k");
+    let b = fixture("pseries-4k");
     let base = 1 << 40;
     b.model.declare(user(base, 2 << 20), MemoryKind::Huge(PageShift::P2M)).unwrap();
     b.model.declare(user(base + (2 << 20), 0x5000), MemoryKind::TransparentHuge).unwrap();
@@ -100,7 +100,7 @@ fn a_page_belongs_to_the_memory_it_starts_in() {
 
 #[test]
 fn overwriting_is_silent() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let (one, two) = (b.registered(0x10000), b.registered(0x10000));
     assert_eq!(b.map(one.start(), 0, 0x10000), OK);
     assert_eq!(b.map(two.start(), 0x4000, 0x4000), OK);
@@ -110,7 +110,7 @@ fn overwriting_is_silent() {
 #[test]
 fn a_failed_map_destroys_what_it_covered_and_keeps_the_rest() {
     for preset in ["powernv9", "pseries"] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let old = b.registered(0x10000);
         assert_eq!(b.map(old.start(), 0, 0x8000), OK);
         let new = b.memory(0x20000);
@@ -126,7 +126,7 @@ fn a_failed_map_destroys_what_it_covered_and_keeps_the_rest() {
 
 #[test]
 fn unmap_needs_no_match() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.unmap(0, 0x10000), OK);
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
@@ -140,7 +140,7 @@ fn unmap_needs_no_match() {
 #[test]
 fn write_brings_read_on_powernv_only() {
     for (preset, expected) in [("powernv9", Permission::ReadWrite), ("pseries", Permission::Write)] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = b.registered(0x10000);
         assert_eq!(map_with(&b, memory.start(), 0, 0x1000, vfio::DMA_MAP_FLAG_WRITE), OK);
         assert_eq!(map_with(&b, memory.start(), 0x1000, 0x1000, vfio::DMA_MAP_FLAG_READ), OK);
@@ -151,7 +151,7 @@ fn write_brings_read_on_powernv_only() {
 
 #[test]
 fn empty_calls_return_0_and_are_recorded() {
-    let b = bench("powernv8");
+    let b = fixture("powernv8");
     b.registered(0x10000);
     assert_eq!(b.map(UserAddr(0), 0x1000, 0), OK);
     assert_eq!(b.unmap(0x2000, 0), OK);
@@ -167,7 +167,7 @@ fn window(len: u64) -> IovaRange {
 
 #[test]
 fn a_map_past_the_window_returns_0_on_powernv_and_applies_nothing_here() {
-    let b = bench("powernv9-7.2");
+    let b = fixture("powernv9-7.2");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(memory.start(), END - 0x1000, 0x2000), OK);
     let (start, size) = (Iova(END - 0x1000), 0x2000);
@@ -177,7 +177,7 @@ fn a_map_past_the_window_returns_0_on_powernv_and_applies_nothing_here() {
 
 #[test]
 fn a_map_that_fails_before_the_windows_end_never_gets_there() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     assert_eq!(b.map(at(memory, 0xf000), END - 0x1000, 0x4000), Err(Errno::EINVAL));
     assert_eq!(b.violations(), []);
@@ -185,14 +185,14 @@ fn a_map_that_fails_before_the_windows_end_never_gets_there() {
 
 #[test]
 fn a_map_past_the_window_kills_pseries_or_leaks_a_count() {
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let memory = b.registered(0x10000);
     let end = 1 << 30;
     assert_eq!(b.map(memory.start(), end - 0x1000, 0x2000), Err(Errno::EINTR));
     let (start, size) = (Iova(end - 0x1000), 0x2000);
     assert_eq!(b.violations(), [Violation::MapPastWindow { start, size, window: window(end), fatal: true }]);
 
-    let b = bench("pseries");
+    let b = fixture("pseries");
     let memory = b.registered(0x10000);
     assert_eq!(b.create(12, 0x4000, 1), Ok(HIGH));
     assert_eq!(b.map(memory.start(), HIGH + 0x2000, 0x3000), Err(Errno::EINTR));
@@ -205,7 +205,7 @@ fn a_map_past_the_window_kills_pseries_or_leaks_a_count() {
 #[test]
 fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
     for preset in ["pseries", "pseries-4k-7.2"] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = b.registered(0x10000);
         assert_eq!(b.remove(0), OK);
         assert_eq!(b.create(12, 0x4000, 1), Ok(0));
@@ -217,7 +217,7 @@ fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
         assert_eq!(b.violations()[1], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });
     }
     // Up to the end of the page that the kernel's array ends in.
-    let b = bench("pseries-4k");
+    let b = fixture("pseries-4k");
     let memory = b.registered(0x20_1000);
     assert_eq!(b.remove(0), OK);
     assert_eq!(b.create(12, 0x4000, 1), Ok(0));
@@ -240,7 +240,7 @@ fn unmap_past_the_window_depends_on_the_kernel() {
         ("pseries-7.2", Ok(1), 1, 0),
     ];
     for (preset, expected, mapped, violations) in cases {
-        let b = bench(preset);
+        let b = fixture(preset);
         let end = if preset.starts_with("pseries") { 1 << 30 } else { END };
         let memory = b.registered(0x10000);
         assert_eq!(b.map(memory.start(), end - 0x1000, 0x1000), OK);
@@ -251,7 +251,7 @@ fn unmap_past_the_window_depends_on_the_kernel() {
 
 #[test]
 fn a_strict_model_panics() {
-    let b = Bench::on(model("powernv9").panic_on_violation(), &[0], 7);
+    let b = Fixture::on(model("powernv9").panic_on_violation(), &[0], 7);
     b.registered(0x10000);
     let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| b.unmap(0, 0)));
     assert!(died.is_err());
@@ -261,7 +261,7 @@ fn a_strict_model_panics() {
 #[test]
 #[cfg_attr(miri, ignore = "measures time")]
 fn mapping_64_gib_is_cheap() {
-    let b = Bench::on(model("powernv9-4k").with_open_memory(), &[0], 7);
+    let b = Fixture::on(model("powernv9-4k").with_open_memory(), &[0], 7);
     let memory = user(1 << 40, 64 << 30);
     let window = b.create(12, 64 << 30, 2).unwrap();
     let began = Instant::now();
@@ -276,7 +276,7 @@ fn mapping_64_gib_is_cheap() {
 #[test]
 fn a_map_at_bus_address_0_that_fails_at_once_hangs_power8() {
     for (preset, hangs) in [("powernv8", true), ("powernv9", false), ("pseries", false)] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = b.registered(0x10000);
         let stranger = b.memory(0x10000);
         assert_eq!(b.map(stranger.start(), 0x1000, 0x1000), Err(Errno::EINVAL), "elsewhere it is harmless");

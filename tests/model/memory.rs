@@ -1,6 +1,6 @@
 //! The process's memory.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::{Errno, Extent, Host, Memory};
@@ -42,7 +42,7 @@ fn access_outside_memory_is_efault() {
 fn hugetlb_pages_are_the_machines_and_run_out() {
     assert_eq!(model("powernv9").allocate(2 << 20, PageShift::P2M), Err(Errno::EINVAL));
     assert!(model("powernv8").allocate(16 << 20, PageShift::P16M).is_ok());
-    let b = Bench::on(model("pseries").with_free_huge_pages(2), &[0], 7);
+    let b = Fixture::on(model("pseries").with_free_huge_pages(2), &[0], 7);
     let memory = b.model.allocate(3 << 20, PageShift::P2M).unwrap();
     assert_eq!(memory.len(), 4 << 20);
     assert_eq!(b.model.allocate(1, PageShift::P2M), Err(Errno::ENOMEM));

@@ -1,6 +1,6 @@
 //! REGISTER and UNREGISTER: regions of the whole process.
 
-use super::fixture::*;
+use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
@@ -8,13 +8,13 @@ use spapr_iommu::model::{Leak, MemoryKind, Violation};
 
 #[test]
 fn a_region_is_host_pages_and_does_not_wrap() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let start = b.memory(0x40000).start().0;
     for (vaddr, size) in [(start + 0x1000, 0x10000), (start, 0x1000), (u64::MAX - 0xffff, 0x10000)] {
         assert_eq!(b.call(Call::RegisterMemory(register(vaddr, size))), Err(Errno::EINVAL));
     }
     assert_eq!(b.model.locked(), 0);
-    let small = bench("powernv9-4k");
+    let small = fixture("powernv9-4k");
     let memory = small.memory(0x2000);
     assert_eq!(small.register(user(memory.start().0 + 0x1000, 0x1000)), OK);
 }
@@ -23,7 +23,7 @@ fn a_region_is_host_pages_and_does_not_wrap() {
 fn a_hole_in_the_first_page_is_efault_and_later_a_page_count() {
     for (preset, page) in [("powernv9-4k", 0x1000), ("pseries", 0x10000)] {
         for bad in [0, 1, 5, 80] {
-            let b = bench(preset);
+            let b = fixture(preset);
             let memory = b.memory(128 * page);
             b.model.free(user(memory.start().0 + bad * page, page)).unwrap();
             let expected = if bad == 0 { Err(Errno::EFAULT) } else { Ok(bad as i32) };
@@ -36,7 +36,7 @@ fn a_hole_in_the_first_page_is_efault_and_later_a_page_count() {
 
 #[test]
 fn the_page_count_starts_anew_with_each_chunk_of_2_mi_pages() {
-    let b = Bench::on(model("powernv9-4k").with_open_memory(), &[0], 7);
+    let b = Fixture::on(model("powernv9-4k").with_open_memory(), &[0], 7);
     let memory = user(1 << 40, 16 << 30);
     let chunk = 8 << 30;
     b.model.declare(user((1 << 40) + chunk, 0x1000), MemoryKind::Device).unwrap();
@@ -48,7 +48,7 @@ fn the_page_count_starts_anew_with_each_chunk_of_2_mi_pages() {
 
 #[test]
 fn what_cannot_be_written_cannot_be_registered() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     for protection in [Protection::None, Protection::Read] {
         let memory = b.memory(0x10000);
         b.model.protect(memory, protection).unwrap();
@@ -59,7 +59,7 @@ fn what_cannot_be_written_cannot_be_registered() {
 
 #[test]
 fn nothing_and_absurdly_much_is_enomem() {
-    let b = Bench::on(model("powernv9").with_open_memory(), &[0], 7);
+    let b = Fixture::on(model("powernv9").with_open_memory(), &[0], 7);
     assert_eq!(b.call(Call::RegisterMemory(register(1 << 40, 0))), Err(Errno::ENOMEM));
     assert_eq!(b.call(Call::RegisterMemory(register(0, 1 << 60))), Err(Errno::ENOMEM));
     assert_eq!((b.model.locked(), b.violations()), (0, vec![Violation::EmptyRegister]));
@@ -67,7 +67,7 @@ fn nothing_and_absurdly_much_is_enomem() {
 
 #[test]
 fn overlap_with_any_region_is_refused_but_only_after_the_pages_were_there() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.memory(0x40000);
     let start = memory.start().0;
     assert_eq!(b.register(user(start, 0x20000)), OK);
@@ -82,7 +82,7 @@ fn overlap_with_any_region_is_refused_but_only_after_the_pages_were_there() {
 
 #[test]
 fn the_limit_of_locked_memory_is_kept() {
-    let b = Bench::on(model("powernv9").with_memlock(Some(0x20000)), &[0], 7);
+    let b = Fixture::on(model("powernv9").with_memlock(Some(0x20000)), &[0], 7);
     let memory = b.memory(0x30000);
     assert_eq!(b.register(memory), Err(Errno::ENOMEM));
     assert_eq!(b.register(user(memory.start().0, 0x20000)), OK);
@@ -91,7 +91,7 @@ fn the_limit_of_locked_memory_is_kept() {
 }
 
 /// A second container with group 1.
-fn second(b: &Bench) -> (Fd, Fd) {
+fn second(b: &Fixture) -> (Fd, Fd) {
     let container = b.model.open(Node::Container).unwrap();
     let group = b.model.open(Node::Group(1)).unwrap();
     assert_eq!(b.on_fd(group, Call::GroupSetContainer(container)), OK);
@@ -101,7 +101,7 @@ fn second(b: &Bench) -> (Fd, Fd) {
 
 #[test]
 fn containers_share_a_region_that_is_charged_once() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x20000);
     let args = register(memory.start().0, memory.len());
     assert_eq!(b.register(memory), Err(Errno::EBUSY));
@@ -120,7 +120,7 @@ fn containers_share_a_region_that_is_charged_once() {
 
 #[test]
 fn a_region_is_freed_by_exact_match_only() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.memory(0x40000);
     let start = memory.start().0;
     assert_eq!(b.unregister(user(start, 0x20000)), Err(Errno::EPERM));
@@ -134,7 +134,7 @@ fn a_region_is_freed_by_exact_match_only() {
 #[test]
 fn unregister_while_mapped_returns_0_and_loses_the_region_for_ever() {
     for preset in ["powernv9", "pseries-7.2"] {
-        let b = bench(preset);
+        let b = fixture(preset);
         let memory = b.registered(0x20000);
         assert_eq!(b.map(memory.start(), 0, 0x20000), OK);
         assert_eq!(b.unregister(memory), OK);
@@ -157,7 +157,7 @@ fn unregister_while_mapped_returns_0_and_loses_the_region_for_ever() {
 
 #[test]
 fn a_container_may_map_what_another_registered_and_loses_it_when_that_goes_first() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let memory = b.registered(0x10000);
     let (other, _) = second(&b);
     let own = b.memory(0x10000);
@@ -170,7 +170,7 @@ fn a_container_may_map_what_another_registered_and_loses_it_when_that_goes_first
     assert!(b.model.regions().iter().any(|region| region.range == memory && region.orphan));
 }
 
-fn page_shift_of(b: &Bench, parts: &[(u64, MemoryKind)]) -> u32 {
+fn page_shift_of(b: &Fixture, parts: &[(u64, MemoryKind)]) -> u32 {
     let mut start = 1 << 40;
     for (len, kind) in parts {
         b.model.declare(user(start, *len), *kind).unwrap();
@@ -185,7 +185,7 @@ fn page_shift_of(b: &Bench, parts: &[(u64, MemoryKind)]) -> u32 {
 fn a_regions_page_is_its_huge_page_as_far_as_alignment_goes() {
     use MemoryKind::{Huge, Ordinary, TransparentHuge};
     let huge = Huge(PageShift::P2M);
-    let b = |preset| bench(preset);
+    let b = |preset| fixture(preset);
     assert_eq!(page_shift_of(&b("pseries-4k"), &[(0x10000, Ordinary)]), 12);
     assert_eq!(page_shift_of(&b("pseries"), &[(0x10000, Ordinary)]), 16);
     assert_eq!(page_shift_of(&b("pseries-4k"), &[(2 << 20, TransparentHuge)]), 12);
@@ -198,7 +198,7 @@ fn a_regions_page_is_its_huge_page_as_far_as_alignment_goes() {
 
 #[test]
 fn a_huge_page_registered_in_part_serves_only_what_its_length_divides() {
-    let b = bench("pseries-4k");
+    let b = fixture("pseries-4k");
     let memory = b.model.allocate(2 << 20, PageShift::P2M).unwrap();
     assert_eq!(b.register(user(memory.start().0, 0x1f_f000)), OK);
     assert_eq!(b.model.regions()[0].page_shift, 12);
@@ -206,7 +206,7 @@ fn a_huge_page_registered_in_part_serves_only_what_its_length_divides() {
 
 #[test]
 fn a_region_keeps_the_pages_that_were_there() {
-    let b = bench("pseries-4k");
+    let b = fixture("pseries-4k");
     let memory = b.registered(0x10000);
     b.model.write(memory.start(), b"old").unwrap();
     b.model.free(memory).unwrap();
@@ -222,7 +222,7 @@ fn a_region_keeps_the_pages_that_were_there() {
 
 #[test]
 fn a_range_that_wraps_is_invalid_to_register_and_unknown_to_unregister() {
-    let b = bench("powernv9");
+    let b = fixture("powernv9");
     let wraps = register(0xffff_ffff_ffff_0000, 0x2_0000);
     b.registered(0x10000);
     assert_eq!(b.call(Call::RegisterMemory(wraps)), Err(Errno::EINVAL));

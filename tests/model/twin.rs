@@ -1,6 +1,6 @@
 //! A naive twin of MAP and UNMAP, page by page as the kernel's loop is, against the model's runs.
 
-use super::fixture::*;
+use super::*;
 use proptest::prelude::*;
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::host::Errno;
@@ -83,7 +83,7 @@ const STEPS: usize = if cfg!(miri) { 8 } else { 60 };
 proptest! {
     #[test]
     fn runs_come_to_the_same_as_pages(steps in proptest::collection::vec(step(), 1..STEPS)) {
-        let b = Bench::on(model("pseries").with_open_memory(), &[0], 7);
+        let b = Fixture::on(model("pseries").with_open_memory(), &[0], 7);
         // Far from the rest, so that the container is enabled from the start.
         prop_assert_eq!(b.register(user(1 << 30, 0x10000)), OK);
         let mut twin = Twin::default();

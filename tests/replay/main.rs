@@ -4,7 +4,6 @@ mod changed;
 mod command;
 mod table;
 mod traces;
-mod windows;
 
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
 use spapr_iommu_cli::replay::{Options, Report, Trace};

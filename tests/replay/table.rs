@@ -15,7 +15,7 @@ const ENTRIES: u64 = 512;
 const LIST: u64 = 0x5_0000;
 const BUID: u64 = 0x0800_0000_2000_0000;
 /// The kernel does not reschedule within a MAP, so the library sends at most so many TCEs at once.
-const MOST_AT_ONCE: u64 = 256 << 10;
+const MAX_AT_ONCE: u64 = 256 << 10;
 
 /// A guest with 64 GiB of RAM and a dynamic window of that size; no byte of it is touched.
 struct Guest {
@@ -33,9 +33,11 @@ impl Guest {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_groups(2));
         let host = Arc::new(Recording::new(Arc::clone(&model)));
         let registry = Registry::new(Arc::clone(&host) as Arc<dyn Host>);
+        let memory = Arc::new(Slots::new());
         let user = model.allocate(RAM, PageShift::P64K).unwrap().start();
-        let memory = Arc::new(Slots::new(model));
-        memory.insert(Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user }).unwrap();
+        let slot = Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user };
+        // SAFETY: memory of the model, which is none of this process.
+        unsafe { memory.insert_raw(slot, model) }.unwrap();
         let iommu = GuestIommu::new(&registry, Arc::clone(&memory) as Arc<dyn GuestMemory>);
         iommu.add_memory().unwrap();
         let phb = iommu.add_phb(PhbConfig::new(BUID, Liobn(0x8000_0000)).unwrap()).unwrap();
@@ -83,7 +85,7 @@ fn a_guest_of_64_gib_costs_a_map_per_list() {
 
 #[test]
 fn a_container_that_joins_gets_one_map_per_run() {
-    let pieces = (RAM >> PAGE.get()).div_ceil(MOST_AT_ONCE) as usize;
+    let pieces = (RAM >> PAGE.get()).div_ceil(MAX_AT_ONCE) as usize;
     // Beside another one, and as the first.
     for groups in [1, 0] {
         let guest = Guest::new(groups);

@@ -84,25 +84,25 @@ examples/first.toml: this machine is no POWER machine ([..]), sPAPR TCE exists o
 "#]]);
 }
 
-const BARE: &str = "title = 'bare'\n[[bare]]\nopen = { file = 'group0' }\n";
+const RAW: &str = "title = 'raw'\n[[raw]]\nopen = { file = 'group0' }\n";
 
 #[test]
-fn bare_steps_run_on_the_running_kernel_only_when_allowed() {
+fn raw_steps_run_on_the_running_kernel_only_when_allowed() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("x.toml"), BARE).unwrap();
+    std::fs::write(folder.path().join("x.toml"), RAW).unwrap();
     let run = |more: &[&str]| {
         let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(folder.path()).env_remove("RUST_LOG");
         command.args(["run", "x.toml"]).args(more).assert()
     };
     run(&["--host", "vfio"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
-x.toml: it makes bare calls, which may crash this machine or lose its memory and devices until it boots again: try it on a model (`--host model:powernv9`), and give `--bare` where that may happen
+x.toml: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try it on a model (`--host model:powernv9`), and give `--raw` where that may happen
 
 "#]]);
     // Past that, there is no POWER machine here.
     #[cfg(not(target_arch = "powerpc64"))]
-    run(&["--host", "vfio", "--bare"]).code(3);
+    run(&["--host", "vfio", "--raw"]).code(3);
     run(&[]).code(0).stderr_eq(str![]);
-    run(&["--host", "model:pseries", "--bare"]).code(0);
+    run(&["--host", "model:pseries", "--raw"]).code(0);
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn what_a_bare_step_does_to_a_kernel_is_told() {
         "unregister-memory = { file = 'container0', vaddr = 'memory0', size = '64K' }",
         "tce-create = { file = 'container0', page_shift = 12, window_size = '16M', levels = 1 }\ngives = { start_addr = 1 }",
     ];
-    let text: String = steps.iter().map(|step| format!("[[bare]]\n{step}\n")).collect();
-    std::fs::write(folder.path().join("x.toml"), format!("title = 'bare'\n{text}")).unwrap();
+    let text: String = steps.iter().map(|step| format!("[[raw]]\n{step}\n")).collect();
+    std::fs::write(folder.path().join("x.toml"), format!("title = 'raw'\n{text}")).unwrap();
     let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(folder.path()).env_remove("RUST_LOG");
     let run = command.args(["run", "x.toml"]).assert().code(1);
     run.stderr_eq(str![[r#"
@@ -202,7 +202,7 @@ fn a_full_disk_is_an_error_of_every_command() {
     for arguments in [
         &["run", "examples/first.toml"][..],
         &["run", "examples/first.toml", "--json"],
-        &["run", "examples/bare.toml"],
+        &["run", "examples/raw.toml"],
         &["replay", trace],
         &["replay", trace, "--json"],
         &["--help"],

@@ -1,7 +1,7 @@
-//! What the documentation shows is right.
+//! What the documentation shows is right, and the examples hold on every machine.
 
-use super::root;
-use spapr_iommu_cli::scenario::{Machine, Scenario};
+use super::{examples, presets, root};
+use spapr_iommu_cli::scenario::{Machine, Report, Scenario};
 
 /// What the snippets of single steps have before them.
 const BEFORE: &str = "\
@@ -19,20 +19,20 @@ window = { name = 'big', size = '64M' }
 map = { at = 'default+16M', memory = 'ram' }
 ";
 
-/// What the snippets of bare steps have before them.
+/// What the snippets of raw steps have before them.
 const BEFORE_BARE: &str = "\
 title = 'before'
-[[bare]]
+[[raw]]
 allocate = { size = '1M' }
-[[bare]]
+[[raw]]
 open = { file = 'container0' }
-[[bare]]
+[[raw]]
 open = { file = 'group0' }
-[[bare]]
+[[raw]]
 group-set-container = { file = 'group0', container = 'container0' }
-[[bare]]
+[[raw]]
 set-iommu = { file = 'container0', type = 7 }
-[[bare]]
+[[raw]]
 register-memory = { file = 'container0', vaddr = 'memory0', size = '1M' }
 ";
 
@@ -55,7 +55,7 @@ fn every_snippet_parses_and_comes_out_as_it_says() {
     let snippets = snippets(&text);
     assert!(snippets.len() > 12, "the snippets are found");
     for (line, snippet) in snippets {
-        let before = if snippet.contains("[[bare]]") { BEFORE_BARE } else { BEFORE };
+        let before = if snippet.contains("[[raw]]") { BEFORE_BARE } else { BEFORE };
         let whole = if snippet.contains("title =") { snippet } else { format!("{before}{snippet}") };
         let scenario =
             Scenario::parse(&whole).unwrap_or_else(|error| panic!("docs/scenario.md:{line}: {error}\n{whole}"));
@@ -78,9 +78,81 @@ fn every_action_and_every_code_is_documented() {
     let actions = listed("title = 't'\n[[step]]\nnote = ''\n", "expected one of ");
     let codes = listed("title = 't'\n[[step]]\nshow = {}\nexpect = ''\n", "error code: ");
     assert!(actions.len() > 15 && codes.len() > 30);
-    let bare = listed("title = 't'\n[[bare]]\nnote = ''\n", "expected one of ");
-    assert!(bare.len() > 25);
-    for word in actions.iter().chain(&codes).chain(&bare) {
+    let raw = listed("title = 't'\n[[raw]]\nnote = ''\n", "expected one of ");
+    assert!(raw.len() > 25);
+    for word in actions.iter().chain(&codes).chain(&raw) {
         assert!(text.contains(&format!("`{word}`")), "docs/scenario.md does not name `{word}`");
     }
+}
+
+fn run(text: &str, preset: &str) -> Report {
+    let scenario = Scenario::parse(text).unwrap();
+    let machine = Machine::model(preset.parse().unwrap(), scenario.groups());
+    scenario.run(&machine, &mut ()).unwrap()
+}
+
+#[test]
+fn every_example_passes_on_every_machine() {
+    for (name, text) in examples() {
+        for preset in presets() {
+            let report = run(&text, &preset);
+            assert!(report.passed, "{name} on {preset}: {:?} {:?}", report.surprise(), report.end);
+        }
+    }
+}
+
+#[test]
+fn a_report_says_nothing_of_the_moment_or_of_addresses() {
+    for (name, text) in examples() {
+        let shown = || serde_json::to_string(&run(&text, "powernv9")).unwrap();
+        assert_eq!(shown(), shown(), "{name}");
+        // Where a model has its memory.
+        let addresses = shown().matches("user 0x").count() + shown().matches("vaddr=0x").count();
+        assert_eq!(addresses, 0, "{name}");
+    }
+}
+
+#[test]
+fn kernels_differ_in_nothing_but_the_host() {
+    for (name, text) in examples() {
+        let shown = |preset| {
+            let mut report = serde_json::to_value(run(&text, preset)).unwrap();
+            report.as_object_mut().unwrap().remove("host").unwrap();
+            report
+        };
+        assert_eq!(shown("pseries-4k-6.12"), shown("pseries-4k-7.2"), "{name}");
+    }
+}
+
+#[test]
+fn a_surprise_stops_the_scenario_and_all_is_given_back() {
+    let text = r#"
+        title = "surprise"
+        [[memory]]
+        name = "ram"
+        size = "1M"
+        [[step]]
+        attach = { group = 0 }
+        [[step]]
+        register = { memory = "ram" }
+        [[step]]
+        map = { at = "default", memory = "ram" }
+        [[step]]
+        map = { at = "default", memory = "ram" }
+        [[step]]
+        show = {}
+    "#;
+    let report = run(text, "pseries");
+    let surprise = report.surprise().unwrap();
+    assert_eq!((surprise.number, surprise.line, surprise.outcome.as_str()), (4, 13, "overlap"));
+    assert_eq!((report.steps.len(), report.passed, report.end.locked), (4, false, 0));
+    assert_eq!(report.end.damage, [""; 0]);
+}
+
+#[test]
+fn success_where_a_refusal_was_expected_is_a_surprise() {
+    let text = "title = 't'\n[[step]]\nattach = { group = 0 }\nexpect = { pseries = 'one-group' }";
+    assert!(run(text, "powernv9").passed);
+    let report = run(text, "pseries");
+    assert_eq!(report.surprise().unwrap().difference(), "expected one-group, got ok");
 }

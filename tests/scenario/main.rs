@@ -2,10 +2,7 @@
 
 mod command;
 mod documents;
-mod examples;
-mod failures;
 mod faults;
-mod large;
 mod mutations;
 mod wrong_files;
 

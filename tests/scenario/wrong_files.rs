@@ -36,7 +36,7 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
     );
     wrong_step("trim = { all = true }", 10, "unknown field `all`, expected `space`");
     let error = error("titel = 'x'\n");
-    assert!(error.message.contains("expected one of `title`, `about`, `model`, `memory`, `step`, `bare`"), "{error}");
+    assert!(error.message.contains("expected one of `title`, `about`, `model`, `memory`, `step`, `raw`"), "{error}");
     assert_eq!((error.line, error.column, error.text.as_str()), (1, 1, "titel = 'x'"));
 }
 
@@ -119,46 +119,42 @@ fn expectations_are_known_codes() {
     wrong(&format!("{ATTACH}{both}"), 9, 10, "by platform or by page, not by both");
 }
 
-/// Asserts on a bare step, at line 3.
-fn wrong_bare(step: &str, column: usize, message: &str) {
-    let error = error(&format!("title = 't'\n[[bare]]\n{step}\n"));
+/// Asserts on a raw step, at line 3.
+fn wrong_raw(step: &str, column: usize, message: &str) {
+    let error = error(&format!("title = 't'\n[[raw]]\n{step}\n"));
     assert!(error.message.contains(message), "{step}\n{error}\nshould say: {message}");
     assert_eq!((error.line, error.column), (3, column), "{step}\n{error}");
 }
 
 #[test]
-fn bare_steps_are_read_as_strictly() {
-    wrong_bare("map = {}", 1, "unknown field `map`, expected one of `open`, `close`, `allocate`");
-    wrong_bare("open = { file = 'disk0' }", 17, "expected a file: \"container0\"");
-    wrong_bare("open = { file = 'group0', name = 'x' }", 27, "unknown field `name`, expected one of `file`");
-    wrong_bare("set-iommu = { file = 'container0' }", 13, "missing field `type`");
-    wrong_bare("set-iommu = { file = 'container0', type = '4G' }", 43, "a number of 32 bits");
-    wrong_bare(
-        "fill = { memory = 'ram', size = 1, byte = 1 }",
-        19,
-        "memory in the order it was allocated: \"memory0\"",
-    );
-    wrong_bare("fill = { memory = 'memory0', size = 1, byte = 256 }", 47, "a byte, 0 to 255");
+fn raw_steps_are_read_as_strictly() {
+    wrong_raw("map = {}", 1, "unknown field `map`, expected one of `open`, `close`, `allocate`");
+    wrong_raw("open = { file = 'disk0' }", 17, "expected a file: \"container0\"");
+    wrong_raw("open = { file = 'group0', name = 'x' }", 27, "unknown field `name`, expected one of `file`");
+    wrong_raw("set-iommu = { file = 'container0' }", 13, "missing field `type`");
+    wrong_raw("set-iommu = { file = 'container0', type = '4G' }", 43, "a number of 32 bits");
+    wrong_raw("fill = { memory = 'ram', size = 1, byte = 1 }", 19, "memory in the order it was allocated: \"memory0\"");
+    wrong_raw("fill = { memory = 'memory0', size = 1, byte = 256 }", 47, "a byte, 0 to 255");
     let too_large = "get-api-version = { file = 'container0' }\nlocked = '16E'";
-    let bare = error(&format!("title = 't'\n[[bare]]\n{too_large}\n"));
-    assert!(bare.message.contains("more than 64 bits hold"), "{bare}");
-    wrong_bare("allocate = { size = '16E' }", 21, "\"16E\", which is more than 64 bits hold");
+    let raw = error(&format!("title = 't'\n[[raw]]\n{too_large}\n"));
+    assert!(raw.message.contains("more than 64 bits hold"), "{raw}");
+    wrong_raw("allocate = { size = '16E' }", 21, "\"16E\", which is more than 64 bits hold");
     let register = "register-memory = { file = 'container0', vaddr = 'ram', size = '1M' }";
-    wrong_bare(register, 50, "a user address: \"memory0+0x1000\"");
-    wrong_bare("tce-get-info = { file = 'group0', argsz = 33 }", 43, "at most the size of the structure");
-    wrong_bare("expect = 'overlap'\nopen = { file = 'group0' }", 10, "0, a positive number, or the name of an error");
-    wrong_bare("expect = -22\nopen = { file = 'group0' }", 10, "0, a positive number, or the name of an error");
-    wrong_bare("gives = { size = 1 }\nset-iommu = { file = 'container0', type = 7 }", 11, "(fields: type)");
-    wrong_bare("gives = { size = 1 }\nopen = { file = 'group0' }", 11, "(fields: none)");
-    let error = error("title = 't'\n[[bare]]\nopen = { file = 'group0' }\nclose = { file = 'group0' }\n");
+    wrong_raw(register, 50, "a user address: \"memory0+0x1000\"");
+    wrong_raw("tce-get-info = { file = 'group0', argsz = 33 }", 43, "at most the size of the structure");
+    wrong_raw("expect = 'overlap'\nopen = { file = 'group0' }", 10, "0, a positive number, or the name of an error");
+    wrong_raw("expect = -22\nopen = { file = 'group0' }", 10, "0, a positive number, or the name of an error");
+    wrong_raw("gives = { size = 1 }\nset-iommu = { file = 'container0', type = 7 }", 11, "(fields: type)");
+    wrong_raw("gives = { size = 1 }\nopen = { file = 'group0' }", 11, "(fields: none)");
+    let error = error("title = 't'\n[[raw]]\nopen = { file = 'group0' }\nclose = { file = 'group0' }\n");
     assert_eq!((error.line, error.column), (4, 1), "{error}");
 }
 
 #[test]
-fn bare_steps_are_alone_in_their_file() {
-    let bare = "[[bare]]\nopen = { file = 'group0' }\n";
-    wrong(bare, 3, 8, "bare steps have memory of their own");
-    let error = error(&format!("title = 't'\n[[step]]\nattach = {{ group = 0 }}\n{bare}"));
+fn raw_steps_are_alone_in_their_file() {
+    let raw = "[[raw]]\nopen = { file = 'group0' }\n";
+    wrong(raw, 3, 8, "raw steps have memory of their own");
+    let error = error(&format!("title = 't'\n[[step]]\nattach = {{ group = 0 }}\n{raw}"));
     assert!(error.message.contains("into a file of their own"), "{error}");
     assert_eq!((error.line, error.column), (5, 1), "{error}");
 }

@@ -27,7 +27,7 @@ pub(crate) const PRESETS: [&str; 10] = [
     "powernv10-4k-7.2",
 ];
 
-pub(crate) struct Bench {
+pub(crate) struct Fixture {
     pub(crate) model: Arc<Model>,
     pub(crate) registry: Registry,
     pub(crate) space: AddressSpace,
@@ -45,12 +45,12 @@ pub(crate) fn part(range: UserRange, offset: u64, len: u64) -> UserRange {
     UserRange::new(at(range, offset), len).unwrap()
 }
 
-impl Bench {
+impl Fixture {
     /// With group 0 attached.
     pub(crate) fn new(preset: &str) -> Self {
-        let bench = Self::with(Model::new(preset.parse::<Preset>().unwrap()));
-        bench.space.attach(0).unwrap();
-        bench
+        let fixture = Self::with(Model::new(preset.parse::<Preset>().unwrap()));
+        fixture.space.attach(0).unwrap();
+        fixture
     }
 
     /// With nothing attached.

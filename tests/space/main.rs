@@ -2,22 +2,16 @@
 
 mod accelerated;
 mod charges;
+mod double_fault;
 mod faults;
 mod fixture;
 mod groups;
-mod late;
+mod kernel_rules;
 mod leases;
-mod locked;
 mod maps;
 mod mmio;
-mod programs;
-mod ruled;
+mod regions;
 mod sequences;
-mod stress;
-mod successors;
 mod threads;
-mod together;
-mod told;
-mod twice;
 mod unlike;
 mod windows;

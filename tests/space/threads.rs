@@ -1,9 +1,10 @@
 //! Several threads at once: maps, translations, leases, groups.
 
-use crate::fixture::{BIG, Bench, RW, at, iova, part};
+use crate::fixture::{BIG, Fixture, RW, at, iova, part};
 use spapr_iommu::addr::Iova;
 use spapr_iommu::model::Model;
 use spapr_iommu::space::AddressSpace;
+use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -16,25 +17,25 @@ const OWN: u64 = 8;
 
 #[test]
 fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
-    let bench = Bench::with(Model::new("powernv9-64k".parse().unwrap()).with_groups(3));
-    let ram = bench.allocate(8 * OWN * PAGE);
-    bench.space.attach(0).unwrap();
-    let other = AddressSpace::new(&bench.registry);
+    let fixture = Fixture::with(Model::new("powernv9-64k".parse().unwrap()).with_groups(3));
+    let ram = fixture.allocate(8 * OWN * PAGE);
+    fixture.space.attach(0).unwrap();
+    let other = AddressSpace::new(&fixture.registry);
     other.attach(2).unwrap();
     // Asked for, so that whichever thread maps first finds room for the others.
-    for space in [&bench.space, &other] {
-        space.ask(iova(BIG, 64 * OWN * PAGE)).unwrap();
+    for space in [&fixture.space, &other] {
+        space.reserve(iova(BIG, 64 * OWN * PAGE)).unwrap();
     }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|worker| {
-                let (registry, space) = (&bench.registry, if worker % 2 == 0 { &bench.space } else { &other });
+                let (registry, space) = (&fixture.registry, if worker % 2 == 0 { &fixture.space } else { &other });
                 scope.spawn(move || {
                     let mine = part(ram, worker * OWN * PAGE, OWN * PAGE);
                     let start = BIG + worker * OWN * PAGE;
                     for round in 0..ROUNDS {
-                        let lease = registry.register(mine).unwrap();
+                        let lease = registry.lease(mine).unwrap();
                         let (page, pages) = (round % OWN, 1 + round % (OWN - round % OWN));
                         let (there, len) = (start + page * PAGE, pages * PAGE);
                         space.map(iova(there, len), at(mine, 0), RW).unwrap();
@@ -55,16 +56,16 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
         // Groups come and go, and readers read, while that goes on.
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                bench.space.attach(1).unwrap();
-                bench.space.detach(1).unwrap();
+                fixture.space.attach(1).unwrap();
+                fixture.space.detach(1).unwrap();
             }
         });
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                for mapping in bench.space.mappings() {
+                for mapping in fixture.space.mappings() {
                     assert!(ram.contains(mapping.user));
                 }
-                drop((bench.registry.regions(), bench.space.status(), bench.space.gaps(iova(BIG, PAGE))));
+                drop((fixture.registry.regions(), fixture.space.status(), fixture.space.gaps(iova(BIG, PAGE))));
             }
         });
         let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
@@ -72,8 +73,8 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
         stop.store(true, Ordering::Relaxed);
         ends.into_iter().for_each(|end| end.unwrap());
     });
-    assert_eq!((bench.space.mapped(), other.mapped()), ((0, 0), (0, 0)));
-    assert_eq!(bench.model.violations(), []);
+    assert_eq!((fixture.space.mapped(), other.mapped()), ((0, 0), (0, 0)));
+    assert_eq!(fixture.model.violations(), []);
     drop(other);
-    bench.ends_clean();
+    fixture.ends_clean();
 }

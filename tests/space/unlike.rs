@@ -1,6 +1,6 @@
 //! Kernels and firmware that answer one container unlike another, or place a window elsewhere.
 
-use crate::fixture::{BIG, Bench, RW, at, iova};
+use crate::fixture::{BIG, Fixture, RW, at, iova};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
 use spapr_iommu::model::Model;
@@ -8,6 +8,7 @@ use spapr_iommu::registry::Registry;
 use spapr_iommu::space::{AddressSpace, AttachError, MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceInfo;
 use spapr_iommu::window::WindowRequest;
+use spapr_iommu_tests::by_address::{ByAddress, RunCall};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,8 +30,8 @@ impl Wrapper for OtherInfo {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-        let result = self.model.call(fd, call);
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+        let result = self.model.run_call(fd, call);
         if let Call::TceGetInfo(info) = call
             && self.on.load(Ordering::Relaxed)
             && self.model.groups_in(fd).first() == Some(&1)
@@ -56,13 +57,13 @@ impl Wrapper for Moved {
         &self.model
     }
 
-    fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    unsafe fn wrapped_call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         let moves = self.model.groups_in(fd).iter().any(|group| self.groups.contains(group));
         match call {
             Call::TceRemove(args) if moves && args.start_addr >= self.shift => args.start_addr -= self.shift,
             _ => {}
         }
-        let result = self.model.call(fd, call);
+        let result = self.model.run_call(fd, call);
         match call {
             Call::TceCreate(args) if moves && args.start_addr != 0 => args.start_addr += self.shift,
             _ => {}
@@ -71,17 +72,17 @@ impl Wrapper for Moved {
     }
 }
 
-fn bench(model: Arc<Model>, host: Arc<dyn Host>) -> Bench {
+fn fixture(model: Arc<Model>, host: Arc<dyn Host>) -> Fixture {
     let registry = Registry::new(host);
     let space = AddressSpace::new(&registry);
     space.attach(0).unwrap();
-    Bench { model, registry, space }
+    Fixture { model, registry, space }
 }
 
 /// The windows of each container, the default one of powernv and pseries aside.
-fn dynamic(bench: &Bench) -> Vec<Vec<IovaRange>> {
-    let ranges = |container| bench.model.tables(container).iter().map(|table| table.range).collect::<Vec<_>>();
-    let mut all: Vec<_> = bench.model.containers().into_iter().map(ranges).collect();
+fn dynamic(fixture: &Fixture) -> Vec<Vec<IovaRange>> {
+    let ranges = |container| fixture.model.tables(container).iter().map(|table| table.range).collect::<Vec<_>>();
+    let mut all: Vec<_> = fixture.model.containers().into_iter().map(ranges).collect();
     all.iter_mut().for_each(|ranges| ranges.retain(|range| range.start().0 != 0));
     all
 }
@@ -99,30 +100,30 @@ fn a_group_whose_windows_differ_is_not_attached() {
         for preset in ["powernv9-64k", "pseries-64k"] {
             let model = Arc::new(Model::new(preset.parse().unwrap()));
             let host = Arc::new(OtherInfo { model: model.clone(), change, on: AtomicBool::new(true) });
-            let bench = bench(model, host.clone());
-            let ram = bench.allocate(4 * M);
-            let lease = bench.registry.register(ram).unwrap();
-            bench.space.map(iova(0, M), at(ram, 0), RW).unwrap();
-            bench.space.map(iova(BIG, M), at(ram, M), RW).unwrap();
-            let before = (bench.space.mappings(), bench.registry.regions(), bench.model.locked());
+            let fixture = fixture(model, host.clone());
+            let ram = fixture.allocate(4 * M);
+            let lease = fixture.registry.lease(ram).unwrap();
+            fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+            fixture.space.map(iova(BIG, M), at(ram, M), RW).unwrap();
+            let before = (fixture.space.mappings(), fixture.registry.regions(), fixture.model.locked());
             let refused = |result: Result<(), AttachError>| {
                 assert_eq!(result, Err(AttachError::OtherFacts { group: 1 }), "{preset}: change {number}");
-                assert_eq!(bench.model.containers().len(), 1);
-                assert_eq!(bench.model.groups_in(bench.model.containers()[0]), [0]);
-                let after = (bench.space.mappings(), bench.registry.regions(), bench.model.locked());
+                assert_eq!(fixture.model.containers().len(), 1);
+                assert_eq!(fixture.model.groups_in(fixture.model.containers()[0]), [0]);
+                let after = (fixture.space.mappings(), fixture.registry.regions(), fixture.model.locked());
                 assert_eq!(after, before, "{preset}: change {number}");
-                bench.agrees();
+                fixture.agrees();
             };
-            refused(bench.space.attach(1));
+            refused(fixture.space.attach(1));
             if preset.starts_with("powernv") {
-                refused(bench.space.attach_beside(1, 0));
+                refused(fixture.space.attach_beside(1, 0));
             }
             // The answer is all that is wrong with the group.
             host.on.store(false, Ordering::Relaxed);
-            bench.space.attach(1).unwrap();
-            bench.agrees();
+            fixture.space.attach(1).unwrap();
+            fixture.agrees();
             drop(lease);
-            bench.ends_clean();
+            fixture.ends_clean();
         }
     }
 }
@@ -131,45 +132,45 @@ fn a_group_whose_windows_differ_is_not_attached() {
 fn a_window_that_firmware_places_elsewhere_is_removed_again() {
     const SHIFT: u64 = 1 << 58;
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-    let bench = bench(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: SHIFT }));
-    bench.space.attach(1).unwrap();
-    let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
+    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: SHIFT }));
+    fixture.space.attach(1).unwrap();
+    let ram = fixture.allocate(4 * M);
+    let lease = fixture.registry.lease(ram).unwrap();
     let elsewhere = WindowError::Elsewhere { start: Iova(BIG + SHIFT), expected: Iova(BIG) };
     let unchanged = |what: &str| {
-        assert_eq!(dynamic(&bench), [[], []] as [[IovaRange; 0]; 2], "{what}");
-        let windows = bench.space.status().windows;
+        assert_eq!(dynamic(&fixture), [[], []] as [[IovaRange; 0]; 2], "{what}");
+        let windows = fixture.space.status().windows;
         assert!(windows.iter().all(|(window, _)| window.range.start().0 == 0), "{what}: {windows:?}");
-        bench.agrees();
+        fixture.agrees();
     };
-    let asked = bench.space.create_window(&WindowRequest::cover(iova(BIG, G)));
+    let asked = fixture.space.create_window(&WindowRequest::cover(iova(BIG, G)));
     assert_eq!(asked, Err(elsewhere.clone()));
     unchanged("create_window");
-    assert_eq!(bench.space.ask(iova(BIG, G)), Err(elsewhere.clone()));
+    assert_eq!(fixture.space.reserve(iova(BIG, G)), Err(elsewhere.clone()));
     unchanged("ask");
-    assert_eq!(bench.space.map(iova(BIG, M), at(ram, 0), RW), Err(MapError::Window(elsewhere)));
+    assert_eq!(fixture.space.map(iova(BIG, M), at(ram, 0), RW), Err(MapError::Window(elsewhere)));
     unchanged("map");
     // A request by size alone is served wherever the window is.
-    let window = bench.space.create_window(&WindowRequest::bytes(G)).unwrap();
+    let window = fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
     assert_eq!((window.range, window.page), (iova(BIG + SHIFT, G), PageShift::P64K));
-    bench.space.remove_window(window.range.start()).unwrap();
+    fixture.space.remove_window(window.range.start()).unwrap();
     unchanged("remove_window");
     // The ask that failed is forgotten: the next window is no larger on its account.
-    assert_eq!(bench.space.create_window(&WindowRequest::bytes(G)).unwrap().range.len(), G);
+    assert_eq!(fixture.space.create_window(&WindowRequest::bytes(G)).unwrap().range.len(), G);
     drop(lease);
-    bench.ends_clean();
+    fixture.ends_clean();
 }
 
 #[test]
 fn a_window_past_the_last_bus_address_is_removed_again() {
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-    let bench = bench(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: u64::MAX - BIG - 0xffff }));
-    bench.space.attach(1).unwrap();
-    let error = bench.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
+    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: u64::MAX - BIG - 0xffff }));
+    fixture.space.attach(1).unwrap();
+    let error = fixture.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
     assert!(matches!(error, WindowError::Elsewhere { start: Iova(0xffff_ffff_ffff_0000), .. }), "{error}");
-    assert_eq!(dynamic(&bench), [[], []] as [[IovaRange; 0]; 2]);
-    bench.agrees();
-    bench.ends_clean();
+    assert_eq!(dynamic(&fixture), [[], []] as [[IovaRange; 0]; 2]);
+    fixture.agrees();
+    fixture.ends_clean();
 }
 
 #[test]
@@ -177,29 +178,29 @@ fn a_window_that_two_containers_have_at_different_places_is_in_none() {
     for group in [0, 1] {
         let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
         let groups: &[u32] = if group == 0 { &[0] } else { &[1] };
-        let bench = bench(model.clone(), Arc::new(Moved { model, groups, shift: 1 << 58 }));
-        bench.space.attach(1).unwrap();
-        let error = bench.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
+        let fixture = fixture(model.clone(), Arc::new(Moved { model, groups, shift: 1 << 58 }));
+        fixture.space.attach(1).unwrap();
+        let error = fixture.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
         assert!(matches!(error, WindowError::Elsewhere { .. }), "{error}");
-        assert_eq!(dynamic(&bench), [[], []] as [[IovaRange; 0]; 2], "group {group}");
-        bench.agrees();
-        bench.ends_clean();
+        assert_eq!(dynamic(&fixture), [[], []] as [[IovaRange; 0]; 2], "group {group}");
+        fixture.agrees();
+        fixture.ends_clean();
     }
 }
 
 #[test]
 fn a_group_that_gets_a_window_elsewhere_does_not_join() {
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-    let bench = bench(model.clone(), Arc::new(Moved { model, groups: &[1], shift: 1 << 58 }));
-    let ram = bench.allocate(4 * M);
-    let lease = bench.registry.register(ram).unwrap();
-    bench.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-    let error = bench.space.attach(1).unwrap_err();
+    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[1], shift: 1 << 58 }));
+    let ram = fixture.allocate(4 * M);
+    let lease = fixture.registry.lease(ram).unwrap();
+    fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
+    let error = fixture.space.attach(1).unwrap_err();
     let start = Iova(BIG + (1 << 58));
     let why = WindowError::Elsewhere { start, expected: Iova(BIG) };
     assert_eq!(error, AttachError::Windows { group: 1, why });
-    assert_eq!(bench.model.containers().len(), 1);
-    bench.agrees();
+    assert_eq!(fixture.model.containers().len(), 1);
+    fixture.agrees();
     drop(lease);
-    bench.ends_clean();
+    fixture.ends_clean();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::bind;
+use ppc64_init::setup;
 
 /// Commands that need no program of their own.
 pub(crate) const NAMES: [&str; 2] = ["report", "selftest"];
@@ -37,7 +37,7 @@ fn report() -> Result<()> {
             println!("{field}: {}", value.trim());
         }
     }
-    for device in bind::list()? {
+    for device in setup::list()? {
         println!("{device}");
     }
     let mut nodes = fs::read_dir("/dev/vfio")

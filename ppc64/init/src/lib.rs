@@ -8,6 +8,5 @@ pub mod finding;
 pub mod kernel_log;
 pub mod manifest;
 pub mod memory;
-pub mod modules;
-pub mod mounts;
 pub mod protocol;
+pub mod setup;

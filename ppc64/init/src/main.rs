@@ -3,7 +3,6 @@
 //! It sets the machine up as the manifest says, runs the commands, reports to the host over the
 //! console and powers off. Started under another process id it is one of the [`builtin`] commands.
 
-mod bind;
 mod builtin;
 mod command;
 mod console;
@@ -16,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::manifest::{self, Manifest};
 use ppc64_init::protocol::Report;
-use ppc64_init::{kernel_log, memory, modules, mounts};
+use ppc64_init::{kernel_log, memory, setup};
 
 use console::Console;
 
@@ -24,7 +23,7 @@ fn main() -> ExitCode {
     if std::process::id() != 1 {
         return builtin::run(std::env::args().skip(1).collect());
     }
-    match mounts::mount_all().and_then(|()| Console::open()) {
+    match setup::mount_file_systems().and_then(|()| Console::open()) {
         Ok(console) => {
             if let Err(error) = work(&console) {
                 console.report(&Report::Failed(format!("{error:#}")));
@@ -47,8 +46,8 @@ fn work(console: &Console) -> Result<()> {
 
     // `quiet` hides warnings while booting; from here on a backtrace may be seen as it happens.
     fs::write("/proc/sys/kernel/printk", "5").context("raise the console's log level")?;
-    modules::load_all(&manifest.modules)?;
-    let bound = bind::bind_all(manifest.host_driver)?;
+    setup::load_modules(&manifest.modules)?;
+    let bound = setup::bind_devices(manifest.host_driver)?;
     ensure!(bound.len() >= manifest.devices, "{} of {} test devices found: {bound:?}", bound.len(), manifest.devices);
     if let Some(pages) = manifest.huge_pages {
         memory::reserve_huge_pages(pages)?;
@@ -70,7 +69,7 @@ fn work(console: &Console) -> Result<()> {
             break;
         }
     }
-    mounts::empty_tmp()?;
+    setup::empty_tmp()?;
     let free_kib = memory::settled_free_kib()?;
     console.report(&Report::MemoryAfter { free_kib });
     for line in kernel_log::faults()? {

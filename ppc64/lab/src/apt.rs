@@ -244,15 +244,17 @@ Dir::Etc::preferencesparts "/dev/null";
 mod tests {
     use super::*;
 
-    const BOOKWORM: &str = include_str!("../tests/targets/bookworm-deb822.txt");
-    const TRIXIE: &str = include_str!("../tests/targets/trixie-one-line.txt");
-    const MIRROR_LIST: &str = include_str!("../tests/targets/trixie-mirror-list.txt");
+    /// What apt printed on machines of several kinds: its lines after the line that names one.
+    fn printed(machine: &str) -> &'static str {
+        let (_, after) = include_str!("../tests/targets.txt").split_once(&format!("# {machine}\n")).unwrap();
+        after.split("# ").next().unwrap()
+    }
 
     /// What apt printed on machines that know backports: the label "Debian Backports" comes first
     /// there.
     #[test]
     fn a_machine_with_backports_has_the_mirror_and_the_security_archive() {
-        for targets in [BOOKWORM, TRIXIE] {
+        for targets in ["bookworm-deb822", "trixie-one-line"].map(printed) {
             let mirror = Mirror::from_targets(targets).unwrap();
             assert_eq!(mirror.main, ["http://mirror.example/debian"]);
             assert_eq!(mirror.security, ["http://mirror.example/debian-security"]);
@@ -261,7 +263,7 @@ mod tests {
 
     #[test]
     fn several_mirrors_are_kept_in_their_order() {
-        let mirror = Mirror::from_targets(MIRROR_LIST).unwrap();
+        let mirror = Mirror::from_targets(printed("trixie-mirror-list")).unwrap();
         assert_eq!(mirror.main, ["mirror+file:/etc/apt/mirrors/debian.list", "http://mirror.example/debian"]);
         assert_eq!(mirror.security, [""; 0]);
         let text = mirror.sources(&["trixie"], Path::new("/k"));
@@ -286,7 +288,9 @@ mod tests {
     /// The script that ci/install uses finds the same addresses.
     #[test]
     fn the_installation_script_finds_the_same_mirrors() {
-        for targets in [BOOKWORM, TRIXIE, MIRROR_LIST, "http://vendor.example/apt/\tVendor\tVendor\tstable\n"] {
+        let vendor = "http://vendor.example/apt/\tVendor\tVendor\tstable\n";
+        let machines = ["bookworm-deb822", "trixie-one-line", "trixie-mirror-list"].map(printed);
+        for targets in machines.into_iter().chain([vendor]) {
             let mut child = Command::new(crate::repository().join("ci/debian-mirrors"))
                 .stdin(std::process::Stdio::piped())
                 .stdout(std::process::Stdio::piped())

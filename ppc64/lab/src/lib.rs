@@ -1,12 +1,13 @@
 //! Runs commands of this project on real POWER kernels in emulated machines.
 //!
-//! `ppc64/README.md` is the guide. The way of one run: [`options`] says what is wanted, [`kernel`]
-//! finds the kernel, [`program`] builds the commands, [`packaged`] finds programs of Debian they run, [`initramfs`] packs them, [`machine`]
-//! describes the machine,
-//! [`boot`] runs it, [`console`] takes its console apart, [`verdict`] judges and [`spent`] tells where the time went. Of all machines with all kernels: [`cell`]
-//! is one of them, [`show`] what is run in it, [`drivers`] and [`guests`] the parts of it that are tables of their
-//! own, [`compare`] what is made of it, [`table`] and
-//! [`document`] how it is told.
+//! `ppc64/README.md` is the guide. A run passes these modules: [`options`] parses the request,
+//! [`kernel`] finds the kernel, [`program`] builds the commands, [`packaged`] finds Debian's programs
+//! that they run, [`initramfs`] packs all, [`machine`] describes the machine, [`boot`] runs it, [`console`] splits its console output,
+//! [`verdict`] judges it and [`spent`] reports where the time went.
+//!
+//! For all machines with all kernels, [`cell`] names one combination, [`show`] runs its commands,
+//! [`drivers`] runs its drivers and [`guests`] its Linux guests, which have tables of their own,
+//! [`compare`] checks the outcomes, and [`table`] and [`document`] print them.
 
 pub mod apt;
 pub mod archive;

@@ -80,7 +80,7 @@ pub struct Options {
     #[arg(long)]
     pub allow_warnings: bool,
     /// Memory that may be missing after the commands [default: 1024, 512 more for each further
-    /// processor]
+    /// processor, 1024 more with --kvm]
     #[arg(long, value_name = "KIB")]
     pub leak_tolerance: Option<u64>,
     /// The command and its arguments; --then starts a further command

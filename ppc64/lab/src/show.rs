@@ -250,7 +250,7 @@ impl Lab<'_> {
         let windows = self.cell.has_windows() && !only_walk;
         if windows {
             let names: Vec<&str> = run.scenarios.iter().map(String::as_str).collect();
-            then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--bare"], &names[..]].concat());
+            then(&[&["spapr-iommu", "run", "--json", "--host", "vfio", "--raw"], &names[..]].concat());
             then(&["kernel", "--format", "terse", "--skip", RECOVERY]);
         }
         let preset = &self.preset;

@@ -1,6 +1,6 @@
 //! Writes to a disk and reads it back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, DirEntry, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 /// Bytes that each boot writes.
 const BYTES: u64 = 4 << 20;
 /// What direct I/O wants of addresses and lengths.
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Blocks of the longest request.
 const LONGEST: usize = 128;
 /// How long a controller may take to come up.
@@ -57,17 +57,29 @@ pub(crate) fn write_forever() -> Result<()> {
     }
 }
 
-/// Opens a disk, past the page cache, once it is there.
-fn open(number: u32) -> Result<File> {
-    let path = PathBuf::from(format!("/dev/nvme{number}n1"));
+/// Opens the disk of the controller in a slot, past the page cache, once it is there.
+pub(crate) fn open(number: u32) -> Result<File> {
     let start = Instant::now();
-    while !path.exists() {
-        ensure!(start.elapsed() < TIMEOUT, "there is no {}", path.display());
+    let path = loop {
+        if let Some(path) = find(number).filter(|path| path.exists()) {
+            break path;
+        }
+        ensure!(start.elapsed() < TIMEOUT, "it is not there");
         sleep(Duration::from_millis(50));
-    }
+    };
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(OFlag::O_DIRECT.bits());
     options.open(&path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Returns the disk of the controller in a slot: slots are numbered from 1. The driver finds
+/// controllers in any order.
+fn find(number: u32) -> Option<PathBuf> {
+    let end = format!(":{:02x}.0", number + 1);
+    let controllers = fs::read_dir("/sys/class/nvme").ok()?.flatten();
+    let address = |controller: &DirEntry| fs::read_to_string(controller.path().join("address")).unwrap_or_default();
+    let ours = controllers.into_iter().find(|controller| address(controller).trim().ends_with(&end))?;
+    Some(PathBuf::from(format!("/dev/{}n1", ours.file_name().to_str()?)))
 }
 
 /// Cuts a boot's part of the disk into requests of random length.

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::kmod::{DeleteModuleFlags, delete_module};
-use ppc64_init::modules;
+use ppc64_init::setup;
 use ppc64_linux_init::MODULES;
 
 fn list() -> Result<Vec<String>> {
@@ -15,7 +15,7 @@ fn list() -> Result<Vec<String>> {
 
 /// Loads the modules.
 pub(crate) fn load() -> Result<()> {
-    modules::load_all(&list()?)
+    setup::load_modules(&list()?)
 }
 
 /// Unloads the driver, and loads it again.

@@ -5,6 +5,7 @@
 mod checks;
 mod disk;
 mod driver;
+mod measure;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
@@ -13,8 +14,8 @@ use anyhow::{Context, Result, ensure};
 use checks::Checks;
 use clap::Parser;
 use nix::sys::reboot::{RebootMode, reboot};
-use ppc64_init::{kernel_log, mounts};
-use ppc64_linux_init::STATUS;
+use ppc64_init::{kernel_log, setup};
+use ppc64_linux_init::{STARTED, STATUS};
 
 /// What there is to try.
 #[derive(Debug, Parser)]
@@ -34,6 +35,9 @@ struct Options {
     /// How often their driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
+    /// Measure the first disk
+    #[arg(long)]
+    measure: bool,
     /// Go on writing to the first disk and never end
     #[arg(long)]
     forever: bool,
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
 
 /// Mounts, opens the console and reads the options.
 fn start() -> Result<Options> {
-    mounts::mount_all()?;
+    setup::mount_file_systems()?;
     let console = OpenOptions::new().write(true).open("/dev/console").context("open /dev/console")?;
     nix::unistd::dup2_stdout(&console)?;
     nix::unistd::dup2_stderr(&console)?;
@@ -91,6 +95,9 @@ fn work(options: &Options) -> u32 {
             checks.run(&name, || disk::verify(number, options.boot));
         }
     }
+    if options.measure {
+        checks.run("the first disk is measured", measure::run);
+    }
     if options.forever {
         checks.run("the disk is written until the end", disk::write_forever);
     }
@@ -107,7 +114,7 @@ fn kernel() -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let uptime = fs::read_to_string("/proc/uptime")?;
     let seconds = uptime.split(' ').next().unwrap_or_default();
-    println!("Linux {}, in user space {seconds} s after its clock started", release.trim());
+    println!("Linux {}{STARTED}{seconds} s after its clock started", release.trim());
     Ok(())
 }
 

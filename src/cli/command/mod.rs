@@ -69,10 +69,10 @@ struct RunArguments {
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// Let bare steps run on the running kernel: they may crash it, or lose memory and devices
+    /// Let raw steps run on the running kernel: they may crash it, or lose memory and devices
     /// until it boots again
     #[arg(long)]
-    bare: bool,
+    raw: bool,
 
     /// Print one JSON document per scenario, a line each, and nothing else
     #[arg(long)]
@@ -101,7 +101,7 @@ struct ReplayArguments {
     default_window: u64,
 
     /// The most events of a trace: they are kept in memory, 150 bytes each
-    #[arg(long, value_name = "N", default_value_t = Trace::MOST_EVENTS)]
+    #[arg(long, value_name = "N", default_value_t = Trace::MAX_EVENTS)]
     max_events: usize,
 
     /// Print one JSON document per trace, a line each, and nothing else

@@ -67,11 +67,11 @@ fn machine(host: HostChoice, trace: &Trace) -> Machine {
 }
 
 /// Largest number of differences printed; the JSON document has more.
-const MOST_TOLD: usize = 20;
+const MAX_TOLD: usize = 20;
 
 /// Reports on stderr what differed from QEMU, and returns the exit code.
 fn judge(path: &str, report: &Report) -> Exit {
-    let told = report.differences.iter().take(MOST_TOLD);
+    let told = report.differences.iter().take(MAX_TOLD);
     told.clone().for_each(|difference| eprintln!("{path}:{}: {difference}", difference.line));
     let more = report.different.saturating_sub(told.len() as u64);
     if more != 0 {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times
 /// its size.
-const MOST_BYTES: u64 = 128 << 20;
+const MAX_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     if let Err(message) = input::check(&arguments.scenarios) {
@@ -38,10 +38,10 @@ fn read(path: &Path) -> Result<Scenario, String> {
     let shown = input::name(path);
     let watch = Watch::new();
     watch.message(format!("reading {shown}"));
-    let text = input::open(path).and_then(|file| io::read_to_string(file.take(MOST_BYTES + 1)));
+    let text = input::open(path).and_then(|file| io::read_to_string(file.take(MAX_BYTES + 1)));
     let text = text.map_err(|error| format!("{shown}: cannot read the scenario: {error}"))?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(format!("{shown}: longer than {}: split it into several scenarios", Bytes(MOST_BYTES)));
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("{shown}: longer than {}: split it into several scenarios", Bytes(MAX_BYTES)));
     }
     watch.message(format!("reading {shown}: {} bytes", text.len()));
     let parsed = Scenario::parse(&text);
@@ -52,14 +52,14 @@ fn read(path: &Path) -> Result<Scenario, String> {
     })
 }
 
-/// Refuses bare steps on the running kernel unless the user allowed them.
+/// Refuses raw steps on the running kernel unless the user allowed them.
 fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Scenario, String> {
-    if !scenario.is_bare() || arguments.bare || matches!(arguments.host, HostChoice::Model(_)) {
+    if !scenario.is_raw() || arguments.raw || matches!(arguments.host, HostChoice::Model(_)) {
         return Ok(scenario);
     }
     Err(format!(
-        "{}: it makes bare calls, which may crash this machine or lose its memory and devices until it boots again: try \
-         it on a model (`--host model:powernv9`), and give `--bare` where that may happen",
+        "{}: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try \
+         it on a model (`--host model:powernv9`), and give `--raw` where that may happen",
         input::name(path)
     ))
 }

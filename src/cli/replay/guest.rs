@@ -2,7 +2,8 @@
 //! record of the kernel calls.
 
 use super::run::ReplayError;
-use super::story::{Bridge, Step, Story};
+use super::timeline::{Bridge, Step, Timeline};
+use crate::by_address;
 use crate::scenario::Machine;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
@@ -27,22 +28,23 @@ impl<'a> Guest<'a> {
     /// Creates a guest with `memory` bytes of RAM from address 0 on, and the bridges of the trace.
     pub(super) fn new(
         machine: &'a Machine,
-        story: &Story,
+        timeline: &Timeline,
         memory: u64,
         default: IovaRange,
     ) -> Result<Self, ReplayError> {
-        let groups = machine.groups(story.bridges.len())?;
+        let groups = machine.groups(timeline.bridges.len())?;
         let recording = Arc::new(Recording::new(machine.host()));
         let registry = Registry::new(Arc::clone(&recording) as Arc<dyn Host>);
         let ram = machine.memory().allocate(memory, machine.host().page_shift());
         let ram = ram.map_err(|errno| ReplayError::Memory { bytes: memory, errno })?;
-        let slots = Arc::new(Slots::new(machine.shared_memory()));
-        slots.insert(Slot { guest: GuestRange::new(GuestAddr(0), memory)?, user: ram.start() })?;
+        let slots = Arc::new(Slots::new());
+        let slot = Slot { guest: GuestRange::new(GuestAddr(0), memory)?, user: ram.start() };
+        by_address::insert(&slots, slot, machine.shared_memory())?;
         let iommu = GuestIommu::new(&registry, Arc::clone(&slots) as Arc<dyn GuestMemory>);
         let guest = Self { machine, recording, ram, slots, iommu };
         guest.iommu.add_memory()?;
-        for (bridge, group) in story.bridges.iter().zip(groups) {
-            guest.iommu.add_phb(config(story, bridge, default)?)?.attach(group.number)?;
+        for (bridge, group) in timeline.bridges.iter().zip(groups) {
+            guest.iommu.add_phb(config(timeline, bridge, default)?)?.attach(group.number)?;
         }
         guest.recording.take();
         Ok(guest)
@@ -79,11 +81,11 @@ impl<'a> Guest<'a> {
 
 /// Returns the configuration of a bridge like QEMU's; what a VMM decides is what the trace shows
 /// QEMU decided.
-fn config(story: &Story, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, ReplayError> {
+fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, ReplayError> {
     let liobn = u32::try_from(bridge.liobn).unwrap_or_default();
     let mut config = PhbConfig::new(bridge.buid, Liobn(liobn))?;
     config.default = default;
-    let masks = story.steps.iter().filter_map(|placed| match placed.step {
+    let masks = timeline.steps.iter().filter_map(|located| match located.step {
         Step::Query { buid, pages, .. } if buid == bridge.buid => Some(pages),
         _ => None,
     });

@@ -16,7 +16,7 @@
 //! An entry without proof is unknown: it is replayed as no mapping, and nothing about it is
 //! compared until it is written again.
 
-use super::story::{Placed, Step, Story, Window, WindowId};
+use super::timeline::{LocatedStep, Step, Timeline, Window, WindowId};
 use spapr_iommu::permission::Permission;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -59,7 +59,7 @@ pub(super) struct Proofs {
     /// By step, the entries that later steps show: their index in the list, with the TCE.
     seen: HashMap<usize, BTreeMap<u64, u64>>,
     /// Steps used as such a proof.
-    spent: HashSet<usize>,
+    used_as_proof: HashSet<usize>,
 }
 
 /// The first line that shows an entry after it was written.
@@ -72,23 +72,23 @@ struct Sight {
 type Sights = BTreeMap<(WindowId, u64), Sight>;
 
 impl Proofs {
-    pub(super) fn new(story: &Story) -> Self {
-        let mut proofs = Self { direct: direct(story), ..Self::default() };
+    pub(super) fn new(timeline: &Timeline) -> Self {
+        let mut proofs = Self { direct: direct(timeline), ..Self::default() };
         // Backwards, so that a later line that shows an entry is known before the list that wrote
         // it.
         let mut sights = Sights::new();
-        for (at, placed) in story.steps.iter().enumerate().rev() {
-            let known = placed.window.and_then(|id| Some((id, story.windows.get(id)?)));
+        for (at, located) in timeline.steps.iter().enumerate().rev() {
+            let known = located.window.and_then(|id| Some((id, timeline.windows.get(id)?)));
             let Some((id, window)) = known else { continue };
-            if let Some((index, tce)) = shown(placed, window) {
+            if let Some((index, tce)) = shown(located, window) {
                 sights.insert((id, index), Sight { step: at, tce });
             }
-            let Some((first, count)) = written(placed, window) else { continue };
-            let list = list(story, placed).filter(|list| !proofs.is_direct(list));
+            let Some((first, count)) = written(located, window) else { continue };
+            let list = list(timeline, located).filter(|list| !proofs.is_direct(list));
             for (index, sight) in take(&mut sights, id, first, count) {
                 if let Some(list) = list.filter(|list| index + 1 < list.first + list.count) {
                     proofs.seen.entry(at).or_default().insert(index - list.first, sight.tce);
-                    proofs.spent.insert(sight.step);
+                    proofs.used_as_proof.insert(sight.step);
                 }
             }
         }
@@ -102,21 +102,21 @@ impl Proofs {
     }
 
     /// Returns whether that step is used as a proof, so that comparing it would be circular.
-    pub(super) fn is_spent(&self, step: usize) -> bool {
-        self.spent.contains(&step)
+    pub(super) fn is_used_as_proof(&self, step: usize) -> bool {
+        self.used_as_proof.contains(&step)
     }
 
     /// Returns the entries of the list of step `at`, if that is H_PUT_TCE_INDIRECT. Of a list that
     /// was refused only the last entry is known.
-    pub(super) fn entries(&self, story: &Story, at: usize) -> Option<Vec<Entry>> {
-        let placed = story.steps.get(at)?;
-        let Step::Indirect { count, tce, ret, .. } = placed.step else { return None };
+    pub(super) fn entries(&self, timeline: &Timeline, at: usize) -> Option<Vec<Entry>> {
+        let located = timeline.steps.get(at)?;
+        let Step::Indirect { count, tce, ret, .. } = located.step else { return None };
         let mut entries = vec![Entry { tce: 0, known: Known::Unknown }; usize::try_from(count).ok()?];
         if let Some(last) = entries.last_mut() {
             *last = Entry { tce, known: Known::Last };
         }
-        let window = story.windows.get(placed.window?)?;
-        let Some(list) = list(story, placed).filter(|_| ret == 0) else { return Some(entries) };
+        let window = timeline.windows.get(located.window?)?;
+        let Some(list) = list(timeline, located).filter(|_| ret == 0) else { return Some(entries) };
         if self.is_direct(&list) {
             let low = tce & window.page.mask();
             for (index, entry) in (list.first..).zip(&mut entries).filter(|(_, entry)| entry.known == Known::Unknown) {
@@ -140,24 +140,24 @@ fn meaning(tce: u64, window: &Window) -> (u64, Option<Permission>) {
 }
 
 /// Returns the list of a call that was carried out.
-fn list(story: &Story, placed: &Placed) -> Option<List> {
-    let Step::Indirect { ioba, count, tce, ret: 0, .. } = placed.step else { return None };
-    let id = placed.window?;
-    let first = story.windows.get(id)?.index(ioba)?;
+fn list(timeline: &Timeline, located: &LocatedStep) -> Option<List> {
+    let Step::Indirect { ioba, count, tce, ret: 0, .. } = located.step else { return None };
+    let id = located.window?;
+    let first = timeline.windows.get(id)?.index(ioba)?;
     Some(List { window: id, first, count, last: tce })
 }
 
 /// Returns, for each window, whether it maps RAM directly.
-fn direct(story: &Story) -> Vec<bool> {
+fn direct(timeline: &Timeline) -> Vec<bool> {
     // `None` until a step decides.
-    let mut said: Vec<Option<bool>> = vec![None; story.windows.len()];
-    for placed in &story.steps {
-        let single = match placed.step {
+    let mut said: Vec<Option<bool>> = vec![None; timeline.windows.len()];
+    for located in &timeline.steps {
+        let single = match located.step {
             Step::Put { ioba, tce, ret: 0, .. } => Some((ioba, tce)),
             _ => None,
         };
-        let Some((id, window)) = placed.window.and_then(|id| Some((id, story.windows.get(id)?))) else { continue };
-        let (index, tce, proves) = match (single, list(story, placed)) {
+        let Some((id, window)) = located.window.and_then(|id| Some((id, timeline.windows.get(id)?))) else { continue };
+        let (index, tce, proves) = match (single, list(timeline, located)) {
             (Some((ioba, tce)), _) => (window.index(ioba), tce, false),
             (None, Some(list)) => ((list.first + list.count).checked_sub(1), list.last, true),
             (None, None) => continue,
@@ -172,12 +172,12 @@ fn direct(story: &Story) -> Vec<bool> {
             };
         }
     }
-    said.iter().zip(&story.windows).map(|(said, window)| window.dynamic && *said == Some(true)).collect()
+    said.iter().zip(&timeline.windows).map(|(said, window)| window.dynamic && *said == Some(true)).collect()
 }
 
 /// Returns the entry a step shows, and its TCE.
-fn shown(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
-    match placed.step {
+fn shown(located: &LocatedStep, window: &Window) -> Option<(u64, u64)> {
+    match located.step {
         Step::Get { ioba, tce, ret: 0, .. } => Some((window.index(ioba)?, tce)),
         Step::Translate { ioba, target, permission, mask, .. } => {
             let whole = mask == window.page.mask() as u32 && permission <= 3;
@@ -188,9 +188,9 @@ fn shown(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
 }
 
 /// Returns the entries a step wrote, or may have written: the first, and how many.
-pub(super) fn written(placed: &Placed, window: &Window) -> Option<(u64, u64)> {
+pub(super) fn written(located: &LocatedStep, window: &Window) -> Option<(u64, u64)> {
     let left = |index: u64| window.entries().saturating_sub(index);
-    match placed.step {
+    match located.step {
         Step::Put { ioba, ret: 0, .. } => Some((window.index(ioba)?, 1)),
         Step::Stuff { ioba, pages, ret: 0, .. } => {
             let first = window.index(ioba)?;
@@ -246,18 +246,18 @@ mod tests {
     const CREATE: &str = "spapr_iommu_ddw_create buid=0x800000020000000 addr=0x0, page size=0x10000, \
                           requested=0x100000000, start addr=0x800000000000000, liobn=0x80000001\n";
 
-    fn story(text: &str) -> Story {
+    fn timeline(text: &str) -> Timeline {
         let default = IovaRange::new(Iova(0), 1 << 30).unwrap();
-        Story::new(&Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ()).unwrap(), default).unwrap()
+        Timeline::new(&Trace::from_text(text.as_bytes(), Trace::MAX_EVENTS, |_| ()).unwrap(), default).unwrap()
     }
 
     /// Returns the entries of the last list of a trace, each with its proof and TCE.
     fn last_list(text: &str) -> Vec<(Known, u64)> {
-        let story = story(text);
-        let proofs = Proofs::new(&story);
-        let is_list = |placed: &Placed| matches!(placed.step, Step::Indirect { .. });
-        let at = story.steps.iter().rposition(is_list).unwrap();
-        proofs.entries(&story, at).unwrap().iter().map(|entry| (entry.known, entry.tce)).collect()
+        let timeline = timeline(text);
+        let proofs = Proofs::new(&timeline);
+        let is_list = |located: &LocatedStep| matches!(located.step, Step::Indirect { .. });
+        let at = timeline.steps.iter().rposition(is_list).unwrap();
+        proofs.entries(&timeline, at).unwrap().iter().map(|entry| (entry.known, entry.tce)).collect()
     }
 
     fn indirect(liobn: u64, ioba: u64, last: u64, tce: u64) -> String {
@@ -325,9 +325,9 @@ mod tests {
     fn the_first_sight_is_the_proof_and_the_others_are_compared() {
         let list = indirect(0x8000_0000, 0x1000, 1, 0x5_1003);
         let text = format!("{list}{}{}", translate(0x1000, 0x6_0000), translate(0x1008, 0x7_0000));
-        let story = story(&text);
-        let proofs = Proofs::new(&story);
-        assert_eq!(proofs.entries(&story, 0).unwrap()[0].tce, 0x6_0003);
-        assert!(proofs.is_spent(1) && !proofs.is_spent(2));
+        let timeline = timeline(&text);
+        let proofs = Proofs::new(&timeline);
+        assert_eq!(proofs.entries(&timeline, 0).unwrap()[0].tce, 0x6_0003);
+        assert!(proofs.is_used_as_proof(1) && !proofs.is_used_as_proof(2));
     }
 }

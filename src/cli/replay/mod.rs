@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod build;
 mod compare;
 mod guest;
 mod infer;
@@ -25,8 +26,7 @@ mod open;
 mod ram;
 mod report;
 mod run;
-mod story;
-mod tell;
+mod timeline;
 mod trace;
 
 pub use report::{Difference, Entries, Hypercalls, Ioctls, Lines, Offer, Offers, Report, Rtas, Tces, Translations};

@@ -1,17 +1,17 @@
 //! Guesses the size of the guest's memory, some of which the trace shows.
 
-use super::story::{Step, Story};
+use super::timeline::{Step, Timeline};
 
 /// Least memory a guest is given, bytes.
 const LEAST: u64 = 16 << 20;
 
 /// Returns the smallest power of two, in bytes, that holds every page and list of the trace; at
 /// least 16 MiB.
-pub(super) fn guess(story: &Story) -> u64 {
-    let ends = story.steps.iter().filter_map(|placed| {
-        let window = story.windows.get(placed.window?)?;
+pub(super) fn guess(timeline: &Timeline) -> u64 {
+    let ends = timeline.steps.iter().filter_map(|located| {
+        let window = timeline.windows.get(located.window?)?;
         let page = |tce: u64| window.page.floor(tce).checked_add(window.page.bytes());
-        match placed.step {
+        match located.step {
             Step::Put { tce, ret: 0, .. } if tce & 3 != 0 => page(tce),
             Step::Indirect { list, count, tce, ret: 0, .. } => {
                 let last = if tce & 3 != 0 { page(tce)? } else { 0 };
@@ -32,8 +32,8 @@ mod tests {
     use spapr_iommu::addr::{Iova, IovaRange};
 
     fn guess_of(text: &str) -> u64 {
-        let trace = Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ()).unwrap();
-        guess(&Story::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap()).unwrap())
+        let trace = Trace::from_text(text.as_bytes(), Trace::MAX_EVENTS, |_| ()).unwrap();
+        guess(&Timeline::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap()).unwrap())
     }
 
     #[test]

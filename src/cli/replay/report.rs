@@ -4,9 +4,9 @@ use crate::scenario::{End, HostNote};
 use serde::Serialize;
 
 /// Largest number of differences listed; all are counted.
-pub(super) const MOST_DIFFERENCES: usize = 100;
+pub(super) const MAX_DIFFERENCES: usize = 100;
 /// Largest number of answers to queries listed.
-pub(super) const MOST_OFFERS: usize = 16;
+pub(super) const MAX_OFFERS: usize = 16;
 
 /// The result of a replay.
 #[derive(Clone, Debug, Serialize)]

@@ -5,12 +5,12 @@ use super::guest::Guest;
 use super::infer::{Entry, Known, Proofs};
 use super::liobns::Liobns;
 use super::report::{Ioctls, Lines, Report};
-use super::story::{Placed, Step, Story};
+use super::timeline::{LocatedStep, Step, Timeline};
 use super::trace::{Trace, TraceError};
-use super::{ram, tell};
+use super::{build, ram};
 use crate::scenario::{End, Machine, NotHere};
 use spapr_iommu::addr::{Bytes, Iova, IovaRange, PageShift, RangeError};
-use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotsOverlap};
+use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotError};
 use spapr_iommu::host::Errno;
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 
@@ -81,7 +81,7 @@ pub enum ReplayError {
     Size(#[from] RangeError),
     /// Guest RAM overlaps.
     #[error(transparent)]
-    Slots(#[from] SlotsOverlap),
+    Slots(#[from] SlotError),
     /// The guest's RAM cannot be registered.
     #[error("the guest's RAM: {0}")]
     Register(#[from] AddMemoryError),
@@ -94,7 +94,7 @@ impl Trace {
     /// Returns the number of PCI host bridges that the trace names: as many groups of the host are
     /// needed.
     pub fn bridges(&self) -> usize {
-        tell::bridges(self).len()
+        build::bridges(self).len()
     }
 
     /// Replays the trace on a machine. `progress` occasionally receives the steps done and all
@@ -111,25 +111,25 @@ impl Trace {
     ) -> Result<Report, ReplayError> {
         let default = options.default_range()?;
         progress(0, self.events.len());
-        let story = Story::new(self, default)?;
-        let proofs = Proofs::new(&story);
+        let timeline = Timeline::new(self, default)?;
+        let proofs = Proofs::new(&timeline);
         let locked = machine.locked();
-        let memory = options.memory.unwrap_or_else(|| ram::guess(&story));
+        let memory = options.memory.unwrap_or_else(|| ram::guess(&timeline));
         let page = machine.host().page_shift();
         if memory == 0 || !memory.is_multiple_of(page.bytes()) {
             return Err(ReplayError::MemorySize { bytes: memory, page });
         }
-        let guest = Guest::new(machine, &story, memory, default)?;
-        let mut report = blank(self, &story, machine, memory);
-        let liobns = Liobns::new(story.bridges.iter().map(|bridge| bridge.liobn));
+        let guest = Guest::new(machine, &timeline, memory, default)?;
+        let mut report = blank(self, &timeline, machine, memory);
+        let liobns = Liobns::new(timeline.bridges.iter().map(|bridge| bridge.liobn));
         let comparison = Comparison::new(&mut report);
-        let mut run = Run { story: &story, proofs: &proofs, guest: &guest, liobns, comparison };
+        let mut run = Run { timeline: &timeline, proofs: &proofs, guest: &guest, liobns, comparison };
         let mut ioctls = Ioctls::default();
-        for (at, placed) in story.steps.iter().enumerate() {
+        for (at, located) in timeline.steps.iter().enumerate() {
             if at % STRIDE == 0 {
-                progress(at, story.steps.len());
+                progress(at, timeline.steps.len());
             }
-            run.step(at, placed);
+            run.step(at, located);
             let (map, unmap) = guest.ioctls();
             ioctls = Ioctls { map: ioctls.map + map, unmap: ioctls.unmap + unmap, ..ioctls };
         }
@@ -142,7 +142,7 @@ impl Trace {
     }
 }
 
-fn blank(trace: &Trace, story: &Story, machine: &Machine, memory: u64) -> Report {
+fn blank(trace: &Trace, timeline: &Timeline, machine: &Machine, memory: u64) -> Report {
     let host = machine.host();
     let events = trace.all_events();
     Report {
@@ -150,7 +150,7 @@ fn blank(trace: &Trace, story: &Story, machine: &Machine, memory: u64) -> Report
         platform: host.platform().map(|platform| platform.to_string()),
         page: host.page_shift().bytes(),
         memory,
-        bridges: story.bridges.len(),
+        bridges: timeline.bridges.len(),
         lines: Lines { all: trace.lines, events, other_iommu: trace.other_iommu, other: trace.other },
         hypercalls: Default::default(),
         rtas: Default::default(),
@@ -169,7 +169,7 @@ fn blank(trace: &Trace, story: &Story, machine: &Machine, memory: u64) -> Report
 
 /// A replay in progress.
 struct Run<'a> {
-    story: &'a Story,
+    timeline: &'a Timeline,
     proofs: &'a Proofs,
     guest: &'a Guest<'a>,
     liobns: Liobns,
@@ -177,64 +177,64 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn step(&mut self, at: usize, placed: &Placed) {
-        let window = placed.window.and_then(|id| Some((id, self.story.windows.get(id)?)));
+    fn step(&mut self, at: usize, located: &LocatedStep) {
+        let window = located.window.and_then(|id| Some((id, self.timeline.windows.get(id)?)));
         let compare = &mut self.comparison;
-        match placed.step {
+        match located.step {
             Step::Put { liobn, ioba, tce, ret } => {
                 let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, _) = self.guest.hypercall(H_PUT_TCE, [liobn, ioba, tce, 0]);
-                compare.put(placed, window, ret, here);
+                compare.put(located, window, ret, here);
             }
             Step::Stuff { liobn, ioba, tce, pages, ret } => {
                 let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, _) = self.guest.hypercall(H_STUFF_TCE, [liobn, ioba, tce, pages]);
-                compare.stuff(placed, window, pages, ret, here);
+                compare.stuff(located, window, pages, ret, here);
             }
             Step::Indirect { liobn, ioba, list, count, ret, .. } => {
-                let entries = self.proofs.entries(self.story, at).unwrap_or_default();
+                let entries = self.proofs.entries(self.timeline, at).unwrap_or_default();
                 self.guest.write_list(list, entries.iter().map(|entry| entry.tce));
                 let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, _) = self.guest.hypercall(H_PUT_TCE_INDIRECT, [liobn, ioba, list, count]);
-                compare.indirect(placed, window, &entries, ret, here);
+                compare.indirect(located, window, &entries, ret, here);
             }
             Step::Get { liobn, ioba, tce, ret } => {
                 let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let (here, found) = self.guest.hypercall(H_GET_TCE, [liobn, ioba, 0, 0]);
-                compare.get(placed, window, (ret, tce), (here, found), self.proofs.is_spent(at));
+                compare.get(located, window, (ret, tce), (here, found), self.proofs.is_used_as_proof(at));
             }
             Step::Translate { liobn, ioba, .. } => {
                 let (liobn, ioba) = self.liobns.here(liobn, ioba);
                 let here = self.guest.translate(liobn, ioba);
                 let reach = self.guest.reach(liobn, ioba);
-                compare.translation(placed, window, (here, reach), self.proofs.is_spent(at));
+                compare.translation(located, window, (here, reach), self.proofs.is_used_as_proof(at));
             }
             Step::Query { buid, address, .. } => {
                 let rets = self.guest.rtas::<5>(RtasCall::QueryPeDmaWindow, &[address, high(buid), low(buid)]);
-                compare.query(placed, rets);
+                compare.query(located, rets);
             }
             Step::Create { buid, address, page, size, start, liobn } => {
                 let args = [address, high(buid), low(buid), page, size];
                 let rets = self.guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &args);
-                if let Some(here) = compare.create(placed, rets) {
+                if let Some(here) = compare.create(located, rets) {
                     self.liobns.made((liobn, start), here);
                 }
             }
             Step::Remove { liobn } => {
                 let rets = self.guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[low(self.liobns.removed(liobn))]);
-                compare.remove(placed, rets);
+                compare.remove(located, rets);
             }
             Step::Reset { buid, address } => {
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[address, high(buid), low(buid)]);
-                compare.reset(placed, rets);
-                if let Some(bridge) = self.story.bridges.iter().find(|bridge| bridge.buid == buid) {
+                compare.reset(located, rets);
+                if let Some(bridge) = self.timeline.bridges.iter().find(|bridge| bridge.buid == buid) {
                     self.liobns.reset(bridge.liobn);
                 }
             }
             Step::MachineReset { liobn } => {
-                let buid = self.story.bridges.iter().find(|bridge| bridge.liobn == liobn).map_or(0, |it| it.buid);
+                let buid = self.timeline.bridges.iter().find(|bridge| bridge.liobn == liobn).map_or(0, |it| it.buid);
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, high(buid), low(buid)]);
-                compare.machine_reset(placed, rets);
+                compare.machine_reset(located, rets);
                 self.liobns.reset(liobn);
             }
         }

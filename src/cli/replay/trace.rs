@@ -1,8 +1,8 @@
 //! A whole trace: its events, and the number of its other lines.
 
+use super::build::{bridge_with, is_default};
 use super::line::{self, Event, Line};
 use super::open;
-use super::tell::{bridge_with, is_default};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -36,7 +36,7 @@ pub struct Trace {
 impl Trace {
     /// Events that are kept in memory when nothing else is said: some 150 bytes each while they are
     /// replayed.
-    pub const MOST_EVENTS: usize = 4 << 20;
+    pub const MAX_EVENTS: usize = 4 << 20;
 }
 
 /// Why a file is not a trace that can be replayed.
@@ -96,13 +96,14 @@ pub enum TraceError {
 }
 
 impl Trace {
-    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MOST_EVENTS`]. `progress` is
+    /// Reads the trace at `path`, plain or .xz, of at most [`Trace::MAX_EVENTS`]. `progress` is
     /// told the lines read so far now and then.
     ///
     /// # Errors
-    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file with none or too many.
+    /// [`TraceError`] for a file that cannot be read, a malformed `spapr_iommu_*` line, or a file
+    /// with none or too many.
     pub fn read(path: &Path, progress: impl FnMut(u64)) -> Result<Self, TraceError> {
-        Self::read_limited(File::open(path).map_err(TraceError::Open)?, Self::MOST_EVENTS, progress)
+        Self::read_limited(File::open(path).map_err(TraceError::Open)?, Self::MAX_EVENTS, progress)
     }
 
     /// Reads a trace, plain or .xz, of at most `limit` events, from anything that is read to its
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Trace, TraceError> {
-        Trace::from_text(text.as_bytes(), Trace::MOST_EVENTS, |_| ())
+        Trace::from_text(text.as_bytes(), Trace::MAX_EVENTS, |_| ())
     }
 
     const REMOVE: &str = "spapr_iommu_ddw_remove liobn=0x1\n";

@@ -1,35 +1,36 @@
 //! Carries out the actions that call the library.
 
-use super::action::{Action, Ask, Attach, Detach, Map, Register, Release, Stretch, Translate, WindowArguments};
+use super::action::{Action, Attach, Detach, Map, Register, Release, Reserve, Stretch, Translate, WindowArguments};
 use super::code::Code;
-use super::leases::Held;
+use super::context::{Context, StepError};
+use super::leases::HeldLease;
 use super::memory_act;
 use super::report::PlanReport;
 use super::value::{OneOrMany, Target};
-use super::world::{StepError, World};
+use crate::by_address;
 use spapr_iommu::addr::{Bytes, UserRange};
 use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
 use spapr_iommu::window::{Plan, Step as PlanStep, Window, WindowRequest};
 
 /// The result of an action.
 #[derive(Default)]
-pub(super) struct Done {
+pub(super) struct StepResult {
     pub message: String,
     pub plan: Option<PlanReport>,
 }
 
-impl From<String> for Done {
+impl From<String> for StepResult {
     fn from(message: String) -> Self {
         Self { message, plan: None }
     }
 }
 
-pub(super) type Outcome = Result<Done, StepError>;
+pub(super) type Outcome = Result<StepResult, StepError>;
 
 /// Progress callback: bytes done, bytes total.
 pub(super) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-impl World<'_> {
+impl Context<'_> {
     pub(super) fn act(&mut self, action: &Action, progress: Progress<'_>) -> Outcome {
         match action {
             Action::Attach(attach) => self.attach(attach),
@@ -41,16 +42,18 @@ impl World<'_> {
             Action::RemoveWindow(at) => {
                 let space = self.space(&at.space)?;
                 space.remove_window(self.at(space, &at.at)?)?;
-                Ok(Done::default())
+                Ok(StepResult::default())
             }
-            Action::DropDefault(of) => Ok(self.space(&of.space)?.drop_default_window().map(|()| Done::default())?),
-            Action::Ask(ask) => self.ask(ask),
-            Action::Unask(Stretch { at, size, space }) => {
+            Action::DropDefault(of) => {
+                Ok(self.space(&of.space)?.drop_default_window().map(|()| StepResult::default())?)
+            }
+            Action::Reserve(reserve) => self.reserve(reserve),
+            Action::Unreserve(Stretch { at, size, space }) => {
                 let space = self.space(space)?;
-                space.unask(self.range(space, at, *size)?)?;
-                Ok(Done::default())
+                space.unreserve(self.range(space, at, *size)?)?;
+                Ok(StepResult::default())
             }
-            Action::Trim(of) => Ok(self.space(&of.space)?.trim().map(|()| Done::default())?),
+            Action::Trim(of) => Ok(self.space(&of.space)?.trim().map(|()| StepResult::default())?),
             Action::Map(OneOrMany(maps)) => self.map(maps),
             Action::Unmap(Stretch { at, size, space }) => {
                 let space = self.space(space)?;
@@ -63,7 +66,7 @@ impl World<'_> {
             Action::Dma(dma) => memory_act::dma(self, dma, progress),
             Action::Punch(part) => memory_act::punch(self, part),
             Action::Protect(protect) => memory_act::protect(self, protect),
-            Action::Show(_) => Ok(Done::default()),
+            Action::Show(_) => Ok(StepResult::default()),
         }
     }
 
@@ -75,14 +78,14 @@ impl World<'_> {
             None => space.attach(group)?,
             Some(other) => space.attach_beside(group, other)?,
         }
-        Ok(Done::default())
+        Ok(StepResult::default())
     }
 
     fn detach(&mut self, detach: &Detach) -> Outcome {
         let group = self.group(detach.group.0)?;
         self.close_devices(&detach.space, detach.group.0);
         self.space(&detach.space)?.detach(group)?;
-        Ok(Done::default())
+        Ok(StepResult::default())
     }
 
     fn register(&mut self, parts: &[Register]) -> Outcome {
@@ -90,8 +93,8 @@ impl World<'_> {
         let ranges: Vec<UserRange> = parts.iter().map(range).collect::<Result<_, _>>()?;
         let before = self.registry.regions().len();
         let leases = match ranges.as_slice() {
-            [range] => vec![self.registry.register(*range)?],
-            ranges => self.registry.register_all(ranges)?,
+            [range] => vec![by_address::register(&self.registry, *range)?],
+            ranges => by_address::register_all(&self.registry, ranges)?,
         };
         let after = self.registry.regions().len();
         let names = parts.iter().map(|part| part.lease.as_ref().map(|name| name.get_ref().clone()));
@@ -101,14 +104,14 @@ impl World<'_> {
 
     fn release(&mut self, release: &Release) -> Outcome {
         let name = release.lease.get_ref();
-        let Some((place, Held { name, lease })) = self.leases.take(name) else {
+        let Some((place, HeldLease { name, lease })) = self.leases.take(name) else {
             return Err(StepError::unknown(format!("there is no lease {name:?} any more, or it was never made")));
         };
         match lease.release() {
-            Ok(()) => Ok(Done::default()),
+            Ok(()) => Ok(StepResult::default()),
             Err(error) => {
                 let failed = StepError { code: error.code(), message: error.to_string(), obstacle: false };
-                self.leases.put(place, Held { name, lease: error.lease });
+                self.leases.put(place, HeldLease { name, lease: error.lease });
                 Err(failed)
             }
         }
@@ -122,7 +125,7 @@ impl World<'_> {
             (None, None) => WindowRequest::bytes(1),
         };
         request.page = window.page.map(|page| page.0);
-        request.carries = window.carries.map(|page| page.0);
+        request.max_iommu_page = window.max_iommu_page.map(|page| page.0);
         request.reach = window.reach.map(|reach| reach.0);
         Ok(request)
     }
@@ -141,18 +144,18 @@ impl World<'_> {
             [] => "nothing to do".to_owned(),
             calls => calls.join(", "),
         };
-        Ok(Done { message: format!("{calls}; locks {}", Bytes(plan.locked)), plan: Some(plan) })
+        Ok(StepResult { message: format!("{calls}; locks {}", Bytes(plan.locked)), plan: Some(plan) })
     }
 
-    fn ask(&mut self, ask: &Ask) -> Outcome {
-        let space = self.space(&ask.space)?;
-        let window = space.ask(self.range(space, &ask.at, ask.size)?)?;
-        self.name_window(&ask.name, &ask.space, window.range.start());
+    fn reserve(&mut self, reserve: &Reserve) -> Outcome {
+        let space = self.space(&reserve.space)?;
+        let window = space.reserve(self.range(space, &reserve.at, reserve.size)?)?;
+        self.name_window(&reserve.name, &reserve.space, window.range.start());
         Ok(describe(&window).into())
     }
 
     fn map(&mut self, maps: &[Map]) -> Outcome {
-        let Some(first) = maps.first() else { return Ok(Done::default()) };
+        let Some(first) = maps.first() else { return Ok(StepResult::default()) };
         let space = self.space(&first.space)?;
         let mut requests = Vec::new();
         for map in maps {

@@ -49,8 +49,8 @@ actions! {
     "plan" Plan(WindowArguments),
     "remove-window" RemoveWindow(At),
     "drop-default" DropDefault(OfSpace),
-    "ask" Ask(Ask),
-    "unask" Unask(Stretch),
+    "reserve" Reserve(Reserve),
+    "unreserve" Unreserve(Stretch),
     "trim" Trim(OfSpace),
     "map" Map(OneOrMany<Map>),
     "unmap" Unmap(Stretch),
@@ -101,7 +101,7 @@ pub(super) struct WindowArguments {
     pub size: Option<Size>,
     pub cover: Option<Cover>,
     pub page: Option<Page>,
-    pub carries: Option<Page>,
+    pub max_iommu_page: Option<Page>,
     pub reach: Option<Offset>,
     pub space: Option<Name>,
 }
@@ -132,7 +132,7 @@ pub(super) struct Nothing {}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Ask {
+pub(super) struct Reserve {
     pub name: Option<Name>,
     pub at: Spanned<Place>,
     pub size: Size,
@@ -277,8 +277,8 @@ impl fmt::Display for WindowArguments {
         if let Some(Page(page)) = self.page {
             write!(f, ", {page} pages")?;
         }
-        if let Some(Page(page)) = self.carries {
-            write!(f, ", memory carries {page}")?;
+        if let Some(Page(page)) = self.max_iommu_page {
+            write!(f, ", memory up to {page} pages")?;
         }
         self.reach.map_or(Ok(()), |Offset(reach)| write!(f, ", device reaches {reach:#x}"))
     }
@@ -297,8 +297,8 @@ impl fmt::Display for Action {
             Self::Window(window) | Self::Plan(window) => window.fmt(f),
             Self::RemoveWindow(at) => write!(f, "{}", at.at.get_ref()),
             Self::DropDefault(_) | Self::Trim(_) | Self::Show(_) => Ok(()),
-            Self::Ask(ask) => write!(f, "{} {}", ask.at.get_ref(), ask.size),
-            Self::Unask(stretch) | Self::Unmap(stretch) => write!(f, "{} {}", stretch.at.get_ref(), stretch.size),
+            Self::Reserve(reserve) => write!(f, "{} {}", reserve.at.get_ref(), reserve.size),
+            Self::Unreserve(stretch) | Self::Unmap(stretch) => write!(f, "{} {}", stretch.at.get_ref(), stretch.size),
             Self::Map(OneOrMany(maps)) => list(f, maps.iter()),
             Self::Translate(translate) => write!(f, "{}", translate.at.get_ref()),
             Self::Fill(fill) => {

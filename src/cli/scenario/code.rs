@@ -5,7 +5,7 @@ use spapr_iommu::host::calls::CallError;
 use spapr_iommu::host::{Errno, MemlockError, Obstacle};
 use spapr_iommu::registry::{PinError, RegisterError, ReleaseError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
-use spapr_iommu::window::Refusal;
+use spapr_iommu::window::PlanError;
 use strum::VariantNames;
 
 /// Code of a failed comparison.
@@ -42,7 +42,7 @@ pub(super) fn all() -> Vec<&'static str> {
         MapError::VARIANTS,
         UnmapError::VARIANTS,
         WindowError::VARIANTS,
-        Refusal::VARIANTS,
+        PlanError::VARIANTS,
         AttachError::VARIANTS,
         RegisterError::VARIANTS,
         PinError::VARIANTS,
@@ -92,7 +92,7 @@ impl Code for MemlockError {
     }
 }
 
-impl Code for Refusal {
+impl Code for PlanError {
     fn code(&self) -> &'static str {
         match self {
             Self::Memlock(error) => error.code(),
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn the_innermost_error_names_it() {
         let asked = IovaRange::new(Iova(0), 4096).unwrap();
-        let error = MapError::NoWindow { asked, why: Refusal::PastEnd { asked, window: asked } };
+        let error = MapError::NoWindow { asked, why: PlanError::PastEnd { asked, window: asked } };
         assert_eq!(error.code(), "past-end");
         assert_eq!(AttachError::NoV2.code(), "no-v2");
     }

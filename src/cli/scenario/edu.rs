@@ -25,8 +25,8 @@ const PCI_COMMAND_MEMORY: u16 = 2;
 const PCI_COMMAND_MASTER: u16 = 4;
 
 /// A transfer takes about 100 ms.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(2);
+const TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Why a device did not do DMA.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub(super) enum EduError {
     Access(#[from] Errno),
     #[error("the device answers nothing but ones: it is gone, or its PE is frozen")]
     Gone,
-    #[error("a transfer of the device did not end within {} s", PATIENCE.as_secs())]
+    #[error("a transfer of the device did not end within {} s", TIMEOUT.as_secs())]
     Stuck,
 }
 
@@ -111,8 +111,8 @@ fn transfer(bar: &dyn Region, source: u64, destination: u64, count: u64, command
         match u64::from_be_bytes(command) {
             u64::MAX => return Err(EduError::Gone),
             command if command & START == 0 => return Ok(()),
-            _ if began.elapsed() > PATIENCE => return Err(EduError::Stuck),
-            _ => std::thread::sleep(PAUSE),
+            _ if began.elapsed() > TIMEOUT => return Err(EduError::Stuck),
+            _ => std::thread::sleep(POLL_INTERVAL),
         }
     }
 }

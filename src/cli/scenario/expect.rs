@@ -27,9 +27,9 @@ impl fmt::Display for Verdict {
     }
 }
 
-struct Word;
+struct VerdictVisitor;
 
-impl Visitor<'_> for Word {
+impl Visitor<'_> for VerdictVisitor {
     type Value = Verdict;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,7 +47,7 @@ impl Visitor<'_> for Word {
 
 impl<'de> Deserialize<'de> for Verdict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Word)
+        deserializer.deserialize_str(VerdictVisitor)
     }
 }
 
@@ -89,13 +89,13 @@ impl<V: Copy> Expect<V> {
 
 impl<'de, V: Deserialize<'de> + Default + Copy> Deserialize<'de> for Expect<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Either(PhantomData))
+        deserializer.deserialize_any(ExpectVisitor(PhantomData))
     }
 }
 
-struct Either<V>(PhantomData<V>);
+struct ExpectVisitor<V>(PhantomData<V>);
 
-impl<'de, V: Deserialize<'de> + Default + Copy> Visitor<'de> for Either<V> {
+impl<'de, V: Deserialize<'de> + Default + Copy> Visitor<'de> for ExpectVisitor<V> {
     type Value = Expect<V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

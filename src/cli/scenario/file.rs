@@ -1,10 +1,10 @@
 //! Parses a scenario file: text in, scenario out, or the position of the first mistake.
 
 use super::action::{Action, Name, Nothing, Protection};
-use super::bare::Line;
 use super::expect::{Expect, Verdict};
 use super::lines::Lines;
 use super::names;
+use super::raw::Line;
 use super::value::{Offset, Page, Size};
 use core::fmt;
 use core::ops::Range;
@@ -25,7 +25,7 @@ pub struct Scenario {
     pub(super) steps: Vec<Step>,
     /// Bare steps, instead of steps.
     #[serde(default)]
-    pub(super) bare: Vec<Line>,
+    pub(super) raw: Vec<Line>,
 }
 
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Scenario {
                 return Err(wrong(mistake));
             }
         }
-        for line in &mut scenario.bare {
+        for line in &mut scenario.raw {
             line.number = lines.number(line.span.start);
             if let Some(mistake) = line.mistake.take() {
                 return Err(wrong(mistake));
@@ -216,14 +216,14 @@ impl Scenario {
         self.model.as_ref().map(|model| model.0)
     }
 
-    /// Returns whether its steps are bare calls, which may crash the running kernel.
-    pub fn is_bare(&self) -> bool {
-        !self.bare.is_empty()
+    /// Returns whether its steps are raw calls, which may crash the running kernel.
+    pub fn is_raw(&self) -> bool {
+        !self.raw.is_empty()
     }
 
     /// Returns the number of its steps.
     pub fn len(&self) -> usize {
-        self.steps.len() + self.bare.len()
+        self.steps.len() + self.raw.len()
     }
 
     /// Returns whether it has no steps.
@@ -237,7 +237,7 @@ impl Scenario {
             Action::Attach(attach) => Some(1 + attach.group.0.max(attach.beside.map_or(0, |other| other.0))),
             _ => None,
         });
-        let bare = self.bare.iter().filter_map(|line| line.entry.step.group()).map(|group| 1 + group);
-        groups.chain(bare).max().unwrap_or(0)
+        let raw = self.raw.iter().filter_map(|line| line.entry.step.group()).map(|group| 1 + group);
+        groups.chain(raw).max().unwrap_or(0)
     }
 }

@@ -4,7 +4,7 @@ use spapr_iommu::registry::Lease;
 use std::collections::{BTreeMap, HashMap};
 
 /// A lease and its name.
-pub(super) struct Held {
+pub(super) struct HeldLease {
     pub name: Option<String>,
     pub lease: Lease,
 }
@@ -12,7 +12,7 @@ pub(super) struct Held {
 /// All leases of a scenario.
 #[derive(Default)]
 pub(super) struct Leases {
-    held: BTreeMap<usize, Held>,
+    held: BTreeMap<usize, HeldLease>,
     by_name: HashMap<String, usize>,
     /// Leases made so far.
     made: usize,
@@ -21,18 +21,18 @@ pub(super) struct Leases {
 impl Leases {
     /// Adds a lease after all others.
     pub(super) fn add(&mut self, name: Option<String>, lease: Lease) {
-        self.put(self.made, Held { name, lease });
+        self.put(self.made, HeldLease { name, lease });
         self.made += 1;
     }
 
     /// Takes out the lease of that name, with its place.
-    pub(super) fn take(&mut self, name: &str) -> Option<(usize, Held)> {
+    pub(super) fn take(&mut self, name: &str) -> Option<(usize, HeldLease)> {
         let place = self.by_name.remove(name)?;
         Some((place, self.held.remove(&place)?))
     }
 
     /// Puts a lease into a place, which is free.
-    pub(super) fn put(&mut self, place: usize, held: Held) {
+    pub(super) fn put(&mut self, place: usize, held: HeldLease) {
         if let Some(name) = &held.name {
             self.by_name.insert(name.clone(), place);
         }
@@ -40,7 +40,7 @@ impl Leases {
     }
 
     /// The leases, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Held> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldLease> {
         self.held.values()
     }
 

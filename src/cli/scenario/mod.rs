@@ -30,8 +30,8 @@
 
 mod act;
 mod action;
-pub mod bare;
 mod code;
+mod context;
 mod edu;
 mod expect;
 mod file;
@@ -43,13 +43,14 @@ mod names;
 mod observer;
 mod pattern;
 mod places;
+pub mod raw;
 mod report;
 mod run;
 mod tables;
 mod value;
 mod windows;
-mod world;
 
+pub use context::StartError;
 pub use file::{FileError, Scenario};
 pub use machine::{Machine, NotHere};
 pub use observer::Observer;
@@ -58,4 +59,3 @@ pub use report::{
     End, GroupRow, HostNote, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
 };
 pub(crate) use value::{NumberError, checked_number};
-pub use world::StartError;

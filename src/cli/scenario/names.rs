@@ -24,13 +24,13 @@ struct Known<'a> {
 type Checked = Result<(), Mistake>;
 
 pub(super) fn check(scenario: &Scenario) -> Checked {
-    if let (Some(line), false) = (scenario.bare.first(), scenario.steps.is_empty()) {
+    if let (Some(line), false) = (scenario.raw.first(), scenario.steps.is_empty()) {
         let message =
-            "this file has `[[step]]`, which goes through the library: write bare steps into a file of their own";
+            "this file has `[[step]]`, which goes through the library: write raw steps into a file of their own";
         return wrong(line.span.clone(), message);
     }
-    if let (true, Some(memory)) = (scenario.is_bare(), scenario.memory.first()) {
-        return wrong(memory.name.span(), "bare steps have memory of their own: get it by `allocate`");
+    if let (true, Some(memory)) = (scenario.is_raw(), scenario.memory.first()) {
+        return wrong(memory.name.span(), "raw steps have memory of their own: get it by `allocate`");
     }
     let mut known = Known::default();
     for memory in &scenario.memory {
@@ -55,11 +55,11 @@ fn new_name<'a>(name: &'a Name, is_taken: impl Fn(&str) -> bool, what: &str) -> 
 }
 
 /// Names that an error lists.
-const MOST_LISTED: usize = 16;
+const MAX_LISTED: usize = 16;
 
 fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut names = names.into_iter();
-    let first: Vec<_> = names.by_ref().take(MOST_LISTED).collect();
+    let first: Vec<_> = names.by_ref().take(MAX_LISTED).collect();
     match (first.is_empty(), names.count()) {
         (true, _) => "none".into(),
         (false, 0) => first.join(", "),
@@ -195,12 +195,12 @@ impl<'a> Known<'a> {
             },
             Action::RemoveWindow(at) => self.space(&at.space, span).and_then(|()| self.place(&at.at)),
             Action::DropDefault(of) | Action::Trim(of) => self.space(&of.space, span),
-            Action::Ask(ask) => {
-                self.space(&ask.space, span)?;
-                self.place(&ask.at)?;
-                self.enter_window(&ask.name)
+            Action::Reserve(reserve) => {
+                self.space(&reserve.space, span)?;
+                self.place(&reserve.at)?;
+                self.enter_window(&reserve.name)
             }
-            Action::Unask(at) | Action::Unmap(at) => self.space(&at.space, span).and_then(|()| self.place(&at.at)),
+            Action::Unreserve(at) | Action::Unmap(at) => self.space(&at.space, span).and_then(|()| self.place(&at.at)),
             Action::Map(OneOrMany(maps)) => self.maps(maps, span),
             Action::Translate(translate) => {
                 self.space(&translate.space, span)?;

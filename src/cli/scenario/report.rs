@@ -22,10 +22,10 @@ pub struct Report {
     pub passed: bool,
     /// The host. Leave it out to compare hosts.
     pub host: HostNote,
-    /// Whether the steps were bare: then the tables are empty, and what was left at the end is
+    /// Whether the steps were raw: then the tables are empty, and what was left at the end is
     /// reported but not judged.
     #[serde(skip)]
-    pub bare: bool,
+    pub raw: bool,
 }
 
 /// The host a scenario ran on.
@@ -127,7 +127,7 @@ pub struct RegionRow {
     /// Size in bytes.
     pub size: u64,
     /// The largest IOMMU page it can serve, bytes.
-    pub carries: u64,
+    pub max_iommu_page: u64,
     /// Number of leases that touch it.
     pub leases: u32,
     /// Bytes of bus addresses that lead into it.

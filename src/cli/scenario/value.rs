@@ -8,7 +8,7 @@ use spapr_iommu::permission::Permission;
 use std::marker::PhantomData;
 
 /// Largest number of groups a scenario can use.
-pub(super) const MOST_GROUPS: usize = 256;
+pub(super) const MAX_GROUPS: usize = 256;
 
 /// Why a text is no number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,7 +148,7 @@ pub(super) struct Index(pub usize);
 impl FromStr for Index {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        text.parse().ok().filter(|index| *index < MOST_GROUPS).map(Self).ok_or(())
+        text.parse().ok().filter(|index| *index < MAX_GROUPS).map(Self).ok_or(())
     }
 }
 

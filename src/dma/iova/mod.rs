@@ -20,7 +20,7 @@ mod tests;
 mod twin;
 
 /// Largest number of blocks: slots are below [`NONE`], and one allocation creates two.
-const MOST_BLOCKS: usize = NONE as usize - 2;
+const MAX_BLOCKS: usize = NONE as usize - 2;
 
 /// Allocated bus addresses. Free them with [`Iovas::free`].
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Iovas {
     pub fn allocate(&mut self, bytes: u64, align: PageShift) -> Option<IovaSpan> {
         let pages = bytes.div_ceil(self.page.bytes());
         let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
-        if pages == 0 || pages > self.free_pages || self.blocks.len() > MOST_BLOCKS {
+        if pages == 0 || pages > self.free_pages || self.blocks.len() > MAX_BLOCKS {
             return None;
         }
         let (slot, at) = self.find(pages, mask)?;
@@ -128,7 +128,7 @@ impl Iovas {
     pub fn allocate_within(&mut self, bytes: u64, align: PageShift, last: u64) -> Option<IovaSpan> {
         let pages = bytes.div_ceil(self.page.bytes());
         let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
-        if pages == 0 || pages > self.free_pages || self.blocks.len() > MOST_BLOCKS {
+        if pages == 0 || pages > self.free_pages || self.blocks.len() > MAX_BLOCKS {
             return None;
         }
         let end = self.pages_within(last);

@@ -131,7 +131,8 @@ impl Host for Vfio {
         self.files.remove(fd);
     }
 
-    fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+    #[allow(unsafe_code, reason = "user addresses pass through")]
+    unsafe fn call(&self, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
         ioctl::run(&self.files, &*self.files.get(fd)?, call)
     }
 

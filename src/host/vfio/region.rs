@@ -137,8 +137,8 @@ impl MappedArea {
     /// * accesses are volatile, aligned, of the widths that the device knows, and no reference is
     ///   made: these are registers;
     /// * memory decode is on and the device is awake, or the process ends with SIGBUS. While a
-    ///   [`Device`](crate::device::Device) is held, both are so. A guest whose KVM touches it otherwise makes `KVM_RUN` fail
-    ///   with `EFAULT`.
+    ///   [`Device`](crate::device::Device) is held, both are so. A guest whose KVM touches it
+    ///   otherwise makes `KVM_RUN` fail with `EFAULT`.
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr().cast()
     }

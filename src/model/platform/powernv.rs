@@ -9,19 +9,19 @@ use crate::model::table::WindowKind;
 const SECOND_WINDOW: u64 = 1 << 59;
 /// Where the host bridge decodes 32-bit MMIO: behind the default window (`m32_pci_base`).
 pub(super) const MMIO: core::ops::Range<u64> = 0x8000_0000..0x1_0000_0000;
-const MOST_LEVELS: u32 = 5;
+const MAX_LEVELS: u32 = 5;
 /// The largest block of the buddy allocator: 16 MiB.
 const LARGEST_LEVEL: u32 = 24;
 
 pub(super) fn limits(pgsizes: u64) -> Limits {
-    Limits { start: 0, size: 0x8000_0000, pgsizes, windows: 2, levels: MOST_LEVELS }
+    Limits { start: 0, size: 0x8000_0000, pgsizes, windows: 2, levels: MAX_LEVELS }
 }
 
 /// Returns the entries as a power of two; `None` for sizes that are refused whatever the table
 /// would be. A window smaller than its page gives a number that wrapped, and the kernel goes on
 /// computing with it.
 fn entries_shift(shift: u32, size: u64, levels: u32) -> Option<u32> {
-    let allowed = (1..=MOST_LEVELS).contains(&levels) && size.is_power_of_two();
+    let allowed = (1..=MAX_LEVELS).contains(&levels) && size.is_power_of_two();
     Some(size.checked_ilog2().filter(|_| allowed)?.wrapping_sub(shift))
 }
 

@@ -2,12 +2,13 @@
 //! balance.
 
 use super::raw_step::Step;
+use crate::by_address::RunCall;
 use arbitrary::Unstructured;
 use spapr_iommu::host::{Call, Fd, Host, Memory, Node, Region};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Leak, Machine, Model, Preset, Violation};
 use std::collections::BTreeMap;
 
-const MOST_STEPS: usize = 120;
+const MAX_STEPS: usize = 120;
 const GROUPS: u32 = 3;
 
 /// The machine, a container with some groups in it, and steps.
@@ -53,7 +54,7 @@ impl Calls {
         let driver = if bits & 0x80 == 0 { 7 } else { 2 };
         let groups = u32::from(bits >> 8) & 3;
         let mut steps = Vec::new();
-        while !u.is_empty() && steps.len() < MOST_STEPS {
+        while !u.is_empty() && steps.len() < MAX_STEPS {
             steps.push(u.arbitrary()?);
         }
         Ok(Self {
@@ -83,9 +84,9 @@ impl Calls {
         let container = model.open(Node::Container).unwrap();
         for number in 0..self.groups.min(GROUPS) {
             let group = model.open(Node::Group(number)).unwrap();
-            let _ = model.call(group, &mut Call::GroupSetContainer(container));
+            let _ = model.run_call(group, &mut Call::GroupSetContainer(container));
         }
-        let _ = model.call(container, &mut Call::SetIommu(self.driver));
+        let _ = model.run_call(container, &mut Call::SetIommu(self.driver));
         model.allocate(1 << 20, model.page_shift()).unwrap();
         let mut counted = self.driver == 7 && !self.steps.iter().any(Step::wants_v1);
         let mut regions = Regions::new();

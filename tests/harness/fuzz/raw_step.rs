@@ -1,6 +1,7 @@
 //! A raw call, or an action of the process besides calls.
 
 use super::raw::Regions;
+use crate::by_address::RunCall;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::memory::Protection;
@@ -182,7 +183,7 @@ impl Step {
     pub fn run(&self, model: &Model, container: Fd, regions: &mut Regions) -> core::result::Result<u64, Errno> {
         let call = |fd, call: &Call| {
             let mut call = *call;
-            model.call(fd, &mut call).map(|value| value as u64)
+            model.run_call(fd, &mut call).map(|value| value as u64)
         };
         let region = |regions: &Regions, at: u8| usize::from(at).checked_rem(regions.len());
         match *self {

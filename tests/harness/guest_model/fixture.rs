@@ -1,21 +1,21 @@
 //! Runs steps, alone or from several threads.
 
-use super::log::Log;
-use super::setup::{HUGE, SLOTS, Setup};
 use super::step::{Step, TOKENS};
-use crate::guest_fixture::{Bench, guest};
+use super::{HUGE, SLOTS, Setup};
+use crate::by_address::PlugByAddress;
+use crate::guest_fixture::{Fixture, guest};
 use parking_lot::Mutex;
-use spapr_iommu::addr::{GuestAddr, Iova, IovaRange};
+use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::guest::{
     AddMemoryError, DdwOffer, GuestMemory, GuestTranslation, Liobn, Phb, PhbError, RemoveMemoryError, Slot,
 };
-use spapr_iommu::host::{Host, Memory};
-use spapr_iommu::model::{Model, Preset};
+use spapr_iommu::host::{Call, Fd, Host, Memory};
+use spapr_iommu::model::{Model, Preset, Record};
 use std::sync::Arc;
 
 /// State shared by all threads.
-pub struct Ground {
-    pub bench: Bench,
+pub struct Testbed {
+    pub fixture: Fixture,
     pub phbs: [Arc<Phb>; 2],
     pub setup: Setup,
     log: Mutex<Log>,
@@ -47,7 +47,7 @@ pub enum Outcome {
     Done,
 }
 
-impl Ground {
+impl Testbed {
     pub fn new(setup: &Setup, strict: bool) -> Self {
         let preset: Preset = setup.machine.parse().unwrap();
         let mut model = Model::new(preset).with_groups(3);
@@ -55,9 +55,9 @@ impl Ground {
             model = model.with_memlock(Some(limit));
         }
         let [one, two] = setup.configs();
-        let bench = Bench::over(if strict { model.panic_on_violation() } else { model }, one);
-        let phbs = [Arc::clone(&bench.phb), bench.iommu.add_phb(two).unwrap()];
-        Self { bench, phbs, setup: *setup, log: Mutex::default() }
+        let fixture = Fixture::over(if strict { model.panic_on_violation() } else { model }, one);
+        let phbs = [Arc::clone(&fixture.phb), fixture.iommu.add_phb(two).unwrap()];
+        Self { fixture, phbs, setup: *setup, log: Mutex::default() }
     }
 
     /// Returns the steps of the initial state.
@@ -69,7 +69,7 @@ impl Ground {
     }
 
     pub fn act(&self, step: &Step) -> Outcome {
-        let Bench { iommu, slots, .. } = &self.bench;
+        let Fixture { iommu, slots, .. } = &self.fixture;
         match step {
             Step::Hcall { number, args } => {
                 let mut all = [0; 9];
@@ -112,19 +112,19 @@ impl Ground {
     /// have.
     fn cells(&self, at: u64, count: u32) -> Option<Vec<u32>> {
         let mut bytes = vec![0; 4 * usize::try_from(count).ok().filter(|count| *count <= 16)?];
-        self.bench.slots.read(GuestAddr(at), &mut bytes).ok()?;
+        self.fixture.slots.read(GuestAddr(at), &mut bytes).ok()?;
         Some(bytes.as_chunks::<4>().0.iter().map(|cell| u32::from_be_bytes(*cell)).collect())
     }
 
     /// Plugs a slot, whose user memory is allocated here and freed with it.
     fn plug(&self, slot: usize) -> Outcome {
-        let Bench { iommu, slots, model, .. } = &self.bench;
+        let Fixture { iommu, slots, model, .. } = &self.fixture;
         let (start, len) = SLOTS[slot];
         let preset: Preset = self.setup.machine.parse().unwrap();
         let huge = preset.huge_pages().first().copied().filter(|_| slot == HUGE);
         let page = huge.unwrap_or(Host::page_shift(model.as_ref()));
         let user = model.allocate(len, page).unwrap();
-        if slots.insert(Slot { guest: guest(start, len), user: user.start() }).is_err() {
+        if slots.plug(Slot { guest: guest(start, len), user: user.start() }, model.clone()).is_err() {
             model.free(user).unwrap();
             return Outcome::Done;
         }
@@ -138,10 +138,10 @@ impl Ground {
 
     fn unplug(&self, slot: usize) -> Outcome {
         let (start, len) = SLOTS[slot];
-        match self.bench.iommu.remove_memory(guest(start, len)) {
+        match self.fixture.iommu.remove_memory(guest(start, len)) {
             Ok(()) => {
-                let gone = self.bench.slots.remove(GuestAddr(start)).unwrap();
-                self.bench.model.free(gone.user_range().unwrap()).unwrap();
+                let gone = self.fixture.slots.remove(GuestAddr(start)).unwrap();
+                self.fixture.model.free(gone.user_range().unwrap()).unwrap();
                 Outcome::Unplugged(Ok(()))
             }
             Err(RemoveMemoryError::Mapped { mapped, .. }) => Outcome::Unplugged(Err(mapped)),
@@ -153,21 +153,63 @@ impl Ground {
     /// Checks that all kernel calls since the last time led to registered guest RAM only, and that
     /// the tables lead to what is guest RAM now. Returns the number of MAPs so far.
     pub fn stays_in_ram(&self) -> usize {
-        let slots = self.bench.slots.slots();
+        let slots = self.fixture.slots.slots();
         let ram: Vec<_> = slots.iter().map(|slot| slot.user_range().unwrap()).collect();
-        let tables = self.bench.model.containers().into_iter().flat_map(|fd| self.bench.model.tables(fd));
+        let tables = self.fixture.model.containers().into_iter().flat_map(|fd| self.fixture.model.tables(fd));
         tables.flat_map(|table| table.entries).for_each(|entry| {
-            assert!(super::log::within(&ram, entry.user.0, entry.iova.len()), "{entry:x?} leads out of {ram:x?}");
+            assert!(within(&ram, entry.user.0, entry.iova.len()), "{entry:x?} leads out of {ram:x?}");
         });
         let mut log = self.log.lock();
-        log.follow(&self.bench.host.take());
+        log.follow(&self.fixture.host.take());
         log.maps
     }
 
     /// Releases everything and checks that nothing is left.
     pub fn end(self) {
-        let Self { bench, phbs, .. } = self;
+        let Self { fixture, phbs, .. } = self;
         drop(phbs);
-        bench.ends_clean();
+        fixture.ends_clean();
+    }
+}
+
+/// Registered memory, and the number of maps.
+#[derive(Default)]
+pub struct Log {
+    registered: Vec<(Fd, UserRange)>,
+    pub maps: usize,
+}
+
+/// Returns whether `ranges`, which do not overlap, cover all of it.
+pub fn within(ranges: &[UserRange], start: u64, len: u64) -> bool {
+    let Ok(asked) = UserRange::new(UserAddr(start), len) else { return false };
+    let there: u64 = ranges.iter().filter_map(|range| range.intersection(&asked)).map(|part| part.len()).sum();
+    there == len
+}
+
+impl Log {
+    /// Checks that each MAP leads to memory that is registered in that container at that moment.
+    pub fn follow(&mut self, records: &[Record]) {
+        for record in records {
+            let range = |memory: spapr_iommu::uapi::spapr::RegisterMemory| {
+                UserRange::new(UserAddr(memory.vaddr), memory.size).unwrap()
+            };
+            match record.call {
+                Call::RegisterMemory(memory) if record.result.is_ok() => {
+                    self.registered.push((record.fd, range(memory)));
+                }
+                Call::UnregisterMemory(memory) if record.result.is_ok() => {
+                    let gone = (record.fd, range(memory));
+                    let at = self.registered.iter().position(|there| *there == gone).expect("registered before");
+                    self.registered.swap_remove(at);
+                }
+                Call::MapDma(map) => {
+                    self.maps += 1;
+                    let its = self.registered.iter().filter(|(fd, _)| *fd == record.fd);
+                    let its: Vec<_> = its.map(|(_, range)| *range).collect();
+                    assert!(within(&its, map.vaddr, map.size), "{map:x?} in {}: registered are {its:x?}", record.fd);
+                }
+                _ => {}
+            }
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The expected contents of a guest's tables: a map of pages, and the architecture's rules, written
 //! down one by one.
 
-use super::fixture::{Ground, Outcome};
-use super::setup::{HUGE, SLOTS, Setup};
+use super::fixture::{Outcome, Testbed};
 use super::step::{Step, TOKENS};
+use super::{HUGE, SLOTS, Setup};
 use crate::guest_fixture::{BIG, BUID, LIOBN};
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{DdwOffer, GuestMemory, PhbError};
@@ -90,10 +90,10 @@ impl Twin {
     }
 
     /// Compares the result of a step with the expected one, and applies the step.
-    pub fn follow(&mut self, ground: &Ground, step: &Step, outcome: Outcome) {
+    pub fn follow(&mut self, testbed: &Testbed, step: &Step, outcome: Outcome) {
         match (step, outcome) {
             (Step::Hcall { number, args }, Outcome::Hcall { code, args: after }) => {
-                let (expected, got) = self.hcall(ground, *number, args, code);
+                let (expected, got) = self.hcall(testbed, *number, args, code);
                 let code = code.filter(|code| *code != HARDWARE || expected != Some(SUCCESS)).or(expected);
                 assert_eq!(code, expected, "{step:x?}");
                 assert_eq!(after[0], got.unwrap_or(args[0]), "{step:x?}: r4");
@@ -113,7 +113,7 @@ impl Twin {
                 };
                 assert_eq!(code, Some(if rets.is_some() { SUCCESS } else { PARAMETER }), "{step:x?}");
                 let rets = rets.unwrap_or_default();
-                let expected = self.rtas(ground, head[0], &args, head[2], offers, rets.first().copied());
+                let expected = self.rtas(testbed, head[0], &args, head[2], offers, rets.first().copied());
                 // A number of TCEs that depends on the host is not known here.
                 let same = rets.iter().zip(&expected).all(|(ret, expected)| expected.is_none_or(|cell| cell == *ret));
                 assert!(
@@ -153,7 +153,7 @@ impl Twin {
     /// guest got `H_SUCCESS`, or if the host had no reason to refuse.
     fn hcall(
         &mut self,
-        ground: &Ground,
+        testbed: &Testbed,
         number: u64,
         &[liobn, ioba, third, count]: &[u64; 4],
         code: Option<i64>,
@@ -172,7 +172,7 @@ impl Twin {
             H_STUFF_TCE => vec![],
             _ => {
                 let mut bytes = vec![0; (count.min(513) * 8) as usize];
-                let read = ground.bench.slots.read(GuestAddr(third), &mut bytes);
+                let read = testbed.fixture.slots.read(GuestAddr(third), &mut bytes);
                 if count > 512 || third & 0xfff != 0 || read.is_err() {
                     return wrong;
                 }
@@ -209,7 +209,7 @@ impl Twin {
     /// what the guest got.
     fn rtas(
         &mut self,
-        ground: &Ground,
+        testbed: &Testbed,
         token: u32,
         args: &[u32],
         rets: u32,
@@ -273,7 +273,7 @@ impl Twin {
             if status == -1 && self.may_fail(phb) {
                 return with(-1);
             }
-            let made = ground.phbs[phb].tables().iter().find(|table| u64::from(table.liobn().0) == dynamic).cloned();
+            let made = testbed.phbs[phb].tables().iter().find(|table| u64::from(table.liobn().0) == dynamic).cloned();
             let start = made.expect("a window that was offered is made").window().start().0;
             assert!(attached || start == if is_first { 0 } else { BIG });
             self.windows.insert(dynamic, Window { phb, start, len: 1 << window, shift: page, tces: BTreeMap::new() });

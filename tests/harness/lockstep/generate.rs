@@ -2,8 +2,8 @@
 //! registered there.
 
 use super::numbers::{self, argsz, chance, flags};
-use super::side::Side;
-use super::slots::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Slot, Step, Where, device, slot};
+use super::side::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Side, Slot, Step, Where, device, slot};
+use crate::by_address::RunCall;
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::memory::Protection;
@@ -27,7 +27,7 @@ const BUFFER_SIZE: u64 = 4096;
 /// Tables up to this size are often cleared as a whole.
 const FEW_ENTRIES: u64 = 1 << 13;
 /// Largest number of bytes to fill at once.
-const MOST_FILLED: u64 = 1 << 18;
+const MAX_FILLED: u64 = 1 << 18;
 
 fn call(file: Slot, call: Call, user: Where) -> Step {
     Step::Call { file, call, user }
@@ -50,7 +50,7 @@ pub fn prologue(rng: &mut Rng, model: &Side<Model>, plan: &Plan) -> Vec<Step> {
             .filter_map(|step| if let Step::Allocate { size, .. } = step { Some(*size) } else { None })
             .collect();
         let fills = sizes.iter().enumerate().map(|(slot, size)| {
-            Step::Fill(Part { slot, offset: 0, len: (*size).min(MOST_FILLED) }, 0x11 * (slot as u8 + 1))
+            Step::Fill(Part { slot, offset: 0, len: (*size).min(MAX_FILLED) }, 0x11 * (slot as u8 + 1))
         });
         steps.extend(fills.collect::<Vec<_>>());
     }
@@ -111,7 +111,7 @@ fn open_of(rng: &mut Rng, model: &Side<Model>, all: impl Iterator<Item = Slot>) 
 fn ready(model: &Side<Model>) -> Vec<Slot> {
     let answers = |slot: &Slot| {
         let info = spapr::TceInfo { argsz: 16, ..Default::default() };
-        model.fd(*slot).is_some_and(|fd| model.host.call(fd, &mut Call::TceGetInfo(info)).is_ok())
+        model.fd(*slot).is_some_and(|fd| model.host.run_call(fd, &mut Call::TceGetInfo(info)).is_ok())
     };
     (0..CONTAINERS).map(Slot::Container).filter(answers).collect()
 }
@@ -362,7 +362,7 @@ fn device_step(rng: &mut Rng, model: &Side<Model>) -> Step {
         // The group that stays is observed while the other one leaves.
         2 => call(Slot::Group(other_group(device)), Call::GroupUnsetContainer, NOWHERE),
         3..5 => match numbers::part(rng, model) {
-            Some(part) if part.len <= MOST_FILLED => Step::Fill(part, rng.u8(1..)),
+            Some(part) if part.len <= MAX_FILLED => Step::Fill(part, rng.u8(1..)),
             _ => call(device, device_call(rng), NOWHERE),
         },
         _ => dma_step(rng, model, device),

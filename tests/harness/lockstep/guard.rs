@@ -1,22 +1,21 @@
 //! Leaves steps out of the random walk that would crash the machine, poison or lose something, or
 //! take too long.
 
-use super::side::Side;
-use super::slots::{FILES, Slot, Step, Where, slot};
+use super::side::{FILES, Side, Slot, Step, Where, slot};
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::{Call, Host, Platform};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::{eeh, spapr};
 
 /// Largest number of entries in a table that is cleared one by one.
-const MOST_ENTRIES: u64 = 1 << 13;
+const MAX_ENTRIES: u64 = 1 << 13;
 /// Largest number of pages to unmap at once.
-const MOST_UNMAPPED: u64 = 1 << 20;
+const MAX_UNMAPPED: u64 = 1 << 20;
 /// Largest number of entries in a table of several levels, whose absent leaves are skipped.
-const MOST_SPARSE: u64 = 1 << 26;
+const MAX_SPARSE: u64 = 1 << 26;
 /// Largest number of bytes of memory to register: the kernel allocates an array for them before it
 /// checks them.
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 /// Sizes from here on get no such array.
 const ABSURD: u64 = 1 << 56;
 
@@ -31,13 +30,13 @@ pub fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String
     }
     let mut fork = model.fork();
     let before = fork.host.violations().len();
-    let (windows, large) = (count_windows(&fork, 0), count_windows(&fork, MOST_ENTRIES + 1));
+    let (windows, large) = (count_windows(&fork, 0), count_windows(&fork, MAX_ENTRIES + 1));
     let (result, _) = fork.run(step);
     if let Some(violation) = fork.host.violations()[before..].iter().find(|violation| violation.harms_kernel()) {
         let text = format!("{violation:?}");
         return Some(text.split([' ', '{']).next().unwrap_or_default().into());
     }
-    if !patient && count_windows(&fork, MOST_ENTRIES + 1) > large {
+    if !patient && count_windows(&fork, MAX_ENTRIES + 1) > large {
         return Some("Slow".into());
     }
     match step {
@@ -48,7 +47,7 @@ pub fn refusal(model: &Side<Model>, step: &Step, patient: bool) -> Option<String
         Step::Free(_) | Step::Protect(..) if result.is_err() => Some("NotWhole".into()),
         Step::Call { call: Call::TceCreate(args), .. } if count_windows(&fork, 0) > windows => {
             let entries = args.window_size >> args.page_shift.min(63);
-            let most = if args.levels > 1 { MOST_SPARSE } else { MOST_ENTRIES };
+            let most = if args.levels > 1 { MAX_SPARSE } else { MAX_ENTRIES };
             (entries > most).then(|| "Slow".into())
         }
         _ => None,
@@ -67,13 +66,11 @@ fn rule(model: &Side<Model>, step: &Step) -> Option<&'static str> {
         Step::Call { call: Call::EehPeOp(args), .. } if args.op == eeh::op::INJECT_ERR => {
             (12..20).contains(&args.err.func).then_some("ErrorOfDma")
         }
-        Step::Call { call: Call::RegisterMemory(args), .. } if (MOST_BYTES..ABSURD).contains(&args.size) => {
-            Some("Slow")
-        }
+        Step::Call { call: Call::RegisterMemory(args), .. } if (MAX_BYTES..ABSURD).contains(&args.size) => Some("Slow"),
         Step::Call { file, call: Call::UnmapDma(args), .. } => {
             let fd = model.fd(*file)?;
             let pages = model.host.tables(fd).iter().map(|table| table.page).min().unwrap_or(PageShift::P4K);
-            (args.size >> pages.get() > MOST_UNMAPPED).then_some("Slow")
+            (args.size >> pages.get() > MAX_UNMAPPED).then_some("Slow")
         }
         // An address in hugetlb memory is aligned alike on both sides only to its own page.
         Step::Call { file, call: Call::MapDma(args), user: Where::Memory { slot, .. } } => {

@@ -1,7 +1,6 @@
 //! Numbers that are valid, at a boundary, or hostile.
 
-use super::side::Side;
-use super::slots::{Part, Where};
+use super::side::{Part, Side, Where};
 use fastrand::Rng;
 use spapr_iommu::host::Host;
 use spapr_iommu::model::{Model, TableView};

@@ -1,6 +1,6 @@
 //! One side: a host with its files and memory by slot, and its visible state.
 
-use super::slots::{Slot, Step};
+use crate::by_address::RunCall;
 use core::hash::{Hash, Hasher};
 use core::ops::Deref;
 use spapr_iommu::addr::UserRange;
@@ -8,14 +8,15 @@ use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Call, Errno, GroupFacts, Host, Memory, Node};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::{spapr, vfio};
-use spapr_iommu_cli::scenario::bare::{Done, Process};
+use spapr_iommu_cli::scenario::raw::{DeviceFile, Done, Process, Which};
+pub use spapr_iommu_cli::scenario::raw::{Part, Slot, Step, Where};
 use std::fs::File;
 use std::hash::DefaultHasher;
 use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 
 /// Larger pieces of memory are only accessed by devices.
-const MOST_READ: u64 = 4 << 20;
+const MAX_READ: u64 = 4 << 20;
 
 /// A kernel with memory.
 pub trait Machine: Host + Memory {
@@ -93,7 +94,7 @@ impl<M: Machine> Side<M> {
 
     /// Returns the memory that is checked after DMA.
     pub fn small_memory(&self) -> impl Iterator<Item = (usize, UserRange)> {
-        self.memory.iter().copied().enumerate().filter(|(_, range)| range.len() <= MOST_READ)
+        self.memory.iter().copied().enumerate().filter(|(_, range)| range.len() <= MAX_READ)
     }
 
     /// Runs a step; the second value is the call's structure afterwards.
@@ -113,7 +114,7 @@ impl<M: Machine> Side<M> {
                     Slot::Group(_) => Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, ..Default::default() }),
                     Slot::Device(_) => return None,
                 };
-                let result = self.host.call(fd, &mut call);
+                let result = self.host.run_call(fd, &mut call);
                 Some((slot, result, call))
             })
             .collect()
@@ -129,7 +130,7 @@ impl Side<Model> {
 
 /// Returns at least two groups with vfio-pci.
 pub fn groups(host: &impl Host) -> Result<Vec<GroupFacts>, String> {
-    let groups = crate::groups::groups(host);
+    let groups = crate::machine::groups(host);
     if groups.len() < 2 {
         return Err(format!("two groups with vfio-pci are needed, there are {groups:?}"));
     }
@@ -194,5 +195,33 @@ impl Outcome {
             text += &format!(", memory {:x?}", self.contents);
         }
         text
+    }
+}
+
+pub const CONTAINERS: usize = 3;
+pub const GROUPS: usize = 2;
+pub const DEVICES: usize = 4;
+pub const FILES: usize = CONTAINERS + GROUPS + DEVICES;
+
+/// The first two are files of one device, the third is another group's, the fourth has a name that
+/// does not exist.
+const DEVICE_FILES: [DeviceFile; DEVICES] = [
+    DeviceFile { group: 0, which: Which::First },
+    DeviceFile { group: 0, which: Which::Again },
+    DeviceFile { group: 1, which: Which::First },
+    DeviceFile { group: 0, which: Which::Absent },
+];
+
+/// Returns the n-th device file.
+pub fn device(n: usize) -> Slot {
+    Slot::Device(DEVICE_FILES[n])
+}
+
+/// Returns the n-th file.
+pub fn slot(index: usize) -> Slot {
+    match index {
+        n if n < CONTAINERS => Slot::Container(n),
+        n if n < CONTAINERS + GROUPS => Slot::Group(n - CONTAINERS),
+        n => device(n - CONTAINERS - GROUPS),
     }
 }

@@ -1,8 +1,8 @@
 //! Runs steps, alone or from several threads.
 
-use super::number::{Bus, Bytes, Place};
-use super::setup::{End, Setup};
-use super::step::Step;
+use super::step::{Bus, Bytes, Place, Step};
+use super::{End, Setup};
+use crate::by_address::ByAddress;
 use parking_lot::RwLock;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -22,7 +22,7 @@ pub const SPACES: usize = 3;
 pub const GROUPS: u32 = 4;
 
 /// State shared by all threads.
-pub struct Ground {
+pub struct Fixture {
     pub model: Arc<Model>,
     pub registry: Registry,
     spaces: Vec<RwLock<AddressSpace>>,
@@ -41,7 +41,7 @@ pub struct Handle {
 
 /// The handles one thread holds.
 #[derive(Default)]
-pub struct Hands {
+pub struct Holdings {
     leases: Vec<Lease>,
     devices: Vec<Handle>,
 }
@@ -75,7 +75,7 @@ pub enum Outcome {
     Nothing,
 }
 
-impl Ground {
+impl Fixture {
     pub fn new(setup: &Setup) -> Self {
         let mut model = Model::new(setup.preset).with_groups(GROUPS);
         if let Some(limit) = setup.memlock {
@@ -92,9 +92,9 @@ impl Ground {
         }
         let registry = Registry::new(model.clone());
         let spaces: Vec<_> = (0..SPACES).map(|_| RwLock::new(AddressSpace::new(&registry))).collect();
-        let ground = Self { model, registry, spaces, blocks, setup: *setup };
-        ground.blocks.iter().for_each(|block| ground.mark(*block));
-        ground
+        let fixture = Self { model, registry, spaces, blocks, setup: *setup };
+        fixture.blocks.iter().for_each(|block| fixture.mark(*block));
+        fixture
     }
 
     pub fn space(&self, space: usize) -> AddressSpace {
@@ -121,16 +121,16 @@ impl Ground {
 
     /// Writes a new value to each page, if the memory exists and is writable.
     pub fn mark(&self, range: UserRange) {
-        for page in range.chunks(super::number::PAGE).take(64) {
+        for page in range.chunks(super::step::PAGE).take(64) {
             let mark = MARKS.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
             let _ = self.model.write(page.start(), &mark);
         }
     }
 
     /// Releases everything and checks that nothing is left.
-    pub fn end(self, hands: Hands, end: End) {
+    pub fn end(self, holdings: Holdings, end: End) {
         let Self { model, registry, spaces, .. } = self;
-        let Hands { mut leases, devices } = hands;
+        let Holdings { mut leases, devices } = holdings;
         if end == End::Killed {
             model.exit();
             assert_eq!(model.violations(), [], "at the kill");
@@ -170,7 +170,7 @@ fn range(Bus(start): Bus, Bytes(len): Bytes) -> Option<IovaRange> {
     IovaRange::new(Iova(start), len).ok()
 }
 
-impl Hands {
+impl Holdings {
     /// Joins the handles of two threads.
     pub fn with(mut self, other: Self) -> Self {
         self.leases.extend(other.leases);
@@ -179,26 +179,26 @@ impl Hands {
     }
 
     /// Runs a step. A step that refers to nothing has no result.
-    pub fn act(&mut self, ground: &Ground, step: &Step) -> Outcome {
-        self.try_act(ground, step).unwrap_or(Outcome::Nothing)
+    pub fn act(&mut self, fixture: &Fixture, step: &Step) -> Outcome {
+        self.try_act(fixture, step).unwrap_or(Outcome::Nothing)
     }
 
-    fn try_act(&mut self, ground: &Ground, step: &Step) -> Option<Outcome> {
-        let on = |space: &usize| ground.space(*space);
+    fn try_act(&mut self, fixture: &Fixture, step: &Step) -> Option<Outcome> {
+        let on = |space: &usize| fixture.space(*space);
         Some(match step {
             Step::Attach { space, group } => Outcome::Attached(on(space).attach(*group)),
             Step::Beside { space, group, other } => Outcome::Attached(on(space).attach_beside(*group, *other)),
             Step::Detach { space, group } => Outcome::Detached(on(space).detach(*group)),
             Step::Renew { space } => {
                 self.devices.iter().all(|device| device.space != *space).then_some(())?;
-                *ground.spaces[*space].write() = AddressSpace::new(&ground.registry);
+                *fixture.spaces[*space].write() = AddressSpace::new(&fixture.registry);
                 Outcome::Renewed
             }
             Step::Register { parts } => {
-                let parts: Vec<_> = parts.iter().filter_map(|&(at, len)| ground.part(at, len)).collect();
+                let parts: Vec<_> = parts.iter().filter_map(|&(at, len)| fixture.part(at, len)).collect();
                 let leased = match parts[..] {
-                    [only] => ground.registry.register(only).map(|lease| vec![lease]),
-                    _ => ground.registry.register_all(&parts),
+                    [only] => fixture.registry.lease(only).map(|lease| vec![lease]),
+                    _ => fixture.registry.lease_all(&parts),
                 };
                 Outcome::Registered(parts, leased.map(|leases| self.leases.extend(leases)))
             }
@@ -217,7 +217,7 @@ impl Hands {
             }
             Step::Map { space, requests, permission, overlap } => {
                 let request = |&(at, place, len): &_| {
-                    Some(MapRequest { iova: range(at, len)?, user: ground.address(place), permission: *permission })
+                    Some(MapRequest { iova: range(at, len)?, user: fixture.address(place), permission: *permission })
                 };
                 let requests: Vec<_> = requests.iter().filter_map(request).collect();
                 let mapped = on(space).map_all(&requests, *overlap);
@@ -232,14 +232,14 @@ impl Hands {
                 let _ = on(space).plan(&request.0);
                 Outcome::Nothing
             }
-            Step::Window { space, request } => make(ground, &on(space), &request.0),
+            Step::Window { space, request } => make(fixture, &on(space), &request.0),
             Step::RemoveWindow { space, at } => Outcome::Windows(on(space).remove_window(Iova(at.0))),
             Step::DropDefault { space } => Outcome::Windows(on(space).drop_default_window()),
-            Step::Ask { space, at, len } => Outcome::Windows(on(space).ask(range(*at, *len)?).map(drop)),
-            Step::Unask { space, at, len } => Outcome::Windows(on(space).unask(range(*at, *len)?)),
+            Step::Reserve { space, at, len } => Outcome::Windows(on(space).reserve(range(*at, *len)?).map(drop)),
+            Step::Unreserve { space, at, len } => Outcome::Windows(on(space).unreserve(range(*at, *len)?)),
             Step::Trim { space } => Outcome::Windows(on(space).trim()),
             Step::Device { space, group } => {
-                let address = ground.model.groups().into_iter().find(|facts| facts.number == *group)?;
+                let address = fixture.model.groups().into_iter().find(|facts| facts.number == *group)?;
                 let opened = on(space).device(*group, &address.devices.first()?.address);
                 Outcome::Opened(opened.map(|device| {
                     let region = device.region(7).unwrap();
@@ -252,15 +252,15 @@ impl Hands {
                 Outcome::Closed { space, group }
             }
             Step::Declare { at, len, kind } => {
-                let range = ground.part(*at, *len).filter(is_small)?;
-                let changed = ground.model.declare(range, *kind);
-                ground.mark(range);
+                let range = fixture.part(*at, *len).filter(is_small)?;
+                let changed = fixture.model.declare(range, *kind);
+                fixture.mark(range);
                 Outcome::Changed(range, changed)
             }
             Step::Protect { at, len, protection } => {
-                let range = ground.part(*at, *len)?;
+                let range = fixture.part(*at, *len)?;
                 // Registered memory stays as it is.
-                let _ = ground.model.protect(range, *protection);
+                let _ = fixture.model.protect(range, *protection);
                 Outcome::Nothing
             }
         })
@@ -272,9 +272,9 @@ fn is_small(range: &UserRange) -> bool {
     range.len() <= 4 << PageShift::P16M.get()
 }
 
-fn make(ground: &Ground, space: &AddressSpace, request: &WindowRequest) -> Outcome {
-    let before = ground.model.locked();
+fn make(fixture: &Fixture, space: &AddressSpace, request: &WindowRequest) -> Outcome {
+    let before = fixture.model.locked();
     let plan = space.plan(request);
     let made = space.create_window(request);
-    Outcome::Made { plan, made, locked: i128::from(ground.model.locked()) - i128::from(before) }
+    Outcome::Made { plan, made, locked: i128::from(fixture.model.locked()) - i128::from(before) }
 }

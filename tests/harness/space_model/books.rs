@@ -1,10 +1,10 @@
 //! The twin: what is leased, attached and mapped, and the expected result of each step.
 
-use super::act::{GROUPS, Ground, Outcome, SPACES};
-use super::runs::{Run, Runs};
+use super::act::{Fixture, GROUPS, Outcome, SPACES};
 use super::step::Step;
 use spapr_iommu::addr::{IovaRange, UserRange};
 use spapr_iommu::host::{Host, Platform};
+use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{MapRequest, Overlap};
 use spapr_iommu::window::Step as Planned;
 use std::collections::BTreeMap;
@@ -29,9 +29,9 @@ pub struct Twin {
 
 impl Twin {
     /// Creates a twin with nothing attached, or with what the setup requires.
-    pub fn new(ground: &Ground) -> Self {
+    pub fn new(fixture: &Fixture) -> Self {
         let spaces = (0..SPACES).map(|_| Space::default()).collect();
-        let intact = ground.setup.memlock.is_none();
+        let intact = fixture.setup.memlock.is_none();
         Self { spaces, leases: Vec::new(), intact, breached: Vec::new() }
     }
 
@@ -48,10 +48,10 @@ impl Twin {
     }
 
     /// Checks the result of a step against the expected one, and applies the step.
-    pub fn follow(&mut self, ground: &Ground, step: &Step, outcome: Outcome) {
+    pub fn follow(&mut self, fixture: &Fixture, step: &Step, outcome: Outcome) {
         match (step, outcome) {
             (&Step::Attach { space, group }, Outcome::Attached(result)) => {
-                let free = group < GROUPS - u32::from(ground.setup.host_driver) && !self.is_attached(group);
+                let free = group < GROUPS - u32::from(fixture.setup.host_driver) && !self.is_attached(group);
                 assert!(free || result.is_err(), "{step:?}");
                 if let Err(error) = &result {
                     assert!(!free || !self.intact, "{step:?}: {error}");
@@ -60,9 +60,9 @@ impl Twin {
                 }
             }
             (&Step::Beside { space, group, other }, Outcome::Attached(result)) => {
-                let free = group < GROUPS - u32::from(ground.setup.host_driver) && !self.is_attached(group);
+                let free = group < GROUPS - u32::from(fixture.setup.host_driver) && !self.is_attached(group);
                 let there = self.spaces[space].groups.contains_key(&other);
-                let powernv = ground.setup.preset.platform() == Platform::Powernv;
+                let powernv = fixture.setup.preset.platform() == Platform::Powernv;
                 assert_eq!(result.is_ok(), free && there && powernv, "{step:?}: {result:?}");
                 if result.is_ok() {
                     self.spaces[space].groups.insert(group, 0);
@@ -79,19 +79,19 @@ impl Twin {
                 }
             }
             (&Step::Renew { space }, Outcome::Renewed) => self.spaces[space] = Space::default(),
-            (_, Outcome::Registered(parts, result)) => self.registered(ground, step, parts, result),
+            (_, Outcome::Registered(parts, result)) => self.registered(fixture, step, parts, result),
             (_, Outcome::Released(at, result)) => self.released(at, result),
             (_, Outcome::Dropped(at)) => drop(self.leases.remove(at)),
             (&Step::Map { space, overlap, .. }, Outcome::Mapped(requests, result)) => match result {
                 Ok(()) => self.mapped(space, &requests, overlap),
                 Err(error) => {
-                    let right = self.intact && self.is_right(ground, space, &requests, overlap);
+                    let right = self.intact && self.is_right(fixture, space, &requests, overlap);
                     assert!(!right, "{step:?}: {error}");
                     self.not_the_kernels(&error.to_string(), step);
                 }
             },
             (&Step::Unmap { space, .. }, Outcome::Unmapped(range, result)) => {
-                let windows = ground.space(space).status().windows;
+                let windows = fixture.space(space).status().windows;
                 let held = |(window, _): &_| holds(window, range);
                 assert_eq!(result.is_ok(), windows.iter().any(held), "{step:?}: {result:?}");
                 if let Ok(bytes) = result {
@@ -141,12 +141,12 @@ impl Twin {
 
     fn registered(
         &mut self,
-        ground: &Ground,
+        fixture: &Fixture,
         step: &Step,
         parts: Vec<UserRange>,
         result: Result<(), spapr_iommu::registry::RegisterError>,
     ) {
-        let page = ground.model.page_shift();
+        let page = fixture.model.page_shift();
         let aligned = parts.iter().all(|part| part.is_aligned(page));
         match result {
             Ok(()) => {
@@ -155,7 +155,7 @@ impl Twin {
             }
             Err(error) => {
                 self.not_the_kernels(&error.to_string(), step);
-                let there = |part: &UserRange| ground.blocks.iter().any(|block| block.contains_range(part));
+                let there = |part: &UserRange| fixture.blocks.iter().any(|block| block.contains_range(part));
                 // Memory that is still mapped though no lease covers it cannot be leased again.
                 let loose = |part: &UserRange| !self.is_leased(part.start().0, part.end().0) && self.any_mapped();
                 let right = aligned && parts.iter().all(|part| there(part) && !loose(part));
@@ -214,15 +214,15 @@ impl Twin {
 
     /// Returns whether requests must work: whole pages of an existing window, to leased memory that
     /// can serve them.
-    fn is_right(&self, ground: &Ground, space: usize, requests: &[MapRequest], overlap: Overlap) -> bool {
-        let windows = ground.space(space).status().windows;
+    fn is_right(&self, fixture: &Fixture, space: usize, requests: &[MapRequest], overlap: Overlap) -> bool {
+        let windows = fixture.space(space).status().windows;
         let apart = |a: &MapRequest, b: &MapRequest| a.iova.intersection(&b.iova).is_none();
         let disjoint = requests.iter().enumerate().all(|(i, a)| requests[..i].iter().all(|b| apart(a, b)));
         let right = |request: &MapRequest| {
             let (iova, user, len) = (request.iova, request.user.0, request.iova.len());
             let window = windows.iter().find(|(window, _)| holds(window, iova));
             let fits = window
-                .is_some_and(|(window, _)| window.page <= ground.model.page_shift() && user & window.page.mask() == 0);
+                .is_some_and(|(window, _)| window.page <= fixture.model.page_shift() && user & window.page.mask() == 0);
             let free = self.spaces[space].runs.within(iova.start().0, iova.end().0) == 0;
             let leased = user.checked_add(len).is_some_and(|end| self.is_leased(user, end));
             fits && leased && (free || overlap == Overlap::Replace)
@@ -244,4 +244,87 @@ impl Twin {
 /// Returns whether a range is whole pages of a window.
 fn holds(window: &spapr_iommu::window::Window, range: IovaRange) -> bool {
     window.range.contains_range(&range) && range.is_aligned(window.page)
+}
+
+/// A stretch of bus addresses that leads to a stretch of user memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub iova: u64,
+    pub len: u64,
+    pub user: u64,
+    pub permission: Permission,
+    /// Whether the user has changed the memory since.
+    pub stale: bool,
+}
+
+impl Run {
+    /// Returns the part of it in `start..end`.
+    fn cut(&self, start: u64, end: u64) -> Option<Self> {
+        let (from, to) = (self.iova.max(start), (self.iova + self.len).min(end));
+        (from < to).then(|| Self { iova: from, len: to - from, user: self.user + (from - self.iova), ..*self })
+    }
+
+    /// Returns the bus addresses that lead to `start..end` of user memory: first and length.
+    pub fn seen(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let (from, to) = (self.user.max(start), (self.user + self.len).min(end));
+        (from < to).then(|| (self.iova + (from - self.user), to - from))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Runs(pub Vec<Run>);
+
+impl Runs {
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|run| run.len).sum()
+    }
+
+    /// Returns the bytes mapped in `start..end`.
+    pub fn within(&self, start: u64, end: u64) -> u64 {
+        self.0.iter().filter_map(|run| run.cut(start, end)).map(|run| run.len).sum()
+    }
+
+    pub fn remove(&mut self, start: u64, end: u64) {
+        self.0 = self.0.iter().flat_map(|run| [run.cut(0, start), run.cut(end, u64::MAX)]).flatten().collect();
+    }
+
+    pub fn insert(&mut self, run: Run) {
+        self.0.push(run);
+    }
+
+    /// Marks what leads to `start..end` of user memory as changed.
+    pub fn spoil(&mut self, start: u64, end: u64) {
+        for run in std::mem::take(&mut self.0) {
+            let Some((iova, len)) = run.seen(start, end) else {
+                self.0.push(run);
+                continue;
+            };
+            let middle = run.cut(iova, iova + len).map(|part| Run { stale: true, ..part });
+            self.0.extend([run.cut(0, iova), middle, run.cut(iova + len, u64::MAX)].into_iter().flatten());
+        }
+    }
+
+    /// Returns them in order, with those joined that continue each other.
+    pub fn joined(&self) -> Vec<Stretch> {
+        joined(self.0.iter().map(|run| (run.iova, run.len, run.user, run.permission)))
+    }
+}
+
+/// Bus address, length, user address, permission.
+pub type Stretch = (u64, u64, u64, Permission);
+
+/// Returns them in order, with those joined that continue each other.
+pub fn joined(stretches: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
+    let mut sorted: Vec<_> = stretches.collect();
+    sorted.sort_by_key(|stretch| stretch.0);
+    let mut all: Vec<Stretch> = Vec::new();
+    for stretch in sorted {
+        match all.last_mut() {
+            Some(last) if (last.0 + last.1, last.2 + last.1, last.3) == (stretch.0, stretch.2, stretch.3) => {
+                last.1 += stretch.1;
+            }
+            _ => all.push(stretch),
+        }
+    }
+    all
 }

@@ -1,8 +1,7 @@
 //! Checks that library, kernel and twin agree.
 
-use super::act::{Ground, SPACES};
-use super::books::Twin;
-use super::runs::joined;
+use super::act::{Fixture, SPACES};
+use super::books::{Twin, joined};
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::{Fd, Memory, Platform};
 use spapr_iommu::model::TableView;
@@ -10,31 +9,31 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;
 
 /// Returns the containers of a space.
-fn containers(ground: &Ground, space: &AddressSpace) -> Vec<Fd> {
+fn containers(fixture: &Fixture, space: &AddressSpace) -> Vec<Fd> {
     let groups: Vec<_> = space.status().groups.iter().map(|status| status.group).collect();
-    let mut containers = ground.model.containers();
-    containers.retain(|&fd| ground.model.groups_in(fd).iter().any(|group| groups.contains(group)));
+    let mut containers = fixture.model.containers();
+    containers.retain(|&fd| fixture.model.groups_in(fd).iter().any(|group| groups.contains(group)));
     containers
 }
 
 /// Checks that library and kernel agree, and that no trap was met.
-pub fn stands(ground: &Ground) {
-    let model = &ground.model;
+pub fn stands(fixture: &Fixture) {
+    let model = &fixture.model;
     assert_eq!((model.violations(), model.leaks()), (vec![], vec![]));
-    let powernv = ground.setup.preset.platform() == Platform::Powernv;
+    let powernv = fixture.setup.preset.platform() == Platform::Powernv;
     let seen = |permission| match permission {
         Permission::Write if powernv => Permission::ReadWrite,
         permission => permission,
     };
     let (mut bytes, mut open) = (0, 0);
-    for space in (0..SPACES).map(|space| ground.space(space)) {
+    for space in (0..SPACES).map(|space| fixture.space(space)) {
         let mappings = space.mappings();
         let books = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, seen(m.permission))));
         let sum: u64 = mappings.iter().map(|mapping| mapping.iova.len()).sum();
         assert_eq!(space.mapped(), (mappings.len(), sum));
         bytes += sum;
         let status = space.status();
-        let of = containers(ground, &space);
+        let of = containers(fixture, &space);
         let known = status.groups.iter().map(|group| group.container + 1).max().unwrap_or(0);
         assert_eq!(of.len(), known, "containers of {:?}", status.groups);
         open += of.len();
@@ -52,25 +51,25 @@ pub fn stands(ground: &Ground) {
         }
     }
     assert_eq!(model.containers().len(), open, "open containers");
-    regions_agree(ground, bytes);
+    regions_agree(fixture, bytes);
 }
 
 /// Checks that the registry's regions are the kernel's, and that all of them are needed.
-fn regions_agree(ground: &Ground, bytes: u64) {
-    let regions = ground.registry.regions();
+fn regions_agree(fixture: &Fixture, bytes: u64) {
+    let regions = fixture.registry.regions();
     assert_eq!(regions.iter().map(|region| region.mapped).sum::<u64>(), bytes, "bytes mapped in regions");
     assert!(regions.iter().all(|region| region.leases > 0 || region.mapped > 0), "{regions:?}");
     let held = regions.iter().filter(|region| region.containers > 0);
     let books: Vec<_> = held.map(|region| (region.range, region.containers as u64)).collect();
-    let mut kernel: Vec<_> = ground.model.regions().iter().map(|region| (region.range, region.used)).collect();
+    let mut kernel: Vec<_> = fixture.model.regions().iter().map(|region| (region.range, region.used)).collect();
     kernel.sort_by_key(|(range, _)| *range);
     assert_eq!(kernel, books, "regions of the kernel");
 }
 
 /// Also checks that the twin agrees, and that devices see what the process sees.
-pub fn agrees(ground: &Ground, twin: &Twin) {
-    stands(ground);
-    for (space, expected) in (0..SPACES).map(|space| (ground.space(space), &twin.spaces[space])) {
+pub fn agrees(fixture: &Fixture, twin: &Twin) {
+    stands(fixture);
+    for (space, expected) in (0..SPACES).map(|space| (fixture.space(space), &twin.spaces[space])) {
         let mappings = space.mappings();
         let books = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, m.permission)));
         assert_eq!(books, expected.runs.joined(), "what is mapped");
@@ -87,10 +86,10 @@ pub fn agrees(ground: &Ground, twin: &Twin) {
         let whole = IovaRange::new(Iova(0), u64::MAX).unwrap();
         let gaps: u64 = space.gaps(whole).iter().map(|gap| gap.len()).sum();
         assert_eq!(gaps, u64::MAX - expected.runs.bytes());
-        devices_see(ground, twin, &space, expected);
+        devices_see(fixture, twin, &space, expected);
     }
     let covered = |lease: &UserRange| {
-        let regions = ground.registry.regions();
+        let regions = fixture.registry.regions();
         let inside: u64 =
             regions.iter().filter_map(|region| region.range.intersection(lease)).map(|part| part.len()).sum();
         inside == lease.len()
@@ -99,17 +98,17 @@ pub fn agrees(ground: &Ground, twin: &Twin) {
 }
 
 /// Checks that devices read what the process reads, where the user left the memory unchanged.
-fn devices_see(ground: &Ground, twin: &Twin, space: &AddressSpace, expected: &super::books::Space) {
-    for container in containers(ground, space) {
+fn devices_see(fixture: &Fixture, twin: &Twin, space: &AddressSpace, expected: &super::books::Space) {
+    for container in containers(fixture, space) {
         for run in expected.runs.0.iter().filter(|run| !run.stale && run.permission != Permission::Write) {
-            for offset in (0..run.len).step_by(super::number::PAGE as usize).take(8) {
+            for offset in (0..run.len).step_by(super::step::PAGE as usize).take(8) {
                 let user = UserAddr(run.user + offset);
                 let (mut device, mut process) = ([0; 8], [0; 8]);
                 let breached = twin.breached.iter().any(|range| range.contains(user));
-                if breached || ground.model.read(user, &mut process).is_err() {
+                if breached || fixture.model.read(user, &mut process).is_err() {
                     continue;
                 }
-                ground.model.device_read(container, Iova(run.iova + offset), &mut device);
+                fixture.model.device_read(container, Iova(run.iova + offset), &mut device);
                 assert_eq!(device, process, "a device reads at {:#x} what {user} holds", run.iova + offset);
             }
         }

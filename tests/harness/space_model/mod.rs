@@ -4,25 +4,21 @@
 //! property test and the threads (`tests/space`), and the fuzzer (`tests/fuzz`).
 
 mod act;
-mod books;
+pub(crate) mod books;
 mod check;
-mod number;
-mod request;
-mod runs;
-mod setup;
 mod step;
 
-pub use act::{Ground, Hands};
+pub use act::{Fixture, Holdings};
 pub use books::Twin;
 pub use check::{agrees, stands};
-pub use setup::Setup;
 pub use step::Step;
 
-use arbitrary::Unstructured;
+use arbitrary::{Arbitrary, Result, Unstructured};
+use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Machine, Preset};
 use std::sync::Barrier;
 
 /// Largest number of steps in a sequence: errors appear sooner, and a sequence stays quick.
-const MOST_STEPS: usize = 80;
+const MAX_STEPS: usize = 80;
 
 /// A machine and the steps run on it.
 #[derive(Clone)]
@@ -45,7 +41,7 @@ impl Sequence {
         let mut input = Unstructured::new(bytes);
         let setup: Setup = input.arbitrary()?;
         let mut steps = if setup.ready { Step::first() } else { Vec::new() };
-        while !input.is_empty() && steps.len() < MOST_STEPS {
+        while !input.is_empty() && steps.len() < MAX_STEPS {
             steps.push(input.arbitrary()?);
         }
         Ok(Self { setup, steps })
@@ -56,39 +52,92 @@ impl Sequence {
     /// were mapped.
     pub fn run_together(threads: &[Self]) -> u64 {
         let Some(first) = threads.first() else { return 0 };
-        let ground = Ground::new(&first.setup);
+        let fixture = Fixture::new(&first.setup);
         let start = Barrier::new(threads.len());
         let run = |sequence: &Self| {
-            let mut hands = Hands::default();
+            let mut holdings = Holdings::default();
             start.wait();
             for step in sequence.steps.iter().filter(|step| !matches!(step, Step::Renew { .. })) {
-                hands.act(&ground, step);
+                holdings.act(&fixture, step);
             }
-            hands
+            holdings
         };
-        let hands = std::thread::scope(|scope| {
+        let holdings = std::thread::scope(|scope| {
             let running: Vec<_> = threads.iter().map(|sequence| scope.spawn(|| run(sequence))).collect();
             let ended: Vec<_> = running.into_iter().map(|thread| thread.join()).collect();
-            ended.into_iter().map(|hands| hands.unwrap()).collect::<Vec<_>>()
+            ended.into_iter().map(|holdings| holdings.unwrap()).collect::<Vec<_>>()
         });
-        stands(&ground);
-        let mapped = ground.mapped();
-        ground.end(hands.into_iter().fold(Hands::default(), Hands::with), first.setup.end);
+        stands(&fixture);
+        let mapped = fixture.mapped();
+        fixture.end(holdings.into_iter().fold(Holdings::default(), Holdings::with), first.setup.end);
         mapped
     }
 
     /// Runs the sequence. Everything must agree after each step, and at the end nothing may be
     /// left.
     pub fn run(&self) {
-        let ground = Ground::new(&self.setup);
-        let mut hands = Hands::default();
-        let mut twin = Twin::new(&ground);
-        agrees(&ground, &twin);
+        let fixture = Fixture::new(&self.setup);
+        let mut holdings = Holdings::default();
+        let mut twin = Twin::new(&fixture);
+        agrees(&fixture, &twin);
         for step in &self.steps {
-            let outcome = hands.act(&ground, step);
-            twin.follow(&ground, step, outcome);
-            agrees(&ground, &twin);
+            let outcome = holdings.act(&fixture, step);
+            twin.follow(&fixture, step, outcome);
+            agrees(&fixture, &twin);
         }
-        ground.end(hands, self.setup.end);
+        fixture.end(holdings, self.setup.end);
+    }
+}
+
+/// The initial state of a sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub preset: Preset,
+    /// Bytes that may be locked, if that is limited.
+    pub memlock: Option<u64>,
+    /// Whether a host driver holds a device of the last group.
+    pub host_driver: bool,
+    /// Whether group 0 is attached and the first memory leased, so that most steps have an effect.
+    pub ready: bool,
+    pub end: End,
+}
+
+/// The order in which everything is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    LeasesFirst,
+    SpacesFirst,
+    /// Everything is unmapped, released and detached, all of which must work.
+    Tidy,
+    /// The kernel closes the files of a process that was killed.
+    Killed,
+}
+
+impl<'a> Arbitrary<'a> for Setup {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let bits: u8 = u.arbitrary()?;
+        let more: u8 = u.arbitrary()?;
+        let machine = match bits & 7 {
+            0 => Machine::Powernv8,
+            1 | 2 => Machine::Powernv9,
+            3 => Machine::Powernv10,
+            4 | 5 => Machine::Pseries(Firmware::default()),
+            6 => Machine::Pseries(Firmware { windows: 1, ..Firmware::default() }),
+            _ => Machine::Pseries(Firmware { ddw: u.ratio(3, 4)?, page_sizes: u.arbitrary()?, windows: 2 }),
+        };
+        let page = if bits & 8 == 0 { HostPage::Large } else { HostPage::Small };
+        let kernel = if bits & 16 == 0 { KernelVersion::V6_12 } else { KernelVersion::V7_2 };
+        let memlock = match more & 7 {
+            0 => Some(u64::from(u.arbitrary::<u8>()?) << 18),
+            _ => None,
+        };
+        let end = match more >> 6 {
+            0 => End::LeasesFirst,
+            1 => End::SpacesFirst,
+            2 => End::Tidy,
+            _ => End::Killed,
+        };
+        let preset = Preset { machine, page, kernel };
+        Ok(Self { preset, memlock, host_driver: more & 8 != 0, ready: bits & 0x60 != 0, end })
     }
 }

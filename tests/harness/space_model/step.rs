@@ -1,12 +1,12 @@
 //! A library call, or a change by the user to the underlying memory.
 
-use super::number::{Bus, Bytes, Place};
-use super::request::Request;
 use arbitrary::{Arbitrary, Result, Unstructured};
+use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use spapr_iommu::host::memory::Protection;
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::Overlap;
+use spapr_iommu::window::WindowRequest;
 
 /// Spaces are 0 to 2, groups 0 to 3; group 4 does not exist in the machine.
 #[derive(Clone, Debug)]
@@ -67,12 +67,12 @@ pub enum Step {
     DropDefault {
         space: usize,
     },
-    Ask {
+    Reserve {
         space: usize,
         at: Bus,
         len: Bytes,
     },
-    Unask {
+    Unreserve {
         space: usize,
         at: Bus,
         len: Bytes,
@@ -154,8 +154,8 @@ impl<'a> Arbitrary<'a> for Step {
             46..=48 => Self::Window { space: space(u)?, request: u.arbitrary()? },
             49 | 50 => Self::RemoveWindow { space: space(u)?, at: u.arbitrary()? },
             51 => Self::DropDefault { space: space(u)? },
-            52 | 53 => Self::Ask { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
-            54 => Self::Unask { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            52 | 53 => Self::Reserve { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
+            54 => Self::Unreserve { space: space(u)?, at: u.arbitrary()?, len: u.arbitrary()? },
             55 => Self::Trim { space: space(u)? },
             56 | 57 => Self::Device { space: space(u)?, group: group(u)? },
             58 | 59 => Self::CloseDevice { device: u.arbitrary()? },
@@ -167,5 +167,121 @@ impl<'a> Arbitrary<'a> for Step {
                 Self::Protect { at: u.arbitrary()?, len: u.arbitrary()?, protection }
             }
         })
+    }
+}
+
+/// Start of powernv's second window, and of the dynamic one of QEMU's firmware.
+const BIG: u64 = 1 << 59;
+/// One or 16 host pages.
+pub const PAGE: u64 = 0x10000;
+const SMALL: u64 = 0x1000;
+
+/// A bus address.
+#[derive(Clone, Copy, Debug)]
+pub struct Bus(pub u64);
+
+/// A length.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(pub u64);
+
+/// An address in one of the memories, or any user address.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    In { block: usize, offset: u64 },
+    Wild(u64),
+}
+
+fn below(u: &mut Unstructured<'_>, end: u8) -> Result<u64> {
+    Ok(u.int_in_range(0..=end - 1)?.into())
+}
+
+/// Generates powers of two and their neighbours.
+fn border(u: &mut Unstructured<'_>) -> Result<u64> {
+    let power = 1_u64 << below(u, 64)?;
+    let beside = [0, 1, SMALL, PAGE][below(u, 4)? as usize];
+    Ok(if u.arbitrary()? { power.wrapping_add(beside) } else { power.wrapping_sub(beside) })
+}
+
+impl<'a> Arbitrary<'a> for Bus {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let kind = below(u, 64)?;
+        let base = if kind & 1 == 0 { 0 } else { BIG };
+        Ok(Self(match kind >> 1 {
+            0..=17 => base + below(u, 16)? * PAGE,
+            18..=22 => base + below(u, 64)? * SMALL,
+            23 | 24 => base + (below(u, 6)? << 21),
+            25 => base + (below(u, 3)? << 24),
+            // The ends of windows.
+            26 | 27 => base + (1 << (24 + below(u, 20)?)) - below(u, 3)? * PAGE,
+            28 => base + 0x800,
+            29 => border(u)?,
+            _ => u.arbitrary()?,
+        }))
+    }
+}
+
+impl<'a> Arbitrary<'a> for Bytes {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(Self(match below(u, 32)? {
+            0..=14 => (1 + below(u, 8)?) * PAGE,
+            15..=19 => (1 + below(u, 20)?) * SMALL,
+            20..=22 => (1 + below(u, 3)?) << 21,
+            23 => (1 + below(u, 2)?) << 24,
+            24..=26 => 1 << (25 + below(u, 32)?),
+            27 => 0x800,
+            28 => 3,
+            29 => border(u)?,
+            _ => u.arbitrary()?,
+        }))
+    }
+}
+
+impl<'a> Arbitrary<'a> for Place {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let kind = below(u, 32)?;
+        let block = [0, 0, 1, 2][kind as usize & 3];
+        Ok(match kind >> 2 {
+            0..=4 => Self::In { block, offset: below(u, 16)? * PAGE },
+            5 => Self::In { block, offset: below(u, 64)? * SMALL },
+            6 => Self::In { block, offset: below(u, 3)? << 21 },
+            _ => match u.arbitrary()? {
+                true => Self::In { block, offset: border(u)? },
+                false => Self::Wild(u.arbitrary()?),
+            },
+        })
+    }
+}
+
+/// A request for a window.
+#[derive(Clone, Copy, Debug)]
+pub struct Request(pub WindowRequest);
+
+fn page(u: &mut Unstructured<'_>) -> Result<Option<PageShift>> {
+    Ok(match u.int_in_range(0..=7_u8)? {
+        0..=3 => None,
+        4 => Some(PageShift::P4K),
+        5 => Some(PageShift::P64K),
+        6 => Some(PageShift::P2M),
+        _ => PageShift::new(u.int_in_range(12..=34)?),
+    })
+}
+
+impl<'a> Arbitrary<'a> for Request {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let Bytes(bytes) = u.arbitrary()?;
+        let mut request = WindowRequest::bytes(bytes);
+        if u.ratio(1, 3)?
+            && let Ok(range) = IovaRange::new(Iova(u.arbitrary::<Bus>()?.0), bytes)
+        {
+            request = WindowRequest::cover(range);
+        }
+        (request.page, request.max_iommu_page) = (page(u)?, page(u)?);
+        if u.ratio(1, 8)? {
+            request = request.reach(u.arbitrary::<Bytes>()?.0);
+        }
+        if u.ratio(1, 8)? {
+            request = request.entries(u.arbitrary::<Bytes>()?.0);
+        }
+        Ok(Self(request))
     }
 }

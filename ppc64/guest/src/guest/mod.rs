@@ -1,24 +1,18 @@
 //! The guest: it finds its PHB, asks for a window, has the device copy its memory, and tries what
 //! it must not.
 
-mod console;
 mod copier;
-mod edu;
 mod hcall;
-mod hostile;
-mod library;
 mod maps;
 mod memory;
-mod nvme;
 mod report;
-mod rtas;
 mod start;
 mod tree;
 
-use console::say;
 use copier::Copier;
 use ppc64_guest::{PHASE_HOSTILE, PHASE_MAPS, PHASE_SET_UP};
 use report::Report;
+use report::say;
 
 /// What `_start` calls: the device tree's address is what the monitor left in r3.
 #[unsafe(no_mangle)]
@@ -49,11 +43,11 @@ fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
     maps::large(report, &device, &window, machine.ram);
     maps::small(report, &device, phb);
     report.phase(PHASE_HOSTILE);
-    hostile::all(report, phb, &window, machine.ram);
+    maps::hostile(report, phb, &window, machine.ram);
     report.phase(PHASE_MAPS);
     maps::plugged(report, kind, &window, machine.ram)?;
     report.phase(PHASE_SET_UP);
-    report.check("the window is given back with all that is mapped in it", rtas::remove(&phb.ddw, window.liobn), 0);
+    report.check("the window is given back with all that is mapped in it", hcall::remove(&phb.ddw, window.liobn), 0);
     let gone = hcall::hcall(hcall::H_GET_TCE, [window.liobn, window.start, 0, 0]).0;
     report.check("its LIOBN is unknown then", gone, -4);
     Ok(())

@@ -1,7 +1,8 @@
-//! Checks: a line for each, and the number of those that failed.
+//! What the guest tells the monitor: lines of text, a line for each check, the number of those that
+//! failed.
 
-use super::console::say;
-use super::hcall::hcall;
+use super::hcall::{H_PUT_TERM_CHAR, hcall};
+use core::fmt;
 use core::fmt::Debug;
 use ppc64_guest::H_PHASE;
 
@@ -26,3 +27,27 @@ impl Report {
         }
     }
 }
+
+/// The terminal every pseries guest has.
+pub(super) struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.as_bytes().chunks(16) {
+            let mut bytes = [0; 16];
+            bytes[..piece.len()].copy_from_slice(piece);
+            let bytes = u128::from_be_bytes(bytes);
+            hcall(H_PUT_TERM_CHAR, [0, piece.len() as u64, (bytes >> 64) as u64, bytes as u64]);
+        }
+        Ok(())
+    }
+}
+
+/// A line.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use core::fmt::Write as _;
+        let _ = writeln!($crate::guest::report::Console, $($text)*);
+    }};
+}
+pub(super) use say;

@@ -102,7 +102,7 @@ fn run(options: &Options) -> Result<u8> {
     let expected = verdict::Expected {
         oops: options.expect_oops,
         warnings: options.allow_warnings,
-        leak_tolerance: options.leak_tolerance.unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp)),
+        leak_tolerance: options.leak_tolerance.unwrap_or_else(|| verdict::leak_tolerance_kib(options.smp, options.kvm)),
     };
     let spent = Spent::new(began.elapsed(), before, &manifest.commands, &seen.reports)?;
     let _ = writeln!(io::stderr(), "{spent}");

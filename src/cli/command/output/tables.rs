@@ -9,12 +9,19 @@ pub(super) fn draw(tables: &Tables) -> String {
     let parts = [
         section(
             "Registered memory",
-            &["memory", "size>", "carries>", "leases>", "mapped>", "containers>"],
+            &["memory", "size>", "page>", "leases>", "mapped>", "containers>"],
             tables.registered.iter().map(|row| {
-                let sizes = [row.size, row.carries].map(|bytes| Bytes(bytes).to_string());
-                let [size, carries] = sizes;
+                let sizes = [row.size, row.max_iommu_page].map(|bytes| Bytes(bytes).to_string());
+                let [size, max_iommu_page] = sizes;
                 let mapped = Bytes(row.mapped).to_string();
-                vec![row.memory.clone(), size, carries, row.leases.to_string(), mapped, row.containers.to_string()]
+                vec![
+                    row.memory.clone(),
+                    size,
+                    max_iommu_page,
+                    row.leases.to_string(),
+                    mapped,
+                    row.containers.to_string(),
+                ]
             }),
         ),
         section(

@@ -10,9 +10,9 @@ use std::time::Duration;
 /// Interval at which the bar moves.
 const TICK: Duration = Duration::from_millis(120);
 
-/// Width of the longest action, and of the longest bare step.
+/// Width of the longest action, and of the longest raw step.
 const ACTION_WIDTH: usize = 13;
-const BARE_WIDTH: usize = 22;
+const RAW_WIDTH: usize = 22;
 
 pub(in crate::command) struct Text {
     sink: Sink,
@@ -22,19 +22,19 @@ pub(in crate::command) struct Text {
     width: usize,
     /// Printed when it is clear that the scenario can run here.
     heading: Option<String>,
-    /// Whether the steps are bare.
-    bare: bool,
+    /// Whether the steps are raw.
+    raw: bool,
 }
 
 impl Text {
     pub(in crate::command) fn new() -> Self {
         let sink = Sink::stdout();
         if !io::stderr().is_terminal() {
-            return Self { sink, bar: ProgressBar::hidden(), width: 1, heading: None, bare: false };
+            return Self { sink, bar: ProgressBar::hidden(), width: 1, heading: None, raw: false };
         }
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(TICK);
-        Self { sink, bar, width: 1, heading: None, bare: false }
+        Self { sink, bar, width: 1, heading: None, raw: false }
     }
 
     fn print(&mut self, text: &str) {
@@ -68,7 +68,7 @@ impl Observer for Text {
 
     fn done(&mut self, step: &StepReport) {
         self.bar.unset_length();
-        self.print(&line(step, self.width, self.bare));
+        self.print(&line(step, self.width, self.raw));
         let indent = " ".repeat(self.width + 4);
         if let Some(plan) = &step.plan {
             reasons(plan).iter().for_each(|reason| self.print(&format!("{indent}{reason}")));
@@ -81,7 +81,7 @@ impl Observer for Text {
 
 impl Output for Text {
     fn begin(&mut self, scenario: &Scenario, machine: &Machine) {
-        self.bare = scenario.is_bare();
+        self.raw = scenario.is_raw();
         let about = scenario.about().map(|about| format!("\n{}", about.trim_end())).unwrap_or_default();
         self.heading = Some(format!("{} ({}){about}\n", scenario.title(), machine.describe()));
     }
@@ -96,7 +96,7 @@ impl Output for Text {
             self.print(&heading);
         }
         let last = report.steps.last();
-        if !report.bare && last.is_none_or(|step| step.tables.is_none()) {
+        if !report.raw && last.is_none_or(|step| step.tables.is_none()) {
             self.print(&tables::draw(&report.tables));
         }
         let end = &report.end;
@@ -116,9 +116,9 @@ impl Output for Text {
 }
 
 /// Formats a step in one line, under its note.
-fn line(step: &StepReport, width: usize, bare: bool) -> String {
+fn line(step: &StepReport, width: usize, raw: bool) -> String {
     let mark = if step.surprise { '✗' } else { '✓' };
-    let action_width = if bare { BARE_WIDTH } else { ACTION_WIDTH };
+    let action_width = if raw { RAW_WIDTH } else { ACTION_WIDTH };
     let mut text = String::new();
     for note in step.note.iter().flat_map(|note| note.lines()) {
         text += &format!("{:1$}# {note}\n", "", width + 4);
@@ -129,8 +129,8 @@ fn line(step: &StepReport, width: usize, bare: bool) -> String {
     }
     let outcome = match (step.surprise, step.outcome.as_str()) {
         (true, _) => step.difference(),
-        (false, answer) if bare && step.message.is_empty() => answer.to_owned(),
-        (false, answer) if bare => format!("{answer}, {}", step.message),
+        (false, answer) if raw && step.message.is_empty() => answer.to_owned(),
+        (false, answer) if raw => format!("{answer}, {}", step.message),
         (false, "ok") => step.message.clone(),
         (false, code) => format!("refused as expected, {code}: {}", step.message),
     };

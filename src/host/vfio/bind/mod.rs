@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 const VFIO_PCI: &str = "vfio-pci";
 
 /// How long the node of a group is waited for: it comes from a thread of the kernel.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What came of binding or unbinding a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct Binder {
 
 impl Default for Binder {
     fn default() -> Self {
-        Self { roots: Roots::default(), kernel: Box::new(Running), patience: PATIENCE }
+        Self { roots: Roots::default(), kernel: Box::new(Running), patience: TIMEOUT }
     }
 }
 

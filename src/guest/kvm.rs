@@ -1,0 +1,161 @@
+//! Tables in the kernel: under KVM it answers a guest's calls itself, and what it did is read here.
+//!
+//! A guest's table is then in the kernel, which sets and maps by itself what it can; the rest goes
+//! to the VMM and to the same handlers as without KVM. Before these change anything, and before
+//! memory or a window is removed, the space is synced with what the kernel did
+//! ([`AddressSpace::sync_from_kvm`](crate::space::AddressSpace::sync_from_kvm)).
+//!
+//! No vCPU of the guest may run while groups are attached or detached or memory is removed: the
+//! kernel would go on changing tables while they are read. RTAS calls may arrive while other vCPUs
+//! run.
+
+use super::GuestIommu;
+use super::entries::Entries;
+use super::error::HcallError;
+use super::phb::{Phb, PhbError};
+use super::table::TceTable;
+use crate::addr::UserRange;
+use crate::kvm::{KernelTable, TableSpec};
+use crate::space::MapError;
+use std::sync::Arc;
+
+/// A table in the kernel.
+#[derive(Debug)]
+struct KvmEntries(Arc<dyn KernelTable>);
+
+impl Entries for KvmEntries {
+    fn load(&self, index: u64) -> u64 {
+        self.0.load(index)
+    }
+
+    fn store(&self, first: u64, values: &[u64]) {
+        (first..).zip(values).for_each(|(index, value)| self.0.store(index, *value));
+    }
+
+    fn fill(&self, first: u64, count: u64, value: u64) {
+        let end = first.saturating_add(count).min(self.0.entries());
+        (first..end).for_each(|index| self.0.store(index, value));
+    }
+
+    fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64)) {
+        let end = first.saturating_add(count).min(self.0.entries());
+        for index in first..end {
+            match self.0.load(index) {
+                0 => {}
+                value => visit(index, 1, value),
+            }
+        }
+    }
+
+    fn changes_by_itself(&self) -> bool {
+        true
+    }
+}
+
+impl Phb {
+    /// Moves a table with its entries to the kernel, after the host's window for it was created. If
+    /// that fails, the table stays in the library, and the guest's calls for it leave the kernel.
+    pub(super) fn accelerate(&self, table: TceTable) -> Arc<TceTable> {
+        let table = table.limited(self.config().table_memory).counted(&self.counters);
+        let Some(kvm) = &self.kvm else { return Arc::new(table) };
+        let (liobn, window, page) = (table.liobn(), table.window(), table.page());
+        let (needed, limit) = (table.len().saturating_mul(8), table.memory_limit(&self.ram.snapshot()));
+        if needed > limit {
+            tracing::warn!(%liobn, needed, limit, "not accelerated: the kernel's table would take too much memory");
+            return Arc::new(table);
+        }
+        // What default windows will lock stays theirs.
+        let charging =
+            match self.space().registry().charge("the kernel's copy of a TCE table", self.kvm_table_bytes(&table)) {
+                Ok(charging) => charging,
+                Err(error) => {
+                    tracing::warn!(%liobn, %error, "not accelerated");
+                    return Arc::new(table);
+                }
+            };
+        let added = kvm.add_table(TableSpec { liobn: liobn.0, window, page });
+        drop(charging);
+        match added {
+            Ok(in_kernel) => {
+                table.each(&mut |index, tce| in_kernel.store(index, tce));
+                Arc::new(TceTable::over(liobn, window, page, Box::new(KvmEntries(in_kernel))).counted(&self.counters))
+            }
+            Err(error) => {
+                tracing::warn!(%liobn, %error, "not accelerated");
+                Arc::new(table)
+            }
+        }
+    }
+
+    /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of
+    /// them (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
+    fn kvm_table_bytes(&self, table: &TceTable) -> u64 {
+        let page = self.space().registry().host().page_shift();
+        let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);
+        let entries = whole(table.len().saturating_mul(8));
+        entries.saturating_add(whole((entries >> page.get()).saturating_mul(8).saturating_add(page.bytes() / 2)))
+    }
+
+    /// The kernel keeps a table no more: from now on it changes nothing in its window.
+    pub(super) fn release_from_kvm(&self, table: &TceTable) {
+        if let Some(kvm) = self.kvm.as_ref().filter(|_| table.is_in_kernel())
+            && let Err(error) = kvm.remove_table(table.liobn().0)
+        {
+            tracing::warn!(liobn = %table.liobn(), %error, "the kernel still keeps a table");
+        }
+    }
+
+    /// Adds an attached group to those KVM maps for.
+    pub(super) fn add_to_kvm(&self, group: u32) -> Result<(), PhbError> {
+        let Some(kvm) = &self.kvm else { return Ok(()) };
+        self.pin_ram_for_kvm()?;
+        Ok(kvm.add_group(self.space().group_file(group)?)?)
+    }
+
+    /// Removes a group from those KVM maps for, before it is detached.
+    pub(super) fn remove_from_kvm(&self, group: u32) -> Result<(), PhbError> {
+        let Some(kvm) = &self.kvm else { return Ok(()) };
+        Ok(kvm.remove_group(group)?)
+    }
+
+    /// Pins all RAM of the guest, so that it stays registered for what KVM maps.
+    pub(super) fn pin_ram_for_kvm(&self) -> Result<(), MapError> {
+        if self.kvm.is_none() {
+            return Ok(());
+        }
+        let ram: Vec<UserRange> = self.ram.slots().iter().filter_map(|slot| slot.user_range()).collect();
+        self.space().pin_for_kvm(&ram)
+    }
+
+    /// Syncs the space with everything the kernel did in its tables.
+    pub(super) fn sync_from_kvm(&self, tables: &[Arc<TceTable>]) -> Result<(), HcallError> {
+        tables.iter().try_for_each(|table| table.sync_from_kvm(self.space(), &self.ram, 0, table.len()))
+    }
+}
+
+impl GuestIommu {
+    /// Syncs the spaces with what the kernel did, and unpins `memory`, which it must no longer map.
+    pub(super) fn unpin_for_kvm(&self, memory: UserRange) -> Result<(), HcallError> {
+        for phb in self.phbs().iter().filter(|phb| phb.kvm.is_some()) {
+            let groups = phb.groups.lock();
+            if !groups.is_empty() {
+                let tables = phb.tables();
+                let _writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
+                phb.sync_from_kvm(&tables)?;
+                phb.space().unpin_for_kvm(memory);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins all RAM for KVM again, including slots just added.
+    pub(super) fn pin_ram_for_kvm(&self) -> Result<(), MapError> {
+        for phb in self.phbs() {
+            let groups = phb.groups.lock();
+            if !groups.is_empty() {
+                phb.pin_ram_for_kvm()?;
+            }
+        }
+        Ok(())
+    }
+}

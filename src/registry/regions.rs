@@ -1,0 +1,459 @@
+//! The registry's table of regions: what leases cover, and what is mapped. Makes no kernel calls.
+
+use super::{PinError, RegionStatus};
+use crate::addr::{PageShift, UserAddr, UserRange};
+use crate::host::Fd;
+use rangemap::RangeMap;
+use slab::Slab;
+
+/// Identifies a region of the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(u32);
+
+impl RegionId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A kernel region, registered by one REGISTER.
+#[derive(Debug)]
+pub(super) struct Region {
+    pub range: UserRange,
+    /// The largest IOMMU page it can serve.
+    pub max_iommu_page: PageShift,
+    /// Number of pending releases; the region stays until they are decided.
+    pub pending_releases: u32,
+    /// Whether part of it no longer has a lease.
+    pub partly_leased: bool,
+    /// Bytes of bus addresses that point into it, over all address spaces.
+    pub mapped: u64,
+    /// Containers it is registered in; none until there is a container.
+    pub containers: Vec<Fd>,
+}
+
+/// A part of user memory that was pinned for a map, within one region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub region: RegionId,
+    pub user: UserRange,
+}
+
+/// The region that covers a stretch of memory, and how many leases cover exactly this stretch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cover {
+    region: RegionId,
+    leases: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Regions {
+    regions: Slab<Region>,
+    coverage: RangeMap<u64, Cover>,
+    /// Regions that may no longer be needed, or not as a whole.
+    idle: Vec<RegionId>,
+}
+
+/// A region to unregister.
+pub(super) struct IdleRegion {
+    pub region: Region,
+    /// The regions that replace it, for stretches that are still leased.
+    pub remaining: Vec<RegionId>,
+}
+
+fn std_range(range: UserRange) -> std::ops::Range<u64> {
+    range.start().0..range.end().0
+}
+
+fn user_range(range: &std::ops::Range<u64>) -> Option<UserRange> {
+    UserRange::between(UserAddr(range.start), UserAddr(range.end))
+}
+
+impl Regions {
+    pub(super) fn get(&self, id: RegionId) -> Option<&Region> {
+        self.regions.get(id.index())
+    }
+
+    pub(super) fn get_mut(&mut self, id: RegionId) -> Option<&mut Region> {
+        self.regions.get_mut(id.index())
+    }
+
+    pub(super) fn ids(&self) -> Vec<RegionId> {
+        self.regions.iter().map(|(index, _)| RegionId(index as u32)).collect()
+    }
+
+    /// Returns the stretches of `range` without a region.
+    pub(super) fn gaps(&self, range: UserRange) -> Vec<UserRange> {
+        self.coverage.gaps(&std_range(range)).filter_map(|gap| user_range(&gap)).collect()
+    }
+
+    /// Inserts a region; no region may be there.
+    pub(super) fn insert(&mut self, range: UserRange, max_iommu_page: PageShift, containers: Vec<Fd>) -> RegionId {
+        let index = self.regions.insert(Region {
+            range,
+            max_iommu_page,
+            pending_releases: 0,
+            partly_leased: false,
+            mapped: 0,
+            containers,
+        });
+        let id = RegionId(index as u32);
+        self.coverage.insert(std_range(range), Cover { region: id, leases: 0 });
+        id
+    }
+
+    /// Removes and returns a region that nothing maps and that is no longer leased, or only in
+    /// part; `None` if there is none. The kernel cannot unregister a part, and must not keep it,
+    /// since devices would not see what the user puts there next.
+    pub(super) fn take_idle(&mut self) -> Option<IdleRegion> {
+        while let Some(id) = self.idle.pop() {
+            if !self
+                .get(id)
+                .is_some_and(|region| region.partly_leased && region.mapped == 0 && region.pending_releases == 0)
+            {
+                continue;
+            }
+            let region = self.regions.remove(id.index());
+            let leased: Vec<_> = self.covers(region.range).filter(|(_, cover)| cover.leases > 0).collect();
+            self.coverage.remove(std_range(region.range));
+            let mut remaining = Vec::new();
+            let mut end = None;
+            for (part, cover) in leased {
+                let id = match remaining.last() {
+                    Some(&last) if end == Some(part.start()) => self.stretch(last, part.end()),
+                    _ => None,
+                };
+                let id = id.unwrap_or_else(|| {
+                    let new = self.insert(part, region.max_iommu_page, Vec::new());
+                    remaining.push(new);
+                    new
+                });
+                self.coverage.insert(std_range(part), Cover { region: id, ..cover });
+                end = Some(part.end());
+            }
+            for &id in &remaining {
+                if let Some(region) = self.get_mut(id) {
+                    region.max_iommu_page = super::backing::max_iommu_page(region.range, region.max_iommu_page);
+                }
+            }
+            return Some(IdleRegion { region, remaining });
+        }
+        None
+    }
+
+    /// Extends a region up to `end`.
+    fn stretch(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
+        let region = self.get_mut(id)?;
+        region.range = UserRange::between(region.range.start(), end)?;
+        Some(id)
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Queues a region that may have to be unregistered, wholly or in part.
+    pub(super) fn note_if_idle(&mut self, id: RegionId) {
+        if self.get(id).is_some_and(|region| region.partly_leased && region.mapped == 0 && region.pending_releases == 0)
+        {
+            self.idle.push(id);
+        }
+    }
+
+    /// Changes the count of pending releases of each region in `range`.
+    fn change_pending(&mut self, range: UserRange, change: impl Fn(u32) -> u32) {
+        for id in self.regions_under(range) {
+            if let Some(region) = self.get_mut(id) {
+                region.pending_releases = change(region.pending_releases);
+            }
+            self.note_if_idle(id);
+        }
+    }
+
+    /// Finds a stretch of `range` that is no longer leased, but whose region stays because
+    /// something in it is mapped.
+    pub(super) fn stale(&self, range: UserRange) -> Option<UserRange> {
+        self.covers(range).find(|(_, cover)| cover.leases == 0).map(|(part, _)| part)
+    }
+
+    /// Returns whether a lease covers any part of a region.
+    pub(super) fn is_leased(&self, region: &Region) -> bool {
+        self.covers(region.range).any(|(_, cover)| cover.leases > 0)
+    }
+
+    fn covers(&self, range: UserRange) -> impl Iterator<Item = (UserRange, Cover)> + '_ {
+        self.coverage
+            .overlapping(std_range(range))
+            .filter_map(move |(at, cover)| Some((user_range(at)?.intersection(&range)?, *cover)))
+    }
+
+    fn regions_under(&self, range: UserRange) -> Vec<RegionId> {
+        let mut ids: Vec<_> = self.covers(range).map(|(_, cover)| cover.region).collect();
+        ids.dedup();
+        ids
+    }
+
+    fn recount(&mut self, range: UserRange, change: impl Fn(u32) -> u32) {
+        let covers: Vec<_> = self.covers(range).collect();
+        for (part, cover) in covers {
+            self.coverage.insert(std_range(part), Cover { leases: change(cover.leases), ..cover });
+        }
+    }
+
+    /// Counts a lease, or counts it again after [`Self::begin_release`]; regions must cover all of
+    /// `range`.
+    pub(super) fn add_lease(&mut self, range: UserRange) {
+        self.recount(range, |leases| leases.saturating_add(1));
+    }
+
+    /// Begins a release: no new map may rely on this lease any longer, but its regions stay as they
+    /// are until [`Self::decided`]. Returns the stretches that nothing else covers and that may be
+    /// mapped.
+    pub(super) fn begin_release(&mut self, range: UserRange) -> Vec<UserRange> {
+        self.recount(range, |leases| leases.saturating_sub(1));
+        self.change_pending(range, |pending| pending + 1);
+        self.covers(range)
+            .filter(|(_, cover)| cover.leases == 0 && self.get(cover.region).is_some_and(|region| region.mapped > 0))
+            .map(|(part, _)| part)
+            .collect()
+    }
+
+    /// Ends a release, whether granted or refused.
+    pub(super) fn finish_release(&mut self, range: UserRange) {
+        let bare: Vec<_> =
+            self.covers(range).filter(|(_, cover)| cover.leases == 0).map(|(_, cover)| cover.region).collect();
+        for id in bare {
+            if let Some(region) = self.get_mut(id) {
+                region.partly_leased = true;
+            }
+        }
+        self.change_pending(range, |pending| pending.saturating_sub(1));
+    }
+
+    /// Finds the regions of each of `wanted`, for maps with IOMMU pages of its size, in address
+    /// order.
+    pub(super) fn parts_of(
+        &self,
+        wanted: impl Iterator<Item = (UserRange, PageShift)>,
+        parts: &mut Vec<Part>,
+    ) -> Result<(), PinError> {
+        // The stretch that held the last request usually holds the next one.
+        let mut last: Option<(UserRange, RegionId, PageShift)> = None;
+        let mut wanted = wanted.peekable();
+        while let Some((user, page)) = wanted.next() {
+            match last {
+                Some((stretch, region, max_iommu_page)) if stretch.contains_range(&user) && page <= max_iommu_page => {
+                    parts.push(Part { region, user });
+                }
+                _ => {
+                    self.parts(user, page, parts)?;
+                    last = wanted.peek().and_then(|_| self.leased_at(user.start()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the leased stretch at an address, its region, and the largest page that can serve.
+    fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
+        let (stretch, cover) = self.coverage.get_key_value(&at.0).filter(|(_, cover)| cover.leases > 0)?;
+        Some((user_range(stretch)?, cover.region, self.get(cover.region)?.max_iommu_page))
+    }
+
+    /// Finds the regions of `user` for a map with IOMMU pages of `page`, in address order.
+    pub(super) fn parts(&self, user: UserRange, page: PageShift, parts: &mut Vec<Part>) -> Result<(), PinError> {
+        let mut at = user.start();
+        let first = parts.len();
+        for (part, cover) in self.covers(user) {
+            if part.start() != at || cover.leases == 0 {
+                break;
+            }
+            at = part.end();
+            if let Some(last) = parts[first..].last_mut()
+                && last.region == cover.region
+            {
+                last.user = last.user.hull(&part);
+                continue;
+            }
+            let region = self.get(cover.region).ok_or(PinError::NotRegistered { asked: user, missing: part })?;
+            if region.max_iommu_page < page {
+                return Err(PinError::PageTooLarge {
+                    asked: user,
+                    region: region.range,
+                    max_iommu_page: region.max_iommu_page,
+                    page,
+                });
+            }
+            if part.start() != user.start() && part.start().0 & page.mask() != 0 {
+                return Err(PinError::Straddles { asked: user, at: part.start(), page });
+            }
+            parts.push(Part { region: cover.region, user: part });
+        }
+        match UserRange::between(at, user.end()) {
+            Some(missing) => Err(PinError::NotRegistered { asked: user, missing }),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts bytes of bus addresses that point into a region.
+    pub(super) fn pin(&mut self, region: RegionId, bytes: u64) {
+        if let Some(region) = self.get_mut(region) {
+            region.mapped += bytes;
+        }
+    }
+
+    /// Counts bytes that no longer point into a region.
+    pub(super) fn unpin(&mut self, id: RegionId, bytes: u64) {
+        if let Some(region) = self.get_mut(id) {
+            region.mapped = region.mapped.saturating_sub(bytes);
+        }
+        self.note_if_idle(id);
+    }
+
+    pub(super) fn status(&self) -> Vec<RegionStatus> {
+        let mut status: Vec<_> = self
+            .regions
+            .iter()
+            .map(|(_, region)| RegionStatus {
+                range: region.range,
+                max_iommu_page: region.max_iommu_page,
+                leases: self.covers(region.range).map(|(_, cover)| cover.leases).max().unwrap_or(0),
+                mapped: region.mapped,
+                containers: region.containers.len(),
+            })
+            .collect();
+        status.sort_by_key(|region| region.range);
+        status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: u64 = 0x10_0000;
+    const PAGE: PageShift = PageShift::P64K;
+
+    /// A region of two halves with a lease on each. The first lease is dropped while 64 KiB are
+    /// mapped.
+    fn half_leased() -> (Regions, RegionId, UserRange) {
+        let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
+        let (low, high) = (half(1), half(2));
+        let mut regions = Regions::default();
+        let id = regions.insert(UserRange::between(low.start(), high.end()).unwrap(), PAGE, vec![Fd(7)]);
+        regions.add_lease(low);
+        regions.add_lease(high);
+        regions.pin(id, PAGE.bytes());
+        assert_eq!(regions.begin_release(low), [low]);
+        regions.finish_release(low);
+        assert!(!regions.has_idle() && regions.take_idle().is_none(), "it is mapped");
+        (regions, id, high)
+    }
+
+    /// Ends a release that was refused: the lease still holds, over a region of its own size, and
+    /// its memory can be mapped.
+    fn refused(mut regions: Regions, high: UserRange) {
+        regions.add_lease(high);
+        regions.finish_release(high);
+        let Some(IdleRegion { region, remaining }) = regions.take_idle() else { panic!("half of it is not leased") };
+        assert_eq!((region.range.len(), region.containers), (2 * HALF, vec![Fd(7)]));
+        assert_eq!(remaining.iter().map(|&id| regions.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
+        let mut parts = Vec::new();
+        regions.parts(high, PAGE, &mut parts).unwrap();
+        assert_eq!(parts, [Part { region: remaining[0], user: high }]);
+        assert!(regions.take_idle().is_none());
+    }
+
+    #[test]
+    fn a_region_stays_while_a_release_is_decided_though_its_last_map_goes() {
+        let (mut regions, id, high) = half_leased();
+        assert_eq!(regions.begin_release(high), [high]);
+        regions.unpin(id, PAGE.bytes());
+        assert!(regions.take_idle().is_none());
+        refused(regions, high);
+    }
+
+    #[test]
+    fn a_region_noted_as_idle_before_stays_as_well() {
+        let (mut regions, id, high) = half_leased();
+        regions.unpin(id, PAGE.bytes());
+        assert!(regions.has_idle(), "and nobody has given it back yet");
+        regions.pin(id, PAGE.bytes());
+        assert_eq!(regions.begin_release(high), [high]);
+        regions.unpin(id, PAGE.bytes());
+        assert!(regions.take_idle().is_none());
+        refused(regions, high);
+    }
+
+    #[test]
+    fn a_region_that_is_mapped_again_before_it_is_given_back_stays() {
+        let (mut regions, id, high) = half_leased();
+        regions.unpin(id, PAGE.bytes());
+        regions.pin(id, PAGE.bytes());
+        assert!(regions.has_idle() && regions.take_idle().is_none(), "it was noted as idle");
+        regions.unpin(id, PAGE.bytes());
+        let idle = regions.take_idle().unwrap();
+        assert_eq!(idle.remaining.iter().map(|&id| regions.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
+    }
+
+    #[test]
+    fn two_releases_are_decided_before_a_region_goes() {
+        let (mut regions, id, high) = half_leased();
+        regions.add_lease(high);
+        assert_eq!(regions.begin_release(high), []);
+        assert_eq!(regions.begin_release(high), [high]);
+        regions.unpin(id, PAGE.bytes());
+        regions.finish_release(high);
+        assert!(regions.take_idle().is_none(), "one is still being decided");
+        regions.finish_release(high);
+        let idle = regions.take_idle().unwrap();
+        assert!(idle.remaining.is_empty() && regions.ids().is_empty() && regions.gaps(high) == [high]);
+    }
+
+    #[test]
+    fn a_part_that_is_kept_carries_no_larger_page_than_its_ends_allow() {
+        let range = |start, len| UserRange::new(UserAddr(start), len).unwrap();
+        let mut regions = Regions::default();
+        regions.insert(range(0x20_0000, 0x40_0000), PageShift::P2M, Vec::new());
+        let (whole, part) = (range(0x20_0000, 0x20_0000), range(0x41_0000, 0x1_0000));
+        regions.add_lease(range(0x20_0000, 0x40_0000));
+        [whole, part].into_iter().for_each(|range| regions.add_lease(range));
+        regions.begin_release(range(0x20_0000, 0x40_0000));
+        regions.finish_release(range(0x20_0000, 0x40_0000));
+        let idle = regions.take_idle().unwrap();
+        let remaining: Vec<_> =
+            idle.remaining.iter().map(|&id| regions.get(id).unwrap()).map(|r| (r.range, r.max_iommu_page)).collect();
+        assert_eq!(remaining, [(whole, PageShift::P2M), (part, PageShift::P64K)]);
+    }
+
+    #[test]
+    fn a_lease_that_is_dropped_exposes_only_what_is_mapped_and_leased_no_more() {
+        let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
+        let whole = UserRange::new(UserAddr(HALF), 2 * HALF).unwrap();
+        let mut regions = Regions::default();
+        let id = regions.insert(whole, PAGE, Vec::new());
+        regions.add_lease(whole);
+        assert_eq!(regions.begin_release(whole), [], "nothing is mapped");
+        regions.add_lease(whole);
+        regions.add_lease(half(2));
+        regions.pin(id, 1);
+        assert_eq!(regions.begin_release(whole), [half(1)]);
+    }
+
+    #[test]
+    fn a_region_is_held_once_for_each_release_however_its_leases_lie() {
+        let half = UserRange::new(UserAddr(2 * HALF), HALF).unwrap();
+        let whole = UserRange::new(UserAddr(HALF), 2 * HALF).unwrap();
+        let mut regions = Regions::default();
+        let id = regions.insert(whole, PAGE, Vec::new());
+        regions.add_lease(whole);
+        regions.add_lease(half);
+        // Two stretches when the first begins to go, one when it has gone.
+        regions.begin_release(whole);
+        regions.begin_release(half);
+        assert_eq!(regions.get(id).map(|region| region.pending_releases), Some(2));
+        regions.finish_release(whole);
+        regions.finish_release(half);
+        assert!(regions.take_idle().is_some_and(|idle| idle.remaining.is_empty()));
+    }
+}
