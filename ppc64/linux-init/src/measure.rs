@@ -11,7 +11,7 @@ use ppc64_linux_init::{MEASURED, Measure};
 use crate::disk::{self, BLOCK};
 
 /// The part of the disk that is read.
-const BYTES: u64 = 64 << 20;
+const BYTES: u64 = 128 << 20;
 /// Random reads of each measurement.
 const READS: u64 = 4096;
 /// Bytes of a request in a row.
