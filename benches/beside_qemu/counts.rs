@@ -85,6 +85,9 @@ impl Counts {
                 _ => {}
             }
         }
+        if counts.exits == 0 {
+            return Err(io::Error::other("QEMU's trace has no exits: does this QEMU write its trace to a file?"));
+        }
         Ok(counts)
     }
 }

@@ -6,21 +6,19 @@
 //! every run.
 //!
 //! ```text
-//! ppc64/run --machine powernv9 --kernel 6.12-64k --kvm --device nvme --memory 3G --timeout 1800 -- beside-qemu --accel on
-//! ppc64/run --machine pseries --kernel 6.12-64k --kvm --device nvme --memory 3G --timeout 3600 -- beside-qemu --accel off
+//! ppc64/run --machine powernv9 --kernel 6.12-64k --kvm --device nvme --memory 3G --timeout 900 \
+//!     -- beside-qemu --accel on --then beside-qemu --accel off
 //! ```
-//!
-//! On powernv the host's kernel answers TCE hypercalls for QEMU. In a pseries machine it cannot for
-//! a guest with VFIO, and QEMU has no option that tells it not to: that is where QEMU without
-//! acceleration can be seen.
 
 mod counts;
 mod linux;
 mod monitor;
 mod qemu;
+mod refuse;
 mod table;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::error::Error;
 
@@ -33,9 +31,9 @@ pub(crate) struct Options {
     /// MiB of guest RAM
     #[arg(long, default_value_t = 512)]
     memory: u64,
-    /// Which TCE hypercalls the kernel answers for `examples/linux`
-    #[arg(long, default_value = "on")]
-    accel: String,
+    /// Whether the kernel answers TCE hypercalls
+    #[arg(long, value_enum, default_value_t = Accel::On)]
+    accel: Accel,
     /// Boot without SLOF: QEMU's smallest firmware
     #[arg(long)]
     vof: bool,
@@ -47,13 +45,25 @@ pub(crate) struct Options {
     bench: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Accel {
+    On,
+    Off,
+}
+
 /// Further words for the kernel, as `examples/linux` has them.
 pub(crate) const KERNEL: &str = "console=hvc0 panic=1 oops=panic quiet";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
-    mount(Some("debugfs"), monitor::DEBUGFS, Some("debugfs"), MsFlags::empty(), None::<&str>)
-        .map_err(|error| format!("debugfs: {error}"))?;
+    match mount(Some("debugfs"), monitor::DEBUGFS, Some("debugfs"), MsFlags::empty(), None::<&str>) {
+        // An earlier run did it.
+        Ok(()) | Err(Errno::EBUSY) => {}
+        Err(error) => return Err(format!("debugfs: {error}").into()),
+    }
+    if options.accel == Accel::Off {
+        refuse::tables()?;
+    }
     let mut table = table::Table::default();
     for round in 0..options.rounds {
         // Neither always has the disk, the host's caches and its free memory as the other left them.

@@ -1,4 +1,6 @@
 //! Measures the first disk: reads of 4 KiB at random, one and 32 at a time, and all in a row.
+//!
+//! A result is the best of several, because the machine may have other work for a while.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,9 +13,11 @@ use ppc64_linux_init::{MEASURED, Measure};
 use crate::disk::{self, BLOCK};
 
 /// The part of the disk that is read.
-const BYTES: u64 = 128 << 20;
+const BYTES: u64 = 32 << 20;
 /// Random reads of each measurement.
-const READS: u64 = 4096;
+const READS: u64 = 512;
+/// Measurements, of which the best counts.
+const TIMES: u32 = 10;
 /// Bytes of a request in a row.
 const LONG: usize = 512 << 10;
 
@@ -21,12 +25,12 @@ const LONG: usize = 512 << 10;
 /// finds data.
 pub(crate) fn run() -> Result<()> {
     let disk = disk::open(0)?;
-    let written = in_a_row(|at, buffer| disk.write_all_at(buffer, at).context("write"))?;
+    let written = best(|| in_a_row(|at, buffer| disk.write_all_at(buffer, at).context("write")))?;
     disk.sync_all().context("flush")?;
-    let read = in_a_row(|at, buffer| disk.read_exact_at(buffer, at).context("read"))?;
+    let read = best(|| in_a_row(|at, buffer| disk.read_exact_at(buffer, at).context("read")))?;
     let results = [
-        (Measure::Depth1, at_random(&disk, 1)?),
-        (Measure::Depth32, at_random(&disk, 32)?),
+        (Measure::Depth1, best(|| at_random(&disk, 1))?),
+        (Measure::Depth32, best(|| at_random(&disk, 32))?),
         (Measure::Reads, read),
         (Measure::Writes, written),
     ];
@@ -34,6 +38,10 @@ pub(crate) fn run() -> Result<()> {
         println!("{MEASURED}{}: {result:.0}", what.name());
     }
     Ok(())
+}
+
+fn best(measure: impl Fn() -> Result<f64>) -> Result<f64> {
+    (0..TIMES).try_fold(0.0, |best: f64, _| Ok(best.max(measure()?)))
 }
 
 /// Returns random reads a second: each of `depth` threads has one under way.
