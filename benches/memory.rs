@@ -1,5 +1,6 @@
 //! Measures bytes of memory per live map, whatever its length, and allocations of a map and unmap
-//! in steady state; bytes per TCE of a guest's table.
+//! in steady state; bytes per TCE of a guest's table, and allocations of a guest's lists in steady
+//! state.
 //!
 //! `cargo bench --bench memory`
 
@@ -57,7 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let per_map = |total: f64| total / COUNT as f64;
         println!("{:>12} {:>14.1} {:>28.4}", Bytes(len), per_map(bytes as f64), per_map(blocks as f64));
     }
-    guest_tables()
+    guest_tables()?;
+    guest_lists()
 }
 
 /// Measures a guest's largest possible window, in which TCEs are set by lists of 512.
@@ -67,7 +69,7 @@ fn guest_tables() -> Result<(), Box<dyn Error>> {
     slots.insert(GuestAddr(0), &model.share(64 << 20, PageShift::P4K)?)?;
     let iommu = GuestIommu::new(&Registry::new(model), slots.clone());
     iommu.add_memory()?;
-    let phb = iommu.add_phb(PhbConfig::new(1, Liobn(1))?)?;
+    let phb = iommu.add_phb(PhbConfig::new(1, Liobn(1))?.with_table_memory(64 << 20))?;
     let list: Vec<u8> = (0..512_u64).flat_map(|n| (n << 12 | 3).to_be_bytes()).collect();
     slots.write(GuestAddr(0), &list)?;
     println!("\na guest's window of 2^31 TCEs");
@@ -82,6 +84,41 @@ fn guest_tables() -> Result<(), Box<dyn Error>> {
         }
         let bytes = HeapStats::get().curr_bytes - before;
         println!("{touched:>12} {bytes:>14} {:>14.2}", bytes as f64 / touched.max(1) as f64);
+    }
+    Ok(())
+}
+
+/// Measures lists of 512 TCEs that are set and cleared, with a device whose MAP and UNMAP return at
+/// once.
+fn guest_lists() -> Result<(), Box<dyn Error>> {
+    const ROUNDS: u64 = 1000;
+    let slots = Arc::new(Slots::new());
+    slots.insert(GuestAddr(0), &Model::new("powernv9-4k".parse()?).share(64 << 20, PageShift::P4K)?)?;
+    let host = Arc::new(Null(Model::new("powernv9-4k".parse()?).with_open_memory()));
+    let iommu = GuestIommu::new(&Registry::new(host), slots.clone());
+    iommu.add_memory()?;
+    let liobn = Liobn(1);
+    iommu.add_phb(PhbConfig::new(1, liobn)?)?.attach(0)?;
+    println!("\na guest's lists of 512 TCEs, each set and cleared {ROUNDS} times");
+    println!("{:>12} {:>26}", "list", "allocations per put+stuff");
+    let contiguous = |n: u64| n << 12 | 3;
+    let scattered = |n: u64| (2 * (600 - n)) << 12 | 3;
+    let mixed = |n: u64| if n.is_multiple_of(3) { 0 } else { scattered(n) };
+    let lists: [(&str, &dyn Fn(u64) -> u64); 3] =
+        [("contiguous", &contiguous), ("scattered", &scattered), ("mixed", &mixed)];
+    for (number, (name, tce)) in (0..).zip(lists) {
+        let list: Vec<u8> = (0..512).flat_map(|n| tce(n).to_be_bytes()).collect();
+        let at = number << 12;
+        slots.write(GuestAddr(at), &list)?;
+        let put_and_stuff = || {
+            iommu.h_put_tce_indirect(liobn, 0, at, 512)?;
+            iommu.h_stuff_tce(liobn, 0, 0, 512)
+        };
+        put_and_stuff()?;
+        let before = HeapStats::get().total_blocks;
+        (0..ROUNDS).try_for_each(|_| put_and_stuff())?;
+        let blocks = HeapStats::get().total_blocks - before;
+        println!("{name:>12} {:>26.3}", blocks as f64 / ROUNDS as f64);
     }
     Ok(())
 }

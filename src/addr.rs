@@ -62,6 +62,17 @@ address!(
     "guest"
 );
 
+/// A logical I/O bus number (LIOBN): the number with which a guest names a TCE table, and so a DMA
+/// window, in hypercalls (LoPAR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Liobn(pub u32);
+
+impl fmt::Display for Liobn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LIOBN {:#x}", self.0)
+    }
+}
+
 /// A non-empty range of addresses that does not wrap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range<A> {
@@ -111,6 +122,16 @@ impl<A: Address> Range<A> {
         (len != 0).then_some(Self { start, len })
     }
 
+    /// Creates the range over these numbers; `None` if it is empty.
+    pub fn from_raw(raw: &core::ops::Range<u64>) -> Option<Self> {
+        Self::between(A::new(raw.start), A::new(raw.end))
+    }
+
+    /// Returns the numbers from the first address up to the end.
+    pub fn raw(&self) -> core::ops::Range<u64> {
+        self.start.get()..self.end().get()
+    }
+
     /// Returns the first address.
     pub fn start(&self) -> A {
         self.start
@@ -142,25 +163,32 @@ impl<A: Address> Range<A> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
     }
 
-    /// The smallest range that holds both.
+    /// Returns the smallest range that holds both.
     pub fn hull(&self, other: &Self) -> Self {
         let start = self.start.min(other.start);
         Self { start, len: self.end().max(other.end()).get() - start.get() }
     }
 
-    /// The first `len` bytes; `None` when that is nothing or more than there is.
+    /// Returns the first `len` bytes; `None` if that is nothing or more than the range has.
     pub fn prefix(&self, len: u64) -> Option<Self> {
         self.subrange(0, len)
     }
 
-    /// `len` bytes, `offset` bytes from the start; `None` when that is nothing or reaches past the
-    /// end.
+    /// Returns `len` bytes at `offset` from the start; `None` if that is nothing or reaches past
+    /// the end.
     pub fn subrange(&self, offset: u64, len: u64) -> Option<Self> {
         let end = offset.checked_add(len)?;
         (len != 0 && end <= self.len).then(|| Self { start: A::new(self.start.get() + offset), len })
     }
 
-    /// Whether start and length are multiples of the page.
+    /// Splits the range after `len` bytes, at least one and at most all of them. There is no second
+    /// part if nothing is left.
+    pub fn split(&self, len: u64) -> (Self, Option<Self>) {
+        let first = Self { start: self.start, len: len.clamp(1, self.len) };
+        (first, Self::between(first.end(), self.end()))
+    }
+
+    /// Returns whether start and length are multiples of the page.
     pub fn is_aligned(&self, page: PageShift) -> bool {
         (self.start.get() | self.len) & page.mask() == 0
     }
@@ -218,6 +246,12 @@ impl PageShift {
     /// Returns the page of exactly that many bytes.
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
         if bytes.is_power_of_two() { Self::new(bytes.trailing_zeros()) } else { None }
+    }
+
+    /// Returns the largest page that `value` is a multiple of; `None` below 4 KiB.
+    pub const fn aligning(value: u64) -> Option<Self> {
+        let shift = value.trailing_zeros();
+        Self::new(if shift < 34 { shift } else { 34 })
     }
 
     /// Returns the power of two.
@@ -286,6 +320,18 @@ impl fmt::Display for Amount {
     }
 }
 
+/// Displays items with commas between them; nothing for no items.
+pub(crate) struct List<I>(pub(crate) I);
+
+impl<I: IntoIterator<Item: fmt::Display> + Clone> fmt::Display for List<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, item) in self.0.clone().into_iter().enumerate() {
+            write!(f, "{}{item}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,6 +373,36 @@ mod tests {
         for (offset, len) in [(0, 0), (8, 0), (0, 9), (8, 1), (7, 2), (u64::MAX, 1), (1, u64::MAX)] {
             assert_eq!(range.subrange(offset, len), None, "{offset} {len}");
         }
+    }
+
+    #[test]
+    fn a_split_loses_nothing() {
+        assert_eq!(range(4, 8).split(3), (range(4, 3), Some(range(7, 5))));
+        assert_eq!(range(4, 8).split(0), (range(4, 1), Some(range(5, 7))));
+        assert_eq!(range(4, 8).split(8), (range(4, 8), None));
+        assert_eq!(range(4, 8).split(u64::MAX), (range(4, 8), None));
+    }
+
+    #[test]
+    fn the_largest_page_divides_the_value() {
+        assert_eq!(PageShift::aligning(0x3000), Some(PageShift::P4K));
+        assert_eq!(PageShift::aligning(0x0120_0000), Some(PageShift::P2M));
+        assert_eq!(PageShift::aligning(0), PageShift::new(34));
+        assert_eq!(PageShift::aligning(0x1800), None);
+    }
+
+    #[test]
+    fn numbers_and_ranges_are_the_same() {
+        assert_eq!(range(3, 4).raw(), 3..7);
+        assert_eq!(IovaRange::from_raw(&(3..7)), Some(range(3, 4)));
+        assert_eq!(IovaRange::from_raw(&(3..3)), None);
+    }
+
+    #[test]
+    fn lists_have_commas_between_items() {
+        assert_eq!(List::<[u64; 0]>([]).to_string(), "");
+        assert_eq!(List([1]).to_string(), "1");
+        assert_eq!(List([Bytes(4096), Bytes(2)].iter()).to_string(), "4K, 2");
     }
 
     #[test]

@@ -34,20 +34,32 @@ pub enum ErrorKind {
 /// variant) that holds the error which answers for it. The enum derives `strum::IntoStaticStr` in
 /// kebab case: that is the code.
 macro_rules! classify {
-    ($error:ident { $($kind:ident: $($variant:ident),+;)* $(inner: $($wrapper:ident.$field:tt),+;)? }) => {
+    ($error:ident { $($list:tt)* }) => {
+        $crate::error::classify!(@sort $error [] $($list)*);
+    };
+    (@sort $error:ident [$($own:tt)*] inner: $($wrapper:ident.$field:tt),+;) => {
+        $crate::error::classify!(@impl $error [$($own)*] [$(($wrapper $field))+]);
+    };
+    (@sort $error:ident [$($own:tt)*] $kind:ident: $($variant:ident),+; $($rest:tt)*) => {
+        $crate::error::classify!(@sort $error [$($own)* ($kind $($variant)+)] $($rest)*);
+    };
+    (@sort $error:ident [$($own:tt)*]) => {
+        $crate::error::classify!(@impl $error [$($own)*] []);
+    };
+    (@impl $error:ident [$(($kind:ident $($variant:ident)+))*] [$(($wrapper:ident $field:tt))*]) => {
         impl $error {
             /// Returns what the caller can do about it.
             pub fn kind(&self) -> $crate::error::ErrorKind {
                 match self {
                     $($(Self::$variant { .. })|+ => $crate::error::ErrorKind::$kind,)*
-                    $($(Self::$wrapper { $field: inner, .. } => inner.kind(),)+)?
+                    $(Self::$wrapper { $field: inner, .. } => inner.kind(),)*
                 }
             }
 
             /// Returns a stable name of the cause, in kebab case.
             pub fn code(&self) -> &'static str {
                 match self {
-                    $($(Self::$wrapper { $field: inner, .. } => inner.code(),)+)?
+                    $(Self::$wrapper { $field: inner, .. } => inner.code(),)*
                     #[allow(unreachable_patterns, reason = "an enum may have inner errors only")]
                     own => own.into(),
                 }

@@ -6,7 +6,7 @@
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use spapr_iommu::addr::{Iova, IovaRange, PageShift};
+use spapr_iommu::addr::{Iova, IovaRange, Liobn, PageShift};
 use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Dma, DmaConfig, DmaMask};
 use spapr_iommu::host::Memory;
@@ -64,7 +64,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     kvm.set_windows(1, &[(window, PageShift::P4K)]);
     let acceleration = Acceleration::new(Arc::new(kvm.clone()))?;
     acceleration.add_group(space.group_file(1)?)?;
-    acceleration.add_table(TableSpec { liobn: 1, window, page: PageShift::P4K })?;
+    acceleration.add_table(TableSpec { liobn: Liobn(1), window, page: PageShift::P4K })?;
     let low = dma.space().device(0, "0000:00:00.0")?;
     let config = low.region(PCI_CONFIG_REGION_INDEX)?;
     let command = || {

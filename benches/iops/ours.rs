@@ -16,7 +16,7 @@ type Page = [u8; PAGE];
 
 /// Reads `pages`, `depth` at a time.
 pub(crate) fn read(address: &str, depth: u16, wait: Wait, pages: &[u64]) -> Result<Measured, Box<dyn Error>> {
-    let config = DmaConfig { capacity: 16 << 20, page: None, default_window: false };
+    let config = DmaConfig::default().with_capacity(16 << 20).without_default_window();
     let dma = Dma::with_registry(&Registry::new(Arc::new(Vfio::new())), config);
     let mut disk = Disk::open(&dma, address, &Setup { mask: DmaMask::ALL, depth, wait, kind: None })?;
     let buffer = dma.buffer::<Page>(depth.into(), Permission::ReadWrite)?;

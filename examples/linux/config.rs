@@ -1,5 +1,5 @@
-//! A device's configuration space as the guest sees it: the device's own, but for the registers that
-//! say where it is and whether it may use the bus.
+//! A device's configuration space as the guest sees it: the device's own, except for the registers
+//! that say where it is and whether it may use the bus.
 
 use parking_lot::Mutex;
 use spapr_iommu::device::{Config, Device, DeviceError};
@@ -90,8 +90,8 @@ impl GuestConfig {
         };
     }
 
-    /// Returns what a BAR holds after a write: bits below its size stay 0, so that the guest can find
-    /// that out.
+    /// Returns what a BAR holds after a write: bits below its size stay 0, so that the guest can
+    /// determine the size.
     fn bar(&self, index: usize, value: u32) -> u32 {
         let mask = !(self.size - 1);
         match index {

@@ -1,5 +1,5 @@
-//! The guest's console: shown as it comes, a line at a time, and searched for what its first process
-//! says of the checks it makes.
+//! The guest's console: printed line by line, and searched for the checks that the guest's first
+//! process reports.
 
 use parking_lot::Mutex;
 use ppc64_linux_init::{FAILED, PASSED, STATUS};
@@ -58,7 +58,7 @@ impl Said {
             self.status = status.trim().parse().ok();
         }
         let prefix = if check { "" } else { PREFIX };
-        // Whoever read it may be gone; the guest goes on.
+        // The reader may have gone; the guest continues.
         let _ = writeln!(std::io::stdout(), "{prefix}{line}");
     }
 }

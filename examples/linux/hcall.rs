@@ -1,4 +1,4 @@
-//! Hypercalls that come to the monitor; those of its interrupt controller the kernel answers itself.
+//! Hypercalls that reach the monitor; the kernel answers those of its interrupt controller.
 
 use super::cpus::{End, LPCR_AIL, LPCR_AIL_SHIFT, LPCR_ILE};
 use super::exits::Kind;

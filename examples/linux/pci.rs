@@ -1,5 +1,5 @@
-//! The PCI host bridge's node, with a node for each device: on pSeries Linux looks for devices there
-//! and not on the bus.
+//! The PCI host bridge's node, with a node for each device: on pSeries, Linux looks for devices
+//! there and not on the bus.
 
 use super::device::{MMIO, MMIO_OFFSET, Passed};
 use super::fdt::{Fdt, halves};

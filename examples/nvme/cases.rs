@@ -94,7 +94,8 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Err
 pub(crate) fn config(bytes: u64, default_window: bool) -> DmaConfig {
     // Both buffers, queues, and unused ends of pages.
     let capacity = bytes.saturating_mul(4).clamp(16 << 20, 1 << 30);
-    DmaConfig { capacity, page: None, default_window }
+    let config = DmaConfig::default().with_capacity(capacity);
+    if default_window { config } else { config.without_default_window() }
 }
 
 fn describe(disk: &Disk) {

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use spapr_iommu::guest::Phb;
 use spapr_iommu::host::{GroupFacts, PciDevice};
-use spapr_iommu::space::{Device, DeviceRegion};
+use spapr_iommu::space::{DeviceRegion, RawDevice};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use std::error::Error;
 
@@ -47,7 +47,7 @@ pub(crate) struct Passed {
     pub(crate) group: u32,
     /// Real address of its BAR 0 in the guest.
     pub(crate) at: u64,
-    _device: Device,
+    _device: RawDevice,
     bar: DeviceRegion,
 }
 

@@ -5,5 +5,9 @@
 
 mod by_address;
 pub mod command;
+mod edu;
+mod machine;
 pub mod replay;
 pub mod scenario;
+
+pub use machine::{HostNote, Machine, NotHere};

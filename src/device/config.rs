@@ -1,8 +1,7 @@
 //! The configuration space of a device.
 
-use super::AccessError;
-use super::access::Access;
-use super::value::{Endian, RegisterValue};
+use super::error::AccessError;
+use super::register::{Access, Endian, RegisterValue};
 use core::ops::Range;
 use parking_lot::Mutex;
 
@@ -25,7 +24,7 @@ const EXPRESS: u8 = 0x10;
 pub(super) const MSIX: u8 = 0x11;
 const ADVANCED: u8 = 0x13;
 /// Longest capability list: 192 bytes hold no more.
-const MOST: usize = 48;
+const MAX_CAPABILITIES: usize = 48;
 
 /// A register that has its own method.
 #[derive(Debug)]
@@ -42,8 +41,8 @@ struct Guard {
 /// BARs or the device to sleep, nor sets up DMA and interrupts without the knowledge of
 /// [`Device`](super::Device): writes to those registers are refused.
 ///
-/// vfio-pci answers for some of it itself (ids, BARs, capability list), so these read well of a
-/// device that is gone.
+/// vfio-pci answers for some of it itself (IDs, BARs, capability list), so these read normally even
+/// after the device is gone.
 pub struct Config {
     access: Access,
     guards: Vec<Guard>,
@@ -155,7 +154,7 @@ fn capabilities(access: &Access) -> Result<Vec<(u8, u64)>, AccessError> {
         return Ok(found);
     }
     let mut next = byte(FIRST_CAPABILITY)? & !3;
-    while next >= 0x40 && found.len() < MOST {
+    while next >= 0x40 && found.len() < MAX_CAPABILITIES {
         let at = u64::from(next);
         found.push((byte(at)?, at));
         next = byte(at + 1)? & !3;

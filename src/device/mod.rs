@@ -38,30 +38,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod access;
-mod bar;
 mod config;
 pub mod eeh;
 mod error;
 mod interrupt;
-mod messages;
+mod kind;
 mod open;
-mod value;
+mod pe;
+mod register;
 
-pub use bar::Bar;
 pub use config::Config;
 pub use error::{AccessError, DeviceError};
-pub use interrupt::{ForwardedInterrupts, Interrupt, InterruptInfo, InterruptKind};
-pub use open::DmaState;
-pub use value::{Endian, RegisterValue};
+pub use interrupt::{ForwardedInterrupts, Interrupt};
+pub use kind::{InterruptInfo, InterruptKind};
+pub use open::{Bar, DmaState};
+pub use register::{Endian, RegisterValue};
 
-use crate::device::eeh::Eeh;
 use crate::host::{Errno, RegionArea};
 use crate::space::{AddressSpace, DeviceArea, Driven};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
-use access::{Access, BARS, CONFIG};
 use core::fmt;
-pub(crate) use open::OpenDevice;
+use eeh::Eeh;
+use open::OpenDevice;
+use register::{Access, BARS, CONFIG};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -69,7 +68,7 @@ use std::sync::Arc;
 ///
 /// The space, and the group in it, stay while it, a [`Bar`] or an [`Interrupt`] of it is held.
 pub struct Device {
-    opened: Arc<OpenDevice>,
+    open: Arc<OpenDevice>,
     id: (u16, u16),
     /// Whether the kernel can reset it.
     resets: bool,
@@ -92,17 +91,17 @@ impl Device {
         let region = region.map_err(|errno| DeviceError::Region { device: name.clone(), region: CONFIG, errno })?;
         let config = Config::open(Access { region, device: Arc::clone(&name), name: CONFIG })?;
         let id = config.id()?;
-        let opened = Arc::new(OpenDevice::new(device, name, config));
-        if !opened.config.answers() {
-            opened.check()?;
+        let open = Arc::new(OpenDevice::new(device, name, config));
+        if !open.config.answers() {
+            open.check()?;
         }
-        opened.config.take_over()?;
-        Ok(Self { opened, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
+        open.config.take_over()?;
+        Ok(Self { open, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
     }
 
     /// Returns its PCI address.
     pub fn address(&self) -> &str {
-        &self.opened.address
+        &self.open.address
     }
 
     /// Returns vendor and device ID.
@@ -112,56 +111,45 @@ impl Device {
 
     /// Returns its group.
     pub fn group(&self) -> u32 {
-        self.opened.device.group()
+        self.open.raw.group()
     }
 
     /// Returns its configuration space.
     pub fn config(&self) -> &Config {
-        &self.opened.config
+        &self.open.config
     }
 
     /// Opens BAR 0 to 5, with the byte order of its registers.
     pub fn bar(&self, index: u32, endian: Endian) -> Result<Bar, DeviceError> {
-        let device = &self.opened.device;
-        let is_there = |index: u32| Ok::<_, DeviceError>(device.region_info(PCI_BAR0_REGION_INDEX + index)?.size > 0);
         let name = BARS.get(index as usize).copied();
-        let Some(name) = name.filter(|_| !matches!(is_there(index), Ok(false))) else {
-            let mut present = Vec::new();
-            for other in 0..BARS.len() as u32 {
-                if is_there(other)? {
-                    present.push(other);
-                }
-            }
-            return Err(DeviceError::NoBar { device: Arc::clone(&self.opened.address), index, present });
+        let Some(name) = name.filter(|_| !matches!(self.has_bar(index), Ok(false))) else {
+            return Err(self.no_bar(index)?);
         };
-        let region = device.region(PCI_BAR0_REGION_INDEX + index).map_err(|errno| DeviceError::Region {
-            device: Arc::clone(&self.opened.address),
-            region: name,
-            errno,
-        })?;
-        let access = Access { region, device: Arc::clone(&self.opened.address), name };
-        Ok(Bar { access, endian, opened: Arc::clone(&self.opened) })
+        let region = self.open.raw.region(PCI_BAR0_REGION_INDEX + index);
+        let region = region.map_err(|errno| self.region_failed(name, errno))?;
+        let access = Access { region, device: Arc::clone(&self.open.address), name };
+        Ok(Bar { access, endian, open: Arc::clone(&self.open) })
     }
 
     /// Sets the bus master bit, which lets the device read and write memory and send MSI and MSI-X.
     pub fn start_dma(&self) -> Result<(), DeviceError> {
-        self.opened.start_dma()
+        self.open.start_dma()
     }
 
     /// Takes the device off the bus; its transfers in progress have arrived when this returns.
     pub fn stop_dma(&self) -> Result<(), DeviceError> {
-        self.opened.stop_dma()
+        self.open.stop_dma()
     }
 
     /// Returns whether the device may use the bus.
     pub fn is_dma_on(&self) -> bool {
-        self.opened.dma.is_on()
+        self.open.dma.is_on()
     }
 
     /// Returns the same as a handle to keep elsewhere. It turns off when the device is dropped; if
     /// the kernel refuses that, it stays on.
     pub fn dma_state(&self) -> DmaState {
-        self.opened.dma.clone()
+        self.open.dma.clone()
     }
 
     /// Resets the device (`VFIO_DEVICE_RESET`), which is off the bus afterwards. Registers are as
@@ -171,23 +159,23 @@ impl Device {
     /// Fails with [`DeviceError::NoReset`] if the kernel has no way to reset this device alone.
     pub fn reset(&self) -> Result<(), DeviceError> {
         if !self.resets {
-            return Err(DeviceError::NoReset { device: Arc::clone(&self.opened.address) });
+            return Err(DeviceError::NoReset { device: Arc::clone(&self.open.address) });
         }
         // The kernel restores what it finds, so bus mastering must be off before.
         self.stop_dma()?;
-        self.opened.device.reset()?;
-        Ok(self.opened.restore()?)
+        self.open.raw.reset()?;
+        Ok(self.open.restore()?)
     }
 
     /// Returns how many interrupts of a kind the device has; [`DeviceError::NoInterrupt`] if none.
     pub fn interrupts(&self, kind: InterruptKind) -> Result<InterruptInfo, DeviceError> {
-        interrupt::info(&self.opened, kind)
+        interrupt::info(&self.open, kind)
     }
 
     /// Enables the first `count` interrupts of a kind, all at once: none can be added later. They
     /// are disabled when all of them are dropped, or the device is.
     pub fn enable_interrupts(&self, kind: InterruptKind, count: u32) -> Result<Vec<Interrupt>, DeviceError> {
-        interrupt::enable(&self.opened, kind, count)
+        interrupt::enable(&self.open, kind, count)
     }
 
     /// Enables the first interrupts of a kind, one for each of `eventfds`, which the kernel
@@ -198,48 +186,65 @@ impl Device {
         kind: InterruptKind,
         eventfds: &[BorrowedFd<'_>],
     ) -> Result<ForwardedInterrupts, DeviceError> {
-        interrupt::forward(&self.opened, kind, eventfds)
+        interrupt::forward(&self.open, kind, eventfds)
     }
 
-    /// The device's file, for interfaces of the kernel that take it; `None` where the host has no
-    /// files, as a model.
+    /// Returns the device's file, for interfaces of the kernel that take it; `None` on a model,
+    /// which has no files.
     ///
-    /// What is written to the file goes past all that this library guards: with memory decode
-    /// turned off that way, the next access to a BAR ends the process.
+    /// Writes to the file bypass the guards of this library: after one that turns memory decode
+    /// off, the next access to a BAR ends the process.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.opened.device.file()
+        self.open.raw.file()
     }
 
-    /// The parts of BAR 0 to 5 that can be mapped into the process, as memory slots of KVM need it.
-    /// None on a model, and for a BAR that the device does not have.
+    /// Returns the parts of BAR 0 to 5 that can be mapped into the process, as memory slots of KVM
+    /// need it. Empty on a model, and for a BAR that the device does not have.
     pub fn bar_areas(&self, index: u32) -> Result<Vec<RegionArea>, DeviceError> {
         let name = self.bar_name(index)?;
-        self.opened.device.areas(PCI_BAR0_REGION_INDEX + index).map_err(|errno| self.region_failed(name, errno))
+        self.open.raw.areas(PCI_BAR0_REGION_INDEX + index).map_err(|errno| self.region_failed(name, errno))
     }
 
     /// Maps one of the [`bar_areas`](Self::bar_areas).
     pub fn map_bar_area(&self, index: u32, area: RegionArea) -> Result<DeviceArea, DeviceError> {
         let name = self.bar_name(index)?;
-        let mapped = self.opened.device.map_area(PCI_BAR0_REGION_INDEX + index, area);
+        let mapped = self.open.raw.map_area(PCI_BAR0_REGION_INDEX + index, area);
         mapped.map_err(|errno| self.region_failed(name, errno))
     }
 
     fn bar_name(&self, index: u32) -> Result<&'static str, DeviceError> {
-        let no_bar = || DeviceError::NoBar { device: Arc::clone(&self.opened.address), index, present: Vec::new() };
-        BARS.get(index as usize).copied().ok_or_else(no_bar)
+        match BARS.get(index as usize) {
+            Some(name) => Ok(name),
+            None => Err(self.no_bar(index)?),
+        }
+    }
+
+    fn has_bar(&self, index: u32) -> Result<bool, DeviceError> {
+        Ok(self.open.raw.region_info(PCI_BAR0_REGION_INDEX + index)?.size > 0)
+    }
+
+    /// Returns the error that names the BARs the device has.
+    fn no_bar(&self, index: u32) -> Result<DeviceError, DeviceError> {
+        let mut present = Vec::new();
+        for other in 0..BARS.len() as u32 {
+            if self.has_bar(other)? {
+                present.push(other);
+            }
+        }
+        Ok(DeviceError::NoBar { device: Arc::clone(&self.open.address), index, present })
     }
 
     fn region_failed(&self, region: &'static str, errno: Errno) -> DeviceError {
-        DeviceError::Region { device: Arc::clone(&self.opened.address), region, errno }
+        DeviceError::Region { device: Arc::clone(&self.open.address), region, errno }
     }
 
-    /// Error handling of the device's PE.
+    /// Returns the error handling of the device's PE.
     pub fn eeh(&self) -> Eeh<'_> {
-        Eeh::new(&self.opened, self.id)
+        Eeh::new(&self.open, self.id)
     }
 }
 
-/// The device's parts stand in front of a whole host, which is a screen and no help.
+/// Without the device's parts, which refer to a whole host.
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (vendor, device) = self.id;
@@ -251,14 +256,14 @@ impl fmt::Debug for Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.opened.process.is_current() {
+        if !self.open.process.is_current() {
             return;
         }
-        let address = &self.opened.address;
-        if let Err(error) = self.opened.stop_dma() {
+        let address = &self.open.address;
+        if let Err(error) = self.open.stop_dma() {
             tracing::warn!(device = %address, %error, "the device may still use the bus until its file is closed");
         }
-        if let Err(error) = self.opened.disable_interrupts() {
+        if let Err(error) = self.open.disable_interrupts() {
             tracing::warn!(device = %address, %error, "interrupts stay enabled until the device's file is closed");
         }
     }

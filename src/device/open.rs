@@ -1,12 +1,12 @@
-//! State shared by a device, its BARs and its interrupts: the open file, and whether the device may
-//! use the bus.
+//! An open device and its BARs: the state that a device, its BARs and its interrupts share, which
+//! is the open file and whether the device may use the bus.
 
 use super::config::{Config, is_master};
-use super::interrupt::{InterruptKind, Slots};
-use super::{AccessError, DeviceError};
-use crate::device::eeh::{self, EehError, PeState};
-use crate::host::{Process, irqs};
-use crate::space;
+use super::error::{AccessError, DeviceError};
+use super::kind::{EnabledKinds, InterruptKind};
+use super::pe::{self, PeError, PeState, RawDevice};
+use super::register::{Access, Endian, RegisterValue};
+use crate::host::{Process, calls};
 use core::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
@@ -33,17 +33,18 @@ impl DmaState {
     }
 }
 
+/// An open device: its file, its configuration space, and what is enabled.
 pub(crate) struct OpenDevice {
-    pub(crate) device: space::Device,
-    pub(crate) address: Arc<str>,
+    pub(super) raw: RawDevice,
+    pub(super) address: Arc<str>,
     pub(super) config: Config,
     pub(super) dma: DmaState,
-    pub(super) slots: Mutex<Slots>,
-    /// Whether the kernel said that there is no PE, which does not change.
+    pub(super) enabled: Mutex<EnabledKinds>,
+    /// Whether the kernel reported that there is no PE, which does not change.
     no_pe: AtomicBool,
     /// Serialises starting and stopping DMA.
-    turn: Mutex<()>,
-    /// The process that opened it. In a child of `fork` its end is none of the device's.
+    dma_change: Mutex<()>,
+    /// The process that opened it. A child of `fork` must not take the device off the bus.
     pub(super) process: Process,
 }
 
@@ -54,15 +55,15 @@ impl core::fmt::Debug for OpenDevice {
 }
 
 impl OpenDevice {
-    pub(super) fn new(device: space::Device, address: Arc<str>, config: Config) -> Self {
+    pub(super) fn new(raw: RawDevice, address: Arc<str>, config: Config) -> Self {
         Self {
-            device,
+            raw,
             address,
             config,
             dma: DmaState::default(),
-            slots: Mutex::default(),
+            enabled: Mutex::default(),
             no_pe: AtomicBool::new(false),
-            turn: Mutex::new(()),
+            dma_change: Mutex::new(()),
             process: Process::current(),
         }
     }
@@ -72,13 +73,13 @@ impl OpenDevice {
         let device = || Arc::clone(&self.address);
         let answers = self.config.answers();
         if !self.no_pe.load(Ordering::Relaxed) {
-            match eeh::any_state(&self.device) {
+            match pe::any_state(&self.raw) {
                 // The container may have PEs of other groups: a device that answers is in none of
                 // these.
                 Ok(state @ (PeState::Reset | PeState::Stopped | PeState::Unavailable)) if !answers => {
                     return Err(AccessError::Frozen { device: device(), state });
                 }
-                Err(EehError::NoPe { .. }) => self.no_pe.store(true, Ordering::Relaxed),
+                Err(PeError::NoPe { .. }) => self.no_pe.store(true, Ordering::Relaxed),
                 Ok(_) | Err(_) => {}
             }
         }
@@ -86,7 +87,7 @@ impl OpenDevice {
     }
 
     pub(super) fn start_dma(&self) -> Result<(), DeviceError> {
-        let _turn = self.turn.lock();
+        let _change = self.dma_change.lock();
         let was = self.dma.is_on();
         // Set before it is true, and cleared again if it does not become true.
         self.dma.set(true);
@@ -99,7 +100,7 @@ impl OpenDevice {
             Err(error) => error.into(),
         };
         if !was {
-            // The write may have arrived all the same.
+            // The write may still have arrived.
             let _ = self.config.set_master(false);
             self.config.forget_master();
             self.dma.set(false);
@@ -109,8 +110,8 @@ impl OpenDevice {
 
     /// Stops DMA; transfers in progress have arrived when it returns. A device that is frozen or
     /// gone does none, and still does none when it comes back.
-    pub(crate) fn stop_dma(&self) -> Result<(), DeviceError> {
-        let _turn = self.turn.lock();
+    pub(super) fn stop_dma(&self) -> Result<(), DeviceError> {
+        let _change = self.dma_change.lock();
         match self.config.set_master(false) {
             Ok(command) if is_master(command) => {
                 return Err(DeviceError::BusMaster { device: Arc::clone(&self.address), command });
@@ -126,12 +127,12 @@ impl OpenDevice {
     }
 
     /// Disables all interrupts. Returns the last error, if any.
-    pub(crate) fn disable_interrupts(&self) -> Result<(), DeviceError> {
-        let mut slots = self.slots.lock();
+    pub(super) fn disable_interrupts(&self) -> Result<(), DeviceError> {
+        let mut enabled = self.enabled.lock();
         let mut result = Ok(());
         for kind in InterruptKind::ALL {
-            if slots.take(kind) {
-                let disabled = irqs::disable(self.device.host().as_ref(), self.device.fd(), kind.index());
+            if enabled.take(kind) {
+                let disabled = calls::disable_irqs(self.raw.host().as_ref(), self.raw.fd(), kind.index());
                 result = disabled.map_err(DeviceError::from).and(result);
             }
         }
@@ -139,15 +140,59 @@ impl OpenDevice {
     }
 
     /// Returns vendor and device ID, if the device answers.
-    pub(crate) fn present(&self) -> Result<(u16, u16), AccessError> {
+    pub(super) fn present(&self) -> Result<(u16, u16), AccessError> {
         self.check()?;
         self.config.id()
     }
 
     /// Restores the command register after a reset or a freeze; fails if the device does not
     /// answer.
-    pub(crate) fn restore(&self) -> Result<(), AccessError> {
+    pub(super) fn restore(&self) -> Result<(), AccessError> {
         self.config.restore()?;
         self.check()
+    }
+}
+
+/// A BAR, with the registers that the device's manual describes.
+///
+/// Each access is a single volatile one of exactly its width, ordered with all memory the program
+/// touches before and after it: a doorbell does not overtake the descriptor it announces. The
+/// kernel accesses a BAR of I/O ports, which cannot be mapped.
+///
+/// It keeps the device's file open beyond its [`Device`](super::Device).
+#[derive(Debug)]
+pub struct Bar {
+    pub(super) access: Access,
+    pub(super) endian: Endian,
+    pub(super) open: Arc<OpenDevice>,
+}
+
+impl Bar {
+    /// Reads the register at `offset`, bytes from the BAR's start, a multiple of the width.
+    ///
+    /// All ones may be a value, or what a read gives if the device does not answer. So if all bits
+    /// are ones, and only then, EEH and the configuration space are checked:
+    /// [`AccessError::Frozen`], [`AccessError::Gone`].
+    pub fn read<V: RegisterValue>(&self, offset: u64) -> Result<V, AccessError> {
+        match self.access.read(offset, self.endian)? {
+            (value, false) => Ok(value),
+            (value, true) => self.open.check().map(|()| value),
+        }
+    }
+
+    /// Writes the register at `offset`, bytes from the BAR's start, a multiple of the width. If the
+    /// device does not answer, the value is lost, which only a read can detect.
+    pub fn write<V: RegisterValue>(&self, offset: u64, value: V) -> Result<(), AccessError> {
+        self.access.write(offset, value, self.endian)
+    }
+
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.access.region.size()
+    }
+
+    /// Returns the byte order of its registers.
+    pub fn endian(&self) -> Endian {
+        self.endian
     }
 }

@@ -1,11 +1,13 @@
 //! Buffers: typed memory that devices see while it lives.
 
+use super::arena::WindowKind;
 use super::mapped::Mapped;
-use super::memory::RegisteredMemory;
 use super::part::Part;
-use super::{Dma, DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
-use crate::addr::{Iova, IovaRange};
+use super::registered::RegisteredMemory;
+use super::{Dma, DmaError, NotReleased, OutOfBounds, ReleaseRefusal};
+use crate::addr::{Iova, IovaRange, PageShift};
 use crate::permission::Permission;
+use core::fmt;
 use core::marker::PhantomData;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -29,7 +31,7 @@ pub struct Buffer<T> {
     offset: u64,
     iova: IovaRange,
     len: usize,
-    kind: PhantomData<fn() -> T>,
+    element: PhantomData<fn() -> T>,
 }
 
 enum Backing {
@@ -37,6 +39,27 @@ enum Backing {
     Own(Mapped),
     /// A part of a shared page.
     Part(Part),
+}
+
+impl Backing {
+    /// Allocates and maps at least `bytes`. Returns also where they begin in their memory, and
+    /// their bus addresses.
+    fn new(
+        dma: &Dma,
+        kind: WindowKind,
+        page: PageShift,
+        bytes: u64,
+        permission: Permission,
+    ) -> Result<(Self, u64, IovaRange), DmaError> {
+        if bytes <= page.bytes() / 2 {
+            let part = Part::take(dma, kind, page, bytes, permission)?;
+            let (offset, iova) = (part.offset(), part.iova());
+            return Ok((Self::Part(part), offset, iova));
+        }
+        let mapped = Mapped::of_new_memory(dma, kind, page, bytes, permission)?;
+        let iova = mapped.first(bytes)?;
+        Ok((Self::Own(mapped), 0, iova))
+    }
 }
 
 impl Dma {
@@ -49,21 +72,11 @@ impl Dma {
             return Err(DmaError::Empty);
         }
         let mut refused = None;
-        for which in self.windows()? {
-            let page = self.page_of(which)?;
+        for kind in self.windows()? {
+            let page = self.page_of(kind)?;
             let backing = page.max(self.space().registry().host().page_shift());
-            let made = match bytes <= backing.bytes() / 2 {
-                true => Part::take(self, which, backing, bytes, permission).map(|part| {
-                    let (offset, iova) = part.place(bytes);
-                    (Backing::Part(part), offset, iova)
-                }),
-                false => Mapped::of_new_memory(self, which, backing, bytes, permission).map(|mapped| {
-                    let iova = IovaRange::new(mapped.iova().start(), bytes).unwrap_or(mapped.iova());
-                    (Backing::Own(mapped), 0, iova)
-                }),
-            };
-            match made {
-                Ok((backing, offset, iova)) => return Ok(Buffer { backing, offset, iova, len, kind: PhantomData }),
+            match Backing::new(self, kind, backing, bytes, permission) {
+                Ok((backing, offset, iova)) => return Ok(Buffer { backing, offset, iova, len, element: PhantomData }),
                 // The other window takes ordinary memory, or has room.
                 Err(error) if error.is_no_room() || matches!(error, DmaError::Memory { .. }) => {
                     refused.get_or_insert(error);
@@ -147,10 +160,10 @@ impl<T: Pod> Buffer<T> {
 
     /// Frees the buffer, unless a device does DMA or the kernel refuses to unmap it. Dropping it
     /// frees it in any case: a device that still uses it then finds no mapping.
-    pub fn release(mut self) -> Result<(), Box<ReleaseError<Self>>> {
+    pub fn release(mut self) -> Result<(), Box<NotReleased<Self>>> {
         match self.try_release() {
             Ok(()) => Ok(()),
-            Err(why) => Err(Box::new(ReleaseError { held: self, why })),
+            Err(why) => Err(Box::new(NotReleased { buffer: self, why })),
         }
     }
 
@@ -166,11 +179,11 @@ impl<T: Pod> Buffer<T> {
     }
 
     fn get(&self, at: u64, data: &mut [u8]) -> Result<(), OutOfBounds> {
-        self.leased().read(self.offset + at, data)
+        self.memory().read(self.offset + at, data)
     }
 
     fn put(&self, at: u64, data: &[u8]) -> Result<(), OutOfBounds> {
-        self.leased().write(self.offset + at, data)
+        self.memory().write(self.offset + at, data)
     }
 
     /// Returns the offset of `count` elements from `index` on, if they are in the buffer.
@@ -183,16 +196,13 @@ impl<T: Pod> Buffer<T> {
     /// Returns the offset of a field, if it lies in its element.
     fn field(&self, index: usize, offset: usize, len: usize) -> Result<u64, OutOfBounds> {
         let element = self.span(index, 1)?;
-        match offset.checked_add(len) {
-            Some(end) if end <= size_of::<T>() => Ok(element + offset as u64),
-            _ => Err(OutOfBounds { offset: offset as u64, len: len as u64, size: size_of::<T>() as u64 }),
-        }
+        OutOfBounds::check(offset as u64, len as u64, size_of::<T>() as u64)?;
+        Ok(element + offset as u64)
     }
 
     fn within(&self, offset: u64, len: u64) -> Result<u64, OutOfBounds> {
-        let size = self.iova.len();
-        let within = offset.checked_add(len).is_some_and(|end| end <= size);
-        if within { Ok(offset) } else { Err(OutOfBounds { offset, len, size }) }
+        OutOfBounds::check(offset, len, self.iova.len())?;
+        Ok(offset)
     }
 }
 
@@ -204,17 +214,37 @@ impl<T> Buffer<T> {
         }
     }
 
-    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
-        self.mapped().leased()
+    fn memory(&self) -> &Arc<RegisteredMemory> {
+        self.mapped().memory()
     }
 
-    /// Where it begins in its memory, bytes.
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
+    /// Returns the first byte in the process. The pointer is good for [`Self::size`] bytes while
+    /// the buffer lives; a device may change them at any moment, so no reference to them may be
+    /// made.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory().shared.as_ptr().wrapping_add(self.offset as usize)
+    }
+
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.iova.len()
+    }
+
+    /// Returns `len` bytes at `offset`, both in bytes, for the traits of `vm-memory`.
+    #[cfg(feature = "vm-memory")]
+    pub fn volatile_slice(&self, offset: u64, len: u64) -> Result<vm_memory::VolatileSlice<'_>, OutOfBounds> {
+        self.memory().volatile_slice(self.offset, self.size(), offset, len)
     }
 
     pub(super) fn bytes(&self) -> IovaRange {
         self.iova
+    }
+
+    /// Returns the bus addresses of element `index`.
+    pub(super) fn iova_range_of(&self, index: usize) -> Result<IovaRange, OutOfBounds> {
+        let len = size_of::<T>() as u64;
+        let offset = (index as u64).saturating_mul(len);
+        self.iova.subrange(offset, len).ok_or(OutOfBounds { offset, len, size: self.size() })
     }
 
     pub(super) fn elements(&self) -> usize {
@@ -233,5 +263,11 @@ impl<T> Drop for Buffer<T> {
         {
             tracing::warn!(iova = %self.iova, device, "a buffer is taken away while the device does DMA");
         }
+    }
+}
+
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} of {} bytes at {})", self.len, size_of::<T>(), self.iova)
     }
 }

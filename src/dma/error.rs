@@ -2,21 +2,23 @@
 
 use super::DmaMask;
 use crate::addr::{Amount, Iova, IovaRange, PageShift, UserRange};
+use crate::error::{ErrorKind, classify};
 use crate::host::{Errno, FileError};
 use crate::registry::RegisterError;
 use crate::space::{MapError, UnmapError, WindowError};
 
-/// Why memory was not made, or not mapped. Nothing has changed, but that windows may have been
+/// Why memory was not made, or not mapped. Nothing has changed, except that windows may have been
 /// created.
-#[allow(missing_docs, reason = "the message names each field")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum DmaError {
     /// No bytes were requested.
-    #[error("a buffer of no bytes was asked for: ask for one element at least")]
+    #[error("a buffer of no bytes was requested: request one element at least")]
     Empty,
     /// The size exceeds the address space.
-    #[error("{count} elements of {size} bytes are more than any memory: ask for less")]
+    #[error("{count} elements of {size} bytes are more than any memory: request less")]
     TooLarge { count: usize, size: usize },
     /// No device has been opened yet, so no window is known.
     #[error("no device is open: open one first, windows are its group's")]
@@ -29,14 +31,12 @@ pub enum DmaError {
     MaskTooSmall {
         /// The smallest mask of the devices that are open.
         mask: DmaMask,
-        /// The lowest bus address of all windows that is given out.
         lowest: Iova,
-        /// The smallest mask with which memory can be had.
         least: DmaMask,
     },
     /// No bus addresses are left.
     #[error(
-        "no {} of bus addresses in one piece are free in {window}, the largest is {}: drop buffers, or ask for a larger \
+        "no {} of bus addresses in one piece are free in {window}, the largest is {}: drop buffers, or request a larger \
          window with `DmaConfig::capacity`",
         Amount(*bytes),
         Amount(*largest)
@@ -55,16 +55,7 @@ pub enum DmaError {
         Amount(*bytes),
         Amount(*largest)
     )]
-    NoRoomInDefault {
-        /// What was asked.
-        bytes: u64,
-        /// The window.
-        window: IovaRange,
-        /// The largest piece that is free.
-        largest: u64,
-        /// Why there is no dynamic window.
-        why: WindowError,
-    },
+    NoRoomInDefault { bytes: u64, window: IovaRange, largest: u64, why: WindowError },
     /// No bus addresses are left in reach of the device with the smallest mask. A larger window has
     /// no more of them.
     #[error(
@@ -73,50 +64,22 @@ pub enum DmaError {
         Amount(*bytes),
         Amount(*largest)
     )]
-    NoRoomInReach {
-        /// What was asked.
-        bytes: u64,
-        /// The window.
-        window: IovaRange,
-        /// The smallest mask of the devices that are open.
-        mask: DmaMask,
-        /// The largest piece that is free and in reach.
-        largest: u64,
-    },
+    NoRoomInReach { bytes: u64, window: IovaRange, mask: DmaMask, largest: u64 },
     /// The process got no memory.
     #[error("no {} of memory in pages of {page}: {errno}", Amount(*bytes))]
-    Memory {
-        /// What was asked.
-        bytes: u64,
-        /// The page.
-        page: PageShift,
-        /// The kernel's answer.
-        errno: Errno,
-    },
-    /// Memory that is there already does not begin and end on a page.
+    Memory { bytes: u64, page: PageShift, errno: Errno },
+    /// Existing memory does not begin and end on a page.
     #[error(
         "the memory at {user} does not begin and end on a page of {page}, and devices would see what is beside it: \
              take whole pages, as `Dma::aligned_bytes` makes them"
     )]
-    Unaligned {
-        /// The memory.
-        user: UserRange,
-        /// The page.
-        page: PageShift,
-    },
+    Unaligned { user: UserRange, page: PageShift },
     /// The window's pages are larger than the memory's.
     #[error(
         "the memory at {user} supports IOMMU pages up to {max_iommu_page}, and the window has pages of {page}: make it with \
          `Dma::memory` once the device is open, take it of hugetlb pages, or set `DmaConfig::page` to a smaller page"
     )]
-    PageTooLarge {
-        /// The memory.
-        user: UserRange,
-        /// The largest IOMMU page it supports.
-        max_iommu_page: PageShift,
-        /// The window's page.
-        page: PageShift,
-    },
+    PageTooLarge { user: UserRange, max_iommu_page: PageShift, page: PageShift },
     /// A file cannot be shared with devices.
     #[error(transparent)]
     File(#[from] FileError),
@@ -137,8 +100,16 @@ pub enum DmaError {
     Map(#[from] MapError),
 }
 
+classify!(DmaError {
+    Argument: Empty, TooLarge, Unaligned, PageTooLarge;
+    NotFound: NoDevice;
+    Unsupported: MaskTooSmall;
+    NoMemory: NoRoom, NoRoomInDefault, NoRoomInReach, Memory, PoolEmpty;
+    inner: File.0, OutOfBounds.0, Window.0, Register.0, Map.0;
+});
+
 impl DmaError {
-    /// Whether the window has no room, and another one may have.
+    /// Returns whether the window has no room, and another one may have.
     pub(super) fn is_no_room(&self) -> bool {
         matches!(self, Self::NoRoom { .. } | Self::NoRoomInDefault { .. } | Self::NoRoomInReach { .. })
     }
@@ -156,20 +127,51 @@ pub struct OutOfBounds {
     pub size: u64,
 }
 
-/// Why a buffer was not released. `held` is the unchanged buffer.
+impl OutOfBounds {
+    /// Checks that `len` bytes at `offset` lie within `size`.
+    pub(super) fn check(offset: u64, len: u64, size: u64) -> Result<(), Self> {
+        let within = offset.checked_add(len).is_some_and(|end| end <= size);
+        if within { Ok(()) } else { Err(Self { offset, len, size }) }
+    }
+
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Argument
+    }
+
+    /// Returns a stable name of the cause, in kebab case.
+    pub fn code(&self) -> &'static str {
+        "out-of-bounds"
+    }
+}
+
+/// Why a buffer was not released. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
-pub struct ReleaseError<B> {
+pub struct NotReleased<B> {
     /// The buffer, unchanged.
-    pub held: B,
+    pub buffer: B,
     /// The reason.
     pub why: ReleaseRefusal,
 }
 
-/// Why a buffer was not given back.
-#[allow(missing_docs, reason = "the message names each field")]
+impl<B> NotReleased<B> {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.why.kind()
+    }
+
+    /// Returns a stable name of the cause, in kebab case.
+    pub fn code(&self) -> &'static str {
+        self.why.code()
+    }
+}
+
+/// The reason for which a buffer was not released.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum ReleaseRefusal {
     /// A device may be using it.
     #[error("{iova} is in reach of {device}, which does DMA: stop it first with `Device::stop_dma`")]
@@ -182,3 +184,5 @@ pub enum ReleaseRefusal {
     #[error(transparent)]
     Unmap(#[from] UnmapError),
 }
+
+classify!(ReleaseRefusal { Busy: DeviceRuns; inner: Unmap.0; });

@@ -1,11 +1,16 @@
 //! Memory for devices, for user-space drivers.
 //!
 //! A [`Dma`] opens devices by their PCI address and makes [`Buffer`]s that they see: registered,
-//! mapped in the best window all of them reach, unmapped and given back when dropped, in any order.
+//! mapped in the best window all of them reach, unmapped and freed when dropped, in any order.
 //! A [`Pool`] hands out blocks of one buffer without calling the kernel; [`DmaMemory`] is
 //! registered once and mapped transfer by transfer, alone or as a scatter list
 //! ([`DmaMemory::map_parts`]), and may be a file; a slice can be lent for a while
-//! ([`Dma::with_slice`]). All of it has an address for calls without a copy ([`Buffer::as_ptr`]).
+//! ([`Dma::with_slice`]).
+//!
+//! All of it has an address, for calls that fill or drain it without a copy ([`Buffer::as_ptr`]):
+//! `read`, `writev`, io_uring's, or the traits of `vm-memory`. A device may change the bytes at any
+//! moment, so no reference to them may be made, not even for a moment: give the pointer to the
+//! kernel, or access it with [`core::ptr::read_volatile`] and [`core::ptr::write_volatile`].
 //!
 //! ```
 //! use spapr_iommu::dma::{Dma, DmaMask};
@@ -31,30 +36,26 @@
 //! since removing a window costs time for each entry. Its pages are the host's, or those of hugetlb
 //! if the process gets such memory. Devices with fewer address bits get the default window.
 
-mod aligned;
 mod arena;
 mod buffer;
-mod debug;
 mod error;
 mod iova;
 mod mapped;
-mod mask;
-mod memory;
 mod open;
 mod part;
 mod pool;
+mod registered;
 mod scatter;
-mod zero_copy;
+mod stream;
 
-pub use aligned::AlignedBytes;
+pub use arena::DmaMask;
 pub use buffer::{Buffer, Pod};
-pub use error::{DmaError, OutOfBounds, ReleaseError, ReleaseRefusal};
+pub use error::{DmaError, NotReleased, OutOfBounds, ReleaseRefusal};
 pub use iova::{IovaSpan, Iovas};
-pub use mask::DmaMask;
-pub use memory::{DmaMemory, StreamMap};
 pub use open::OpenError;
 pub use pool::{Block, Pool};
 pub use scatter::{MemoryPart, ScatterMap};
+pub use stream::{AlignedBytes, DmaMemory, StreamMap};
 
 use crate::addr::PageShift;
 use crate::host::{Host, Process};
@@ -62,16 +63,18 @@ use crate::registry::Registry;
 use crate::space::AddressSpace;
 use arena::{Arenas, IovaAllocation, WindowKind};
 use arrayvec::ArrayVec;
+use core::fmt;
 use open::{DeviceEntry, Devices};
 use parking_lot::{Mutex, MutexGuard};
 use part::Pages;
 use std::sync::Arc;
 
-/// Configuration of memory for devices.
+/// Configuration of memory for devices: [`DmaConfig::default`], then what differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DmaConfig {
     /// Bytes of the dynamic window: all that is mapped there at a time. Rounded up to a power of
-    /// two. What cannot be had is an error when a device is opened.
+    /// two. A window that cannot be had is an error when a device is opened.
     pub capacity: u64,
     /// The dynamic window's page. `None` for the largest page for which the process gets hugetlb
     /// memory, if the capacity is 64 such pages or more, otherwise the host's page.
@@ -88,7 +91,24 @@ impl Default for DmaConfig {
     }
 }
 
-/// Memory for the devices of one DMA address space. Clones are the same.
+impl DmaConfig {
+    /// Sets the bytes of the dynamic window.
+    pub fn with_capacity(self, bytes: u64) -> Self {
+        Self { capacity: bytes, ..self }
+    }
+
+    /// Sets the dynamic window's page.
+    pub fn with_page(self, page: PageShift) -> Self {
+        Self { page: Some(page), ..self }
+    }
+
+    /// Removes the default window.
+    pub fn without_default_window(self) -> Self {
+        Self { default_window: false, ..self }
+    }
+}
+
+/// Memory for the devices of one DMA address space. Clones share it.
 #[derive(Clone)]
 pub struct Dma(Arc<Inner>);
 
@@ -100,7 +120,7 @@ struct Inner {
     opening: Mutex<()>,
     /// Taken before `state`.
     pages: Mutex<Pages>,
-    /// The process that made it.
+    /// The process that created it.
     process: Process,
 }
 
@@ -153,40 +173,51 @@ impl Dma {
         self.0.state.lock().devices.add(device);
     }
 
-    fn page_of(&self, which: WindowKind) -> Result<PageShift, DmaError> {
-        self.0.state.lock().arenas.page(which)
+    fn page_of(&self, kind: WindowKind) -> Result<PageShift, DmaError> {
+        self.0.state.lock().arenas.page(kind)
     }
 
-    fn allocate(&self, which: WindowKind, bytes: u64) -> Result<IovaAllocation, DmaError> {
+    fn allocate(&self, kind: WindowKind, bytes: u64) -> Result<IovaAllocation, DmaError> {
         let State { devices, arenas } = &mut *self.0.state.lock();
-        arenas.allocate(which, bytes, devices.mask().ok_or(DmaError::NoDevice)?)
+        arenas.allocate(kind, bytes, devices.mask().ok_or(DmaError::NoDevice)?)
     }
 
-    fn owns(&self, place: &IovaAllocation) -> bool {
-        self.0.state.lock().arenas.owns(place)
+    fn owns(&self, allocation: &IovaAllocation) -> bool {
+        self.0.state.lock().arenas.owns(allocation)
     }
 
-    /// Forgets the windows, which went with the last group, and the pages that were mapped there.
+    /// Drops the windows, which went with the last group, and the pages that were mapped there.
     fn forget_windows(&self) {
         *self.pages() = Pages::default();
         self.0.state.lock().arenas = Arenas::default();
     }
 
-    fn give_back(&self, place: IovaAllocation) {
-        self.0.state.lock().arenas.give_back(place);
+    fn give_back(&self, allocation: IovaAllocation) {
+        self.0.state.lock().arenas.give_back(allocation);
     }
 
+    /// Returns the address of a device that does DMA.
     fn running(&self) -> Option<String> {
         self.0.state.lock().devices.running()
     }
 
-    /// Whether this process made it, not one it was forked from: then what it maps is not this
-    /// process's to unmap.
+    /// Returns whether this process created it. In a child of `fork`, what it maps is the parent's
+    /// to unmap.
     fn is_here(&self) -> bool {
         self.0.process.is_current()
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
         self.0.pages.lock()
+    }
+}
+
+impl fmt::Debug for Dma {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The thread that prints may hold the lock.
+        match self.0.state.try_lock() {
+            Some(state) => write!(f, "Dma({} devices, {:?})", state.devices.count(), state.arenas),
+            None => f.write_str("Dma(busy)"),
+        }
     }
 }

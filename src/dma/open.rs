@@ -2,15 +2,17 @@
 
 use super::{Dma, DmaError, DmaMask};
 use crate::device::{Device, DeviceError};
+use crate::error::classify;
 use crate::space::AttachError;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Weak;
 
 /// Why a device was not opened. Nothing has changed, except that windows may have been created for
 /// groups that were attached before.
-#[allow(missing_docs, reason = "the message names each field")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum OpenError {
     /// There is no such device, or it is in no IOMMU group.
     #[error(
@@ -28,6 +30,8 @@ pub enum OpenError {
     #[error(transparent)]
     Dma(#[from] DmaError),
 }
+
+classify!(OpenError { NotFound: NoDevice; inner: Attach.0, Device.0, Dma.0; });
 
 /// An open device, as memory sees it.
 #[derive(Debug)]
@@ -57,12 +61,12 @@ impl Devices {
         self.open().map(|device| device.mask).min()
     }
 
-    /// How many are open.
+    /// Returns how many are open.
     pub(super) fn count(&self) -> usize {
         self.open().count()
     }
 
-    /// The address of a device that does DMA.
+    /// Returns the address of a device that does DMA.
     pub(super) fn running(&self) -> Option<String> {
         let runs =
             |device: &&DeviceEntry| device.running.upgrade().is_some_and(|running| running.load(Ordering::Acquire));
@@ -93,11 +97,11 @@ impl Dma {
         }
         space.attach(group)?;
         let opened = self.prepare(present.is_empty()).and_then(|()| self.open_attached(group, address, mask));
-        // Left attached, the group would be open to nobody else.
+        // While it is attached nobody else can open the group.
         if opened.is_err()
             && let Err(error) = space.detach(group)
         {
-            tracing::warn!(%error, group, "a group stays attached though its device was not opened");
+            tracing::warn!(%error, group, "a group stays attached although its device was not opened");
         }
         opened
     }
@@ -112,7 +116,7 @@ impl Dma {
 
     fn open_attached(&self, group: u32, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
         let device = Device::open(self.space(), group, address)?;
-        // Fails before anybody can count on the device.
+        // Fails before the device is visible to others.
         self.reached_by(mask)?;
         let running = device.dma_state().downgrade();
         self.add(DeviceEntry { address: address.to_owned(), mask, running });

@@ -3,6 +3,7 @@
 use super::{Buffer, Dma, DmaError, OutOfBounds, Pod};
 use crate::addr::{Iova, IovaRange};
 use crate::permission::Permission;
+use core::fmt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -28,9 +29,11 @@ impl Dma {
 impl<T: Pod> Pool<T> {
     /// Takes a block. It holds what it held when it was returned.
     pub fn take(&self) -> Result<Block<T>, DmaError> {
-        let index = self.0.free.lock().pop();
-        let index = index.ok_or(DmaError::PoolEmpty { blocks: self.0.buffer.len() })?;
-        Ok(Block { pool: Arc::clone(&self.0), index })
+        let mut free = self.0.free.lock();
+        let index = *free.last().ok_or(DmaError::PoolEmpty { blocks: self.0.buffer.len() })?;
+        let iova = self.0.buffer.iova_range_of(index)?;
+        free.pop();
+        Ok(Block { pool: Arc::clone(&self.0), index, iova })
     }
 
     /// Returns the number of blocks in the pool.
@@ -55,19 +58,18 @@ impl<T> Clone for Pool<T> {
 pub struct Block<T> {
     pool: Arc<Inner<T>>,
     index: usize,
+    iova: IovaRange,
 }
 
 impl<T: Pod> Block<T> {
     /// Returns its bus address.
     pub fn iova(&self) -> Iova {
-        self.iova_range().start()
+        self.iova.start()
     }
 
     /// Returns its bus addresses.
     pub fn iova_range(&self) -> IovaRange {
-        let all = self.pool.buffer.iova_range();
-        let size = size_of::<T>() as u64;
-        IovaRange::new(Iova(all.start().0 + self.index as u64 * size), size).unwrap_or(all)
+        self.iova
     }
 
     /// Reads the block.
@@ -85,7 +87,7 @@ impl<T: Pod> Block<T> {
         self.pool.buffer.read_field(self.index, offset)
     }
 
-    /// Writes a field by its offset, as of `core::mem::offset_of!`.
+    /// Writes a field by its offset, from `core::mem::offset_of!`.
     pub fn write_field<F: Pod>(&self, offset: usize, value: F) -> Result<(), OutOfBounds> {
         self.pool.buffer.write_field(self.index, offset, value)
     }
@@ -102,30 +104,42 @@ impl<T: Pod> Block<T> {
 
     /// Returns the offset in the whole pool.
     fn within(&self, offset: u64, len: usize) -> Result<u64, OutOfBounds> {
-        let (len, size) = (len as u64, size_of::<T>() as u64);
-        let within = offset.checked_add(len).is_some_and(|end| end <= size);
-        if within { Ok(self.index as u64 * size + offset) } else { Err(OutOfBounds { offset, len, size }) }
-    }
-}
-
-impl<T> Pool<T> {
-    pub(super) fn buffer(&self) -> &Buffer<T> {
-        &self.0.buffer
-    }
-
-    /// Blocks that are free, and of how many.
-    pub(super) fn count(&self) -> (usize, usize) {
-        (self.0.free.lock().len(), self.0.buffer.elements())
+        OutOfBounds::check(offset, len as u64, size_of::<T>() as u64)?;
+        Ok(self.first() + offset)
     }
 }
 
 impl<T> Block<T> {
-    pub(super) fn buffer(&self) -> &Buffer<T> {
-        &self.pool.buffer
+    /// Returns the first byte in the process. The pointer is good for `size_of::<T>()` bytes while
+    /// the block lives; a device may change them at any moment, so no reference to them may be
+    /// made.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.pool.buffer.as_ptr().wrapping_add(self.first() as usize)
     }
 
-    pub(super) fn index(&self) -> usize {
-        self.index
+    /// Returns `len` bytes at `offset`, for the traits of `vm-memory`.
+    #[cfg(feature = "vm-memory")]
+    pub fn volatile_slice(&self, offset: u64, len: u64) -> Result<vm_memory::VolatileSlice<'_>, OutOfBounds> {
+        OutOfBounds::check(offset, len, size_of::<T>() as u64)?;
+        self.pool.buffer.volatile_slice(self.first() + offset, len)
+    }
+
+    /// Returns where it begins in the pool's buffer, bytes.
+    fn first(&self) -> u64 {
+        self.iova.start().0 - self.pool.buffer.bytes().start().0
+    }
+}
+
+impl<T> fmt::Debug for Pool<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (free, all) = (self.0.free.lock().len(), self.0.buffer.elements());
+        write!(f, "Pool({:?}, {free} of {all} free)", self.0.buffer)
+    }
+}
+
+impl<T> fmt::Debug for Block<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({} of {:?})", self.index, self.pool.buffer)
     }
 }
 

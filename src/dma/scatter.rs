@@ -2,12 +2,11 @@
 
 use super::arena::WindowKind;
 use super::mapped::Mapped;
-use super::memory::RegisteredMemory;
 use super::{DmaError, DmaMemory, OutOfBounds};
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::permission::Permission;
 use crate::space::MapRequest;
-use std::sync::Arc;
+use core::fmt;
 
 /// A part of a [`DmaMemory`]: an entry of its scatter list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,23 +40,18 @@ impl DmaMemory {
         }
         let users = parts.iter().map(|part| self.part(part.offset, part.len));
         let users = users.collect::<Result<Vec<UserRange>, OutOfBounds>>()?;
-        Mapped::in_best_window(self.dma(), |which| self.map_users(which, &users, permission))
+        Mapped::in_best_window(self.dma(), |kind| self.map_users(kind, &users, permission))
     }
 
-    fn map_users(
-        &self,
-        which: WindowKind,
-        users: &[UserRange],
-        permission: Permission,
-    ) -> Result<ScatterMap, DmaError> {
-        let (dma, leased) = (self.dma(), self.leased());
-        let pages = users.iter().map(|user| Mapped::whole_pages(dma, which, leased, *user));
+    fn map_users(&self, kind: WindowKind, users: &[UserRange], permission: Permission) -> Result<ScatterMap, DmaError> {
+        let (dma, memory) = (self.dma(), self.memory());
+        let pages = users.iter().map(|user| Mapped::whole_pages(dma, kind, memory, *user));
         let runs = runs(pages.collect::<Result<_, DmaError>>()?);
         let bytes = runs.iter().map(|run| run.user.len()).sum();
         let outside = OutOfBounds { offset: 0, len: bytes, size: self.size() };
         let first = runs.first().ok_or(outside)?.user;
-        let place = dma.allocate(which, bytes)?;
-        let start = place.range().start().0;
+        let allocation = dma.allocate(kind, bytes)?;
+        let start = allocation.range().start().0;
         let request = |run: &Run| {
             let iova = IovaRange::new(Iova(start + run.at), run.user.len()).ok()?;
             Some(MapRequest { iova, user: run.user.start(), permission })
@@ -65,14 +59,14 @@ impl DmaMemory {
         let requests: Option<Vec<_>> = runs.iter().map(request).collect();
         let parts: Option<Vec<_>> = users.iter().map(|user| iova_of(&runs, start, *user)).collect();
         let (Some(requests), Some(parts)) = (requests, parts) else {
-            dma.give_back(place);
+            dma.give_back(allocation);
             return Err(outside.into());
         };
-        Ok(ScatterMap { mapped: Mapped::at(dma, leased, first, place, &requests)?, parts })
+        Ok(ScatterMap { mapped: Mapped::at(dma, memory, first, allocation, &requests)?, parts })
     }
 }
 
-/// Joins pages that touch or overlap, and places what is left side by side.
+/// Joins pages that touch or overlap, and places the runs side by side on the bus.
 fn runs(mut pages: Vec<UserRange>) -> Vec<Run> {
     pages.sort_unstable();
     let mut runs: Vec<Run> = Vec::new();
@@ -80,7 +74,7 @@ fn runs(mut pages: Vec<UserRange>) -> Vec<Run> {
         let at = runs.last().map_or(0, |last| last.at + last.user.len());
         match runs.last_mut() {
             Some(last) if user.start() <= last.user.end() => {
-                last.user = UserRange::between(last.user.start(), last.user.end().max(user.end())).unwrap_or(last.user);
+                last.user = last.user.hull(&user);
             }
             _ => runs.push(Run { user, at }),
         }
@@ -88,7 +82,7 @@ fn runs(mut pages: Vec<UserRange>) -> Vec<Run> {
     runs
 }
 
-/// Where devices see `user`, a part of one of the runs.
+/// Returns where devices see `user`, a part of one of the runs.
 fn iova_of(runs: &[Run], start: u64, user: UserRange) -> Option<IovaRange> {
     let after = runs.partition_point(|run| run.user.start() <= user.start());
     let run = runs.get(after.checked_sub(1)?).filter(|run| run.user.contains_range(&user))?;
@@ -96,12 +90,16 @@ fn iova_of(runs: &[Run], start: u64, user: UserRange) -> Option<IovaRange> {
 }
 
 impl ScatterMap {
-    /// Where devices see the parts, in the order in which they were given.
+    /// Returns where devices see the parts, in the order in which they were given.
     pub fn iova_ranges(&self) -> &[IovaRange] {
         &self.parts
     }
+}
 
-    pub(super) fn leased(&self) -> &Arc<RegisteredMemory> {
-        self.mapped.leased()
+impl fmt::Debug for ScatterMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.parts.first().map(|part| part.start()), self.parts.last().map(|part| part.end()));
+        let memory = self.mapped.memory();
+        write!(f, "ScatterMap({} parts from {first:x?} to {last:x?} of {memory:?})", self.parts.len())
     }
 }

@@ -1,4 +1,4 @@
-//! Storage of a TCE table's entries, which can be read while others write.
+//! Storage of a TCE table's entries, which can be read while it is written.
 
 use core::fmt::Debug;
 use std::sync::OnceLock;
@@ -31,12 +31,11 @@ pub trait Entries: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Calls `visit` with every stretch of one value in `first..first + count` that is not 0, in
-    /// order: its first entry, how many, the value. What was never written is skipped whole.
+    /// Calls `visit` with every run of one value in `first..first + count` that is not 0, in order:
+    /// its first index, its length, the value. Skips what was never written as a whole.
     fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64));
 
-    /// Returns whether others change them as well: the kernel under KVM, which then maps them
-    /// itself.
+    /// Returns whether the kernel changes and maps them by itself, under KVM.
     fn changes_by_itself(&self) -> bool {
         false
     }
@@ -55,8 +54,8 @@ const RELAXED: Ordering = Ordering::Relaxed;
 type Leaf = [AtomicU64; LEAF];
 type Branch = [Node<Leaf>; BRANCH];
 
-/// A place in the tree: one value for all its entries, until they differ and it is split. It never
-/// goes back, so readers need no lock.
+/// A node of the tree: one value for all its entries until they differ and it is split. A split is
+/// final, so reads are lock-free.
 #[derive(Debug)]
 struct Node<T> {
     value: AtomicU64,
@@ -81,9 +80,9 @@ fn new_branch(value: u64) -> Box<Branch> {
     Box::new(core::array::from_fn(|_| Node::new(value)))
 }
 
-/// Entries in a tree of branches and leaves. A stretch of one value costs its place in the
-/// directory; only leaves whose entries differ take 8 bytes for each. Leaves stay until the table
-/// goes, so that readers need no lock.
+/// Entries in a tree of branches and leaves. A run of one value costs its nodes only; a leaf whose
+/// entries differ takes 8 bytes for each. Leaves stay until the table is dropped, so reads are
+/// lock-free.
 #[derive(Debug)]
 pub(super) struct Sparse {
     branches: Box<[Node<Branch>]>,
@@ -92,7 +91,7 @@ pub(super) struct Sparse {
     bytes: AtomicU64,
 }
 
-/// A table would take more memory than it may.
+/// Why an entry was not stored: the table would take more memory than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull {
     /// Bytes it would take.
@@ -108,8 +107,8 @@ impl Sparse {
         Self { branches, len, bytes: AtomicU64::new(0) }
     }
 
-    /// Bytes of branches and leaves that an empty table needs, at most, for runs in order: the
-    /// first entry, how many, and whether all are one value.
+    /// Returns the most bytes of branches and leaves that an empty table needs for runs in order:
+    /// the first index, the length, and whether all are one value.
     pub(super) fn bytes_for(runs: impl Iterator<Item = (u64, u64, bool)>) -> u64 {
         let (mut bytes, mut next_leaf, mut next_branch) = (0_u64, 0, 0);
         let mut touch = |first: u64, end: u64| {
@@ -147,7 +146,7 @@ impl Sparse {
         branch[Self::split(index).1].split.get().map(|leaf| &**leaf)
     }
 
-    /// What entries at `index` are while they have no leaf.
+    /// Returns the value of entries at `index` that have no leaf.
     fn value(&self, index: u64) -> u64 {
         let Some(node) = self.branch(index) else { return 0 };
         node.split.get().map_or_else(|| node.value(), |branch| branch[Self::split(index).1].value())
@@ -169,12 +168,13 @@ impl Sparse {
         }))
     }
 
-    /// Whether `len` entries from `index` on are all that a leaf has of the table.
+    /// Returns whether `len` entries from `index` on are all that a leaf has of the table.
     fn is_whole(&self, index: u64, len: usize) -> bool {
         index.is_multiple_of(LEAF as u64) && (len == LEAF || index + len as u64 == self.len)
     }
 
-    /// Splits what entering `part` at `index`, within one leaf, will split, within `limit`.
+    /// Splits the nodes that storing `part` at `index`, within one leaf, would split, within
+    /// `limit`.
     fn make_room(&self, index: u64, part: Part<'_>, limit: &dyn Fn() -> u64) -> Result<(), TableFull> {
         if self.leaf(index).is_some() {
             return Ok(());
@@ -184,23 +184,22 @@ impl Sparse {
             return Ok(());
         }
         let uniform = one.is_some() && self.is_whole(index, part.len());
-        let branch = match self.branch(index).is_some_and(|node| node.split.get().is_none()) {
-            true => size_of::<Branch>(),
-            false => 0,
-        };
+        let is_whole_branch = self.branch(index).is_some_and(|node| node.split.get().is_none());
+        let branch = if is_whole_branch { size_of::<Branch>() } else { 0 };
         let more = branch + if uniform { 0 } else { size_of::<Leaf>() };
         let (needed, limit) = (self.bytes.load(RELAXED) + more as u64, limit());
         if needed > limit && more != 0 {
             return Err(TableFull { needed, limit });
         }
-        match uniform {
-            true => self.make_branch(index).map(drop),
-            false => self.make_leaf(index).map(drop),
-        };
+        if uniform {
+            self.make_branch(index);
+        } else {
+            self.make_leaf(index);
+        }
         Ok(())
     }
 
-    /// Enters values that lie in one leaf.
+    /// Stores values that lie in one leaf.
     fn store_part(&self, index: u64, part: Part<'_>) {
         if self.leaf(index).is_none()
             && let Some(value) = part.one()
@@ -223,8 +222,8 @@ impl Sparse {
         }
     }
 
-    /// Cuts entries at leaves, except where `whole` takes a whole branch at once: the first index
-    /// of each part, and how many entries it has.
+    /// Splits entries at the borders of leaves, except where `whole` takes a whole branch at once.
+    /// Yields the first index and the length of each part.
     fn parts(&self, first: u64, count: u64, whole: impl Fn(&Node<Branch>)) -> impl Iterator<Item = (u64, usize)> {
         let end = first.saturating_add(count).min(self.len);
         let mut at = first;
@@ -242,12 +241,12 @@ impl Sparse {
     }
 }
 
-/// What is entered in one leaf.
+/// Values to be stored in one leaf.
 #[derive(Clone, Copy)]
 enum Part<'a> {
     /// These values.
     List(&'a [u64]),
-    /// One value, so many times.
+    /// One value, repeated.
     One(u64, usize),
 }
 
@@ -259,7 +258,7 @@ impl Part<'_> {
         }
     }
 
-    /// The value that all of them are.
+    /// Returns the value if all are equal.
     fn one(&self) -> Option<u64> {
         match *self {
             Self::List(values) => values.first().copied().filter(|first| values.iter().all(|value| value == first)),
@@ -308,9 +307,10 @@ impl Entries for Sparse {
     fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64)) {
         let end = first.saturating_add(count).min(self.len);
         let mut at = first;
-        let mut uniform = |at: u64, until: u64, value: u64| match value {
-            0 => {}
-            value => visit(at, until - at, value),
+        let mut uniform = |at: u64, until: u64, value: u64| {
+            if value != 0 {
+                visit(at, until - at, value);
+            }
         };
         while at < end {
             let Some(node) = self.branch(at) else { return };
@@ -334,7 +334,7 @@ impl Entries for Sparse {
     }
 }
 
-/// Cuts `count` entries from `first` on at leaves and at the table's end.
+/// Splits `count` entries from `first` on at the borders of leaves and at the table's end.
 fn cut(first: u64, len: u64, count: usize) -> impl Iterator<Item = (u64, usize)> {
     let end = first.saturating_add(count as u64).min(len);
     let mut at = first;
@@ -391,7 +391,7 @@ mod tests {
         });
         let after = 2 * SPAN + 5;
         assert_eq!(runs, [(0, SPAN + 5, 4), (SPAN + 5, SPAN, 8), (after, len - after, 4)]);
-        // Where leaves are, they stay, and hold what is entered.
+        // Leaves stay, and hold what is stored.
         entries.fill(0, len, 0);
         assert_eq!(all(&entries), []);
         entries.store(SPAN + 6, &[1, 2]);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_stored_behind_the_end() {
+    fn nothing_is_stored_past_the_end() {
         let entries = Sparse::new(600);
         entries.store(598, &[1, 2, 3, 4]);
         entries.fill(599, u64::MAX, 9);

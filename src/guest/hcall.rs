@@ -1,23 +1,21 @@
-//! TCE hypercalls of a guest.
+//! TCE hypercalls of a guest: H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT and H_STUFF_TCE (LoPAR).
 
 use super::GuestIommu;
 use super::error::HcallError;
-use super::liobn::Liobn;
+use super::runs;
 use super::table::TceTable;
-use super::tce;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, Liobn};
 use crate::uapi::papr::hcall::{
     H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, H_SUCCESS, MAX_INDIRECT, MAX_STUFFED,
 };
+use zerocopy::IntoBytes;
 
-/// Lists are aligned to pages of this size, whatever the guest's own page.
+/// Alignment of a list, whatever the guest's own page.
 const LIST_ALIGN: u64 = 4096;
-/// Bytes of a full list.
-const LIST_BYTES: usize = (MAX_INDIRECT as usize) * 8;
 
 impl GuestIommu {
-    /// `H_PUT_TCE`: sets one TCE at `ioba`, a bus address, which includes the window's start. A TCE
-    /// without rights unmaps, and is kept as it is. Replaces the earlier TCE.
+    /// `H_PUT_TCE`: sets the TCE of the page at the bus address `ioba`, in place of the earlier
+    /// one. A TCE without rights unmaps, and is stored as it is.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
             table.put(self.ram(), table.index(ioba, 1)?, &[tce])?;
@@ -26,9 +24,9 @@ impl GuestIommu {
         })
     }
 
-    /// `H_PUT_TCE_INDIRECT`: sets the `count` TCEs, at most 512, that are stored big endian at
-    /// `list` in guest memory. The list is copied once and checked whole: all are set or none. TCEs
-    /// that continue each other go to the kernel as one MAP.
+    /// `H_PUT_TCE_INDIRECT`: sets `count` TCEs, at most 512, from the big-endian list at `list` in
+    /// guest memory. The list is copied once and checked whole: all are set or none. TCEs that
+    /// continue each other go to the kernel as one MAP.
     pub fn h_put_tce_indirect(&self, liobn: Liobn, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
             self.put_list(table, ioba, list, count)?;
@@ -39,30 +37,23 @@ impl GuestIommu {
     }
 
     fn put_list(&self, table: &TceTable, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
-        if count > MAX_INDIRECT {
-            return Err(HcallError::TooMany { count });
-        }
+        let mut buffer = [0_u64; MAX_INDIRECT as usize];
+        let len = usize::try_from(count).ok();
+        let values = len.and_then(|len| buffer.get_mut(..len)).ok_or(HcallError::TooMany { count })?;
         if list & (LIST_ALIGN - 1) != 0 {
             return Err(HcallError::ListMisaligned { list: GuestAddr(list) });
         }
         let first = table.index(ioba, count)?;
-        let mut bytes = [0; LIST_BYTES];
-        let len = count as usize * 8;
-        let bytes = bytes.get_mut(..len).unwrap_or_default();
-        self.ram().memory().read(GuestAddr(list), bytes).map_err(HcallError::List)?;
-        let mut values = [0; MAX_INDIRECT as usize];
-        let (words, _) = bytes.as_chunks::<8>();
-        for (value, word) in values.iter_mut().zip(words) {
-            *value = u64::from_be_bytes(*word);
-        }
-        table.put(self.ram(), first, values.get(..count as usize).unwrap_or_default())
+        self.ram().memory().read(GuestAddr(list), values.as_mut_bytes()).map_err(HcallError::List)?;
+        values.iter_mut().for_each(|value| *value = u64::from_be(*value));
+        table.put(self.ram(), first, values)
     }
 
-    /// `H_STUFF_TCE`: enters `tce`, which gives no rights, `count` times, 2^18 at most: the pages
-    /// are unmapped, with one UNMAP where they are mapped at all.
+    /// `H_STUFF_TCE`: sets `count` TCEs, at most 2^18, to `tce`, which must give no rights. The
+    /// pages are unmapped with one UNMAP, or none if nothing is mapped.
     pub fn h_stuff_tce(&self, liobn: Liobn, ioba: u64, tce: u64, count: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
-            if tce::permission(tce).is_some() {
+            if runs::permission(tce).is_some() {
                 return Err(HcallError::StuffsRights { tce });
             }
             let first = table.index(ioba, count)?;
@@ -85,19 +76,19 @@ impl GuestIommu {
         })
     }
 
-    /// Runs `act` on the table with that LIOBN, and counts what it refuses.
+    /// Runs `act` on the table with that LIOBN, and counts refusals.
     fn counted<T>(&self, liobn: Liobn, act: impl FnOnce(&TceTable) -> Result<T, HcallError>) -> Result<T, HcallError> {
-        let tables = self.directory.0.load();
+        let tables = self.directory.load();
         let Some(table) = tables.get(&liobn) else {
             let error = HcallError::NoTable { liobn };
-            self.strays.refusals.count(&error);
+            self.without_table.refusals.count(&error);
             return Err(error);
         };
         act(table).inspect_err(|error| table.counters().refusals.count(error))
     }
 
     /// Handles a hypercall as `KVM_EXIT_PAPR_HCALL` passes it: its number and r4 to r12. Returns r3
-    /// for the guest, and leaves r4 and up in `args`. `None` if it is not a TCE hypercall.
+    /// for the guest and leaves r4 to r12 in `args`. `None` if it is not a TCE hypercall.
     pub fn hcall(&self, number: u64, args: &mut [u64; 9]) -> Option<i64> {
         let [liobn, ioba, third, count, ..] = *args;
         let named = u32::try_from(liobn).map(Liobn);
@@ -113,7 +104,7 @@ impl GuestIommu {
             Ok(()) => H_SUCCESS,
             Err(error) => {
                 tracing::debug!(number, error = &error as &dyn std::error::Error, "hypercall refused");
-                error.code()
+                error.return_code()
             }
         })
     }

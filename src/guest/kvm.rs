@@ -1,13 +1,12 @@
-//! Tables in the kernel: under KVM it answers a guest's calls itself, and what it did is read here.
+//! Tables that KVM keeps and fills by itself, and how a PHB follows what it does.
 //!
-//! A guest's table is then in the kernel, which sets and maps by itself what it can; the rest goes
-//! to the VMM and to the same handlers as without KVM. Before these change anything, and before
-//! memory or a window is removed, the space is synced with what the kernel did
+//! The kernel sets and maps what it can; other calls go to the VMM and to the same handlers as
+//! without KVM. Before these change anything, and before memory or a window is removed, the space
+//! is synced with what the kernel did
 //! ([`AddressSpace::sync_from_kvm`](crate::space::AddressSpace::sync_from_kvm)).
 //!
-//! No vCPU of the guest may run while groups are attached or detached or memory is removed: the
-//! kernel would go on changing tables while they are read. RTAS calls may arrive while other vCPUs
-//! run.
+//! No vCPU of the guest may run while groups are attached or detached or memory is removed, since
+//! the kernel would change tables while they are read. RTAS calls may arrive while other vCPUs run.
 
 use super::GuestIommu;
 use super::entries::Entries;
@@ -40,9 +39,9 @@ impl Entries for KvmEntries {
     fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64)) {
         let end = first.saturating_add(count).min(self.0.entries());
         for index in first..end {
-            match self.0.load(index) {
-                0 => {}
-                value => visit(index, 1, value),
+            let value = self.0.load(index);
+            if value != 0 {
+                visit(index, 1, value);
             }
         }
     }
@@ -54,7 +53,7 @@ impl Entries for KvmEntries {
 
 impl Phb {
     /// Moves a table with its entries to the kernel, after the host's window for it was created. If
-    /// that fails, the table stays in the library, and the guest's calls for it leave the kernel.
+    /// that fails, the table stays in the library and the guest's calls for it go to the VMM.
     pub(super) fn accelerate(&self, table: TceTable) -> Arc<TceTable> {
         let table = table.limited(self.config().table_memory).counted(&self.counters);
         let Some(kvm) = &self.kvm else { return Arc::new(table) };
@@ -64,7 +63,7 @@ impl Phb {
             tracing::warn!(%liobn, needed, limit, "not accelerated: the kernel's table would take too much memory");
             return Arc::new(table);
         }
-        // What default windows will lock stays theirs.
+        // Does not lock what is reserved for default windows.
         let charging =
             match self.space().registry().charge("the kernel's copy of a TCE table", self.kvm_table_bytes(&table)) {
                 Ok(charging) => charging,
@@ -73,7 +72,7 @@ impl Phb {
                     return Arc::new(table);
                 }
             };
-        let added = kvm.add_table(TableSpec { liobn: liobn.0, window, page });
+        let added = kvm.add_table(TableSpec { liobn, window, page });
         drop(charging);
         match added {
             Ok(in_kernel) => {
@@ -87,8 +86,8 @@ impl Phb {
         }
     }
 
-    /// Bytes that the kernel locks for a table it keeps: its entries, and a pointer to each page of
-    /// them (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
+    /// Returns the bytes that the kernel locks for a table it keeps: its entries, and a pointer to
+    /// each page of them; saturates (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
     fn kvm_table_bytes(&self, table: &TceTable) -> u64 {
         let page = self.space().registry().host().page_shift();
         let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);
@@ -96,29 +95,29 @@ impl Phb {
         entries.saturating_add(whole((entries >> page.get()).saturating_mul(8).saturating_add(page.bytes() / 2)))
     }
 
-    /// The kernel keeps a table no more: from now on it changes nothing in its window.
+    /// Takes a table from the kernel, which no longer changes anything in its window.
     pub(super) fn release_from_kvm(&self, table: &TceTable) {
         if let Some(kvm) = self.kvm.as_ref().filter(|_| table.is_in_kernel())
-            && let Err(error) = kvm.remove_table(table.liobn().0)
+            && let Err(error) = kvm.remove_table(table.liobn())
         {
-            tracing::warn!(liobn = %table.liobn(), %error, "the kernel still keeps a table");
+            tracing::warn!(liobn = %table.liobn(), %error, "the kernel could not close a table");
         }
     }
 
-    /// Adds an attached group to those KVM maps for.
+    /// Lets KVM map for an attached group.
     pub(super) fn add_to_kvm(&self, group: u32) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         self.pin_ram_for_kvm()?;
         Ok(kvm.add_group(self.space().group_file(group)?)?)
     }
 
-    /// Removes a group from those KVM maps for, before it is detached.
+    /// Keeps KVM from mapping for a group that is to be detached.
     pub(super) fn remove_from_kvm(&self, group: u32) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         Ok(kvm.remove_group(group)?)
     }
 
-    /// Pins all RAM of the guest, so that it stays registered for what KVM maps.
+    /// Pins all RAM of the guest, so that it stays registered while KVM may map it.
     pub(super) fn pin_ram_for_kvm(&self) -> Result<(), MapError> {
         if self.kvm.is_none() {
             return Ok(());
@@ -127,9 +126,9 @@ impl Phb {
         self.space().pin_for_kvm(&ram)
     }
 
-    /// Syncs the space with everything the kernel did in its tables.
+    /// Syncs the space with what the kernel did in these tables.
     pub(super) fn sync_from_kvm(&self, tables: &[Arc<TceTable>]) -> Result<(), HcallError> {
-        tables.iter().try_for_each(|table| table.sync_from_kvm(self.space(), &self.ram, 0, table.len()))
+        tables.iter().try_for_each(|table| table.sync_from_kvm(self.space(), &self.ram))
     }
 }
 
@@ -148,7 +147,7 @@ impl GuestIommu {
         Ok(())
     }
 
-    /// Pins all RAM for KVM again, including slots just added.
+    /// Pins all RAM for KVM, including slots just added.
     pub(super) fn pin_ram_for_kvm(&self) -> Result<(), MapError> {
         for phb in self.phbs() {
             let groups = phb.groups.lock();

@@ -1,6 +1,7 @@
 //! A guest's memory, provided by the VMM.
 
 use crate::addr::{GuestAddr, GuestRange, UserAddr, UserRange};
+use crate::error::ErrorKind;
 use core::any::Any;
 use core::fmt;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ impl Slot {
     }
 }
 
-/// No guest RAM at an address, or the VMM cannot reach it.
+/// Why guest RAM was not accessed: there is none at the address, or the VMM cannot reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no guest RAM at {at} for {len} bytes")]
 pub struct NoMemory {
@@ -34,6 +35,18 @@ pub struct NoMemory {
     pub at: GuestAddr,
     /// Length of the access in bytes.
     pub len: usize,
+}
+
+impl NoMemory {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::NotFound
+    }
+
+    /// Returns a stable name of the cause, in kebab case.
+    pub fn code(&self) -> &'static str {
+        "no-memory"
+    }
 }
 
 /// Keeps the memory of a slot mapped in the process as long as it is held.
@@ -85,9 +98,10 @@ pub unsafe trait GuestMemory: Send + Sync + fmt::Debug {
         self.has(slot).then(|| Arc::new(()) as SlotOwner)
     }
 
-    /// Whether `slot`, which was registered, is there still. Asked once for each slot a hypercall
-    /// maps, so that RAM which went without [`remove_memory`](super::GuestIommu::remove_memory)
-    /// takes no new TCE. `true` where the VMM keeps to that.
+    /// Returns whether `slot`, which was registered, still exists. Called once for each slot that a
+    /// hypercall maps, so that RAM which the VMM took away without
+    /// [`remove_memory`](super::GuestIommu::remove_memory) gets no new TCE. The default is for VMMs
+    /// that never do that.
     fn has(&self, slot: &Slot) -> bool {
         let _ = slot;
         true

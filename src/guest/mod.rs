@@ -3,7 +3,7 @@
 //!
 //! A [`GuestIommu`] is the IOMMU a guest sees. It has the guest's registered RAM, and a [`Phb`]
 //! with its DMA windows for each PCI host bridge. A window is a [`TceTable`], named by its
-//! [`Liobn`]; the guest fills it with hypercalls ([`GuestIommu::hcall`]) and requests more windows
+//! [`Liobn`]. The guest fills it with hypercalls ([`GuestIommu::hcall`]) and requests more windows
 //! with RTAS calls ([`GuestIommu::rtas`]). A PHB may have devices of the host ([`Phb::attach`]):
 //! then whatever the guest sets is first mapped for them, and refused if that fails. For emulated
 //! devices, [`Phb::translate`] looks up where a bus address leads.
@@ -50,87 +50,46 @@
 //! Translation and H_GET_TCE are lock-free.
 
 mod ddw;
-mod debug;
-mod device_tree;
 mod entries;
 mod error;
 mod hcall;
 mod kvm;
-mod liobn;
 mod memory;
 mod phb;
 mod ram;
 mod rtas;
-mod rtas_block;
 mod runs;
 mod saved;
 mod slots;
 mod stats;
 mod table;
-mod tce;
-mod tokens;
 mod translate;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 
+pub use crate::addr::Liobn;
 pub use ddw::{DdwError, DdwOffer, ResetError};
-pub use device_tree::Property;
 pub use entries::{Entries, TableFull};
 pub use error::HcallError;
-pub use liobn::Liobn;
 pub use memory::{GuestMemory, NoMemory, Slot, SlotOwner};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
-pub use rtas_block::{RtasBlock, RtasBlockError};
+pub use rtas::{DdwTokens, Property, RtasBlock, RtasBlockError, RtasCall};
 pub use saved::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSION};
 pub use slots::{SlotError, Slots};
 pub use stats::HcallStats;
 pub use table::TceTable;
-pub use tokens::{DdwTokens, RtasCall};
 pub use translate::{DeviceAccessError, GuestTranslation};
 #[cfg(feature = "vm-memory")]
 pub use vm_memory::{PhbIommu, VmMemory};
 
-use crate::addr::GuestRange;
+use crate::addr::{GuestRange, Iova};
 use crate::kvm::Acceleration;
 use crate::registry::Registry;
-use arc_swap::ArcSwap;
+use core::fmt;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Tables by LIOBN, in one snapshot.
-type Tables = BTreeMap<Liobn, Arc<TceTable>>;
-
-/// The tables of all PHBs, read by hypercalls without waiting.
-#[derive(Default)]
-struct Directory(ArcSwap<Tables>);
-
-impl Directory {
-    /// Inserts a table; returns false if another one has its LIOBN.
-    fn insert(&self, table: &Arc<TceTable>) -> bool {
-        let mut free = true;
-        self.0.rcu(|tables| {
-            let mut tables = Tables::clone(tables);
-            free = !tables.contains_key(&table.liobn());
-            tables.entry(table.liobn()).or_insert_with(|| Arc::clone(table));
-            tables
-        });
-        free
-    }
-
-    fn has(&self, liobn: Liobn) -> bool {
-        self.0.load().contains_key(&liobn)
-    }
-
-    fn remove(&self, liobn: Liobn) {
-        self.0.rcu(|tables| {
-            let mut tables = Tables::clone(tables);
-            tables.remove(&liobn);
-            tables
-        });
-    }
-}
+use table::Directory;
 
 /// The IOMMU of a guest: its RAM, its PHBs and their tables.
 pub struct GuestIommu {
@@ -139,9 +98,9 @@ pub struct GuestIommu {
     phbs: Mutex<Vec<Arc<Phb>>>,
     /// KVM acceleration; each PHB gets its own instance.
     kvm: Option<Acceleration>,
-    /// Calls that name no window.
-    strays: stats::Counters,
-    /// Held while RAM is removed or tables are restored, before any other lock.
+    /// Counts of hypercalls that name no window.
+    without_table: stats::Counters,
+    /// Taken before any other lock while RAM is removed or tables are restored.
     changes: Mutex<()>,
 }
 
@@ -155,7 +114,7 @@ impl GuestIommu {
             directory: Arc::default(),
             phbs: Mutex::default(),
             kvm: None,
-            strays: Default::default(),
+            without_table: Default::default(),
             changes: Mutex::default(),
         }
     }
@@ -173,15 +132,16 @@ impl GuestIommu {
         &self.ram
     }
 
-    /// Registers new slots of the guest's memory: at the start, and after memory was plugged.
+    /// Registers new slots of the guest's memory. Call it at the start, and after memory was
+    /// plugged.
     pub fn add_memory(&self) -> Result<(), AddMemoryError> {
-        self.ram.add(|max_iommu_page| self.phbs().iter().try_for_each(|phb| phb.reaches(max_iommu_page)))?;
+        self.ram.add(|max_iommu_page| self.phbs().iter().try_for_each(|phb| phb.check_page(max_iommu_page)))?;
         Ok(self.pin_ram_for_kvm()?)
     }
 
-    /// Removes a slot. While TCEs lead into it, this is refused with an error that lists them; but
-    /// from then on the guest can no longer map it and gets `H_PARAMETER`. Call it again after the
-    /// guest has unmapped it, or call [`Self::keep_memory`].
+    /// Removes a slot. Refused while TCEs lead into it, with an error that lists them; from then on
+    /// the guest cannot map it again and gets `H_PARAMETER`. Call this again after the guest has
+    /// unmapped the slot, or call [`Self::keep_memory`].
     ///
     /// Under KVM the slot must be removed from the virtual machine first
     /// (`KVM_SET_USER_MEMORY_REGION`): the kernel answers hypercalls from its own slots.
@@ -189,22 +149,22 @@ impl GuestIommu {
         let _alone = self.changes.lock();
         self.ram.mark(slot, true)?;
         let mut mapped = Vec::new();
-        self.directory.0.load().values().for_each(|table| table.pointing(slot, &mut mapped));
+        self.directory.load().values().for_each(|table| table.mappings_of(slot, &mut mapped));
         if !mapped.is_empty() {
-            return Err(RemoveMemoryError::Mapped { asked: slot, mapped });
+            return Err(RemoveMemoryError::Mapped { slot, mapped });
         }
         let found = self.ram.slots().into_iter().find(|found| found.guest == slot);
         if let Some(user) = found.and_then(|found| found.user_range()) {
-            self.unpin_for_kvm(user).map_err(|why| RemoveMemoryError::Kernel { asked: slot, why: Box::new(why) })?;
+            self.unpin_for_kvm(user).map_err(|why| RemoveMemoryError::Kernel { slot, why: Box::new(why) })?;
         }
         self.ram.remove(slot).inspect_err(|_| {
             if let Err(error) = self.pin_ram_for_kvm() {
-                tracing::warn!(%error, "memory that stays is not held for KVM");
+                tracing::warn!(%error, "memory that stays could not be pinned for KVM");
             }
         })
     }
 
-    /// Keeps a slot whose removal was refused; it may be mapped again.
+    /// Keeps a slot whose removal was refused: the guest may map it again.
     pub fn keep_memory(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
         let _alone = self.changes.lock();
         self.ram.mark(slot, false)
@@ -218,9 +178,9 @@ impl GuestIommu {
             return Err(PhbError::BuidTaken { buid: config.buid });
         }
         // A PHB owns the LIOBN of its dynamic window even while there is none.
-        let ours = [config.liobn, config.dynamic_liobn()];
-        let theirs = phbs.iter().flat_map(|phb| [phb.config().liobn, phb.config().dynamic_liobn()]);
-        if let Some(liobn) = theirs.into_iter().find(|liobn| ours.contains(liobn)) {
+        let new = [config.liobn, config.dynamic_liobn()];
+        let mut taken = phbs.iter().flat_map(|phb| [phb.config().liobn, phb.config().dynamic_liobn()]);
+        if let Some(liobn) = taken.find(|liobn| new.contains(liobn)) {
             return Err(PhbError::LiobnTaken { liobn });
         }
         let kvm = self.kvm.as_ref().map(Acceleration::for_another_phb);
@@ -229,8 +189,8 @@ impl GuestIommu {
         Ok(phb)
     }
 
-    /// Takes a PHB away, with its windows, once its devices are detached. Handles of it that are
-    /// still held do nothing any longer.
+    /// Removes a PHB and its windows, after its groups were detached. Handles of it that are still
+    /// held no longer do anything.
     pub fn remove_phb(&self, buid: u64) -> Result<(), PhbError> {
         let mut phbs = self.phbs.lock();
         let at = phbs.iter().position(|phb| phb.config().buid == buid).ok_or(PhbError::NoPhb { buid })?;
@@ -239,9 +199,9 @@ impl GuestIommu {
         Ok(())
     }
 
-    /// Gives every PHB the windows it had at first, empty, as the reset of the machine does: its
-    /// default window, and no other. No vCPU may run. A PHB that cannot be reset does not keep the
-    /// others from it; the first error is returned.
+    /// Gives every PHB its initial windows back, as the reset of the machine does: an empty default
+    /// window and no other. No vCPU may run. A PHB that cannot be reset does not keep the others
+    /// from being reset; returns the first error.
     pub fn reset(&self) -> Result<(), ResetError> {
         let mut result = Ok(());
         for phb in self.phbs() {
@@ -252,7 +212,7 @@ impl GuestIommu {
         result
     }
 
-    /// The PHB with that bus unit ID.
+    /// Returns the PHB with that bus unit ID (BUID).
     pub fn phb(&self, buid: u64) -> Option<Arc<Phb>> {
         self.phbs.lock().iter().find(|phb| phb.config().buid == buid).cloned()
     }
@@ -262,7 +222,7 @@ impl GuestIommu {
         self.phbs.lock().clone()
     }
 
-    /// Returns the table with that LIOBN. Holding it also keeps the PHB's devices.
+    /// Returns the table with that LIOBN. Holding it keeps the PHB's devices attached.
     pub fn table(&self, liobn: Liobn) -> Result<Arc<TceTable>, HcallError> {
         self.with_table(liobn, |table| Ok(Arc::clone(table)))
     }
@@ -273,6 +233,42 @@ impl GuestIommu {
         liobn: Liobn,
         act: impl FnOnce(&Arc<TceTable>) -> Result<T, HcallError>,
     ) -> Result<T, HcallError> {
-        act(self.directory.0.load().get(&liobn).ok_or(HcallError::NoTable { liobn })?)
+        act(self.directory.load().get(&liobn).ok_or(HcallError::NoTable { liobn })?)
+    }
+
+    /// Translates `iova` in the window with that LIOBN.
+    pub fn translate(&self, liobn: Liobn, iova: Iova) -> Option<GuestTranslation> {
+        self.with_table(liobn, |table| Ok(table.translate(iova))).ok()?
+    }
+
+    /// Returns the counts of hypercalls of all PHBs, and of those that named no window.
+    pub fn stats(&self) -> HcallStats {
+        self.phbs().iter().fold(self.without_table.get(), |mut all, phb| {
+            let stats = phb.stats();
+            all.gets += stats.gets;
+            all.puts += stats.puts;
+            all.indirects += stats.indirects;
+            all.stuffs += stats.stuffs;
+            all.tces += stats.tces;
+            all.refusals.add(&stats.refusals);
+            all
+        })
+    }
+}
+
+/// The most PHBs that `Debug` shows.
+const MAX_SHOWN: usize = 4;
+
+impl fmt::Debug for GuestIommu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("GuestIommu");
+        shown.field("ram", &self.ram).field("accelerated", &self.kvm.is_some());
+        if let Some(phbs) = self.phbs.try_lock() {
+            shown.field("phbs", &phbs.len());
+            phbs.iter().take(MAX_SHOWN).for_each(|phb| {
+                shown.field("phb", phb);
+            });
+        }
+        shown.finish_non_exhaustive()
     }
 }

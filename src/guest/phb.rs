@@ -1,49 +1,49 @@
 //! A guest's PCI host bridge: its DMA windows, and the devices of the host attached to it.
 
-use super::Directory;
 use super::error::HcallError;
-use super::liobn::Liobn;
 use super::ram::{AddMemoryError, GuestRam};
-use super::stats::Counters;
-use super::table::{Backing, TceTable};
-use crate::addr::{Iova, IovaRange, PageShift, RangeError};
+use super::stats::{Counters, HcallStats};
+use super::table::{Backing, Directory, TceTable};
+use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
 use arc_swap::{ArcSwap, Guard};
+use core::fmt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Largest number of TCEs in a table: 512 GiB of them, which no host has.
+/// The most TCEs in a table: they would take 512 GiB.
 const MAX_ENTRIES: u64 = 1 << 36;
 
 /// Configuration of a PHB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PhbConfig {
     /// Bus unit ID, with which RTAS calls name it.
     pub buid: u64,
-    /// Of the default window; the dynamic one has the next. A second dynamic one, which takes the
-    /// default window's place when the guest has removed that, takes its LIOBN as well.
+    /// LIOBN of the default window; the dynamic window has the next one. A second dynamic window,
+    /// which takes the default window's place after the guest removed that, has its LIOBN as well.
     pub liobn: Liobn,
     /// The default window, with 4 KiB pages. On a host it starts at bus address 0: 1 GiB on
     /// pseries, 2 GiB on powernv.
     pub default: IovaRange,
-    /// Start of the dynamic window while no device of the host requires another.
+    /// Start of the dynamic window while no device of the host is attached.
     pub dynamic: Iova,
-    /// Bit n: dynamic windows with pages of 2^n bytes may be offered.
+    /// Page sizes of dynamic windows: bit n stands for pages of 2^n bytes.
     pub pages: u64,
     /// The most TCEs of a dynamic window.
     pub entries: u64,
-    /// The most bytes a guest can make the table of one window take: 8 for each TCE near one that
-    /// differs from its neighbours. A call that needs more gets `H_NOT_ENOUGH_RESOURCES`. `None` is
-    /// 16 MiB and a 64th of the guest's RAM.
+    /// The most bytes that a guest can make the table of one window take: a leaf of 512 TCEs takes
+    /// 4 KiB unless all are equal. A call that needs more gets `H_NOT_ENOUGH_RESOURCES`. `None`
+    /// stands for 16 MiB plus 1/64 of the guest's RAM.
     pub table_memory: Option<u64>,
 }
 
 impl PhbConfig {
-    /// A PHB like QEMU's: a default window of 1 GiB, the dynamic one at 2^59 with pages of 4 KiB,
-    /// 64 KiB, 2 MiB and 16 MiB and at most 2^31 TCEs.
+    /// Configures a PHB like QEMU's: a default window of 1 GiB, the dynamic one at 2^59 with pages
+    /// of 4 KiB, 64 KiB, 2 MiB and 16 MiB and at most 2^31 TCEs.
     pub fn new(buid: u64, liobn: Liobn) -> Result<Self, PhbError> {
         let default = IovaRange::new(Iova(0), 1 << 30)?;
         let pages = [PageShift::P4K, PageShift::P64K, PageShift::P2M, PageShift::P16M];
@@ -54,7 +54,27 @@ impl PhbConfig {
         Ok(config)
     }
 
-    /// Refuses windows and LIOBNs that make no sense.
+    /// Sets the default window.
+    pub fn with_default_window(self, default: IovaRange) -> Self {
+        Self { default, ..self }
+    }
+
+    /// Sets the start of the dynamic window.
+    pub fn with_dynamic_window(self, dynamic: Iova) -> Self {
+        Self { dynamic, ..self }
+    }
+
+    /// Sets the most TCEs of a dynamic window.
+    pub fn with_entries(self, entries: u64) -> Self {
+        Self { entries, ..self }
+    }
+
+    /// Limits the bytes that the table of each window may take.
+    pub fn with_table_memory(self, bytes: u64) -> Self {
+        Self { table_memory: Some(bytes), ..self }
+    }
+
+    /// Refuses windows and LIOBNs that no PHB can have.
     pub(super) fn check(&self) -> Result<(), PhbError> {
         let Self { liobn, default, dynamic, entries, .. } = *self;
         if liobn.0 == u32::MAX {
@@ -73,93 +93,87 @@ impl PhbConfig {
     }
 }
 
-/// Why a PHB is not added, or a device not attached. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a PHB was not added, or a group not attached. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum PhbError {
     /// Another PHB has its BUID.
-    #[error("there is a PHB with BUID {buid:#x}")]
+    #[error("there is already a PHB with BUID {buid:#x}: give this one another")]
     BuidTaken { buid: u64 },
     /// Another table has its LIOBN.
-    #[error("there is a table with {liobn}")]
-    LiobnTaken {
-        /// The LIOBN.
-        liobn: Liobn,
-    },
+    #[error("there is already a table with {liobn}: give this PHB other LIOBNs")]
+    LiobnTaken { liobn: Liobn },
     /// No PHB has the BUID.
     #[error("there is no PHB with BUID {buid:#x}")]
-    NoPhb {
-        /// The BUID.
-        buid: u64,
-    },
+    NoPhb { buid: u64 },
     /// The PHB was removed from its guest.
-    #[error("the PHB with BUID {buid:#x} was removed: add it again, and use that")]
-    Removed {
-        /// The BUID.
-        buid: u64,
-    },
-    /// A PHB with devices is not removed.
-    #[error("group {group} is attached to the PHB with BUID {buid:#x}: detach it before the PHB is removed")]
-    InUse {
-        /// The BUID.
-        buid: u64,
-        /// One of its groups.
-        group: u32,
-    },
+    #[error("the PHB with BUID {buid:#x} was removed: add one again and use that")]
+    Removed { buid: u64 },
+    /// Groups are attached to the PHB.
+    #[error("group {group} is attached to the PHB with BUID {buid:#x}: detach it before removing the PHB")]
+    InUse { buid: u64, group: u32 },
     /// No LIOBN is left for the dynamic window.
     #[error(
-        "a PHB's dynamic window has the LIOBN after its default window's, and none follows {liobn}: give it a lower one"
+        "no LIOBN follows {liobn}, and a PHB's dynamic window has the one after its default window's: give it a lower one"
     )]
-    LastLiobn {
-        /// The LIOBN.
-        liobn: Liobn,
-    },
-    /// A range is empty or wraps.
+    LastLiobn { liobn: Liobn },
+    /// A window is empty or wraps.
     #[error(transparent)]
     Range(#[from] RangeError),
-    /// The windows are not sound.
+    /// The windows overlap, are not whole pages, or are too large.
     #[error(
-        "default window {default}, dynamic one at {dynamic} with up to {entries:#x} TCEs: whole pages are needed, they may not \
-         overlap, and a table has at most {MAX_ENTRIES:#x} TCEs"
+        "a PHB cannot have a default window {default} and a dynamic one at {dynamic} of up to {entries:#x} TCEs: windows \
+         are whole pages and do not overlap, a dynamic one starts at a multiple of 16 GiB, and a table has at most \
+         {MAX_ENTRIES:#x} TCEs"
     )]
     Windows { default: IovaRange, dynamic: Iova, entries: u64 },
     /// A group cannot be attached or detached.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The host cannot have a window that the guest has.
+    /// The host cannot have one of the guest's windows.
     #[error("the host cannot have the guest's window {window}: {why}")]
     Window {
         window: IovaRange,
         /// Why; part of the message, so no source.
         why: WindowError,
     },
-    /// The host has such a window elsewhere.
+    /// The host would have one of the guest's windows at another place.
     #[error("the guest's window {window} would start at {start} on this host: use a host with the same windows")]
     Elsewhere { window: IovaRange, start: Iova },
-    /// What the guest has mapped is no longer RAM.
+    /// The guest maps what is no longer RAM.
     #[error(transparent)]
     Table(#[from] HcallError),
-    /// What the guest has mapped cannot be mapped for the device.
+    /// What the guest maps cannot be mapped for the devices.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// KVM does not accept the group.
+    /// KVM refuses the group.
     #[error(transparent)]
     Kvm(#[from] KvmError),
 }
+
+crate::error::classify!(PhbError {
+    Argument: LastLiobn, Windows;
+    NotFound: NoPhb, Removed;
+    Busy: BuidTaken, LiobnTaken, InUse;
+    Unsupported: Elsewhere;
+    inner: Range.0, Attach.0, Window.why, Table.0, Map.0, Kvm.0;
+});
 
 /// A PCI host bridge of a guest.
 pub struct Phb {
     config: PhbConfig,
     pub(super) ram: Arc<GuestRam>,
     pub(super) directory: Arc<Directory>,
-    /// Dropped before the space, so that KVM has released its windows when they are removed.
+    /// Dropped before the space, so that KVM releases its windows before they are removed.
     pub(super) kvm: Option<Acceleration>,
     space: AddressSpace,
-    /// Read by translations, which are lock-free.
+    /// Read lock-free by translations.
     tables: ArcSwap<Vec<Arc<TceTable>>>,
-    /// Groups of the host. Locked by everything that changes windows or groups.
+    /// Attached groups of the host. Everything that changes windows or groups holds this lock.
     pub(super) groups: Mutex<Vec<u32>>,
-    /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb), with `groups` held.
+    /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb) with `groups` locked.
     removed: AtomicBool,
     pub(super) counters: Arc<Counters>,
 }
@@ -183,13 +197,13 @@ impl Phb {
             removed: AtomicBool::new(false),
             counters: Arc::default(),
         };
-        match phb.enter(phb.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
-            true => Ok(phb),
-            false => Err(PhbError::LiobnTaken { liobn: config.liobn }),
+        if !phb.add_table(phb.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
+            return Err(PhbError::LiobnTaken { liobn: config.liobn });
         }
+        Ok(phb)
     }
 
-    /// Returns its configuration.
+    /// Returns the configuration given at creation.
     pub fn config(&self) -> &PhbConfig {
         &self.config
     }
@@ -204,7 +218,7 @@ impl Phb {
         self.tables.load_full()
     }
 
-    /// Returns its windows without cloning their `Arc`s.
+    /// Returns its windows lock-free, without cloning an `Arc`.
     pub(super) fn tables_now(&self) -> Guard<Arc<Vec<Arc<TceTable>>>> {
         self.tables.load()
     }
@@ -213,7 +227,7 @@ impl Phb {
         self.tables().iter().find(|table| self.is_default(table)).cloned()
     }
 
-    /// Whether it is the default window, and not a dynamic one in its place.
+    /// Returns whether it is the default window, and not a dynamic one in its place.
     pub(super) fn is_default(&self, table: &TceTable) -> bool {
         self.is_default_window(table.liobn(), table.window(), table.page())
     }
@@ -222,27 +236,27 @@ impl Phb {
         (liobn, window, page) == (self.config.liobn, self.config.default, DEFAULT_PAGE)
     }
 
-    /// Whether such a window may be one of the PHB's.
+    /// Returns whether the PHB may have such a window.
     pub(super) fn may_have(&self, liobn: Liobn, window: IovaRange, page: PageShift) -> bool {
         let config = &self.config;
         let entries = window.len() >> page.get();
-        let sound = config.pages & page.bytes() != 0
+        let allowed = config.pages & page.bytes() != 0
             && window.is_aligned(page)
             && entries.is_power_of_two()
             && entries <= config.entries;
         let second = liobn == config.liobn && config.default.contains_range(&window);
-        self.is_default_window(liobn, window, page) || (sound && (liobn == config.dynamic_liobn() || second))
+        self.is_default_window(liobn, window, page) || (allowed && (liobn == config.dynamic_liobn() || second))
     }
 
-    /// Takes a table out that no device sees. A hypercall that is on its way to it is refused.
+    /// Removes a table that no device sees. A hypercall that has already found it is refused.
     pub(super) fn retire(&self, table: &TceTable) {
         let mut writer = table.lock();
         self.release_from_kvm(table);
-        writer.behind = Backing::Removed;
-        self.forget(table.liobn());
+        writer.backing = Backing::Removed;
+        self.remove_table(table.liobn());
     }
 
-    /// Takes the PHB out of its guest: all of its windows go, and it gets no others.
+    /// Removes the PHB from its guest, with all of its windows; it gets no others.
     pub(super) fn remove(&self) -> Result<(), PhbError> {
         let groups = self.groups.lock();
         if let Some(&group) = groups.first() {
@@ -253,16 +267,16 @@ impl Phb {
         Ok(())
     }
 
-    /// Refuses what is asked of a PHB that was removed. With `groups` held.
-    pub(super) fn is_there(&self) -> Result<(), PhbError> {
-        match self.removed.load(Ordering::Relaxed) {
-            true => Err(PhbError::Removed { buid: self.config.buid }),
-            false => Ok(()),
+    /// Fails if the PHB was removed. The caller has locked `groups`.
+    pub(super) fn check_present(&self) -> Result<(), PhbError> {
+        if self.removed.load(Ordering::Relaxed) {
+            return Err(PhbError::Removed { buid: self.config.buid });
         }
+        Ok(())
     }
 
     /// Makes a table available to hypercalls and translations; returns false if its LIOBN is taken.
-    pub(super) fn enter(&self, table: Arc<TceTable>) -> bool {
+    pub(super) fn add_table(&self, table: Arc<TceTable>) -> bool {
         let free = self.directory.insert(&table);
         if free {
             self.tables.rcu(|tables| tables.iter().chain([&table]).cloned().collect::<Vec<_>>());
@@ -271,7 +285,7 @@ impl Phb {
     }
 
     /// Removes a table from hypercalls and translations.
-    pub(super) fn forget(&self, liobn: Liobn) {
+    pub(super) fn remove_table(&self, liobn: Liobn) {
         self.directory.remove(liobn);
         self.tables.rcu(|tables| tables.iter().filter(|table| table.liobn() != liobn).cloned().collect::<Vec<_>>());
     }
@@ -281,20 +295,20 @@ impl Phb {
     /// cannot have the guest's windows.
     pub fn attach(&self, group: u32) -> Result<(), PhbError> {
         let mut groups = self.groups.lock();
-        self.is_there()?;
+        self.check_present()?;
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();
         if !groups.is_empty() {
             self.sync_from_kvm(&tables)?;
         }
         self.space.attach(group)?;
-        let up = if groups.is_empty() { self.bring_up(&tables) } else { Ok(()) };
-        if let Err(error) = up.and_then(|()| self.add_to_kvm(group)) {
+        let created = if groups.is_empty() { self.create_on_host(&tables) } else { Ok(()) };
+        if let Err(error) = created.and_then(|()| self.add_to_kvm(group)) {
             self.space.detach(group)?;
             return Err(error);
         }
         groups.push(group);
-        writers.iter_mut().for_each(|writer| writer.behind = Backing::Devices(self.space.clone()));
+        writers.iter_mut().for_each(|writer| writer.backing = Backing::Space(self.space.clone()));
         Ok(())
     }
 
@@ -308,7 +322,7 @@ impl Phb {
             self.sync_from_kvm(&tables)?;
         }
         if let Err(error) = self.space.detach(group) {
-            // It stays attached, with everything below it.
+            // It stays attached.
             if groups.contains(&group) {
                 self.add_to_kvm(group)?;
             }
@@ -316,13 +330,13 @@ impl Phb {
         }
         groups.retain(|other| *other != group);
         if groups.is_empty() {
-            writers.iter_mut().for_each(|writer| writer.behind = Backing::Nothing);
+            writers.iter_mut().for_each(|writer| writer.backing = Backing::None);
         }
         Ok(())
     }
 
-    /// Checks that the memory can serve the pages of the host's windows.
-    pub(super) fn reaches(&self, max_iommu_page: PageShift) -> Result<(), AddMemoryError> {
+    /// Checks that RAM of that largest page serves the pages of the host's windows.
+    pub(super) fn check_page(&self, max_iommu_page: PageShift) -> Result<(), AddMemoryError> {
         let windows = self.space.status().windows;
         match windows.iter().map(|(window, _)| window).find(|window| window.page > max_iommu_page) {
             Some(window) => Err(AddMemoryError::Page { max_iommu_page, window: window.range, page: window.page }),
@@ -331,13 +345,13 @@ impl Phb {
     }
 
     /// Creates the guest's windows on the host and maps what is in them.
-    fn bring_up(&self, tables: &[Arc<TceTable>]) -> Result<(), PhbError> {
+    fn create_on_host(&self, tables: &[Arc<TceTable>]) -> Result<(), PhbError> {
         if self.default_table().is_none() {
             let window = self.config.default;
             self.space.drop_default_window().map_err(|why| PhbError::Window { window, why })?;
         }
         for table in tables {
-            self.make_window(table)?;
+            self.create_host_window(table)?;
         }
         let mut requests = Vec::new();
         for table in tables {
@@ -346,16 +360,16 @@ impl Phb {
         Ok(self.space.map_all(&requests, Overlap::Refuse)?)
     }
 
-    /// Creates a window of the host for one of the guest's, whose place is known.
-    fn make_window(&self, table: &TceTable) -> Result<(), PhbError> {
+    /// Creates the host's window for one of the guest's, at the same bus address.
+    fn create_host_window(&self, table: &TceTable) -> Result<(), PhbError> {
         let window = table.window();
         let refused = |why| PhbError::Window { window, why };
         if self.is_default(table) {
             let host = self.space.reserve(window).map_err(refused)?;
-            return match host.page <= DEFAULT_PAGE {
-                true => Ok(()),
-                false => Err(PhbError::Elsewhere { window, start: host.range.start() }),
-            };
+            if host.page > DEFAULT_PAGE {
+                return Err(PhbError::Elsewhere { window, start: host.range.start() });
+            }
+            return Ok(());
         }
         let request = self.host_window(table.page(), window.len());
         let planned = self.space.plan(&request).map_err(refused)?.window.start;
@@ -363,17 +377,34 @@ impl Phb {
             return Err(PhbError::Elsewhere { window, start });
         }
         let start = self.space.create_window(&request).map_err(refused)?.range.start();
-        match start == window.start() {
-            true => Ok(()),
-            false => Err(PhbError::Elsewhere { window, start }),
+        if start != window.start() {
+            return Err(PhbError::Elsewhere { window, start });
         }
+        Ok(())
     }
 
     /// Returns the request to the host for a window of the guest: the largest page that is no
-    /// larger than the guest's and that its RAM can serve. One page of the guest may be several of
-    /// the host's.
+    /// larger than the guest's and that its RAM can serve, 4 KiB without RAM. One page of the guest
+    /// may be several of the host's.
     pub(super) fn host_window(&self, page: PageShift, size: u64) -> WindowRequest {
         let max_iommu_page = self.ram.max_iommu_page().unwrap_or(PageShift::P4K);
         WindowRequest::bytes(size).max_iommu_page(page.min(max_iommu_page))
+    }
+
+    /// Returns the counts of hypercalls for its windows.
+    pub fn stats(&self) -> HcallStats {
+        self.counters.get()
+    }
+}
+
+impl fmt::Debug for Phb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Phb");
+        shown.field("buid", &format_args!("{:#x}", self.config().buid)).field("windows", &self.tables());
+        match self.groups.try_lock() {
+            Some(groups) => shown.field("groups", &groups.len()),
+            None => shown.field("groups", &format_args!("changing")),
+        };
+        shown.finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Registered guest RAM: the memory a guest's TCEs may point to.
+//! Registered guest RAM: the memory to which a guest's TCEs may lead.
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
@@ -6,65 +6,83 @@ use crate::addr::{GuestAddr, GuestRange, IovaRange, PageShift};
 use crate::registry::{Lease, RegisterError, Registry, ReleaseError};
 use crate::space::MapError;
 use arc_swap::ArcSwap;
+use core::fmt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Why guest RAM cannot be added. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why guest RAM was not added. Nothing has changed, except after [`AddMemoryError::Pin`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum AddMemoryError {
-    /// Slots overlap, or user memory wraps.
-    #[error("{} is not sound: it overlaps other guest RAM or wraps in user memory", asked.guest)]
-    Slot { asked: Slot },
+    /// Slots overlap, or the user memory of one wraps.
+    #[error("{} overlaps other guest RAM or wraps in user memory: give each slot memory of its own", slot.guest)]
+    Slot { slot: Slot },
     /// RAM that was added before is no longer a slot.
-    #[error("{} is gone from the guest's memory: remove it from the IOMMU first", gone.guest)]
-    Vanished { gone: Slot },
+    #[error("{} is no longer in the guest's memory: call remove_memory before a slot is removed", slot.guest)]
+    Vanished { slot: Slot },
     /// Devices could not reach it: the host's window has larger pages than the RAM can serve.
     #[error(
-        "new RAM supports pages of {max_iommu_page}, and devices reach RAM through the window {window} with pages of {page}: back it with \
-         memory like that there is, or have the guest give up the window"
+        "new RAM can serve pages of {max_iommu_page}, but devices reach RAM through the window {window} with pages of \
+         {page}: back the RAM with such pages, or have the guest remove the window"
     )]
     Page { max_iommu_page: PageShift, window: IovaRange, page: PageShift },
     /// It cannot be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// It is registered, but could not be pinned for what KVM maps.
+    /// It is registered, but could not be pinned for KVM.
     #[error(transparent)]
-    Hold(#[from] MapError),
+    Pin(#[from] MapError),
 }
 
-/// Why guest RAM was not removed. It stays, but accepts no new TCE, until it is removed or kept.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+crate::error::classify!(AddMemoryError {
+    Argument: Slot, Page;
+    NotFound: Vanished;
+    inner: Register.0, Pin.0;
+});
+
+/// Why guest RAM was not removed. It stays, but takes no new TCE until it is removed or kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum RemoveMemoryError {
     /// The range is not a slot.
-    #[error("{asked} is no slot of guest RAM: remove a slot as it was added")]
-    NoSlot { asked: GuestRange },
-    /// TCEs point into it.
+    #[error("{slot} is not a slot of guest RAM: remove whole slots")]
+    NoSlot { slot: GuestRange },
+    /// TCEs lead into it.
     #[error(
-        "{asked} is mapped by the guest at {}: have the guest unmap it and remove it again, or keep it",
-        List(mapped)
+        "the guest maps {slot} at {}: have the guest unmap it and call remove_memory again, or call keep_memory",
+        FirstOf(mapped)
     )]
     Mapped {
-        asked: GuestRange,
+        slot: GuestRange,
         /// Bus addresses of the guest's tables that lead there.
         mapped: Vec<IovaRange>,
     },
-    /// What the kernel mapped by itself could not be counted.
+    /// What the kernel mapped by itself could not be read back.
     #[error(
-        "what the kernel mapped of {asked} cannot be counted: {why}; stop the guest's vCPUs and remove it again, or keep it"
+        "what the kernel mapped of {slot} cannot be read back: {why}; stop the guest's vCPUs and call remove_memory \
+         again, or call keep_memory"
     )]
     Kernel {
-        asked: GuestRange,
+        slot: GuestRange,
         /// Why; part of the message, so no source.
         why: Box<HcallError>,
     },
 }
 
-struct List<'a>(&'a [IovaRange]);
+crate::error::classify!(RemoveMemoryError {
+    NotFound: NoSlot;
+    Busy: Mapped;
+    inner: Kernel.why;
+});
 
-impl core::fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+struct FirstOf<'a>(&'a [IovaRange]);
+
+impl fmt::Display for FirstOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((first, rest)) = self.0.split_first() else { return f.write_str("an unknown place") };
         write!(f, "{first}")?;
         match rest.len() {
@@ -88,24 +106,24 @@ pub(super) enum SlotLookup {
 #[derive(Clone, Copy, Debug)]
 struct Ram {
     slot: Slot,
-    leaving: bool,
+    unplugging: bool,
 }
 
-/// The slots in one snapshot, in order of guest address.
+/// One snapshot of the slots, in order of guest address.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot(Vec<Ram>);
 
 impl Snapshot {
-    /// Bytes of all slots.
+    /// Returns the bytes of all slots.
     pub(super) fn bytes(&self) -> u64 {
         self.slots().fold(0, |bytes, slot| bytes.saturating_add(slot.guest.len()))
     }
 
-    /// The slot that holds `at`.
+    /// Returns the slot that holds `at`.
     pub(super) fn find(&self, at: GuestAddr) -> SlotLookup {
-        let behind = self.0.partition_point(|ram| ram.slot.guest.start() <= at);
-        match behind.checked_sub(1).and_then(|before| self.0.get(before)) {
-            Some(ram) if ram.slot.guest.contains(at) && ram.leaving => SlotLookup::Unplugging(ram.slot),
+        let after = self.0.partition_point(|ram| ram.slot.guest.start() <= at);
+        match after.checked_sub(1).and_then(|before| self.0.get(before)) {
+            Some(ram) if ram.slot.guest.contains(at) && ram.unplugging => SlotLookup::Unplugging(ram.slot),
             Some(ram) if ram.slot.guest.contains(at) => SlotLookup::Slot(ram.slot),
             _ => SlotLookup::Nowhere,
         }
@@ -116,18 +134,18 @@ impl Snapshot {
     }
 }
 
-/// A guest's RAM, registered. Few regions: what is added together and continues in user memory is
-/// one to the kernel.
+/// A guest's RAM, registered in few regions: slots that are added together and continue each other
+/// in user memory are one region to the kernel.
 pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,
-    /// Read by hypercalls, which are lock-free.
+    /// Read lock-free by hypercalls.
     now: ArcSwap<Snapshot>,
     leases: Mutex<Vec<(GuestRange, Lease)>>,
 }
 
 impl GuestRam {
-    /// Creates the RAM of `memory`, empty at first, to be registered in `registry`.
+    /// Creates it without registering any of `memory` yet.
     pub(super) fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
         Self { registry: registry.clone(), memory, now: ArcSwap::default(), leases: Mutex::default() }
     }
@@ -155,64 +173,73 @@ impl GuestRam {
         self.slots().iter().map(|slot| self.registry.max_iommu_page(slot.user_range()?)).min().flatten()
     }
 
-    /// Returns the largest page all slots begin and end at, in the guest; `None` without RAM. User
-    /// memory may be aligned to less: one page of the guest is then several of the host's.
-    pub(super) fn aligned(&self) -> Option<PageShift> {
+    /// Returns the largest page to which all slots are aligned in the guest; `None` without RAM and
+    /// below 4 KiB. User memory may be aligned to less: one page of the guest is then several of
+    /// the host's.
+    pub(super) fn alignment(&self) -> Option<PageShift> {
         let bits = self.slots().iter().fold(0, |bits, slot| bits | slot.guest.start().0 | slot.guest.len());
-        (bits != 0).then(|| PageShift::new(bits.trailing_zeros().min(34)).unwrap_or(PageShift::P4K))
+        (12..=34.min(bits.trailing_zeros())).filter_map(PageShift::new).next_back().filter(|_| bits != 0)
     }
 
     /// Registers new slots, unless `check` rejects the resulting page size.
     pub(super) fn add(&self, check: impl Fn(PageShift) -> Result<(), AddMemoryError>) -> Result<(), AddMemoryError> {
         let mut leases = self.leases.lock();
-        let wanted = self.memory.slots();
+        let mut all = self.memory.slots();
         let now = self.snapshot();
-        if let Some(gone) = now.slots().find(|slot| !wanted.contains(slot)) {
-            return Err(AddMemoryError::Vanished { gone });
+        if let Some(slot) = now.slots().find(|slot| !all.contains(slot)) {
+            return Err(AddMemoryError::Vanished { slot });
         }
-        let mut all: Vec<Slot> = wanted.clone();
         all.sort_unstable_by_key(|slot| slot.guest.start());
         if let Some(pair) = all.windows(2).find(|pair| pair[0].guest.end() > pair[1].guest.start()) {
-            return Err(AddMemoryError::Slot { asked: pair[1] });
+            return Err(AddMemoryError::Slot { slot: pair[1] });
         }
         let added: Vec<Slot> = all.iter().filter(|slot| !now.slots().any(|old| old == **slot)).copied().collect();
-        let ranges = added.iter().map(|slot| slot.user_range().ok_or(AddMemoryError::Slot { asked: *slot }));
+        let ranges = added.iter().map(|slot| slot.user_range().ok_or(AddMemoryError::Slot { slot: *slot }));
         let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
-        let owner = |slot: &Slot| self.memory.owner(slot).ok_or(AddMemoryError::Vanished { gone: *slot });
+        let owner = |slot: &Slot| self.memory.owner(slot).ok_or(AddMemoryError::Vanished { slot: *slot });
         let owners = added.iter().map(owner).collect::<Result<Vec<_>, _>>()?;
         let new = self.registry.register_owned(&ranges, owners.into_iter())?;
         // An early return drops the leases, which releases the memory.
-        ranges.iter().filter_map(|range| self.registry.max_iommu_page(*range)).min().map_or(Ok(()), check)?;
+        // Each is registered now, and so has a page; the smallest would at worst be refused.
+        let pages = ranges.iter().map(|range| self.registry.max_iommu_page(*range).unwrap_or(PageShift::P4K));
+        pages.min().map_or(Ok(()), check)?;
         leases.extend(added.iter().map(|slot| slot.guest).zip(new));
-        let leaving = |slot: &Slot| now.0.iter().any(|ram| ram.slot == *slot && ram.leaving);
-        self.now
-            .store(Arc::new(Snapshot(all.iter().map(|slot| Ram { slot: *slot, leaving: leaving(slot) }).collect())));
+        let unplugging = |slot: &Slot| now.0.iter().any(|ram| ram.slot == *slot && ram.unplugging);
+        self.now.store(Arc::new(Snapshot(
+            all.iter().map(|slot| Ram { slot: *slot, unplugging: unplugging(slot) }).collect(),
+        )));
         Ok(())
     }
 
-    /// Marks a slot as leaving, so that nothing new may point into it; with `leaving` false,
-    /// removes the mark.
-    pub(super) fn mark(&self, range: GuestRange, leaving: bool) -> Result<(), RemoveMemoryError> {
+    /// Marks a slot as unplugging, so that no new TCE may lead into it, or removes the mark.
+    pub(super) fn mark(&self, slot: GuestRange, unplugging: bool) -> Result<(), RemoveMemoryError> {
         let _leases = self.leases.lock();
         let mut rams = self.snapshot().0.clone();
-        let ram = rams.iter_mut().find(|ram| ram.slot.guest == range);
-        ram.ok_or(RemoveMemoryError::NoSlot { asked: range })?.leaving = leaving;
+        let ram = rams.iter_mut().find(|ram| ram.slot.guest == slot);
+        ram.ok_or(RemoveMemoryError::NoSlot { slot })?.unplugging = unplugging;
         self.now.store(Arc::new(Snapshot(rams)));
         Ok(())
     }
 
-    /// Releases a slot nothing points into.
-    pub(super) fn remove(&self, asked: GuestRange) -> Result<(), RemoveMemoryError> {
+    /// Releases a slot into which no TCE leads.
+    pub(super) fn remove(&self, slot: GuestRange) -> Result<(), RemoveMemoryError> {
         let mut leases = self.leases.lock();
-        let at = leases.iter().position(|(range, _)| *range == asked);
-        let at = at.ok_or(RemoveMemoryError::NoSlot { asked })?;
+        let at = leases.iter().position(|(range, _)| *range == slot);
+        let at = at.ok_or(RemoveMemoryError::NoSlot { slot })?;
         let (_, lease) = leases.swap_remove(at);
         if let Err(ReleaseError { lease, mapped }) = lease.release() {
-            leases.push((asked, lease));
-            return Err(RemoveMemoryError::Mapped { asked, mapped });
+            leases.push((slot, lease));
+            return Err(RemoveMemoryError::Mapped { slot, mapped });
         }
-        let in_kernel = self.snapshot().0.iter().filter(|ram| ram.slot.guest != asked).copied().collect();
-        self.now.store(Arc::new(Snapshot(in_kernel)));
+        let remaining = self.snapshot().0.iter().filter(|ram| ram.slot.guest != slot).copied().collect();
+        self.now.store(Arc::new(Snapshot(remaining)));
         Ok(())
+    }
+}
+
+impl fmt::Debug for GuestRam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ram = self.snapshot();
+        write!(f, "GuestRam({:#x} bytes in {} slots)", ram.bytes(), self.slots().len())
     }
 }

@@ -1,23 +1,20 @@
-//! Saves and restores tables and windows: for migration, and for a VMM that restarts.
+//! Saves and restores windows and their entries: for migration, and for a VMM that restarts.
 
 use super::GuestIommu;
-use super::ddw::DdwError;
 use super::entries::Sparse;
 use super::error::HcallError;
-use super::liobn::Liobn;
 use super::phb::{Phb, PhbError};
 use super::ram::Snapshot;
-use super::runs::{Pages, Run};
+use super::runs::{self, Pages, Run};
 use super::table::{self, TceTable};
-use super::tce;
-use crate::addr::{Iova, IovaRange, PageShift, RangeError};
+use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use std::sync::Arc;
 
 /// The version of [`SavedIommu`] that this library writes and reads.
 pub const VERSION: u32 = 1;
 
-/// A guest's windows and their entries. With the feature `serde` it can be serialized in any
-/// format.
+/// A guest's windows and their entries. Implements `Serialize` and `Deserialize` with the feature
+/// `serde`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedIommu {
@@ -66,75 +63,58 @@ pub struct SavedRun {
     pub tce: u64,
 }
 
-/// Why a saved state is not restored. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a saved state was not restored. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum RestoreError {
-    /// Another version wrote it.
-    #[error("the saved state has version {version}, this library reads {VERSION}")]
+    /// A library with another version of the format wrote it.
+    #[error("the saved state has version {version}, but this library reads {VERSION}: use one that reads it")]
     Version { version: u32 },
-    /// There is no such PHB here.
-    #[error("there is no PHB with BUID {buid:#x} here: add it first, as it was")]
+    /// No PHB has the BUID.
+    #[error("there is no PHB with BUID {buid:#x}: add it first, with the same configuration")]
     NoPhb { buid: u64 },
     /// Devices are attached.
     #[error("devices are attached to the PHB with BUID {buid:#x}: restore first, then attach")]
     Attached { buid: u64 },
-    /// A window the PHB cannot have.
-    #[error("{liobn} at {start} with {size:#x} bytes is no window of the PHB with BUID {buid:#x}")]
+    /// The PHB cannot have such a window.
+    #[error("the PHB with BUID {buid:#x} cannot have a window {liobn} of {size:#x} bytes at {start}")]
     Window { buid: u64, liobn: Liobn, start: Iova, size: u64 },
     /// Entries are outside the window or out of order.
-    #[error("entry {first} of {liobn}, and {count} from there on: not in the window, or not in order")]
-    Entries {
-        /// The window.
+    #[error("{count} entries from {first} on in {liobn} are not in the window or not in order")]
+    Entries { liobn: Liobn, first: u64, count: u64 },
+    /// The state has a PHB twice.
+    #[error("the saved state has the PHB with BUID {buid:#x} twice: it is damaged")]
+    DuplicatePhb { buid: u64 },
+    /// Entries lead out of the guest's RAM.
+    #[error("{count} entries from {first} on in {liobn} lead out of the guest's RAM: add all RAM first")]
+    NotRam {
         liobn: Liobn,
-        /// The first entry.
         first: u64,
-        /// How many.
         count: u64,
-    },
-    /// A PHB is named twice.
-    #[error("the saved state has the PHB with BUID {buid:#x} twice: it is not one that was saved")]
-    Twice {
-        /// The BUID.
-        buid: u64,
-    },
-    /// Entries lead to what is no RAM here.
-    #[error("entry {first} of {liobn}, and {count} from there on, lead out of the guest's RAM: add it all before")]
-    Leads {
-        /// The window.
-        liobn: Liobn,
-        /// The first entry.
-        first: u64,
-        /// How many.
-        count: u64,
-        /// Which of them, and why.
         #[source]
         why: Box<HcallError>,
     },
     /// A table would take too much memory.
-    #[error("the table of {liobn} takes {needed} bytes, {limit} at most: raise PhbConfig::table_memory")]
-    Memory {
-        /// The window.
-        liobn: Liobn,
-        /// Bytes it would take.
-        needed: u64,
-        /// Bytes it may take.
-        limit: u64,
-    },
-    /// A window with an empty or wrapping range.
+    #[error("the table of {liobn} would take {needed} bytes of {limit} allowed: raise PhbConfig::table_memory")]
+    Memory { liobn: Liobn, needed: u64, limit: u64 },
+    /// A window is empty or wraps.
     #[error(transparent)]
     Range(#[from] RangeError),
-    /// A window is not offered here.
-    #[error(transparent)]
-    Ddw(#[from] DdwError),
     /// The LIOBN is taken.
     #[error(transparent)]
     Phb(#[from] PhbError),
 }
 
-fn step(tce: u64, page: PageShift) -> u64 {
-    tce::permission(tce).map_or(0, |_| page.bytes())
-}
+crate::error::classify!(RestoreError {
+    Argument: Window, Entries, DuplicatePhb, NotRam;
+    NotFound: NoPhb;
+    Busy: Attached;
+    NoMemory: Memory;
+    Unsupported: Version;
+    inner: Range.0, Phb.0;
+});
 
 fn save(table: &TceTable) -> SavedWindow {
     let (window, page) = (table.window(), table.page());
@@ -142,21 +122,24 @@ fn save(table: &TceTable) -> SavedWindow {
     let mut add = |first, count, tce| match runs.last_mut() {
         Some(run)
             if run.first + run.count == first
-                && run.tce.wrapping_add(run.count.wrapping_mul(step(run.tce, page))) == tce =>
+                && run.tce.wrapping_add(run.count.wrapping_mul(Run::from(*run).step(page))) == tce =>
         {
             run.count += count;
         }
         _ => runs.push(SavedRun { first, count, tce }),
     };
-    table.each_run(&mut |first, count, tce| match step(tce, page) {
-        0 => add(first, count, tce),
-        _ => (first..first + count).for_each(|index| add(index, 1, tce)),
+    table.each_run(&mut |first, count, tce| {
+        if runs::permission(tce).is_none() {
+            add(first, count, tce);
+        } else {
+            (first..first + count).for_each(|index| add(index, 1, tce));
+        }
     });
     let (start, size) = (window.start().0, window.len());
     SavedWindow { liobn: table.liobn().0, start, size, page_shift: page.get(), runs }
 }
 
-/// A window that was checked: what it will be.
+/// A window that was checked, to be built.
 struct Checked<'a> {
     liobn: Liobn,
     window: IovaRange,
@@ -178,29 +161,29 @@ fn check<'a>(phb: &Phb, saved: &'a SavedWindow, ram: &Snapshot) -> Result<Checke
     let wrong = RestoreError::Window { buid: config.buid, liobn, start, size };
     let window = IovaRange::new(start, size)?;
     let page = PageShift::new(page_shift).filter(|page| phb.may_have(liobn, window, *page)).ok_or(wrong)?;
-    // RAM whose removal was refused is mapped still.
+    // RAM whose removal was refused is still mapped.
     let mut pages = Pages::new(ram).including_unplugging().present_in(memory);
     let (mut at, len) = (0, size >> page.get());
     for &saved in &saved.runs {
         let SavedRun { first, count, .. } = saved;
         let end = first.checked_add(count).filter(|end| first >= at && count != 0 && *end <= len);
         at = end.ok_or(RestoreError::Entries { liobn, first, count })?;
-        pages.check(&saved.into(), page, |_, _| {}).map_err(|why| RestoreError::Leads {
+        pages.check(&saved.into(), page).map_err(|why| RestoreError::NotRam {
             liobn,
             first,
             count,
             why: Box::new(why),
         })?;
     }
-    let runs = saved.runs.iter().map(|run| (run.first, run.count, step(run.tce, page) == 0));
+    let runs = saved.runs.iter().map(|run| (run.first, run.count, runs::permission(run.tce).is_none()));
     let (needed, limit) = (Sparse::bytes_for(runs), table::memory_limit(config.table_memory, ram));
-    match needed <= limit {
-        true => Ok(Checked { liobn, window, page, runs: &saved.runs }),
-        false => Err(RestoreError::Memory { liobn, needed, limit }),
+    if needed > limit {
+        return Err(RestoreError::Memory { liobn, needed, limit });
     }
+    Ok(Checked { liobn, window, page, runs: &saved.runs })
 }
 
-/// Checks the windows of a PHB, and that they go together.
+/// Checks the windows of a PHB, and that none overlap or share a LIOBN.
 fn check_all<'a>(phb: &Phb, saved: &'a SavedPhb, ram: &Snapshot) -> Result<Vec<Checked<'a>>, RestoreError> {
     let mut windows: Vec<Checked<'_>> = Vec::new();
     for saved in &saved.windows {
@@ -219,14 +202,14 @@ fn check_all<'a>(phb: &Phb, saved: &'a SavedPhb, ram: &Snapshot) -> Result<Vec<C
 impl Checked<'_> {
     fn build(&self) -> TceTable {
         let table = TceTable::new(self.liobn, self.window, self.page);
-        self.runs.iter().for_each(|run| table.restore(&(*run).into()));
+        self.runs.iter().for_each(|run| table.store_run(&(*run).into()));
         table
     }
 }
 
 impl GuestIommu {
     /// Saves the guest's windows and their entries. The guest must not run meanwhile, or the state
-    /// is not of a single moment.
+    /// is not that of a single moment.
     pub fn save(&self) -> SavedIommu {
         let phb = |phb: Arc<Phb>| SavedPhb {
             buid: phb.config().buid,
@@ -235,27 +218,27 @@ impl GuestIommu {
         SavedIommu { version: VERSION, phbs: self.phbs().into_iter().map(phb).collect() }
     }
 
-    /// Gives PHBs the windows and entries that were saved, in place of what they have. To be called
-    /// before devices are attached, with all RAM added that the guest had: [`Phb::attach`] then
-    /// gives the devices the same windows, or refuses before anything is changed.
+    /// Replaces the windows and entries of PHBs by those that were saved. Call it before devices
+    /// are attached, and after all RAM that the guest had was added: [`Phb::attach`] then gives the
+    /// devices the same windows, or refuses before it changes anything.
     ///
-    /// All of the state is checked before any of it is built. What is built takes no more than
-    /// [`PhbConfig::table_memory`](super::PhbConfig::table_memory) for each window.
+    /// Checks all of the state before it builds any of it. Each window takes at most
+    /// [`PhbConfig::table_memory`](super::PhbConfig::table_memory).
     pub fn restore(&self, saved: &SavedIommu) -> Result<(), RestoreError> {
         if saved.version != VERSION {
             return Err(RestoreError::Version { version: saved.version });
         }
-        // Nobody removes RAM that was checked.
+        // Keeps RAM that was checked from being removed.
         let _alone = self.changes.lock();
         let mut phbs = Vec::new();
         for SavedPhb { buid, .. } in &saved.phbs {
             let phb = self.phb(*buid).ok_or(RestoreError::NoPhb { buid: *buid })?;
             if phbs.iter().any(|other| Arc::ptr_eq(other, &phb)) {
-                return Err(RestoreError::Twice { buid: *buid });
+                return Err(RestoreError::DuplicatePhb { buid: *buid });
             }
             phbs.push(phb);
         }
-        // Nobody attaches a device, or changes windows, meanwhile.
+        // Keeps devices from being attached, and windows from changing.
         let groups: Vec<_> = phbs.iter().map(|phb| phb.groups.lock()).collect();
         if let Some((phb, _)) = phbs.iter().zip(&groups).find(|(_, groups)| !groups.is_empty()) {
             return Err(RestoreError::Attached { buid: phb.config().buid });
@@ -269,7 +252,7 @@ impl GuestIommu {
             }
             for window in windows {
                 let liobn = window.liobn;
-                if !phb.enter(phb.accelerate(window.build())) {
+                if !phb.add_table(phb.accelerate(window.build())) {
                     return Err(PhbError::LiobnTaken { liobn }.into());
                 }
             }

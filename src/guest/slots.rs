@@ -28,20 +28,27 @@ impl core::fmt::Debug for Slots {
     }
 }
 
-/// Why a slot cannot be added. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a slot was not added. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum SlotError {
     /// Two slots would overlap.
-    #[error("{} overlaps {}: guest RAM is added once", asked.guest, present.guest)]
-    Overlaps { asked: Slot, present: Slot },
+    #[error("{} overlaps {}: remove that first, or give the new slot other addresses", slot.guest, present.guest)]
+    Overlaps { slot: Slot, present: Slot },
     /// The slot would wrap.
-    #[error("{memory} at {at} reaches past the end of the guest's addresses")]
+    #[error("{memory} at {at} runs past the end of the guest's addresses: give it a lower start")]
     Wraps { at: GuestAddr, memory: UserRange },
     /// A slice that is lent to devices for a while.
-    #[error("{memory} is lent for the time of a call, and guest RAM stays: use memory of `Host::share`")]
+    #[error("{memory} is lent for one call only, but guest RAM must stay: use memory of `Host::share`")]
     Lent { memory: UserRange },
 }
+
+crate::error::classify!(SlotError {
+    Argument: Wraps, Lent;
+    Busy: Overlaps;
+});
 
 impl Slots {
     /// Creates it without RAM.
@@ -90,10 +97,10 @@ impl Slots {
 
     fn add(&self, entry: Entry) -> Result<(), SlotError> {
         let mut entries = self.0.write();
-        let asked = entry.slot;
+        let slot = entry.slot;
         let mut slots = entries.iter().map(|present| present.slot);
-        if let Some(present) = slots.find(|present| present.guest.intersection(&asked.guest).is_some()) {
-            return Err(SlotError::Overlaps { asked, present });
+        if let Some(present) = slots.find(|present| present.guest.intersection(&slot.guest).is_some()) {
+            return Err(SlotError::Overlaps { slot, present });
         }
         entries.push(entry);
         Ok(())

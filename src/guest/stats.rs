@@ -1,12 +1,11 @@
-//! What hypercalls came to, counted.
+//! Counts of hypercalls.
 
-use super::GuestIommu;
 use super::error::HcallError;
-use super::phb::Phb;
 use crate::stats::{Counter, RefusalCounters, Refusals};
 
-/// Hypercalls since a PHB was added. Those that the kernel answers under KVM are not among them.
+/// Counts of hypercalls since a PHB was added, except those that the kernel answers under KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HcallStats {
     /// `H_GET_TCE` that succeeded.
     pub gets: u64,
@@ -16,9 +15,9 @@ pub struct HcallStats {
     pub indirects: u64,
     /// `H_STUFF_TCE` that succeeded.
     pub stuffs: u64,
-    /// TCEs that these entered or cleared.
+    /// TCEs that these calls set or cleared.
     pub tces: u64,
-    /// Calls that were refused, by kind of [`HcallError`].
+    /// Refused calls, by variant of [`HcallError`].
     pub refusals: Refusals,
 }
 
@@ -35,7 +34,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    fn get(&self) -> HcallStats {
+    pub(super) fn get(&self) -> HcallStats {
         HcallStats {
             gets: self.gets.get(),
             puts: self.puts.get(),
@@ -44,28 +43,5 @@ impl Counters {
             tces: self.puts.get() + self.tces.get(),
             refusals: self.refusals.get::<HcallError>(),
         }
-    }
-}
-
-impl Phb {
-    /// What hypercalls for its windows came to.
-    pub fn stats(&self) -> HcallStats {
-        self.counters.get()
-    }
-}
-
-impl GuestIommu {
-    /// What hypercalls for all PHBs came to, and those that named no window.
-    pub fn stats(&self) -> HcallStats {
-        self.phbs().iter().fold(self.strays.get(), |mut all, phb| {
-            let stats = phb.stats();
-            all.gets += stats.gets;
-            all.puts += stats.puts;
-            all.indirects += stats.indirects;
-            all.stuffs += stats.stuffs;
-            all.tces += stats.tces;
-            all.refusals.add(&stats.refusals);
-            all
-        })
     }
 }

@@ -2,49 +2,52 @@
 
 use super::entries::{Entries, Sparse};
 use super::error::HcallError;
-use super::liobn::Liobn;
 use super::ram::{GuestRam, Snapshot};
-use super::runs::{self, Requests, Run};
+use super::runs::{self, Pages, Requests, Run};
 use super::stats::Counters;
-use super::tce;
-use crate::addr::{GuestRange, Iova, IovaRange, PageShift};
+use crate::addr::{GuestRange, Iova, IovaRange, Liobn, PageShift};
 use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
 use crate::uapi::papr::hcall::MAX_INDIRECT;
+use arc_swap::{ArcSwap, Guard};
+use arrayvec::ArrayVec;
+use core::fmt;
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a table may take of memory whatever the guest's RAM: enough for 2 Mi TCEs that differ.
-const LEAST_MEMORY: u64 = 16 << 20;
-/// Bytes of RAM for each byte more of it: enough to map all RAM 8 times with 4 KiB pages.
+/// Bytes that a table may take whatever the guest's RAM: enough for 2 Mi TCEs that differ.
+const BASE_MEMORY: u64 = 16 << 20;
+/// Bytes of RAM for each further byte: enough to map all RAM 8 times with 4 KiB pages.
 const RAM_PER_MEMORY: u64 = 64;
 
-/// The most bytes that a table's entries may take, with that configuration.
+/// Returns the most bytes that a table's entries may take, with that configuration.
 pub(super) fn memory_limit(configured: Option<u64>, ram: &Snapshot) -> u64 {
-    configured.unwrap_or_else(|| LEAST_MEMORY.saturating_add(ram.bytes() / RAM_PER_MEMORY))
+    configured.unwrap_or_else(|| BASE_MEMORY.saturating_add(ram.bytes() / RAM_PER_MEMORY))
 }
 
-/// The backing that a change of a table must reach.
+/// What a change of a table must reach.
 #[derive(Debug)]
 pub(super) enum Backing {
     /// No devices: the table is all there is.
-    Nothing,
-    /// Devices, which see this space.
-    Devices(AddressSpace),
+    None,
+    /// The space that devices see.
+    Space(AddressSpace),
     /// The window was removed while a hypercall was in progress.
     Removed,
 }
 
-/// Write access to the table, with a buffer reused across calls.
+/// Write access to the table, with buffers reused across calls.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub behind: Backing,
+    pub backing: Backing,
+    runs: Vec<Run>,
     requests: Requests,
 }
 
 /// Unmaps what is mapped in `range`.
 pub(super) fn clear(space: &AddressSpace, range: IovaRange) -> Result<(), UnmapError> {
     match space.unmap(range) {
-        // A default window of the host that still waits for its first map.
+        // The host creates its default window at the first map.
         Ok(_) | Err(UnmapError::NoWindow { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -52,8 +55,7 @@ pub(super) fn clear(space: &AddressSpace, range: IovaRange) -> Result<(), UnmapE
 
 /// A DMA window as a guest has it: its TCEs, by page, in a flat table.
 ///
-/// Reading waits for nobody; who writes holds a lock, and with devices behind the window goes to
-/// the kernel first.
+/// Reads are lock-free. Writers hold a lock and, with devices on the PHB, update the kernel first.
 pub struct TceTable {
     liobn: Liobn,
     window: IovaRange,
@@ -74,7 +76,7 @@ impl TceTable {
 
     /// Creates a table over existing storage of entries.
     pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
-        let writer = Mutex::new(Writer { behind: Backing::Nothing, requests: Requests::default() });
+        let writer = Mutex::new(Writer { backing: Backing::None, runs: Vec::new(), requests: Requests::default() });
         Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
     }
 
@@ -84,7 +86,7 @@ impl TceTable {
         Self { memory, ..self }
     }
 
-    /// Counts in those of a PHB.
+    /// Counts its hypercalls in the counters of its PHB.
     pub(super) fn counted(self, counters: &Arc<Counters>) -> Self {
         Self { counters: Arc::clone(counters), ..self }
     }
@@ -93,7 +95,7 @@ impl TceTable {
         &self.counters
     }
 
-    /// The most bytes its entries may take.
+    /// Returns the most bytes its entries may take.
     pub(super) fn memory_limit(&self, ram: &Snapshot) -> u64 {
         memory_limit(self.memory, ram)
     }
@@ -146,8 +148,8 @@ impl TceTable {
     /// Returns the bus addresses of entries.
     fn iova(&self, first: u64, count: u64) -> Result<IovaRange, HcallError> {
         let start = Iova(self.window.start().0 + (first << self.page.get()));
-        let outside = HcallError::Outside { ioba: start, count, window: self.window };
-        IovaRange::new(start, count << self.page.get()).map_err(|_| outside)
+        let outside = |_| HcallError::Outside { ioba: start, count, window: self.window };
+        IovaRange::new(start, count << self.page.get()).map_err(outside)
     }
 
     /// Locks the table for writing.
@@ -158,78 +160,93 @@ impl TceTable {
     /// Sets `values` at `first`, all or none: checks them all, updates the kernel, then stores
     /// them. The caller has checked the indices.
     pub(super) fn put(&self, ram: &GuestRam, first: u64, values: &[u64]) -> Result<(), HcallError> {
-        let Writer { behind, requests } = &mut *self.lock();
+        let Writer { backing, runs, requests } = &mut *self.lock();
         let memory = ram.memory();
-        // With the lock held: whoever removes memory marks it, and then waits for us.
+        // With the lock held: a removal of memory marks the slot, then waits for the lock.
         let ram = ram.snapshot();
-        let mut pages = runs::Pages::new(&ram).present_in(memory);
-        let space = match behind {
+        let mut pages = Pages::new(&ram).present_in(memory);
+        let space = match backing {
             Backing::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
-            Backing::Nothing => {
-                pages.check_all(values, self.page)?;
+            Backing::None => {
+                pages.check_list(values, self.page)?;
                 self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
                 self.entries.store(first, values);
                 return Ok(());
             }
-            Backing::Devices(space) => space,
+            Backing::Space(space) => space,
         };
         if self.is_in_kernel() {
-            self.observe_in(space, pages.including_unplugging(), first, values.len() as u64)?;
+            self.sync_entries(space, pages.including_unplugging(), (first, values.len() as u64), requests)?;
         }
+        runs.clear();
+        runs.extend(runs::runs(first, values, self.page));
         requests.clear();
-        let mut clears = false;
-        for run in runs::runs(values, self.page) {
-            clears |= tce::permission(run.tce).is_none();
-            requests.add(&run, self.iova(first + run.first, run.count)?, self.page, &mut pages)?;
+        for run in &*runs {
+            requests.add(run, self.iova(run.first, run.count)?, self.page, &mut pages)?;
         }
         self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
-        if clears {
-            return self.put_and_clear(space, requests, first, values);
+        if !runs.iter().all(Run::maps) {
+            return self.put_and_clear(space, requests, runs);
         }
-        space.map_all(requests.get(), Overlap::Replace)?;
+        space.map_all(requests.as_slice(), Overlap::Replace)?;
         self.entries.store(first, values);
         Ok(())
     }
 
-    /// Does the same if some of the values clear: mappings are stored before anything is unmapped,
-    /// so that table and devices agree if the kernel refuses halfway.
-    fn put_and_clear(
-        &self,
-        space: &AddressSpace,
-        requests: &Requests,
-        first: u64,
-        values: &[u64],
-    ) -> Result<(), HcallError> {
-        let enter = |run: &Run| {
-            let part = values.get(run.first as usize..(run.first + run.count) as usize).unwrap_or_default();
-            self.entries.store(first + run.first, part);
-        };
-        if !requests.get().is_empty() {
-            space.map_all(requests.get(), Overlap::Replace)?;
-            runs::runs(values, self.page).filter(|run| tce::permission(run.tce).is_some()).for_each(|run| enter(&run));
+    /// Sets runs some of which clear: mappings are stored before anything is unmapped, so that
+    /// table and devices agree if the kernel refuses halfway.
+    fn put_and_clear(&self, space: &AddressSpace, requests: &Requests, runs: &[Run]) -> Result<(), HcallError> {
+        if !requests.as_slice().is_empty() {
+            space.map_all(requests.as_slice(), Overlap::Replace)?;
+            runs.iter().filter(|run| run.maps()).for_each(|run| self.store_run(run));
         }
-        for run in runs::runs(values, self.page).filter(|run| tce::permission(run.tce).is_none()) {
-            clear(space, self.iova(first + run.first, run.count)?)?;
-            enter(&run);
+        for run in runs.iter().filter(|run| !run.maps()) {
+            clear(space, self.iova(run.first, run.count)?)?;
+            self.store_run(run);
         }
         Ok(())
     }
 
     /// Stores `value`, which gives no rights, in `count` entries.
     pub(super) fn stuff(&self, ram: &GuestRam, first: u64, count: u64, value: u64) -> Result<(), HcallError> {
-        let writer = self.lock();
-        match &writer.behind {
+        let Writer { backing, requests, .. } = &mut *self.lock();
+        match backing {
             Backing::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
-            Backing::Devices(space) if self.is_in_kernel() => self.sync_from_kvm(space, ram, first, count)?,
+            Backing::Space(space) if self.is_in_kernel() => {
+                let ram = ram.snapshot();
+                self.sync_entries(space, Pages::new(&ram).including_unplugging(), (first, count), requests)?;
+            }
             _ => {}
         }
         self.entries.reserve_fill(first, count, value, &|| self.memory_limit(&ram.snapshot()))?;
-        match &writer.behind {
-            Backing::Devices(space) if count != 0 => clear(space, self.iova(first, count)?)?,
+        match backing {
+            Backing::Space(space) if count != 0 => clear(space, self.iova(first, count)?)?,
             _ => {}
         }
         self.entries.fill(first, count, value);
         Ok(())
+    }
+
+    /// Stores a run. Its room and its pages were checked, and the devices' space maps it, if there
+    /// is one.
+    pub(super) fn store_run(&self, run: &Run) {
+        if !run.maps() {
+            self.entries.fill(run.first, run.count, run.tce);
+            return;
+        }
+        let step = run.step(self.page);
+        let mut first = run.first;
+        let mut tces = (0..run.count).map(|n| run.tce.wrapping_add(n.wrapping_mul(step)));
+        let mut part = ArrayVec::<u64, { MAX_INDIRECT as usize }>::new();
+        loop {
+            part.clear();
+            part.extend(tces.by_ref().take(part.capacity()));
+            if part.is_empty() {
+                return;
+            }
+            self.entries.store(first, &part);
+            first += part.len() as u64;
+        }
     }
 
     /// Returns everything the table maps, as requests to a space, in order.
@@ -237,9 +254,9 @@ impl TceTable {
         let mut requests = Requests::default();
         let ram = ram.snapshot();
         // RAM whose removal was refused is still mapped.
-        let mut pages = runs::Pages::new(&ram).including_unplugging();
+        let mut pages = Pages::new(&ram).including_unplugging();
         let mut result = Ok(());
-        self.each_leading(0, self.len(), &mut |first, tce| {
+        self.each_mapping(0, self.len(), &mut |first, tce| {
             if result.is_ok() {
                 let run = Run { first, count: 1, tce };
                 result = self.iova(first, 1).and_then(|iova| requests.add(&run, iova, self.page, &mut pages));
@@ -248,54 +265,48 @@ impl TceTable {
         result.map(|()| requests.into_vec())
     }
 
-    /// Syncs the space with what the kernel mapped for `count` entries from `first` on. The caller
-    /// holds the lock.
-    pub(super) fn sync_from_kvm(
-        &self,
-        space: &AddressSpace,
-        ram: &GuestRam,
-        first: u64,
-        count: u64,
-    ) -> Result<(), HcallError> {
-        if !self.is_in_kernel() || count == 0 {
+    /// Syncs the space with what the kernel mapped in the table. The caller holds the lock.
+    pub(super) fn sync_from_kvm(&self, space: &AddressSpace, ram: &GuestRam) -> Result<(), HcallError> {
+        if !self.is_in_kernel() {
             return Ok(());
         }
-        self.observe_in(space, runs::Pages::new(&ram.snapshot()).including_unplugging(), first, count)
+        let ram = ram.snapshot();
+        let pages = Pages::new(&ram).including_unplugging();
+        self.sync_entries(space, pages, (0, self.len()), &mut Requests::default())
     }
 
-    fn observe_in(
+    /// Does the same for `count` entries from `first` on, with a buffer that it clears first.
+    fn sync_entries(
         &self,
         space: &AddressSpace,
-        mut pages: runs::Pages<'_>,
-        first: u64,
-        count: u64,
+        mut pages: Pages<'_>,
+        (first, count): (u64, u64),
+        requests: &mut Requests,
     ) -> Result<(), HcallError> {
-        let mut found = Requests::default();
-        self.each_leading(first, count, &mut |index, tce| {
+        if count == 0 {
+            return Ok(());
+        }
+        requests.clear();
+        self.each_mapping(first, count, &mut |index, tce| {
             let run = Run { first: index, count: 1, tce };
             // The kernel has not mapped what leads to no RAM.
-            let _ = self.iova(index, 1).and_then(|iova| found.add(&run, iova, self.page, &mut pages));
+            let _ = self.iova(index, 1).and_then(|iova| requests.add(&run, iova, self.page, &mut pages));
         });
-        if count != 0 {
-            space.record_from_kvm(self.iova(first, count)?, found.get())?;
-        }
-        Ok(())
+        Ok(space.record_from_kvm(self.iova(first, count)?, requests.as_slice())?)
     }
 
     /// Appends the bus addresses that lead into `range` of the guest's memory.
-    pub(super) fn pointing(&self, range: GuestRange, found: &mut Vec<IovaRange>) {
+    pub(super) fn mappings_of(&self, range: GuestRange, found: &mut Vec<IovaRange>) {
         let _writer = self.lock();
         let page = self.page;
         self.entries.runs(0, self.len(), &mut |first, count, value| {
-            let leads = tce::permission(value).and_then(|_| tce::address(value, page));
+            let leads = runs::permission(value).and_then(|_| runs::address(value, page));
             let overlaps = leads
                 .and_then(|at| GuestRange::new(at, page.bytes()).ok())
                 .is_some_and(|there| there.intersection(&range).is_some());
             let Some(iova) = self.iova(first, count).ok().filter(|_| overlaps) else { return };
             match found.last_mut() {
-                Some(last) if last.end() == iova.start() => {
-                    *last = last.hull(&iova);
-                }
+                Some(last) if last.end() == iova.start() => *last = last.hull(&iova),
                 _ => found.push(iova),
             }
         });
@@ -313,37 +324,62 @@ impl TceTable {
     }
 
     /// Calls `visit` with every entry of `count` from `first` on that gives rights, in order.
-    fn each_leading(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
+    fn each_mapping(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
         self.entries.runs(first, count, &mut |first, count, tce| {
-            if tce::permission(tce).is_some() {
+            if runs::permission(tce).is_some() {
                 (first..first + count).for_each(|index| visit(index, tce));
             }
         });
     }
 
-    /// Stores a run that no device sees: one of a saved table. Its room and its pages were checked.
-    pub(super) fn restore(&self, run: &Run) {
-        if tce::permission(run.tce).is_none() {
-            self.entries.fill(run.first, run.count, run.tce);
-            return;
-        }
-        let mut values = [0; MAX_INDIRECT as usize];
-        let (mut first, mut tce, end) = (run.first, run.tce, run.first + run.count);
-        while first < end {
-            let len = (end - first).min(MAX_INDIRECT);
-            let values = values.get_mut(..len as usize).unwrap_or_default();
-            for value in &mut *values {
-                *value = tce;
-                tce = tce.wrapping_add(self.page.bytes());
-            }
-            self.entries.store(first, values);
-            first += len;
-        }
+    /// Clears all entries.
+    pub(super) fn clear_entries(&self) {
+        self.entries.fill(0, self.len(), 0);
+    }
+}
+
+impl fmt::Debug for TceTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_kernel = if self.is_in_kernel() { ", in the kernel" } else { "" };
+        write!(f, "TceTable({}, {}, pages of {}{in_kernel})", self.liobn(), self.window(), self.page())
+    }
+}
+
+/// One snapshot of the tables, by LIOBN.
+pub(super) type Tables = BTreeMap<Liobn, Arc<TceTable>>;
+
+/// The tables of all PHBs. Reads are lock-free.
+#[derive(Default)]
+pub(super) struct Directory(ArcSwap<Tables>);
+
+impl Directory {
+    /// Returns the current snapshot.
+    pub(super) fn load(&self) -> Guard<Arc<Tables>> {
+        self.0.load()
     }
 
-    /// Clears all entries.
-    pub(super) fn forget(&self) {
-        self.entries.fill(0, self.len(), 0);
+    /// Inserts a table; returns false if another one has its LIOBN.
+    pub(super) fn insert(&self, table: &Arc<TceTable>) -> bool {
+        let mut free = true;
+        self.0.rcu(|tables| {
+            let mut tables = Tables::clone(tables);
+            free = !tables.contains_key(&table.liobn());
+            tables.entry(table.liobn()).or_insert_with(|| Arc::clone(table));
+            tables
+        });
+        free
+    }
+
+    pub(super) fn has(&self, liobn: Liobn) -> bool {
+        self.0.load().contains_key(&liobn)
+    }
+
+    pub(super) fn remove(&self, liobn: Liobn) {
+        self.0.rcu(|tables| {
+            let mut tables = Tables::clone(tables);
+            tables.remove(&liobn);
+            tables
+        });
     }
 }
 
@@ -368,8 +404,8 @@ mod tests {
         iommu
     }
 
-    /// The window goes after a hypercall found its table, and before that has the table's lock.
-    fn late(attached: bool, goes: impl Fn(&GuestIommu)) {
+    /// Removes the window after a hypercall found its table and before it has the table's lock.
+    fn too_late(attached: bool, remove: impl Fn(&GuestIommu)) {
         let iommu = guest();
         let phb = iommu.phb(1).unwrap();
         if attached {
@@ -377,7 +413,7 @@ mod tests {
         }
         let table = iommu.table(LIOBN).unwrap();
         table.put(iommu.ram(), 0, &[3]).unwrap();
-        goes(&iommu);
+        remove(&iommu);
         let gone = Err(HcallError::NoTable { liobn: LIOBN });
         assert_eq!(table.put(iommu.ram(), 1, &[3]), gone);
         assert_eq!(table.put(iommu.ram(), 1, &[0]), gone);
@@ -388,13 +424,13 @@ mod tests {
     #[test]
     fn a_hypercall_on_its_way_to_a_window_that_was_removed_is_refused() {
         for attached in [false, true] {
-            late(attached, |iommu| iommu.phb(1).unwrap().remove_window(LIOBN).unwrap());
+            too_late(attached, |iommu| iommu.phb(1).unwrap().remove_window(LIOBN).unwrap());
         }
     }
 
     #[test]
     fn a_hypercall_on_its_way_to_a_window_that_was_replaced_is_refused() {
-        late(false, |iommu| iommu.restore(&iommu.save()).unwrap());
-        late(false, |iommu| iommu.remove_phb(1).unwrap());
+        too_late(false, |iommu| iommu.restore(&iommu.save()).unwrap());
+        too_late(false, |iommu| iommu.remove_phb(1).unwrap());
     }
 }

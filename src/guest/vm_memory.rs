@@ -41,7 +41,7 @@ where
 /// The region that is a slot, which can be had by taking it out of a copy of the collection.
 fn mapping<B: Bitmap + Send + Sync + 'static>(memory: &GuestMemoryMmap<B>, slot: &Slot) -> Option<SlotOwner> {
     let (_, region) = memory.remove_region(GuestAddress(slot.guest.start().0), slot.guest.len()).ok()?;
-    (self::slot(&*region) == Some(*slot)).then_some(region as SlotOwner)
+    (slot_of(&*region) == Some(*slot)).then_some(region as SlotOwner)
 }
 
 impl<S> VmMemory<S>
@@ -101,11 +101,11 @@ where
     S: GuestAddressSpace + Send + Sync,
     S::M: GuestMemoryBackend,
 {
-    /// The guest's address of memory of this process.
+    /// Returns the guest address of memory of this process.
     fn guest_of(&self, at: UserAddr) -> Option<GuestAddr> {
         let memory = self.memory.memory();
         let found =
-            memory.iter().filter_map(slot).find(|slot| slot.user_range().is_some_and(|user| user.contains(at)))?;
+            memory.iter().filter_map(slot_of).find(|slot| slot.user_range().is_some_and(|user| user.contains(at)))?;
         Some(GuestAddr(found.guest.start().0 + (at.0 - found.user.0)))
     }
 }
@@ -117,7 +117,7 @@ impl<S: GuestAddressSpace> fmt::Debug for VmMemory<S> {
 }
 
 /// A region as a slot; `None` where the process has not mapped it.
-fn slot(region: &impl GuestMemoryRegion) -> Option<Slot> {
+fn slot_of(region: &impl GuestMemoryRegion) -> Option<Slot> {
     let user = region.get_host_address(MemoryRegionAddress(0)).ok()?;
     let guest = GuestRange::new(GuestAddr(region.start_addr().0), region.len()).ok()?;
     Some(Slot { guest, user: UserAddr(user.addr() as u64) })
@@ -133,16 +133,16 @@ where
 {
     /// Returns the regions that the process has mapped; others cannot be registered.
     fn slots(&self) -> Vec<Slot> {
-        self.memory.memory().iter().filter_map(slot).collect()
+        self.memory.memory().iter().filter_map(slot_of).collect()
     }
 
     fn owner(&self, slot: &Slot) -> Option<SlotOwner> {
         if self.has(slot) { (self.owner)(&self.memory.memory(), slot) } else { None }
     }
 
-    fn has(&self, asked: &Slot) -> bool {
+    fn has(&self, slot: &Slot) -> bool {
         let memory = self.memory.memory();
-        memory.find_region(GuestAddress(asked.guest.start().0)).and_then(slot) == Some(*asked)
+        memory.find_region(GuestAddress(slot.guest.start().0)).and_then(slot_of) == Some(*slot)
     }
 
     fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
@@ -159,9 +159,9 @@ where
 /// The view of devices on a PHB, for virtio back ends: `IommuMemory::new(memory,
 /// PhbIommu::new(phb), …)`.
 ///
-/// Nothing is kept from one access to the next, so nothing has to be invalidated: each looks at the
-/// guest's tables, and waits for no hypercall. An access spans 65 536 TCEs at most; a longer one
-/// fails, since its length is the guest's.
+/// Nothing is cached, so nothing has to be invalidated: each access reads the guest's tables,
+/// lock-free. An access spans at most 65,536 TCEs; a longer one fails, since its length is the
+/// guest's.
 #[derive(Clone, Debug)]
 pub struct PhbIommu(Arc<Phb>);
 
@@ -172,8 +172,8 @@ impl PhbIommu {
     }
 }
 
-/// The most TCEs that one access spans: 256 MiB of 4 KiB pages. A guest names the length, and each
-/// costs a look at its table.
+/// The most TCEs that one access spans: 256 MiB of 4 KiB pages. The guest chooses the length, and
+/// each TCE costs a lookup.
 const MAX_TCES: u64 = 1 << 16;
 
 fn rights(permission: Permission) -> Permissions {
@@ -193,24 +193,24 @@ impl Iommu for PhbIommu {
         length: usize,
         access: Permissions,
     ) -> Result<IotlbIterator<Box<Iotlb>>, Error> {
-        let asked = || IovaRange { base: iova, length };
-        let fails = |reason: String| Error::CannotResolve { iova_range: asked(), reason };
+        let requested = || IovaRange { base: iova, length };
+        let fails = |reason: String| Error::CannotResolve { iova_range: requested(), reason };
         let end = iova.0.checked_add(length as u64).filter(|_| length != 0);
-        let end = end.ok_or_else(|| fails("it is empty or wraps".into()))?;
+        let end = end.ok_or_else(|| fails("the range is empty or wraps".into()))?;
         let mut pages = Box::new(Iotlb::new());
         let (mut at, mut left) = (iova.0, MAX_TCES);
         while at < end {
             if left == 0 {
-                return Err(fails(format!("it spans more than {MAX_TCES} TCEs: access it in parts")));
+                return Err(fails(format!("the range spans more than {MAX_TCES} TCEs: access it in parts")));
             }
             let found = self.0.stretch(Iova(at), end - at, left);
             let found = found.filter(|found| rights(found.there.permission).allow(access));
-            let found = found.ok_or_else(|| fails(format!("the guest gave no such right at {at:#x}")))?;
+            let found = found.ok_or_else(|| fails(format!("the guest does not allow it at {at:#x}")))?;
             let rights = rights(found.there.permission);
             pages.set_mapping(GuestAddress(at), GuestAddress(found.there.guest.0), found.len as usize, rights)?;
             at += found.len;
             left -= found.tces;
         }
-        Iotlb::lookup(pages, iova, length, access).map_err(|_| fails("it is not mapped throughout".into()))
+        Iotlb::lookup(pages, iova, length, access).map_err(|_| fails("the range is not mapped throughout".into()))
     }
 }

@@ -1,43 +1,183 @@
-//! Makes every kernel call of the crate: builds it, traces it and checks its result.
+//! The calls of the kernel's interface: as values, and one thin function for each, which builds it,
+//! traces it and checks its result.
 //!
-//! One thin function per ioctl. Success is what the kernel means by it: exactly 0, except for the
-//! few calls whose result is a value. `VFIO_IOMMU_MAP_DMA`, `_UNMAP_DMA` and `_REGISTER_MEMORY` can
-//! also fail with positive results, and `EINTR` from pseries is the hypervisor's H_PARAMETER, so
-//! nothing here is ever retried (`drivers/vfio/vfio_iommu_spapr_tce.c`).
+//! Success is what the kernel means by it: exactly 0, except for the few calls whose result is a
+//! value. `VFIO_IOMMU_MAP_DMA`, `_UNMAP_DMA` and `_REGISTER_MEMORY` can also fail with positive
+//! results, and `EINTR` from pseries is the hypervisor's H_PARAMETER, so nothing here is ever
+//! retried (`drivers/vfio/vfio_iommu_spapr_tce.c`).
 //!
 //! Each call emits a `tracing` event with target `spapr_iommu::ioctl` and level `DEBUG`, with its
 //! arguments, result and duration.
 
-use super::{Call, Errno, Fd, Host};
+use super::{Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::error::ErrorKind;
 use crate::permission::Permission;
 use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 /// Target of the events.
 pub const TARGET: &str = "spapr_iommu::ioctl";
 
+/// A file to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Node<'a> {
+    /// `/dev/vfio/vfio`.
+    Container,
+    /// `/dev/vfio/N`.
+    Group(u32),
+    /// A device of an open group, by name: its PCI address, `0000:00:00.0`.
+    Device {
+        /// The group's file.
+        group: Fd,
+        /// The device's name.
+        name: &'a str,
+    },
+}
+
+/// An ioctl with its argument. The kernel writes its answer into the same structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `VFIO_GET_API_VERSION` on a container.
+    GetApiVersion,
+    /// `VFIO_CHECK_EXTENSION` on a container.
+    CheckExtension(u32),
+    /// `VFIO_SET_IOMMU` on a container.
+    SetIommu(u32),
+    /// `VFIO_IOMMU_SPAPR_TCE_GET_INFO` on a container.
+    TceGetInfo(spapr::TceInfo),
+    /// `VFIO_IOMMU_ENABLE` on a v1 container.
+    Enable,
+    /// `VFIO_IOMMU_DISABLE` on a v1 container.
+    Disable,
+    /// `VFIO_IOMMU_SPAPR_REGISTER_MEMORY` on a container.
+    RegisterMemory(spapr::RegisterMemory),
+    /// `VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY` on a container.
+    UnregisterMemory(spapr::RegisterMemory),
+    /// `VFIO_IOMMU_MAP_DMA` on a container.
+    MapDma(vfio::DmaMap),
+    /// `VFIO_IOMMU_UNMAP_DMA` on a container.
+    UnmapDma(vfio::DmaUnmap),
+    /// `VFIO_IOMMU_SPAPR_TCE_CREATE` on a container.
+    TceCreate(spapr::TceCreate),
+    /// `VFIO_IOMMU_SPAPR_TCE_REMOVE` on a container.
+    TceRemove(spapr::TceRemove),
+    /// `VFIO_EEH_PE_OP` on a container.
+    EehPeOp(eeh::PeOp),
+    /// `VFIO_GROUP_GET_STATUS` on a group.
+    GroupGetStatus(vfio::GroupStatus),
+    /// `VFIO_GROUP_SET_CONTAINER` on a group.
+    GroupSetContainer(Fd),
+    /// `VFIO_GROUP_UNSET_CONTAINER` on a group.
+    GroupUnsetContainer,
+    /// `VFIO_DEVICE_GET_INFO` on a device.
+    DeviceGetInfo(vfio::DeviceInfo),
+    /// `VFIO_DEVICE_GET_REGION_INFO` on a device.
+    DeviceGetRegionInfo(vfio::RegionInfo),
+    /// `VFIO_DEVICE_GET_IRQ_INFO` on a device.
+    DeviceGetIrqInfo(vfio::IrqInfo),
+    /// `VFIO_DEVICE_RESET` on a device.
+    DeviceReset,
+}
+
+impl Call {
+    /// Returns the call's name in the kernel's headers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::GetApiVersion => "VFIO_GET_API_VERSION",
+            Self::CheckExtension(_) => "VFIO_CHECK_EXTENSION",
+            Self::SetIommu(_) => "VFIO_SET_IOMMU",
+            Self::TceGetInfo(_) => "VFIO_IOMMU_SPAPR_TCE_GET_INFO",
+            Self::Enable => "VFIO_IOMMU_ENABLE",
+            Self::Disable => "VFIO_IOMMU_DISABLE",
+            Self::RegisterMemory(_) => "VFIO_IOMMU_SPAPR_REGISTER_MEMORY",
+            Self::UnregisterMemory(_) => "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY",
+            Self::MapDma(_) => "VFIO_IOMMU_MAP_DMA",
+            Self::UnmapDma(_) => "VFIO_IOMMU_UNMAP_DMA",
+            Self::TceCreate(_) => "VFIO_IOMMU_SPAPR_TCE_CREATE",
+            Self::TceRemove(_) => "VFIO_IOMMU_SPAPR_TCE_REMOVE",
+            Self::EehPeOp(_) => "VFIO_EEH_PE_OP",
+            Self::GroupGetStatus(_) => "VFIO_GROUP_GET_STATUS",
+            Self::GroupSetContainer(_) => "VFIO_GROUP_SET_CONTAINER",
+            Self::GroupUnsetContainer => "VFIO_GROUP_UNSET_CONTAINER",
+            Self::DeviceGetInfo(_) => "VFIO_DEVICE_GET_INFO",
+            Self::DeviceGetRegionInfo(_) => "VFIO_DEVICE_GET_REGION_INFO",
+            Self::DeviceGetIrqInfo(_) => "VFIO_DEVICE_GET_IRQ_INFO",
+            Self::DeviceReset => "VFIO_DEVICE_RESET",
+        }
+    }
+}
+
+/// A call as it was made: a [`Call`], or `VFIO_DEVICE_SET_IRQS`, whose eventfds follow its
+/// structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A call whose argument is one value or structure.
+    Call(Call),
+    /// `VFIO_DEVICE_SET_IRQS` on a device.
+    SetIrqs(vfio::IrqSet),
+}
+
+impl Request {
+    /// Returns the call's name in the kernel's headers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Call(call) => call.name(),
+            Self::SetIrqs(_) => "VFIO_DEVICE_SET_IRQS",
+        }
+    }
+}
+
+impl From<Call> for Request {
+    fn from(call: Call) -> Self {
+        Self::Call(call)
+    }
+}
+
+impl From<vfio::IrqSet> for Request {
+    fn from(set: vfio::IrqSet) -> Self {
+        Self::SetIrqs(set)
+    }
+}
+
+/// Displays a call's name and arguments, addresses and sizes in hex.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.name(), Arguments(self))
+    }
+}
+
 /// How a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Failure {
     /// The kernel's error number.
     Errno(Errno),
-    /// A positive result where only 0 is success: a page count from REGISTER, 1 from MAP and UNMAP.
+    /// A positive result where only 0 is success: a page count from REGISTER, 1 from MAP and UNMAP,
+    /// from SET_IRQS how many MSI or MSI-X vectors are available, fewer than requested.
     Positive(i32),
+    /// The host, an implementation of [`Host`] outside this crate, put another call in the place of
+    /// the one it was given.
+    OtherCall,
 }
 
 /// A kernel call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
     /// The call with its arguments.
-    pub call: Call,
+    pub call: Request,
     /// How it failed.
     pub failure: Failure,
 }
 
 impl CallError {
+    /// Creates the error of a call.
+    pub fn new(call: impl Into<Request>, failure: Failure) -> Self {
+        Self { call: call.into(), failure }
+    }
+
     /// Returns what the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::Kernel
@@ -52,7 +192,7 @@ impl CallError {
     pub fn errno(&self) -> Option<Errno> {
         match self.failure {
             Failure::Errno(errno) => Some(errno),
-            Failure::Positive(_) => None,
+            Failure::Positive(_) | Failure::OtherCall => None,
         }
     }
 }
@@ -61,20 +201,27 @@ impl std::error::Error for CallError {}
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({}) failed with ", self.call.name(), Arguments(&self.call))?;
+        write!(f, "{} failed with ", self.call)?;
         match self.failure {
             Failure::Errno(errno) => write!(f, "{errno:?} ({})", errno.desc()),
             Failure::Positive(n) => write!(f, "the positive result {n}"),
+            Failure::OtherCall => f.write_str("the answer to another call: the implementation of `Host` is wrong"),
         }
     }
 }
 
-/// Displays a call's arguments, addresses and sizes in hex.
-struct Arguments<'a>(&'a Call);
+/// Displays a call's arguments.
+struct Arguments<'a>(&'a Request);
 
 impl fmt::Display for Arguments<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        let call = match self.0 {
+            Request::Call(call) => call,
+            Request::SetIrqs(vfio::IrqSet { flags, index, start, count, .. }) => {
+                return write!(f, "index={index} start={start} count={count} flags={flags:#x}");
+            }
+        };
+        match call {
             Call::CheckExtension(n) | Call::SetIommu(n) => write!(f, "{n}"),
             Call::RegisterMemory(a) | Call::UnregisterMemory(a) => write!(f, "vaddr={:#x} size={:#x}", a.vaddr, a.size),
             Call::MapDma(a) => {
@@ -109,7 +256,9 @@ impl fmt::Display for Arguments<'_> {
     }
 }
 
-/// Runs a call and traces it; all calls go through here. Returns the raw result, unchecked.
+/// Runs a call and traces it. Returns the raw result, unchecked.
+///
+/// All calls go through here, except `VFIO_DEVICE_SET_IRQS`, which is traced alike.
 ///
 /// # Safety
 /// As for [`Host::call`].
@@ -124,39 +273,87 @@ impl fmt::Display for Arguments<'_> {
 /// ```
 #[allow(unsafe_code, reason = "user addresses pass through")]
 pub unsafe fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
-    let began = tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now);
+    let began = began();
     // SAFETY: the caller's promise, passed on.
     let result = unsafe { host.call(fd, call) };
-    if let Some(began) = began {
-        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let name = call.name();
-        match result {
-            Ok(value) => {
-                tracing::debug!(target: TARGET, %fd, args = %Arguments(call), result = value, took_us, "{name}");
-            }
-            Err(errno) => {
-                tracing::debug!(target: TARGET, %fd, args = %Arguments(call), result = ?errno, took_us, "{name}");
-            }
-        }
-    }
+    trace(began, fd, (*call).into(), result);
     result
 }
 
-/// Runs a call of this module's, of which those that hand memory over are `unsafe` themselves.
+/// Returns the time if calls are traced.
+fn began() -> Option<Instant> {
+    tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now)
+}
+
+fn trace(began: Option<Instant>, fd: Fd, call: Request, result: Result<i32, Errno>) {
+    let Some(began) = began else { return };
+    let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let name = call.name();
+    match result {
+        Ok(value) => {
+            tracing::debug!(target: TARGET, %fd, args = %Arguments(&call), result = value, took_us, "{name}");
+        }
+        Err(errno) => {
+            tracing::debug!(target: TARGET, %fd, args = %Arguments(&call), result = ?errno, took_us, "{name}");
+        }
+    }
+}
+
+/// Runs a call of this module; those that hand over memory are `unsafe` themselves.
 #[allow(unsafe_code, reason = "all calls go through here")]
 fn run(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, CallError> {
-    // SAFETY: the call hands over no memory, or what the caller of `register_memory` or `map_dma`
-    // has vouched for.
+    // SAFETY: the call hands over no memory, or the caller of `register_memory` or `map_dma` has
+    // vouched for it.
     let result = unsafe { raw(host, fd, call) };
-    result.map_err(|errno| CallError { call: *call, failure: Failure::Errno(errno) })
+    result.map_err(|errno| CallError::new(*call, Failure::Errno(errno)))
 }
 
 /// Runs a call whose only success is 0.
 fn run_zero(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<(), CallError> {
     match run(host, fd, call)? {
         0 => Ok(()),
-        n => Err(CallError { call: *call, failure: Failure::Positive(n) }),
+        n => Err(CallError::new(*call, Failure::Positive(n))),
     }
+}
+
+/// A structure in which the kernel answers a call.
+trait Answer: Sized {
+    /// Makes the call that asks for it.
+    fn into_call(self) -> Call;
+
+    /// Takes it out of the call; `None` if that is another.
+    fn from_call(call: Call) -> Option<Self>;
+}
+
+macro_rules! answers {
+    ($($variant:ident($argument:ty)),+ $(,)?) => {
+        $(impl Answer for $argument {
+            fn into_call(self) -> Call {
+                Call::$variant(self)
+            }
+
+            fn from_call(call: Call) -> Option<Self> {
+                if let Call::$variant(argument) = call { Some(argument) } else { None }
+            }
+        })+
+    };
+}
+
+answers!(
+    TceGetInfo(spapr::TceInfo),
+    TceCreate(spapr::TceCreate),
+    GroupGetStatus(vfio::GroupStatus),
+    DeviceGetInfo(vfio::DeviceInfo),
+    DeviceGetRegionInfo(vfio::RegionInfo),
+    DeviceGetIrqInfo(vfio::IrqInfo),
+);
+
+/// Runs a call whose only success is 0. Returns the structure the kernel answered in.
+fn ask<A: Answer>(host: &dyn Host, fd: Fd, argument: A) -> Result<A, CallError> {
+    let asked = argument.into_call();
+    let mut call = asked;
+    run_zero(host, fd, &mut call)?;
+    A::from_call(call).ok_or_else(|| CallError::new(asked, Failure::OtherCall))
 }
 
 const fn argsz<T>() -> u32 {
@@ -181,22 +378,7 @@ pub fn set_iommu(host: &dyn Host, container: Fd, kind: u32) -> Result<(), CallEr
 
 /// `VFIO_IOMMU_SPAPR_TCE_GET_INFO`.
 pub fn tce_info(host: &dyn Host, container: Fd) -> Result<spapr::TceInfo, CallError> {
-    let mut call = Call::TceGetInfo(spapr::TceInfo { argsz: argsz::<spapr::TceInfo>(), ..Default::default() });
-    run_zero(host, container, &mut call)?;
-    match call {
-        Call::TceGetInfo(info) => Ok(info),
-        _ => Ok(Default::default()),
-    }
-}
-
-/// `VFIO_IOMMU_ENABLE`, v1.
-pub fn enable(host: &dyn Host, container: Fd) -> Result<(), CallError> {
-    run_zero(host, container, &mut Call::Enable)
-}
-
-/// `VFIO_IOMMU_DISABLE`, v1.
-pub fn disable(host: &dyn Host, container: Fd) -> Result<(), CallError> {
-    run_zero(host, container, &mut Call::Disable)
+    ask(host, container, spapr::TceInfo { argsz: argsz::<spapr::TceInfo>(), ..Default::default() })
 }
 
 fn register_args(range: UserRange) -> spapr::RegisterMemory {
@@ -245,7 +427,7 @@ pub unsafe fn map_dma(
     run_zero(host, container, &mut Call::MapDma(args))
 }
 
-/// `VFIO_IOMMU_UNMAP_DMA`. Kernels before 6.12.112 and 7.2.8 check no bounds: the caller has.
+/// `VFIO_IOMMU_UNMAP_DMA`. Kernels before 6.12.112 and 7.2.8 check no bounds: the caller must.
 pub fn unmap_dma(host: &dyn Host, container: Fd, iova: IovaRange) -> Result<(), CallError> {
     let args = vfio::DmaUnmap { argsz: argsz::<vfio::DmaUnmap>(), flags: 0, iova: iova.start().0, size: iova.len() };
     run_zero(host, container, &mut Call::UnmapDma(args))
@@ -253,18 +435,14 @@ pub fn unmap_dma(host: &dyn Host, container: Fd, iova: IovaRange) -> Result<(), 
 
 /// `VFIO_IOMMU_SPAPR_TCE_CREATE`; returns where the window starts.
 pub fn tce_create(host: &dyn Host, container: Fd, page: PageShift, size: u64, levels: u32) -> Result<Iova, CallError> {
-    let mut call = Call::TceCreate(spapr::TceCreate {
+    let args = spapr::TceCreate {
         argsz: argsz::<spapr::TceCreate>(),
         page_shift: page.get(),
         window_size: size,
         levels,
         ..Default::default()
-    });
-    run_zero(host, container, &mut call)?;
-    match call {
-        Call::TceCreate(args) => Ok(Iova(args.start_addr)),
-        _ => Ok(Iova(0)),
-    }
+    };
+    ask(host, container, args).map(|created| Iova(created.start_addr))
 }
 
 /// `VFIO_IOMMU_SPAPR_TCE_REMOVE`.
@@ -288,13 +466,7 @@ pub fn eeh_inject(host: &dyn Host, container: Fd, err: eeh::PeErr) -> Result<(),
 
 /// `VFIO_GROUP_GET_STATUS`.
 pub fn group_status(host: &dyn Host, group: Fd) -> Result<vfio::GroupStatus, CallError> {
-    let mut call =
-        Call::GroupGetStatus(vfio::GroupStatus { argsz: argsz::<vfio::GroupStatus>(), ..Default::default() });
-    run_zero(host, group, &mut call)?;
-    match call {
-        Call::GroupGetStatus(status) => Ok(status),
-        _ => Ok(Default::default()),
-    }
+    ask(host, group, vfio::GroupStatus { argsz: argsz::<vfio::GroupStatus>(), ..Default::default() })
 }
 
 /// `VFIO_GROUP_SET_CONTAINER`.
@@ -309,37 +481,109 @@ pub fn group_unset_container(host: &dyn Host, group: Fd) -> Result<(), CallError
 
 /// `VFIO_DEVICE_GET_INFO`.
 pub fn device_info(host: &dyn Host, device: Fd) -> Result<vfio::DeviceInfo, CallError> {
-    let mut call = Call::DeviceGetInfo(vfio::DeviceInfo { argsz: argsz::<vfio::DeviceInfo>(), ..Default::default() });
-    run_zero(host, device, &mut call)?;
-    match call {
-        Call::DeviceGetInfo(info) => Ok(info),
-        _ => Ok(Default::default()),
-    }
+    ask(host, device, vfio::DeviceInfo { argsz: argsz::<vfio::DeviceInfo>(), ..Default::default() })
 }
 
 /// `VFIO_DEVICE_GET_REGION_INFO`.
 pub fn device_region_info(host: &dyn Host, device: Fd, index: u32) -> Result<vfio::RegionInfo, CallError> {
-    let mut call =
-        Call::DeviceGetRegionInfo(vfio::RegionInfo { argsz: argsz::<vfio::RegionInfo>(), index, ..Default::default() });
-    run_zero(host, device, &mut call)?;
-    match call {
-        Call::DeviceGetRegionInfo(info) => Ok(info),
-        _ => Ok(Default::default()),
-    }
+    ask(host, device, vfio::RegionInfo { argsz: argsz::<vfio::RegionInfo>(), index, ..Default::default() })
 }
 
 /// `VFIO_DEVICE_GET_IRQ_INFO`.
 pub fn device_irq_info(host: &dyn Host, device: Fd, index: u32) -> Result<vfio::IrqInfo, CallError> {
-    let mut call =
-        Call::DeviceGetIrqInfo(vfio::IrqInfo { argsz: argsz::<vfio::IrqInfo>(), index, ..Default::default() });
-    run_zero(host, device, &mut call)?;
-    match call {
-        Call::DeviceGetIrqInfo(info) => Ok(info),
-        _ => Ok(Default::default()),
-    }
+    ask(host, device, vfio::IrqInfo { argsz: argsz::<vfio::IrqInfo>(), index, ..Default::default() })
 }
 
 /// `VFIO_DEVICE_RESET`.
 pub fn device_reset(host: &dyn Host, device: Fd) -> Result<(), CallError> {
     run_zero(host, device, &mut Call::DeviceReset)
+}
+
+/// Runs `VFIO_DEVICE_SET_IRQS` and traces it; its only success is 0.
+fn set_irqs(
+    host: &dyn Host,
+    device: Fd,
+    set: vfio::IrqSet,
+    eventfds: &[Option<BorrowedFd<'_>>],
+) -> Result<(), CallError> {
+    let began = began();
+    let result = host.set_irqs(device, set, eventfds);
+    trace(began, device, set.into(), result);
+    match result {
+        Ok(0) => Ok(()),
+        Ok(n) => Err(CallError::new(set, Failure::Positive(n))),
+        Err(errno) => Err(CallError::new(set, Failure::Errno(errno))),
+    }
+}
+
+/// `VFIO_DEVICE_SET_IRQS`: enables interrupts 0 to `eventfds.len() - 1` of an index, each with its
+/// eventfd.
+///
+/// All in one call: kernels on POWER cannot add vectors later.
+pub fn enable_irqs(host: &dyn Host, device: Fd, index: u32, eventfds: &[BorrowedFd<'_>]) -> Result<(), CallError> {
+    let flags = vfio::IRQ_SET_DATA_EVENTFD | vfio::IRQ_SET_ACTION_TRIGGER;
+    // No device has that many: the kernel refuses it.
+    let count = u32::try_from(eventfds.len()).unwrap_or(u32::MAX);
+    let eventfds: Vec<_> = eventfds.iter().copied().map(Some).collect();
+    set_irqs(host, device, vfio::IrqSet { flags, index, count, ..Default::default() }, &eventfds)
+}
+
+/// `VFIO_DEVICE_SET_IRQS`: disables all interrupts of an index.
+pub fn disable_irqs(host: &dyn Host, device: Fd, index: u32) -> Result<(), CallError> {
+    let flags = vfio::IRQ_SET_DATA_NONE | vfio::IRQ_SET_ACTION_TRIGGER;
+    set_irqs(host, device, vfio::IrqSet { flags, index, ..Default::default() }, &[])
+}
+
+/// `VFIO_DEVICE_SET_IRQS`: has the kernel unmask the first interrupt of an index whenever `eventfd`
+/// is signalled (`vfio_pci_intx_unmask_handler`).
+pub fn unmask_irq_by(host: &dyn Host, device: Fd, index: u32, eventfd: BorrowedFd<'_>) -> Result<(), CallError> {
+    let flags = vfio::IRQ_SET_DATA_EVENTFD | vfio::IRQ_SET_ACTION_UNMASK;
+    set_irqs(host, device, vfio::IrqSet { flags, index, count: 1, ..Default::default() }, &[Some(eventfd)])
+}
+
+/// `VFIO_DEVICE_SET_IRQS`: unmasks the first interrupt of an index: of INTx, which masks itself
+/// when it fires.
+pub fn unmask_irq(host: &dyn Host, device: Fd, index: u32) -> Result<(), CallError> {
+    let flags = vfio::IRQ_SET_DATA_NONE | vfio::IRQ_SET_ACTION_UNMASK;
+    set_irqs(host, device, vfio::IrqSet { flags, index, count: 1, ..Default::default() }, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Node, Wrapper};
+    use crate::model::Model;
+
+    /// Answers each call with another one.
+    #[derive(Debug)]
+    struct Swapping(Model);
+
+    impl Wrapper for Swapping {
+        type Inner = Model;
+
+        fn inner(&self) -> &Model {
+            &self.0
+        }
+
+        #[allow(unsafe_code, reason = "the trait has it so")]
+        unsafe fn wrapped_call(&self, _fd: Fd, call: &mut Call) -> Result<i32, Errno> {
+            *call = Call::GetApiVersion;
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn an_answer_to_another_call_is_an_error() {
+        let host = Swapping(Model::new("powernv9".parse().unwrap()));
+        let container = host.open(Node::Container).unwrap();
+        let error = tce_create(&host, container, PageShift::P4K, 1 << 30, 1).unwrap_err();
+        assert_eq!(error.failure, Failure::OtherCall);
+        assert!(error.to_string().starts_with("VFIO_IOMMU_SPAPR_TCE_CREATE("), "{error}");
+        let failure = |result: Result<(), CallError>| result.unwrap_err().failure;
+        assert_eq!(failure(tce_info(&host, container).map(drop)), Failure::OtherCall);
+        assert_eq!(failure(group_status(&host, container).map(drop)), Failure::OtherCall);
+        assert_eq!(failure(device_info(&host, container).map(drop)), Failure::OtherCall);
+        assert_eq!(failure(device_region_info(&host, container, 0).map(drop)), Failure::OtherCall);
+        assert_eq!(failure(device_irq_info(&host, container, 0).map(drop)), Failure::OtherCall);
+    }
 }

@@ -1,5 +1,7 @@
-//! Facts a host reports about itself.
+//! Facts a host reports about itself, and what follows from them: whether memory may be locked, and
+//! what is in the way of a user.
 
+use super::{Errno, Host};
 use crate::addr::{Amount, PageShift, UserRange};
 use core::fmt;
 
@@ -33,6 +35,25 @@ pub struct Memlock {
 }
 
 impl Memlock {
+    /// Reads how much is locked and allowed.
+    pub(crate) fn read(host: &dyn Host) -> Result<Self, MemlockError> {
+        host.memlock().map_err(MemlockError::Unknown)
+    }
+
+    /// Checks that `needed` more bytes may be locked for `what`, besides those that are `promised`.
+    ///
+    /// Asked before the kernel is, because a refused charge is lost: a failed window creation never
+    /// gives its charge back (`tce_iommu_create_table`).
+    pub(crate) fn check(self, promised: u64, what: &'static str, needed: u64) -> Result<(), MemlockError> {
+        // What locks nothing is never refused, however much others were promised.
+        let missing = if needed == 0 { 0 } else { self.missing(needed.saturating_add(promised)) };
+        match (missing, promised) {
+            (0, _) => Ok(()),
+            (_, 0) => Err(MemlockError::OverLimit { what, needed, missing, memlock: self }),
+            _ => Err(MemlockError::OverPromise { what, needed, missing, memlock: self, promised }),
+        }
+    }
+
     /// Returns the bytes missing to lock `more`; 0 if they may be locked.
     pub fn missing(&self, more: u64) -> u64 {
         match self.limit {
@@ -41,6 +62,69 @@ impl Memlock {
         }
     }
 }
+
+impl fmt::Display for Memlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} locked, ", Amount(self.locked))?;
+        match (self.unlimited, self.limit) {
+            (true, _) => f.write_str("not limited (CAP_IPC_LOCK)"),
+            (false, None) => f.write_str("not limited"),
+            (false, Some(limit)) => write!(f, "limit {}", Amount(limit)),
+        }
+    }
+}
+
+/// Why bytes cannot be locked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
+pub enum MemlockError {
+    /// More than the limit allows.
+    #[error(
+        "{} to lock for {what} are {} more than allowed ({memlock}): raise the limit to {} KiB or more (`ulimit -l`, \
+         LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
+        Amount(*needed),
+        Amount(*missing),
+        memlock.locked.saturating_add(*needed).div_ceil(1024)
+    )]
+    OverLimit {
+        /// What asks.
+        what: &'static str,
+        /// Bytes to lock.
+        needed: u64,
+        /// Bytes over the limit.
+        missing: u64,
+        /// What is locked and allowed.
+        memlock: Memlock,
+    },
+    /// Over the limit with what default windows in use will lock.
+    #[error(
+        "{} to lock for {what} are {} more than allowed ({memlock}, and {} promised to default windows): raise the limit to \
+         {} KiB or more (`ulimit -l`, LimitMEMLOCK= of the service) or give the process CAP_IPC_LOCK",
+        Amount(*needed),
+        Amount(*missing),
+        Amount(*promised),
+        memlock.locked.saturating_add(*promised).saturating_add(*needed).div_ceil(1024)
+    )]
+    OverPromise {
+        /// What asks.
+        what: &'static str,
+        /// Bytes to lock.
+        needed: u64,
+        /// Bytes over the limit.
+        missing: u64,
+        /// What is locked and allowed.
+        memlock: Memlock,
+        /// Bytes that default windows in use will lock with their first map.
+        promised: u64,
+    },
+    /// The host does not tell.
+    #[error("cannot read how much memory is locked: {0}")]
+    Unknown(Errno),
+}
+
+crate::error::classify!(MemlockError { Memlock: OverLimit, OverPromise; Kernel: Unknown; });
 
 /// A stretch of user memory of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,17 +250,6 @@ impl fmt::Display for List<'_> {
             write!(f, "{}{number}", if i == 0 { "" } else { ", " })?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Memlock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} locked, ", Amount(self.locked))?;
-        match (self.unlimited, self.limit) {
-            (true, _) => f.write_str("not limited (CAP_IPC_LOCK)"),
-            (false, None) => f.write_str("not limited"),
-            (false, Some(limit)) => write!(f, "limit {}", Amount(limit)),
-        }
     }
 }
 

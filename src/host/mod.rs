@@ -9,8 +9,6 @@
 //! above never runs a raw call: [`calls`] builds, traces and checks them.
 
 pub mod calls;
-pub mod irqs;
-pub mod memory;
 pub mod vfio;
 
 // The model's former path, from before it became a feature.
@@ -18,32 +16,28 @@ pub mod vfio;
 #[doc(hidden)]
 pub use crate::model;
 
-mod call;
 mod facts;
-mod file;
-pub(crate) mod memlock;
-mod process;
 mod shared;
 mod shared_file;
-pub(crate) mod volatile;
 mod wrap;
 
-pub use call::{Call, Node};
-pub use facts::{Extent, GroupFacts, Memlock, Obstacle, PciDevice, Platform};
-pub use file::File;
-pub use memlock::MemlockError;
-pub use memory::{LentMemory, Memory};
+pub use calls::{Call, Node};
+pub use facts::{Extent, GroupFacts, Memlock, MemlockError, Obstacle, PciDevice, Platform};
 pub use nix::errno::Errno;
-pub(crate) use process::Process;
 pub use shared::Shared;
+#[cfg(feature = "model")]
+pub(crate) use shared::pieces;
 pub use shared_file::FileError;
 pub use vfio::MappedArea;
 pub use wrap::Wrapper;
 
-use crate::addr::{PageShift, UserRange};
+use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::uapi::vfio::IrqSet;
 use core::fmt;
+use shared::wiped_on_fork;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// An open file of a host: a number in that host's own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,7 +79,7 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// `VFIO_DEVICE_GET_REGION_INFO`.
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
 
-    /// The parts of region `index` that [`Self::map_area`] can map; none on a model, whose
+    /// Returns the parts of region `index` that [`Self::map_area`] can map; none on a model, whose
     /// registers are no memory.
     fn areas(&self, _device: Fd, _index: u32) -> Result<Vec<RegionArea>, Errno> {
         Ok(Vec::new())
@@ -96,9 +90,9 @@ pub trait Host: Send + Sync + fmt::Debug {
         Err(Errno::EINVAL)
     }
 
-    /// The file itself, duplicated, for interfaces of the kernel that take VFIO's files; `None`
-    /// where there is none, as on a model. As long as it is kept, [`Self::close`] does not end what
-    /// the file stands for.
+    /// Returns a duplicate of the file itself, for interfaces of the kernel that take VFIO's files;
+    /// `None` on a model, which has none. While the duplicate is held, [`Self::close`] does not
+    /// close the container, group or device.
     fn file(&self, _fd: Fd) -> Option<OwnedFd> {
         None
     }
@@ -162,4 +156,142 @@ pub trait Region: Send + Sync {
 
     /// Writes `data` at `offset`, with the same accesses and byte order as [`Self::read`].
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno>;
+}
+
+/// An open container, group or device; closed when dropped.
+pub struct File {
+    host: Arc<dyn Host>,
+    fd: Fd,
+}
+
+impl File {
+    /// Opens `node`.
+    pub fn open(host: &Arc<dyn Host>, node: Node<'_>) -> Result<Self, Errno> {
+        Ok(Self { host: Arc::clone(host), fd: host.open(node)? })
+    }
+
+    /// Returns its number in the host's table.
+    pub fn fd(&self) -> Fd {
+        self.fd
+    }
+
+    /// Returns the host it is open on.
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+}
+
+/// Without the host, which a model prints in full.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({})", self.fd)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.host.close(self.fd);
+    }
+}
+
+/// Access allowed to a piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// No access.
+    None,
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// Memory of this process that a model's devices reach through its owner: see
+/// [`Memory::lend`].
+pub trait LentMemory: Send + Sync + fmt::Debug {
+    /// Reads bytes.
+    fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes bytes.
+    fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno>;
+}
+
+/// Allocates and frees memory of the process that a host sees: the running process's, or the
+/// model's.
+///
+/// Scenarios and tests allocate their memory here, so that the same steps run on both hosts.
+/// Library users do not need it for their own memory.
+pub trait Memory {
+    /// Allocates `size` zeroed bytes, aligned to the larger of 64 KiB and `page`; `page` is the
+    /// host's page, or one of hugetlb.
+    fn allocate(&self, size: u64, page: PageShift) -> Result<UserRange, Errno>;
+
+    /// Frees memory or a part of it, which leaves a hole.
+    fn free(&self, range: UserRange) -> Result<(), Errno>;
+
+    /// Changes the access allowed to memory.
+    fn protect(&self, range: UserRange, protection: Protection) -> Result<(), Errno>;
+
+    /// Reads `data.len()` bytes at `at`.
+    fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes `data` at `at`.
+    fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno>;
+
+    /// Lets the kernel see memory of this program that was not allocated here, reached through
+    /// `memory`. The running kernel sees all of it; a model takes whole pages of its own size
+    /// (EINVAL), where nothing else is (EEXIST), and again what it has.
+    fn lend(&self, _range: UserRange, _memory: Arc<dyn LentMemory>) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// A process, distinguished from its parent and its children.
+///
+/// After `fork` the child has a copy of every object, and its files are the parent's files.
+/// Dropping a copy must not take a device off the bus, unmap or unregister: all of that is still
+/// the parent's. So objects whose end calls the kernel remember the process that made them, and in
+/// another one they only close files and free memory.
+///
+/// Not its number: a child in a namespace of its own may have the number of its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u64);
+
+impl Process {
+    /// Returns the process that runs this.
+    pub(crate) fn current() -> Self {
+        /// Zero in a process that has not been here yet: its parent's number does not come along.
+        static MARK: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
+        /// The last number given out to this process or one it descends from.
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let Some(mark) = MARK.get_or_init(wiped_on_fork) else {
+            // The kernel is older than Linux 4.14, or an emulator: the process's number must do.
+            return Self(std::process::id().into());
+        };
+        match mark.load(Ordering::Relaxed) {
+            0 => {
+                let new = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+                let result = mark.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
+                // Another thread may have been faster.
+                Self(result.err().unwrap_or(new))
+            }
+            number => Self(number),
+        }
+    }
+
+    /// Returns whether this process is the one that runs this.
+    pub(crate) fn is_current(self) -> bool {
+        self == Self::current()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_knows_itself_in_every_thread() {
+        let here = Process::current();
+        assert!(here.is_current());
+        assert!(std::thread::spawn(move || here.is_current()).join().unwrap());
+    }
 }

@@ -1,19 +1,23 @@
 //! Memory that this process shares with devices.
 //!
 //! A device may change it at any moment, so no Rust reference to it is ever made: it is read and
-//! written by copies, piece by piece, and each naturally aligned 1, 2, 4 or 8 bytes are one relaxed
-//! atomic access.
+//! written by copies. An access is cut into the widest naturally aligned pieces of 8, 4, 2 and 1
+//! bytes, and each piece is one load or store: so 1, 2, 4 and 8 aligned bytes are never torn.
+//!
+//! Memory is accessed by relaxed atomics ([`load`], [`store`]): other threads may use it at the
+//! same time, which for volatile accesses would be a data race. Registers are accessed volatile
+//! ([`read_registers`], [`write_registers`]): they are no memory, and each access does something.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
 use super::shared_file::{self, FileError, Unsealed};
-use super::{Errno, Region, volatile};
+use super::{Errno, Region};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use core::any::Any;
 use core::ffi::c_void;
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed, fence};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use parking_lot::RwLock;
 #[cfg(feature = "model")]
@@ -21,7 +25,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// How often a free place for a mapping is looked for, should other threads take it each time.
+/// How often to look for a free place for a mapping, if other threads take it each time.
 const ATTEMPTS: usize = 64;
 
 /// Memory of this process that devices may be given. Clones are the same memory, which goes with
@@ -52,10 +56,10 @@ enum Owner {
     Mapping { base: NonNull<c_void>, len: usize },
     /// A mapping of a file.
     File { base: NonNull<c_void>, len: usize, may_shrink: Option<Unsealed> },
-    /// Memory of the allocator, with what was taken in excess for the sake of alignment.
+    /// Memory of the allocator, including the excess allocated for alignment.
     #[cfg(feature = "model")]
     Heap { base: NonNull<u8>, layout: Layout },
-    /// The caller's, as long as this is true.
+    /// Memory of the caller, valid while this is true.
     Borrowed(RwLock<bool>),
 }
 
@@ -79,8 +83,8 @@ impl Shared {
     ///
     /// An access to what the file has lost would end the process with `SIGBUS`. So the file is
     /// sealed with `F_SEAL_SHRINK`, for good, where it takes seals: a memfd of `MFD_ALLOW_SEALING`.
-    /// Where it does not, its size is looked at before each access here; the file must not shrink
-    /// during one, nor under an access by address. [`Self::may_shrink`] tells.
+    /// Where it does not, its size is checked before each access here; the file must not shrink
+    /// during one, nor under an access by address. [`Self::may_shrink`] says which it is.
     pub fn file(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<Self, FileError> {
         let refused = |errno| FileError::Refused { offset, len, errno };
         let page = shared_file::page(&file, page).map_err(refused)?;
@@ -132,7 +136,7 @@ impl Shared {
         if size == 0 {
             return Err(Errno::EINVAL);
         }
-        // Asked to align, the allocator would write its zeros, and take memory for all of it.
+        // If it had to align, the allocator would write zeros, and so use memory for all of it.
         let len = size.checked_add(align.bytes()).and_then(|len| usize::try_from(len).ok()).ok_or(Errno::ENOMEM)?;
         let layout = Layout::from_size_align(len, 8).map_err(|_| Errno::ENOMEM)?;
         // SAFETY: the layout's size is not 0.
@@ -167,8 +171,8 @@ impl Shared {
         self.0.range
     }
 
-    /// Its first byte, for calls that take an address and a length, such as `read`, `writev` or
-    /// io_uring's.
+    /// Returns its first byte, for calls that take an address and a length, such as `read`,
+    /// `writev` or io_uring's.
     ///
     /// The pointer is good for the bytes of [`Self::range`] as long as a clone of this lives. A
     /// device may change them at any moment: no reference to them may be made, and accesses are
@@ -177,7 +181,7 @@ impl Shared {
         self.0.base.as_ptr().cast()
     }
 
-    /// `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside the memory. Not for
+    /// Returns `len` bytes at `offset`, for the traits of `vm-memory`; `None` outside. Not for
     /// lent memory, which its owner takes back while a clone of this lives: only where that cannot
     /// outlive the loan.
     #[cfg(feature = "vm-memory")]
@@ -190,7 +194,8 @@ impl Shared {
         Some(unsafe { vm_memory::VolatileSlice::new(start, len) })
     }
 
-    /// Whether it is of a file that may still shrink, after which an access ends the process with
+    /// Returns whether it is of a file that may still shrink; an access to the lost part ends the
+    /// process with
     /// `SIGBUS`.
     pub fn may_shrink(&self) -> bool {
         matches!(self.0.owner, Owner::File { may_shrink: Some(_), .. })
@@ -207,13 +212,13 @@ impl Shared {
         Arc::clone(&self.0) as Arc<dyn Any + Send + Sync>
     }
 
-    /// Whether `owner` is one of memory that goes back to the allocator, which gives it to others.
-    /// Other memory is unmapped, and the kernel keeps the pages that devices reach.
+    /// Returns whether `owner` is one of memory that goes back to the allocator, which gives it to
+    /// others. Other memory is unmapped, and the kernel keeps the pages that devices reach.
     pub(crate) fn is_allocators(owner: &(dyn Any + Send + Sync)) -> bool {
         owner.downcast_ref::<Inner>().is_some_and(Inner::is_allocators)
     }
 
-    /// Whether its owner takes it back.
+    /// Returns whether it is lent: its owner takes it back.
     pub(crate) fn is_lent(&self) -> bool {
         matches!(self.0.owner, Owner::Borrowed(_))
     }
@@ -224,7 +229,7 @@ impl Shared {
         self.0.with(|base| {
             // SAFETY: `check` saw that the bytes lie in the memory, which starts on a multiple of 8
             // and is there.
-            unsafe { volatile::load(base, offset, data) };
+            unsafe { load(base, offset, data) };
             fence(Ordering::Acquire);
         })
     }
@@ -235,7 +240,7 @@ impl Shared {
         self.0.with(|base| {
             fence(Ordering::Release);
             // SAFETY: as in `read`, and it can be written.
-            unsafe { volatile::store(base, offset, data) };
+            unsafe { store(base, offset, data) };
         })
     }
 }
@@ -291,10 +296,10 @@ impl Drop for Revoked {
 impl Drop for Inner {
     fn drop(&mut self) {
         match &self.owner {
-            // SAFETY: the mapping that was made here; nothing refers to it any more.
+            // SAFETY: the mapping that was made here; nothing refers to it any longer.
             Owner::Mapping { base, len } | Owner::File { base, len, .. } => drop(unsafe { munmap(*base, *len) }),
             #[cfg(feature = "model")]
-            // SAFETY: allocated here with that layout; nothing refers to it any more.
+            // SAFETY: allocated here with that layout; nothing refers to it any longer.
             Owner::Heap { base, layout } => unsafe { dealloc(base.as_ptr(), *layout) },
             Owner::Borrowed(_) => {}
         }
@@ -348,8 +353,8 @@ pub(super) fn map_anonymous(
     Ok((base, len.get(), range))
 }
 
-/// A word that is zero at first, and again in each child of `fork` (`MADV_WIPEONFORK`). It stays
-/// until the process ends. `None` where the kernel does not know this.
+/// Allocates a word that is zero at first, and again in each child of `fork` (`MADV_WIPEONFORK`).
+/// It stays until the process ends. `None` if the kernel does not support it.
 pub(super) fn wiped_on_fork() -> Option<&'static AtomicU64> {
     // Miri has no `madvise`.
     if cfg!(miri) {
@@ -371,14 +376,14 @@ pub(super) fn wiped_on_fork() -> Option<&'static AtomicU64> {
     Some(unsafe { base.cast::<AtomicU64>().as_ref() })
 }
 
-/// A range of addresses, aligned to `align`, where nothing was mapped a moment ago.
+/// Finds a range of addresses, aligned to `align`, where nothing was mapped a moment ago.
 fn free_range(len: u64, align: PageShift) -> Result<UserRange, Errno> {
     let asked = len.checked_add(align.bytes()).ok_or(Errno::ENOMEM)?;
     let bytes = usize::try_from(asked).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS | MapFlags::MAP_NORESERVE;
     // SAFETY: a new mapping where the kernel finds room replaces none.
     let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) }?;
-    // SAFETY: the mapping that was just made, of which nobody was told.
+    // SAFETY: the mapping that was just made, which nobody else knows.
     unsafe { munmap(base, bytes.get()) }?;
     let start = align.ceil(address(base)).ok_or(Errno::ENOMEM)?;
     UserRange::new(UserAddr(start), len).map_err(|_| Errno::ENOMEM)
@@ -386,6 +391,109 @@ fn free_range(len: u64, align: PageShift) -> Result<UserRange, Errno> {
 
 fn address(base: NonNull<c_void>) -> u64 {
     base.as_ptr().expose_provenance() as u64
+}
+
+/// Reads `data.len()` bytes of registers at `offset`, in ascending order.
+///
+/// # Safety
+/// The bytes must lie in one readable mapping, which starts at `base` on a multiple of 8.
+pub(super) unsafe fn read_registers(base: *const c_void, offset: u64, data: &mut [u8]) {
+    for (at, piece) in pieces(offset, data.len()) {
+        let address = base.wrapping_byte_add(at as usize);
+        let target = &mut data[piece];
+        // SAFETY: the piece lies in the mapping, as the caller guarantees, and `pieces` aligns it
+        // to its width.
+        unsafe {
+            match target.len() {
+                8 => target.copy_from_slice(&address.cast::<u64>().read_volatile().to_ne_bytes()),
+                4 => target.copy_from_slice(&address.cast::<u32>().read_volatile().to_ne_bytes()),
+                2 => target.copy_from_slice(&address.cast::<u16>().read_volatile().to_ne_bytes()),
+                _ => target.copy_from_slice(&[address.cast::<u8>().read_volatile()]),
+            }
+        }
+    }
+}
+
+/// Writes `data` to registers at `offset`, in ascending order.
+///
+/// # Safety
+/// As for [`read_registers`], and the bytes must be writable.
+pub(super) unsafe fn write_registers(base: *mut c_void, offset: u64, data: &[u8]) {
+    for (at, piece) in pieces(offset, data.len()) {
+        let address = base.wrapping_byte_add(at as usize);
+        // SAFETY: as in `read_registers`.
+        unsafe {
+            match data[piece] {
+                [a, b, c, d, e, f, g, h] => {
+                    address.cast::<u64>().write_volatile(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+                }
+                [a, b, c, d] => address.cast::<u32>().write_volatile(u32::from_ne_bytes([a, b, c, d])),
+                [a, b] => address.cast::<u16>().write_volatile(u16::from_ne_bytes([a, b])),
+                [a] => address.cast::<u8>().write_volatile(a),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads `data.len()` bytes of memory at `offset`, in ascending order.
+///
+/// # Safety
+/// The bytes lie in memory that can be read and written, which starts at `base` on a multiple of 8.
+/// Until this returns nothing accesses them by other means than this and [`store`], except devices.
+unsafe fn load(base: *mut c_void, offset: u64, data: &mut [u8]) {
+    for (at, piece) in pieces(offset, data.len()) {
+        let address = base.wrapping_byte_add(at as usize);
+        let target = &mut data[piece];
+        // SAFETY: the piece lies in the memory, as the caller says, and `pieces` aligns it to its
+        // width.
+        unsafe {
+            match target.len() {
+                8 => target.copy_from_slice(&AtomicU64::from_ptr(address.cast()).load(Relaxed).to_ne_bytes()),
+                4 => target.copy_from_slice(&AtomicU32::from_ptr(address.cast()).load(Relaxed).to_ne_bytes()),
+                2 => target.copy_from_slice(&AtomicU16::from_ptr(address.cast()).load(Relaxed).to_ne_bytes()),
+                _ => target.copy_from_slice(&[AtomicU8::from_ptr(address.cast()).load(Relaxed)]),
+            }
+        }
+    }
+}
+
+/// Writes `data` to memory at `offset`, in ascending order.
+///
+/// # Safety
+/// As for [`load`].
+unsafe fn store(base: *mut c_void, offset: u64, data: &[u8]) {
+    for (at, piece) in pieces(offset, data.len()) {
+        let address = base.wrapping_byte_add(at as usize);
+        // SAFETY: as in `load`.
+        unsafe {
+            match data[piece] {
+                [a, b, c, d, e, f, g, h] => {
+                    let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+                    AtomicU64::from_ptr(address.cast()).store(value, Relaxed);
+                }
+                [a, b, c, d] => {
+                    AtomicU32::from_ptr(address.cast()).store(u32::from_ne_bytes([a, b, c, d]), Relaxed);
+                }
+                [a, b] => AtomicU16::from_ptr(address.cast()).store(u16::from_ne_bytes([a, b]), Relaxed),
+                [a] => AtomicU8::from_ptr(address.cast()).store(a, Relaxed),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Cuts `len` bytes at `offset` into naturally aligned pieces of 8, 4, 2 or 1 bytes, the widest
+/// first possible: where each lies, and which of the caller's bytes it is. The range must not wrap.
+pub(crate) fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let width = [8, 4, 2, 1].into_iter().find(|width| *width <= len - done && at.is_multiple_of(*width as u64))?;
+        let piece = done..done + width;
+        done += width;
+        Some((at, piece))
+    })
 }
 
 #[cfg(test)]
@@ -397,6 +505,18 @@ mod tests {
     use crate::permission::Permission;
     use crate::registry::{RegisterError, Registry};
     use crate::space::AddressSpace;
+
+    #[test]
+    fn aligned_widths_are_one_piece_and_the_rest_is_cut_widest_first() {
+        let widths = |offset, len| pieces(offset, len).map(|(_, piece)| piece.len()).collect::<Vec<_>>();
+        for width in [1, 2, 4, 8] {
+            assert_eq!(widths(8, width), [width]);
+        }
+        assert_eq!(widths(1, 16), [1, 2, 4, 8, 1]);
+        assert_eq!(widths(4, 8), [4, 4]);
+        assert_eq!(widths(2, 4), [2, 2]);
+        assert_eq!(widths(6, 0), [0; 0]);
+    }
 
     fn heap() -> Shared {
         Shared::heap(0x2000, PageShift::P4K).unwrap()

@@ -10,71 +10,42 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Why a part of a file cannot be shared with devices. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum FileError {
     /// No bytes.
-    #[error("no bytes at offset {offset:#x} of the file were asked for: ask for one page of {page} at least")]
-    Empty {
-        /// Where in the file.
-        offset: u64,
-        /// The file's page.
-        page: PageShift,
-    },
+    #[error("no bytes at offset {offset:#x} of the file were requested: request one page of {page} at least")]
+    Empty { offset: u64, page: PageShift },
     /// The offset is not on a page.
     #[error(
         "the {len:#x} bytes at offset {offset:#x} of the file do not begin on a page of {page}: \
          begin at {:#x}",
         page.floor(*offset)
     )]
-    Offset {
-        /// Where in the file.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-        /// The file's page.
-        page: PageShift,
-    },
+    Offset { offset: u64, len: u64, page: PageShift },
     /// The length is not whole pages.
     #[error(
         "the {len:#x} bytes at offset {offset:#x} of the file are not whole pages of {page}: \
-         extend the file, and ask for a multiple of that"
+         extend the file, and request a multiple of that"
     )]
-    Length {
-        /// Where in the file.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-        /// The file's page.
-        page: PageShift,
-    },
-    /// The file ends before.
+    Length { offset: u64, len: u64, page: PageShift },
+    /// The file ends before it.
     #[error(
         "the {len:#x} bytes at offset {offset:#x} reach past the end of the file, which has {size:#x} bytes: \
          extend it first, with `File::set_len`"
     )]
-    Short {
-        /// Where in the file.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-        /// Bytes of the file.
-        size: u64,
-    },
-    /// The kernel refused.
+    Short { offset: u64, len: u64, size: u64 },
+    /// The kernel refused to map it.
     #[error(
         "the kernel does not map {len:#x} bytes at offset {offset:#x} of the file: {errno}; \
          it must be a file in memory, open for reading and writing"
     )]
-    Refused {
-        /// Where in the file.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-        /// The kernel's answer.
-        errno: Errno,
-    },
+    Refused { offset: u64, len: u64, errno: Errno },
 }
 
-/// The page a mapping of `file` has on a host with pages of `host`: hugetlbfs has its own.
+crate::error::classify!(FileError { Argument: Empty, Offset, Length, Short; Kernel: Refused; });
+
+/// Returns the page a mapping of `file` has on a host with pages of `host`: hugetlbfs has its own.
 pub(super) fn page(file: impl AsFd, host: PageShift) -> Result<PageShift, Errno> {
     let facts = fstatfs(file)?;
     if facts.filesystem_type() != HUGETLBFS_MAGIC {
@@ -127,7 +98,7 @@ impl Unsealed {
 
 /// Seals the file against shrinking, where it can be sealed. Returns whether it is sealed.
 pub(super) fn seal(file: impl AsFd) -> bool {
-    // A file that is sealed already may allow no further seals, so the result is asked for apart.
+    // A file that is sealed already may allow no further seals, so the result is read separately.
     let _ = fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK));
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS);
     seals.is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK))

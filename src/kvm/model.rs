@@ -1,8 +1,8 @@
 //! KVM in process: a VM that keeps tables and groups by the kernel's rules (`virt/kvm/vfio.c`,
 //! `arch/powerpc/kvm/book3s_64_vio.c`), for tests and for machines without KVM. It runs no guest.
 
-use super::seam::{KernelTable, Kvm, TableSpec};
-use crate::addr::{IovaRange, PageShift};
+use super::acceleration::{KernelTable, Kvm, TableSpec};
+use crate::addr::{IovaRange, Liobn, PageShift};
 use crate::host::Errno;
 use crate::space::GroupFile;
 use parking_lot::Mutex;
@@ -24,8 +24,8 @@ struct State {
     windows: BTreeMap<u32, Vec<GroupWindow>>,
     device: bool,
     groups: Vec<u32>,
-    tables: BTreeMap<u32, Arc<ModelTable>>,
-    ties: Vec<(u32, u32)>,
+    tables: BTreeMap<Liobn, Arc<ModelTable>>,
+    attached: Vec<(u32, Liobn)>,
     memlock: Option<u64>,
 }
 
@@ -68,14 +68,14 @@ impl KvmModel {
     }
 
     /// Returns the table with that LIOBN, as the guest sees and changes it.
-    pub fn table(&self, liobn: u32) -> Option<Arc<dyn KernelTable>> {
+    pub fn table(&self, liobn: Liobn) -> Option<Arc<dyn KernelTable>> {
         let table = Arc::clone(self.0.lock().tables.get(&liobn)?);
         Some(table)
     }
 
     /// Returns pairs of a group and the LIOBN of a table it is attached to.
-    pub fn attached_tables(&self) -> Vec<(u32, u32)> {
-        self.0.lock().ties.clone()
+    pub fn attached_tables(&self) -> Vec<(u32, Liobn)> {
+        self.0.lock().attached.clone()
     }
 }
 
@@ -88,7 +88,7 @@ impl core::fmt::Debug for KvmModel {
 
 impl core::fmt::Debug for ModelTable {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "ModelTable(LIOBN {:#x}, {} entries)", self.spec.liobn, self.words.len())
+        write!(f, "ModelTable({}, {} entries)", self.spec.liobn, self.words.len())
     }
 }
 
@@ -137,7 +137,7 @@ impl State {
     fn delete(&mut self, group: u32) -> Result<(), Errno> {
         let at = self.groups.iter().position(|other| *other == group).ok_or(Errno::ENOENT)?;
         self.groups.remove(at);
-        self.ties.retain(|(tied, _)| *tied != group);
+        self.attached.retain(|(attached, _)| *attached != group);
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl State {
 
     /// `kvm_spapr_tce_attach_iommu_group`: needs a window of the group with the same start, a page
     /// no larger and no fewer bytes.
-    fn attach_table(&mut self, group: u32, liobn: u32) -> Result<(), Errno> {
+    fn attach_table(&mut self, group: u32, liobn: Liobn) -> Result<(), Errno> {
         if !self.groups.contains(&group) {
             return Err(Errno::ENOENT);
         }
@@ -168,7 +168,7 @@ impl State {
         if !self.windows.get(&group).is_some_and(|windows| windows.iter().any(fits)) {
             return Err(Errno::EINVAL);
         }
-        self.ties.push((group, liobn));
+        self.attached.push((group, liobn));
         Ok(())
     }
 }
@@ -199,19 +199,19 @@ impl Kvm for KvmModel {
     fn create_table(&self, spec: &TableSpec) -> Result<Arc<dyn KernelTable>, Errno> {
         let state = &mut *self.0.lock();
         let result = state.create(spec);
-        let table = state.said(format!("create {:#x}", spec.liobn), result)?;
+        let table = state.said(format!("create {:#x}", spec.liobn.0), result)?;
         Ok(table)
     }
-    fn attach_table(&self, group: &GroupFile, liobn: u32) -> Result<(), Errno> {
+    fn attach_table(&self, group: &GroupFile, liobn: Liobn) -> Result<(), Errno> {
         let state = &mut *self.0.lock();
         let result = state.attach_table(group.number, liobn);
-        state.said(format!("tie {} to {liobn:#x}", group.number), result)
+        state.said(format!("attach {} to {:#x}", group.number, liobn.0), result)
     }
-    fn close_table(&self, liobn: u32) {
+    fn close_table(&self, liobn: Liobn) {
         let state = &mut *self.0.lock();
         let there = state.tables.remove(&liobn).ok_or(Errno::EBADF);
         let there = there.map(|table| table.closed.store(true, Ordering::Relaxed));
-        state.ties.retain(|(_, tied)| *tied != liobn);
-        let _ = state.said(format!("close {liobn:#x}"), there);
+        state.attached.retain(|(_, table)| *table != liobn);
+        let _ = state.said(format!("close {:#x}", liobn.0), there);
     }
 }

@@ -2,12 +2,15 @@
 
 use super::model::{GroupWindow, KvmModel};
 use super::{Acceleration, KvmError, TableSpec};
-use crate::addr::{Iova, IovaRange, PageShift};
+use crate::addr::{Iova, IovaRange, Liobn, PageShift};
+use crate::error::ErrorKind;
 use crate::space::GroupFile;
 use crate::uapi::kvm::CAP_SPAPR_TCE_VFIO;
 use std::sync::Arc;
 
-const LIOBN: u32 = 0x8000_0000;
+const LIOBN: Liobn = Liobn(0x8000_0000);
+const NEXT: Liobn = Liobn(LIOBN.0 + 1);
+const OTHER: Liobn = Liobn(LIOBN.0 + 0x100);
 
 fn window(start: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova(start), len).unwrap()
@@ -21,7 +24,7 @@ fn large_window() -> GroupWindow {
     (window(1 << 59, 1 << 26), PageShift::P64K)
 }
 
-fn spec(liobn: u32, (window, page): GroupWindow) -> TableSpec {
+fn spec(liobn: Liobn, (window, page): GroupWindow) -> TableSpec {
     TableSpec { liobn, window, page }
 }
 
@@ -68,22 +71,22 @@ fn a_kernel_that_cannot_is_refused_before_anything_is_asked_of_it() {
 }
 
 #[test]
-fn a_group_that_joins_is_tied_to_every_table_and_a_table_to_every_group() {
+fn a_group_that_joins_is_attached_to_every_table_and_a_table_to_every_group() {
     let kvm = kernel(&[1, 2]);
     let acceleration = accelerated(&kvm);
     acceleration.add_group(file(1)).unwrap();
     acceleration.add_table(spec(LIOBN, default_window())).unwrap();
-    acceleration.add_table(spec(LIOBN + 1, large_window())).unwrap();
+    acceleration.add_table(spec(NEXT, large_window())).unwrap();
     acceleration.add_group(file(2)).unwrap();
     let expected = [
         "add 1",
         "create 0x80000000",
-        "tie 1 to 0x80000000",
+        "attach 1 to 0x80000000",
         "create 0x80000001",
-        "tie 1 to 0x80000001",
+        "attach 1 to 0x80000001",
         "add 2",
-        "tie 2 to 0x80000000",
-        "tie 2 to 0x80000001",
+        "attach 2 to 0x80000000",
+        "attach 2 to 0x80000001",
     ];
     assert_eq!(kvm.take_log(), expected);
     assert_eq!((acceleration.groups(), acceleration.tables().len()), (vec![1, 2], 2));
@@ -121,12 +124,12 @@ fn a_group_without_the_windows_of_the_tables_is_taken_out_again() {
     kvm.set_windows(2, &[default_window()]);
     let acceleration = accelerated(&kvm);
     acceleration.add_table(spec(LIOBN, default_window())).unwrap();
-    acceleration.add_table(spec(LIOBN + 1, large_window())).unwrap();
+    acceleration.add_table(spec(NEXT, large_window())).unwrap();
     acceleration.add_group(file(1)).unwrap();
     let error = acceleration.add_group(file(2)).unwrap_err();
     assert!(matches!(error, KvmError::NoWindow { group: 2, .. }), "{error}");
     assert_eq!(acceleration.groups(), [1]);
-    assert_eq!((kvm.groups(), kvm.attached_tables()), (vec![1], vec![(1, LIOBN), (1, LIOBN + 1)]));
+    assert_eq!((kvm.groups(), kvm.attached_tables()), (vec![1], vec![(1, LIOBN), (1, NEXT)]));
 }
 
 #[test]
@@ -160,14 +163,15 @@ fn what_is_there_already_or_not_at_all_is_named() {
     let error = acceleration.add_table(spec(LIOBN, large_window())).unwrap_err();
     assert_eq!(error, KvmError::LiobnTaken { liobn: LIOBN });
     assert_eq!(acceleration.remove_group(7), Err(KvmError::NoGroup { group: 7 }));
-    assert_eq!(acceleration.remove_table(7), Err(KvmError::NoTable { liobn: 7 }));
+    assert_eq!(acceleration.remove_table(Liobn(7)), Err(KvmError::NoTable { liobn: Liobn(7) }));
     assert_eq!(kvm.take_log(), [""; 0], "the kernel was not asked");
     assert_eq!(acceleration.add_group(file(9)), Err(KvmError::NotVfio { group: 9 }));
-    let odd = TableSpec { liobn: 3, window: window(0x1000, 0x1_0000), page: PageShift::P64K };
+    let odd = TableSpec { liobn: Liobn(3), window: window(0x1000, 0x1_0000), page: PageShift::P64K };
     assert!(matches!(acceleration.add_table(odd), Err(KvmError::Misaligned { .. })));
     kvm.limit(100);
-    let error = acceleration.add_table(spec(3, large_window())).unwrap_err();
+    let error = acceleration.add_table(spec(Liobn(3), large_window())).unwrap_err();
     assert_eq!(error, KvmError::Memory { entries: 1 << 10 });
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Memlock, "memory"));
 }
 
 #[test]
@@ -183,20 +187,20 @@ fn groups_leave_before_tables_are_closed() {
     let table = kvm.table(LIOBN).unwrap();
     table.store(0, 3);
     drop(acceleration);
-    assert_eq!(table.load(0), 0, "whoever still looks sees an empty table");
+    assert_eq!(table.load(0), 0, "a view that is still held reads zeros");
     assert_eq!(kvm.take_log(), ["delete 2", "close 0x80000000"]);
 }
 
 #[test]
-fn a_group_is_tied_to_the_tables_of_its_own_space_alone() {
+fn a_group_is_attached_to_the_tables_of_its_own_space_alone() {
     let kvm = kernel(&[1, 2]);
     let first = accelerated(&kvm);
     let second = first.for_another_phb();
     first.add_group(file(1)).unwrap();
     second.add_group(file(2)).unwrap();
     first.add_table(spec(LIOBN, default_window())).unwrap();
-    second.add_table(spec(LIOBN + 0x100, default_window())).unwrap();
-    assert_eq!(kvm.attached_tables(), [(1, LIOBN), (2, LIOBN + 0x100)]);
+    second.add_table(spec(OTHER, default_window())).unwrap();
+    assert_eq!(kvm.attached_tables(), [(1, LIOBN), (2, OTHER)]);
     assert!(second.add_table(spec(LIOBN, default_window())).is_err());
     drop(second);
     assert_eq!(kvm.attached_tables(), [(1, LIOBN)]);

@@ -1,17 +1,18 @@
 //! A device's file: device information, and access to its regions.
 
-use super::container::Result;
 use super::edu::{self, BAR_SIZE, CONFIG_SIZE, Edu};
 use super::group::Device;
 use super::irq;
-use super::state::{File, State};
-use crate::host::volatile::pieces;
+use super::spapr_tce::Result;
+use super::vfio::{File, State};
+use crate::host::pieces;
 use crate::host::{Call, Errno, Fd, Platform, Region};
 use crate::uapi::eeh::state::{RESET, STOPPED};
 use crate::uapi::vfio;
 use crate::uapi::vfio::IrqSet;
+use parking_lot::Mutex;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Regions of a PCI device.
 const REGIONS: u32 = 9;
@@ -113,7 +114,7 @@ pub(super) struct DeviceRegion {
 
 impl DeviceRegion {
     pub(super) fn open(shared: &Arc<Mutex<State>>, device: Fd, index: u32) -> Result<Self> {
-        let mut state = lock(shared);
+        let mut state = shared.lock();
         state.device(device)?;
         let size = match index {
             vfio::PCI_BAR0_REGION_INDEX => BAR_SIZE,
@@ -133,7 +134,7 @@ impl DeviceRegion {
 
 impl Drop for DeviceRegion {
     fn drop(&mut self) {
-        lock(&self.state).close(self.device);
+        self.state.lock().close(self.device);
     }
 }
 
@@ -144,7 +145,7 @@ impl Region for DeviceRegion {
 
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
         self.check(offset, data.len())?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let (group, index) = state.device(self.device)?;
         let stopped = state.stopped(group);
         let edu = state.edu(group, index)?;
@@ -165,7 +166,7 @@ impl Region for DeviceRegion {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check(offset, data.len())?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let (group, index) = state.device(self.device)?;
         if state.stopped(group) {
             return Ok(());
@@ -181,8 +182,4 @@ impl Region for DeviceRegion {
         }
         Ok(())
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
 //! DMA of a device: accesses memory through the TCEs of its container, IOMMU page by IOMMU page.
 
-use super::container::Driver;
 use super::physical::Physical;
 use super::preset::Preset;
+use super::spapr_tce::Driver;
 use super::violation::Violation;
 use crate::addr::Iova;
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
@@ -66,9 +66,10 @@ fn translate(preset: &Preset, driver: &Driver, iova: u64, len: usize, access: u3
         let take = usize::try_from(rest).unwrap_or(usize::MAX).min(len - done);
         if let Some(tce) = table.and_then(|table| table.entry(at)).filter(|tce| tce.bits & access != 0) {
             // Both ends of the MMIO are at a multiple of every page that a window at 0 may have.
-            match mmio.contains(&at) {
-                true => reached.over = reached.over.or(Some(Iova(at))),
-                false => reached.parts.push((at.wrapping_add(tce.physical), done..done + take)),
+            if mmio.contains(&at) {
+                reached.over = reached.over.or(Some(Iova(at)));
+            } else {
+                reached.parts.push((at.wrapping_add(tce.physical), done..done + take));
             }
         } else {
             reached.refused = reached.refused.or(Some(at));

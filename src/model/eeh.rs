@@ -1,7 +1,7 @@
 //! EEH_PE_OP, and the effects of a freeze.
 
-use super::container::{Driver, Kernel, Result, check_args};
 use super::preset::Machine;
+use super::spapr_tce::{Driver, Kernel, Result, check_args};
 use crate::host::{Errno, Platform};
 use crate::uapi::eeh::{PeOp, op, state};
 

@@ -80,7 +80,7 @@ impl Group {
         self.devices[index].files += 1;
     }
 
-    /// A device's file is opened or closed for good: the kernel unfreezes the PE for its next owner
+    /// Opens or closes the only file of a device: the kernel unfreezes the PE for its next owner
     /// (`eeh_pe_change_owner`).
     pub(super) fn change_owner(&mut self) {
         if matches!(self.eeh_state, state::STOPPED | state::STOPPED_DMA) {
@@ -88,7 +88,7 @@ impl Group {
         }
     }
 
-    /// The device a host driver holds, and that driver: then the group cannot be owned.
+    /// Returns the device that a host driver holds, and that driver: such a group cannot be owned.
     pub(super) fn host_driver(&self) -> Option<(&str, &str)> {
         let device = self.devices.iter().find(|device| device.driver != VFIO_PCI)?;
         Some((&device.address, &device.driver))

@@ -3,12 +3,12 @@
 use super::Model;
 use super::device::DeviceRegion;
 use super::group::Group;
-use super::state::File;
+use super::vfio::File;
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::memory::{LentMemory, Protection};
 use crate::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
+use crate::host::{LentMemory, Protection};
 use crate::uapi::vfio::IrqSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

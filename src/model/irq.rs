@@ -3,7 +3,6 @@
 //!
 //! The eventfds are real: the model keeps duplicates, as the kernel keeps references.
 
-use super::container::Result;
 use crate::host::Errno;
 use crate::uapi::vfio::{
     IRQ_INFO_AUTOMASKED, IRQ_INFO_EVENTFD, IRQ_INFO_MASKABLE, IRQ_INFO_NORESIZE, IRQ_SET_ACTION_MASK,
@@ -49,7 +48,7 @@ fn count(index: u32) -> u32 {
 }
 
 /// `vfio_pci_ioctl_get_irq_info`.
-pub(super) fn info(info: &mut IrqInfo) -> Result {
+pub(super) fn info(info: &mut IrqInfo) -> Result<i32, Errno> {
     if (info.argsz as usize) < size_of::<IrqInfo>() || info.index >= INDICES || info.index == PCI_ERR_IRQ_INDEX {
         return Err(Errno::EINVAL);
     }
@@ -64,7 +63,7 @@ pub(super) fn info(info: &mut IrqInfo) -> Result {
 }
 
 /// `vfio_set_irqs_validate_and_prepare`.
-fn check(set: &IrqSet, data: usize) -> Result<()> {
+fn check(set: &IrqSet, data: usize) -> Result<(), Errno> {
     let end = set.start.checked_add(set.count).filter(|end| *end < u32::MAX).ok_or(Errno::EINVAL)?;
     let known = set.index < INDICES && set.flags & !(DATA | ACTION) == 0;
     let size = match set.flags & DATA {
@@ -80,7 +79,7 @@ fn check(set: &IrqSet, data: usize) -> Result<()> {
 
 impl Irqs {
     /// `vfio_pci_set_irqs_ioctl`. `line` says whether the device asserts its interrupt.
-    pub(super) fn set(&mut self, set: &IrqSet, eventfds: &[Option<BorrowedFd<'_>>], line: bool) -> Result {
+    pub(super) fn set(&mut self, set: &IrqSet, eventfds: &[Option<BorrowedFd<'_>>], line: bool) -> Result<i32, Errno> {
         check(set, eventfds.len())?;
         let data = Data { flags: set.flags, count: set.count, first: eventfds.first().copied().flatten() };
         match (set.index, set.flags & ACTION) {
@@ -94,7 +93,7 @@ impl Irqs {
         Ok(0)
     }
 
-    fn mask(&mut self, data: &Data<'_>) -> Result<()> {
+    fn mask(&mut self, data: &Data<'_>) -> Result<(), Errno> {
         let mask = data.flags & IRQ_SET_ACTION_MASK != 0;
         match data.flags & DATA {
             _ if self.enabled != Enabled::Intx || data.count != 1 => return Err(Errno::EINVAL),
@@ -105,7 +104,7 @@ impl Irqs {
         Ok(())
     }
 
-    fn trigger(&mut self, kind: Enabled, data: &Data<'_>) -> Result<()> {
+    fn trigger(&mut self, kind: Enabled, data: &Data<'_>) -> Result<(), Errno> {
         let none = data.flags & IRQ_SET_DATA_NONE != 0;
         if self.enabled == kind && none && data.count == 0 {
             (self.enabled, self.masked, self.trigger) = (Enabled::None, false, None);
@@ -124,10 +123,10 @@ impl Irqs {
         Ok(())
     }
 
-    fn request(&mut self, data: &Data<'_>) -> Result<()> {
+    fn request(&mut self, data: &Data<'_>) -> Result<(), Errno> {
         match data.flags & DATA {
             IRQ_SET_DATA_EVENTFD if data.count == 1 => self.request = data.duplicate()?,
-            IRQ_SET_DATA_NONE if self.request.is_some() && data.count == 1 => self.ask_back(),
+            IRQ_SET_DATA_NONE if self.request.is_some() && data.count == 1 => self.request_back(),
             IRQ_SET_DATA_NONE if self.request.is_some() => self.request = None,
             _ => return Err(Errno::EINVAL),
         }
@@ -151,7 +150,7 @@ impl Irqs {
     }
 
     /// Signals that the host wants the device back.
-    pub(super) fn ask_back(&self) {
+    pub(super) fn request_back(&self) {
         signal(self.request.as_ref());
     }
 }
@@ -164,7 +163,7 @@ struct Data<'a> {
 }
 
 impl Data<'_> {
-    fn duplicate(&self) -> Result<Option<OwnedFd>> {
+    fn duplicate(&self) -> Result<Option<OwnedFd>, Errno> {
         self.first.map(|fd| fd.try_clone_to_owned().map_err(|_| Errno::EBADF)).transpose()
     }
 }

@@ -31,47 +31,44 @@
 //! # Not modelled
 //! A second process, faulting arguments, races, fragmentation of physical memory, KVM.
 
-mod container;
 mod device;
 mod dma;
 mod edu;
 mod eeh;
-mod faulty;
 mod group;
 mod host;
 mod irq;
-mod mapping;
 mod memlock;
 mod physical;
 mod platform;
 mod preset;
 mod process;
-mod recording;
 mod region;
-mod register;
-mod state;
+mod spapr_tce;
 mod table;
 mod version;
+mod vfio;
 mod view;
 mod violation;
-mod window;
+mod wrap;
 
-pub use faulty::Faulty;
 pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};
 pub use process::MemoryKind;
-pub use recording::{Record, Recording};
 pub use version::{KernelVersion, Known};
 pub use view::{EntryView, RegionView, TableView};
 pub use violation::{DmaDirection, Leak, Violation};
+pub use wrap::{Faulty, Record, Recording};
 
 use crate::addr::{Iova, UserRange};
 use crate::host::{Errno, Fd, Platform};
-use container::Kernel;
+
 use group::Group;
+use parking_lot::{Mutex, MutexGuard};
 use process::Process;
 use region::Regions;
-use state::{File, State};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use spapr_tce::Kernel;
+use std::sync::Arc;
+use vfio::{File, State};
 
 /// A POWER machine with one process on it.
 pub struct Model {
@@ -81,7 +78,7 @@ pub struct Model {
 /// Shows counts: the whole state is pages long. The views of the model have the rest.
 impl core::fmt::Debug for Model {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Ok(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
+        let Some(state) = self.state.try_lock() else { return f.write_str("Model { <locked> }") };
         f.debug_struct("Model")
             .field("preset", &state.kernel.preset.to_string())
             .field("groups", &state.kernel.groups.len())
@@ -195,7 +192,7 @@ impl Model {
     pub fn unplug(&self, group: u32) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
             group.gone = true;
-            group.devices.iter().for_each(|device| device.irqs.ask_back());
+            group.devices.iter().for_each(|device| device.irqs.request_back());
         }
     }
 
@@ -219,7 +216,7 @@ impl Model {
         self.violations_after(0)
     }
 
-    /// Returns what went wrong after the first `count`.
+    /// Returns the violations after the first `count`.
     pub fn violations_after(&self, count: usize) -> Vec<Violation> {
         self.lock().kernel.violations.iter().skip(count).cloned().collect()
     }
@@ -281,7 +278,7 @@ impl Model {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Runs `what` under the lock; in a strict model a violation panics after the lock is released.

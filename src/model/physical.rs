@@ -6,11 +6,13 @@ use crate::host::{Errno, LentMemory, Shared};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// End of user addresses, as on 64-bit POWER.
+pub(super) const TASK_SIZE: u64 = 1 << 52;
 /// Contents are stored in blocks of 4 KiB, the smallest page of any kind.
 const BLOCK: u64 = 4096;
 /// Allocated memory starts after every user address, so that open memory can lie at its own user
 /// address.
-const FIRST: u64 = super::process::TASK_SIZE;
+const FIRST: u64 = TASK_SIZE;
 
 #[derive(Clone, Debug)]
 pub(super) struct Physical {
@@ -66,17 +68,17 @@ impl Physical {
         Some(start)
     }
 
-    /// From now on `memory` lies at an address.
+    /// Places lent `memory` at an address.
     pub(super) fn lend(&mut self, at: u64, memory: Lent) {
         self.lent.insert(at, memory);
     }
 
-    /// Whether that memory of the program lies at an address.
+    /// Returns whether that memory of the program lies at an address.
     pub(super) fn is_lent(&self, at: u64, range: UserRange) -> bool {
         self.lent.get(&at).is_some_and(|memory| memory.range() == range)
     }
 
-    /// It lies there no more.
+    /// Removes the lent memory at an address.
     pub(super) fn take_back(&mut self, at: u64) {
         self.lent.remove(&at);
     }
@@ -91,7 +93,7 @@ impl Physical {
         }
     }
 
-    /// The lent memory at an address, and the offset in it.
+    /// Returns the lent memory at an address, and the offset in it.
     fn lent(&self, at: u64) -> Option<(&Lent, u64)> {
         let (start, memory) = self.lent.range(..=at).next_back()?;
         (at - start < memory.range().len()).then_some((memory, at - start))

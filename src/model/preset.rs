@@ -102,19 +102,23 @@ impl Preset {
 }
 
 /// Why a text is not a preset.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "kebab-case")]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
 pub enum PresetError {
     /// The first word is not a machine.
-    #[error("no machine {name:?}: known are powernv8, powernv9, powernv10 and pseries")]
-    Machine { name: String },
+    #[error("unknown machine {name:?}: the machines are powernv8, powernv9, powernv10 and pseries")]
+    UnknownMachine { name: String },
     /// A later word is not an option of that machine.
     #[error(
-        "{word:?} means nothing for {machine}: known are 4k, 64k, 6.12, 7.2 or an exact version such as 7.2.6, \
+        "{word:?} is not an option of {machine}: options are 4k, 64k, 6.12, 7.2 or an exact version such as 7.2.6, \
          and for pseries noddw, 1window, pgsz=0x…"
     )]
-    Word { machine: String, word: String },
+    UnknownWord { machine: String, word: String },
 }
+
+crate::error::classify!(PresetError { Argument: UnknownMachine, UnknownWord; });
 
 impl FromStr for Preset {
     type Err = PresetError;
@@ -127,11 +131,11 @@ impl FromStr for Preset {
             "powernv9" => Machine::Powernv9,
             "powernv10" => Machine::Powernv10,
             "pseries" => Machine::Pseries(Firmware::default()),
-            _ => return Err(PresetError::Machine { name: name.into() }),
+            _ => return Err(PresetError::UnknownMachine { name: name.into() }),
         };
         let mut preset = Self { machine, page: HostPage::default(), kernel: KernelVersion::default() };
         for word in words {
-            preset.apply(word).ok_or_else(|| PresetError::Word { machine: name.into(), word: word.into() })?;
+            preset.apply(word).ok_or_else(|| PresetError::UnknownWord { machine: name.into(), word: word.into() })?;
         }
         Ok(preset)
     }
@@ -214,11 +218,12 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_named() {
-        assert_eq!("x86".parse::<Preset>(), Err(PresetError::Machine { name: "x86".into() }));
+        assert_eq!("x86".parse::<Preset>(), Err(PresetError::UnknownMachine { name: "x86".into() }));
         assert_eq!(
             "powernv9-noddw".parse::<Preset>(),
-            Err(PresetError::Word { machine: "powernv9".into(), word: "noddw".into() })
+            Err(PresetError::UnknownWord { machine: "powernv9".into(), word: "noddw".into() })
         );
-        assert!("pseries-16k".parse::<Preset>().is_err());
+        let error = "pseries-16k".parse::<Preset>().unwrap_err();
+        assert_eq!((error.kind(), error.code()), (crate::error::ErrorKind::Argument, "unknown-word"));
     }
 }

@@ -1,17 +1,15 @@
 //! The process: its memory map, and the pages that back it.
 
 use super::memlock::Locked;
-use super::physical::{Lent, Physical};
+use super::physical::{Lent, Physical, TASK_SIZE};
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::memory::Protection;
+use crate::host::Protection;
 use crate::host::{Errno, Extent, LentMemory, Shared};
 use core::ops::Range;
 use rangemap::{RangeMap, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// End of user addresses, as on 64-bit POWER.
-pub(super) const TASK_SIZE: u64 = 1 << 52;
 /// Where the search for free addresses starts.
 const MMAP_BASE: u64 = 1 << 44;
 
@@ -160,8 +158,7 @@ impl Process {
         self.search = Search::default();
     }
 
-    /// Memory of the program that runs the model, at its own address: nothing of the process may be
-    /// there.
+    /// Maps memory of the program that runs the model at its own address, which must be free.
     pub(super) fn adopt(&mut self, memory: &Shared, page: PageShift) -> Result<(), Errno> {
         let range = memory.range().start().0..memory.range().end().0;
         if self.vmas.overlaps(&range) {
@@ -175,8 +172,8 @@ impl Process {
         Ok(())
     }
 
-    /// Memory of the program that runs the model, reached through its owner; nothing where it is
-    /// lent already.
+    /// Maps memory of the program that runs the model, reached through its owner; does nothing if
+    /// it is lent already.
     pub(super) fn lend(&mut self, memory: UserRange, owner: Arc<dyn LentMemory>) -> Result<(), Errno> {
         let range = memory.start().0..memory.end().0;
         let physical = |vma: &Vma| range.start.wrapping_add(vma.pages.delta);
@@ -245,7 +242,7 @@ impl Process {
                 Some(last)
                     if last.range.end() == here.start() && (last.page, last.pinnable) == (new.page, new.pinnable) =>
                 {
-                    last.range = UserRange::between(last.range.start(), here.end()).unwrap_or(here);
+                    last.range = last.range.hull(&here);
                 }
                 _ => extents.push(new),
             }
@@ -304,8 +301,8 @@ impl Process {
         for (at, pages) in gone {
             let mut rest = RangeSet::new();
             rest.insert(at.clone());
-            for (kept, _) in held.iter().filter(|(_, other)| other.delta == pages.delta) {
-                rest.remove(kept.clone());
+            for (pinned, _) in held.iter().filter(|(_, other)| other.delta == pages.delta) {
+                rest.remove(pinned.clone());
             }
             for part in rest.iter() {
                 let len = part.end - part.start;

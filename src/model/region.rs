@@ -54,7 +54,7 @@ pub(super) struct Segment {
 
 /// How dropping one use of a region ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drop {
+pub(super) enum PutResult {
     /// Other users remain, or it was freed.
     Done,
     /// The last user dropped it, but TCEs point there: it stays.
@@ -70,6 +70,13 @@ pub(super) struct Regions {
 impl Regions {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Region> {
         self.list.values()
+    }
+
+    /// Returns the regions, newest first.
+    pub(super) fn newest_first(&self) -> Vec<&Region> {
+        let mut regions: Vec<_> = self.list.values().collect();
+        regions.sort_by_key(|region| core::cmp::Reverse(region.serial));
+        regions
     }
 
     /// Returns the region of exactly that range (`mm_iommu_get`).
@@ -140,21 +147,21 @@ impl Regions {
     }
 
     /// Drops one use (`mm_iommu_put`): the last one frees the region unless TCEs point there.
-    pub(super) fn put(&mut self, process: &mut Process, start: u64) -> Drop {
-        let Some(region) = self.list.get_mut(&start) else { return Drop::Done };
+    pub(super) fn put(&mut self, process: &mut Process, start: u64) -> PutResult {
+        let Some(region) = self.list.get_mut(&start) else { return PutResult::Done };
         region.used = region.used.saturating_sub(1);
         if region.used != 0 {
-            return Drop::Done;
+            return PutResult::Done;
         }
         if region.mapped != 1 {
             region.used = 1;
-            return Drop::Busy;
+            return PutResult::Busy;
         }
         if let Some(region) = self.list.remove(&start) {
             process.locked.uncharge((region.range.end - region.range.start) >> process.page.get());
             process.unpin(&region.pages);
         }
-        Drop::Done
+        PutResult::Done
     }
 
     /// Returns which pages of a stretch of user memory are backed by regions, and at which page of

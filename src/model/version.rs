@@ -4,7 +4,7 @@ use core::fmt;
 
 /// A kernel whose behaviour is modelled. What differs between them has a name each.
 ///
-/// Stable series take fixes over, so the series alone does not tell the behaviour:
+/// Stable series backport fixes, so the series alone does not determine the behaviour:
 ///
 /// ```
 /// use spapr_iommu::model::KernelVersion;
@@ -42,19 +42,19 @@ const UNMAP_FIXED_6_12: u32 = 112;
 const UNMAP_FIXED_7_2: u32 = 8;
 
 impl KernelVersion {
-    /// UNMAP past a window's end is refused, with 1 (`iommu_tce_check_ioba`).
+    /// Returns whether UNMAP past a window's end is refused, with 1 (`iommu_tce_check_ioba`).
     pub const fn bounds_unmap(self) -> bool {
         matches!(self, Self::V6_12_112 | Self::V7_2)
     }
 
-    /// CREATE refuses a page shift above 63, rather than look at its low seven bits
+    /// Returns whether CREATE refuses a page shift above 63, rather than using its low seven bits
     /// (`tce_iommu_create_window`).
     pub const fn bounds_page_shift(self) -> bool {
         matches!(self, Self::V7_2_0 | Self::V7_2)
     }
 
-    /// The model that is like a kernel, by its release or version: `7.2.13+deb14-powerpc64le` or
-    /// `7.2.6`.
+    /// Returns the model that is like a kernel, by its release or version:
+    /// `7.2.13+deb14-powerpc64le` or `7.2.6`.
     ///
     /// Returns `None` for kernels before 6.12, which no model is like, and for text that is no
     /// version. A series that is not modelled gets the nearest model that is: newer ones the

@@ -1,7 +1,7 @@
 //! Views of the kernel's state, for tests.
 
 use super::dma;
-use super::state::State;
+use super::vfio::State;
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::permission::Permission;
 
@@ -47,7 +47,7 @@ pub(super) fn groups(state: &State, container: u32) -> Vec<u32> {
     state.containers.get(&container).map(|container| container.groups.clone()).unwrap_or_default()
 }
 
-/// What devices in a container read.
+/// Reads as devices in a container do.
 pub(super) fn device_read(state: &mut State, container: u32, iova: Iova, data: &mut [u8]) {
     let State { kernel, containers, .. } = state;
     match containers.get(&container).and_then(|container| container.driver.as_ref()) {
@@ -80,13 +80,11 @@ pub(super) fn tables(state: &State, container: u32) -> Vec<TableView> {
 
 /// Returns the regions, newest first.
 pub(super) fn regions(state: &State) -> Vec<RegionView> {
-    let mut regions: Vec<_> = state.kernel.regions.iter().collect();
-    regions.sort_by_key(|region| core::cmp::Reverse(region.serial));
     let held = |start: u64| {
         let mut drivers = state.containers.values().filter_map(|container| container.driver.as_ref());
         drivers.any(|driver| driver.registered.contains(&start))
     };
-    let views = regions.into_iter().map(|region| RegionView {
+    let views = state.kernel.regions.newest_first().into_iter().map(|region| RegionView {
         range: region.user,
         used: region.used,
         mapped: region.mapped - 1,

@@ -31,8 +31,8 @@ pub enum Violation {
         /// Whether a pseries kernel would have crashed; otherwise a count is lost.
         fatal: bool,
     },
-    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written behind the
-    /// table. The model clears what lies inside.
+    /// UNMAP ran past its window on powernv before 6.12.112 and 7.2.8: zeros are written past
+    /// the end of the table. The model clears what lies inside.
     UnmapPastWindow {
         /// First address.
         start: Iova,
@@ -130,7 +130,7 @@ pub enum Violation {
         /// What the device wanted to do there.
         direction: DmaDirection,
     },
-    /// The process ended and left memory locked or regions behind.
+    /// The process ended and left memory locked, or regions.
     LeftBehind {
         /// Locked bytes.
         locked: u64,
@@ -140,7 +140,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// Whether a kernel is worse off for it: DMA that the hardware refuses does it no harm.
+    /// Returns whether it harms a kernel. DMA that the hardware refuses does not.
     pub fn harms_kernel(&self) -> bool {
         !matches!(self, Self::DeviceDma { .. })
     }
@@ -150,7 +150,7 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MapPastWindow { start, size, window, fatal } => {
-                let end = if *fatal { "the kernel dies" } else { "kernel memory or a count is damaged" };
+                let end = if *fatal { "the kernel crashes" } else { "kernel memory or a count is damaged" };
                 write!(f, "MAP of {size:#x} bytes at {start} runs past {window}: {end}")
             }
             Self::UnmapPastWindow { start, size, window } => {
@@ -172,14 +172,18 @@ impl fmt::Display for Violation {
             Self::LeakedCount { range } => write!(f, "a failed exchange left a count on {range}: never freed"),
             Self::LeakedCharge { bytes } => write!(f, "a failed window creation left {bytes:#x} bytes locked"),
             Self::WildPageShift { page_shift } => {
-                write!(f, "a window of page shift {page_shift} was asked for: taken for {}", page_shift & 0x7f)
+                write!(
+                    f,
+                    "a window of page shift {page_shift} was requested and taken for one of {}",
+                    page_shift & 0x7f
+                )
             }
             Self::EmptyWindow { size } => write!(f, "a window of {size:#x} bytes holds no page: the kernel warns"),
             Self::Poisoned { group } => write!(f, "no more windows for group {group} until reboot"),
-            Self::SecondDdw { group } => write!(f, "a second dynamic window was asked for group {group}"),
+            Self::SecondDdw { group } => write!(f, "a second dynamic window was requested for group {group}"),
             Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),
             Self::DeviceDma { device, at, direction } => {
-                write!(f, "device {device} was to {direction} at {at}, which no TCE allows")
+                write!(f, "device {device} tried to {direction} at {at}, which no TCE allows")
             }
             Self::LeftBehind { locked, regions } => {
                 write!(f, "process ended with {locked:#x} bytes locked and regions {regions:?}")

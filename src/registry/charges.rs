@@ -1,16 +1,15 @@
-//! Locked memory of the process: looked at and charged in one step, with what was promised counted
-//! in.
+//! Locked memory of the process: checked and charged in one step, including what is promised.
 //!
-//! A default window is charged with its first map. An address space that has one in use, and has
-//! not mapped in it yet, promises its charge, so that nobody else takes that memory in between.
+//! A default window is charged with its first map. An address space that reserved ranges in one,
+//! but has not mapped there yet, promises its charge, so that nobody else locks that memory first.
 
 use super::Registry;
-use crate::host::memlock::{self, MemlockError};
+use crate::host::{Memlock, MemlockError};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// Bytes that an address space will lock later. Gone with the space.
+/// Bytes that an address space will lock later. Ends with the space.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Promise(Arc<AtomicU64>);
 
@@ -31,34 +30,34 @@ pub(super) struct Charges {
     promises: Mutex<Vec<Weak<AtomicU64>>>,
 }
 
-/// Held from the look at locked memory until the kernel has charged it.
+/// Guard held from the check of locked memory until the kernel has charged it.
 #[must_use]
 pub(crate) struct Charging<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
 impl Registry {
-    /// Waits until nobody else charges locked memory. The innermost of all locks: nothing is
-    /// pinned, unpinned or registered while it is held, except with `kernel` locked.
+    /// Waits until nobody else charges locked memory. The innermost lock: nothing is pinned,
+    /// unpinned or registered while it is held, except with `kernel` locked.
     pub(crate) fn charging(&self) -> Charging<'_> {
         Charging(self.0.charges.charging.lock())
     }
 
-    /// Locks for `bytes` that are to be charged for `what`, if they may be. `None` where no limit
-    /// holds: then nobody needs to wait while memory is pinned.
+    /// Takes the lock to charge `bytes` for `what`, if the limit allows them. `None` if no limit
+    /// applies: then nobody must wait while memory is pinned.
     pub(crate) fn charge(&self, what: &'static str, bytes: u64) -> Result<Option<Charging<'_>>, MemlockError> {
         let charging = self.charging();
-        let memlock = memlock::read(self.host().as_ref())?;
-        memlock::check(memlock, self.promised(), what, bytes)?;
+        let memlock = Memlock::read(self.host().as_ref())?;
+        memlock.check(self.promised(), what, bytes)?;
         Ok(Some(charging).filter(|_| memlock.limit.is_some() && !memlock.unlimited))
     }
 
-    /// A promise of nothing so far.
+    /// Creates a promise of 0 bytes.
     pub(crate) fn promise(&self) -> Promise {
         let promise = Promise::default();
         self.0.charges.promises.lock().push(Arc::downgrade(&promise.0));
         promise
     }
 
-    /// Bytes that are promised, over all address spaces.
+    /// Returns the promised bytes, over all address spaces.
     pub(crate) fn promised(&self) -> u64 {
         let mut promises = self.0.charges.promises.lock();
         promises.retain(|promise| promise.strong_count() > 0);

@@ -1,7 +1,8 @@
 //! Errors of the registry: why memory cannot be registered, mapped or released.
 
 use super::Lease;
-use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::addr::{IovaRange, List, PageShift, UserAddr, UserRange};
+use crate::error::ErrorKind;
 use crate::host::calls::CallError;
 use crate::host::{Errno, MemlockError};
 use core::fmt;
@@ -10,6 +11,7 @@ use core::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum RegisterError {
     /// Not whole pages of the host.
     #[error("{asked} is not aligned to the host page of {page}: register whole pages")]
@@ -33,7 +35,7 @@ pub enum RegisterError {
     },
     /// Part of it was leased before, and its region is still mapped elsewhere.
     #[error(
-        "{asked}: {part} was given back while the rest of its registration is still mapped, and devices would see the old \
+        "{asked}: {part} was released while the rest of its registration is still mapped, and devices would see the old \
          memory there: unmap the rest first"
     )]
     Stale { asked: UserRange, part: UserRange },
@@ -54,10 +56,18 @@ pub enum RegisterError {
     Call(#[from] CallError),
 }
 
+crate::error::classify!(RegisterError {
+    Argument: Misaligned, Hole, NotPinnable;
+    Busy: Stale, Foreign, Lent;
+    Kernel: PageRefused, Backing;
+    inner: Memlock.0, Call.0;
+});
+
 /// Why memory cannot be mapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum PinError {
     /// No lease covers it.
     #[error("{asked} is not registered at {missing}: register it and keep the lease while it is mapped")]
@@ -76,6 +86,12 @@ pub enum PinError {
     Register(#[from] RegisterError),
 }
 
+crate::error::classify!(PinError {
+    Argument: PageTooLarge, Straddles;
+    NotFound: NotRegistered;
+    inner: Register.0;
+});
+
 /// Why memory was not released: devices can still reach it. The lease remains valid.
 #[derive(Debug)]
 pub struct ReleaseError {
@@ -85,15 +101,25 @@ pub struct ReleaseError {
     pub mapped: Vec<IovaRange>,
 }
 
+impl ReleaseError {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Busy
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "still-mapped"
+    }
+}
+
 impl std::error::Error for ReleaseError {}
 
 impl fmt::Display for ReleaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 4;
-        write!(f, "{} is still mapped at ", self.lease.range())?;
-        for (i, range) in self.mapped.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{range}", if i == 0 { "" } else { ", " })?;
-        }
+        let shown = &self.mapped[..self.mapped.len().min(SHOWN)];
+        write!(f, "{} is still mapped at {}", self.lease.range(), List(shown))?;
         if let Some(more) = self.mapped.len().checked_sub(SHOWN).filter(|more| *more > 0) {
             write!(f, " and {more} more ranges")?;
         }

@@ -7,12 +7,13 @@ use core::any::Any;
 use core::fmt;
 use std::sync::Arc;
 
-/// Keeps a range of user memory registered until it is dropped or [released](Lease::release). What
-/// is still mapped then stays registered until its last TCE is gone, but no new map may use it.
+/// Keeps a range of user memory registered until it is dropped or [released](Lease::release).
+/// Memory still mapped at that time stays registered until its last TCE is gone, but no new map may
+/// use it.
 ///
-/// A lease on a [`Shared`](crate::host::Shared) keeps it: the memory is unmapped from the process
-/// after the lease is gone, also where the lease is forgotten. What is mapped for devices even then
-/// are pages that the kernel keeps for them and gives to nobody else.
+/// A lease on a [`Shared`](crate::host::Shared) keeps it: the process unmaps the memory only after
+/// the lease is gone, and never if the lease is forgotten. Pages still mapped for devices then are
+/// kept by the kernel, which gives them to nobody else.
 ///
 /// Other memory must stay mapped in the process as it is: the kernel keeps the pages that were
 /// present when it was registered, so after `munmap`, `mremap` or `madvise(MADV_DONTNEED)` devices
@@ -21,9 +22,9 @@ pub struct Lease {
     registry: Registry,
     range: UserRange,
     released: bool,
-    /// The process that made it: a child of `fork` has no part in what is registered.
+    /// Process that created it: a child of `fork` owns none of the registrations.
     process: Process,
-    /// What keeps the memory mapped. Dropped last.
+    /// Keeps the memory mapped. Dropped last.
     owner: Option<Owner>,
 }
 
@@ -46,12 +47,12 @@ impl Lease {
         self.range
     }
 
-    /// Whether this process made it, not one it was forked from.
+    /// Returns whether this process created it, rather than one it was forked from.
     pub(crate) fn is_here(&self) -> bool {
         self.process.is_current()
     }
 
-    /// Gives the memory back, unless a device can still reach a byte of it that no other lease
+    /// Releases the memory, unless a device can still reach a byte of it that no other lease
     /// covers.
     pub fn release(mut self) -> Result<(), ReleaseError> {
         match self.registry.release(self.range) {
@@ -70,7 +71,7 @@ impl Drop for Lease {
             return;
         }
         let reached = self.registry.drop_lease(self.range);
-        // Devices would write to what the allocator puts there next.
+        // Otherwise devices would write to memory the allocator hands out next.
         if reached && let Some(owner) = self.owner.take_if(|owner| Shared::is_allocators(owner.as_ref())) {
             core::mem::forget(owner);
         }

@@ -9,40 +9,36 @@
 //!
 //! # Locking
 //! `kernel` serialises REGISTER and UNREGISTER, which may pin for seconds; `regions` is held for
-//! bookkeeping only, never across a kernel call, so that maps of memory that their container has
-//! registered never wait for a registration. Order: an address space's lock, `kernel`, `regions`.
-//! Giving idle regions back never waits for `kernel`: who holds it does that before letting go.
-//! `charges` is held from the look at locked memory until the kernel has charged it, and taken
-//! last.
+//! bookkeeping only, never across a kernel call, so that maps of registered memory never wait for a
+//! registration. Order: an address space's lock, `kernel`, `regions`. Unregistering idle regions
+//! never waits for `kernel`: its holder does that before unlocking. `charges` is held from the
+//! check of locked memory until the kernel has charged it, and is taken last.
 
-mod backing;
 mod charges;
 mod error;
 mod lease;
 mod regions;
-mod stats;
 
 pub use error::{PinError, RegisterError, ReleaseError};
 pub use lease::Lease;
 pub use regions::RegionId;
-pub use stats::RegistryStats;
 
 pub(crate) use charges::{Charging, Promise};
 pub(crate) use lease::Owner;
 pub(crate) use regions::Part;
 
-use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
+use crate::addr::{IovaRange, PageShift, UserRange};
 use crate::host::calls::{self, Failure};
 use crate::host::{Errno, Fd, Host, Shared};
+use crate::stats::{Counter, RefusalCounters, Refusals};
 use crate::window::RefusedWindows;
-use backing::{Stretch, survey};
 use charges::Charges;
 use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
-use regions::{IdleRegion, Regions};
+use regions::{IdleRegion, Regions, Stretch, survey};
 use std::sync::{Arc, Weak};
 
-/// An address space, as the registry sees it.
+/// An address space as seen by the registry: a map from user memory back to bus addresses.
 pub(crate) trait ReverseMap: Send + Sync {
     /// Appends the bus addresses that point into `user`.
     fn iovas_of(&self, user: UserRange, found: &mut Vec<IovaRange>);
@@ -50,17 +46,49 @@ pub(crate) trait ReverseMap: Send + Sync {
 
 /// Status of a kernel region, for people and programs to inspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RegionStatus {
     /// User memory.
     pub range: UserRange,
-    /// The largest IOMMU page it can serve.
+    /// Largest IOMMU page it can serve.
     pub max_iommu_page: PageShift,
-    /// Number of leases on the part of it with the most.
+    /// Largest number of leases on any part of it.
     pub leases: u32,
     /// Bytes of bus addresses that point into it.
     pub mapped: u64,
     /// Number of containers it is registered in.
     pub containers: usize,
+}
+
+/// Registrations since the registry was created. A call with several ranges counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegistryStats {
+    /// Number of successful calls.
+    pub registers: u64,
+    /// Bytes leased by them, including bytes already registered.
+    pub registered: u64,
+    /// Number of refused calls, by variant of [`RegisterError`].
+    pub refusals: Refusals,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    registers: Counter,
+    registered: Counter,
+    refusals: RefusalCounters,
+}
+
+impl Counters {
+    fn register(&self, ranges: &[UserRange], result: &Result<(), RegisterError>) {
+        match result {
+            Ok(()) => {
+                self.registers.add(1);
+                self.registered.add(ranges.iter().map(|range| range.len()).fold(0, u64::saturating_add));
+            }
+            Err(error) => self.refusals.count(error),
+        }
+    }
 }
 
 struct Inner {
@@ -71,18 +99,18 @@ struct Inner {
     /// Refused windows. Kept here because a refusal holds for the process, whichever space asks.
     refused: Mutex<RefusedWindows>,
     spaces: Mutex<Spaces>,
-    counters: stats::Counters,
+    counters: Counters,
     charges: Charges,
 }
 
 #[derive(Default)]
 struct Spaces(Vec<Weak<dyn ReverseMap>>);
 
-/// The memory registry of a process. Clones are the same registry.
+/// The memory registry of a process. Clones share it.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
 
-/// In a line: regions may be many.
+/// One line: there may be many regions.
 impl core::fmt::Debug for Registry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         // The thread that prints may hold the lock.
@@ -117,7 +145,7 @@ impl Registry {
     /// registered when the first one opens. Memory of [`Shared::file`] must be
     /// [adopted](Host::adopt) before by a host that is a model.
     ///
-    /// An error leaves everything as it was.
+    /// After an error nothing has changed.
     ///
     /// Nothing else can be handed to devices without `unsafe`, neither a variable nor a `Vec`:
     ///
@@ -157,16 +185,16 @@ impl Registry {
     /// Registers user memory by its address, as [`Self::register`] does.
     ///
     /// # Safety
-    /// From the lease on anybody may map the memory for devices, which read and write it at any
-    /// moment. So until [`Lease::release`] has succeeded:
+    /// From then on any holder of the registry may map the memory for devices, which read and write
+    /// it at any moment. So until [`Lease::release`] has succeeded:
     ///
-    /// * the memory stays mapped in the process as it is, or is unmapped and its addresses used for
-    ///   nothing else; memory of an allocator is not freed;
-    /// * no Rust reference to it is used while a device may reach it: it is accessed by pointers,
-    ///   volatile or atomic, or by the kernel.
+    /// * the memory must stay mapped in the process as it is, or be unmapped and its addresses be
+    ///   used for nothing else; memory of an allocator must not be freed;
+    /// * no Rust reference to it may be used while a device may reach it: access it by volatile or
+    ///   atomic operations on pointers, or by the kernel.
     ///
-    /// A lease that is dropped or forgotten was not released: then this holds for as long as an
-    /// address space maps the memory, or for good.
+    /// Dropping or forgetting the lease does not release the memory: then this holds for as long as
+    /// an address space maps it, or forever.
     #[allow(unsafe_code, reason = "user addresses enter here")]
     pub unsafe fn register_raw(&self, range: UserRange) -> Result<Lease, RegisterError> {
         self.register_counted(&[range])?;
@@ -183,14 +211,13 @@ impl Registry {
         Ok(ranges.iter().map(|&range| Lease::new(self.clone(), range, None)).collect())
     }
 
-    /// Registers `memory`, which may be lent: then its lease is to be released before the loan
-    /// ends.
+    /// Registers `memory`, which may be lent: then its lease must be released before the loan ends.
     pub(crate) fn register_kept(&self, memory: &Shared) -> Result<Lease, RegisterError> {
         self.register_counted(&[memory.range()])?;
         Ok(Lease::new(self.clone(), memory.range(), Some(memory.owner())))
     }
 
-    /// Registers several ranges, all or none, each of which is mapped as long as its owner is held.
+    /// Registers several ranges, all or none. Each stays mapped as long as its owner is held.
     pub(crate) fn register_owned(
         &self,
         ranges: &[UserRange],
@@ -212,18 +239,16 @@ impl Registry {
         if let Some(&asked) = ranges.iter().find(|range| !range.is_aligned(page)) {
             return Err(RegisterError::Misaligned { asked, page });
         }
-        let union: RangeSet<u64> = ranges.iter().map(|range| range.start().0..range.end().0).collect();
+        let union: RangeSet<u64> = ranges.iter().map(|range| range.raw()).collect();
         self.with_kernel(|containers| {
             let mut gaps = Vec::new();
             {
                 let regions = self.0.regions.lock();
-                for range in union.iter() {
-                    if let Some(range) = UserRange::between(UserAddr(range.start), UserAddr(range.end)) {
-                        if let Some(part) = regions.stale(range) {
-                            return Err(RegisterError::Stale { asked: range, part });
-                        }
-                        gaps.extend(regions.gaps(range));
+                for range in union.iter().filter_map(UserRange::from_raw) {
+                    if let Some(part) = regions.stale(range) {
+                        return Err(RegisterError::Stale { asked: range, part });
                     }
+                    gaps.extend(regions.gaps(range));
                 }
             }
             let mut stretches = Vec::new();
@@ -287,7 +312,7 @@ impl Registry {
         let host = self.host().as_ref();
         loop {
             let Some(IdleRegion { region, remaining }) = self.0.regions.lock().take_idle() else { return };
-            // Nobody takes the room of what is registered again.
+            // Keeps others from using up the limit before the rest is registered again.
             let _charging = (!remaining.is_empty()).then(|| self.charging());
             for &container in &region.containers {
                 unregister(host, container, region.range);
@@ -308,7 +333,7 @@ impl Registry {
         let exposed = self.0.regions.lock().begin_release(range);
         let mut mapped = Vec::new();
         if !exposed.is_empty() {
-            // Not with `regions` held: an address space calls this with its own lock held.
+            // Without `regions`: an address space calls the registry with its own lock held.
             for space in self.spaces() {
                 for &user in &exposed {
                     space.iovas_of(user, &mut mapped);
@@ -358,7 +383,8 @@ impl Registry {
         self.0.spaces.lock().0.push(space);
     }
 
-    /// Adds an open container that has its driver, and registers what waits for one.
+    /// Adds an open container that has its driver, and registers the regions that have no container
+    /// yet.
     pub(crate) fn add_container(&self, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|containers| {
             let (ids, waiting): (Vec<_>, Vec<_>) = {
@@ -381,10 +407,10 @@ impl Registry {
         })
     }
 
-    /// Removes a container that is about to close and no longer maps anything. Regions it alone
-    /// holds move to another container, or wait for one. If it may still map something (`clean` is
-    /// false), the kernel is told nothing: closing drops the registrations after the tables, while
-    /// UNREGISTER would lose them.
+    /// Removes a container that is about to close and no longer maps anything. Leased regions
+    /// registered only there move to another container, or wait for one. If it may still map
+    /// something (`clean` is false), nothing is unregistered: closing drops the registrations after
+    /// the tables, while UNREGISTER would lose them.
     pub(crate) fn remove_container(&self, container: Fd, clean: bool) {
         self.with_kernel(|containers| {
             containers.retain(|&other| other != container);
@@ -412,9 +438,9 @@ impl Registry {
         });
     }
 
-    /// Pins user memory for maps, each with its IOMMU page, in `containers`, all or none; its
-    /// regions stay from now on. Leaves the pinned parts in `parts`, request by request, in address
-    /// order.
+    /// Pins user memory for maps, each with its IOMMU page, in `containers`, all or none; their
+    /// regions then stay until they are unpinned. Leaves the pinned parts in `parts`, request by
+    /// request, in address order.
     pub(crate) fn pin(
         &self,
         wanted: impl Iterator<Item = (UserRange, PageShift)> + Clone,
@@ -426,7 +452,7 @@ impl Registry {
             let (region, container) = {
                 let mut regions = self.0.regions.lock();
                 regions.parts_of(wanted.clone(), parts)?;
-                // Most requests lie in one region, which is counted once.
+                // Most requests lie in one region; count it once.
                 let runs = || parts.chunk_by(|a, b| a.region == b.region);
                 let absent = runs().find_map(|run| {
                     let region = regions.get(run[0].region)?;
@@ -452,8 +478,8 @@ impl Registry {
         parts.iter().filter_map(|part| Some(regions.get(part.region)?.max_iommu_page)).min()
     }
 
-    /// Registers a region in one more container. There is no charge: the kernel counts it once per
-    /// process.
+    /// Registers a region in one more container. Nothing is charged: the kernel charges a region
+    /// once per process.
     pub(crate) fn register_in(&self, id: RegionId, container: Fd) -> Result<(), RegisterError> {
         self.with_kernel(|_| {
             let range = {
@@ -488,6 +514,16 @@ impl Registry {
     pub fn regions(&self) -> Vec<RegionStatus> {
         self.0.regions.lock().status()
     }
+
+    /// Returns the counters of registrations.
+    pub fn stats(&self) -> RegistryStats {
+        let counters = &self.0.counters;
+        RegistryStats {
+            registers: counters.registers.get(),
+            registered: counters.registered.get(),
+            refusals: counters.refusals.get::<RegisterError>(),
+        }
+    }
 }
 
 /// Refuses memory that its owner takes back, whatever leases there are.
@@ -504,7 +540,7 @@ fn register(host: &dyn Host, container: Fd, asked: UserRange) -> Result<(), Regi
         Failure::Positive(page) => RegisterError::PageRefused { asked, page: page.unsigned_abs() },
         // The arguments are valid by now, so the overlap test failed.
         Failure::Errno(Errno::EINVAL) => RegisterError::Foreign { asked },
-        Failure::Errno(_) => RegisterError::Call(error),
+        _ => RegisterError::Call(error),
     })
 }
 

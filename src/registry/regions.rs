@@ -1,8 +1,11 @@
 //! The registry's table of regions: what leases cover, and what is mapped. Makes no kernel calls.
+//!
+//! The backing of memory decides where one region ends and the next begins, and the largest IOMMU
+//! page a region can serve.
 
-use super::{PinError, RegionStatus};
+use super::{PinError, RegionStatus, RegisterError};
 use crate::addr::{PageShift, UserAddr, UserRange};
-use crate::host::Fd;
+use crate::host::{Fd, Host};
 use rangemap::RangeMap;
 use slab::Slab;
 
@@ -20,9 +23,9 @@ impl RegionId {
 #[derive(Debug)]
 pub(super) struct Region {
     pub range: UserRange,
-    /// The largest IOMMU page it can serve.
+    /// Largest IOMMU page it can serve.
     pub max_iommu_page: PageShift,
-    /// Number of pending releases; the region stays until they are decided.
+    /// Number of pending releases; the region stays until they are finished.
     pub pending_releases: u32,
     /// Whether part of it no longer has a lease.
     pub partly_leased: bool,
@@ -61,14 +64,6 @@ pub(super) struct IdleRegion {
     pub remaining: Vec<RegionId>,
 }
 
-fn std_range(range: UserRange) -> std::ops::Range<u64> {
-    range.start().0..range.end().0
-}
-
-fn user_range(range: &std::ops::Range<u64>) -> Option<UserRange> {
-    UserRange::between(UserAddr(range.start), UserAddr(range.end))
-}
-
 impl Regions {
     pub(super) fn get(&self, id: RegionId) -> Option<&Region> {
         self.regions.get(id.index())
@@ -84,7 +79,7 @@ impl Regions {
 
     /// Returns the stretches of `range` without a region.
     pub(super) fn gaps(&self, range: UserRange) -> Vec<UserRange> {
-        self.coverage.gaps(&std_range(range)).filter_map(|gap| user_range(&gap)).collect()
+        self.coverage.gaps(&range.raw()).filter_map(|gap| UserRange::from_raw(&gap)).collect()
     }
 
     /// Inserts a region; no region may be there.
@@ -98,13 +93,13 @@ impl Regions {
             containers,
         });
         let id = RegionId(index as u32);
-        self.coverage.insert(std_range(range), Cover { region: id, leases: 0 });
+        self.coverage.insert(range.raw(), Cover { region: id, leases: 0 });
         id
     }
 
     /// Removes and returns a region that nothing maps and that is no longer leased, or only in
-    /// part; `None` if there is none. The kernel cannot unregister a part, and must not keep it,
-    /// since devices would not see what the user puts there next.
+    /// part; `None` if there is none. The kernel cannot unregister a part of a region, and must not
+    /// keep it: devices would not see memory the user maps there next.
     pub(super) fn take_idle(&mut self) -> Option<IdleRegion> {
         while let Some(id) = self.idle.pop() {
             if !self
@@ -115,12 +110,12 @@ impl Regions {
             }
             let region = self.regions.remove(id.index());
             let leased: Vec<_> = self.covers(region.range).filter(|(_, cover)| cover.leases > 0).collect();
-            self.coverage.remove(std_range(region.range));
+            self.coverage.remove(region.range.raw());
             let mut remaining = Vec::new();
             let mut end = None;
             for (part, cover) in leased {
                 let id = match remaining.last() {
-                    Some(&last) if end == Some(part.start()) => self.stretch(last, part.end()),
+                    Some(&last) if end == Some(part.start()) => self.extend_to(last, part.end()),
                     _ => None,
                 };
                 let id = id.unwrap_or_else(|| {
@@ -128,12 +123,12 @@ impl Regions {
                     remaining.push(new);
                     new
                 });
-                self.coverage.insert(std_range(part), Cover { region: id, ..cover });
+                self.coverage.insert(part.raw(), Cover { region: id, ..cover });
                 end = Some(part.end());
             }
             for &id in &remaining {
                 if let Some(region) = self.get_mut(id) {
-                    region.max_iommu_page = super::backing::max_iommu_page(region.range, region.max_iommu_page);
+                    region.max_iommu_page = max_iommu_page(region.range, region.max_iommu_page);
                 }
             }
             return Some(IdleRegion { region, remaining });
@@ -142,7 +137,7 @@ impl Regions {
     }
 
     /// Extends a region up to `end`.
-    fn stretch(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
+    fn extend_to(&mut self, id: RegionId, end: UserAddr) -> Option<RegionId> {
         let region = self.get_mut(id)?;
         region.range = UserRange::between(region.range.start(), end)?;
         Some(id)
@@ -153,7 +148,7 @@ impl Regions {
     }
 
     /// Queues a region that may have to be unregistered, wholly or in part.
-    pub(super) fn note_if_idle(&mut self, id: RegionId) {
+    pub(super) fn queue_if_idle(&mut self, id: RegionId) {
         if self.get(id).is_some_and(|region| region.partly_leased && region.mapped == 0 && region.pending_releases == 0)
         {
             self.idle.push(id);
@@ -166,12 +161,12 @@ impl Regions {
             if let Some(region) = self.get_mut(id) {
                 region.pending_releases = change(region.pending_releases);
             }
-            self.note_if_idle(id);
+            self.queue_if_idle(id);
         }
     }
 
-    /// Finds a stretch of `range` that is no longer leased, but whose region stays because
-    /// something in it is mapped.
+    /// Finds a part of `range` that is no longer leased, but whose region stays because something
+    /// in it is mapped.
     pub(super) fn stale(&self, range: UserRange) -> Option<UserRange> {
         self.covers(range).find(|(_, cover)| cover.leases == 0).map(|(part, _)| part)
     }
@@ -183,8 +178,8 @@ impl Regions {
 
     fn covers(&self, range: UserRange) -> impl Iterator<Item = (UserRange, Cover)> + '_ {
         self.coverage
-            .overlapping(std_range(range))
-            .filter_map(move |(at, cover)| Some((user_range(at)?.intersection(&range)?, *cover)))
+            .overlapping(range.raw())
+            .filter_map(move |(at, cover)| Some((UserRange::from_raw(at)?.intersection(&range)?, *cover)))
     }
 
     fn regions_under(&self, range: UserRange) -> Vec<RegionId> {
@@ -196,7 +191,7 @@ impl Regions {
     fn recount(&mut self, range: UserRange, change: impl Fn(u32) -> u32) {
         let covers: Vec<_> = self.covers(range).collect();
         for (part, cover) in covers {
-            self.coverage.insert(std_range(part), Cover { leases: change(cover.leases), ..cover });
+            self.coverage.insert(part.raw(), Cover { leases: change(cover.leases), ..cover });
         }
     }
 
@@ -207,8 +202,8 @@ impl Regions {
     }
 
     /// Begins a release: no new map may rely on this lease any longer, but its regions stay as they
-    /// are until [`Self::decided`]. Returns the stretches that nothing else covers and that may be
-    /// mapped.
+    /// are until [`Self::finish_release`]. Returns the stretches that nothing else covers and that
+    /// may be mapped.
     pub(super) fn begin_release(&mut self, range: UserRange) -> Vec<UserRange> {
         self.recount(range, |leases| leases.saturating_sub(1));
         self.change_pending(range, |pending| pending + 1);
@@ -220,9 +215,9 @@ impl Regions {
 
     /// Ends a release, whether granted or refused.
     pub(super) fn finish_release(&mut self, range: UserRange) {
-        let bare: Vec<_> =
+        let unleased: Vec<_> =
             self.covers(range).filter(|(_, cover)| cover.leases == 0).map(|(_, cover)| cover.region).collect();
-        for id in bare {
+        for id in unleased {
             if let Some(region) = self.get_mut(id) {
                 region.partly_leased = true;
             }
@@ -257,7 +252,7 @@ impl Regions {
     /// Returns the leased stretch at an address, its region, and the largest page that can serve.
     fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
         let (stretch, cover) = self.coverage.get_key_value(&at.0).filter(|(_, cover)| cover.leases > 0)?;
-        Some((user_range(stretch)?, cover.region, self.get(cover.region)?.max_iommu_page))
+        Some((UserRange::from_raw(stretch)?, cover.region, self.get(cover.region)?.max_iommu_page))
     }
 
     /// Finds the regions of `user` for a map with IOMMU pages of `page`, in address order.
@@ -307,7 +302,7 @@ impl Regions {
         if let Some(region) = self.get_mut(id) {
             region.mapped = region.mapped.saturating_sub(bytes);
         }
-        self.note_if_idle(id);
+        self.queue_if_idle(id);
     }
 
     pub(super) fn status(&self) -> Vec<RegionStatus> {
@@ -325,6 +320,51 @@ impl Regions {
         status.sort_by_key(|region| region.range);
         status
     }
+}
+
+/// A stretch of memory of one page size, which will become one kernel region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub range: UserRange,
+    /// Largest IOMMU page it can serve.
+    pub max_iommu_page: PageShift,
+}
+
+/// Splits `gap` where the page size of its backing changes: one region over both would serve only
+/// the smaller one (`mm_iommu_do_alloc`). Fails if part of it cannot be pinned.
+pub(super) fn survey(host: &dyn Host, gap: UserRange) -> Result<Vec<Stretch>, RegisterError> {
+    let mut stretches: Vec<(UserRange, PageShift)> = Vec::new();
+    let mut at = gap.start();
+    for extent in host.backing(gap).map_err(RegisterError::Backing)? {
+        let Some(part) = extent.range.intersection(&gap) else { continue };
+        if let Some(hole) = UserRange::between(at, part.start()) {
+            return Err(RegisterError::Hole { asked: gap, hole });
+        }
+        if !extent.pinnable {
+            return Err(RegisterError::NotPinnable { asked: gap, part });
+        }
+        at = part.end();
+        match stretches.last_mut() {
+            Some((last, page)) if *page == extent.page && last.end() == part.start() => {
+                *last = last.hull(&part);
+            }
+            _ => stretches.push((part, extent.page)),
+        }
+    }
+    if let Some(hole) = UserRange::between(at, gap.end()) {
+        return Err(RegisterError::Hole { asked: gap, hole });
+    }
+    Ok(stretches
+        .into_iter()
+        .map(|(range, page)| Stretch { range, max_iommu_page: max_iommu_page(range, page) })
+        .collect())
+}
+
+/// Returns the largest IOMMU page a region over `range` can serve, limited by its backing and by
+/// the alignment of both its ends.
+fn max_iommu_page(range: UserRange, backing: PageShift) -> PageShift {
+    // Regions are whole host pages, of 4 KiB at least.
+    PageShift::aligning(range.start().0 | range.len()).map_or(PageShift::P4K, |aligned| aligned.min(backing))
 }
 
 #[cfg(test)]
@@ -455,5 +495,14 @@ mod tests {
         regions.finish_release(whole);
         regions.finish_release(half);
         assert!(regions.take_idle().is_some_and(|idle| idle.remaining.is_empty()));
+    }
+
+    #[test]
+    fn alignment_and_backing_bound_the_page() {
+        let range = |start, len| UserRange::new(UserAddr(start), len).unwrap();
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x40_0000), PageShift::P2M), PageShift::P2M);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x41_0000), PageShift::P2M), PageShift::P64K);
+        assert_eq!(max_iommu_page(range(0x20_1000, 0x40_0000), PageShift::P2M), PageShift::P4K);
+        assert_eq!(max_iommu_page(range(0x20_0000, 0x40_0000), PageShift::P64K), PageShift::P64K);
     }
 }

@@ -3,18 +3,22 @@
 //! Nothing else calls MAP or UNMAP, except for the UNMAP that creates the default window
 //! (`windows`). Requests that arrive here have been checked: each lies in a live window, is aligned
 //! and registered, and is pinned in the registry.
+//!
+//! A mapping that devices may still reach although it is not in the map, because the UNMAP that
+//! should have undone it failed, is stale: it stays pinned, and its UNMAP is retried before the
+//! next change.
 
-use super::NotRestored;
+use super::{NotRestored, State};
 use crate::addr::{IovaRange, PageShift, UserAddr};
 use crate::host::calls::{self, CallError};
 use crate::host::{Fd, Host};
 use crate::map::Mapping;
 use crate::permission::Permission;
-use crate::registry::RegionId;
+use crate::registry::{RegionId, Registry};
 
 /// Largest number of TCEs in one MAP or UNMAP: the kernel does not reschedule within a MAP.
 const MAX_ENTRIES: u64 = 256 << 10;
-/// An UNMAP spans holes of up to this many TCEs instead of being cut in two.
+/// An UNMAP spans holes of up to this many TCEs instead of being split.
 const BRIDGED_ENTRIES: u64 = 512;
 
 /// A stretch of bus addresses that continues in user memory: one MAP, if it is short enough.
@@ -46,7 +50,7 @@ impl Run {
 pub(super) enum ApplyError {
     /// The kernel refused; everything is as before.
     Refused(CallError),
-    /// The kernel refused, and refused to undo.
+    /// The kernel refused, and also refused to undo.
     NotRestored(NotRestored),
 }
 
@@ -66,8 +70,8 @@ fn unmap_range(host: &dyn Host, container: Fd, range: IovaRange, page: PageShift
     range.chunks(MAX_ENTRIES << page.get()).try_for_each(|piece| calls::unmap_dma(host, container, piece))
 }
 
-/// Maps `runs` in all `containers`. `displaced` is what is mapped there now: the kernel overwrites
-/// it silently and clears it on failure, after which it is restored.
+/// Maps `runs` in all `containers`. `displaced` holds the mappings there now: the kernel overwrites
+/// them silently and clears them on failure; they are then restored.
 pub(super) fn map(
     host: &dyn Host,
     containers: &[Fd],
@@ -160,7 +164,7 @@ pub(super) fn replay(
     failed.map_or(Ok(()), Err)
 }
 
-/// Restores what was mapped before.
+/// Restores the earlier mappings after a failure.
 struct Undo<'a> {
     host: &'a dyn Host,
     before: &'a [Mapping<RegionId>],
@@ -183,7 +187,7 @@ impl<'a> Undo<'a> {
                 self.lost.push(mapping.iova);
                 continue;
             }
-            // Restored mappings have replaced what was left there.
+            // Restored mappings have replaced the failed ones there.
             self.left.extend(IovaRange::between(at, mapping.iova.start()).filter(|_| stays));
             at = mapping.iova.end();
         }
@@ -200,6 +204,48 @@ impl<'a> Undo<'a> {
         let mut error = NotRestored { lost: self.lost, ..NotRestored::new(cause) };
         error.leaves(self.left);
         ApplyError::NotRestored(error)
+    }
+}
+
+/// Stale mappings, each with its own pin. Two may lie at the same bus addresses: the kernel does
+/// not say whether the old or the new one is in place.
+#[derive(Debug, Default)]
+pub(super) struct StaleMappings(Vec<Mapping<RegionId>>);
+
+impl StaleMappings {
+    pub(super) fn insert(&mut self, mapping: Mapping<RegionId>) {
+        self.0.push(mapping);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Mapping<RegionId>> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the first stale mapping in `range`, cut to it.
+    pub(super) fn first_overlap(&self, range: IovaRange) -> Option<Mapping<RegionId>> {
+        self.0.iter().find_map(|mapping| mapping.clip(range))
+    }
+}
+
+/// Retries the UNMAP of stale mappings, and unpins those that are gone from all containers.
+pub(super) fn clear_stale(registry: &Registry, state: &mut State) {
+    let host = registry.host().as_ref();
+    for mapping in std::mem::take(&mut state.stale.0) {
+        let page = state.windows.containing(mapping.iova).map_or(PageShift::P4K, |window| window.page);
+        let failed = state
+            .container_files
+            .iter()
+            .filter(|&&container| clear(host, container, &[mapping], page).is_err())
+            .count();
+        if failed == 0 {
+            registry.unpin([(mapping.region, mapping.iova.len())].into_iter());
+        } else {
+            state.stale.insert(mapping);
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Devices of an attached group.
 
-use super::container::Container;
 use super::{AddressSpace, AttachError, Inner};
 use crate::host::calls::{self, CallError, Failure};
 use crate::host::{Call, Errno, Fd, File, Host, MappedArea, Node, Region, RegionArea};
@@ -8,29 +7,32 @@ use crate::uapi::vfio::{DeviceInfo, PCI_CONFIG_REGION_INDEX, RegionInfo};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-/// A device of an attached group. The space, and the group in it, stay while it is open.
+/// A device of an attached group as VFIO has it: its file and regions. The space and the group stay
+/// while it is open.
 ///
-/// While a driver has the device as a [`device::Device`](crate::device::Device), this one only
-/// looks: its configuration space is not written and it is not reset, which would change bus
+/// While a driver has the device as a [`device::Device`](crate::device::Device), this handle only
+/// reads: it neither writes the configuration space nor resets the device, which would change bus
 /// mastering or memory decode without the driver's knowledge.
-pub struct Device {
+pub struct RawDevice {
     file: File,
     group: u32,
+    /// The group's container, which stays open while the device is.
+    container: Fd,
     address: Arc<str>,
-    /// A driver has it, by this handle.
+    /// Whether this is the driver's own handle.
     owned: bool,
-    /// The same file again, for [`Self::file`].
+    /// A duplicate of the file, for [`Self::file`].
     shown: OnceLock<Option<OwnedFd>>,
     keep: Keep,
 }
 
-impl core::fmt::Debug for Device {
+impl core::fmt::Debug for RawDevice {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Device({} of group {})", self.address, self.group)
+        write!(f, "RawDevice({} of group {})", self.address, self.group)
     }
 }
 
-/// What a device's handles keep alive.
+/// Keeps the group and the space of a device alive.
 #[derive(Clone)]
 struct Keep {
     /// Counted by the group, which cannot be detached before it is dropped.
@@ -44,7 +46,7 @@ pub struct DeviceRegion {
     _keep: Keep,
 }
 
-/// The configuration space as a handle has it that is not the driver's.
+/// The configuration space of a handle that is not the driver's.
 struct GuardedConfig {
     region: Box<dyn Region>,
     address: Arc<str>,
@@ -62,7 +64,7 @@ impl Region for GuardedConfig {
 
     /// `EBUSY` while a driver has the device.
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        // KvmPins meanwhile: nobody becomes the driver before the write has arrived.
+        // Held during the write: nobody becomes the driver before it has arrived.
         let driven = self.space.driven.lock();
         if driven.contains(&*self.address) { Err(Errno::EBUSY) } else { self.region.write(offset, data) }
     }
@@ -82,8 +84,7 @@ impl core::ops::Deref for DeviceRegion {
     }
 }
 
-/// A part of a region that is mapped; derefs to where it is. The space, and the group in it, stay
-/// while it is held.
+/// A mapped part of a region; derefs to the mapping. The space and the group stay while it is held.
 pub struct DeviceArea {
     area: MappedArea,
     _keep: Keep,
@@ -103,7 +104,7 @@ impl core::ops::Deref for DeviceArea {
     }
 }
 
-/// Whoever drives a device: the only one in its space, until this is dropped.
+/// A driver's exclusive claim on a device in its space, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Driven {
     address: String,
@@ -126,7 +127,7 @@ impl Drop for Driven {
 pub struct GroupFile {
     /// Group number.
     pub number: u32,
-    /// The file; `None` if the host has no files, as with a model.
+    /// The file; `None` on a host without files, such as a model.
     pub file: Option<OwnedFd>,
 }
 
@@ -136,9 +137,9 @@ impl AddressSpace {
     pub fn group_file(&self, group: u32) -> Result<GroupFile, AttachError> {
         let state = &self.0.state.lock().state;
         let found = state.containers.iter().find_map(|container| container.group(group));
-        let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
-        match Arc::strong_count(&container.devices) - 1 {
-            0 => Ok(GroupFile { number: group, file: self.host().file(container.file.fd()) }),
+        let Some(attached) = found else { return Err(AttachError::NotAttached { group }) };
+        match attached.open_devices() {
+            0 => Ok(GroupFile { number: group, file: self.host().file(attached.file.fd()) }),
             count => Err(AttachError::DevicesOpen { group, count }),
         }
     }
@@ -150,28 +151,28 @@ impl AddressSpace {
     }
 
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
-    pub fn device(&self, group: u32, address: &str) -> Result<Device, AttachError> {
+    pub fn device(&self, group: u32, address: &str) -> Result<RawDevice, AttachError> {
         self.open_device(group, address, false)
     }
 
-    /// Opens a device for whoever [drives](Self::drive) it.
-    pub(crate) fn driven_device(&self, group: u32, driven: &Driven) -> Result<Device, AttachError> {
+    /// Opens a device for the driver that [claimed](Self::drive) it.
+    pub(crate) fn driven_device(&self, group: u32, driven: &Driven) -> Result<RawDevice, AttachError> {
         self.open_device(group, &driven.address, true)
     }
 
-    fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<Device, AttachError> {
+    fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<RawDevice, AttachError> {
         let state = &self.0.state.lock().state;
-        let found = state.containers.iter().find_map(|container| container.group(group));
-        let Some(container) = found else { return Err(AttachError::NotAttached { group }) };
-        let node = Node::Device { group: container.file.fd(), name: address };
+        let found = state.containers.iter().find_map(|container| Some((container.fd(), container.group(group)?)));
+        let Some((container, attached)) = found else { return Err(AttachError::NotAttached { group }) };
+        let node = Node::Device { group: attached.file.fd(), name: address };
         let file = File::open(self.0.registry.host(), node)
             .map_err(|errno| AttachError::Open { what: format!("device {address} of group {group}"), errno })?;
-        let keep = Keep { _group: Arc::clone(&container.devices), space: Arc::clone(&self.0) };
-        Ok(Device { file, group, address: address.into(), owned, shown: OnceLock::new(), keep })
+        let keep = Keep { _group: Arc::clone(&attached.devices), space: Arc::clone(&self.0) };
+        Ok(RawDevice { file, group, container, address: address.into(), owned, shown: OnceLock::new(), keep })
     }
 }
 
-impl Device {
+impl RawDevice {
     /// Returns the number of its group.
     pub fn group(&self) -> u32 {
         self.group
@@ -189,12 +190,9 @@ impl Device {
     /// while the device is.
     pub(crate) fn container(&self) -> (Fd, Vec<u32>) {
         let state = &self.keep.space.state.lock().state;
-        let found = state.containers.iter().find(|container| container.group(self.group).is_some());
-        let groups = |container: &Container| {
-            container.groups.iter().map(|group| group.number).filter(|n| *n != self.group).collect()
-        };
-        // An open device keeps its group attached, so there always is one.
-        found.map_or((self.file.fd(), Vec::new()), |container| (container.fd(), groups(container)))
+        let shared = state.containers.iter().filter(|container| container.fd() == self.container);
+        let groups = shared.flat_map(|container| &container.groups).map(|group| group.number);
+        (self.container, groups.filter(|number| *number != self.group).collect())
     }
 
     /// `VFIO_DEVICE_GET_INFO`.
@@ -211,24 +209,24 @@ impl Device {
     pub fn reset(&self) -> Result<(), CallError> {
         let driven = self.keep.space.driven.lock();
         if !self.owned && driven.contains(&*self.address) {
-            return Err(CallError { call: Call::DeviceReset, failure: Failure::Errno(Errno::EBUSY) });
+            return Err(CallError::new(Call::DeviceReset, Failure::Errno(Errno::EBUSY)));
         }
-        // Others need not wait for the reset of a driver's own device.
+        // Other handles need not wait while a driver resets its own device.
         let _driven = (!self.owned).then_some(driven);
         calls::device_reset(self.file.host().as_ref(), self.file.fd())
     }
 
-    /// The device's file, for interfaces of the kernel that take it; `None` where the host has no
-    /// files, as a model.
+    /// Returns the device's file, for kernel interfaces that take it; `None` on a host without
+    /// files, such as a model.
     ///
-    /// What is written to the file goes past all that this library guards: with memory decode
-    /// turned off that way, the next access to a BAR ends the process.
+    /// Writes to the file bypass all checks of this library: with memory decode turned off that
+    /// way, the next access to a BAR kills the process.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         let file = self.shown.get_or_init(|| self.file.host().file(self.file.fd()));
         file.as_ref().map(AsFd::as_fd)
     }
 
-    /// The parts of region `index` that can be mapped into the process; none on a model.
+    /// Returns the parts of region `index` that can be mapped into the process; none on a model.
     pub fn areas(&self, index: u32) -> Result<Vec<RegionArea>, Errno> {
         self.file.host().areas(self.file.fd(), index)
     }
@@ -239,8 +237,8 @@ impl Device {
         Ok(DeviceArea { area, _keep: self.keep.clone() })
     }
 
-    /// Opens region `index` for access. Of the configuration space only reading is allowed while a
-    /// driver has the device: `EBUSY`.
+    /// Opens region `index` for access. Writes to the configuration space fail with `EBUSY` while a
+    /// driver has the device.
     pub fn region(&self, index: u32) -> Result<DeviceRegion, Errno> {
         let mut region = self.file.host().region(self.file.fd(), index)?;
         if index == PCI_CONFIG_REGION_INDEX && !self.owned {

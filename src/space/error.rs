@@ -1,6 +1,7 @@
 //! Errors of an address space.
 
-use crate::addr::{Iova, IovaRange, PageShift, UserAddr};
+use crate::addr::{Iova, IovaRange, List, PageShift, UserAddr};
+use crate::error::ErrorKind;
 use crate::host::calls::CallError;
 use crate::host::{Errno, Obstacle, Platform};
 use crate::registry::{PinError, RegisterError};
@@ -13,6 +14,7 @@ use rangemap::RangeSet;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum MapError {
     /// No group is attached.
     #[error("{asked}: no group is attached to this address space: attach one first")]
@@ -39,7 +41,7 @@ pub enum MapError {
         user: UserAddr,
     },
     /// Two requests of one call overlap.
-    #[error("{first} and {second} of one request overlap: ask for each bus address once")]
+    #[error("{first} and {second} of one call overlap: request each bus address once")]
     Twice { first: IovaRange, second: IovaRange },
     /// The memory cannot be mapped.
     #[error(transparent)]
@@ -47,13 +49,20 @@ pub enum MapError {
     /// The window it needs could not be created.
     #[error(transparent)]
     Window(#[from] WindowError),
-    /// The kernel refused; the earlier mappings are in place again.
+    /// The kernel refused; the earlier mappings are restored.
     #[error(transparent)]
     Refused(CallError),
     /// The kernel refused, and also refused to restore the earlier mappings.
     #[error(transparent)]
     NotRestored(#[from] NotRestored),
 }
+
+crate::error::classify!(MapError {
+    Argument: Misaligned, UserMisaligned, Twice;
+    NotFound: NoGroup;
+    Busy: Overlap;
+    inner: NoWindow.why, Memory.0, Window.0, Refused.0, NotRestored.0;
+});
 
 /// The kernel refused a change, and then refused to undo it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,21 +71,30 @@ pub struct NotRestored {
     pub cause: CallError,
     /// Mappings that no longer exist.
     pub lost: Vec<IovaRange>,
-    /// Bus addresses that devices may still reach, though nothing should be mapped there. The
+    /// Bus addresses that devices may still reach although nothing should be mapped there. The
     /// memory stays registered.
     pub left: Vec<IovaRange>,
 }
 
 impl NotRestored {
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Inconsistent
+    }
+
+    /// Returns a stable name of the cause.
+    pub fn code(&self) -> &'static str {
+        "not-restored"
+    }
+
     pub(super) fn new(cause: CallError) -> Self {
         Self { cause, lost: Vec::new(), left: Vec::new() }
     }
 
     /// Adds `ranges` that devices may still reach.
     pub(super) fn leaves(&mut self, ranges: impl IntoIterator<Item = IovaRange>) {
-        let all: RangeSet<u64> =
-            self.left.iter().copied().chain(ranges).map(|range| range.start().0..range.end().0).collect();
-        self.left = all.iter().filter_map(|range| IovaRange::between(Iova(range.start), Iova(range.end))).collect();
+        let all: RangeSet<u64> = self.left.iter().copied().chain(ranges).map(|range| range.raw()).collect();
+        self.left = all.iter().filter_map(IovaRange::from_raw).collect();
     }
 }
 
@@ -86,11 +104,11 @@ impl fmt::Display for NotRestored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.cause)?;
         if !self.lost.is_empty() {
-            f.write_str("; these mappings could not be put back, map them again:")?;
+            f.write_str("; these mappings could not be restored, map them again:")?;
             self.lost.iter().try_for_each(|range| write!(f, " {range}"))?;
         }
         if !self.left.is_empty() {
-            f.write_str("; devices may still reach, unmap it:")?;
+            f.write_str("; devices may still reach these bus addresses, unmap them:")?;
             self.left.iter().try_for_each(|range| write!(f, " {range}"))?;
         }
         Ok(())
@@ -101,6 +119,7 @@ impl fmt::Display for NotRestored {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum UnmapError {
     /// No window holds it.
     #[error("{asked} lies in no window: nothing is mapped there")]
@@ -116,10 +135,17 @@ pub enum UnmapError {
     NotRestored(#[from] NotRestored),
 }
 
+crate::error::classify!(UnmapError {
+    Argument: Misaligned;
+    NotFound: NoWindow;
+    inner: Refused.0, NotRestored.0;
+});
+
 /// Why a window was not created or removed. No window has changed, except where the error says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum WindowError {
     /// No group is attached.
     #[error("no group is attached to this address space: attach one first")]
@@ -130,7 +156,7 @@ pub enum WindowError {
     /// The kernel refused a step of the plan.
     #[error("{error}{}", Gone(gone))]
     Call { error: CallError, gone: Vec<Iova> },
-    /// The kernel placed it elsewhere than planned, and it was removed again.
+    /// The kernel placed the window elsewhere than planned; it was removed again.
     #[error(
         "the kernel placed the window at {start} where {expected} was expected; it was removed again: map at {start}"
     )]
@@ -141,15 +167,28 @@ pub enum WindowError {
     },
 }
 
+crate::error::classify!(WindowError {
+    NotFound: NoGroup;
+    Kernel: Elsewhere;
+    inner: Refused.0, Call.error;
+});
+
+impl WindowError {
+    /// The kernel refused a call before any window was removed.
+    pub(super) fn call(error: CallError) -> Self {
+        Self::Call { error, gone: Vec::new() }
+    }
+}
+
+/// Displays the windows that were removed before a plan failed.
 struct Gone<'a>(&'a [Iova]);
 
 impl fmt::Display for Gone<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((first, rest)) = self.0.split_first() {
-            write!(f, "; windows that made room are gone: {first}")?;
-            rest.iter().try_for_each(|start| write!(f, ", {start}"))?;
+        if self.0.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        write!(f, "; windows removed to make room: {}", List(self.0))
     }
 }
 
@@ -158,6 +197,7 @@ impl fmt::Display for Gone<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum AttachError {
     /// An obstacle that the user can remove.
     #[error(transparent)]
@@ -191,8 +231,8 @@ pub enum AttachError {
     /// The group's file was handed in with open devices, so it cannot be put in another group's
     /// container.
     #[error(
-        "group {group} was handed in with devices open and stays in its container: attach it by itself, or hand it in \
-         before its devices are opened"
+        "the file of group {group} was handed in with open devices, so the group stays in its container: attach it by \
+         itself, or hand its file in before its devices are opened"
     )]
     InContainer {
         /// The group.
@@ -222,4 +262,36 @@ pub enum AttachError {
     /// The others' mappings could not be restored after the group was detached.
     #[error(transparent)]
     NotRestored(#[from] NotRestored),
+}
+
+crate::error::classify!(AttachError {
+    NotFound: NotAttached;
+    Busy: AttachedAlready, InContainer, DevicesOpen;
+    Unsupported: NoPlatform, Version, OneGroup, OtherFacts;
+    Setup: NoV2;
+    Kernel: Open;
+    inner: Obstacle.0, Windows.why, Register.0, Call.0, NotRestored.0;
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Memlock, MemlockError};
+
+    #[test]
+    fn wrapped_errors_keep_their_kind_and_code() {
+        let memlock = Memlock { limit: Some(0), locked: 0, unlimited: false };
+        let over = MemlockError::OverLimit { what: "a test", needed: 1, missing: 1, memlock };
+        let pin = PinError::from(RegisterError::from(over.clone()));
+        let window = WindowError::from(PlanError::from(over));
+        let attach = AttachError::Windows { group: 0, why: window.clone() };
+        let found = [
+            (pin.kind(), pin.code()),
+            (window.kind(), window.code()),
+            (attach.kind(), attach.code()),
+            (MapError::from(pin).kind(), MapError::from(window).code()),
+        ];
+        assert_eq!(found, [(ErrorKind::Memlock, "over-limit"); 4]);
+        assert_eq!((WindowError::NoGroup.kind(), WindowError::NoGroup.code()), (ErrorKind::NotFound, "no-group"));
+    }
 }

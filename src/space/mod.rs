@@ -5,48 +5,43 @@
 //! same bus addresses.
 //!
 //! # The path of a map
-//! [`AddressSpace::map`] checks the request against windows and map, pins its memory in the
-//! registry, and hands runs to `apply`, the one path to the kernel. On failure `apply` restores the
-//! earlier mappings; on success map and region counts change together.
+//! [`AddressSpace::map`] checks the request against windows and map, plans the window it lacks,
+//! pins its memory in the registry, creates the window, and hands runs to `apply`, the one path to
+//! the kernel. On failure `apply` restores the earlier mappings; on success map and region counts
+//! change together.
 //!
 //! # Locking
 //! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
 //! meet a change of windows or groups. `mappings` is written only for the moment in which the map
 //! changes, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, the
-//! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is
+//! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is being
 //! charged to the process.
 
-mod accelerated;
 mod apply;
-mod attach;
 mod charge;
-mod checks;
-mod container;
 mod device;
 mod error;
-mod maps;
-mod replace;
-mod stale;
-mod stats;
+mod groups;
+mod kvm;
+mod map;
 mod windows;
 
 pub(crate) use device::Driven;
-pub use device::{Device, DeviceArea, DeviceRegion, GroupFile};
+pub use device::{DeviceArea, DeviceRegion, GroupFile, RawDevice};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
-pub use maps::{MapRequest, Overlap};
-pub use stats::SpaceStats;
+pub use map::{MapRequest, Overlap, SpaceStats};
 
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::registry::{Promise, RegionId, Registry, ReverseMap};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
-use accelerated::KvmPins;
-use container::Container;
-use maps::Scratch;
+use apply::StaleMappings;
+use groups::Container;
+use kvm::KvmPins;
+use map::{Counters, Scratch};
 use parking_lot::{Mutex, RwLock};
 use rangemap::RangeSet;
-use stale::StaleMappings;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
@@ -64,10 +59,10 @@ impl core::fmt::Debug for AddressSpace {
     }
 }
 
-/// In a line: mappings may be many.
+/// One line: there may be many mappings.
 impl core::fmt::Debug for Inner {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        // Whoever holds a lock may be the one who prints.
+        // The printing thread may hold a lock itself.
         match (self.state.try_lock(), self.mappings.try_read()) {
             (Some(locked), Some(mappings)) => {
                 let (containers, windows) = (locked.state.container_files.len(), locked.state.windows.iter().count());
@@ -82,13 +77,15 @@ struct Inner {
     registry: Registry,
     state: Mutex<Locked>,
     mappings: RwLock<IntervalMap<RegionId>>,
-    /// What the default window will lock once it is mapped in, while it is asked for.
+    /// Bytes the pending default window will lock at its first map, while something is reserved in
+    /// it.
     promise: Promise,
-    /// Devices that have a driver in this process, by address. Locked alone.
+    /// Addresses of devices that have a driver in this process. Never locked together with another
+    /// lock.
     driven: Mutex<BTreeSet<String>>,
-    /// The process that made it.
+    /// Process that created it.
     process: Process,
-    counters: stats::Counters,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +124,7 @@ pub struct GroupStatus {
 
 /// Status of a space, for people and programs to inspect.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SpaceStatus {
     /// The host's window facts; `None` while no group is attached.
     pub facts: Option<WindowFacts>,
@@ -213,12 +211,13 @@ impl AddressSpace {
 
 impl ReverseMap for Inner {
     fn iovas_of(&self, user: UserRange, found: &mut Vec<IovaRange>) {
-        // Wait for other threads: what they are mapping right now counts.
+        // Waits for other threads: mappings being made right now count.
         let locked = self.state.lock();
         for mapping in self.mappings.read().iter().chain(locked.state.stale.iter()) {
             let Some(part) = mapping.user_range().and_then(|there| there.intersection(&user)) else { continue };
-            let start = Iova(mapping.iova.start().0 + (part.start().0 - mapping.user.0));
-            found.extend(IovaRange::new(start, part.len()));
+            let offset = part.start().0 - mapping.user.0;
+            // All of the mapping rather than nothing: a release must not miss it.
+            found.push(mapping.iova.subrange(offset, part.len()).unwrap_or(mapping.iova));
         }
     }
 }
@@ -226,13 +225,14 @@ impl ReverseMap for Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if !self.process.is_current() {
-            // A child of `fork`: what is attached and mapped is its parent's. Only files close.
+            // In a child of `fork` everything attached and mapped belongs to the parent. Only files
+            // are closed.
             return;
         }
         let mut state = std::mem::take(&mut self.state.get_mut().state);
         let host = Arc::clone(self.registry.host());
         let mappings = std::mem::take(self.mappings.get_mut());
-        attach::close_all(&self.registry, host.as_ref(), &mut state, &mappings);
+        groups::close_all(&self.registry, host.as_ref(), &mut state, &mappings);
     }
 }
 
@@ -244,7 +244,7 @@ mod tests {
     fn a_space_may_be_shared_between_threads() {
         fn shared<T: Send + Sync>() {}
         shared::<AddressSpace>();
-        shared::<Device>();
+        shared::<RawDevice>();
         shared::<Registry>();
         shared::<crate::registry::Lease>();
     }

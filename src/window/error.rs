@@ -1,19 +1,20 @@
 //! Reasons for a plan, and why there may be none.
 
 use super::Window;
-use crate::addr::{Amount, Bytes, Iova, IovaRange, PageShift};
+use crate::addr::{Amount, Bytes, Iova, IovaRange, List, PageShift};
 use crate::host::MemlockError;
 use core::fmt;
 
 /// A reason for a plan's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reason {
     /// An existing window serves.
     Serves(IovaRange),
     /// The default window serves: the first map creates it.
     DefaultServes,
     /// The caller chose the page.
-    PageAsked(PageShift),
+    PageRequested(PageShift),
     /// The largest page that hardware, memory and alignment allow.
     LargestPage {
         /// The page.
@@ -39,21 +40,20 @@ pub enum Reason {
     SlotStart(Iova),
     /// The firmware chooses the start.
     FirmwareStart,
-    /// The kernel creates the waiting default window along with the first created one.
-    DefaultComesToo,
-    /// The firmware grants one window: the default window, which is not in use, makes room.
+    /// The kernel creates the pending default window along with the first dynamic one.
+    CreatesDefault,
+    /// The firmware grants one window: the unused default window is removed first.
     DefaultMakesRoom,
-    /// A small 4K window becomes the default window again.
-    DefaultAgain,
-    /// It is larger than the default window; a smaller 4K window in the first slot would become the
-    /// default window.
+    /// On pseries, a small 4K window becomes the default window again.
+    RestoresDefault,
+    /// The size exceeds the default window's: a smaller 4K window in the first slot would become
+    /// the default window.
     BeyondDefault,
-    /// An empty window that is too small makes room.
+    /// An empty window that is too small is removed first.
     MakesRoom(IovaRange),
     /// The window covers bus addresses where powernv decodes 32-bit MMIO.
     OverlapsMmio,
-    /// powernv would put the window in the first slot, which is free, so a small one holds that
-    /// meanwhile.
+    /// A small window holds the free first slot, where powernv would otherwise put this one.
     HoldsSlot,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Serves(range) => write!(f, "the window at {range} holds it"),
             Self::DefaultServes => f.write_str("the default window holds it; the kernel creates it with the first map"),
-            Self::PageAsked(page) => write!(f, "{page} pages, as asked"),
+            Self::PageRequested(page) => write!(f, "{page} pages, as requested"),
             Self::LargestPage { page, max_iommu_page } => {
                 write!(
                     f,
@@ -75,27 +75,34 @@ impl fmt::Display for Reason {
             Self::OnlyLevel => f.write_str("one level: pseries has no more"),
             Self::SlotStart(start) => write!(f, "starts at {start}: powernv fixes it by slot"),
             Self::FirmwareStart => f.write_str("the firmware chooses the start"),
-            Self::DefaultComesToo => f.write_str("the kernel creates the waiting default window as well"),
-            Self::DefaultMakesRoom => f.write_str("the firmware has one window, the unused default window makes room"),
-            Self::DefaultAgain => f.write_str("4K pages: a small window in the first slot is the default window again"),
-            Self::BeyondDefault => {
-                f.write_str("larger than the default window: a smaller 4K window in the first slot would be that again")
+            Self::CreatesDefault => f.write_str("the kernel creates the pending default window as well"),
+            Self::DefaultMakesRoom => {
+                f.write_str("the firmware grants one window: the unused default window is removed first")
             }
-            Self::MakesRoom(range) => write!(f, "the empty window at {range} makes room"),
+            Self::RestoresDefault => {
+                f.write_str("4K pages: a small window in the first slot becomes the default window again")
+            }
+            Self::BeyondDefault => f.write_str(
+                "larger than the default window: a smaller 4K window in the first slot would become the default \
+                     window",
+            ),
+            Self::MakesRoom(range) => write!(f, "the empty window at {range} is removed first"),
             Self::OverlapsMmio => {
                 f.write_str("caution: the host bridge decodes bus addresses below 4G as MMIO, nothing is mapped there")
             }
-            Self::HoldsSlot => {
-                f.write_str("a small window holds the first slot meanwhile: the kernel would start this one at 0")
-            }
+            Self::HoldsSlot => f.write_str(
+                "a small window holds the first slot during the creation: otherwise the kernel would start this \
+                     one at 0",
+            ),
         }
     }
 }
 
-/// Why there is no plan. No kernel call was made.
+/// Why a request has no plan. No kernel call was made, nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum PlanError {
     /// The firmware has no DDW.
     #[error(
@@ -104,7 +111,7 @@ pub enum PlanError {
     )]
     NoDdw,
     /// The hardware does not have the page.
-    #[error("the hardware has no {page} IOMMU pages: choose one of {}", Pages(supported))]
+    #[error("the hardware has no {page} IOMMU pages: choose one of {}", List(supported))]
     PageUnsupported { page: PageShift, supported: Vec<PageShift> },
     /// The memory cannot serve the page.
     #[error(
@@ -131,10 +138,10 @@ pub enum PlanError {
         "the window at {window} holds it, with {page} pages instead of {asked}: use that, or remove the window first"
     )]
     OtherPage { window: IovaRange, page: PageShift, asked: PageShift },
-    /// The next window starts elsewhere.
+    /// No window can hold the range: the next one starts elsewhere.
     #[error("{asked} is in no window, and the next window starts at {start}: map from there on")]
     OutOfReach {
-        /// What was asked.
+        /// The requested range.
         asked: IovaRange,
         /// Where the next window starts.
         start: Iova,
@@ -145,14 +152,14 @@ pub enum PlanError {
          elsewhere"
     )]
     OverMmio {
-        /// What was asked.
+        /// The requested range.
         asked: IovaRange,
         /// The bus addresses of the MMIO.
         mmio: IovaRange,
     },
-    /// The window that is left starts at 0, and is too short.
+    /// The remaining window starts at 0 and would reach into the MMIO range.
     #[error(
-        "the window that is left starts at 0 and would reach over {mmio} with {}, which the host bridge decodes as 32-bit \
+        "the remaining window starts at 0 and of {} would reach into {mmio}, which the host bridge decodes as 32-bit \
          MMIO: ask for at most {}, or remove the window at 1 << 59 first",
         Bytes(*size),
         Bytes(mmio.start().0)
@@ -177,7 +184,7 @@ pub enum PlanError {
     )]
     TooSmall { asked: IovaRange, window: IovaRange },
     /// The window to remove is in use.
-    #[error("the window at {window} is in use: unmap what is mapped in it, and take back what was asked of it")]
+    #[error("the window at {window} is in use: unmap what is mapped in it, and unreserve what is reserved in it")]
     InUse { window: IovaRange },
     /// No window starts there.
     #[error("no window starts at {start} (windows: {})", Starts(windows))]
@@ -186,12 +193,12 @@ pub enum PlanError {
     #[error("the kernel refused a window of {} with {page} pages before: ask for less", Bytes(*size))]
     RefusedBefore { size: u64, page: PageShift },
     /// The PE accepts no further windows.
-    #[error("the firmware failed a window of this device before, and the kernel creates none for it any more: reboot")]
+    #[error("the firmware failed a window of this device before, and the kernel no longer creates any for it: reboot")]
     Poisoned,
     /// The machine has too little memory for the table.
     #[error(
-        "the window's TCE table takes {} of memory, and the machine has {} to spare, of which half may go there: ask for \
-         less, or for larger pages",
+        "the window's TCE table takes {} of memory, and the machine has {} available, half of which may be used for it: \
+         ask for less, or for larger pages",
         Amount(*needed),
         Amount(*available)
     )]
@@ -201,17 +208,18 @@ pub enum PlanError {
     Memlock(#[from] MemlockError),
 }
 
-struct Pages<'a>(&'a [PageShift]);
+crate::error::classify!(PlanError {
+    Argument: PageTooLarge, TooLarge, OutOfReach, OverMmio, BelowMmio, BeyondDevice, PastEnd;
+    NotFound: NoSuchWindow;
+    Busy: NoFreeWindow, SecondDdw, OnlyWindowInUse, OtherPage, TooSmall, InUse;
+    NoMemory: NoMemory;
+    Unsupported: NoDdw, PageUnsupported;
+    Kernel: RefusedBefore;
+    Device: Poisoned;
+    inner: Memlock.0;
+});
 
-impl fmt::Display for Pages<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, page) in self.0.iter().enumerate() {
-            write!(f, "{}{page}", if i == 0 { "" } else { ", " })?;
-        }
-        Ok(())
-    }
-}
-
+/// Displays where windows start.
 struct Starts<'a>(&'a [Window]);
 
 impl fmt::Display for Starts<'_> {
@@ -219,9 +227,6 @@ impl fmt::Display for Starts<'_> {
         if self.0.is_empty() {
             return f.write_str("none");
         }
-        for (i, window) in self.0.iter().enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { ", " }, window.range.start())?;
-        }
-        Ok(())
+        List(self.0.iter().map(|window| window.range.start())).fmt(f)
     }
 }

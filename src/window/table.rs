@@ -1,8 +1,16 @@
-//! Computes the cost of a TCE table before it is created.
+//! TCE tables before their creation: their cost, and the slot in which powernv puts them.
+//!
+//! The powernv kernel fills the lowest free slot of a container, and the slot fixes the start: bus
+//! address 0 for the first, 1 << 59 for the second (`pnv_pci_ioda2_table_alloc_pages`). A window
+//! that must start at 1 << 59 while the first slot is free needs a small one created before it and
+//! removed afterwards.
 
-use super::WindowFacts;
-use crate::addr::PageShift;
+use super::{DefaultWindow, LiveWindow, Origin, PlanError, PlanInput, Want, WindowFacts, WindowRequest};
+use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::Platform;
+
+/// Where the window of slot 1 starts (`arch/powerpc/platforms/powernv/pci-ioda-tce.c`).
+pub(super) const SECOND: Iova = Iova(1 << 59);
 
 /// The largest allocation for one level, as a power of two (`MAX_PAGE_ORDER` of the kernel's
 /// allocator).
@@ -82,7 +90,7 @@ pub fn locked_bytes(facts: &WindowFacts, page: PageShift, size: u64, levels: u32
 }
 
 /// Returns the cost of removing a window.
-pub fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> Teardown {
+pub(super) fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) -> Teardown {
     let entries = size >> page.get();
     match facts.platform {
         Platform::Pseries => Teardown { entries, hypercalls: entries.saturating_mul(2) },
@@ -90,6 +98,84 @@ pub fn teardown(facts: &WindowFacts, page: PageShift, size: u64, levels: u32) ->
         // Leaves that were never touched are skipped.
         Platform::Powernv => Teardown::default(),
     }
+}
+
+/// A small window that holds the first slot while another is created in the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) page: PageShift,
+    pub(crate) size: u64,
+    /// Bytes of locked memory charged while it exists.
+    pub(crate) locked_bytes: u64,
+}
+
+/// The two slots of a powernv container: the windows in them, if any.
+pub(super) struct Slots {
+    first: Option<IovaRange>,
+    second: Option<IovaRange>,
+}
+
+impl Slots {
+    pub(super) fn new(facts: &WindowFacts, default: DefaultWindow, live: &[LiveWindow]) -> Self {
+        let ranges = || live.iter().map(|live| live.window.range);
+        let pending = facts.default.filter(|_| default == DefaultWindow::Pending);
+        let first = ranges().find(|range| range.start() < SECOND).or(pending);
+        Self { first, second: ranges().find(|range| range.start() >= SECOND) }
+    }
+
+    pub(super) fn first_is_free(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Chooses the slot for a request, or fails if the slots that could serve it are taken.
+    pub(super) fn choose(&self, facts: &WindowFacts, request: &WindowRequest) -> Result<u32, PlanError> {
+        let taken = |asked, start| match (self.first, self.second) {
+            (Some(first), Some(second)) => PlanError::NoFreeWindow { first, second },
+            _ => PlanError::OutOfReach { asked, start },
+        };
+        match request.want {
+            Want::Cover(asked) if asked.start() < SECOND => match self.first {
+                None => Ok(0),
+                Some(_) => Err(taken(asked, SECOND)),
+            },
+            Want::Cover(asked) => match self.second {
+                None => Ok(1),
+                Some(_) => Err(taken(asked, Iova(0))),
+            },
+            Want::Bytes(bytes) => {
+                let far = request.reach.is_none_or(|reach| reach >= SECOND.0);
+                match (self.first, self.second) {
+                    (Some(first), Some(second)) => Err(PlanError::NoFreeWindow { first, second }),
+                    (None, second) if second.is_some() || !far => self.low(facts, request, bytes).map(|()| 0),
+                    _ => Ok(1),
+                }
+            }
+        }
+    }
+
+    /// Checks that a window of `bytes` fits below the MMIO range.
+    fn low(&self, facts: &WindowFacts, request: &WindowRequest, bytes: u64) -> Result<(), PlanError> {
+        let fewest = request.page.map_or(0, |page| request.entries.saturating_mul(page.bytes()));
+        let size = bytes.max(fewest);
+        match facts.mmio().filter(|mmio| size > mmio.start().0) {
+            Some(mmio) => Err(PlanError::BelowMmio { size, mmio }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Finds an idle window to remove for the request; `None` if a suitable slot is free.
+pub(super) fn idle_window(input: &PlanInput, request: &WindowRequest) -> Option<usize> {
+    let PlanInput { facts, default, live, .. } = input;
+    let without = |at: usize| {
+        let rest: Vec<_> = live.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, s)| *s).collect();
+        Slots::new(facts, *default, &rest).choose(facts, request).is_ok()
+    };
+    if Slots::new(facts, *default, live).choose(facts, request).is_ok() {
+        return None;
+    }
+    let idle = |at: &usize| live[*at].window.origin == Origin::Demand && !live[*at].in_use;
+    (0..live.len()).filter(idle).find(|at| without(*at))
 }
 
 #[cfg(test)]

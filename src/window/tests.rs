@@ -25,7 +25,7 @@ fn input(platform: Platform) -> PlanInput {
     PlanInput {
         facts,
         default: DefaultWindow::Pending,
-        default_waits: 1,
+        default_pending: 1,
         default_reserved: false,
         live: Vec::new(),
         containers: 1,
@@ -37,7 +37,7 @@ fn input(platform: Platform) -> PlanInput {
 
 /// The same once the default window was removed.
 fn without_default(platform: Platform) -> PlanInput {
-    PlanInput { default: DefaultWindow::Gone, default_waits: 0, ..input(platform) }
+    PlanInput { default: DefaultWindow::Gone, default_pending: 0, ..input(platform) }
 }
 
 fn window(start: u64, len: u64, page: PageShift, origin: Origin) -> Window {
@@ -53,7 +53,7 @@ fn a_plan_gives_every_reason() {
     let powernv = plan(&input(Platform::Powernv), &WindowRequest::bytes(3 * G)).unwrap();
     let largest = Reason::LargestPage { page: PageShift::P64K, max_iommu_page: PageShift::P64K };
     let rounded = Reason::Rounded { asked: 3 * G, size: 4 * G };
-    let comes = Reason::DefaultComesToo;
+    let comes = Reason::CreatesDefault;
     assert_eq!(powernv.reasons, [largest, rounded, Reason::OneLevel, Reason::SlotStart(BIG), comes]);
     let pseries = plan(&input(Platform::Pseries), &WindowRequest::bytes(4 * G)).unwrap();
     assert_eq!(pseries.reasons, [largest, Reason::OnlyLevel, Reason::FirmwareStart, comes], "nothing was rounded");
@@ -64,17 +64,17 @@ fn only_pseries_has_its_default_window_again() {
     let request = WindowRequest::cover(range(0, G));
     let powernv = plan(&without_default(Platform::Powernv), &request).unwrap();
     assert_eq!(powernv.window.page, PageShift::P64K);
-    assert!(!powernv.reasons.contains(&Reason::DefaultAgain));
+    assert!(!powernv.reasons.contains(&Reason::RestoresDefault));
     let pseries = plan(&without_default(Platform::Pseries), &request).unwrap();
     assert_eq!((pseries.window.page, pseries.window.start), (PageShift::P4K, Some(Iova(0))));
-    assert!(pseries.reasons.contains(&Reason::DefaultAgain));
+    assert!(pseries.reasons.contains(&Reason::RestoresDefault));
 }
 
 #[test]
 fn a_second_window_of_pseries_is_never_the_default_window_wherever_that_starts() {
     let mut there = input(Platform::Pseries);
     there.facts.default = Some(range(2 * G, G));
-    (there.default, there.default_waits) = (DefaultWindow::Live, 0);
+    (there.default, there.default_pending) = (DefaultWindow::Live, 0);
     there.live = vec![live(window(2 * G, G, PageShift::P4K, Origin::Default))];
     let plan = plan(&there, &WindowRequest::bytes(512 * M).page(PageShift::P4K)).unwrap();
     assert_eq!((plan.window.start, plan.window.size), (None, 512 * M));
@@ -104,7 +104,7 @@ fn a_device_reaches_a_window_whose_first_byte_it_can_name() {
 fn after_a_creation_the_waiting_default_window_is_there_as_well() {
     let before = input(Platform::Powernv);
     let after = before.after(&plan(&before, &WindowRequest::bytes(G)).unwrap());
-    assert_eq!((after.default, after.default_waits), (DefaultWindow::Live, 0));
+    assert_eq!((after.default, after.default_pending), (DefaultWindow::Live, 0));
     let windows: Vec<_> = after.live.iter().map(|live| (live.window.range, live.in_use)).collect();
     assert_eq!(windows, [(range(0, G), false), (range(BIG.0, G), true)]);
     // A plan that makes nothing uses the default window.
@@ -136,7 +136,7 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
     let ranges = |after: &PlanInput| after.live.iter().map(|there| there.window.range).collect::<Vec<_>>();
     // One that is made larger.
     let both = vec![default, demand(BIG.0)];
-    let before = PlanInput { default: DefaultWindow::Live, default_waits: 0, live: both, ..input(Platform::Powernv) };
+    let before = PlanInput { default: DefaultWindow::Live, default_pending: 0, live: both, ..input(Platform::Powernv) };
     let larger = plan(&before, &WindowRequest::cover(range(BIG.0 + G, G))).unwrap();
     assert_eq!(larger.steps[0], Step::Remove(BIG));
     assert!(larger.reasons.contains(&Reason::MakesRoom(range(BIG.0, G))));
@@ -151,12 +151,12 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
     // The default window of firmware that grants one.
     let mut waiting = input(Platform::Pseries);
     waiting.facts.windows = Some(1);
-    let live = PlanInput { default: DefaultWindow::Live, default_waits: 0, live: vec![default], ..waiting.clone() };
+    let live = PlanInput { default: DefaultWindow::Live, default_pending: 0, live: vec![default], ..waiting.clone() };
     for before in [waiting, live] {
         let other = plan(&before, &WindowRequest::bytes(4 * G)).unwrap();
         assert_eq!(other.steps[0], Step::Remove(Iova(0)));
         let after = before.after(&other);
-        assert_eq!((after.default, after.default_waits), (DefaultWindow::Gone, 0));
+        assert_eq!((after.default, after.default_pending), (DefaultWindow::Gone, 0));
         assert_eq!(ranges(&after), [range(BIG.0, 4 * G)]);
     }
 }
@@ -167,12 +167,12 @@ fn firmware_that_grants_one_window_gives_up_an_idle_default_window_and_no_other(
     there.facts.windows = Some(1);
     let asked = PlanInput { default_reserved: true, ..there.clone() };
     assert_eq!(plan(&asked, &WindowRequest::bytes(4 * G)), Err(PlanError::OnlyWindowInUse));
-    (there.default, there.default_waits) = (DefaultWindow::Live, 0);
+    (there.default, there.default_pending) = (DefaultWindow::Live, 0);
     there.live = vec![live(window(0, G, PageShift::P4K, Origin::Default))];
     // It is in the first slot then.
     let small = plan(&there, &WindowRequest::bytes(M).page(PageShift::P4K)).unwrap();
     assert_eq!((small.steps[0], small.window.start), (Step::Remove(Iova(0)), Some(Iova(0))));
-    assert!(small.reasons.contains(&Reason::PageAsked(PageShift::P4K)));
+    assert!(small.reasons.contains(&Reason::PageRequested(PageShift::P4K)));
     there.live[0].in_use = true;
     assert_eq!(plan(&there, &WindowRequest::bytes(4 * G)), Err(PlanError::OnlyWindowInUse));
 }
@@ -181,7 +181,7 @@ fn firmware_that_grants_one_window_gives_up_an_idle_default_window_and_no_other(
 fn only_the_window_that_is_kept_stays() {
     let mut windows = Windows::new();
     [0, BIG.0].into_iter().for_each(|start| windows.insert(window(start, G, PageShift::P64K, Origin::Demand)));
-    windows.keep(BIG);
+    windows.mark_requested(BIG);
     assert_eq!(windows.iter().map(|window| window.origin).collect::<Vec<_>>(), [Origin::Demand, Origin::Requested]);
 }
 
@@ -275,7 +275,7 @@ fn tables_cost_what_the_kernel_counts() {
     // Two levels of 2^14 entries: 2^14 leaves and the level above, each of 128 KiB; and as much for
     // user addresses.
     assert_eq!(locked_bytes(&powernv, PageShift::P4K, 1 << 40, 2), 2 * ((2 << 30) + (128 << 10)));
-    let cost = |levels| teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
+    let cost = |levels| table::teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
     assert_eq!((cost(1), cost(2)), (1 << 16, 0));
     // The most entries there may be.
     let most = |bytes| plan(&input(Platform::Pseries), &WindowRequest::bytes(bytes)).is_ok();

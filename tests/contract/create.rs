@@ -8,7 +8,7 @@ use spapr_iommu::model::Violation;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::{MapError, WindowError};
 use spapr_iommu::uapi::spapr::TceCreate;
-use spapr_iommu::window::{DefaultWindow, PlanError, Reason, Want, WindowRequest};
+use spapr_iommu::window::{DefaultWindow, PlanError, Reason, WindowRequest};
 use spapr_iommu_tests::by_address::RunCall;
 
 /// A window that every machine has.
@@ -90,7 +90,7 @@ pub(crate) fn create_makes_the_waiting_default_window_first(fixture: &Fixture) {
     // The library says so before, and refuses without a call.
     let library = fixture.library();
     let plan = library.space.plan(&large_pages()).unwrap();
-    assert!(plan.reasons.contains(&Reason::DefaultComesToo), "{:?}", plan.reasons);
+    assert!(plan.reasons.contains(&Reason::CreatesDefault), "{:?}", plan.reasons);
     let refused = library.space.create_window(&large_pages().page(PageShift::new(13).unwrap())).unwrap_err();
     assert!(matches!(refused, WindowError::Refused(PlanError::PageUnsupported { .. })), "{refused}");
     assert_eq!(library.space.status().default, DefaultWindow::Pending);
@@ -284,10 +284,11 @@ pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(fixture: &Fixture) {
 
     let library = fixture.library();
     library.space.drop_default_window().unwrap();
-    let request = WindowRequest::bytes(8 << 30).page(PageShift::P64K).max_iommu_page(PageShift::P64K);
+    let large_pages = |request: WindowRequest| request.page(PageShift::P64K).max_iommu_page(PageShift::P64K);
+    let request = large_pages(WindowRequest::bytes(8 << 30));
     assert_eq!(library.space.plan(&request).unwrap().window.start, Some(Iova(HIGH)));
     // A window at 0 is made for what lies above the MMIO, and nothing is mapped over that.
-    let cover = |start| WindowRequest { want: Want::Cover(iova(start, 1 << 30)), ..request };
+    let cover = |start| large_pages(WindowRequest::cover(iova(start, 1 << 30)));
     let refused = library.space.plan(&cover(3 << 30)).unwrap_err();
     assert!(matches!(refused, WindowError::Refused(PlanError::OverMmio { .. })), "{refused}");
     let plan = library.space.plan(&cover(7 << 30)).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Fixture, K4, K64, at, part};
 use spapr_iommu::addr::{UserAddr, UserRange};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, MemlockError};
 use spapr_iommu::model::{MemoryKind, Violation};
 use spapr_iommu::permission::Permission;

@@ -1,7 +1,7 @@
 //! v1 containers: ENABLE, DISABLE, and memory that is pinned map by map. The library has none.
 
 use crate::fixture::{Fixture, K4, K64, at, iova, part};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
 

@@ -2,7 +2,7 @@
 
 use crate::{ADDRESS, Fixture, model, space};
 use spapr_iommu::addr::Iova;
-use spapr_iommu::device::eeh::{EehError, Injection, PeState};
+use spapr_iommu::device::eeh::{EehError, Injection, PeError, PeState};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{DmaDirection, Violation};
@@ -66,7 +66,7 @@ fn a_pe_that_stays_unavailable_is_given_up() {
     assert!(matches!(refused, EehError::Unavailable { group: 0, waited } if waited >= Duration::from_millis(3)));
     assert!(!fixture.device.is_dma_on());
     fixture.model.set_eeh_state(0, 3);
-    assert_eq!(fixture.device.eeh().state(), Err(EehError::UnknownState { group: 0, state: 3 }));
+    assert_eq!(fixture.device.eeh().state(), Err(PeError::UnknownState { group: 0, state: 3 }.into()));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn emulated_devices_of_pseries_have_no_pe() {
     let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
     fixture.device.start_dma().unwrap();
     let eeh = fixture.device.eeh();
-    let none = EehError::NoPe { group: 0 };
+    let none = EehError::from(PeError::NoPe { group: 0 });
     assert_eq!(eeh.state(), Err(none.clone()));
     assert_eq!(eeh.unfreeze_io(), Err(none.clone()));
     assert_eq!(eeh.unfreeze_dma(), Err(none.clone()));
@@ -98,7 +98,7 @@ fn a_container_of_two_groups_is_left_alone() {
     let (model, space) = space(model("powernv9"));
     let device = Device::open(&space, 0, ADDRESS).unwrap();
     space.attach_beside(1, 0).unwrap();
-    let shared = EehError::Shared { group: 0, others: vec![1] };
+    let shared = EehError::from(PeError::Shared { group: 0, others: vec![1] });
     assert_eq!(device.eeh().state(), Err(shared.clone()));
     assert_eq!(device.eeh().recover(), Err(shared));
     // A read still tells that the device does not answer, and why.
@@ -158,7 +158,7 @@ fn a_write_where_only_reading_is_allowed_is_recorded_and_an_emulated_phb_goes_on
     let at = Iova(crate::AT + 0x100);
     let bad = Violation::DeviceDma { device: ADDRESS.into(), at, direction: DmaDirection::Write };
     assert_eq!(fixture.model.violations(), std::slice::from_ref(&bad));
-    assert_eq!(bad.to_string(), format!("device {ADDRESS} was to write at {at}, which no TCE allows"));
+    assert_eq!(bad.to_string(), format!("device {ADDRESS} tried to write at {at}, which no TCE allows"));
     assert_eq!((fixture.bar.read::<u32>(0), fixture.get(0x100, 8)), (Ok(0x0100_00ed), vec![0; 8]));
 }
 

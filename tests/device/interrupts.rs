@@ -4,7 +4,7 @@ use crate::Fixture;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::host::calls::Failure;
-use spapr_iommu::host::{Errno, Host, Node, RegionArea, calls, irqs};
+use spapr_iommu::host::{Errno, Host, Node, RegionArea, calls};
 use spapr_iommu::uapi::vfio::{IRQ_SET_ACTION_MASK, IRQ_SET_DATA_NONE, IrqSet};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -131,12 +131,12 @@ fn the_model_refuses_as_vfio_pci_does() {
     calls::group_set_container(&**model, group, container).unwrap();
     calls::set_iommu(&**model, container, 7).unwrap();
     let device = model.open(Node::Device { group, name: "0001:00:00.0" }).unwrap();
-    let refused = |result: Result<(), irqs::IrqsError>| result.unwrap_err().failure;
+    let refused = |result: Result<(), calls::CallError>| result.unwrap_err().failure;
     // Nothing is enabled yet; what is not there cannot be.
-    assert_eq!(refused(irqs::unmask(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
-    assert_eq!(refused(irqs::disable(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
+    assert_eq!(refused(calls::unmask_irq(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
+    assert_eq!(refused(calls::disable_irqs(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
     for index in [2, 3, 5] {
-        assert_eq!(refused(irqs::disable(&**model, device, index)), Failure::Errno(Errno::EINVAL), "{index}");
+        assert_eq!(refused(calls::disable_irqs(&**model, device, index)), Failure::Errno(Errno::EINVAL), "{index}");
     }
     let mask = IrqSet { flags: IRQ_SET_DATA_NONE | IRQ_SET_ACTION_MASK, index: 1, count: 1, ..set };
     assert_eq!(model.set_irqs(device, mask, &[]), Err(Errno::ENOTTY), "MSI is not masked");
@@ -145,8 +145,8 @@ fn the_model_refuses_as_vfio_pci_does() {
     let short = IrqSet { flags: 36, count: 1, ..set };
     assert_eq!(model.set_irqs(device, short, &[]), Err(Errno::EINVAL), "no data");
     assert_eq!(model.set_irqs(device, short, &[None]), Ok(0));
-    assert_eq!(refused(irqs::enable(&**model, device, 1, &[])), Failure::Errno(Errno::EINVAL), "INTx is enabled");
-    assert_eq!(irqs::disable(&**model, device, 0), Ok(()));
+    assert_eq!(refused(calls::enable_irqs(&**model, device, 1, &[])), Failure::Errno(Errno::EINVAL), "INTx is enabled");
+    assert_eq!(calls::disable_irqs(&**model, device, 0), Ok(()));
 }
 
 /// Eventfds of the caller's, as a VMM gives them to KVM.
@@ -157,9 +157,9 @@ fn interrupts_go_to_eventfds_of_the_caller() {
     let fds = [eventfd.as_fd()];
     let fired = || eventfd.read().is_ok();
     let refused = fixture.device.forward_interrupts(InterruptKind::Msi, &[fds[0], fds[0]]).unwrap_err();
-    assert!(matches!(refused, DeviceError::Vectors { asked: 2, there: 1, .. }), "{refused}");
+    assert!(matches!(refused, DeviceError::Vectors { requested: 2, there: 1, .. }), "{refused}");
     let refused = fixture.device.forward_interrupts(InterruptKind::Msi, &[]).unwrap_err();
-    assert!(matches!(refused, DeviceError::Vectors { asked: 0, .. }), "{refused}");
+    assert!(matches!(refused, DeviceError::Vectors { requested: 0, .. }), "{refused}");
 
     let intx = fixture.device.forward_interrupts(InterruptKind::Intx, &fds).unwrap();
     assert_eq!((intx.kind(), intx.count()), (InterruptKind::Intx, 1));

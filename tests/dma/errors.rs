@@ -2,11 +2,12 @@
 //! library's; `Debug` is for a line of a log.
 
 use crate::{FIRST, Fixture, PRESETS, RW, SECOND};
+use spapr_iommu::ErrorKind;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
+use spapr_iommu::device::eeh::EehError;
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
 use spapr_iommu::dma::{DmaError, DmaMask, MemoryPart, OpenError, OutOfBounds, ReleaseRefusal};
 use spapr_iommu::host::calls::{CallError, Failure};
-use spapr_iommu::host::irqs::IrqsError;
 use spapr_iommu::host::{Call, Errno, FileError, Memlock, MemlockError, Obstacle, Platform};
 use spapr_iommu::registry::{PinError, RegisterError};
 use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
@@ -25,7 +26,7 @@ fn user() -> UserRange {
 }
 
 fn call() -> CallError {
-    CallError { call: Call::Enable, failure: Failure::Errno(Errno::EPERM) }
+    CallError::new(Call::Enable, Failure::Errno(Errno::EPERM))
 }
 
 fn lost() -> NotRestored {
@@ -174,7 +175,7 @@ fn device_errors() -> Vec<DeviceError> {
         DeviceError::NoInterrupt { device, kind },
         DeviceError::Eventfd(Errno::EMFILE),
         DeviceError::Call(call()),
-        DeviceError::Irqs(IrqsError { set, failure: Failure::Errno(Errno::EIO) }),
+        DeviceError::Call(CallError::new(set, Failure::Errno(Errno::EIO))),
     ]
 }
 
@@ -225,6 +226,27 @@ fn a_chain_of_errors_says_nothing_twice() {
     }
     for error in map_errors() {
         says_nothing_twice(&DmaError::Map(error));
+    }
+}
+
+/// Whatever layer reports it, a caller matches one kind.
+#[test]
+fn locked_memory_over_the_limit_is_one_kind_at_every_depth() {
+    let register = || RegisterError::Memlock(memlock());
+    let attach = || AttachError::Register(register());
+    let dma = [
+        DmaError::Register(register()),
+        DmaError::Window(WindowError::Refused(PlanError::Memlock(memlock()))),
+        DmaError::Map(MapError::Memory(PinError::Register(register()))),
+    ];
+    let devices = [DeviceError::Open(attach())];
+    let opens = [OpenError::Attach(attach()), OpenError::Device(devices[0].clone()), OpenError::Dma(dma[1].clone())];
+    let dma = dma.iter().map(|error| (error.kind(), error.code()));
+    let devices = devices.iter().map(|error| (error.kind(), error.code()));
+    let opens = opens.iter().map(|error| (error.kind(), error.code()));
+    let eeh = EehError::Device(DeviceError::Open(attach()));
+    for found in dma.chain(devices).chain(opens).chain([(eeh.kind(), eeh.code())]) {
+        assert_eq!(found, (ErrorKind::Memlock, "over-limit"));
     }
 }
 

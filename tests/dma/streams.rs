@@ -46,7 +46,7 @@ fn large_memory_lies_in_hugetlb_pages_where_the_window_has_them() {
 /// Windows of large pages, and no memory of such pages for the process.
 #[test]
 fn memory_that_no_window_could_map_is_refused_at_once() {
-    let config = DmaConfig { page: Some(PageShift::P16M), default_window: false, capacity: 1 << 30 };
+    let config = DmaConfig::default().with_page(PageShift::P16M).without_default_window().with_capacity(1 << 30);
     let fixture = Fixture::with("powernv8-64k", config, |model| model.with_free_huge_pages(0));
     let early = fixture.dma.memory(1 << 20).unwrap();
     let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();

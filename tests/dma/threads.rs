@@ -54,7 +54,7 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
 /// should have.
 #[test]
 fn threads_open_devices_of_one_group_at_once() {
-    let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+    let config = DmaConfig::default().without_default_window();
     for _ in 0..50 {
         let fixture = Fixture::with("powernv9-64k", config, |model| model.with_devices(0, 4));
         let barrier = std::sync::Barrier::new(4);

@@ -52,7 +52,7 @@ fn the_dynamic_window_is_as_large_as_asked_and_has_the_hosts_page() {
         ("pseries-4k", PageShift::P4K, 32 << 20),
         ("powernv9-64k", PageShift::P64K, 512 << 20),
     ] {
-        let config = DmaConfig { capacity: 32 << 20, ..DmaConfig::default() };
+        let config = DmaConfig::default().with_capacity(32 << 20);
         let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
         let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
         let status = fixture.dma.space().status();
@@ -86,7 +86,7 @@ fn hugetlb_pages_are_used_when_there_are_some_and_small_buffers_share_one() {
 #[test]
 fn without_the_default_window_there_is_one_window_and_less_to_lock() {
     for preset in PRESETS {
-        let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+        let config = DmaConfig::default().without_default_window();
         let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
         let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
         let buffer = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
@@ -99,7 +99,7 @@ fn without_the_default_window_there_is_one_window_and_less_to_lock() {
 
 #[test]
 fn a_window_that_is_full_says_so_and_has_room_again() {
-    let config = DmaConfig { capacity: 32 << 20, default_window: false, ..DmaConfig::default() };
+    let config = DmaConfig::default().with_capacity(32 << 20).without_default_window();
     let fixture = Fixture::with("powernv9-4k", config, |model| model.with_free_huge_pages(0));
     let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
     let buffers: Vec<_> = (0..4).map(|_| fixture.dma.buffer::<u8>(7 << 20, RW).unwrap()).collect();
@@ -156,7 +156,7 @@ fn small_buffers_share_a_page_with_their_like_only() {
 
 #[test]
 fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
-    let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+    let config = DmaConfig::default().without_default_window();
     let fixture = Fixture::with("powernv9-64k", config, |model| model.with_free_huge_pages(0));
     let space = fixture.dma.space();
     space.attach(0).unwrap();
@@ -190,7 +190,7 @@ fn a_default_window_that_was_given_up_serves_nobody() {
 #[test]
 fn without_the_default_window_no_buffer_lies_over_the_mmio_of_powernv() {
     for (preset, mask) in [("powernv8-64k", 64), ("powernv9-64k", 64), ("powernv10-4k-7.2", 60), ("powernv9-64k", 40)] {
-        let config = DmaConfig { capacity: 8 << 30, default_window: false, ..DmaConfig::default() };
+        let config = DmaConfig::default().with_capacity(8 << 30).without_default_window();
         let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
         let device = fixture.dma.open(FIRST, bits(mask)).unwrap();
         let buffers: Vec<_> = (0..4).map(|_| fixture.dma.buffer::<u8>(1 << 20, RW).unwrap()).collect();

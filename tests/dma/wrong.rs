@@ -52,7 +52,7 @@ fn a_mask_that_reaches_no_window_is_refused() {
         assert_eq!((*told, lowest.0), (bits(mask), 4096));
         fixture.ends_clean();
     }
-    let config = DmaConfig { default_window: false, ..DmaConfig::default() };
+    let config = DmaConfig::default().without_default_window();
     let fixture = Fixture::with("pseries-64k", config, |model| model.with_free_huge_pages(0));
     let refused = fixture.dma.open(FIRST, bits(32)).unwrap_err();
     assert!(matches!(refused, OpenError::Dma(DmaError::Window(_))), "{refused}");
@@ -61,7 +61,7 @@ fn a_mask_that_reaches_no_window_is_refused() {
 
 #[test]
 fn a_process_that_may_lock_no_more_is_told_how_much_is_missing() {
-    let small = DmaConfig { capacity: 32 << 20, default_window: false, ..DmaConfig::default() };
+    let small = DmaConfig::default().with_capacity(32 << 20).without_default_window();
     let fixture =
         Fixture::with("pseries-64k", small, |model| model.with_memlock(Some(1 << 20)).with_free_huge_pages(0));
     let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
@@ -84,13 +84,13 @@ fn a_buffer_is_not_released_while_a_device_runs_and_dropped_all_the_same() {
     let other = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
     device.start_dma().unwrap();
     let refused = buffer.release().unwrap_err();
-    let running = ReleaseRefusal::DeviceRuns { iova: refused.held.iova_range(), device: FIRST.into() };
+    let running = ReleaseRefusal::DeviceRuns { iova: refused.buffer.iova_range(), device: FIRST.into() };
     assert_eq!(refused.why, running);
     let at = other.iova();
     drop(other);
     assert_eq!(fixture.device_reads(at, 4), [0; 4], "it is out of reach");
     device.stop_dma().unwrap();
-    refused.held.release().unwrap();
+    refused.buffer.release().unwrap();
     drop(device);
     fixture.ends_clean();
 }
@@ -150,7 +150,7 @@ fn a_space_starts_anew_when_its_last_group_left() {
 fn a_capacity_that_cannot_be_had_is_an_error_at_open() {
     for preset in PRESETS {
         for capacity in [1 << 62, u64::MAX] {
-            let config = DmaConfig { capacity, ..DmaConfig::default() };
+            let config = DmaConfig::default().with_capacity(capacity);
             let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
             let refused = fixture.dma.open(FIRST, DmaMask::ALL).unwrap_err();
             let too_large = matches!(&refused, OpenError::Dma(DmaError::Window(WindowError::Refused(why)))

@@ -53,7 +53,7 @@ impl Fixture {
 
     /// With the dynamic window alone, and a small one: quick to set up and to take down.
     pub(crate) fn small_dma(&self) -> Dma {
-        let config = DmaConfig { capacity: SMALL, default_window: false, ..DmaConfig::default() };
+        let config = DmaConfig::default().with_capacity(SMALL).without_default_window();
         Dma::with_registry(&self.registry, config)
     }
 

@@ -47,7 +47,7 @@ impl Vm {
         let table = self.iommu.table(liobn).unwrap();
         let page = table.page();
         let index = (ioba - table.window().start().0) >> page.get();
-        self.kvm.table(liobn.0).unwrap().store(index, tce);
+        self.kvm.table(liobn).unwrap().store(index, tce);
         let iova = IovaRange::new(Iova(ioba), page.bytes()).unwrap();
         for container in self.model.containers() {
             match Permission::from_bits((tce & 3) as u32) {
@@ -75,7 +75,7 @@ impl Vm {
         let Self { model, kvm, iommu, phb, slots, .. } = self;
         drop((phb, iommu, slots));
         assert_eq!((kvm.groups(), kvm.attached_tables()), (vec![], vec![]));
-        assert!(kvm.table(LIOBN.0).is_none());
+        assert!(kvm.table(LIOBN).is_none());
         assert_eq!(model.locked(), 0);
         assert_eq!(model.regions(), []);
         model.exit();
@@ -84,17 +84,17 @@ impl Vm {
 }
 
 #[test]
-fn the_kernel_keeps_tables_and_a_group_is_tied_to_them_in_the_order_that_works() {
+fn the_kernel_keeps_tables_and_a_group_is_attached_to_them_in_the_order_that_works() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
         assert!(vm.iommu.table(LIOBN).unwrap().is_in_kernel());
         vm.iommu.h_put_tce(LIOBN, 0x1000, 0x5003).unwrap();
         vm.phb.attach(0).unwrap();
         // Before its devices are opened, with the default window there.
-        assert_eq!(vm.kvm.take_log(), ["add 0", "tie 0 to 0x80000000"]);
+        assert_eq!(vm.kvm.take_log(), ["add 0", "attach 0 to 0x80000000"]);
         assert_eq!(vm.device(0x1000), [Some(0x5000)]);
         vm.phb.create_window(16, 30).unwrap();
-        assert_eq!(vm.kvm.take_log(), ["create 0x80000001", "tie 0 to 0x80000001"]);
+        assert_eq!(vm.kvm.take_log(), ["create 0x80000001", "attach 0 to 0x80000001"]);
         vm.phb.remove_window(DYNAMIC).unwrap();
         assert_eq!(vm.kvm.take_log(), ["close 0x80000001"]);
         vm.phb.detach(0).unwrap();
@@ -136,7 +136,7 @@ fn what_comes_to_the_vmm_all_the_same_is_done_over_what_the_kernel_did() {
         assert_eq!(vm.device(0x2000), [Some(0x20_0000)]);
         vm.iommu.h_stuff_tce(LIOBN, 0x4000, 0, 2).unwrap();
         assert_eq!((vm.device(0x4000), vm.device(0x6000)), (vec![None], vec![Some(0x10_6000)]));
-        assert_eq!(vm.kvm.table(LIOBN.0).unwrap().load(4), 0);
+        assert_eq!(vm.kvm.table(LIOBN).unwrap().load(4), 0);
         vm.ends_clean();
     }
 }
@@ -204,7 +204,7 @@ fn tables_that_are_restored_are_the_kernels_with_all_they_had() {
     let target = Vm::new("powernv9-64k");
     target.iommu.h_put_tce(LIOBN, 0x9000, 0x5003).unwrap();
     target.iommu.restore(&saved).unwrap();
-    let table = target.kvm.table(LIOBN.0).unwrap();
+    let table = target.kvm.table(LIOBN).unwrap();
     assert_eq!([0, 1, 2, 9].map(|index| table.load(index)), [0x10_0003, 0x10_1003, 0x10_2003, 0]);
     assert_eq!(target.iommu.save(), saved);
     target.phb.attach(0).unwrap();

@@ -87,7 +87,7 @@ fn a_list_with_one_wrong_tce_changes_nothing() {
             list[7] = wrong;
             fixture.list(&list);
             assert_eq!(fixture.iommu.h_put_tce_indirect(LIOBN, 0, LIST, 8), Err(error.clone()));
-            assert_eq!(error.code(), H_PARAMETER);
+            assert_eq!(error.return_code(), H_PARAMETER);
             assert_eq!(fixture.iommu.h_get_tce(LIOBN, 0), Ok(3));
             fixture.agrees();
         }
@@ -159,11 +159,11 @@ fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
     iommu.h_put_tce(LIOBN, 0, 0x1003).unwrap();
     host.arm(0, 1, Err(Errno::ENOMEM));
     let refused = iommu.h_put_tce(LIOBN, 0, 0x2003).unwrap_err();
-    assert_eq!(refused.code(), -1);
+    assert_eq!(refused.return_code(), -1);
     assert_eq!(iommu.h_get_tce(LIOBN, 0), Ok(0x1003));
     assert_eq!(phb.space().translate(Iova(0)).unwrap().user.0, ram.range().start().0 + 0x1000);
     host.arm(0, 1, Err(Errno::EIO));
-    assert_eq!(iommu.h_stuff_tce(LIOBN, 0, 0, 1).unwrap_err().code(), -1);
+    assert_eq!(iommu.h_stuff_tce(LIOBN, 0, 0, 1).unwrap_err().return_code(), -1);
     assert_eq!(iommu.h_get_tce(LIOBN, 0), Ok(0x1003));
     iommu.h_stuff_tce(LIOBN, 0, 0, 1).unwrap();
 }

@@ -1,6 +1,7 @@
 //! What a guest can make its VMM spend: memory for tables, time in one call, locked memory. What
 //! cannot be afforded is refused before anything is touched.
 
+use spapr_iommu::ErrorKind;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::guest::{AddMemoryError, DdwError, GuestIommu, HcallError, Liobn, PhbConfig, PhbError, Slot, Slots};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -47,7 +48,7 @@ fn hcall(fixture: &Fixture, number: u64, args: [u64; 4]) -> i64 {
 #[test]
 fn one_value_over_a_whole_window_takes_no_table_memory() {
     // Enough for the directories alone.
-    both(PhbConfig { table_memory: Some(64 << 10), ..config() }, |fixture| {
+    both(config().with_table_memory(64 << 10), |fixture| {
         let liobn = u64::from(DYNAMIC.0);
         let end = BIG + (1 << 38);
         // Not whole branches, but whole leaves.
@@ -70,7 +71,7 @@ fn one_value_over_a_whole_window_takes_no_table_memory() {
 
 #[test]
 fn a_table_that_would_take_too_much_memory_is_refused_before_anything_changes() {
-    both(PhbConfig { table_memory: Some(64 << 10), ..config() }, |fixture| {
+    both(config().with_table_memory(64 << 10), |fixture| {
         let liobn = u64::from(DYNAMIC.0);
         let put = |leaf: u64| hcall(fixture, H_PUT_TCE, [liobn, BIG + ((leaf * LEAF) << 16), 3, 0]);
         let full = (0..1000).find(|leaf| put(*leaf) != H_SUCCESS).expect("a limit");
@@ -119,7 +120,8 @@ fn a_phb_needs_a_liobn_for_its_dynamic_window() {
     let last = Liobn(u32::MAX);
     assert_eq!(PhbConfig::new(9, last).unwrap_err(), PhbError::LastLiobn { liobn: last });
     let fixture = Fixture::new("powernv9-64k");
-    let by_hand = PhbConfig { buid: 9, liobn: last, ..config() };
+    let mut by_hand = config();
+    (by_hand.buid, by_hand.liobn) = (9, last);
     assert_eq!(fixture.iommu.add_phb(by_hand).unwrap_err(), PhbError::LastLiobn { liobn: last });
     let phb = fixture.iommu.add_phb(PhbConfig::new(9, Liobn(u32::MAX - 1)).unwrap()).unwrap();
     assert_eq!(phb.create_window(16, 30).unwrap().liobn(), last);
@@ -154,7 +156,9 @@ fn a_second_group_is_refused_where_its_default_table_has_no_room_and_the_first_w
             fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
         }
         let calls = fixture.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE");
-        assert!(matches!(fixture.phb.attach(1), Err(PhbError::Attach(_))));
+        let refused = fixture.phb.attach(1).unwrap_err();
+        assert!(matches!(refused, PhbError::Attach(_)), "{refused}");
+        assert!(refused.kind() == ErrorKind::Memlock && refused.code().starts_with("over-"), "{}", refused.code());
         assert_eq!(fixture.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE"), calls);
         fixture.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
         fixture.agrees();
@@ -177,6 +181,7 @@ fn a_device_behind_a_second_phb_is_refused_where_the_first_one_was_promised_the_
         }
         let refused = second.attach(1).unwrap_err();
         assert!(matches!(&refused, PhbError::Window { why, .. } if over_limit(why)), "{refused}");
+        assert!(refused.kind() == ErrorKind::Memlock && refused.code().starts_with("over-"), "{}", refused.code());
         assert_eq!(fixture.model.containers().len(), 1);
         fixture.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
         fixture.agrees();
@@ -197,6 +202,7 @@ fn memory_that_is_plugged_leaves_the_default_table_its_room() {
     fixture.slots.plug(Slot { guest: guest(RAM, 2 * M), user }, fixture.model.clone()).unwrap();
     let refused = fixture.iommu.add_memory().unwrap_err();
     assert!(matches!(refused, AddMemoryError::Register(RegisterError::Memlock(_))), "{refused}");
+    assert!(refused.kind() == ErrorKind::Memlock && refused.code().starts_with("over-"), "{}", refused.code());
     fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
     fixture.agrees();
 }
@@ -223,6 +229,9 @@ fn a_reset_that_cannot_be_afforded_changes_nothing() {
         let reset = fixture.phb.reset_windows();
         if room + SMALL < DEFAULT / 2 {
             assert!(matches!(&reset, Err(DdwError::Host(why)) if over_limit(why)), "{reset:?}");
+            let refused = fixture.iommu.reset().unwrap_err();
+            assert!(refused.kind() == ErrorKind::Memlock && refused.code().starts_with("over-"), "{}", refused.code());
+            assert_eq!(reset.unwrap_err().kind(), ErrorKind::Memlock);
             assert_eq!((fixture.iommu.save(), fixture.model.locked()), before);
             fixture.iommu.h_put_tce(DYNAMIC, BIG + (1 << 16), 3).unwrap();
         } else {
@@ -249,6 +258,7 @@ fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
     faulty.disarm();
     assert!(matches!(&error, DdwError::HalfReset { lost, .. } if lost.start().0 == BIG), "{error}");
     assert!(error.to_string().contains("is gone"), "{error}");
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Inconsistent, "half-reset"));
     assert!(phb.tables().is_empty() && phb.space().status().windows.is_empty());
 }
 

@@ -56,8 +56,8 @@ fn what_goes_to_a_log_is_a_screen_whatever_is_in_the_tables() {
     let kvm = KvmModel::new();
     let acceleration = Acceleration::new(Arc::new(kvm.clone())).unwrap();
     let (window, page) = (iova(0, 1 << 30), PageShift::P4K);
-    acceleration.add_table(spapr_iommu::kvm::TableSpec { liobn: 1, window, page }).unwrap();
-    for text in [format!("{acceleration:?}"), format!("{kvm:?}"), format!("{:?}", kvm.table(1))] {
+    acceleration.add_table(spapr_iommu::kvm::TableSpec { liobn: Liobn(1), window, page }).unwrap();
+    for text in [format!("{acceleration:?}"), format!("{kvm:?}"), format!("{:?}", kvm.table(Liobn(1)))] {
         assert!(text.len() < SCREEN, "{} bytes", text.len());
     }
 }
@@ -106,11 +106,11 @@ fn an_error_does_not_repeat_its_source() {
     let phb = PhbError::NoPhb { buid: 7 };
     let why = WindowError::NoGroup;
     let (inside, counted) = (why.to_string(), map.to_string());
-    let kernel = RemoveMemoryError::Kernel { asked: guest(0, RAM), why: Box::new(map.clone()) };
+    let kernel = RemoveMemoryError::Kernel { slot: guest(0, RAM), why: Box::new(map.clone()) };
     let window = PhbError::Window { window: iova(0, 1 << 30), why };
     let errors: [Box<dyn Error>; 5] = [
         Box::new(HcallError::List(nowhere)),
-        Box::new(RestoreError::Leads { liobn, first: 0, count: 1, why: Box::new(map) }),
+        Box::new(RestoreError::NotRam { liobn, first: 0, count: 1, why: Box::new(map) }),
         Box::new(ResetError { buid: BUID, why: Box::new(phb.into()) }),
         Box::new(DeviceAccessError::Memory(nowhere)),
         Box::new(RtasBlockError::Memory(nowhere)),

@@ -89,7 +89,7 @@ fn memory_that_is_mapped_is_not_removed_and_not_mapped_again_until_it_is_kept() 
         let slot = guest(RAM, MORE);
         fixture.put(LIOBN, 0x8000, &tces(RAM + 0x1000, 3, PageShift::P4K));
         let refused = fixture.iommu.remove_memory(slot).unwrap_err();
-        assert_eq!(refused, RemoveMemoryError::Mapped { asked: slot, mapped: vec![iova(0x8000, 0x3000)] });
+        assert_eq!(refused, RemoveMemoryError::Mapped { slot, mapped: vec![iova(0x8000, 0x3000)] });
         let leaving = HcallError::Unplugging { at: GuestAddr(RAM), slot };
         assert_eq!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(leaving));
         fixture.iommu.keep_memory(slot).unwrap();
@@ -109,7 +109,7 @@ fn memory_that_is_mapped_is_not_removed_and_not_mapped_again_until_it_is_kept() 
 fn memory_that_goes_without_a_word_is_noticed() {
     let fixture = Fixture::new("powernv9-64k");
     let gone = fixture.slots.remove(GuestAddr(0)).unwrap();
-    assert_eq!(fixture.iommu.add_memory(), Err(AddMemoryError::Vanished { gone }));
+    assert_eq!(fixture.iommu.add_memory(), Err(AddMemoryError::Vanished { slot: gone }));
     assert!(matches!(fixture.iommu.remove_memory(guest(0, MORE)), Err(RemoveMemoryError::NoSlot { .. })));
     fixture.iommu.remove_memory(gone.guest).unwrap();
     fixture.ends_clean();
@@ -257,7 +257,7 @@ fn a_page_over_two_slots_leads_to_both() {
 fn a_host_without_the_guests_windows_is_refused_and_nothing_changes() {
     for preset in PRESETS {
         // The guest has its dynamic window where no host has one.
-        let config = PhbConfig { dynamic: Iova(1 << 58), ..PhbConfig::new(BUID, LIOBN).unwrap() };
+        let config = PhbConfig::new(BUID, LIOBN).unwrap().with_dynamic_window(Iova(1 << 58));
         let guest = Fixture::over(Model::new(preset.parse().unwrap()), config);
         guest.plug(0, RAM);
         guest.phb.create_window(16, 32).unwrap();

@@ -47,7 +47,7 @@ fn a_state_goes_through_any_form_and_is_as_long_as_its_runs() {
 
 #[test]
 fn a_host_that_cannot_have_the_windows_says_so_before_anything_changes() {
-    let config = PhbConfig { dynamic: Iova(1 << 58), ..PhbConfig::new(BUID, LIOBN).unwrap() };
+    let config = PhbConfig::new(BUID, LIOBN).unwrap().with_dynamic_window(Iova(1 << 58));
     let [source, target] = ["pseries-64k", "powernv9-64k"].map(|preset| {
         let fixture = Fixture::over(Model::new(preset.parse().unwrap()), config);
         fixture.plug(0, RAM);
@@ -116,7 +116,7 @@ fn entries_that_lead_to_no_ram_here_are_refused_until_it_is_there() {
     target.plug(0, 1 << 20);
     let before = target.iommu.save();
     let refused = target.iommu.restore(&saved).unwrap_err();
-    assert!(matches!(refused, RestoreError::Leads { liobn: LIOBN, first: 4, count: 700, .. }), "{refused}");
+    assert!(matches!(refused, RestoreError::NotRam { liobn: LIOBN, first: 4, count: 700, .. }), "{refused}");
     assert_eq!(target.iommu.save(), before);
     assert_eq!(target.phb.translate(Iova(0x4000)), None);
     target.plug(1 << 20, 63 << 20);
@@ -129,7 +129,7 @@ fn entries_that_lead_to_no_ram_here_are_refused_until_it_is_there() {
 
 #[test]
 fn the_largest_window_and_its_last_entry_are_restored() {
-    let config = PhbConfig { entries: 1 << 12, ..PhbConfig::new(BUID, LIOBN).unwrap() };
+    let config = PhbConfig::new(BUID, LIOBN).unwrap().with_entries(1 << 12);
     let guests = ["powernv9-64k", "pseries-64k"].map(|preset| {
         let fixture = Fixture::over(Model::new(preset.parse().unwrap()), config);
         fixture.plug(0, RAM);
@@ -155,7 +155,7 @@ fn a_tce_that_leads_out_of_ram_or_beside_a_page_is_refused() {
         let mut bad = good.clone();
         bad.phbs[0].windows[1].runs = vec![SavedRun { first: 7, count, tce }];
         let refused = target.iommu.restore(&bad).unwrap_err();
-        assert!(matches!(refused, RestoreError::Leads { liobn: DYNAMIC, first: 7, .. }), "{refused}");
+        assert!(matches!(refused, RestoreError::NotRam { liobn: DYNAMIC, first: 7, .. }), "{refused}");
         assert_eq!(target.iommu.save(), before);
     }
     source.ends_clean();
@@ -174,7 +174,7 @@ fn a_state_that_names_a_phb_twice_is_refused() {
     let (sender, done) = std::sync::mpsc::channel();
     std::thread::spawn(move || drop(sender.send((target.iommu.restore(&bad), target))));
     let (refused, target) = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it comes back");
-    assert_eq!(refused, Err(RestoreError::Twice { buid: BUID }));
+    assert_eq!(refused, Err(RestoreError::DuplicatePhb { buid: BUID }));
     assert_eq!(target.iommu.save(), before);
     source.ends_clean();
     target.ends_clean();
@@ -199,7 +199,7 @@ fn a_short_state_costs_nothing_before_it_is_refused() {
     }
     // Alone, it does not lead to RAM; without rights it is one value, and costs its directories.
     let alone = |tce| SavedIommu { phbs: window(1 << 31, tce).phbs[..1].to_vec(), ..window(1, 0) };
-    assert!(matches!(target.iommu.restore(&alone(3)), Err(RestoreError::Leads { .. })));
+    assert!(matches!(target.iommu.restore(&alone(3)), Err(RestoreError::NotRam { .. })));
     target.iommu.restore(&alone(4)).unwrap();
     assert_eq!(target.iommu.save().phbs[0].windows[0].runs, [SavedRun { first: 0, count: 1 << 31, tce: 4 }]);
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
@@ -208,7 +208,7 @@ fn a_short_state_costs_nothing_before_it_is_refused() {
 
 #[test]
 fn a_state_whose_table_would_take_too_much_memory_is_refused() {
-    let config = PhbConfig { table_memory: Some(1 << 20), ..PhbConfig::new(BUID, LIOBN).unwrap() };
+    let config = PhbConfig::new(BUID, LIOBN).unwrap().with_table_memory(1 << 20);
     let target = Fixture::over(Model::new("powernv9-64k".parse().unwrap()), config);
     target.plug(0, RAM);
     let before = target.iommu.save();

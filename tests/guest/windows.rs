@@ -117,27 +117,25 @@ fn the_device_tree_says_what_the_calls_take() {
 #[test]
 fn a_phb_that_makes_no_sense_is_refused() {
     let fixture = Fixture::new("powernv9-64k");
-    let good = PhbConfig { buid: 7, ..PhbConfig::new(7, Liobn(0x100)).unwrap() };
-    assert_eq!(
-        fixture.iommu.add_phb(PhbConfig { buid: BUID, ..good }).unwrap_err(),
-        PhbError::BuidTaken { buid: BUID }
-    );
+    let good = PhbConfig::new(7, Liobn(0x100)).unwrap();
+    let taken = PhbConfig::new(BUID, good.liobn).unwrap();
+    assert_eq!(fixture.iommu.add_phb(taken).unwrap_err(), PhbError::BuidTaken { buid: BUID });
     for liobn in [LIOBN, DYNAMIC, Liobn(LIOBN.0 - 1)] {
-        let refused = fixture.iommu.add_phb(PhbConfig { liobn, ..good });
+        let refused = fixture.iommu.add_phb(PhbConfig::new(good.buid, liobn).unwrap());
         assert!(matches!(refused, Err(PhbError::LiobnTaken { .. })), "{liobn}");
     }
     let windows = [
-        PhbConfig { default: iova(0, 0x1800), ..good },
-        PhbConfig { default: iova(0, 1 << 62), ..good },
-        PhbConfig { entries: 1 << 40, ..good },
-        PhbConfig { dynamic: Iova(0), ..good },
-        PhbConfig { dynamic: Iova((1 << 59) + 4096), ..good },
+        good.with_default_window(iova(0, 0x1800)),
+        good.with_default_window(iova(0, 1 << 62)),
+        good.with_entries(1 << 40),
+        good.with_dynamic_window(Iova(0)),
+        good.with_dynamic_window(Iova((1 << 59) + 4096)),
     ];
     for config in windows {
         assert!(matches!(fixture.iommu.add_phb(config), Err(PhbError::Windows { .. })), "{config:x?}");
     }
     // As many TCEs as there may be.
-    fixture.iommu.add_phb(PhbConfig { entries: 1 << 36, ..good }).unwrap();
+    fixture.iommu.add_phb(good.with_entries(1 << 36)).unwrap();
     fixture.ends_clean();
 }
 

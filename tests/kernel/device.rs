@@ -4,7 +4,7 @@
 use crate::BIG;
 use libtest_mimic::Failed;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
-use spapr_iommu::device::eeh::{EehError, Injection, PeState};
+use spapr_iommu::device::eeh::{EehError, Injection, PeError, PeState};
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Errno, Host, Memory, Platform};
@@ -98,7 +98,7 @@ impl Fixture {
     }
 
     /// Another handle of the device.
-    pub(crate) fn low(&self) -> Result<spapr_iommu::space::Device, Failed> {
+    pub(crate) fn low(&self) -> Result<spapr_iommu::space::RawDevice, Failed> {
         Ok(self.space.device(self.device.group(), self.device.address())?)
     }
 
@@ -250,7 +250,7 @@ pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
     }
     ensure(fixture.moves()?, "no DMA after a reset")?;
     if !powernv {
-        let none = EehError::NoPe { group: device.group() };
+        let none = EehError::from(PeError::NoPe { group: device.group() });
         ensure(eeh.state() == Err(none.clone()) && eeh.recover() == Err(none), "a PE on pseries")?;
         return ensure(device.is_dma_on() && fixture.moves()?, "no DMA without a PE");
     }
@@ -279,7 +279,7 @@ pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed>
     let (device, eeh) = (&fixture.device, fixture.device.eeh());
     if fixture.host.platform() != Some(Platform::Powernv) {
         let refused = eeh.inject(Injection::default());
-        return ensure(refused == Err(EehError::NoPe { group: device.group() }), format!("{refused:?}"));
+        return ensure(refused == Err(PeError::NoPe { group: device.group() }.into()), format!("{refused:?}"));
     }
     device.start_dma()?;
     for function in 0..=20 {

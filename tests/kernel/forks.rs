@@ -31,7 +31,7 @@ fn in_child(f: impl FnOnce() -> bool) -> Result<bool, Failed> {
 }
 
 /// The command register, by a handle that only looks.
-fn command(device: &spapr_iommu::space::Device) -> Result<u8, Failed> {
+fn command(device: &spapr_iommu::space::RawDevice) -> Result<u8, Failed> {
     let mut command = [0; 2];
     device.region(PCI_CONFIG_REGION_INDEX)?.read(4, &mut command)?;
     Ok(command[0])

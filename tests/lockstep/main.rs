@@ -2,12 +2,13 @@
 //! apart.
 
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Wrapper};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::uapi::spapr::RegisterMemory;
 use spapr_iommu::uapi::vfio::DmaMap;
-use spapr_iommu_cli::scenario::{Machine, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::Scenario;
 use spapr_iommu_tests::by_address::RunCall;
 use spapr_iommu_tests::lockstep::episode::Pair;
 use spapr_iommu_tests::lockstep::run::{Amount, END, Summary, run};

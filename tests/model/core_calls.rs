@@ -1,7 +1,7 @@
 //! Calls beside those of v2: the VFIO core, GET_INFO, EEH, v1 containers.
 
 use super::*;
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::uapi::{eeh, spapr, vfio};

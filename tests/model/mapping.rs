@@ -116,7 +116,7 @@ fn a_failed_map_destroys_what_it_covered_and_keeps_the_rest() {
         let new = b.memory(0x20000);
         b.model.free(user(new.start().0 + 0x10000, 0x10000)).unwrap();
         assert_eq!(b.register(user(new.start().0, 0x10000)), OK);
-        // Four good pages, then four of nobody.
+        // Four registered pages, then four that are not.
         assert_eq!(b.map(at(new, 0xc000), 0, 0x8000), Err(Errno::EINVAL));
         assert_eq!(b.entries(0), [(0x4000, 0x4000, old.start().0 + 0x4000)], "{preset}");
         assert_eq!(b.model.regions().iter().map(|region| region.mapped).collect::<Vec<_>>(), [0, 4]);
@@ -211,7 +211,7 @@ fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
         assert_eq!(b.create(12, 0x4000, 1), Ok(0));
         assert_eq!(b.map(memory.start(), 0x2000, 0x3000), OK, "the hypervisor's window is larger");
         assert_eq!(b.unmap(0, 0x4000), OK);
-        assert_eq!(b.mapped(memory), 1, "the one behind the end");
+        assert_eq!(b.mapped(memory), 1, "the one past the end");
         assert!(matches!(b.violations()[..], [Violation::MapPastWindow { fatal: false, .. }]));
         b.close_all();
         assert_eq!(b.violations()[1], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });

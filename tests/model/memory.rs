@@ -2,7 +2,7 @@
 
 use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Errno, Extent, Host, Memory};
 use spapr_iommu::model::MemoryKind;
 

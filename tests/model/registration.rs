@@ -2,7 +2,7 @@
 
 use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::{Leak, MemoryKind, Violation};
 
@@ -191,7 +191,7 @@ fn a_regions_page_is_its_huge_page_as_far_as_alignment_goes() {
     assert_eq!(page_shift_of(&b("pseries-4k"), &[(2 << 20, TransparentHuge)]), 12);
     assert_eq!(page_shift_of(&b("pseries-4k"), &[(4 << 20, huge)]), 21);
     assert_eq!(page_shift_of(&b("powernv8"), &[(16 << 20, Huge(PageShift::P16M))]), 24);
-    // Small pages behind huge ones do not count, small pages before them do.
+    // Small pages after huge ones do not count, small pages before them do.
     assert_eq!(page_shift_of(&b("pseries-4k"), &[(2 << 20, huge), (2 << 20, Ordinary)]), 21);
     assert_eq!(page_shift_of(&b("pseries-4k"), &[(2 << 20, Ordinary), (2 << 20, huge)]), 12);
 }

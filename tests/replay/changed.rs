@@ -3,7 +3,7 @@
 use super::{TRACES, replay_bytes, root, text};
 use snapbox::str;
 
-/// The trace with its line `number` changed, which has to be there.
+/// The trace with its line `number` changed, which must exist.
 fn change(name: &str, number: usize, from: &str, to: &str) -> Vec<u8> {
     let text = text(name);
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -93,7 +93,7 @@ x.trace: line 516, column 37: expected ` ioba=`: "spapr_iommu_pci_put liobn=0x80
 
 "#]]);
     replay_bytes(&whole.as_bytes()[..end - 1], &[]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
-x.trace: line 515: the last line has no line end, so it may be cut: take it out, or end it
+x.trace: line 515: the last line has no line end, so it may be cut: remove it, or end it
 
 "#]]);
 }
@@ -112,13 +112,13 @@ fn a_trace_cut_anywhere_is_never_half_read_in_silence() {
 fn damaged_xz_is_an_error() {
     let whole = std::fs::read(root().join(super::path("net-noddw"))).unwrap();
     replay_bytes(&whole[..whole.len() / 2], &[]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
-x.trace: line [..]: cannot read on: [..]; if this is .xz, `xz --test` tells whether it is whole
+x.trace: line [..]: cannot read further: [..]; if this is .xz, check it with `xz --test`
 
 "#]]);
     let mut garbage = whole.clone();
     garbage[6..].fill(0xa5);
     replay_bytes(&garbage, &[]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
-x.trace: line 1: cannot read on: [..]; if this is .xz, `xz --test` tells whether it is whole
+x.trace: line 1: cannot read further: [..]; if this is .xz, check it with `xz --test`
 
 "#]]);
 }
@@ -127,7 +127,7 @@ x.trace: line 1: cannot read on: [..]; if this is .xz, `xz --test` tells whether
 fn whatever_is_changed_nothing_panics() {
     let mut random = fastrand::Rng::with_seed(4);
     let machine = |trace: &spapr_iommu_cli::replay::Trace| {
-        spapr_iommu_cli::scenario::Machine::model("pseries-4k".parse().unwrap(), trace.bridges())
+        spapr_iommu_cli::Machine::model("pseries-4k".parse().unwrap(), trace.bridges())
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.trace");

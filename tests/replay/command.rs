@@ -69,7 +69,7 @@ fn wrong_usage_and_no_trace_are_2() {
         spapr_iommu(arguments).code(2).stdout_eq(str![]);
     }
     spapr_iommu(&["replay", "tests/replay/traces/nvme-ddw.trace.xz", "--memory", "0"]).stderr_eq(str![[r#"
-tests/replay/traces/nvme-ddw.trace.xz: 0 of RAM for the guest is not one or more of the host's pages of 64K (`--memory SIZE`)
+tests/replay/traces/nvme-ddw.trace.xz: 0 of RAM for the guest is not one or more of the host's 64K pages (`--memory SIZE`)
 
 "#]]);
     spapr_iommu(&["replay", "no-such-file"]).stderr_eq(str![[r#"
@@ -91,7 +91,7 @@ tests/replay/traces/nvme-ddw.trace.xz: this machine is no POWER machine ([..]), 
 fn help_names_the_exit_codes() {
     let help = spapr_iommu(&["replay", "--help"]).code(0);
     let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
-    assert!(text.contains("Exit codes: 0 all as expected"), "{}", text.into_data());
+    assert!(text.contains("Exit codes: 0 everything as expected"), "{}", text.into_data());
 }
 
 #[test]

@@ -6,8 +6,8 @@ mod table;
 mod traces;
 
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use spapr_iommu_cli::Machine;
 use spapr_iommu_cli::replay::{Options, Report, Trace};
-use spapr_iommu_cli::scenario::Machine;
 use std::io::Read;
 use std::path::PathBuf;
 

@@ -95,7 +95,7 @@ fn raw_steps_run_on_the_running_kernel_only_when_allowed() {
         command.args(["run", "x.toml"]).args(more).assert()
     };
     run(&["--host", "vfio"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
-x.toml: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try it on a model (`--host model:powernv9`), and give `--raw` where that may happen
+x.toml: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try it on a model (`--host model:powernv9`), and pass `--raw` where that is acceptable
 
 "#]]);
     // Past that, there is no POWER machine here.
@@ -125,7 +125,7 @@ fn what_a_bare_step_does_to_a_kernel_is_told() {
     let run = command.args(["run", "x.toml"]).assert().code(1);
     run.stderr_eq(str![[r#"
 x.toml:19: step 9 (tce-create): expected 0 start_addr=0x1, got 0 start_addr=0x800000000000000
-x.toml: after everything was given back 65536 bytes are still locked
+x.toml: after everything was released 65536 bytes are still locked
 x.toml: in the kernel: violation: UNREGISTER of user memory0+0x0-memory0+0x10000 (64K) while 16 TCEs point there: pinned until reboot
 x.toml: in the kernel: leak: user memory0+0x0-memory0+0x10000 (64K) stays pinned
 
@@ -137,7 +137,7 @@ fn memory_that_is_not_to_be_had_is_an_obstacle() {
     let memory = "[[memory]]\nname = 'huge'\nsize = '2M'\npage = '2M'\n";
     run_steps(memory, &["--host", "model:pseries"]).code(0);
     run_steps(memory, &["--host", "model:powernv9"]).code(3).stderr_eq(str![[r#"
-x.toml: cannot get memory "huge" as wanted: EINVAL: Invalid argument (are there free hugetlb pages of that size? see /sys/kernel/mm/hugepages)
+x.toml: cannot allocate memory "huge" as requested: EINVAL: Invalid argument (are there free hugetlb pages of that size? see /sys/kernel/mm/hugepages)
 
 "#]]);
 }
@@ -174,7 +174,7 @@ fn the_file_names_the_machine_unless_the_command_does() {
 fn help_names_the_exit_codes() {
     let help = spapr_iommu(&["run", "--help"]).code(0);
     let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
-    assert!(text.contains("Exit codes: 0 all as expected"), "{}", text.into_data());
+    assert!(text.contains("Exit codes: 0 everything as expected"), "{}", text.into_data());
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_full_disk_is_an_error_of_every_command() {
         assert!(told.contains("No space left on device"), "{arguments:?}: {told:?}");
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
     }
-    // A surprise is still told, and its code stays.
+    // A surprise is still reported, and its code stays.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.toml");
     let step = "title = 't'\n[[step]]\nattach = { group = 0 }\nexpect = 'one-group'\n";
@@ -269,7 +269,7 @@ fn standard_input_is_read_where_the_file_is_called_so() {
 
 "#]]);
     stdin(&text, &["run", "-", "-"]).code(2).stdout_eq(str![]).stderr_eq(str![[r#"
-standard input, `-`, is read once: name it once
+standard input, `-`, can be read only once: name it once
 
 "#]]);
 }
@@ -281,17 +281,17 @@ fn a_filter_that_would_log_nothing_is_wrong_usage() {
     }
     let run = spapr_iommu(&["run", "examples/first.toml", "--log", "spapr_iommu::ioctl=debug"]).code(0);
     assert!(String::from_utf8_lossy(&run.get_output().stderr).contains("VFIO_IOMMU_MAP_DMA"));
-    // What the environment says is for other programs, too: it is told, and no reason to stop.
+    // The environment is for other programs too: a wrong filter is reported, and does not stop it.
     let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env("RUST_LOG", "spapr_iommu=loud");
     let told = command.args(["run", "examples/first.toml"]).assert().code(0);
-    assert!(String::from_utf8_lossy(&told.get_output().stderr).starts_with("RUST_LOG is no filter"));
+    assert!(String::from_utf8_lossy(&told.get_output().stderr).starts_with("RUST_LOG is not a filter"));
 }
 
 #[test]
 fn a_size_beyond_64_bits_is_told_apart_from_what_is_no_size() {
     let trace = "tests/replay/traces/nvme-ddw.trace.xz";
     for (size, told) in
-        [("16E", "more than 64 bits hold: the most is 0xffffffffffffffff"), ("16F", "a number of bytes")]
+        [("16E", "more than 64 bits can hold: the maximum is 0xffffffffffffffff"), ("16F", "a number of bytes")]
     {
         let run = spapr_iommu(&["replay", trace, "--memory", size]).code(2).stdout_eq(str![]);
         let error = String::from_utf8(run.get_output().stderr.clone()).unwrap();

@@ -1,7 +1,8 @@
 //! What the documentation shows is right, and the examples hold on every machine.
 
 use super::{examples, presets, root};
-use spapr_iommu_cli::scenario::{Machine, Report, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::{Report, Scenario};
 
 /// What the snippets of single steps have before them.
 const BEFORE: &str = "\

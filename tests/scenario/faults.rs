@@ -1,6 +1,6 @@
 //! Every kernel call that the library makes for an example fails once, in each way the kernel has
 //! for it: whatever the scenario comes to then, no trap is met, library and kernel agree after each
-//! step, and nothing is left behind.
+//! step, and nothing is left.
 
 use super::{examples, presets};
 use spapr_iommu::host::Errno::{self, *};
@@ -8,7 +8,8 @@ use spapr_iommu::host::{Host, Platform};
 use spapr_iommu::model::{Faulty, Model, Recording, Violation};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::AddressSpace;
-use spapr_iommu_cli::scenario::{Machine, Observer, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::{Observer, Scenario};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,13 +41,13 @@ fn joined(runs: impl Iterator<Item = (u64, u64, u64, Permission)>) -> Runs {
 /// Compares the spaces with the model after each step.
 struct Agreement<'a> {
     model: &'a Model,
-    /// A failed UNREGISTER leaves a region in the kernel that the library does not know any more.
+    /// A failed UNREGISTER leaves a region in the kernel that the library no longer knows.
     regions_known: bool,
     steps: u32,
 }
 
 impl Observer for Agreement<'_> {
-    fn stands(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
+    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
         self.steps += 1;
         assert!(!self.model.violations().iter().any(Violation::harms_kernel), "{:?}", self.model.violations());
         let powernv = self.model.platform() == Some(Platform::Powernv);

@@ -3,7 +3,8 @@
 
 use super::examples;
 use proptest::prelude::*;
-use spapr_iommu_cli::scenario::{Machine, Scenario};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::Scenario;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
@@ -81,8 +82,8 @@ fn pieces(text: &str) -> (String, Vec<String>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Up to the first refusal the steps run; then all is given back, and the kernel has come to no
-    /// harm.
+    /// The steps run up to the first refusal; then everything is released, and the kernel is
+    /// unharmed.
     #[test]
     fn any_order_of_steps_leaves_nothing_behind(
         which in any::<prop::sample::Index>(),

@@ -51,12 +51,7 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn a_step_does_one_thing() {
-    wrong(
-        &format!("{ATTACH}trim = {{}}\nshow = {{}}\n"),
-        9,
-        1,
-        "this one does `trim`: write a step of its own for `show`",
-    );
+    wrong(&format!("{ATTACH}trim = {{}}\nshow = {{}}\n"), 9, 1, "this one has `trim`: give `show` a step of its own");
 }
 
 #[test]
@@ -66,9 +61,13 @@ fn numbers_and_addresses_must_be_some() {
     wrong_step("unmap = { at = 'default', size = 0 }", 34, size);
     wrong_step("unmap = { at = 'default', size = -4096 }", 34, size);
     let too_large =
-        "\"16E\", which is more than 64 bits hold: the most is 0xffffffffffffffff, expected a number of bytes";
+        "\"16E\", which is more than 64 bits can hold: the maximum is 0xffffffffffffffff, expected a number of bytes";
     wrong_step("unmap = { at = 'default', size = '16E' }", 34, too_large);
-    wrong_step("unmap = { at = 'default+16E', size = '4K' }", 16, "\"default+16E\", which is more than 64 bits hold");
+    wrong_step(
+        "unmap = { at = 'default+16E', size = '4K' }",
+        16,
+        "\"default+16E\", which is more than 64 bits can hold",
+    );
     wrong_step("unmap = { at = 'default', size = 1.5 }", 34, size);
     wrong_step("unmap = { at = 'default+', size = '4K' }", 16, "a bus address: \"WINDOW\"");
     wrong_step("unmap = { at = '0xfffffffffffffffff', size = '4K' }", 16, "a bus address");
@@ -81,8 +80,8 @@ fn numbers_and_addresses_must_be_some() {
 #[test]
 fn names_must_exist() {
     wrong_step("fill = { memory = 'rom', pattern = 1 }", 19, "there is no memory \"rom\" (memory: ram)");
-    wrong_step("unmap = { at = 'big', size = '4K' }", 16, "no step before makes a window \"big\" (windows: default)");
-    wrong_step("release = { lease = 'x' }", 21, "no step before makes a lease \"x\" (leases: none)");
+    wrong_step("unmap = { at = 'big', size = '4K' }", 16, "no earlier step makes a window \"big\" (windows: default)");
+    wrong_step("release = { lease = 'x' }", 21, "no earlier step makes a lease \"x\" (leases: none)");
     wrong_step("trim = { space = 'other' }", 18, "the space \"other\" (spaces: main)");
     wrong("[[step]]\ntrim = {}\n", 6, 1, "attaches a group to the space \"main\" (spaces: none)");
     wrong_step("translate = { at = 'default', gives = 'rom+4K' }", 39, "there is no memory \"rom\"");
@@ -92,7 +91,7 @@ fn names_must_exist() {
 #[test]
 fn names_are_given_once() {
     wrong("[[memory]]\nname = 'ram'\nsize = '1M'\n", 6, 8, "there is a memory \"ram\" already");
-    wrong("[[memory]]\nname = '1ram'\nsize = '1M'\n", 6, 8, "is no name");
+    wrong("[[memory]]\nname = '1ram'\nsize = '1M'\n", 6, 8, "is not a name");
     wrong_step("window = { name = 'default', size = '1G' }", 19, "there is a window \"default\" already");
     let twice = "register = { memory = 'ram', lease = 'a' }\n[[step]]\nregister = { memory = 'ram', lease = 'a' }\n";
     wrong(&format!("{ATTACH}{twice}"), 10, 38, "there is a lease \"a\" already");
@@ -100,10 +99,10 @@ fn names_are_given_once() {
 
 #[test]
 fn parts_lie_in_their_memory() {
-    wrong_step("fill = { memory = 'ram', offset = '1M', pattern = 1 }", 19, "past the end of ram, which has 1M");
+    wrong_step("fill = { memory = 'ram', offset = '1M', pattern = 1 }", 19, "past the end of ram, which is 1M long");
     wrong_step("punch = { memory = 'ram', offset = '15E', size = '15E' }", 20, "past the end of ram");
     wrong("holes = [{ offset = '1M', size = '4K' }]\n", 5, 10, "past the end of ram");
-    wrong("page = '2M'\n", 4, 8, "the size is no multiple of the page");
+    wrong("page = '2M'\n", 4, 8, "the size is not a multiple of the page");
 }
 
 #[test]
@@ -137,8 +136,8 @@ fn raw_steps_are_read_as_strictly() {
     wrong_raw("fill = { memory = 'memory0', size = 1, byte = 256 }", 47, "a byte, 0 to 255");
     let too_large = "get-api-version = { file = 'container0' }\nlocked = '16E'";
     let raw = error(&format!("title = 't'\n[[raw]]\n{too_large}\n"));
-    assert!(raw.message.contains("more than 64 bits hold"), "{raw}");
-    wrong_raw("allocate = { size = '16E' }", 21, "\"16E\", which is more than 64 bits hold");
+    assert!(raw.message.contains("more than 64 bits can hold"), "{raw}");
+    wrong_raw("allocate = { size = '16E' }", 21, "\"16E\", which is more than 64 bits can hold");
     let register = "register-memory = { file = 'container0', vaddr = 'ram', size = '1M' }";
     wrong_raw(register, 50, "a user address: \"memory0+0x1000\"");
     wrong_raw("tce-get-info = { file = 'group0', argsz = 33 }", 43, "at most the size of the structure");
@@ -172,5 +171,5 @@ fn toml_itself_must_be_right() {
 fn a_model_must_be_one() {
     let error = error("title = 't'\nmodel = 'powermac'\n");
     assert_eq!((error.line, error.column), (2, 9));
-    assert!(error.message.contains("known are powernv8, powernv9, powernv10 and pseries"), "{error}");
+    assert!(error.message.contains("the machines are powernv8, powernv9, powernv10 and pseries"), "{error}");
 }

@@ -3,6 +3,7 @@
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
 use crate::kernel_rules::Told;
+use spapr_iommu::ErrorKind;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::MemlockError;
 use spapr_iommu::model::Model;
@@ -249,4 +250,21 @@ fn the_default_windows_table_counts_as_well() {
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.agrees();
     assert!(fixture.space.map(iova(BIG, M), at(ram, 0), RW).is_ok());
+}
+
+#[test]
+fn too_little_locked_memory_is_one_kind_whatever_failed() {
+    let fixture = limited_bench("powernv9-64k", 8 * M);
+    let ram = fixture.allocate(16 * M);
+    let register = fixture.registry.lease(ram).unwrap_err();
+    let window = fixture.space.create_window(&WindowRequest::bytes(1 << 40)).unwrap_err();
+    let _lease = fixture.registry.lease(part(ram, 0, M)).unwrap();
+    let map = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
+    let found = [(register.kind(), register.code()), (window.kind(), window.code()), (map.kind(), map.code())];
+    assert_eq!(found, [(ErrorKind::Memlock, "over-limit"); 3]);
+    // A group that joins needs a table for what the first one has.
+    fixture.model.set_memlock(Some(9 * M), false);
+    fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
+    let attach = fixture.space.attach(1).unwrap_err();
+    assert_eq!((attach.kind(), attach.code()), (ErrorKind::Memlock, "over-limit"), "{attach}");
 }

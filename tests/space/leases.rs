@@ -3,7 +3,7 @@
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Memory;
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::registry::{PinError, RegisterError};
 use spapr_iommu::space::{AddressSpace, MapError, MapRequest, Overlap};
 use spapr_iommu::window::WindowRequest;

@@ -236,11 +236,11 @@ fn a_plan_counts_the_default_window_where_it_waits_still() {
         let fixture = with_a_late_container(Model::new(preset.parse().unwrap()));
         let before = fixture.model.locked();
         let plan = fixture.space.plan(&WindowRequest::bytes(G)).unwrap();
-        assert!(plan.reasons.contains(&Reason::DefaultComesToo), "{preset}");
+        assert!(plan.reasons.contains(&Reason::CreatesDefault), "{preset}");
         fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
         assert_eq!(fixture.model.locked() - before, plan.locked_bytes, "{preset}");
         let again = fixture.space.remove_window(Iova(BIG)).and_then(|()| fixture.space.plan(&WindowRequest::bytes(G)));
-        assert!(!again.unwrap().reasons.contains(&Reason::DefaultComesToo), "it has come");
+        assert!(!again.unwrap().reasons.contains(&Reason::CreatesDefault), "it has come");
         fixture.ends_clean();
     }
 }

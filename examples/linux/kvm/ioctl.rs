@@ -1,4 +1,5 @@
-//! Numbers and structures of KVM (`include/uapi/linux/kvm.h`, `arch/powerpc/include/uapi/asm/kvm.h`).
+//! Numbers and structures of KVM (`include/uapi/linux/kvm.h`,
+//! `arch/powerpc/include/uapi/asm/kvm.h`).
 
 use nix::{ioctl_readwrite, ioctl_write_int_bad, ioctl_write_ptr, request_code_none, request_code_write};
 

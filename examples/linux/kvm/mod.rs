@@ -1,5 +1,5 @@
-//! The part of KVM that the monitors need. This folder is the one place of the examples with
-//! `unsafe`: its functions take what the kernel takes, and check what it does not.
+//! The part of KVM that the monitors need. This folder contains their `unsafe` code, except for the
+//! calls that hand memory to a VM.
 
 mod ioctl;
 mod kick;
@@ -106,7 +106,8 @@ impl Vm {
         Ok(info.encodings.into_iter().take_while(|encoding| *encoding != 0).collect())
     }
 
-    /// Has the kernel raise an interrupt of the guest whenever `eventfd` is signalled, or no longer.
+    /// Lets the kernel raise an interrupt of the guest whenever `eventfd` is signalled, or ends
+    /// that.
     pub(crate) fn set_irqfd(&self, eventfd: BorrowedFd<'_>, source: u32, on: bool) -> io::Result<()> {
         let fd = eventfd.as_raw_fd().cast_unsigned();
         let irqfd = Irqfd { fd, gsi: source, flags: if on { 0 } else { DEASSIGN }, ..Irqfd::default() };

@@ -23,7 +23,7 @@ pub struct Console<O, E, L> {
     seen: Seen,
 }
 
-/// What a console told.
+/// What a console has shown.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// What the first process reported.

@@ -96,7 +96,7 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Adds a file or directory that has to exist.
+    /// Adds a file or directory, which must exist.
     pub fn add_needed(&mut self, name: &str, repository: &Path) -> Result<()> {
         let path =
             inside(name, repository).with_context(|| format!("the repository has no file or directory {name}"))?;

@@ -152,7 +152,7 @@ pub(crate) fn lock(path: &Path) -> Result<Flock<File>> {
 /// A directory to fetch into, under the lock.
 pub(crate) fn scratch(cache: &Path) -> Result<TempDir> {
     const PREFIX: &str = "fetching-";
-    // Nobody else fetches: what is there was left by a run that was killed.
+    // Nothing else fetches under the lock: what is there was left by a run that was killed.
     for entry in fs::read_dir(cache)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {

@@ -101,7 +101,7 @@ pub enum Machine {
     Pseries,
 }
 
-/// Devices that do DMA when told to.
+/// Devices that do DMA on command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
     /// QEMU's teaching device

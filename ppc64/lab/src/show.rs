@@ -47,12 +47,12 @@ impl Shown {
     }
 }
 
-/// What the random walk came to.
+/// The result of the random walk.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Walk {
     /// Operations compared.
     pub operations: u64,
-    /// Operations that came to something else.
+    /// Operations whose results differ.
     pub differences: u64,
     /// Transfers of a device among them.
     pub transfers: u64,
@@ -397,7 +397,7 @@ fn walk(output: &str) -> Option<Walk> {
     output.lines().filter_map(|line| serde_json::from_str::<Walk>(line).ok()).next_back()
 }
 
-/// Page size and MMU, as `ppc64/run` tells them.
+/// Page size and MMU, as `ppc64/run` prints them.
 fn facts(errors: &str, shown: &mut Shown) {
     let line = errors.lines().find_map(|line| line.strip_prefix("Linux ")).unwrap_or_default();
     for fact in line.split(", ") {

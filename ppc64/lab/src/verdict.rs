@@ -15,7 +15,7 @@ pub const FAILED: u8 = 125;
 ///
 /// Measured on pseries and powernv8 to 10 with kernels 6.12 and 7.2: a command that does nothing
 /// costs up to 64 KiB with one processor, 384 KiB with two and 1088 KiB with four, most of it with
-/// 64 KiB pages, because every processor keeps some pages and slabs at hand. One that registers,
+/// 64 KiB pages, because every processor keeps some pages and slabs in reserve. One that registers,
 /// maps and gives back 256 MiB through two containers costs up to 192 KiB with one processor, and
 /// no more when it runs four times. This is at least twice as much.
 ///
@@ -25,12 +25,12 @@ pub fn leak_tolerance_kib(processors: u32, kvm: bool) -> u64 {
     512 * (1 + u64::from(processors)) + guests
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The exit status of `ppc64/run`.
     pub status: u8,
-    /// What to tell the user.
+    /// The message for the user.
     pub text: String,
 }
 
@@ -71,7 +71,7 @@ fn decide(seen: &Seen, end: End, expected: Expected, text: &mut String) -> u8 {
         })
         .collect();
     let console: Vec<&String> = seen.faults.iter().collect();
-    // A warning comes with a trace, whose lines are no faults of their own.
+    // A warning comes with a trace, whose lines are not faults themselves.
     let counts = |line: &&String| !expected.warnings || is_fault(line) && !is_warning(line);
     if console.iter().chain(&kernel_log).any(counts) {
         *text += "kernel fault:\n";

@@ -1,5 +1,5 @@
-//! What the guest's first process and `examples/linux` agree on: how lines on the console begin, and
-//! where the host puts the modules.
+//! What the guest's first process and `examples/linux` agree on: how lines on the console begin,
+//! and where the host puts the modules.
 
 /// Of a check that passed.
 pub const PASSED: &str = "ok ";

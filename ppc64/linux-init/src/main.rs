@@ -1,4 +1,4 @@
-//! First process of a Linux guest: tries out processors and disks, and prints a line for each check.
+//! First process of a Linux guest: tests processors and disks, and prints a line for each check.
 //!
 //! Its options come from the kernel's command line, after the dashes.
 

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// How standard input is written on the command line.
+/// Standard input on the command line.
 const STDIN: &str = "-";
 
-/// Returns how a file is called in messages and reports.
+/// Returns the name of a file in messages and reports.
 pub(super) fn name(path: &Path) -> String {
     if is_stdin(path) { "<stdin>".to_owned() } else { path.display().to_string() }
 }
@@ -18,11 +18,11 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     if is_stdin(path) { Ok(Box::new(io::stdin())) } else { Ok(Box::new(File::open(path)?)) }
 }
 
-/// Refuses standard input that is named twice: the second time nothing would be left in it.
+/// Refuses standard input that is named twice: the second time it would be empty.
 pub(super) fn check(paths: &[PathBuf]) -> Result<(), String> {
     match paths.iter().filter(|path| is_stdin(path)).count() {
         0 | 1 => Ok(()),
-        _ => Err(format!("standard input, `{STDIN}`, is read once: name it once")),
+        _ => Err(format!("standard input, `{STDIN}`, can be read only once: name it once")),
     }
 }
 

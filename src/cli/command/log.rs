@@ -6,12 +6,13 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is logged when nothing is asked.
+/// Logged by default.
 const QUIET: LevelFilter = LevelFilter::WARN;
-/// What the targets of all events begin with: the library's name, or this crate's.
+/// Prefixes of the targets of all events: the library's name, or this crate's.
 const CRATES: [&str; 2] = ["spapr_iommu", env!("CARGO_CRATE_NAME")];
 
-/// Reads what `--log` says: a level, `ioctl`, or a filter in which every target can have events.
+/// Parses the argument of `--log`: a level, `ioctl`, or a filter in which every target can have
+/// events.
 pub(super) fn parse(text: &str) -> Result<Targets, String> {
     if text == "ioctl" {
         return Ok(Targets::new().with_target(TARGET, LevelFilter::DEBUG));
@@ -22,7 +23,7 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
     let ours = |target: &str| CRATES.iter().any(|name| of(target, name));
     match filter.iter().find(|(target, _)| !ours(target)) {
         Some((target, _)) => Err(format!(
-            "{target:?} is no level and no target of the log: levels are error, warn, info, debug, trace and off, \
+            "{target:?} is neither a level nor a target of the log: levels are error, warn, info, debug, trace and off, \
              targets begin with {library}, for example {library}::guest=debug",
             library = CRATES[0]
         )),
@@ -32,15 +33,15 @@ pub(super) fn parse(text: &str) -> Result<Targets, String> {
 }
 
 /// Starts logging: as `--log` says, or `RUST_LOG`, which may name other programs' targets.
-pub(super) fn start(asked: Option<Targets>) {
+pub(super) fn start(requested: Option<Targets>) {
     let environment = || match std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())?.parse() {
         Ok(filter) => Some(filter),
         Err(error) => {
-            eprintln!("RUST_LOG is no filter, so warnings are logged: {error}");
+            eprintln!("RUST_LOG is not a filter, so only warnings are logged: {error}");
             None
         }
     };
-    let filter = asked.or_else(environment).unwrap_or_else(|| Targets::new().with_default(QUIET));
+    let filter = requested.or_else(environment).unwrap_or_else(|| Targets::new().with_default(QUIET));
     let format = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

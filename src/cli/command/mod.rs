@@ -36,12 +36,12 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 all as expected, 1 something came out otherwise, 2 a wrong file or wrong usage, 3 something is in the way \
+Exit codes: 0 everything as expected, 1 an unexpected result, 2 a wrong file or wrong usage, 3 something is in the way \
 on this host.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run scenarios: files that say what to do and what should come of it
+    /// Run scenarios: files of steps and their expected results
     #[command(after_help = EXIT_CODES)]
     Run(RunArguments),
 
@@ -64,13 +64,13 @@ struct RunArguments {
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
 
-    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example
+    /// Host to run on: `vfio` is the running kernel, `model` the kernel in process, for example
     /// model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// Let raw steps run on the running kernel: they may crash it, or lose memory and devices
-    /// until it boots again
+    /// Allow raw steps on the running kernel: they may crash it, or lose memory and devices until
+    /// it boots again
     #[arg(long)]
     raw: bool,
 
@@ -86,13 +86,13 @@ struct ReplayArguments {
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
 
-    /// Where: `vfio` is the running kernel, `model` the kernel in process, for example
+    /// Host to run on: `vfio` is the running kernel, `model` the kernel in process, for example
     /// model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
-    /// The guest's RAM, for example 512M [default: the smallest power of two that holds all the
-    /// trace shows]
+    /// The guest's RAM, for example 512M [default: the smallest power of two that holds
+    /// everything the trace shows]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
@@ -100,7 +100,7 @@ struct ReplayArguments {
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     default_window: u64,
 
-    /// The most events of a trace: they are kept in memory, 150 bytes each
+    /// Maximum number of events of a trace: they are kept in memory, 150 bytes each
     #[arg(long, value_name = "N", default_value_t = Trace::MAX_EVENTS)]
     max_events: usize,
 
@@ -115,7 +115,7 @@ struct BindArguments {
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<String>,
 
-    /// Take along all other devices of the IOMMU group but bridges: a group is used as a whole
+    /// Include all other devices of the IOMMU group except bridges: a group is used as a whole
     #[arg(long)]
     group: bool,
 
@@ -161,18 +161,18 @@ enum Exit {
 }
 
 impl Exit {
-    /// This, unless it is success; `next` then.
+    /// Returns the first that is not success.
     fn and(self, next: Self) -> Self {
         if self == Self::Success { next } else { self }
     }
 }
 
-/// Tells on stderr that standard output is not complete.
+/// Reports on stderr that standard output is incomplete.
 fn written(result: io::Result<()>) -> Exit {
     match result {
         Ok(()) => Exit::Success,
         Err(error) => {
-            eprintln!("cannot write to standard output, so what is there is not complete: {error}");
+            eprintln!("cannot write to standard output, which is incomplete: {error}");
             Exit::Obstacle
         }
     }
@@ -184,10 +184,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Prints what clap has to say in place of running a command: help, the version, or wrong usage.
-fn told(message: &clap::Error) -> Exit {
+/// Prints the message of clap in place of running a command: help, the version, or wrong usage.
+fn print(message: &clap::Error) -> Exit {
     if message.use_stderr() {
-        // Nothing is left to tell the user by.
+        // There is no other way to reach the user.
         let _ = message.print();
         return Exit::Usage;
     }
@@ -199,7 +199,7 @@ fn told(message: &clap::Error) -> Exit {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return told(&error).into(),
+        Err(error) => return print(&error).into(),
     };
     log::start(arguments.log);
     match arguments.command {

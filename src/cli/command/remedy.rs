@@ -1,7 +1,8 @@
 //! What helps on the command line. The library's errors name what a program can do.
 
+use crate::NotHere;
 use crate::replay::{ReplayError, TraceError};
-use crate::scenario::{NotHere, StartError};
+use crate::scenario::StartError;
 use spapr_iommu::guest::PhbError;
 
 /// Returns what to add to the message of an obstacle with that code.

@@ -1,10 +1,12 @@
 //! `spapr-iommu run`.
 
-use super::output::{Output, Watch, json::Json, text::Text};
+use super::output::{Sink, TICK, Watch, draw};
 use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
-use crate::scenario::{Machine, Report, Scenario};
+use crate::Machine;
+use crate::scenario::{Observer, PlanReport, Report, Scenario, StepReport};
+use indicatif::{ProgressBar, ProgressStyle};
 use spapr_iommu::addr::Bytes;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 /// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times
@@ -59,7 +61,7 @@ fn allow(path: &Path, scenario: Scenario, arguments: &RunArguments) -> Result<Sc
     }
     Err(format!(
         "{}: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try \
-         it on a model (`--host model:powernv9`), and give `--raw` where that may happen",
+         it on a model (`--host model:powernv9`), and pass `--raw` where that is acceptable",
         input::name(path)
     ))
 }
@@ -75,7 +77,8 @@ fn machine(scenario: &Scenario, host: HostChoice) -> Machine {
 
 fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
     let machine = machine(scenario, arguments.host);
-    let mut output: Box<dyn Output> = if arguments.json { Box::new(Json::new()) } else { Box::new(Text::new()) };
+    let mut output: Box<dyn Output> =
+        if arguments.json { Box::new(Json { sink: Sink::stdout() }) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
     let shown = input::name(path);
     let exit = match scenario.run(&machine, output.observer()) {
@@ -102,10 +105,195 @@ fn judge(path: &str, report: &Report) -> Exit {
         eprintln!("{place}: {}", step.difference());
     }
     if report.end.locked != 0 {
-        eprintln!("{path}: after everything was given back {} bytes are still locked", report.end.locked);
+        eprintln!("{path}: after everything was released {} bytes are still locked", report.end.locked);
     }
     for damage in &report.end.damage {
         eprintln!("{path}: in the kernel: {damage}");
     }
     if report.passed { Exit::Success } else { Exit::Surprise }
+}
+
+/// Width of the longest action, and of the longest raw step.
+const ACTION_WIDTH: usize = 13;
+const RAW_WIDTH: usize = 22;
+
+/// Shows a run.
+trait Output {
+    /// Called before the first step.
+    fn begin(&mut self, scenario: &Scenario, machine: &Machine);
+
+    /// Returns the observer of the steps.
+    fn observer(&mut self) -> &mut dyn Observer;
+
+    /// Called after everything was released.
+    fn end(&mut self, report: &Report);
+
+    /// Reports whether all of it was written.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// A line per step, then tables.
+struct Text {
+    sink: Sink,
+    /// Hidden unless stderr is a terminal.
+    bar: ProgressBar,
+    /// Number of digits of the last step's number.
+    width: usize,
+    /// Printed when it is clear that the scenario can run here.
+    heading: Option<String>,
+    /// Whether the steps are raw.
+    raw: bool,
+}
+
+impl Text {
+    fn new() -> Self {
+        let sink = Sink::stdout();
+        if !io::stderr().is_terminal() {
+            return Self { sink, bar: ProgressBar::hidden(), width: 1, heading: None, raw: false };
+        }
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(TICK);
+        Self { sink, bar, width: 1, heading: None, raw: false }
+    }
+
+    fn print(&mut self, text: &str) {
+        let sink = &mut self.sink;
+        self.bar.suspend(|| sink.line(text));
+    }
+}
+
+impl Observer for Text {
+    fn begins(&mut self, number: usize, count: usize, action: &str) {
+        self.width = count.to_string().len();
+        if let Some(heading) = self.heading.take() {
+            self.print(&heading);
+        }
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            self.bar.set_style(style);
+        }
+        self.bar.set_message(format!("step {number} of {count}: {action}"));
+    }
+
+    fn progress(&mut self, done: u64, all: u64) {
+        if self.bar.length() != Some(all)
+            && let Ok(style) =
+                ProgressStyle::with_template("{spinner} {msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes}")
+        {
+            self.bar.set_length(all);
+            self.bar.set_style(style);
+        }
+        self.bar.set_position(done);
+    }
+
+    fn done(&mut self, step: &StepReport) {
+        self.bar.unset_length();
+        self.print(&line(step, self.width, self.raw));
+        let indent = " ".repeat(self.width + 4);
+        if let Some(plan) = &step.plan {
+            reasons(plan).iter().for_each(|reason| self.print(&format!("{indent}{reason}")));
+        }
+        if let Some(shown) = &step.tables {
+            self.print(&draw(shown));
+        }
+    }
+}
+
+impl Output for Text {
+    fn begin(&mut self, scenario: &Scenario, machine: &Machine) {
+        self.raw = scenario.is_raw();
+        let about = scenario.about().map(|about| format!("\n{}", about.trim_end())).unwrap_or_default();
+        self.heading = Some(format!("{} ({}){about}\n", scenario.title(), machine.describe()));
+    }
+
+    fn observer(&mut self) -> &mut dyn Observer {
+        self
+    }
+
+    fn end(&mut self, report: &Report) {
+        self.bar.finish_and_clear();
+        if let Some(heading) = self.heading.take() {
+            self.print(&heading);
+        }
+        let last = report.steps.last();
+        if !report.raw && last.is_none_or(|step| step.tables.is_none()) {
+            self.print(&draw(&report.tables));
+        }
+        let end = &report.end;
+        self.print(&format!("\nEverything released: {} more locked than at the start.", Bytes(end.locked)));
+        end.damage.iter().for_each(|damage| self.print(&format!("In the kernel: {damage}")));
+        let count = report.steps.len();
+        self.print(&match (report.passed, report.surprise()) {
+            (true, _) => format!("{count} steps, all as expected.\n"),
+            (false, Some(step)) => format!("Step {} had an unexpected result.\n", step.number),
+            (false, None) => "The steps were as expected, but something was left behind.\n".to_owned(),
+        });
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.sink.finish()
+    }
+}
+
+/// Formats a step in one line, under its note.
+fn line(step: &StepReport, width: usize, raw: bool) -> String {
+    let mark = if step.surprise { '✗' } else { '✓' };
+    let action_width = if raw { RAW_WIDTH } else { ACTION_WIDTH };
+    let mut text = String::new();
+    for note in step.note.iter().flat_map(|note| note.lines()) {
+        text += &format!("{:1$}# {note}\n", "", width + 4);
+    }
+    text += &format!("{mark} {:>width$}  {:<action_width$} {}", step.number, step.action, step.arguments);
+    if let Some(name) = &step.name {
+        text += &format!(" [{name}]");
+    }
+    let outcome = match (step.surprise, step.outcome.as_str()) {
+        (true, _) => step.difference(),
+        (false, answer) if raw && step.message.is_empty() => answer.to_owned(),
+        (false, answer) if raw => format!("{answer}, {}", step.message),
+        (false, "ok") => step.message.clone(),
+        (false, code) => format!("refused as expected, {code}: {}", step.message),
+    };
+    if !outcome.is_empty() {
+        text += if step.arguments.is_empty() { "" } else { ": " };
+        text += &outcome;
+    }
+    text.trim_end().to_owned()
+}
+
+fn reasons(plan: &PlanReport) -> Vec<String> {
+    let start = plan.start.as_ref().map_or("where the firmware puts it".to_owned(), |start| format!("at {start}"));
+    let levels = if plan.levels == 1 { "1 level".to_owned() } else { format!("{} levels", plan.levels) };
+    let window = format!("window: {} {start}, {} pages, {levels}", Bytes(plan.size), Bytes(plan.page));
+    let cost = format!(
+        "cost: {} locked, {} kernel calls; removing visits {} entries with {} hypercalls",
+        Bytes(plan.locked),
+        plan.ioctls,
+        plan.teardown_entries,
+        plan.teardown_hypercalls
+    );
+    let reasons = plan.reasons.iter().map(|reason| format!("because: {reason}"));
+    [window, cost].into_iter().chain(reasons).collect()
+}
+
+/// One JSON document per scenario, on one line.
+struct Json {
+    sink: Sink,
+}
+
+impl Observer for Json {}
+
+impl Output for Json {
+    fn begin(&mut self, _: &Scenario, _: &Machine) {}
+
+    fn observer(&mut self) -> &mut dyn Observer {
+        self
+    }
+
+    fn end(&mut self, report: &Report) {
+        self.sink.json(report);
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.sink.finish()
+    }
 }

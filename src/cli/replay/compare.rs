@@ -1,8 +1,7 @@
 //! Compares the result of each step with its result under QEMU, and counts.
 
-use super::infer::{Entry, Known, written};
+use super::infer::{Entry, Known, known, written};
 use super::report::{Difference, MAX_DIFFERENCES, MAX_OFFERS, Offer, Offers, Report};
-use super::run::known;
 use super::timeline::{LocatedStep, Step, Window, WindowId};
 use rangemap::RangeSet;
 use spapr_iommu::addr::GuestAddr;
@@ -172,8 +171,8 @@ impl<'a> Comparison<'a> {
     fn agree(&mut self, located: &LocatedStep, what: &str, emulated: Option<GuestAddr>, reach: Option<GuestAddr>) {
         if emulated != reach {
             let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
-            let qemu = format!("does not say, but here an emulated device gets to {}", shown(emulated));
-            self.differ(located, what.to_owned(), qemu, format!("a device of the host to {}", shown(reach)));
+            let qemu = format!("does not say; here an emulated device reaches {}", shown(emulated));
+            self.differ(located, what.to_owned(), qemu, format!("a device of the host reaches {}", shown(reach)));
         }
     }
 
@@ -195,8 +194,8 @@ impl<'a> Comparison<'a> {
         let Some([_, windows, largest, pages, _]) = rets else { return };
         let qemu = Offer { windows: free, largest: block, pages: sizes };
         let here = Offer { windows, largest: u64::from(largest), pages };
-        let told = &self.report.offers;
-        if told.len() < MAX_OFFERS && !told.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
+        let listed = &self.report.offers;
+        if listed.len() < MAX_OFFERS && !listed.iter().any(|offers| offers.qemu == qemu && offers.here == here) {
             self.report.offers.push(Offers { line: located.line, qemu, here });
         }
     }

@@ -1,12 +1,15 @@
 //! The guest a trace is replayed for: its RAM, its bridges, a group of the host on each, and a
 //! record of the kernel calls.
 
-use super::run::ReplayError;
-use super::timeline::{Bridge, Step, Timeline};
+use super::error::ReplayError;
+use super::liobns::Bridge;
+use super::timeline::{Step, Timeline};
 use crate::by_address;
-use crate::scenario::Machine;
+use crate::machine::Machine;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, UserRange};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
+use spapr_iommu::guest::{
+    GuestIommu, GuestMemory, GuestTranslation, Liobn, Phb, PhbConfig, PhbError, RtasCall, Slot, Slots,
+};
 use spapr_iommu::host::{Call, Host};
 use spapr_iommu::model::Recording;
 use spapr_iommu::registry::Registry;
@@ -42,9 +45,11 @@ impl<'a> Guest<'a> {
         by_address::insert(&slots, slot, machine.shared_memory())?;
         let iommu = GuestIommu::new(&registry, Arc::clone(&slots) as Arc<dyn GuestMemory>);
         let guest = Self { machine, recording, ram, slots, iommu };
-        guest.iommu.add_memory()?;
+        guest.iommu.add_memory().map_err(ReplayError::Register)?;
         for (bridge, group) in timeline.bridges.iter().zip(groups) {
-            guest.iommu.add_phb(config(timeline, bridge, default)?)?.attach(group.number)?;
+            let config = config(timeline, bridge, default).map_err(ReplayError::Bridge)?;
+            let attach = |phb: Arc<Phb>| phb.attach(group.number);
+            guest.iommu.add_phb(config).and_then(attach).map_err(ReplayError::Bridge)?;
         }
         guest.recording.take();
         Ok(guest)
@@ -79,11 +84,10 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// Returns the configuration of a bridge like QEMU's; what a VMM decides is what the trace shows
-/// QEMU decided.
-fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, ReplayError> {
-    let liobn = u32::try_from(bridge.liobn).unwrap_or_default();
-    let mut config = PhbConfig::new(bridge.buid, Liobn(liobn))?;
+/// Returns the configuration of a bridge like QEMU's: where a VMM has a choice, as the trace shows
+/// that QEMU chose.
+fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, PhbError> {
+    let mut config = PhbConfig::new(bridge.buid, Liobn(bridge.liobn))?;
     config.default = default;
     let masks = timeline.steps.iter().filter_map(|located| match located.step {
         Step::Query { buid, pages, .. } if buid == bridge.buid => Some(pages),
@@ -125,5 +129,51 @@ impl Guest<'_> {
         let phb = self.iommu.phbs().into_iter().find(has)?;
         let user = phb.space().translate(Iova(ioba))?.user;
         user.0.checked_sub(self.ram.start().0).map(GuestAddr)
+    }
+}
+
+/// Least memory a guest is given, bytes.
+const LEAST: u64 = 16 << 20;
+
+/// Returns the smallest power of two, in bytes, that holds every page and list of the trace; at
+/// least 16 MiB.
+pub(super) fn guess_memory(timeline: &Timeline) -> u64 {
+    let ends = timeline.steps.iter().filter_map(|located| {
+        let window = timeline.windows.get(located.window?)?;
+        let page = |tce: u64| window.page.floor(tce).checked_add(window.page.bytes());
+        match located.step {
+            Step::Put { tce, ret: 0, .. } if tce & 3 != 0 => page(tce),
+            Step::Indirect { list, count, tce, ret: 0, .. } => {
+                let last = if tce & 3 != 0 { page(tce)? } else { 0 };
+                Some(list.checked_add(count * 8)?.max(last))
+            }
+            Step::Translate { target, permission: 1.., .. } => page(target),
+            _ => None,
+        }
+    });
+    let end = ends.max().unwrap_or(0).max(LEAST);
+    end.checked_next_power_of_two().unwrap_or(1 << 63)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::Trace;
+    use spapr_iommu::addr::{Iova, IovaRange};
+
+    fn guess_of(text: &str) -> u64 {
+        let trace = Trace::from_text(text.as_bytes(), Trace::MAX_EVENTS, |_| ()).unwrap();
+        guess_memory(&Timeline::new(&trace, IovaRange::new(Iova(0), 1 << 30).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn memory_is_what_holds_all_that_is_seen() {
+        let put = "spapr_iommu_pci_put liobn=0x80000000 ioba=0x1000 tce=0x1ffff003 ret=0\n";
+        assert_eq!(guess_of(put), 512 << 20);
+        assert_eq!(guess_of(&put.replace("0x1ffff003", "0x20000003")), 1 << 30);
+        assert_eq!(guess_of(&put.replace("0x1ffff003", "0x20000000")), LEAST, "no rights, no memory");
+        let list = "spapr_iommu_pci_indirect liobn=0x80000000 ioba=0x0 tcelist=0x3fff000 iobaN=0x1ff tceN=0x0 ret=0\n";
+        assert_eq!(guess_of(list), 64 << 20);
+        assert_eq!(guess_of(&put.replace("0x1ffff003", "0xfffffffffffff003")), LEAST, "that is no address of RAM");
     }
 }

@@ -1,4 +1,4 @@
-//! Infers the entries of H_PUT_TCE_INDIRECT lists, as far as the trace proves them.
+//! Infers the entries of H_PUT_TCE_INDIRECT lists that the trace proves.
 //!
 //! QEMU prints a list's address, the number of its last entry and that entry's TCE. The other
 //! entries are inferred as follows:
@@ -42,6 +42,11 @@ pub(super) struct Entry {
     pub(super) known: Known,
 }
 
+/// Counts the entries known in that way.
+pub(super) fn known(entries: &[Entry], known: Known) -> u64 {
+    entries.iter().filter(|entry| entry.known == known).count() as u64
+}
+
 /// A list that the guest put.
 #[derive(Clone, Copy, Debug)]
 struct List {
@@ -64,28 +69,28 @@ pub(super) struct Proofs {
 
 /// The first line that shows an entry after it was written.
 #[derive(Clone, Copy, Debug)]
-struct Sight {
+struct Evidence {
     step: usize,
     tce: u64,
 }
 
-type Sights = BTreeMap<(WindowId, u64), Sight>;
+type EvidenceByEntry = BTreeMap<(WindowId, u64), Evidence>;
 
 impl Proofs {
     pub(super) fn new(timeline: &Timeline) -> Self {
         let mut proofs = Self { direct: direct(timeline), ..Self::default() };
         // Backwards, so that a later line that shows an entry is known before the list that wrote
         // it.
-        let mut sights = Sights::new();
+        let mut evidence = EvidenceByEntry::new();
         for (at, located) in timeline.steps.iter().enumerate().rev() {
             let known = located.window.and_then(|id| Some((id, timeline.windows.get(id)?)));
             let Some((id, window)) = known else { continue };
             if let Some((index, tce)) = shown(located, window) {
-                sights.insert((id, index), Sight { step: at, tce });
+                evidence.insert((id, index), Evidence { step: at, tce });
             }
             let Some((first, count)) = written(located, window) else { continue };
             let list = list(timeline, located).filter(|list| !proofs.is_direct(list));
-            for (index, sight) in take(&mut sights, id, first, count) {
+            for (index, sight) in take(&mut evidence, id, first, count) {
                 if let Some(list) = list.filter(|list| index + 1 < list.first + list.count) {
                     proofs.seen.entry(at).or_default().insert(index - list.first, sight.tce);
                     proofs.used_as_proof.insert(sight.step);
@@ -150,7 +155,7 @@ fn list(timeline: &Timeline, located: &LocatedStep) -> Option<List> {
 /// Returns, for each window, whether it maps RAM directly.
 fn direct(timeline: &Timeline) -> Vec<bool> {
     // `None` until a step decides.
-    let mut said: Vec<Option<bool>> = vec![None; timeline.windows.len()];
+    let mut decided: Vec<Option<bool>> = vec![None; timeline.windows.len()];
     for located in &timeline.steps {
         let single = match located.step {
             Step::Put { ioba, tce, ret: 0, .. } => Some((ioba, tce)),
@@ -164,15 +169,15 @@ fn direct(timeline: &Timeline) -> Vec<bool> {
         };
         let (page, rights) = meaning(tce, window);
         let fits = rights.is_none() || index.is_some_and(|index| page == index << window.page.get());
-        if let Some(said) = said.get_mut(id) {
-            *said = match *said {
+        if let Some(decided) = decided.get_mut(id) {
+            *decided = match *decided {
                 _ if !fits => Some(false),
                 None if proves && rights.is_some() => Some(true),
                 before => before,
             };
         }
     }
-    said.iter().zip(&timeline.windows).map(|(said, window)| window.dynamic && *said == Some(true)).collect()
+    decided.iter().zip(&timeline.windows).map(|(decided, window)| window.dynamic && *decided == Some(true)).collect()
 }
 
 /// Returns the entry a step shows, and its TCE.
@@ -209,12 +214,12 @@ pub(super) fn written(located: &LocatedStep, window: &Window) -> Option<(u64, u6
     }
 }
 
-/// Removes and returns the sights of some entries.
-fn take(sights: &mut Sights, id: WindowId, first: u64, count: u64) -> Vec<(u64, Sight)> {
-    let found = sights.range((id, first)..(id, first.saturating_add(count)));
+/// Removes and returns the evidence for some entries.
+fn take(evidence: &mut EvidenceByEntry, id: WindowId, first: u64, count: u64) -> Vec<(u64, Evidence)> {
+    let found = evidence.range((id, first)..(id, first.saturating_add(count)));
     let found: Vec<_> = found.map(|((_, index), sight)| (*index, *sight)).collect();
     for (index, _) in &found {
-        sights.remove(&(id, *index));
+        evidence.remove(&(id, *index));
     }
     found
 }

@@ -1,16 +1,53 @@
-//! Which window of this library stands for which window of QEMU's.
+//! QEMU's numbers of bridges and windows, and which window here stands for which of QEMU's.
 //!
 //! A VMM chooses the LIOBN of a window, and the guest takes what it is given. QEMU gives a free
 //! one, which is that of the default window once the guest removed it; this library has one LIOBN
 //! for the default window and one for the dynamic window. Where they differ, the guest would have
-//! used the other number, so calls are carried over.
+//! used the other number, so its calls are translated.
 
 use std::collections::BTreeMap;
 
-/// The bits of a LIOBN that count the windows of a bridge.
-const WINDOW_BITS: u64 = 0xff;
+/// LIOBNs of QEMU's PCI host bridges: `0x80000000 | index << 8 | window`
+/// (`include/hw/pci-host/spapr.h`).
+const PCI_LIOBN: u32 = 0x8000_0000;
+/// The bits of a LIOBN that number the windows of a bridge.
+pub(super) const WINDOW_BITS: u64 = 0xff;
+/// BUIDs are this plus the index of the bridge (`include/hw/pci-host/spapr.h`).
+const BASE_BUID: u64 = 0x0800_0000_2000_0000;
+/// Largest number of bridges in a machine, which are 1 TiB apart between 32 and 64 TiB
+/// (`include/hw/pci-host/spapr.h`).
+const MAX_BRIDGES: u32 = 31;
 /// A LIOBN that no bridge has.
 const NOWHERE: u64 = u32::MAX as u64;
+
+/// A PCI host bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bridge {
+    pub(super) liobn: u32,
+    pub(super) buid: u64,
+}
+
+impl Bridge {
+    fn new(index: u64) -> Option<Self> {
+        let index = u32::try_from(index).ok().filter(|index| *index < MAX_BRIDGES)?;
+        Some(Self { liobn: PCI_LIOBN | index << 8, buid: BASE_BUID + u64::from(index) })
+    }
+}
+
+/// Returns the bridge of a BUID.
+pub(super) fn bridge_of(buid: u64) -> Option<Bridge> {
+    Bridge::new(buid.checked_sub(BASE_BUID)?)
+}
+
+/// Returns the bridge whose windows have such a LIOBN.
+pub(super) fn bridge_with(liobn: u64) -> Option<Bridge> {
+    Bridge::new(liobn.checked_sub(PCI_LIOBN.into())? >> 8)
+}
+
+/// Returns the bridge whose default window has that LIOBN at the start.
+pub(super) fn bridge_by_default(liobn: u64) -> Option<Bridge> {
+    bridge_with(liobn).filter(|bridge| u64::from(bridge.liobn) == liobn)
+}
 
 /// A window as this library made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,33 +63,34 @@ struct Here {
 pub(super) struct Liobns(BTreeMap<u64, Here>);
 
 impl Liobns {
-    /// Windows of bridges that were just started, with the LIOBNs of their default windows.
+    /// Starts with the default windows of bridges, given by LIOBN.
     pub(super) fn new(bridges: impl IntoIterator<Item = u64>) -> Self {
         let mut liobns = Self::default();
         bridges.into_iter().for_each(|liobn| liobns.reset(liobn));
         liobns
     }
 
-    /// The bridge has its default window and no other.
+    /// Leaves a bridge its default window and no other.
     pub(super) fn reset(&mut self, default: u64) {
         self.0.retain(|_, here| here.liobn & !WINDOW_BITS != default);
         self.0.insert(default, Here { liobn: default, offset: 0 });
     }
 
-    /// Both made a window: LIOBN and start.
+    /// Enters a window that both made: LIOBN and start.
     pub(super) fn made(&mut self, (liobn, start): (u64, u64), (here, start_here): (u64, u64)) {
         self.0.retain(|_, before| before.liobn != here);
         self.0.insert(liobn, Here { liobn: here, offset: start_here.wrapping_sub(start) });
     }
 
-    /// Takes out a window that is removed, and returns its LIOBN here.
+    /// Removes a window, and returns its LIOBN here.
     pub(super) fn removed(&mut self, liobn: u64) -> u64 {
         let (here, _) = self.here(liobn, 0);
         self.0.remove(&liobn);
         here
     }
 
-    /// Returns the LIOBN and the bus address here. What is no window of QEMU's is none here either.
+    /// Returns the LIOBN and the bus address here. What is not a window of QEMU's is
+    /// not one here either.
     pub(super) fn here(&self, liobn: u64, ioba: u64) -> (u64, u64) {
         match self.0.get(&liobn) {
             Some(here) => (here.liobn, ioba.wrapping_add(here.offset)),

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use spapr_iommu_cli::replay::{Options, Trace};
-//! use spapr_iommu_cli::scenario::Machine;
+//! use spapr_iommu_cli::Machine;
 //!
 //! let trace = Trace::read("../../tests/replay/traces/nvme-ddw.trace.xz".as_ref(), |_lines| ())?;
 //! let machine = Machine::model("powernv9-64k".parse()?, trace.bridges());
@@ -16,19 +16,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod build;
 mod compare;
+mod error;
 mod guest;
 mod infer;
-mod line;
 mod liobns;
 mod open;
-mod ram;
 mod report;
 mod run;
 mod timeline;
 mod trace;
 
+pub use error::{ReplayError, TraceError};
 pub use report::{Difference, Entries, Hypercalls, Ioctls, Lines, Offer, Offers, Report, Rtas, Tces, Translations};
-pub use run::{Options, ReplayError};
-pub use trace::{Trace, TraceError};
+pub use run::Options;
+pub use trace::Trace;

@@ -1,4 +1,4 @@
-//! The text of a trace: plain text or .xz, told apart by their first bytes.
+//! The text of a trace: plain text or .xz, distinguished by their first bytes.
 
 use lzma_rust2::XzReader;
 use std::io::{self, BufRead, BufReader, Read};

@@ -1,6 +1,7 @@
 //! The report of a replay, for people and programs.
 
-use crate::scenario::{End, HostNote};
+use crate::machine::HostNote;
+use crate::scenario::End;
 use serde::Serialize;
 
 /// Largest number of differences listed; all are counted.
@@ -46,7 +47,7 @@ pub struct Report {
     pub different: u64,
     /// What was left after everything was released.
     pub end: End,
-    /// Whether there is no difference and nothing left.
+    /// Whether there is no difference, and nothing was left.
     pub passed: bool,
 }
 

@@ -1,17 +1,17 @@
 //! Feeds a trace through the guest's handlers, and compares.
 
 use super::compare::Comparison;
-use super::guest::Guest;
-use super::infer::{Entry, Known, Proofs};
-use super::liobns::Liobns;
+use super::error::ReplayError;
+use super::guest::{Guest, guess_memory};
+use super::infer::Proofs;
+use super::liobns::{Bridge, Liobns};
 use super::report::{Ioctls, Lines, Report};
-use super::timeline::{LocatedStep, Step, Timeline};
-use super::trace::{Trace, TraceError};
-use super::{build, ram};
-use crate::scenario::{End, Machine, NotHere};
-use spapr_iommu::addr::{Bytes, Iova, IovaRange, PageShift, RangeError};
-use spapr_iommu::guest::{AddMemoryError, PhbError, RtasCall, SlotError};
-use spapr_iommu::host::Errno;
+use super::timeline::{LocatedStep, Step, Timeline, bridges};
+use super::trace::Trace;
+use crate::machine::Machine;
+use crate::scenario::End;
+use spapr_iommu::addr::{Iova, IovaRange, PageShift};
+use spapr_iommu::guest::RtasCall;
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 
 /// Steps between two progress reports.
@@ -21,6 +21,7 @@ const DEFAULT_WINDOW: u64 = 1 << 30;
 
 /// Options that a trace does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// The guest's RAM, bytes; `None` for the smallest power of two that holds everything the trace
     /// shows, at least 16 MiB.
@@ -44,57 +45,11 @@ impl Options {
     }
 }
 
-/// Why a trace cannot be replayed.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the message names each field")]
-pub enum ReplayError {
-    /// The trace is inconsistent.
-    #[error(transparent)]
-    Trace(#[from] TraceError),
-    /// The host does not allow it.
-    #[error(transparent)]
-    NotHere(#[from] NotHere),
-    /// The guest's RAM is not to be had.
-    #[error(
-        "cannot get {} of memory for the guest: {errno}: set `Options::memory` to the size the guest had",
-        Bytes(*bytes)
-    )]
-    Memory {
-        /// How much.
-        bytes: u64,
-        /// What the host says.
-        errno: Errno,
-    },
-    /// The guest's RAM is not whole pages of the host.
-    #[error("{} of RAM for the guest is not one or more of the host's pages of {page}", Bytes(*bytes))]
-    MemorySize {
-        /// Its size.
-        bytes: u64,
-        /// The host's page.
-        page: PageShift,
-    },
-    /// The default window is not whole pages.
-    #[error("a default window of {bytes:#x} bytes is no multiple of its 4K page")]
-    DefaultWindow { bytes: u64 },
-    /// A size is invalid.
-    #[error(transparent)]
-    Size(#[from] RangeError),
-    /// Guest RAM overlaps.
-    #[error(transparent)]
-    Slots(#[from] SlotError),
-    /// The guest's RAM cannot be registered.
-    #[error("the guest's RAM: {0}")]
-    Register(#[from] AddMemoryError),
-    /// A bridge could not be created, or no group attached to it.
-    #[error("a PCI host bridge of the guest: {0}")]
-    Bridge(#[from] PhbError),
-}
-
 impl Trace {
     /// Returns the number of PCI host bridges that the trace names: as many groups of the host are
     /// needed.
     pub fn bridges(&self) -> usize {
-        build::bridges(self).len()
+        bridges(self).len()
     }
 
     /// Replays the trace on a machine. `progress` occasionally receives the steps done and all
@@ -114,14 +69,14 @@ impl Trace {
         let timeline = Timeline::new(self, default)?;
         let proofs = Proofs::new(&timeline);
         let locked = machine.locked();
-        let memory = options.memory.unwrap_or_else(|| ram::guess(&timeline));
+        let memory = options.memory.unwrap_or_else(|| guess_memory(&timeline));
         let page = machine.host().page_shift();
         if memory == 0 || !memory.is_multiple_of(page.bytes()) {
             return Err(ReplayError::MemorySize { bytes: memory, page });
         }
         let guest = Guest::new(machine, &timeline, memory, default)?;
         let mut report = blank(self, &timeline, machine, memory);
-        let liobns = Liobns::new(timeline.bridges.iter().map(|bridge| bridge.liobn));
+        let liobns = Liobns::new(timeline.bridges.iter().map(|bridge| bridge.liobn.into()));
         let comparison = Comparison::new(&mut report);
         let mut run = Run { timeline: &timeline, proofs: &proofs, guest: &guest, liobns, comparison };
         let mut ioctls = Ioctls::default();
@@ -228,22 +183,16 @@ impl Run<'_> {
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[address, high(buid), low(buid)]);
                 compare.reset(located, rets);
                 if let Some(bridge) = self.timeline.bridges.iter().find(|bridge| bridge.buid == buid) {
-                    self.liobns.reset(bridge.liobn);
+                    self.liobns.reset(bridge.liobn.into());
                 }
             }
-            Step::MachineReset { liobn } => {
-                let buid = self.timeline.bridges.iter().find(|bridge| bridge.liobn == liobn).map_or(0, |it| it.buid);
+            Step::MachineReset { bridge: Bridge { liobn, buid } } => {
                 let rets = self.guest.rtas::<1>(RtasCall::ResetPeDmaWindow, &[0, high(buid), low(buid)]);
                 compare.machine_reset(located, rets);
-                self.liobns.reset(liobn);
+                self.liobns.reset(liobn.into());
             }
         }
     }
-}
-
-/// Counts the entries known in that way.
-pub(super) fn known(entries: &[Entry], known: Known) -> u64 {
-    entries.iter().filter(|entry| entry.known == known).count() as u64
 }
 
 fn high(value: u64) -> u32 {

@@ -1,16 +1,20 @@
-//! Carries out the actions that call the library.
+//! Carries out the actions: through the library, on memory itself, and by devices.
 
-use super::action::{Action, Attach, Detach, Map, Register, Release, Reserve, Stretch, Translate, WindowArguments};
-use super::code::Code;
-use super::context::{Context, StepError};
-use super::leases::HeldLease;
-use super::memory_act;
+use super::action::{
+    Action, Attach, Check, Detach, Dma, Fill, Map, Name, Part, Protect, Register, Release, Reserve, Stretch, Translate,
+    WindowArguments,
+};
+use super::context::{Context, HeldLease, StepError};
 use super::report::PlanReport;
-use super::value::{OneOrMany, Target};
+use super::value::{Offset, OneOrMany, Size, Target};
 use crate::by_address;
-use spapr_iommu::addr::{Bytes, UserRange};
+use spapr_iommu::addr::{Bytes, UserAddr, UserRange};
+use spapr_iommu::host::{Errno, Memory};
 use spapr_iommu::space::{AddressSpace, MapRequest, Overlap};
 use spapr_iommu::window::{Plan, Step as PlanStep, Window, WindowRequest};
+
+/// Bytes filled or compared at a time.
+const CHUNK: u64 = 64 << 10;
 
 /// The result of an action.
 #[derive(Default)]
@@ -61,11 +65,11 @@ impl Context<'_> {
                 Ok(format!("{} were mapped", Bytes(bytes)).into())
             }
             Action::Translate(translate) => self.translate(translate),
-            Action::Fill(fill) => memory_act::fill(self, fill, progress),
-            Action::Check(check) => memory_act::check(self, check, progress),
-            Action::Dma(dma) => memory_act::dma(self, dma, progress),
-            Action::Punch(part) => memory_act::punch(self, part),
-            Action::Protect(protect) => memory_act::protect(self, protect),
+            Action::Fill(fill) => self.fill(fill, progress),
+            Action::Check(check) => self.check(check, progress),
+            Action::Dma(dma) => self.dma(dma, progress),
+            Action::Punch(part) => self.punch(part),
+            Action::Protect(protect) => self.protect(protect),
             Action::Show(_) => Ok(StepResult::default()),
         }
     }
@@ -89,7 +93,7 @@ impl Context<'_> {
     }
 
     fn register(&mut self, parts: &[Register]) -> Outcome {
-        let range = |part: &Register| memory_act::part(self, &part.memory, part.offset, part.size);
+        let range = |part: &Register| self.part(&part.memory, part.offset, part.size);
         let ranges: Vec<UserRange> = parts.iter().map(range).collect::<Result<_, _>>()?;
         let before = self.registry.regions().len();
         let leases = match ranges.as_slice() {
@@ -105,7 +109,7 @@ impl Context<'_> {
     fn release(&mut self, release: &Release) -> Outcome {
         let name = release.lease.get_ref();
         let Some((place, HeldLease { name, lease })) = self.leases.take(name) else {
-            return Err(StepError::unknown(format!("there is no lease {name:?} any more, or it was never made")));
+            return Err(StepError::unknown(format!("there is no lease {name:?}: it was released, or never made")));
         };
         match lease.release() {
             Ok(()) => Ok(StepResult::default()),
@@ -159,8 +163,8 @@ impl Context<'_> {
         let space = self.space(&first.space)?;
         let mut requests = Vec::new();
         for map in maps {
-            let user = memory_act::part(self, &map.memory, map.offset, map.size)?;
-            let iova = self.range(space, &map.at, super::value::Size(user.len()))?;
+            let user = self.part(&map.memory, map.offset, map.size)?;
+            let iova = self.range(space, &map.at, Size(user.len()))?;
             requests.push(MapRequest { iova, user: user.start(), permission: map.access.0 });
         }
         let overlap = if first.replace { Overlap::Replace } else { Overlap::Refuse };
@@ -181,10 +185,58 @@ impl Context<'_> {
             (target, Some(access)) => format!("{target} {}", access.0),
         };
         let leads = shown == wanted || shown.split(' ').next() == Some(wanted.as_str());
-        match leads {
-            true => Ok(format!("leads to {shown}").into()),
-            false => Err(StepError::mismatch(format!("it leads to {shown}, not to {wanted}"))),
+        if leads {
+            Ok(format!("leads to {shown}").into())
+        } else {
+            Err(StepError::mismatch(format!("it leads to {shown}, not to {wanted}")))
         }
+    }
+
+    /// Returns a part of a memory. The file check ensures that it lies inside.
+    fn part(&self, name: &Name, offset: Offset, size: Option<Size>) -> Result<UserRange, StepError> {
+        let unknown = || StepError::unknown(format!("there is no such part of {}", name.get_ref()));
+        self.places.part(name, offset, size).ok_or_else(unknown)
+    }
+
+    fn fill(&self, fill: &Fill, progress: Progress<'_>) -> Outcome {
+        let range = self.part(&fill.memory, fill.offset, fill.size)?;
+        fill_pattern(self.machine.memory(), range, fill.pattern, |done| progress(done, range.len()))?;
+        Ok(Default::default())
+    }
+
+    fn check(&self, check: &Check, progress: Progress<'_>) -> Outcome {
+        let range = self.part(&check.memory, check.offset, check.size)?;
+        let wanted = if check.zero { None } else { check.pattern.or(check.not_pattern) };
+        let memory = self.machine.memory();
+        let different = first_difference(memory, range, wanted, |done| progress(done, range.len()))?;
+        match (different, check.not_pattern) {
+            (None, None) | (Some(_), Some(_)) => Ok(Default::default()),
+            (None, Some(_)) => Err(StepError::mismatch("the memory holds that pattern".into())),
+            (Some(at), None) => {
+                let place = self.places.show(UserAddr(range.start().0 + at));
+                Err(StepError::mismatch(format!("the first byte that differs is at {place}")))
+            }
+        }
+    }
+
+    fn dma(&mut self, dma: &Dma, progress: Progress<'_>) -> Outcome {
+        let space = self.space(&dma.space)?;
+        let from = self.range(space, &dma.from, dma.size)?;
+        let to = self.range(space, &dma.to, dma.size)?;
+        self.device(&dma.space, dma.device.0)?.copy(from, to, |done| progress(done, from.len()))?;
+        Ok(Default::default())
+    }
+
+    fn punch(&self, punch: &Part) -> Outcome {
+        let range = self.part(&punch.memory, punch.offset, punch.size)?;
+        self.machine.memory().free(range)?;
+        Ok(Default::default())
+    }
+
+    fn protect(&self, protect: &Protect) -> Outcome {
+        let range = self.part(&protect.memory, protect.offset, protect.size)?;
+        self.machine.memory().protect(range, protect.access.into())?;
+        Ok(Default::default())
     }
 }
 
@@ -224,5 +276,65 @@ fn report(plan: &Plan) -> PlanReport {
         teardown_entries: plan.teardown.entries,
         teardown_hypercalls: plan.teardown.hypercalls,
         reasons: plan.reasons.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Returns byte `at` of a pattern, counted from where it was filled in. It differs in all patterns,
+/// and does not repeat soon.
+fn byte(pattern: u32, at: u64) -> u8 {
+    let mixed = (at ^ u64::from(pattern) << 40).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()[0]
+}
+
+/// Fills memory with a pattern.
+fn fill_pattern(memory: &dyn Memory, range: UserRange, pattern: u32, mut done: impl FnMut(u64)) -> Result<(), Errno> {
+    for piece in range.chunks(CHUNK) {
+        let from = piece.start().0 - range.start().0;
+        let data: Vec<u8> = (from..from + piece.len()).map(|at| byte(pattern, at)).collect();
+        memory.write(piece.start(), &data)?;
+        done(from + piece.len());
+    }
+    Ok(())
+}
+
+/// Finds the first wrong byte, counted from the start: it must be the pattern's, or 0.
+fn first_difference(
+    memory: &dyn Memory,
+    range: UserRange,
+    pattern: Option<u32>,
+    mut done: impl FnMut(u64),
+) -> Result<Option<u64>, Errno> {
+    for piece in range.chunks(CHUNK) {
+        let from = piece.start().0 - range.start().0;
+        let mut data = vec![0; piece.len() as usize];
+        memory.read(piece.start(), &mut data)?;
+        let right = |at: u64| pattern.map_or(0, |pattern| byte(pattern, at));
+        let different = data.iter().zip(from..).find(|(found, at)| **found != right(*at));
+        if let Some((_, at)) = different {
+            return Ok(Some(at));
+        }
+        done(from + piece.len());
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spapr_iommu::addr::{PageShift, UserAddr};
+    use spapr_iommu::model::Model;
+
+    #[test]
+    fn a_pattern_is_itself_and_no_other() {
+        let model = Model::new("powernv9".parse().unwrap());
+        let range = model.allocate(256 << 10, PageShift::P64K).unwrap();
+        let compare = |pattern| first_difference(&model, range, pattern, |_| {}).unwrap();
+        assert_eq!(compare(None), None);
+        fill_pattern(&model, range, 7, |_| {}).unwrap();
+        assert_eq!(compare(Some(7)), None);
+        assert!(compare(Some(8)).is_some_and(|at| at < 8) && compare(None).is_some_and(|at| at < 8));
+        let last = UserAddr(range.end().0 - 1);
+        model.write(last, &[!byte(7, range.len() - 1)]).unwrap();
+        assert_eq!(compare(Some(7)), Some(range.len() - 1));
     }
 }

@@ -234,7 +234,7 @@ pub(super) enum Protection {
     Rw,
 }
 
-/// Displays `memory+offset size`, as far as given.
+/// Displays `memory+offset size`, without what is not given.
 struct Piece<'a>(&'a Name, Offset, Option<Size>);
 
 impl fmt::Display for Piece<'_> {

@@ -1,10 +1,10 @@
-//! Stable names of errors: the code of the innermost typed error.
+//! Codes of errors, as a file expects them: the library's, and a few of scenarios themselves.
 
+use crate::edu::EduError;
 use spapr_iommu::addr::RangeError;
-use spapr_iommu::host::calls::CallError;
 use spapr_iommu::host::{Errno, MemlockError, Obstacle};
 use spapr_iommu::registry::{PinError, RegisterError, ReleaseError};
-use spapr_iommu::space::{AttachError, MapError, NotRestored, UnmapError, WindowError};
+use spapr_iommu::space::{AttachError, MapError, UnmapError, WindowError};
 use spapr_iommu::window::PlanError;
 use strum::VariantNames;
 
@@ -12,16 +12,10 @@ use strum::VariantNames;
 pub(super) const MISMATCH: &str = "mismatch";
 /// Code of a name that no earlier step defined.
 pub(super) const UNKNOWN_NAME: &str = "unknown-name";
-/// Code of a group without an `edu` device.
-pub(super) const NO_EDU: &str = "no-edu";
-/// Code of a device that did not finish, or is gone.
-pub(super) const DMA_FAILED: &str = "dma-failed";
 
-const STILL_MAPPED: &str = "still-mapped";
-const NOT_RESTORED: &str = "not-restored";
-const CALL: &str = "call-failed";
 const ERRNO: &str = "errno";
-const OWN: [&str; 8] = [MISMATCH, UNKNOWN_NAME, NO_EDU, DMA_FAILED, STILL_MAPPED, NOT_RESTORED, CALL, ERRNO];
+/// Codes of errors that are not enums.
+const OTHERS: [&str; 6] = [MISMATCH, UNKNOWN_NAME, ERRNO, "still-mapped", "not-restored", "call-failed"];
 /// Variants that only wrap another error, whose code counts.
 const WRAPPERS: [&str; 8] = ["memory", "memlock", "window", "windows", "refused", "register", "call", "obstacle"];
 
@@ -48,7 +42,8 @@ pub(super) fn all() -> Vec<&'static str> {
         PinError::VARIANTS,
         MemlockError::VARIANTS,
         Obstacle::VARIANTS,
-        &OWN,
+        &OTHERS,
+        &EduError::CODES,
     ];
     let mut codes: Vec<_> = lists.concat().into_iter().filter(|code| !WRAPPERS.contains(code)).collect();
     codes.sort_unstable();
@@ -56,17 +51,19 @@ pub(super) fn all() -> Vec<&'static str> {
     codes
 }
 
-impl Code for RangeError {
-    fn code(&self) -> &'static str {
-        self.into()
-    }
+/// Takes the code from the error itself.
+macro_rules! own_code {
+    ($($error:ty),*) => {
+        $(impl Code for $error {
+            fn code(&self) -> &'static str {
+                // The inherent method, which goes first.
+                <$error>::code(self)
+            }
+        })*
+    };
 }
 
-impl Code for CallError {
-    fn code(&self) -> &'static str {
-        CALL
-    }
-}
+own_code!(RangeError, WindowError, PlanError, RegisterError, PinError, ReleaseError, MapError, UnmapError, EduError);
 
 impl Code for Errno {
     fn code(&self) -> &'static str {
@@ -74,95 +71,9 @@ impl Code for Errno {
     }
 }
 
-impl Code for NotRestored {
-    fn code(&self) -> &'static str {
-        NOT_RESTORED
-    }
-}
-
-impl Code for ReleaseError {
-    fn code(&self) -> &'static str {
-        STILL_MAPPED
-    }
-}
-
-impl Code for MemlockError {
-    fn code(&self) -> &'static str {
-        self.into()
-    }
-}
-
-impl Code for PlanError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Memlock(error) => error.code(),
-            other => other.into(),
-        }
-    }
-}
-
-impl Code for WindowError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Refused(why) => why.code(),
-            Self::Call { error, .. } => error.code(),
-            other => other.into(),
-        }
-    }
-}
-
-impl Code for RegisterError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Memlock(error) => error.code(),
-            Self::Call(error) => error.code(),
-            other => other.into(),
-        }
-    }
-}
-
-impl Code for PinError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Register(error) => error.code(),
-            other => other.into(),
-        }
-    }
-}
-
-impl Code for MapError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NoWindow { why, .. } => why.code(),
-            Self::Memory(error) => error.code(),
-            Self::Window(error) => error.code(),
-            Self::Refused(error) => error.code(),
-            Self::NotRestored(error) => error.code(),
-            other => other.into(),
-        }
-    }
-}
-
-impl Code for UnmapError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Refused(error) => error.code(),
-            Self::NotRestored(error) => error.code(),
-            other => other.into(),
-        }
-    }
-}
-
 impl Code for AttachError {
     fn code(&self) -> &'static str {
-        match self {
-            Self::Obstacle(obstacle) => obstacle.into(),
-            Self::Windows { why, .. } => why.code(),
-            Self::Register(error) => error.code(),
-            Self::Call(error) => error.code(),
-            Self::NotRestored(error) => error.code(),
-            other => other.into(),
-        }
+        Self::code(self)
     }
 
     fn is_obstacle(&self) -> bool {

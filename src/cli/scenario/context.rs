@@ -1,21 +1,19 @@
-//! State of a run: memory, leases, spaces, windows by name.
+//! State of a run: memory, spaces with their devices, leases, and windows by name.
 
 use super::action::{MAIN, Name};
+use super::check::DEFAULT;
 use super::code::{self, Code};
-use super::edu::{Edu, EduError};
 use super::file::Scenario;
-use super::leases::Leases;
-use super::machine::{Machine, NotHere};
-use super::names::DEFAULT;
 use super::places::{NoMemory, Places};
 use super::report::End;
 use super::value::{Place, Size};
-use super::windows::WindowNames;
+use crate::edu::{Edu, EduError};
+use crate::machine::{Machine, NotHere};
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::host::{GroupFacts, Host};
-use spapr_iommu::registry::Registry;
+use spapr_iommu::registry::{Lease, Registry};
 use spapr_iommu::space::AddressSpace;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use toml::Spanned;
 
@@ -63,6 +61,7 @@ pub(super) struct Context<'a> {
 
 /// Why a scenario could not even begin.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The host does not allow it.
     #[error(transparent)]
@@ -77,7 +76,7 @@ impl<'a> Context<'a> {
         let host = machine.host();
         let groups = machine.groups(scenario.groups())?;
         let places = Places::allocate(machine.memory(), host.page_shift(), &scenario.memory)?;
-        let locked = locked(host.as_ref());
+        let locked = machine.locked();
         let registry = Registry::new(Arc::clone(&host));
         let (spaces, leases, windows) = (BTreeMap::new(), Leases::default(), WindowNames::default());
         Ok(Self { machine, places, groups, registry, spaces, leases, windows, locked })
@@ -85,7 +84,7 @@ impl<'a> Context<'a> {
 
     /// Returns the locked bytes that were not locked at the start.
     pub(super) fn locked(&self) -> u64 {
-        locked(self.registry.host().as_ref()).saturating_sub(self.locked)
+        self.machine.locked().saturating_sub(self.locked)
     }
 
     /// Releases everything, and checks what is left.
@@ -140,7 +139,7 @@ impl<'a> Context<'a> {
             }
             Some(name) => {
                 let found = self.windows.start(name);
-                found.ok_or_else(|| StepError::unknown(format!("no window {name:?} was made")))?
+                found.ok_or_else(|| StepError::unknown(format!("no step has made a window {name:?}")))?
             }
         };
         match start.0.checked_add(*offset) {
@@ -201,10 +200,6 @@ fn space_name(name: &Option<Name>) -> &str {
     name.as_ref().map_or(MAIN, |name| name.get_ref())
 }
 
-pub(super) fn locked(host: &dyn Host) -> u64 {
-    host.memlock().map_or(0, |memlock| memlock.locked)
-}
-
 /// Replaces group numbers by the scenario's numbers.
 fn count_groups(message: &str, groups: &[GroupFacts]) -> String {
     const WORD: &str = "group ";
@@ -223,6 +218,80 @@ fn count_groups(message: &str, groups: &[GroupFacts]) -> String {
         rest = &number[digits..];
     }
     out + rest
+}
+
+/// A lease and its name.
+pub(super) struct HeldLease {
+    pub name: Option<String>,
+    pub lease: Lease,
+}
+
+/// All leases of a scenario.
+#[derive(Default)]
+pub(super) struct Leases {
+    held: BTreeMap<usize, HeldLease>,
+    by_name: HashMap<String, usize>,
+    /// Leases made so far.
+    made: usize,
+}
+
+impl Leases {
+    /// Adds a lease after all others.
+    pub(super) fn add(&mut self, name: Option<String>, lease: Lease) {
+        self.put(self.made, HeldLease { name, lease });
+        self.made += 1;
+    }
+
+    /// Removes the lease of that name, and returns it with its place.
+    pub(super) fn take(&mut self, name: &str) -> Option<(usize, HeldLease)> {
+        let place = self.by_name.remove(name)?;
+        Some((place, self.held.remove(&place)?))
+    }
+
+    /// Puts a lease into a free place.
+    pub(super) fn put(&mut self, place: usize, held: HeldLease) {
+        if let Some(name) = &held.name {
+            self.by_name.insert(name.clone(), place);
+        }
+        self.held.insert(place, held);
+    }
+
+    /// Returns the leases, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldLease> {
+        self.held.values()
+    }
+
+    /// Releases all, oldest first.
+    pub(super) fn clear(&mut self) {
+        self.by_name.clear();
+        while self.held.pop_first().is_some() {}
+    }
+}
+
+/// Names of windows, which a file gives once each.
+#[derive(Default)]
+pub(super) struct WindowNames {
+    starts: HashMap<String, Iova>,
+    /// By space and start; of several windows that started there, the last.
+    names: HashMap<(String, Iova), String>,
+}
+
+impl WindowNames {
+    /// Names the window of a space that starts there.
+    pub(super) fn add(&mut self, name: &str, space: &str, start: Iova) {
+        self.starts.insert(name.to_owned(), start);
+        self.names.insert((space.to_owned(), start), name.to_owned());
+    }
+
+    /// Returns where the window of that name starts.
+    pub(super) fn start(&self, name: &str) -> Option<Iova> {
+        self.starts.get(name).copied()
+    }
+
+    /// Returns the name of the window of a space that starts there.
+    pub(super) fn name(&self, space: &str, start: Iova) -> Option<&str> {
+        self.names.get(&(space.to_owned(), start)).map(String::as_str)
+    }
 }
 
 #[cfg(test)]

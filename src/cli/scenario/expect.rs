@@ -3,7 +3,6 @@
 use super::code;
 use core::fmt;
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Platform;
 use std::marker::PhantomData;
@@ -99,7 +98,7 @@ impl<'de, V: Deserialize<'de> + Default + Copy> Visitor<'de> for ExpectVisitor<V
     type Value = Expect<V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("what it should come to, or a table of that by powernv and pseries, or by 4k and 64k")
+        f.write_str("the expected result, or a table of results by powernv and pseries, or by 4k and 64k")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Expect<V>, E> {
@@ -126,15 +125,14 @@ impl<'de, V: Deserialize<'de> + Default + Copy> Visitor<'de> for ExpectVisitor<V
     }
 }
 
-impl<V: Serialize> Serialize for Expect<V> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl<V: Copy + Into<toml::Value>> Expect<V> {
+    /// Returns what a file says of it.
+    pub(super) fn value(&self) -> toml::Value {
         if self.by_kind.is_empty() {
-            return self.everywhere.serialize(serializer);
+            return self.everywhere.into();
         }
-        let mut map = serializer.serialize_map(Some(self.by_kind.len()))?;
-        for (kind, verdict) in &self.by_kind {
-            map.serialize_entry(kind, verdict)?;
-        }
-        map.end()
+        let by_kind: toml::Table =
+            self.by_kind.iter().map(|(kind, verdict)| ((*kind).to_owned(), (*verdict).into())).collect();
+        by_kind.into()
     }
 }

@@ -1,11 +1,9 @@
-//! Parses a scenario file: text in, scenario out, or the position of the first mistake.
+//! The contents of a scenario file, and its syntax.
 
 use super::action::{Action, Name, Nothing, Protection};
 use super::expect::{Expect, Verdict};
-use super::lines::Lines;
-use super::names;
 use super::raw::Line;
-use super::value::{Offset, Page, Size};
+use super::value::{Mistake, Offset, Page, Size, one_action, one_of, unknown_key};
 use core::fmt;
 use core::ops::Range;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -23,7 +21,7 @@ pub struct Scenario {
     pub(super) memory: Vec<Memory>,
     #[serde(default, rename = "step")]
     pub(super) steps: Vec<Step>,
-    /// Bare steps, instead of steps.
+    /// Raw steps, in place of steps.
     #[serde(default)]
     pub(super) raw: Vec<Line>,
 }
@@ -78,7 +76,7 @@ pub(super) struct Step {
     pub span: Range<usize>,
     pub line: usize,
     /// A key that is not allowed.
-    mistake: Option<Mistake>,
+    pub mistake: Option<Mistake>,
 }
 
 /// Keys of a step other than actions.
@@ -132,20 +130,9 @@ impl<'de> Deserialize<'de> for Step {
     }
 }
 
-pub(super) fn one_of(actions: &[&str], more: &[&str]) -> String {
-    format!("expected one of `{}`", [actions, more].concat().join("`, `"))
-}
-
-pub(super) fn unknown_key(key: &str, actions: &[&str], more: &[&str]) -> String {
-    format!("unknown field `{key}`, {}", one_of(actions, more))
-}
-
-pub(super) fn one_action(first: &str, key: &str) -> String {
-    format!("a step does one thing, and this one does `{first}`: write a step of its own for `{key}`")
-}
-
 /// What is wrong with a scenario's text, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{line}:{column}: {message}")]
 pub struct FileError {
     /// Line, from 1.
@@ -159,7 +146,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn new(text: &str, at: usize, message: String) -> Self {
+    pub(super) fn new(text: &str, at: usize, message: String) -> Self {
         let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let before = &text[..at];
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -173,34 +160,7 @@ impl FileError {
     }
 }
 
-/// A mistake and its position in bytes.
-pub(super) type Mistake = (Range<usize>, String);
-
 impl Scenario {
-    /// Parses a scenario. Everything that needs no host is checked here: words, numbers, names.
-    pub fn parse(text: &str) -> Result<Self, FileError> {
-        let mut scenario: Self = toml::from_str(text).map_err(|error| {
-            let message = error.message().trim_end().replace('\n', "; ");
-            FileError::new(text, error.span().map_or(0, |span| span.start), message)
-        })?;
-        let wrong = |(span, message): Mistake| FileError::new(text, span.start, message);
-        let lines = Lines::new(text);
-        for step in &mut scenario.steps {
-            step.line = lines.number(step.span.start);
-            if let Some(mistake) = step.mistake.take() {
-                return Err(wrong(mistake));
-            }
-        }
-        for line in &mut scenario.raw {
-            line.number = lines.number(line.span.start);
-            if let Some(mistake) = line.mistake.take() {
-                return Err(wrong(mistake));
-            }
-        }
-        names::check(&scenario).map_err(wrong)?;
-        Ok(scenario)
-    }
-
     /// Returns its title.
     pub fn title(&self) -> &str {
         &self.title

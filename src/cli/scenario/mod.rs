@@ -5,7 +5,8 @@
 //! same [`Report`] on both. `docs/scenario.md` describes the format.
 //!
 //! ```
-//! use spapr_iommu_cli::scenario::{Machine, Scenario};
+//! use spapr_iommu_cli::Machine;
+//! use spapr_iommu_cli::scenario::Scenario;
 //!
 //! let scenario = Scenario::parse(
 //!     r#"
@@ -30,32 +31,22 @@
 
 mod act;
 mod action;
+mod check;
 mod code;
 mod context;
-mod edu;
 mod expect;
 mod file;
-mod leases;
-mod lines;
-mod machine;
-mod memory_act;
-mod names;
-mod observer;
-mod pattern;
 mod places;
 pub mod raw;
 mod report;
 mod run;
-mod tables;
 mod value;
-mod windows;
 
 pub use context::StartError;
 pub use file::{FileError, Scenario};
-pub use machine::{Machine, NotHere};
-pub use observer::Observer;
 pub use places::NoMemory;
 pub use report::{
-    End, GroupRow, HostNote, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
+    End, GroupRow, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
 };
+pub use run::Observer;
 pub(crate) use value::{NumberError, checked_number};

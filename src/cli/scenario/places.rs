@@ -4,7 +4,7 @@ use super::action::{Name, Protection};
 use super::file::Memory as Wanted;
 use super::value::{Offset, Size};
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::{Errno, Memory, memory};
+use spapr_iommu::host::{self, Errno, Memory};
 use std::collections::{BTreeMap, HashMap};
 
 /// Memory with a name.
@@ -24,7 +24,7 @@ pub(super) struct Places {
     by_start: BTreeMap<u64, usize>,
 }
 
-impl From<Protection> for memory::Protection {
+impl From<Protection> for host::Protection {
     fn from(protection: Protection) -> Self {
         match protection {
             Protection::None => Self::None,
@@ -36,7 +36,7 @@ impl From<Protection> for memory::Protection {
 
 /// Memory that could not be allocated.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot get memory {name:?} as wanted: {errno}{}", hint(*.huge))]
+#[error("cannot allocate memory {name:?} as requested: {errno}{}", hint(*.huge))]
 pub struct NoMemory {
     name: String,
     huge: bool,
@@ -84,7 +84,7 @@ impl Places {
         self.all.push(Named { name, range });
     }
 
-    /// A part of a memory, from `offset` on; `None` where it reaches past the end.
+    /// Returns a part of a memory, from `offset` on; `None` if it reaches past the end.
     pub(super) fn part(&self, name: &Name, Offset(offset): Offset, size: Option<Size>) -> Option<UserRange> {
         let Named { range, .. } = self.all.get(*self.by_name.get(name.get_ref())?)?;
         let start = range.start().0.checked_add(offset)?;
@@ -92,7 +92,7 @@ impl Places {
         UserRange::between(UserAddr(start), UserAddr(end)).filter(|part| range.contains_range(part))
     }
 
-    /// The place of the memory with that address, in the order of the file.
+    /// Returns the place of the memory with that address, in the order of the file.
     fn place(&self, at: UserAddr) -> Option<usize> {
         let (_, place) = self.by_start.range(..=at.0).next_back()?;
         self.all.get(*place).is_some_and(|named| named.range.contains(at)).then_some(*place)
@@ -161,7 +161,7 @@ fn one(memory: &dyn Memory, page: PageShift, huge: Option<PageShift>, size: u64)
     let whole = page.ceil(size).ok_or(Errno::ENOMEM)?;
     let all = memory.allocate(whole.checked_add(page.bytes()).ok_or(Errno::ENOMEM)?, page)?;
     let guard = UserRange::between(UserAddr(all.start().0 + whole), all.end()).ok_or(Errno::EINVAL)?;
-    memory.protect(guard, memory::Protection::None)?;
+    memory.protect(guard, host::Protection::None)?;
     UserRange::new(all.start(), size).map_err(|_| Errno::EINVAL)
 }
 

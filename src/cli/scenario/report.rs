@@ -1,6 +1,7 @@
 //! The report of a run, for people and programs. Except for `host`, nothing in it depends on time
 //! or on memory addresses: the same scenario gives the same report on every host of one kind.
 
+use crate::machine::HostNote;
 use serde::Serialize;
 
 /// The result of a scenario.
@@ -26,19 +27,6 @@ pub struct Report {
     /// reported but not judged.
     #[serde(skip)]
     pub raw: bool,
-}
-
-/// The host a scenario ran on.
-#[derive(Clone, Debug, Serialize)]
-pub struct HostNote {
-    /// `model` or `vfio`.
-    pub kind: &'static str,
-    /// The preset, or the machine's name.
-    pub name: String,
-    /// The kernel's release.
-    pub kernel: String,
-    /// Numbers of the groups that the scenario numbers from 0.
-    pub groups: Vec<u32>,
 }
 
 /// The result of a step.

@@ -4,16 +4,16 @@ use super::action::Action;
 use super::context::{Context, StartError};
 use super::expect::Verdict;
 use super::file::{Scenario, Step};
-use super::machine::Machine;
-use super::observer::Observer;
 use super::raw;
-use super::report::{Report, StepReport};
-use super::tables::tables;
+use super::report::{GroupRow, LeaseRow, Locked, MapRow, RegionRow, Report, StepReport, Tables, WindowRow};
+use crate::machine::Machine;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Platform;
+use spapr_iommu::space::AddressSpace;
+use spapr_iommu::window::{DEFAULT_PAGE, DefaultWindow};
 
 impl Scenario {
-    /// Runs it up to the first surprise and releases everything. Bare steps on the running kernel
+    /// Runs it up to the first surprise and releases everything. Raw steps on the running kernel
     /// may crash it: check [`Scenario::is_raw`] first.
     pub fn run(&self, machine: &Machine, observer: &mut dyn Observer) -> Result<Report, StartError> {
         if self.is_raw() {
@@ -26,7 +26,7 @@ impl Scenario {
         for (at, step) in self.steps.iter().enumerate() {
             observer.begins(at + 1, self.steps.len(), step.action.key());
             let report = run_step(&mut context, at + 1, step, (platform, page), observer);
-            observer.stands(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
+            observer.after_step(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
             observer.done(&report);
             let stop = report.surprise;
             steps.push(report);
@@ -74,3 +74,105 @@ fn run_step(
         tables: shows.then(|| tables(context)),
     }
 }
+
+fn tables(context: &Context<'_>) -> Tables {
+    let mut regions = context.registry.regions();
+    regions.sort_by_key(|region| context.places.rank(region.range.start()));
+    let charged = regions.iter().filter(|region| region.containers > 0);
+    let registered = charged.map(|region| region.range.len()).sum();
+    let total = context.locked();
+    let mut tables = Tables {
+        locked: Locked { total, registered, tables: total.saturating_sub(registered) },
+        registered: regions
+            .iter()
+            .map(|region| RegionRow {
+                memory: context.places.show(region.range.start()),
+                size: region.range.len(),
+                max_iommu_page: region.max_iommu_page.bytes(),
+                leases: region.leases,
+                mapped: region.mapped,
+                containers: region.containers,
+            })
+            .collect(),
+        leases: context
+            .leases
+            .iter()
+            .map(|held| LeaseRow {
+                lease: held.name.clone(),
+                memory: context.places.show(held.lease.range().start()),
+                size: held.lease.range().len(),
+            })
+            .collect(),
+        ..Tables::default()
+    };
+    for (name, space) in &context.spaces {
+        add_space(context, name, &space.space, &mut tables);
+    }
+    tables
+}
+
+fn add_space(context: &Context<'_>, name: &str, space: &AddressSpace, tables: &mut Tables) {
+    let status = space.status();
+    let index = |number| context.groups.iter().position(|group| group.number == number).unwrap_or(usize::MAX);
+    tables.groups.extend(status.groups.iter().map(|group| GroupRow {
+        space: name.to_owned(),
+        group: index(group.group),
+        container: group.container,
+    }));
+    let waiting = status.facts.and_then(|facts| facts.default).filter(|_| status.default == DefaultWindow::Pending);
+    tables.windows.extend(waiting.map(|range| WindowRow {
+        space: name.to_owned(),
+        name: None,
+        start: range.start().to_string(),
+        size: range.len(),
+        page: DEFAULT_PAGE.bytes(),
+        levels: None,
+        origin: "default".into(),
+        mapped: 0,
+    }));
+    let mut windows = status.windows;
+    windows.sort_by_key(|(window, _)| window.range);
+    tables.windows.extend(windows.iter().map(|(window, mapped)| WindowRow {
+        space: name.to_owned(),
+        name: context.window_name(name, window.range.start()).map(str::to_owned),
+        start: window.range.start().to_string(),
+        size: window.range.len(),
+        page: window.page.bytes(),
+        levels: Some(window.levels),
+        origin: window.origin.to_string(),
+        mapped: *mapped,
+    }));
+    tables.maps.extend(space.mappings().iter().map(|mapping| MapRow {
+        space: name.to_owned(),
+        iova: mapping.iova.start().to_string(),
+        size: mapping.iova.len(),
+        memory: context.places.show(mapping.user),
+        access: mapping.permission.to_string(),
+    }));
+}
+
+/// Watches a run.
+pub trait Observer {
+    /// A step begins: its number, the number of steps, and its action.
+    fn begins(&mut self, number: usize, count: usize, action: &str) {
+        let _ = (number, count, action);
+    }
+
+    /// A step has made progress, in bytes.
+    fn progress(&mut self, done: u64, all: u64) {
+        let _ = (done, all);
+    }
+
+    /// A step has run: the spaces after it, each with its name.
+    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
+        let _ = spaces;
+    }
+
+    /// A step is done.
+    fn done(&mut self, step: &StepReport) {
+        let _ = step;
+    }
+}
+
+/// Watches nothing.
+impl Observer for () {}

@@ -1,6 +1,7 @@
 //! Values in a scenario and their syntax.
 
 use core::fmt;
+use core::ops::Range;
 use core::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use spapr_iommu::addr::{Bytes, PageShift};
@@ -10,12 +11,12 @@ use std::marker::PhantomData;
 /// Largest number of groups a scenario can use.
 pub(super) const MAX_GROUPS: usize = 256;
 
-/// Why a text is no number of bytes.
+/// Why a text is not a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NumberError {
     #[error("a size is a number of bytes, for example 512M, 1G or 0x10000")]
     Malformed,
-    #[error("more than 64 bits hold: the most is 0x{:x}", u64::MAX)]
+    #[error("more than 64 bits can hold: the maximum is 0x{:x}", u64::MAX)]
     TooLarge,
 }
 
@@ -49,6 +50,21 @@ pub(super) fn unexpected(text: &str) -> String {
         Err(error @ NumberError::TooLarge) => format!("{text:?}, which is {error}"),
         _ => format!("string {text:?}"),
     }
+}
+
+/// A mistake and its position in bytes.
+pub(super) type Mistake = (Range<usize>, String);
+
+pub(super) fn one_of(actions: &[&str], more: &[&str]) -> String {
+    format!("expected one of `{}`", [actions, more].concat().join("`, `"))
+}
+
+pub(super) fn unknown_key(key: &str, actions: &[&str], more: &[&str]) -> String {
+    format!("unknown field `{key}`, {}", one_of(actions, more))
+}
+
+pub(super) fn one_action(first: &str, key: &str) -> String {
+    format!("a step has one action, and this one has `{first}`: give `{key}` a step of its own")
 }
 
 /// Returns whether `text` is a valid name: letters, digits, `-` and `_`, a letter first.

@@ -47,7 +47,7 @@ struct Block {
     pages: u64,
     /// The blocks before and after it in the window.
     before: u32,
-    behind: u32,
+    after: u32,
     /// The blocks before and after it in the list of its bin, if it is free.
     previous: u32,
     next: u32,
@@ -89,15 +89,8 @@ impl Iovas {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
         };
         if pages != 0 {
-            let slot = iovas.add(Block {
-                start,
-                pages,
-                before: NONE,
-                behind: NONE,
-                previous: NONE,
-                next: NONE,
-                is_free: true,
-            });
+            let slot =
+                iovas.add(Block { start, pages, before: NONE, after: NONE, previous: NONE, next: NONE, is_free: true });
             iovas.link(slot);
         }
         iovas
@@ -123,8 +116,8 @@ impl Iovas {
         Some(IovaSpan { range, slot, owner: self.owner })
     }
 
-    /// Takes `bytes` bytes like [`Self::allocate`], none of them above `last`. Looks through all
-    /// blocks, and takes the lowest.
+    /// Allocates `bytes` bytes like [`Self::allocate`], none of them above `last`. Searches all
+    /// blocks for the lowest that fits.
     pub fn allocate_within(&mut self, bytes: u64, align: PageShift, last: u64) -> Option<IovaSpan> {
         let pages = bytes.div_ceil(self.page.bytes());
         let mask = (align.bytes() >> self.page.get()).saturating_sub(1);
@@ -140,17 +133,17 @@ impl Iovas {
         self.take_span(slot, at, pages)
     }
 
-    /// Gives addresses back; `false`, and nothing changes, when they are another allocator's.
+    /// Frees addresses. Returns `false`, and changes nothing, if they are another allocator's.
     pub fn free(&mut self, span: IovaSpan) -> bool {
         if !self.owns(&span) {
             return false;
         }
         let block = self.at(span.slot);
-        let (pages, before, behind) = (block.pages, block.before, block.behind);
+        let (pages, before, after) = (block.pages, block.before, block.after);
         let mut slot = span.slot;
-        if self.is_free(behind) {
-            self.unlink(behind);
-            self.join(slot, behind);
+        if self.is_free(after) {
+            self.unlink(after);
+            self.join(slot, after);
         }
         if self.is_free(before) {
             self.unlink(before);
@@ -175,8 +168,8 @@ impl Iovas {
         largest.unwrap_or(0) << self.page.get()
     }
 
-    /// Bytes of the largest free piece that reaches no further than `last`. Looks through all
-    /// blocks.
+    /// Returns the bytes of the largest free piece that reaches no further than `last`. Searches
+    /// all blocks.
     pub fn largest_free_within(&self, last: u64) -> u64 {
         let end = self.pages_within(last);
         let free = self.blocks.iter().filter(|(_, block)| block.is_free);
@@ -184,18 +177,18 @@ impl Iovas {
         pages.max().unwrap_or(0) << self.page.get()
     }
 
-    /// The first page that does not end at `last` or before.
+    /// Returns the first page that does not end at `last` or before.
     fn pages_within(&self, last: u64) -> u64 {
-        // 2^64 bytes are no number of 64 bits.
+        // 2^64 takes more than 64 bits.
         ((u128::from(last) + 1) >> self.page.get()) as u64
     }
 
-    /// Whether `span` was taken here.
+    /// Returns whether `span` was allocated here.
     pub fn owns(&self, span: &IovaSpan) -> bool {
         span.owner == self.owner
     }
 
-    /// How many blocks the free bytes are in.
+    /// Returns in how many blocks the free bytes are.
     pub fn free_blocks(&self) -> usize {
         self.blocks.len() - self.live
     }
@@ -242,25 +235,24 @@ impl Iovas {
     fn split(&mut self, slot: u32, at: u64) -> u32 {
         let block = self.at(slot);
         let pages = block.start + block.pages - at;
-        let behind = block.behind;
+        let after = block.after;
         block.pages -= pages;
-        let rest =
-            self.add(Block { start: at, pages, before: slot, behind, previous: NONE, next: NONE, is_free: true });
-        self.at(slot).behind = rest;
-        if behind != NONE {
-            self.at(behind).before = rest;
+        let rest = self.add(Block { start: at, pages, before: slot, after, previous: NONE, next: NONE, is_free: true });
+        self.at(slot).after = rest;
+        if after != NONE {
+            self.at(after).before = rest;
         }
         rest
     }
 
     /// Merges two blocks that touch, neither of them in a list.
-    fn join(&mut self, slot: u32, behind: u32) {
-        let gone = self.blocks.remove(behind as usize);
+    fn join(&mut self, slot: u32, after: u32) {
+        let gone = self.blocks.remove(after as usize);
         let block = self.at(slot);
         block.pages += gone.pages;
-        block.behind = gone.behind;
-        if gone.behind != NONE {
-            self.at(gone.behind).before = slot;
+        block.after = gone.after;
+        if gone.after != NONE {
+            self.at(gone.after).before = slot;
         }
     }
 

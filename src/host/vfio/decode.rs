@@ -1,7 +1,7 @@
-//! Whether the BARs of a PCI device answer.
+//! Tracks whether the BARs of a PCI device answer.
 //!
-//! The kernel ends a process with SIGBUS that touches a mapped BAR while memory decode is off or
-//! the device sleeps (`vfio_pci_mmap_fault`), and both are a write to the configuration space away.
+//! The kernel ends a process with SIGBUS if it touches a mapped BAR while memory decode is off or
+//! the device sleeps (`vfio_pci_mmap_fault`), and one write to the configuration space does either.
 //! So such writes and accesses to mapped BARs exclude each other here, and a BAR that would not
 //! answer gives an error.
 
@@ -21,7 +21,7 @@ const D3HOT: u8 = 3;
 /// No list of capabilities is longer: 192 bytes hold no more.
 const MAX_CAPABILITIES: usize = 48;
 
-/// What all files of one device share.
+/// The state that all files of one device share.
 #[derive(Debug, Default)]
 pub(super) struct Decode(RwLock<State>);
 
@@ -36,14 +36,14 @@ struct State {
 }
 
 impl Default for State {
-    /// What is no PCI device always answers.
+    /// A device other than PCI always answers.
     fn default() -> Self {
         Self { learned: false, memory: true, asleep: false, power: None }
     }
 }
 
 impl Decode {
-    /// Reads from the configuration space how a device that was just opened is.
+    /// Reads the state of a device that was just opened from its configuration space.
     pub(super) fn learn(&self, config: &dyn Region) -> Result<(), Errno> {
         let mut state = self.0.write();
         if state.learned {
@@ -69,7 +69,7 @@ impl Decode {
         let mut state = self.0.write();
         let result = config.write(offset, data);
         let written = |at: u64| data.get(usize::try_from(at.checked_sub(offset)?).ok()?).copied();
-        // A write that failed may have arrived: then the worse is assumed.
+        // A write that failed may have arrived, so the worse is assumed.
         if let Some(command) = written(COMMAND) {
             let on = command & MEMORY != 0;
             state.memory = on && (state.memory || result.is_ok());
@@ -82,7 +82,7 @@ impl Decode {
     }
 }
 
-/// Where the power state is, if the device has one.
+/// Returns where the power state is, if the device has one.
 fn power(config: &dyn Region) -> Result<Option<u64>, Errno> {
     if byte(config, STATUS)? & HAS_CAPABILITIES == 0 {
         return Ok(None);

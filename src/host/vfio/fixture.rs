@@ -1,6 +1,6 @@
 //! A tree that stands in for `/sys`, `/proc`, `/dev` and `/run` in tests.
 
-use super::roots::Roots;
+use super::sysfs::Roots;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;

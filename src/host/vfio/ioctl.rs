@@ -107,10 +107,10 @@ pub(super) fn region_info(device: &OpenFile, index: u32) -> Result<Vec<u8>, Errn
     }
 }
 
-/// Bytes no kernel has more of to say of a region.
+/// Largest description of a region, in bytes, that any kernel gives.
 const MAX_REGION_INFO: usize = 1 << 16;
 
-/// Two words of 32 bits in one of 64, in the order of memory.
+/// Returns two words of 32 bits in one of 64, in the order of memory.
 fn pair(first: u32, second: u32) -> u64 {
     let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])

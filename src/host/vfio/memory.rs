@@ -8,24 +8,23 @@
 #![allow(unsafe_code, reason = "this is where memory is mapped")]
 
 use crate::addr::{PageShift, Range, UserAddr, UserRange};
-use crate::host::memory::Protection;
+use crate::host::Protection;
 use crate::host::shared::map_anonymous;
 use crate::host::{Errno, Memory};
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{ProtFlags, mprotect, munmap};
+use parking_lot::RwLock;
 use rangemap::RangeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{PoisonError, RwLock};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Memory allocated here, and its page size. Any other memory belongs to somebody else and is never
-/// touched.
+/// Memory allocated here, and its page size. Other memory is never touched.
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     allocated: RwLock<RangeMap<u64, PageShift>>,
@@ -35,21 +34,21 @@ impl Memory for ProcessMemory {
     fn allocate(&self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
         // The trait requires alignment to at least 64 KiB; the excess mapped for that is unmapped.
         let align = page.max(PageShift::P64K);
-        let (base, len, range) = map_anonymous(size, page, super::facts::page_shift(), align)?;
+        let (base, len, range) = map_anonymous(size, page, super::sysfs::page_shift(), align)?;
         let start = base.as_ptr().expose_provenance() as u64;
         let before = Range::between(UserAddr(start), range.start());
-        let behind = Range::between(range.end(), UserAddr(start + len as u64));
-        for rest in before.into_iter().chain(behind) {
+        let after = Range::between(range.end(), UserAddr(start + len as u64));
+        for rest in before.into_iter().chain(after) {
             // SAFETY: a part of the new mapping, whose address nobody else knows yet.
             unsafe { munmap(pointer(rest.start()), rest.len() as usize) }?;
         }
-        let mut allocated = self.allocated.write().unwrap_or_else(PoisonError::into_inner);
+        let mut allocated = self.allocated.write();
         allocated.insert(range.start().0..range.end().0, page);
         Ok(range)
     }
 
     fn free(&self, range: UserRange) -> Result<(), Errno> {
-        let mut allocated = self.allocated.write().unwrap_or_else(PoisonError::into_inner);
+        let mut allocated = self.allocated.write();
         check_pages(&allocated, range)?;
         // SAFETY: whole pages of memory that was allocated here and not freed; only its addresses
         // are known outside, and the lock keeps readers and writers away.
@@ -59,7 +58,7 @@ impl Memory for ProcessMemory {
     }
 
     fn protect(&self, range: UserRange, protection: Protection) -> Result<(), Errno> {
-        let allocated = self.allocated.write().unwrap_or_else(PoisonError::into_inner);
+        let allocated = self.allocated.write();
         check_pages(&allocated, range)?;
         let flags = match protection {
             Protection::None => ProtFlags::PROT_NONE,
@@ -71,7 +70,7 @@ impl Memory for ProcessMemory {
     }
 
     fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno> {
-        let allocated = self.allocated.read().unwrap_or_else(PoisonError::into_inner);
+        let allocated = self.allocated.read();
         let Some(range) = accessed(&allocated, at, data.len())? else { return Ok(()) };
         let scratch = scratch()?;
         for (from, piece) in range.chunks(CHUNK as u64).zip(data.chunks_mut(CHUNK)) {
@@ -86,7 +85,7 @@ impl Memory for ProcessMemory {
     }
 
     fn write(&self, at: UserAddr, data: &[u8]) -> Result<(), Errno> {
-        let allocated = self.allocated.read().unwrap_or_else(PoisonError::into_inner);
+        let allocated = self.allocated.read();
         let Some(range) = accessed(&allocated, at, data.len())? else { return Ok(()) };
         let scratch = scratch()?;
         for (to, piece) in range.chunks(CHUNK as u64).zip(data.chunks(CHUNK)) {
@@ -103,7 +102,7 @@ impl Memory for ProcessMemory {
 
 impl Drop for ProcessMemory {
     fn drop(&mut self) {
-        let allocated = self.allocated.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let allocated = self.allocated.get_mut();
         for (range, _) in allocated.iter() {
             let len = (range.end - range.start) as usize;
             // SAFETY: memory that was allocated here and not freed; its users borrow this object.
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     fn page() -> PageShift {
-        super::super::facts::page_shift()
+        super::super::sysfs::page_shift()
     }
 
     fn sub(range: UserRange, offset: u64, len: u64) -> UserRange {

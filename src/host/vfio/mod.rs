@@ -6,17 +6,12 @@
 
 pub mod bind;
 
-mod areas;
 mod decode;
-mod facts;
 mod files;
-mod given;
 mod ioctl;
 mod memory;
-mod mounts;
 mod obstacle;
 mod region;
-mod roots;
 mod smaps;
 mod sysfs;
 
@@ -25,13 +20,14 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use given::GivenFiles;
+pub use files::GivenFiles;
 pub use region::MappedArea;
 
 use super::calls::{self, CallError, Failure};
-use super::memory::Protection;
+
 use super::{
-    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, RegionArea, Shared,
+    Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Protection, Region,
+    RegionArea, Shared,
 };
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, IrqSet, PCI_CONFIG_REGION_INDEX, RegionInfo};
@@ -41,11 +37,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use obstacle::Asked;
 use parking_lot::Mutex;
-use roots::Roots;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use sysfs::Roots;
 
 /// The running kernel as a host, and as a source of memory.
 ///
@@ -69,13 +65,13 @@ impl Vfio {
         Self::default()
     }
 
-    /// The running kernel for a process that may not open `/dev/vfio` itself, and was handed files
-    /// that somebody else opened.
+    /// Creates the host for a process that may not open `/dev/vfio` itself, and was handed files
+    /// that another process opened.
     pub fn with_files(given: GivenFiles) -> Self {
         Self { given: Mutex::new(given), ..Self::default() }
     }
 
-    /// The file of a device, and what it shares with other files of the device.
+    /// Opens the file of a device, with the state it shares with other files of the device.
     fn open_device(&self, group: Fd, name: &str) -> Result<OpenFile, Errno> {
         let given = self.given.lock().device(name);
         let file = given.map_or_else(|| ioctl::device(&*self.files.get(group)?, name), Ok)?;
@@ -86,7 +82,7 @@ impl Vfio {
         Ok(OpenFile { file, kind: Kind::Device, decode })
     }
 
-    /// Has a PCI device's state of memory decode read from it, once.
+    /// Reads the state of a PCI device's memory decode from it, once.
     fn learn(&self, fd: Fd, device: &Arc<OpenFile>) -> Result<(), Errno> {
         if calls::device_info(self, fd).map_err(errno)?.flags & DEVICE_FLAGS_PCI == 0 {
             return Ok(());
@@ -103,7 +99,7 @@ impl Vfio {
 fn errno(error: CallError) -> Errno {
     match error.failure {
         Failure::Errno(errno) => errno,
-        Failure::Positive(_) => Errno::EIO,
+        Failure::Positive(_) | Failure::OtherCall => Errno::EIO,
     }
 }
 
@@ -144,9 +140,9 @@ impl Host for Vfio {
         let info = self.region_info(device, index)?;
         let open = self.files.get(device)?;
         self.learn(device, &open)?;
-        let areas = areas::areas(&ioctl::region_info(&open, index)?)?;
+        let areas = region::areas(&ioctl::region_info(&open, index)?)?;
         let region = region::open(Arc::clone(&open), &info, &areas)?;
-        // Of what is no PCI device nothing depends on what is written there.
+        // Writes to the configuration space change whether BARs answer.
         match index {
             PCI_CONFIG_REGION_INDEX => Ok(Box::new(ConfigRegion { file: region, device: open })),
             _ => Ok(region),
@@ -154,7 +150,7 @@ impl Host for Vfio {
     }
 
     fn areas(&self, device: Fd, index: u32) -> Result<Vec<RegionArea>, Errno> {
-        areas::areas(&ioctl::region_info(&*self.files.get(device)?, index)?)
+        region::areas(&ioctl::region_info(&*self.files.get(device)?, index)?)
     }
 
     fn map_area(&self, device: Fd, index: u32, area: RegionArea) -> Result<MappedArea, Errno> {
@@ -169,19 +165,19 @@ impl Host for Vfio {
     }
 
     fn platform(&self) -> Option<Platform> {
-        facts::platform(&self.roots)
+        sysfs::platform(&self.roots)
     }
 
     fn page_shift(&self) -> PageShift {
-        facts::page_shift()
+        sysfs::page_shift()
     }
 
     fn available_memory(&self) -> Option<u64> {
-        facts::available_memory(&self.roots)
+        sysfs::available_memory(&self.roots)
     }
 
     fn memlock(&self) -> Result<Memlock, Errno> {
-        facts::memlock(&self.roots)
+        sysfs::memlock(&self.roots)
     }
 
     fn backing(&self, range: UserRange) -> Result<Vec<Extent>, Errno> {

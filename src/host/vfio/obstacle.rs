@@ -3,8 +3,7 @@
 //! Each obstacle is looked for where the kernel shows it, in the order in which a user must remove
 //! them.
 
-use super::roots::Roots;
-use super::{facts, sysfs};
+use super::sysfs::{self, Roots};
 use crate::host::{Errno, GroupFacts, Obstacle};
 use std::fs;
 use std::path::Path;
@@ -25,7 +24,7 @@ pub(super) enum Asked<'a> {
 
 /// Returns the first obstacle to `asked`; `probe` tries to open a node.
 pub(super) fn find(roots: &Roots, asked: &Asked<'_>, probe: impl Fn(&Path) -> Result<(), Errno>) -> Option<Obstacle> {
-    if facts::platform(roots).is_none() {
+    if sysfs::platform(roots).is_none() {
         return Some(Obstacle::NotPower { arch: std::env::consts::ARCH.to_owned() });
     }
     match *asked {
@@ -184,7 +183,7 @@ mod tests {
 
     /// Finds the obstacle when the node opens as the tree has it.
     fn found(fixture: &Fixture, asked: &Asked<'_>) -> Option<Obstacle> {
-        find(&fixture.roots(), asked, |path| fs::File::open(path).map(drop).map_err(facts::errno))
+        find(&fixture.roots(), asked, |path| fs::File::open(path).map(drop).map_err(sysfs::errno))
     }
 
     fn found_after(fixture: &Fixture, asked: &Asked<'_>, errno: Errno) -> Option<Obstacle> {
@@ -297,7 +296,7 @@ mod tests {
     fn all_that_is_in_the_way_of_a_group_is_found() {
         let fixture = ready();
         let all =
-            |fixture: &Fixture| all(&fixture.roots(), 7, |path| fs::File::open(path).map(drop).map_err(facts::errno));
+            |fixture: &Fixture| all(&fixture.roots(), 7, |path| fs::File::open(path).map(drop).map_err(sysfs::errno));
         assert_eq!(all(&fixture), []);
         fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
         fixture.device(7, "0000:00:03.0", EDU, Some("e1000e"));

@@ -1,6 +1,6 @@
 //! Accesses device regions: BARs through a mapping, the rest through the device's file.
 //!
-//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/volatile.rs`) if the
+//! 1, 2, 4 and 8 aligned bytes of a mapped BAR are exactly one access (`host/shared.rs`) if the
 //! caller accesses them in one call. Through the file the kernel cuts the same way, and may turn 8
 //! bytes into twice 4.
 //!
@@ -11,8 +11,10 @@
 #![allow(unsafe_code, reason = "a BAR is mapped memory of a device")]
 
 use super::files::OpenFile;
-use crate::host::{Errno, Region, RegionArea, volatile};
-use crate::uapi::vfio::{REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_READ, REGION_INFO_FLAG_WRITE, RegionInfo};
+use crate::host::{Errno, Region, RegionArea, shared};
+use crate::uapi::vfio::{
+    REGION_INFO_FLAG_CAPS, REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_READ, REGION_INFO_FLAG_WRITE, RegionInfo,
+};
 use core::ffi::c_void;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
@@ -21,8 +23,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::uio::{pread, pwrite};
 use std::sync::Arc;
 
-/// The region that the kernel describes with `info`, and lets a process map where `areas` are. One
-/// that cannot be mapped as a whole is accessed by the kernel.
+/// Opens the region that the kernel describes with `info`, and lets a process map where `areas`
+/// are. The kernel accesses a region that cannot be mapped as a whole.
 pub(super) fn open(device: Arc<OpenFile>, info: &RegionInfo, areas: &[RegionArea]) -> Result<Box<dyn Region>, Errno> {
     if info.size == 0 {
         return Err(Errno::ENXIO);
@@ -101,8 +103,8 @@ impl Region for FileRegion {
     }
 }
 
-/// A part of a region, mapped into this process for whoever passes it on: as a memory slot of KVM,
-/// whose guest then reaches the device's registers without leaving the kernel.
+/// A part of a region, mapped into this process to be passed on: as a memory slot of KVM, whose
+/// guest then reaches the device's registers without leaving the kernel.
 ///
 /// The device's file stays open, and the mapping in place, until this is dropped.
 #[derive(Debug)]
@@ -113,7 +115,7 @@ pub struct MappedArea {
     _device: Arc<OpenFile>,
 }
 
-// SAFETY: this object only owns the mapping and tells where it is; it never touches it.
+// SAFETY: this object only owns the mapping and returns its address; it never touches it.
 unsafe impl Send for MappedArea {}
 // SAFETY: as above.
 unsafe impl Sync for MappedArea {}
@@ -130,9 +132,9 @@ impl MappedArea {
         Ok(Self { base, len, offset: area.offset, _device: device })
     }
 
-    /// Where the device's registers are mapped.
+    /// Returns where the device's registers are mapped.
     ///
-    /// Whoever dereferences it has to keep to this:
+    /// A caller that dereferences it must ensure that:
     /// * all of it lies in the mapping, which ends when this object is dropped;
     /// * accesses are volatile, aligned, of the widths that the device knows, and no reference is
     ///   made: these are registers;
@@ -143,7 +145,7 @@ impl MappedArea {
         self.base.as_ptr().cast()
     }
 
-    /// Where it begins in its region.
+    /// Returns where it begins in its region.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -157,12 +159,13 @@ impl MappedArea {
 
 impl Drop for MappedArea {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; who kept the pointer was told that it ends here.
+        // SAFETY: the mapping that `new` made; callers that kept the pointer know that it ends
+        // here.
         let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }
 
-/// What a mapping of a region allows.
+/// Returns what a mapping of a region allows.
 fn protection(flags: u32) -> ProtFlags {
     let mut protection = ProtFlags::PROT_NONE;
     protection.set(ProtFlags::PROT_READ, flags & REGION_INFO_FLAG_READ != 0);
@@ -215,7 +218,7 @@ impl Region for MappedRegion {
         fence(Ordering::SeqCst);
         // SAFETY: `check` saw that the bytes lie in the mapping, which starts on a page and is
         // readable.
-        unsafe { volatile::read(self.base.as_ptr(), offset, data) };
+        unsafe { shared::read_registers(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
     }
@@ -226,10 +229,67 @@ impl Region for MappedRegion {
         // As in `read`: a doorbell must not overtake the memory it announces.
         fence(Ordering::SeqCst);
         // SAFETY: as in `read`; the mapping is writable.
-        unsafe { volatile::write(self.base.as_ptr(), offset, data) };
+        unsafe { shared::write_registers(self.base.as_ptr(), offset, data) };
         fence(Ordering::SeqCst);
         Ok(())
     }
+}
+
+const SPARSE_MMAP: u16 = 1;
+/// No region has more capabilities.
+const MAX_REGION_CAPABILITIES: usize = 16;
+
+/// Returns the parts of a region that the kernel lets a process map: those of the list in `info`
+/// (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`), or all of it. `info` is `struct vfio_region_info` with all
+/// that follows it; `EIO` if no kernel would write it.
+pub(super) fn areas(info: &[u8]) -> Result<Vec<RegionArea>, Errno> {
+    let flags = u32_at(info, 4)?;
+    let size = u64_at(info, 16)?;
+    if flags & REGION_INFO_FLAG_MMAP == 0 || size == 0 {
+        return Ok(Vec::new());
+    }
+    let mut at = if flags & REGION_INFO_FLAG_CAPS == 0 { 0 } else { u32_at(info, 12)? };
+    for _ in 0..MAX_REGION_CAPABILITIES {
+        if at == 0 {
+            return Ok(vec![RegionArea { offset: 0, len: size }]);
+        }
+        let here = at as usize;
+        if u16_at(info, here)? == SPARSE_MMAP {
+            return sparse(info, here, size);
+        }
+        at = u32_at(info, here.saturating_add(4))?;
+    }
+    Err(Errno::EIO)
+}
+
+fn sparse(info: &[u8], at: usize, size: u64) -> Result<Vec<RegionArea>, Errno> {
+    let count = u32_at(info, at.saturating_add(8))? as usize;
+    let mut areas = Vec::new();
+    for index in 0..count {
+        let at = index.checked_mul(16).and_then(|skip| at.checked_add(16)?.checked_add(skip)).ok_or(Errno::EIO)?;
+        let area = RegionArea { offset: u64_at(info, at)?, len: u64_at(info, at.saturating_add(8))? };
+        if area.offset.checked_add(area.len).is_none_or(|end| end > size) {
+            return Err(Errno::EIO);
+        }
+        areas.extend((area.len > 0).then_some(area));
+    }
+    Ok(areas)
+}
+
+fn bytes<const N: usize>(info: &[u8], at: usize) -> Result<[u8; N], Errno> {
+    info.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(Errno::EIO)
+}
+
+fn u16_at(info: &[u8], at: usize) -> Result<u16, Errno> {
+    bytes(info, at).map(u16::from_ne_bytes)
+}
+
+fn u32_at(info: &[u8], at: usize) -> Result<u32, Errno> {
+    bytes(info, at).map(u32::from_ne_bytes)
+}
+
+fn u64_at(info: &[u8], at: usize) -> Result<u64, Errno> {
+    bytes(info, at).map(u64::from_ne_bytes)
 }
 
 #[cfg(test)]
@@ -365,5 +425,62 @@ mod tests {
         let device = Arc::new(OpenFile::new(tempfile::tempfile().unwrap().into(), Kind::Device));
         let region = open(device, &RegionInfo { flags: RW, size: SIZE, ..Default::default() }, &[]).unwrap();
         assert_eq!(region.read(0, &mut [0; 4]), Err(Errno::EIO));
+    }
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    /// A region of 0x8000 bytes, with a capability that is none of these before the list.
+    fn info(flags: u32, rest: &[u32]) -> Vec<u8> {
+        let mut info = words(&[0, flags, 0, 32]);
+        info.extend(0x8000u64.to_ne_bytes());
+        info.extend(0u64.to_ne_bytes());
+        info.extend(words(rest));
+        info
+    }
+
+    fn head(id: u16, next: u32) -> [u32; 2] {
+        let [a, b] = id.to_ne_bytes();
+        let [c, d] = 1u16.to_ne_bytes();
+        [u32::from_ne_bytes([a, b, c, d]), next]
+    }
+
+    fn u64_words(value: u64) -> [u32; 2] {
+        let bytes = value.to_ne_bytes();
+        [0, 4].map(|at| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))
+    }
+
+    #[test]
+    fn a_region_is_mapped_whole_in_parts_or_not_at_all() {
+        let (map, caps) = (REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_CAPS);
+        let whole = vec![RegionArea { offset: 0, len: 0x8000 }];
+        assert_eq!(areas(&info(0, &[])), Ok(vec![]));
+        assert_eq!(areas(&info(map, &[])), Ok(whole.clone()));
+        assert_eq!(areas(&info(map | caps, &head(3, 0))), Ok(whole));
+        let mut rest = head(3, 40).to_vec();
+        rest.extend(head(1, 0));
+        rest.extend([2, 0]);
+        for value in [0, 0x2000, 0x4000, 0x4000] {
+            rest.extend(u64_words(value));
+        }
+        let parts = vec![RegionArea { offset: 0, len: 0x2000 }, RegionArea { offset: 0x4000, len: 0x4000 }];
+        assert_eq!(areas(&info(map | caps, &rest)), Ok(parts));
+    }
+
+    #[test]
+    fn what_no_kernel_says_is_an_error() {
+        let (map, caps) = (REGION_INFO_FLAG_MMAP, REGION_INFO_FLAG_CAPS);
+        assert_eq!(areas(&[]), Err(Errno::EIO));
+        assert_eq!(areas(&info(map | caps, &[])), Err(Errno::EIO), "no room for the capability");
+        assert_eq!(areas(&info(map | caps, &head(3, 32))), Err(Errno::EIO), "a circle");
+        let mut rest = head(1, 0).to_vec();
+        rest.extend([u32::MAX, 0]);
+        assert_eq!(areas(&info(map | caps, &rest)), Err(Errno::EIO), "more parts than there is room for");
+        let mut rest = head(1, 0).to_vec();
+        rest.extend([1, 0]);
+        rest.extend(u64_words(0x8000));
+        rest.extend(u64_words(1));
+        assert_eq!(areas(&info(map | caps, &rest)), Err(Errno::EIO), "a part outside the region");
     }
 }

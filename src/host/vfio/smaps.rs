@@ -1,8 +1,6 @@
 //! Reads the backing of user memory from `/proc/self/smaps`.
 
-use super::facts::errno;
-use super::mounts::{DeviceNumber, is_written_back};
-use super::roots::Roots;
+use super::sysfs::{DeviceNumber, Roots, errno, is_written_back};
 use crate::addr::{PageShift, Range, UserAddr, UserRange};
 use crate::host::{Errno, Extent};
 use std::fs::File;
@@ -85,7 +83,7 @@ fn parse(
             if let Some(vma) = current.take() {
                 push(&mut extents, vma.extent(range, &written_back)?);
             }
-            // Reading on would make the kernel count pages nobody asked for.
+            // To read on would make the kernel count pages that do not matter.
             if next.start >= range.end().0 {
                 break;
             }
@@ -105,8 +103,8 @@ fn push(extents: &mut Vec<Extent>, next: Option<Extent>) {
     let Some(next) = next else { return };
     if let Some(last) = extents.last_mut() {
         let alike = last.range.end() == next.range.start() && last.page == next.page && last.pinnable == next.pinnable;
-        if let Some(joined) = Range::between(last.range.start(), next.range.end()).filter(|_| alike) {
-            last.range = joined;
+        if alike {
+            last.range = last.range.hull(&next.range);
             return;
         }
     }
@@ -118,7 +116,7 @@ mod tests {
     use super::super::memory::ProcessMemory;
     use super::*;
     use crate::host::Memory;
-    use crate::host::memory::Protection;
+    use crate::host::Protection;
 
     const SMAPS: &str = "\
 10000-30000 rw-p 00000000 00:00 0 \nSize: 128 kB\nKernelPageSize: 64 kB\nVmFlags: rd wr mr mw me ac \n\
@@ -170,7 +168,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
     fn the_running_kernel_tells_holes_and_protections() {
         let memory = ProcessMemory::default();
-        let page = super::super::facts::page_shift();
+        let page = super::super::sysfs::page_shift();
         let size = page.bytes();
         let all = memory.allocate(6 * size, page).unwrap();
         let part = |first: u64, count: u64| user(all.start().0 + first * size, all.start().0 + (first + count) * size);

@@ -7,7 +7,7 @@ use crate::model::table::WindowKind;
 
 /// Start of the window in slot 1.
 const SECOND_WINDOW: u64 = 1 << 59;
-/// Where the host bridge decodes 32-bit MMIO: behind the default window (`m32_pci_base`).
+/// Where the host bridge decodes 32-bit MMIO: after the default window (`m32_pci_base`).
 pub(super) const MMIO: core::ops::Range<u64> = 0x8000_0000..0x1_0000_0000;
 const MAX_LEVELS: u32 = 5;
 /// The largest block of the buddy allocator: 16 MiB.

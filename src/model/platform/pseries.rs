@@ -16,9 +16,10 @@ const LARGEST_BLOCK: u64 = 0x20_0000_0000;
 const QUERY_SIZES: u64 = (1 << 34) - (1 << 12);
 
 pub(super) fn limits(firmware: Firmware) -> Limits {
-    let (pgsizes, windows, levels) = match firmware.ddw {
-        true => (0x1000 | firmware.page_sizes & QUERY_SIZES, firmware.windows, 1),
-        false => (0x1000, u32::MAX, 0),
+    let (pgsizes, windows, levels) = if firmware.ddw {
+        (0x1000 | firmware.page_sizes & QUERY_SIZES, firmware.windows, 1)
+    } else {
+        (0x1000, u32::MAX, 0)
     };
     Limits { start: 0, size: DEFAULT_WINDOW, pgsizes, windows, levels }
 }

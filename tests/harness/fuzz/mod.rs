@@ -5,7 +5,8 @@ mod raw_step;
 
 use crate::guest_model;
 use crate::space_model::Sequence;
-use spapr_iommu_cli::scenario::{Machine, Observer, Scenario, StepReport};
+use spapr_iommu_cli::Machine;
+use spapr_iommu_cli::scenario::{Observer, Scenario, StepReport};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs a sequence of library calls: it must meet no trap, and everything must agree after each

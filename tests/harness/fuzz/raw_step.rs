@@ -4,7 +4,7 @@ use super::raw::Regions;
 use crate::by_address::RunCall;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::{MemoryKind, Model};
 use spapr_iommu::uapi::{eeh, spapr, vfio};

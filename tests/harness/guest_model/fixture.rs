@@ -146,7 +146,7 @@ impl Testbed {
             }
             Err(RemoveMemoryError::Mapped { mapped, .. }) => Outcome::Unplugged(Err(mapped)),
             Err(RemoveMemoryError::NoSlot { .. }) => Outcome::Done,
-            Err(error @ RemoveMemoryError::Kernel { .. }) => panic!("no kernel keeps tables here: {error}"),
+            Err(error) => panic!("the kernel keeps no tables here: {error}"),
         }
     }
 

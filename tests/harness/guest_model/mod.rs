@@ -149,7 +149,7 @@ impl Setup {
             let default = IovaRange::new(Iova(0), self.default).unwrap();
             let liobn = Liobn(LIOBN.0 + 0x10 * number);
             let config = PhbConfig::new(BUID + u64::from(number), liobn).unwrap();
-            PhbConfig { default, entries: self.entries, ..config }
+            config.with_default_window(default).with_entries(self.entries)
         })
     }
 }

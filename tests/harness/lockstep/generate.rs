@@ -6,7 +6,7 @@ use super::side::{CONTAINERS, DEVICES, FILES, GROUPS, Part, Side, Slot, Step, Wh
 use crate::by_address::RunCall;
 use fastrand::Rng;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Host};
 use spapr_iommu::model::{Model, TableView};
 use spapr_iommu::uapi::{eeh, spapr, vfio};

@@ -9,7 +9,7 @@ use spapr_iommu::host::{Errno, Host, Memory};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::{Lease, RegisterError, Registry};
 use spapr_iommu::space::{
-    AddressSpace, AttachError, Device, DeviceRegion, MapError, MapRequest, UnmapError, WindowError,
+    AddressSpace, AttachError, DeviceRegion, MapError, MapRequest, RawDevice, UnmapError, WindowError,
 };
 use spapr_iommu::window::{Plan, Window, WindowRequest};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Fixture {
 pub struct Handle {
     space: usize,
     group: u32,
-    _device: Device,
+    _device: RawDevice,
     _region: DeviceRegion,
 }
 

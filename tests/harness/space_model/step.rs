@@ -2,7 +2,7 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::model::MemoryKind;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::space::Overlap;

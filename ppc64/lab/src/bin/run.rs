@@ -107,7 +107,7 @@ fn run(options: &Options) -> Result<u8> {
     let spent = Spent::new(began.elapsed(), before, &manifest.commands, &seen.reports)?;
     let _ = writeln!(io::stderr(), "{spent}");
     let verdict = verdict::judge(&seen, end, expected);
-    // Whoever read it may be gone; the status counts all the same.
+    // The reader may be gone; the status counts all the same.
     let _ = io::stderr().write_all(verdict.text.as_bytes());
     Ok(verdict.status)
 }

@@ -1,16 +1,14 @@
-//! A step in a file with its expected result: read from TOML and written to it.
+//! A step in a file with its expected answer: read from TOML and written to it.
 
 use super::super::expect::Expect;
-use super::super::file::{Mistake, one_action, one_of, unknown_key};
-use super::super::value::{Offset, unexpected};
-use super::answer::Answer;
+use super::super::value::{Mistake, Offset, one_action, one_of, unexpected, unknown_key};
 use super::fields::{self, Value};
 use super::step::{Slot, Step};
 use core::fmt;
 use core::ops::Range;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
-use spapr_iommu::host::Errno;
+use spapr_iommu::host::{Call, Errno};
+use spapr_iommu::model::Preset;
 use std::collections::BTreeMap;
 use toml::Spanned;
 
@@ -49,7 +47,7 @@ pub(in super::super) struct Line {
     pub mistake: Option<Mistake>,
 }
 
-/// Keys of an entry other than steps.
+/// LineVisitor of an entry other than steps.
 const ENTRY_KEYS: [&str; 5] = ["name", "note", "expect", "gives", "locked"];
 
 fn keys() -> Vec<&'static str> {
@@ -58,13 +56,13 @@ fn keys() -> Vec<&'static str> {
 
 impl<'de> Deserialize<'de> for Line {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Keys)
+        deserializer.deserialize_map(LineVisitor)
     }
 }
 
-struct Keys;
+struct LineVisitor;
 
-impl<'de> Visitor<'de> for Keys {
+impl<'de> Visitor<'de> for LineVisitor {
     type Value = Line;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +118,7 @@ fn unknown_gives(step: &Step, gives: &BTreeMap<Spanned<String>, Offset>) -> Opti
     let unknown = gives.keys().find(|name| !known.contains(&name.get_ref().as_str()))?;
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let (name, key) = (unknown.get_ref(), step.key());
-    Some((unknown.span(), format!("the kernel gives no {name:?} by {key} (fields: {known})")))
+    Some((unknown.span(), format!("the kernel returns no {name:?} from {key} (fields: {known})")))
 }
 
 /// Fills in the arguments of a step.
@@ -200,12 +198,12 @@ impl Visitor<'_> for &mut fields::Argument<'_> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        let set = self.field.set(&Value::Text(text.into()));
+        let set = self.field.set(text);
         set.ok_or_else(|| E::invalid_value(de::Unexpected::Other(&unexpected(text)), &self.field.expected()))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
-        let set = self.field.set(&Value::Number(value));
+        let set = self.field.set(&value.to_string());
         set.ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(value), &self.field.expected()))
     }
 
@@ -217,28 +215,23 @@ impl Visitor<'_> for &mut fields::Argument<'_> {
     }
 }
 
-impl Serialize for Entry {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if let Some(name) = &self.name {
-            map.serialize_entry("name", name)?;
-        }
-        if let Some(note) = &self.note {
-            map.serialize_entry("note", note)?;
-        }
-        map.serialize_entry(self.step.key(), &Written(self.step))?;
-        if self.expect != Expect::default() {
-            map.serialize_entry("expect", &self.expect)?;
-        }
-        if !self.gives.is_empty() {
-            let gives: BTreeMap<_, _> =
-                self.gives.iter().map(|(name, number)| (name, format!("{number:#x}"))).collect();
-            map.serialize_entry("gives", &gives)?;
-        }
-        if let Some(locked) = self.locked {
-            map.serialize_entry("locked", &format!("{locked:#x}"))?;
-        }
-        map.end()
+impl Entry {
+    /// Returns what a file says of it, in order.
+    fn table(&self) -> toml::Table {
+        let text = |text: &Option<String>| text.clone().map(toml::Value::from);
+        let hex = |number: u64| toml::Value::from(format!("{number:#x}"));
+        let arguments = Written(self.step).values().into_iter();
+        let arguments: toml::Table = arguments.map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let gives: toml::Table = self.gives.iter().map(|(name, number)| (name.clone(), hex(*number))).collect();
+        let all = [
+            ("name", text(&self.name)),
+            ("note", text(&self.note)),
+            (self.step.key(), Some(arguments.into())),
+            ("expect", (self.expect != Expect::default()).then(|| self.expect.value())),
+            ("gives", (!gives.is_empty()).then_some(gives.into())),
+            ("locked", self.locked.map(hex)),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
 }
 
@@ -249,28 +242,27 @@ impl Written {
     pub(super) fn values(&self) -> Vec<(&'static str, Value)> {
         let Self(mut step) = *self;
         let blank = fields::blanks().into_iter().find(|blank| blank.key() == step.key());
-        let mut blank = blank.unwrap_or(step);
-        let usual: Vec<Option<Value>> = blank.arguments().iter().map(|argument| argument.field.get()).collect();
-        let all = step.arguments().into_iter().zip(usual);
-        let said = all.filter_map(|(argument, usual)| {
-            let value = argument.field.get()?;
-            (argument.required || Some(&value) != usual.as_ref()).then_some((argument.name, value))
+        let defaults: Vec<_> = blank
+            .into_iter()
+            .flat_map(|mut blank| {
+                blank.arguments().iter().map(|argument| (argument.name, argument.field.get())).collect::<Vec<_>>()
+            })
+            .collect();
+        let differing = step.arguments().into_iter().filter_map(|argument| {
+            let value = (argument.name, argument.field.get()?);
+            let is_default =
+                defaults.iter().any(|(name, default)| (*name, default.as_ref()) == (value.0, Some(&value.1)));
+            (argument.required || !is_default).then_some(value)
         });
-        said.collect()
+        differing.collect()
     }
 }
 
-impl Serialize for Written {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.values())
-    }
-}
-
-impl Serialize for Value {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Number(number) => serializer.serialize_u64(*number),
-            Self::Text(text) => serializer.serialize_str(text),
+impl From<Value> for toml::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Number(number) => number.into(),
+            Value::Text(text) => text.into(),
         }
     }
 }
@@ -286,4 +278,96 @@ impl fmt::Display for Step {
 pub(super) fn arguments(step: Step) -> String {
     let values: Vec<_> = Written(step).values().iter().map(|(name, value)| format!("{name}={value}")).collect();
     values.join(" ")
+}
+
+/// The expected or actual result of a step: 0, a positive number, or an error number by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Answer(pub Result<i32, Errno>);
+
+/// No machine of Linux has a named error number above this.
+const LAST_ERRNO: i32 = 200;
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self(Ok(0))
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Ok(number) => number.fmt(f),
+            Err(errno) => fmt::Debug::fmt(&errno, f),
+        }
+    }
+}
+
+fn by_name(text: &str) -> Option<Errno> {
+    (0..=LAST_ERRNO).map(Errno::from_raw).find(|errno| format!("{errno:?}") == text)
+}
+
+struct AnswerVisitor;
+
+impl Visitor<'_> for AnswerVisitor {
+    type Value = Answer;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0, a positive number, or the name of an error number such as \"EINVAL\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Answer, E> {
+        let found = by_name(text).map(|errno| Answer(Err(errno)));
+        found.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Answer, E> {
+        let found = i32::try_from(number).ok().filter(|number| *number >= 0).map(|number| Answer(Ok(number)));
+        found.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+}
+
+impl<'de> Deserialize<'de> for Answer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnswerVisitor)
+    }
+}
+
+impl From<Answer> for toml::Value {
+    fn from(answer: Answer) -> Self {
+        match answer.0 {
+            Ok(number) => number.into(),
+            Err(_) => answer.to_string().into(),
+        }
+    }
+}
+
+/// Returns the text of a scenario of these steps; `model` is the machine whose answers they expect.
+pub fn document(title: &str, about: Option<&str>, model: Option<Preset>, entries: &[Entry]) -> String {
+    let mut text = String::new();
+    let model = model.map(|model| model.to_string());
+    for (key, value) in [("title", Some(title)), ("about", about), ("model", model.as_deref())] {
+        if let Some(value) = value {
+            text += &format!("{key} = {}\n", toml::Value::from(value));
+        }
+    }
+    for entry in entries {
+        text += "\n[[raw]]\n";
+        for (key, value) in entry.table() {
+            text += &format!("{key} = {value}\n");
+        }
+    }
+    text
+}
+
+impl Entry {
+    /// Expects the fields of the call's structure that `after` holds and that differ from what went
+    /// in, or from `other`.
+    pub fn giving(mut self, after: Option<&Call>, other: Option<&Call>) -> Self {
+        let (Step::Call { call, .. }, Some(after)) = (self.step, after) else { return self };
+        let (before, other) = (fields::numbers(call), fields::numbers(*other.unwrap_or(after)));
+        let changed = fields::numbers(*after).into_iter().zip(before).zip(other);
+        let changed = changed.filter(|((now, before), other)| now != before || now != other);
+        self.gives = changed.map(|((now, _), _)| (now.0.to_owned(), now.1)).collect();
+        self
+    }
 }

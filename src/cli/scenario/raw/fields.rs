@@ -4,7 +4,7 @@ use super::super::value::number;
 use super::step::{DeviceFile, MemoryName, Part, Slot, Step, Where, Which};
 use core::fmt;
 use spapr_iommu::addr::{Bytes, PageShift};
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Fd};
 use spapr_iommu::uapi::{eeh, spapr, vfio};
 
@@ -35,7 +35,7 @@ pub(super) enum Field<'a> {
 /// The value of an argument in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    Number(u64),
+    Number(u32),
     Text(String),
 }
 
@@ -56,8 +56,8 @@ impl Field<'_> {
     /// number above 2^63.
     pub(super) fn get(&self) -> Option<Value> {
         let text = match self {
-            Self::Byte(byte) => return Some(Value::Number(u64::from(**byte))),
-            Self::Small(number) | Self::Argsz(number, _) => return Some(Value::Number(u64::from(**number))),
+            Self::Byte(byte) => return Some(Value::Number(u32::from(**byte))),
+            Self::Small(number) | Self::Argsz(number, _) => return Some(Value::Number(**number)),
             Self::File(slot) => slot.to_string(),
             Self::Inner(fd) => Slot::from(**fd).to_string(),
             Self::User(user) => user.to_string(),
@@ -79,20 +79,19 @@ impl Field<'_> {
     }
 
     /// Sets the value; `None` if it is not of the argument's kind.
-    pub(super) fn set(&mut self, value: &Value) -> Option<()> {
-        let text = value.to_string();
+    pub(super) fn set(&mut self, text: &str) -> Option<()> {
         match self {
             Self::File(slot) => **slot = text.parse().ok()?,
             Self::Inner(fd) => **fd = text.parse::<Slot>().ok()?.into(),
             Self::User(user) => **user = text.parse().ok()?,
             Self::Memory(slot) => **slot = text.parse::<MemoryName>().ok()?.0,
-            Self::Byte(byte) => **byte = number(&text)?.try_into().ok()?,
-            Self::Small(small) => **small = number(&text)?.try_into().ok()?,
+            Self::Byte(byte) => **byte = number(text)?.try_into().ok()?,
+            Self::Small(small) => **small = number(text)?.try_into().ok()?,
             Self::Argsz(argsz, most) => {
-                **argsz = number(&text)?.try_into().ok().filter(|argsz| *argsz <= *most)?;
+                **argsz = number(text)?.try_into().ok().filter(|argsz| *argsz <= *most)?;
             }
-            Self::Large(large) => **large = number(&text)?,
-            Self::Page(page) => **page = Some(number(&text).and_then(PageShift::from_bytes)?),
+            Self::Large(large) => **large = number(text)?,
+            Self::Page(page) => **page = Some(number(text).and_then(PageShift::from_bytes)?),
             Self::Access(access) => **access = ACCESS.iter().find(|(_, known)| *known == text)?.0,
         }
         Some(())
@@ -107,7 +106,9 @@ impl Field<'_> {
             Self::Memory(_) => "memory in the order it was allocated: \"memory0\"",
             Self::Byte(_) => "a byte, 0 to 255",
             Self::Small(_) => "a number of 32 bits",
-            Self::Argsz(..) => "at most the size of the structure: the kernel would believe more, and write behind it",
+            Self::Argsz(..) => {
+                "at most the size of the structure: the kernel would trust a larger one and write past its end"
+            }
             Self::Large(_) => "a number such as \"64K\", \"0x10000\" or 4096",
             Self::Page(_) => "a page size: a power of two from \"4K\" to \"16G\"",
             Self::Access(_) => "what the process may do: \"none\", \"r\" or \"rw\"",
@@ -115,19 +116,19 @@ impl Field<'_> {
     }
 }
 
-fn must<'a>(name: &'static str, field: Field<'a>) -> Argument<'a> {
+fn required<'a>(name: &'static str, field: Field<'a>) -> Argument<'a> {
     Argument { name, required: true, field }
 }
 
-fn may<'a>(name: &'static str, field: Field<'a>) -> Argument<'a> {
+fn optional<'a>(name: &'static str, field: Field<'a>) -> Argument<'a> {
     Argument { name, required: false, field }
 }
 
 fn part(part: &mut Part) -> Vec<Argument<'_>> {
     vec![
-        must("memory", Field::Memory(&mut part.slot)),
-        may("offset", Field::Large(&mut part.offset)),
-        must("size", Field::Large(&mut part.len)),
+        required("memory", Field::Memory(&mut part.slot)),
+        optional("offset", Field::Large(&mut part.offset)),
+        required("size", Field::Large(&mut part.len)),
     ]
 }
 
@@ -215,19 +216,23 @@ impl Step {
     /// Returns its arguments, in order.
     pub(super) fn arguments(&mut self) -> Vec<Argument<'_>> {
         match self {
-            Self::Open(file) | Self::Close(file) => vec![must("file", Field::File(file))],
-            Self::Allocate { size, page } => vec![must("size", Field::Large(size)), may("page", Field::Page(page))],
+            Self::Open(file) | Self::Close(file) => vec![required("file", Field::File(file))],
+            Self::Allocate { size, page } => {
+                vec![required("size", Field::Large(size)), optional("page", Field::Page(page))]
+            }
             Self::Free(there) => part(there),
-            Self::Protect(there, access) => with(part(there), must("access", Field::Access(access))),
-            Self::Fill(there, byte) | Self::Check(there, byte) => with(part(there), must("byte", Field::Byte(byte))),
+            Self::Protect(there, access) => with(part(there), required("access", Field::Access(access))),
+            Self::Fill(there, byte) | Self::Check(there, byte) => {
+                with(part(there), required("byte", Field::Byte(byte)))
+            }
             Self::Dma { device, from, to, len } => vec![
-                must("file", Field::File(device)),
-                must("from", Field::Large(from)),
-                must("to", Field::Large(to)),
-                must("size", Field::Large(len)),
+                required("file", Field::File(device)),
+                required("from", Field::Large(from)),
+                required("to", Field::Large(to)),
+                required("size", Field::Large(len)),
             ],
             Self::Call { file, call, user } => {
-                let mut all = vec![must("file", Field::File(file))];
+                let mut all = vec![required("file", Field::File(file))];
                 all.extend(of_call(call, user));
                 all
             }
@@ -247,85 +252,88 @@ pub(super) fn of_call<'a>(call: &'a mut Call, user: &'a mut Where) -> Vec<Argume
         Call::GetApiVersion | Call::Enable | Call::Disable | Call::GroupUnsetContainer | Call::DeviceReset => {
             Vec::new()
         }
-        Call::CheckExtension(extension) => vec![must("extension", Small(extension))],
-        Call::SetIommu(kind) => vec![must("type", Small(kind))],
-        Call::GroupSetContainer(fd) => vec![must("container", Inner(fd))],
+        Call::CheckExtension(extension) => vec![required("extension", Small(extension))],
+        Call::SetIommu(kind) => vec![required("type", Small(kind))],
+        Call::GroupSetContainer(fd) => vec![required("container", Inner(fd))],
         Call::TceGetInfo(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceInfo>())),
-            may("flags", Small(&mut a.flags)),
-            may("dma32_window_start", Small(&mut a.dma32_window_start)),
-            may("dma32_window_size", Small(&mut a.dma32_window_size)),
-            may("pgsizes", Large(&mut a.ddw.pgsizes)),
-            may("max_dynamic_windows_supported", Small(&mut a.ddw.max_dynamic_windows_supported)),
-            may("levels", Small(&mut a.ddw.levels)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceInfo>())),
+            optional("flags", Small(&mut a.flags)),
+            optional("dma32_window_start", Small(&mut a.dma32_window_start)),
+            optional("dma32_window_size", Small(&mut a.dma32_window_size)),
+            optional("pgsizes", Large(&mut a.ddw.pgsizes)),
+            optional("max_dynamic_windows_supported", Small(&mut a.ddw.max_dynamic_windows_supported)),
+            optional("levels", Small(&mut a.ddw.levels)),
         ],
         Call::RegisterMemory(a) | Call::UnregisterMemory(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::RegisterMemory>())),
-            may("flags", Small(&mut a.flags)),
-            must("vaddr", User(user)),
-            must("size", Large(&mut a.size)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<spapr::RegisterMemory>())),
+            optional("flags", Small(&mut a.flags)),
+            required("vaddr", User(user)),
+            required("size", Large(&mut a.size)),
         ],
         Call::MapDma(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::DmaMap>())),
-            must("flags", Small(&mut a.flags)),
-            must("vaddr", User(user)),
-            must("iova", Large(&mut a.iova)),
-            must("size", Large(&mut a.size)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<vfio::DmaMap>())),
+            required("flags", Small(&mut a.flags)),
+            required("vaddr", User(user)),
+            required("iova", Large(&mut a.iova)),
+            required("size", Large(&mut a.size)),
         ],
         Call::UnmapDma(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::DmaUnmap>())),
-            may("flags", Small(&mut a.flags)),
-            must("iova", Large(&mut a.iova)),
-            must("size", Large(&mut a.size)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<vfio::DmaUnmap>())),
+            optional("flags", Small(&mut a.flags)),
+            required("iova", Large(&mut a.iova)),
+            required("size", Large(&mut a.size)),
         ],
         Call::TceCreate(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceCreate>())),
-            may("flags", Small(&mut a.flags)),
-            must("page_shift", Small(&mut a.page_shift)),
-            may("resv1", Small(&mut a.resv1)),
-            must("window_size", Large(&mut a.window_size)),
-            must("levels", Small(&mut a.levels)),
-            may("resv2", Small(&mut a.resv2)),
-            may("start_addr", Large(&mut a.start_addr)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceCreate>())),
+            optional("flags", Small(&mut a.flags)),
+            required("page_shift", Small(&mut a.page_shift)),
+            optional("resv1", Small(&mut a.resv1)),
+            required("window_size", Large(&mut a.window_size)),
+            required("levels", Small(&mut a.levels)),
+            optional("resv2", Small(&mut a.resv2)),
+            optional("start_addr", Large(&mut a.start_addr)),
         ],
         Call::TceRemove(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceRemove>())),
-            may("flags", Small(&mut a.flags)),
-            must("start_addr", Large(&mut a.start_addr)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<spapr::TceRemove>())),
+            optional("flags", Small(&mut a.flags)),
+            required("start_addr", Large(&mut a.start_addr)),
         ],
         Call::EehPeOp(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<eeh::PeOp>())),
-            may("flags", Small(&mut a.flags)),
-            must("op", Small(&mut a.op)),
-            may("type", Small(&mut a.err.kind)),
-            may("func", Small(&mut a.err.func)),
-            may("addr", Large(&mut a.err.addr)),
-            may("mask", Large(&mut a.err.mask)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<eeh::PeOp>())),
+            optional("flags", Small(&mut a.flags)),
+            required("op", Small(&mut a.op)),
+            optional("type", Small(&mut a.err.kind)),
+            optional("func", Small(&mut a.err.func)),
+            optional("addr", Large(&mut a.err.addr)),
+            optional("mask", Large(&mut a.err.mask)),
         ],
         Call::GroupGetStatus(a) => {
-            vec![may("argsz", Argsz(&mut a.argsz, argsz::<vfio::GroupStatus>())), may("flags", Small(&mut a.flags))]
+            vec![
+                optional("argsz", Argsz(&mut a.argsz, argsz::<vfio::GroupStatus>())),
+                optional("flags", Small(&mut a.flags)),
+            ]
         }
         Call::DeviceGetInfo(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::DeviceInfo>())),
-            may("flags", Small(&mut a.flags)),
-            may("num_regions", Small(&mut a.num_regions)),
-            may("num_irqs", Small(&mut a.num_irqs)),
-            may("cap_offset", Small(&mut a.cap_offset)),
-            may("pad", Small(&mut a.pad)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<vfio::DeviceInfo>())),
+            optional("flags", Small(&mut a.flags)),
+            optional("num_regions", Small(&mut a.num_regions)),
+            optional("num_irqs", Small(&mut a.num_irqs)),
+            optional("cap_offset", Small(&mut a.cap_offset)),
+            optional("pad", Small(&mut a.pad)),
         ],
         Call::DeviceGetRegionInfo(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::RegionInfo>())),
-            may("flags", Small(&mut a.flags)),
-            must("index", Small(&mut a.index)),
-            may("cap_offset", Small(&mut a.cap_offset)),
-            may("size", Large(&mut a.size)),
-            may("offset", Large(&mut a.offset)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<vfio::RegionInfo>())),
+            optional("flags", Small(&mut a.flags)),
+            required("index", Small(&mut a.index)),
+            optional("cap_offset", Small(&mut a.cap_offset)),
+            optional("size", Large(&mut a.size)),
+            optional("offset", Large(&mut a.offset)),
         ],
         Call::DeviceGetIrqInfo(a) => vec![
-            may("argsz", Argsz(&mut a.argsz, argsz::<vfio::IrqInfo>())),
-            may("flags", Small(&mut a.flags)),
-            must("index", Small(&mut a.index)),
-            may("count", Small(&mut a.count)),
+            optional("argsz", Argsz(&mut a.argsz, argsz::<vfio::IrqInfo>())),
+            optional("flags", Small(&mut a.flags)),
+            required("index", Small(&mut a.index)),
+            optional("count", Small(&mut a.count)),
         ],
     }
 }

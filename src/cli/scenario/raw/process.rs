@@ -1,8 +1,9 @@
 //! State of a process while it makes raw calls: open files, and memory.
 
-use super::super::edu::{self, EduError, is_vfio};
 use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
 use crate::by_address;
+use crate::edu::{self, EduError};
+use crate::machine::is_vfio;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, GroupFacts, Host, Memory, Node};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
@@ -166,7 +167,7 @@ fn untranslate(mut after: Call, before: &Call) -> Call {
     after
 }
 
-/// Allocates memory whose address is aligned alike on every host, as far as any IOMMU page needs;
+/// Allocates memory whose address is aligned alike on every host, to the largest IOMMU page;
 /// hugetlb memory to its page. It has holes on both sides, for calls that reach beyond it.
 fn allocate(memory: &dyn Memory, size: u64, host: PageShift, page: Option<PageShift>) -> Result<UserRange, Errno> {
     if let Some(page) = page.filter(|page| *page != host) {

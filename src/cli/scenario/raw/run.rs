@@ -1,30 +1,29 @@
 //! Runs raw steps, to the end or to the first unexpected answer.
 
-use super::super::context::{StartError, locked};
+use super::super::context::StartError;
 use super::super::file::Scenario;
-use super::super::machine::Machine;
-use super::super::observer::Observer;
 use super::super::places::Places;
 use super::super::report::{End, Report, StepReport, Tables};
-use super::answer::Answer;
-use super::entry::{Entry, Line, arguments};
+use super::super::run::Observer;
+use super::entry::{Answer, Entry, Line, arguments};
 use super::fields::numbers;
 use super::process::{Done, Process};
 use super::step::{MemoryName, Step};
+use crate::machine::Machine;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::{Host, Platform};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A process on a machine.
-struct Bench<'a> {
+/// A run in progress: a process on a machine.
+struct RawRun<'a> {
     machine: &'a Machine,
     host: Arc<dyn Host>,
     process: Process,
     /// Bytes locked at the beginning.
     locked: u64,
-    /// Number of violations already reported.
-    told: usize,
+    /// Number of violations reported so far.
+    reported: usize,
 }
 
 /// Runs a scenario of raw steps and closes what is still open at the end.
@@ -36,12 +35,12 @@ pub(in super::super) fn run(
     let host = machine.host();
     let groups = machine.groups(scenario.groups())?;
     let note = machine.note(&groups);
-    let (platform, page, locked) = (host.platform(), host.page_shift(), locked(host.as_ref()));
-    let mut bench = Bench { machine, host, process: Process::new(groups), locked, told: 0 };
+    let (platform, page, locked) = (host.platform(), host.page_shift(), machine.locked());
+    let mut run = RawRun { machine, host, process: Process::new(groups), locked, reported: 0 };
     let mut steps: Vec<StepReport> = Vec::new();
     for (at, line) in scenario.raw.iter().enumerate() {
         observer.begins(at + 1, scenario.raw.len(), line.entry.step.key());
-        let report = bench.step(at + 1, line, (platform, page));
+        let report = run.step(at + 1, line, (platform, page));
         observer.done(&report);
         let stop = report.surprise;
         steps.push(report);
@@ -49,14 +48,14 @@ pub(in super::super) fn run(
             break;
         }
     }
-    let end = bench.end();
+    let end = run.end();
     let passed = !steps.iter().any(|step| step.surprise);
     let (title, platform) = (scenario.title.clone(), platform.map(|platform| platform.to_string()));
     let tables = Tables::default();
     Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host: note, raw: true })
 }
 
-impl Bench<'_> {
+impl RawRun<'_> {
     fn step(&mut self, number: usize, line: &Line, (platform, page): (Option<Platform>, PageShift)) -> StepReport {
         let entry = &line.entry;
         let done = self.process.run(self.host.as_ref(), self.machine.memory(), &entry.step);
@@ -64,9 +63,9 @@ impl Bench<'_> {
         let outcome = self.outcome(entry, &done);
         let surprise = outcome != expected;
         let mut message = written(entry, &done);
-        let violations = self.machine.violations_after(self.told);
+        let violations = self.machine.violations_after(self.reported);
         message.extend(violations.iter().map(|violation| self.named(violation)));
-        self.told += violations.len();
+        self.reported += violations.len();
         StepReport {
             number,
             line: line.number,
@@ -85,14 +84,14 @@ impl Bench<'_> {
     }
 
     fn locked(&self) -> u64 {
-        locked(self.host.as_ref()).saturating_sub(self.locked)
+        self.machine.locked().saturating_sub(self.locked)
     }
 
     /// Returns the part of the result that the entry has expectations for.
     fn outcome(&self, entry: &Entry, (result, after): &Done) -> String {
         let all = after.map(numbers).unwrap_or_default();
-        let asked = all.into_iter().filter(|(name, _)| entry.gives.contains_key(*name));
-        let gives = asked.map(|(name, number)| (name.to_owned(), number)).collect();
+        let expected = all.into_iter().filter(|(name, _)| entry.gives.contains_key(*name));
+        let gives = expected.map(|(name, number)| (name.to_owned(), number)).collect();
         shown(Answer(*result), gives, entry.locked.map(|_| self.locked()))
     }
 
@@ -119,6 +118,6 @@ fn shown(answer: Answer, gives: BTreeMap<String, u64>, locked: Option<u64>) -> S
 fn written(entry: &Entry, (_, after): &Done) -> Vec<String> {
     let (Step::Call { call, .. }, Some(after)) = (&entry.step, after) else { return Vec::new() };
     let changed = numbers(*after).into_iter().zip(numbers(*call)).filter(|(after, before)| after != before);
-    let untold = changed.filter(|((name, _), _)| !entry.gives.contains_key(*name));
-    untold.map(|((name, number), _)| format!("{name}={number:#x}")).collect()
+    let unmentioned = changed.filter(|((name, _), _)| !entry.gives.contains_key(*name));
+    unmentioned.map(|((name, number), _)| format!("{name}={number:#x}")).collect()
 }

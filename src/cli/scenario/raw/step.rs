@@ -5,7 +5,7 @@ use super::super::value::{MAX_GROUPS, number};
 use core::fmt;
 use core::str::FromStr;
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Fd};
 
 /// A file that may be open: `container0`, `group0`, `device0`.

@@ -1,14 +1,13 @@
 use super::super::expect::Expect;
 use super::super::file::Scenario;
-use super::answer::Answer;
-use super::entry::Entry;
+use super::entry::{Answer, Entry, document};
+use super::fields;
 use super::fields::{Field, blanks, numbers};
 use super::process::{Process, contents};
 use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
-use super::{document, fields};
 use proptest::prelude::*;
 use spapr_iommu::addr::PageShift;
-use spapr_iommu::host::memory::Protection;
+use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host};
 use spapr_iommu::model::Model;
 use spapr_iommu::uapi::spapr;

@@ -1,18 +1,17 @@
-//! What the host does with a device: a driver that is unbound under it would wait for ever, or lose
-//! data, or the network.
+//! Finds uses of a device by the host: if its driver were unbound meanwhile, the driver would wait
+//! forever, or the host would lose data or its network.
 
-use super::super::mounts::{self, DeviceNumber};
-use super::super::roots::Roots;
-use super::super::sysfs::names;
-use super::kernel::Kernel;
+use super::super::sysfs::{self, DeviceNumber, Kernel, Roots, names};
 use crate::host::Errno;
 use core::fmt;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the host uses a device for.
+/// A use of a device by the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message names each field")]
+#[non_exhaustive]
 pub enum InUse {
     /// A file system on it is mounted.
     Mounted {
@@ -42,8 +41,8 @@ pub enum InUse {
 }
 
 impl InUse {
-    /// What to do about it.
-    pub(super) fn mend(&self) -> String {
+    /// Returns what to do about it.
+    pub(super) fn remedy(&self) -> String {
         match self {
             Self::Mounted { point, .. } => format!("`umount '{point}'`"),
             Self::Swap { block } => format!("`swapoff /dev/{block}`"),
@@ -65,7 +64,7 @@ impl fmt::Display for InUse {
     }
 }
 
-/// The first use of a device that is found.
+/// Returns the first use of a device that is found.
 pub(super) fn find(roots: &Roots, kernel: &dyn Kernel, address: &str) -> Option<InUse> {
     let device = fs::canonicalize(roots.pci(address)).ok()?;
     block_devices(roots, &device).into_iter().find_map(|block| used(roots, kernel, block)).or_else(|| {
@@ -78,15 +77,15 @@ pub(super) fn find(roots: &Roots, kernel: &dyn Kernel, address: &str) -> Option<
     })
 }
 
-/// The block devices of a device, partitions included, in order.
+/// Returns the block devices of a device, partitions included, in order.
 fn block_devices(roots: &Roots, device: &Path) -> BTreeSet<String> {
     let class = roots.sys.join("class/block");
     let is_its = |name: &String| fs::canonicalize(class.join(name)).is_ok_and(|path| belongs(&path, device));
     names(&class).into_iter().filter(is_its).collect()
 }
 
-/// A block device below the device itself, or an NVMe namespace with several paths: that lies
-/// beside the links to its controllers.
+/// Returns whether a block device is below the device itself, or is an NVMe namespace with several
+/// paths, which lies beside the links to its controllers.
 fn belongs(block: &Path, device: &Path) -> bool {
     let is_below = |path: PathBuf| fs::canonicalize(path).is_ok_and(|path| path.starts_with(device));
     let subsystem = |path: &&Path| path.parent().is_some_and(|parent| parent.ends_with("nvme-subsystem"));
@@ -104,13 +103,12 @@ fn used(roots: &Roots, kernel: &dyn Kernel, block: String) -> Option<InUse> {
     let is_of = |source: &str| node(roots, source).is_some_and(|name| stack.contains(&name));
     // File systems over several devices (btrfs) have a number of their own; their source is one of
     // the devices.
-    let mount =
-        mounts::mounted(roots).into_iter().find(|mount| numbers.contains(&mount.device) || is_of(&mount.source));
+    let mount = sysfs::mounted(roots).into_iter().find(|mount| numbers.contains(&mount.device) || is_of(&mount.source));
     if let Some(mount) = mount {
         return Some(InUse::Mounted { block, point: mount.point });
     }
     let swaps = fs::read_to_string(roots.proc.join("swaps")).unwrap_or_default();
-    if swaps.lines().filter_map(|line| line.split_ascii_whitespace().next()).any(|path| is_of(&mounts::plain(path))) {
+    if swaps.lines().filter_map(|line| line.split_ascii_whitespace().next()).any(|path| is_of(&sysfs::plain(path))) {
         return Some(InUse::Swap { block });
     }
     let held = stack.len() > 1 || kernel.claim_block(&roots.dev.join(&block)) == Err(Errno::EBUSY);
@@ -118,7 +116,7 @@ fn used(roots: &Roots, kernel: &dyn Kernel, block: String) -> Option<InUse> {
     held.then_some(InUse::Held { block, by })
 }
 
-/// The block device and what is made of it.
+/// Returns the block device and all that are stacked on it.
 fn stack(class: &Path, block: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut left = vec![block.to_owned()];
@@ -130,7 +128,7 @@ fn stack(class: &Path, block: &str) -> BTreeSet<String> {
     found
 }
 
-/// The name of the block device behind a path such as `/dev/mapper/root`.
+/// Returns the name of the block device at a path such as `/dev/mapper/root`.
 fn node(roots: &Roots, source: &str) -> Option<String> {
     let path = roots.dev.join(source.strip_prefix("/dev/")?);
     let path = fs::canonicalize(&path).unwrap_or(path);
@@ -199,7 +197,7 @@ mod tests {
         fixture.write("proc/self/mountinfo", "22 1 0:31 / /home rw shared:1 - btrfs /dev/nvme0n1p1 rw\n");
         let found = found(&fixture);
         assert_eq!(found, mounted("nvme0n1p1", "/home"));
-        assert_eq!(found.unwrap().mend(), "`umount '/home'`");
+        assert_eq!(found.unwrap().remedy(), "`umount '/home'`");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Gives PCI devices to vfio-pci, and puts them back.
+//! Binds PCI devices to vfio-pci, and puts them back.
 //!
-//! A device is given by `driver_override`, so that vfio-pci takes this one and no other of its kind
+//! A device is bound by `driver_override`, so that vfio-pci takes this one and no other of its kind
 //! (kernel: `Documentation/ABI/testing/sysfs-bus-pci`). What it was bound to is kept in
 //! `/run/spapr-iommu`, for a later process to put it back. All of it needs root; the group's node
 //! can then be given to a user.
@@ -16,27 +16,20 @@
 //! # Ok::<(), spapr_iommu::host::vfio::bind::BindError>(())
 //! ```
 
-mod address;
 mod error;
-mod guard;
 mod in_use;
-mod kernel;
-mod put_back;
 mod record;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::BindError;
-pub use guard::Bound;
 pub use in_use::InUse;
 
 use super::obstacle::{self, is_vfio};
-use super::roots::Roots;
-use super::{facts, sysfs};
-use crate::host::{Errno, GroupFacts, Obstacle, PciDevice};
-use kernel::{Kernel, Running};
-use put_back::Target;
+use super::sysfs::{self, Kernel, Roots, Running};
+use crate::host::{Errno, GroupFacts, Obstacle, PciDevice, Process};
+use crate::pci::PciAddress;
 use record::{Records, Was, refused};
 use std::fs;
 use std::path::Path;
@@ -46,10 +39,10 @@ use std::time::{Duration, Instant};
 /// The driver that hands PCI devices to user space.
 const VFIO_PCI: &str = "vfio-pci";
 
-/// How long the node of a group is waited for: it comes from a thread of the kernel.
+/// How long to wait for the node of a group, which a thread of the kernel creates.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What came of binding or unbinding a device.
+/// Result of binding or unbinding a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// PCI address, `0000:00:00.0`.
@@ -60,7 +53,7 @@ pub struct Binding {
     pub before: Option<String>,
     /// The driver it is bound to now.
     pub driver: Option<String>,
-    /// Something was changed.
+    /// Whether something was changed.
     pub changed: bool,
 }
 
@@ -69,36 +62,36 @@ pub struct Binding {
 pub struct Binder {
     roots: Roots,
     kernel: Box<dyn Kernel>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Default for Binder {
     fn default() -> Self {
-        Self { roots: Roots::default(), kernel: Box::new(Running), patience: TIMEOUT }
+        Self { roots: Roots::default(), kernel: Box::new(Running), timeout: TIMEOUT }
     }
 }
 
 impl Binder {
-    /// For the running kernel. Nothing is done yet.
+    /// Creates a binder for the running kernel. Changes nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Binds a device to vfio-pci, and waits until its group can be opened. A device that vfio-pci
-    /// or a variant of it has stays as it is.
+    /// Binds a device to vfio-pci, and waits until its group can be opened. Does nothing if
+    /// vfio-pci or a variant of it already has the device.
     pub fn bind(&self, address: &str) -> Result<Binding, BindError> {
-        self.bind_it(address).map(|(binding, _)| binding)
+        self.bind_device(address).map(|(binding, _)| binding)
     }
 
-    /// Binds a device likewise, until it is dropped.
+    /// Binds a device as [`Self::bind`] does, until the result is dropped.
     pub fn hold(&self, address: &str) -> Result<Bound<'_>, BindError> {
-        let (binding, group) = self.bind_it(address)?;
+        let (binding, group) = self.bind_device(address)?;
         Ok(Bound::new(self, binding, group))
     }
 
-    /// Takes a device from vfio-pci and puts it back as it was before [`Self::bind`]. Where nobody
-    /// knows, as after a bind by other means, the kernel looks for a driver. Nobody may have the
-    /// group open: the kernel would wait for them.
+    /// Takes a device from vfio-pci and puts it back as it was before [`Self::bind`]. Without a
+    /// record, as after a bind by other means, the kernel chooses a driver. Refused while a process
+    /// has the group open: the kernel would wait for it.
     pub fn unbind(&self, address: &str) -> Result<Binding, BindError> {
         let address = self.find(address)?;
         let records = Records::open(&self.roots)?;
@@ -106,13 +99,13 @@ impl Binder {
         let before = self.driver(&address);
         let held = before.as_deref().is_some_and(is_vfio);
         let overridden = self.driver_override(&address).as_deref() == Some(VFIO_PCI);
-        // A driver that has gone meanwhile can be back.
+        // The driver may have been unloaded and loaded again meanwhile.
         let incomplete = before.is_none() && known.as_ref().is_some_and(|was| was.driver.is_some());
         let group = self.group_of(&address);
         let changed = held || overridden || incomplete;
         if changed {
             if let Some(group) = group.filter(|_| held) {
-                self.nobody_has(group)?;
+                self.check_unused(group)?;
             }
             let target = known.map_or(Target::KernelChoice, Target::Was);
             self.put_back(&address, &target, None)?;
@@ -122,8 +115,8 @@ impl Binder {
         Ok(Binding { address, group, before, driver, changed })
     }
 
-    /// The device and the others of its group that have to be bound or unbound with it: all but
-    /// bridges.
+    /// Returns the device and the others of its group that must be bound or unbound with it: all
+    /// except bridges.
     pub fn with_group(&self, address: &str) -> Result<Vec<String>, BindError> {
         let address = self.find(address)?;
         let group = self.group_of(&address).and_then(|number| self.group(number));
@@ -136,17 +129,17 @@ impl Binder {
         Ok(addresses)
     }
 
-    /// A group with its devices.
+    /// Returns a group with its devices.
     pub fn group(&self, number: u32) -> Option<GroupFacts> {
         sysfs::groups(&self.roots).into_iter().find(|group| group.number == number)
     }
 
-    /// What still keeps a user from the group; nothing when it can be attached.
+    /// Returns what still keeps a user from the group; nothing if it can be attached.
     pub fn in_the_way(&self, group: u32) -> Vec<Obstacle> {
         obstacle::all(&self.roots, group, |path| self.kernel.open_group(path))
     }
 
-    /// All PCI devices with their drivers, in order.
+    /// Returns all PCI devices with their drivers, in order.
     pub fn devices(&self) -> Vec<PciDevice> {
         let folder = self.roots.sys.join("bus/pci/devices");
         let mut addresses = sysfs::names(&folder);
@@ -154,11 +147,11 @@ impl Binder {
         addresses.into_iter().map(|address| sysfs::device(&folder.join(&address), address)).collect()
     }
 
-    fn bind_it(&self, address: &str) -> Result<(Binding, u32), BindError> {
+    fn bind_device(&self, address: &str) -> Result<(Binding, u32), BindError> {
         let address = self.find(address)?;
         let group = self.can_bind(&address)?;
         let before = self.driver(&address);
-        // Needs no right.
+        // This needs no permission.
         if before.as_deref().is_some_and(is_vfio) {
             return Ok((
                 Binding { address, group: Some(group), driver: before.clone(), before, changed: false },
@@ -168,7 +161,7 @@ impl Binder {
         let records = Records::open(&self.roots)?;
         let was = Was { driver: self.driver(&address), driver_override: self.driver_override(&address) };
         if !was.driver.as_deref().is_some_and(is_vfio) {
-            // First, so that it is known whatever happens to this process.
+            // First, so that it is on record whatever happens to this process.
             records.write(&address, &was)?;
             if let Err(error) = self.give(&address, group, was.driver.as_deref()) {
                 self.put_back(&address, &Target::Was(was), Some(&error))?;
@@ -180,8 +173,7 @@ impl Binder {
         Ok((Binding { address, group: Some(group), changed: before != driver, before, driver }, group))
     }
 
-    /// The group of a device that nothing speaks against binding; what can be seen without a right
-    /// is looked at first.
+    /// Returns the group of a device that can be bound. Checks first what needs no permission.
     fn can_bind(&self, address: &str) -> Result<u32, BindError> {
         if self.is_bridge(address) {
             return Err(BindError::Bridge { address: address.to_owned() });
@@ -220,8 +212,8 @@ impl Binder {
     fn wait_for(&self, address: &str, group: u32) -> Result<(), BindError> {
         let (node, start) = (self.roots.group(group), Instant::now());
         while !node.exists() {
-            if start.elapsed() >= self.patience {
-                let seconds = self.patience.as_secs();
+            if start.elapsed() >= self.timeout {
+                let seconds = self.timeout.as_secs();
                 return Err(BindError::NoNode { address: address.to_owned(), group, seconds });
             }
             sleep(Duration::from_millis(10));
@@ -229,18 +221,19 @@ impl Binder {
         Ok(())
     }
 
-    /// vfio-pci lets a device go only when its user has closed it.
-    fn nobody_has(&self, group: u32) -> Result<(), BindError> {
+    /// Refuses while a process has the group open: vfio-pci releases a device only after its user
+    /// has closed it.
+    fn check_unused(&self, group: u32) -> Result<(), BindError> {
         match self.kernel.open_group(&self.roots.group(group)) {
             Err(Errno::EBUSY) => Err(obstacle::opener(&self.roots, group).into()),
             _ => Ok(()),
         }
     }
 
-    /// The address in sysfs's spelling, of a device that is there.
+    /// Returns the address in sysfs's spelling, of a device that exists.
     fn find(&self, given: &str) -> Result<String, BindError> {
-        let address = address::canonical(given)?;
-        if facts::platform(&self.roots).is_none() {
+        let address = canonical(given)?;
+        if sysfs::platform(&self.roots).is_none() {
             return Err(Obstacle::NotPower { arch: std::env::consts::ARCH.to_owned() }.into());
         }
         if self.roots.pci(&address).exists() {
@@ -264,7 +257,7 @@ impl Binder {
         (!name.is_empty() && name != "(null)").then(|| name.to_owned())
     }
 
-    /// Of class 0604 (PCI Code and ID Assignment Specification): PCI to PCI.
+    /// Returns whether it is of class 0604 (PCI Code and ID Assignment Specification): PCI to PCI.
     fn is_bridge(&self, address: &str) -> bool {
         let class = fs::read_to_string(self.roots.pci(address).join("class"));
         class.is_ok_and(|class| class.starts_with("0x0604"))
@@ -276,5 +269,130 @@ impl Binder {
 
     fn write(&self, path: &Path, text: &str) -> Result<(), BindError> {
         self.kernel.write(path, text).map_err(|errno| refused(path, text, errno))
+    }
+}
+
+/// Returns the address in sysfs's spelling, `DDDD:BB:DD.F` in lowercase. It is a single name of a
+/// folder: it holds neither slashes nor dots except the one.
+fn canonical(given: &str) -> Result<String, BindError> {
+    let address: Result<PciAddress, _> = given.parse();
+    address.map(|address| address.to_string()).map_err(|_| BindError::Address { given: given.to_owned() })
+}
+
+/// Where a device is put back.
+#[derive(Debug)]
+enum Target {
+    /// What is recorded.
+    Was(Was),
+    /// The driver that the kernel finds for it.
+    KernelChoice,
+}
+
+impl Target {
+    fn was(&self) -> Option<&Was> {
+        match self {
+            Self::Was(was) => Some(was),
+            Self::KernelChoice => None,
+        }
+    }
+}
+
+impl Binder {
+    /// Puts a device back, unless it is already; `why` is the failure that led to this.
+    fn put_back(&self, address: &str, target: &Target, why: Option<&BindError>) -> Result<(), BindError> {
+        let wanted = target.was().and_then(|was| was.driver.clone());
+        let failed = self.try_to(address, target, wanted.as_deref()).err();
+        let driver = self.driver(address);
+        match failed {
+            Some(error @ BindError::NotRoot { .. }) if why.is_none() => Err(error),
+            None if driver.is_some() || wanted.is_none() => Ok(()),
+            error => {
+                let why = why.cloned().or(error).map(Box::new);
+                Err(BindError::NotPutBack { address: address.to_owned(), wanted, driver, why })
+            }
+        }
+    }
+
+    fn try_to(&self, address: &str, target: &Target, wanted: Option<&str>) -> Result<(), BindError> {
+        if let Some(now) = self.driver(address).filter(|now| is_vfio(now)) {
+            self.write(&self.roots.driver(&now).join("unbind"), address)?;
+        }
+        // A lone end of line removes the override.
+        let driver_override = target.was().and_then(|was| was.driver_override.as_deref()).unwrap_or("\n");
+        self.write(&self.roots.pci(address).join("driver_override"), driver_override)?;
+        if self.driver(address).is_some() {
+            return Ok(());
+        }
+        match (target, wanted) {
+            // By name: other drivers may match as well.
+            (_, Some(driver)) if self.roots.driver(driver).exists() => {
+                self.write(&self.roots.driver(driver).join("bind"), address)
+            }
+            (Target::KernelChoice, _) | (_, Some(_)) => self.probe(address),
+            (Target::Was(_), None) => Ok(()),
+        }
+    }
+}
+
+/// A device bound to vfio-pci, put back when this is dropped. One that vfio-pci had before stays
+/// with it.
+///
+/// Drop it after the address space and the devices that use the group: while the group is open the
+/// device is not put back. Its record remains then, and `spapr-iommu unbind` puts it back.
+#[derive(Debug)]
+#[must_use = "dropping it puts the device back"]
+pub struct Bound<'a> {
+    binder: &'a Binder,
+    binding: Binding,
+    group: u32,
+    /// The process that bound it: a child of `fork` puts nothing back.
+    process: Process,
+}
+
+impl<'a> Bound<'a> {
+    fn new(binder: &'a Binder, binding: Binding, group: u32) -> Self {
+        Self { binder, binding, group, process: Process::current() }
+    }
+
+    /// Returns the group to attach.
+    pub fn group(&self) -> u32 {
+        self.group
+    }
+
+    /// Returns the result of binding it.
+    pub fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// Puts the device back now. After an error it is still recorded, and [`Binder::unbind`] tries
+    /// again.
+    pub fn restore(mut self) -> Result<(), BindError> {
+        self.put_back()
+    }
+
+    /// Leaves the device with vfio-pci; [`Binder::unbind`] puts it back, in this process or
+    /// another.
+    pub fn keep(mut self) -> Binding {
+        let binding = self.binding.clone();
+        self.binding.changed = false;
+        binding
+    }
+
+    fn put_back(&mut self) -> Result<(), BindError> {
+        if !core::mem::take(&mut self.binding.changed) {
+            return Ok(());
+        }
+        self.binder.unbind(&self.binding.address).map(drop)
+    }
+}
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
+        if let Err(error) = self.put_back() {
+            tracing::warn!(%error, "{} stays with vfio-pci: `spapr-iommu unbind` puts it back", self.binding.address);
+        }
     }
 }

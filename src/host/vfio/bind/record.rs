@@ -1,7 +1,7 @@
-//! What a device was bound to before, kept in `/run/spapr-iommu` so that a later process can put it
-//! back. It is gone when the machine boots, as is what it speaks of.
+//! Records of what devices were bound to before, kept in `/run/spapr-iommu` so that a later process
+//! can put it back. A boot removes it, as it does the binding.
 
-use super::super::roots::Roots;
+use super::super::sysfs::Roots;
 use super::BindError;
 use crate::host::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat, renameat};
@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 
 /// The folder's name in `/run`.
 const FOLDER: &str = "spapr-iommu";
-/// The owner alone reads it, writes it and waits in it.
+/// Only the owner reads and writes it.
 const FOLDER_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// A record is two names of drivers.
 const MAX_RECORD: u64 = 4096;
 
-/// How a device was.
+/// How a device was before it was bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Was {
     /// The driver it was bound to.
@@ -29,11 +29,11 @@ pub(super) struct Was {
     pub(super) driver_override: Option<String>,
 }
 
-/// The records, for as long as it is there open to nobody else: what a device is bound to is looked
-/// at and changed in one go.
+/// The records, locked against other processes while this is held: a device's binding is read and
+/// changed in one step.
 ///
-/// Whoever can write here has root bind devices to drivers of its choice. So the folder is the
-/// user's alone whatever its umask is, and no link is followed in it.
+/// A process that can write here could have root bind devices to drivers of its choice. So only the
+/// user may access the folder, whatever the umask is, and no link in it is followed.
 #[derive(Debug)]
 pub(super) struct Records {
     path: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Waits for another process that binds or unbinds.
+    /// Opens the records. Waits while another process binds or unbinds.
     pub(super) fn open(roots: &Roots) -> Result<Self, BindError> {
         let path = roots.run.join(FOLDER);
         let folder = open_folder(&roots.run, &path)?;
@@ -54,9 +54,9 @@ impl Records {
         Ok(Self { path, folder, _lock: lock })
     }
 
-    /// The record of a device.
+    /// Returns the record of a device.
     pub(super) fn read(&self, address: &str) -> Option<Was> {
-        // A pipe that somebody put there is not waited for.
+        // Does not wait if the file is a pipe.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.folder, address, flags, Mode::empty()).ok()?);
         let mut text = String::new();
@@ -64,16 +64,16 @@ impl Records {
         parse(&text)
     }
 
-    /// Keeps how a device was: all of it or, should the machine stop meanwhile, nothing.
+    /// Records how a device was: completely or, if the machine stops meanwhile, not at all.
     pub(super) fn write(&self, address: &str, was: &Was) -> Result<(), BindError> {
         let text = render(was);
         let new = format!("{address}.new");
         let failed = |errno| refused(&self.path.join(address), &text, errno);
-        // Of a process that was killed here.
+        // Left by a process that was killed here.
         self.unlink(&new).map_err(failed)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut file = File::from(openat(&self.folder, new.as_str(), flags, FILE_MODE).map_err(failed)?);
-        let written = file.write_all(text.as_bytes()).map_err(super::super::facts::errno);
+        let written = file.write_all(text.as_bytes()).map_err(super::super::sysfs::errno);
         let renamed = written.and_then(|()| renameat(&self.folder, new.as_str(), &self.folder, address));
         renamed.map_err(|errno| {
             let _ = self.unlink(&new);
@@ -81,7 +81,7 @@ impl Records {
         })
     }
 
-    /// Forgets a device.
+    /// Removes the record of a device.
     pub(super) fn remove(&self, address: &str) -> Result<(), BindError> {
         self.unlink(address).map_err(|errno| refused(&self.path.join(address), "", errno))
     }
@@ -94,11 +94,12 @@ impl Records {
     }
 }
 
-/// The folder, made where it is missing: of this user and open to nobody else, or it is refused.
+/// Opens the folder, and creates it if it is missing. Refuses one that does not belong to this
+/// user.
 fn open_folder(run: &Path, path: &Path) -> Result<OwnedFd, BindError> {
     let failed = |errno| refused(path, "", errno);
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    std::fs::create_dir_all(run).map_err(|error| failed(super::super::facts::errno(error)))?;
+    std::fs::create_dir_all(run).map_err(|error| failed(super::super::sysfs::errno(error)))?;
     let run = open(run, flags, Mode::empty()).map_err(failed)?;
     match mkdirat(&run, FOLDER, FOLDER_MODE) {
         Ok(()) | Err(Errno::EEXIST) => {}
@@ -123,7 +124,7 @@ fn foreign(path: &Path) -> BindError {
     BindError::ForeignRecords { path: path.display().to_string() }
 }
 
-/// A write that failed.
+/// Returns the error of a write that failed.
 pub(super) fn refused(path: &Path, text: &str, errno: Errno) -> BindError {
     let path = path.display().to_string();
     match errno {
@@ -132,13 +133,14 @@ pub(super) fn refused(path: &Path, text: &str, errno: Errno) -> BindError {
     }
 }
 
-/// Two lines; nothing after the name stands for none.
+/// Writes a record as two lines; nothing after the name means none.
 fn render(was: &Was) -> String {
     let text = |value: &Option<String>| value.as_deref().unwrap_or_default().to_owned();
     format!("driver={}\noverride={}\n", text(&was.driver), text(&was.driver_override))
 }
 
-/// `None` for what [`render`] did not write. Drivers name folders: one with a slash is none.
+/// Parses a record; `None` for text that [`render`] did not write. A driver is the name of a
+/// folder, so it has no slash.
 fn parse(text: &str) -> Option<Was> {
     let mut lines = text.lines();
     let mut value = |name: &str| {

@@ -103,7 +103,7 @@ fn machine() -> Fixture {
 fn binder(fixture: &Fixture, kernel: Fake) -> Binder {
     let roots = fixture.roots();
     let kernel = Fake { sys: roots.sys.clone(), ..kernel };
-    Binder { roots, kernel: Box::new(kernel), patience: Duration::ZERO }
+    Binder { roots, kernel: Box::new(kernel), timeout: Duration::ZERO }
 }
 
 /// A binder, and what it told the kernel since it was last asked.
@@ -315,4 +315,37 @@ fn the_running_kernel_is_written_to_and_asked() {
     assert_eq!(Running.write(&sys.join("missing"), "new"), Err(Errno::ENOENT));
     assert_eq!(Running.open_group(&sys.join("missing")), Err(Errno::ENOENT));
     assert_eq!(Running.claim_block(&sys.join("attribute")), Ok(()));
+}
+
+#[test]
+fn full_addresses_pass_in_lowercase() {
+    for (given, expected) in
+        [("0000:00:01.0", "0000:00:01.0"), ("0031:FF:1f.7", "0031:ff:1f.7"), ("10000:e1:00.0", "10000:e1:00.0")]
+    {
+        assert_eq!(canonical(given).unwrap(), expected);
+    }
+}
+
+#[test]
+fn what_is_none_is_refused_with_the_form() {
+    for given in [
+        "",
+        "00:01.0",
+        "0000:00:01",
+        "0000:00:20.0",
+        "0000:00:01.8",
+        "0000:00:01.0.0",
+        "0000:00:01.0/..",
+        "../../../../etc",
+        "0000:00:+1.0",
+        "000:00:01.0",
+        "0000:00:01.0 ",
+        "0000:00:01.0\n",
+        "0:0000:00:01.0",
+        "nvme0",
+    ] {
+        let error = canonical(given).unwrap_err();
+        assert_eq!(error, BindError::Address { given: given.to_owned() });
+        assert!(error.to_string().contains("0000:00:01.0"), "{error}");
+    }
 }
