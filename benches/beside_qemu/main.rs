@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err(error) => return Err(format!("debugfs: {error}").into()),
     }
     if options.accel == Accel::Off {
-        refuse::tables()?;
+        refuse::acceleration()?;
     }
     let mut table = table::Table::default();
     for round in 0..options.rounds {

@@ -1,7 +1,7 @@
 //! Keeps QEMU from having its TCE tables in the kernel.
 //!
-//! No option of QEMU does. Where the kernel refuses to create a table, QEMU has it itself and answers
-//! the guest's hypercalls.
+//! No option of QEMU does. On a host without KVM_CAP_SPAPR_TCE_VFIO QEMU keeps the tables of a PHB
+//! with VFIO itself and answers the guest's hypercalls; so that is what it is told.
 #![allow(unsafe_code, reason = "the kernel reads a filter that it is told of")]
 
 use nix::errno::Errno;
@@ -11,24 +11,28 @@ use nix::libc::{
 };
 use std::io;
 
-/// Type and number of KVM_CREATE_SPAPR_TCE and KVM_CREATE_SPAPR_TCE_64 (`linux/kvm.h`).
-const CREATE: u32 = 0xaea8;
+/// Type and number of KVM_CHECK_EXTENSION, and the capability (`linux/kvm.h`).
+const CHECK_EXTENSION: u32 = 0xae03;
+const SPAPR_TCE_VFIO: u32 = 142;
 
-/// Where `struct seccomp_data` has the number of the call, and the lower half of its second argument
-/// on a little-endian machine.
+/// Where `struct seccomp_data` has the number of the call, and the lower halves of its second and
+/// third argument on a little-endian machine.
 const NUMBER: u32 = 0;
 const SECOND: u32 = 24;
+const THIRD: u32 = 32;
 
-/// Has the kernel refuse tables to this process and its children.
-pub(crate) fn tables() -> io::Result<()> {
+/// Has the kernel deny that capability to this process and its children.
+pub(crate) fn acceleration() -> io::Result<()> {
     let statement = |code: u32, k: u32| sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let unless = |k: u32, jf: u8| sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: 0, jf, k };
     let mut filter = [
         statement(BPF_LD | BPF_W | BPF_ABS, NUMBER),
-        unless(libc::SYS_ioctl as u32, 4),
+        unless(libc::SYS_ioctl as u32, 6),
         statement(BPF_LD | BPF_W | BPF_ABS, SECOND),
         statement(BPF_ALU | BPF_AND | BPF_K, 0xffff),
-        unless(CREATE, 1),
+        unless(CHECK_EXTENSION, 3),
+        statement(BPF_LD | BPF_W | BPF_ABS, THIRD),
+        unless(SPAPR_TCE_VFIO, 1),
         statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | Errno::ENOSYS as u32),
         statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     ];
