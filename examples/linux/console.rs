@@ -2,7 +2,7 @@
 //! process reports.
 
 use parking_lot::Mutex;
-use ppc64_linux_init::{FAILED, PASSED, STATUS};
+use ppc64_linux_init::{FAILED, PASSED, STATUS, Wrote};
 use std::io::Write;
 
 /// What stands before each line of the guest that is no check.
@@ -22,6 +22,8 @@ pub(crate) struct Said {
     pub(crate) failed: u32,
     /// The last exit status.
     pub(crate) status: Option<u8>,
+    /// What it wrote to the disk that is emulated.
+    pub(crate) wrote: Vec<Wrote>,
 }
 
 impl Console {
@@ -57,6 +59,7 @@ impl Said {
         if let Some(status) = line.strip_prefix(STATUS) {
             self.status = status.trim().parse().ok();
         }
+        self.wrote.extend(line.parse::<Wrote>());
         let prefix = if check { "" } else { PREFIX };
         // The reader may have gone; the guest continues.
         let _ = writeln!(std::io::stdout(), "{prefix}{line}");

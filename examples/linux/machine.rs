@@ -2,12 +2,15 @@
 
 use super::console::Console;
 use super::cpus::Cpus;
-use super::device::{self, MMIO_OFFSET, Passed};
+use super::device::{self, Passed};
 use super::exits::Exits;
+use super::function::{Function, MMIO_OFFSET};
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
 use super::options::{Accel, Bars, Options};
+use super::virtio::Disk;
 use super::{image, rtas, tree};
+use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
 use spapr_iommu::host::Host;
@@ -17,6 +20,7 @@ use spapr_iommu::registry::Registry;
 use spapr_iommu::space::DeviceArea;
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -43,6 +47,7 @@ const REAL: u64 = (1 << 60) - 1;
 /// The machine. Fields are dropped in this order: the devices are closed before the VM, and this
 /// before its RAM.
 pub(crate) struct Machine {
+    pub(crate) disk: Option<Disk>,
     /// BARs that are the guest's memory.
     bars: Vec<DeviceArea>,
     pub(crate) devices: Vec<Passed>,
@@ -62,7 +67,8 @@ impl Machine {
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let size = usize::try_from(options.memory << 20)?;
-        let memory = Arc::new(VmMemory::new(Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?)));
+        let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?);
+        let memory = Arc::new(VmMemory::new(Arc::clone(&ram)));
         for (number, slot) in (0..).zip(memory.slots()) {
             // SAFETY: the memory is dropped after the VM; nobody holds references into it.
             unsafe { vm.add_memory(number, slot.guest.start().0, slot.user.0, slot.guest.len()) }?;
@@ -94,11 +100,10 @@ impl Machine {
                 phb.attach(group)?;
             }
             let device = Passed::open(&phb, group, &pci, slot)?;
-            device.messages.sources().try_for_each(|source| xics.reset_source(source))?;
             if options.bars == Bars::Mapped
                 && let Some(bar) = device.map_bar()?
             {
-                let (at, user, slot) = (device.at + MMIO_OFFSET, bar.as_ptr() as u64, FIRST_BAR + slot);
+                let (at, user, slot) = (device.bar().0 + MMIO_OFFSET, bar.as_ptr() as u64, FIRST_BAR + slot);
                 // The host's kernel lets no other BAR be on the last page.
                 let size = (bar.len() as u64).next_multiple_of(host.page_shift().bytes());
                 // SAFETY: no vCPU runs when the mapping ends, with the machine.
@@ -107,9 +112,24 @@ impl Machine {
             }
             devices.push(device);
         }
+        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, &ram, file)).transpose()?;
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
-        Ok((Self { bars, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry }, vcpus))
+        let machine = Self { disk, bars, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry };
+        machine.reset_sources()?;
+        Ok((machine, vcpus))
+    }
+
+    /// Returns all that is on the guest's bus.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = &dyn Function> {
+        let disk = self.disk.iter().map(|disk| disk as &dyn Function);
+        self.devices.iter().map(|device| device as &dyn Function).chain(disk)
+    }
+
+    /// Brings the sources of the devices' messages back to how they are made.
+    fn reset_sources(&self) -> io::Result<()> {
+        let mut sources = self.functions().flat_map(|function| function.messages().sources());
+        sources.try_for_each(|source| self.xics.reset_source(source))
     }
 
     /// Loads what the guest starts with, and starts its first processor.
@@ -128,23 +148,22 @@ impl Machine {
 
     /// Brings everything back to how it was before the first boot. No processor runs.
     pub(crate) fn reset(&self) -> Result<(), Box<dyn Error>> {
-        self.devices.iter().try_for_each(|device| device.reset(&self.vm))?;
+        self.functions().try_for_each(|function| function.reset(&self.vm))?;
         self.iommu.reset()?;
         self.cpus.reset()?;
         self.vm.set_process_table(0)?;
         for file in self.cpus.files() {
             self.xics.reset_server(file)?;
         }
-        let mut sources = self.devices.iter().flat_map(|device| device.messages.sources());
-        Ok(sources.try_for_each(|source| self.xics.reset_source(source))?)
+        Ok(self.reset_sources()?)
     }
 
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
-        let Self { bars, devices, phb, iommu, vm, memory, .. } = self;
-        let groups: BTreeSet<u32> = devices.iter().map(|device| device.group).collect();
-        devices.iter().for_each(|device| device.messages.off(&vm));
-        drop((bars, devices));
+        self.functions().for_each(|function| function.messages().off(&self.vm));
+        let Self { disk, bars, devices, phb, iommu, vm, memory, .. } = self;
+        let groups: BTreeSet<Group> = devices.iter().map(|device| device.group).collect();
+        drop((disk, bars, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
         drop((phb, iommu, vm, memory));
         Ok(())

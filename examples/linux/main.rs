@@ -16,6 +16,7 @@ mod cpus;
 mod device;
 mod exits;
 mod fdt;
+mod function;
 mod hcall;
 #[path = "../vmm/image.rs"]
 mod image;
@@ -30,6 +31,7 @@ mod report;
 mod rtas;
 mod run;
 mod tree;
+mod virtio;
 
 use clap::Parser;
 use cpus::End;
@@ -71,8 +73,10 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let before = host.memlock()?.locked;
     let (machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
     let mut report = Report::default();
+    // What an earlier guest wrote to the same disks is other data.
+    let seed = fastrand::u32(..);
     for boot in 0.. {
-        machine.boot(options, &arguments(options, &machine, boot))?;
+        machine.boot(options, &arguments(options, &machine, boot, seed))?;
         let end = run::run(&machine, &mut vcpus);
         report.take(&machine, &vcpus, end.clone());
         if end != End::Reboot || boot + 1 >= options.boots {
@@ -87,10 +91,12 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
 }
 
 /// Returns the kernel's command line: what comes after the dashes is for its first process.
-fn arguments(options: &Options, machine: &Machine, boot: u32) -> String {
+fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> String {
     let Options { append, cpus, boots, init, .. } = options;
     let disks = machine.devices.len();
+    let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
     format!(
-        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} {init}"
+        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} \
+         --seed {seed} {emulated} {init}"
     )
 }

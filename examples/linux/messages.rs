@@ -1,5 +1,6 @@
 //! A device's messages, MSI-X: the guest has them by RTAS, and each goes from the device's eventfd
-//! to a source of the interrupt controller without leaving the kernel.
+//! to a source of the interrupt controller without leaving the kernel. The eventfds of a device
+//! that is emulated the monitor signals.
 
 use super::kvm::Vm;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -18,7 +19,8 @@ const CHANGE_MSIX: u32 = 4;
 
 /// The messages of a device.
 pub(crate) struct Messages {
-    device: Arc<Device>,
+    /// `None` if it is emulated.
+    device: Option<Arc<Device>>,
     /// Source number of the first.
     first: u32,
     max: u32,
@@ -27,7 +29,7 @@ pub(crate) struct Messages {
 
 /// Messages that are on: the device lets go of its eventfds first.
 struct On {
-    _forwarded: ForwardedInterrupts,
+    _forwarded: Option<ForwardedInterrupts>,
     eventfds: Vec<EventFd>,
 }
 
@@ -35,7 +37,20 @@ impl Messages {
     /// Creates them with source numbers from that of the device's slot on.
     pub(crate) fn new(device: Arc<Device>, slot: u32) -> Result<Self, DeviceError> {
         let max = device.interrupts(InterruptKind::Msix)?.count.min(MAX);
-        Ok(Self { device, first: FIRST_SOURCE + slot * MAX, max, on: Mutex::default() })
+        Ok(Self { device: Some(device), first: FIRST_SOURCE + slot * MAX, max, on: Mutex::default() })
+    }
+
+    /// Creates those of a device that is emulated.
+    pub(crate) fn emulated(slot: u32, count: u32) -> Self {
+        Self { device: None, first: FIRST_SOURCE + slot * MAX, max: count.min(MAX), on: Mutex::default() }
+    }
+
+    /// Sends a message of a device that is emulated, if it is on.
+    pub(crate) fn send(&self, message: u32) {
+        if let Some(eventfd) = self.on.lock().as_ref().and_then(|on| on.eventfds.get(message as usize)) {
+            // Fails only if the kernel has not taken the last 2^64 ones.
+            let _ = eventfd.write(1);
+        }
     }
 
     /// Returns how many there are.
@@ -76,7 +91,8 @@ impl Messages {
             vm.set_irqfd(eventfd.as_fd(), source, true)?;
         }
         let borrowed: Vec<_> = eventfds.iter().map(AsFd::as_fd).collect();
-        let forwarded = self.device.forward_interrupts(InterruptKind::Msix, &borrowed)?;
+        let forward = |device: &Arc<Device>| device.forward_interrupts(InterruptKind::Msix, &borrowed);
+        let forwarded = self.device.as_ref().map(forward).transpose()?;
         Ok(On { _forwarded: forwarded, eventfds })
     }
 

@@ -1,8 +1,8 @@
 //! The PCI host bridge's node, with a node for each device: on pSeries, Linux looks for devices
 //! there and not on the bus.
 
-use super::device::{MMIO, MMIO_OFFSET, Passed};
 use super::fdt::{Fdt, halves};
+use super::function::{Function, MMIO, MMIO_OFFSET};
 use super::machine::Machine;
 use super::rtas::DDW;
 
@@ -26,32 +26,32 @@ pub(crate) fn node(tree: &mut Fdt, machine: &Machine) {
         tree.cells("bus-range", &[0, 0xff]);
         tree.flag("used-by-rtas");
         tree.cells("ibm,pci-config-space-type", &[1]);
-        let messages: u32 = machine.devices.iter().map(|device| device.messages.max()).sum();
+        let messages: u32 = machine.functions().map(|function| function.messages().max()).sum();
         tree.cells("ibm,pe-total-#msi", &[messages]);
         let (start, size) = MMIO;
         tree.cells("ranges", &[&[MEMORY_32], &halves([start, start + MMIO_OFFSET, size])[..]].concat());
         for property in machine.phb.properties(&DDW) {
             tree.bytes(property.name, &property.value);
         }
-        machine.devices.iter().for_each(|device| device_node(tree, device));
+        machine.functions().for_each(|function| device_node(tree, function));
     });
 }
 
-fn device_node(tree: &mut Fdt, device: &Passed) {
-    let register = |at, size| device.config.read(at, size);
-    tree.node(&format!("nvme@{:x}", device.place >> 11), |tree| {
-        let size = device.bar.size();
-        let bar = device.place | BAR_0;
-        let own = [device.place, 0, 0, 0, 0];
+fn device_node(tree: &mut Fdt, device: &dyn Function) {
+    let register = |at, size| device.read_config(at, size);
+    tree.node(&format!("{}@{:x}", device.name(), device.place() >> 11), |tree| {
+        let (at, size) = device.bar();
+        let bar = device.place() | BAR_0;
+        let own = [device.place(), 0, 0, 0, 0];
         tree.cells("reg", &[&own[..], &[MEMORY_64 | bar, 0, 0], &halves([size])].concat());
-        tree.cells("assigned-addresses", &[&[FIXED | MEMORY_64 | bar], &halves([device.at, size])[..]].concat());
+        tree.cells("assigned-addresses", &[&[FIXED | MEMORY_64 | bar], &halves([at, size])[..]].concat());
         tree.cells("vendor-id", &[register(0x00, 2)]);
         tree.cells("device-id", &[register(0x02, 2)]);
         tree.cells("revision-id", &[register(0x08, 1)]);
         tree.cells("class-code", &[register(0x08, 4) >> 8]);
         tree.cells("subsystem-vendor-id", &[register(0x2c, 2)]);
         tree.cells("subsystem-id", &[register(0x2e, 2)]);
-        tree.cells("ibm,req#msi-x", &[device.messages.max()]);
+        tree.cells("ibm,req#msi-x", &[device.messages().max()]);
         tree.cells("ibm,pci-config-space-type", &[1]);
     });
 }

@@ -5,6 +5,8 @@ use super::cpus::End;
 use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
+use spapr_iommu::Group;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,6 +18,10 @@ pub(crate) struct Report {
     boots: u32,
     end: Option<End>,
     said: Said,
+    /// NVMe controllers, and their groups.
+    controllers: [usize; 2],
+    /// Whether the file of the emulated disk has what the guest wrote, in how many requests.
+    file: Option<Result<u64, String>>,
     exits: String,
     total: u64,
     tce: u64,
@@ -28,7 +34,21 @@ impl Default for Report {
     fn default() -> Self {
         let (began, took) = (Instant::now(), Duration::ZERO);
         let (said, exits, end) = (Said::default(), String::new(), None);
-        Self { began, took, boots: 0, end, said, exits, total: 0, tce: 0, lost: 0, calls: [0; 3], leaked: 0 }
+        Self {
+            began,
+            took,
+            boots: 0,
+            end,
+            said,
+            controllers: [0; 2],
+            file: None,
+            exits,
+            total: 0,
+            tce: 0,
+            lost: 0,
+            calls: [0; 3],
+            leaked: 0,
+        }
     }
 }
 
@@ -39,6 +59,9 @@ impl Report {
         self.took = self.began.elapsed();
         self.end = Some(end);
         self.said = machine.console.said();
+        let groups: BTreeSet<Group> = machine.devices.iter().map(|device| device.group).collect();
+        self.controllers = [machine.devices.len(), groups.len()];
+        self.file = machine.disk.as_ref().map(|disk| disk.check(&self.said.wrote));
         self.exits = machine.exits.to_string();
         self.total = machine.exits.total();
         self.tce = machine.exits.hcalls(&hcall::TCE);
@@ -54,7 +77,8 @@ impl Report {
 
     fn is_good(&self) -> bool {
         let checked = self.said.failed == 0 && self.said.passed > 0 && self.said.status == Some(0);
-        checked && self.end == Some(End::Off) && self.leaked == 0
+        let file = !matches!(self.file, Some(Err(_)));
+        checked && file && self.end == Some(End::Off) && self.leaked == 0
     }
 
     /// Returns success if the guest powered off with status 0, all its checks passed, and nothing
@@ -78,6 +102,14 @@ impl fmt::Display for Report {
         writeln!(f, "TCE hypercalls that reached the monitor: {tce}")?;
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
+        writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
+        match &self.file {
+            Some(Ok(requests)) => {
+                writeln!(f, "the emulated disk's file has what the guest wrote, by {requests} requests")?
+            }
+            Some(Err(why)) => writeln!(f, "the emulated disk's file is wrong: {why}")?,
+            None => {}
+        }
         let status = self.said.status.map_or("none".into(), |status| status.to_string());
         writeln!(
             f,

@@ -1,8 +1,8 @@
 //! RTAS: the firmware's calls, each with a token that the device tree names.
 
 use super::cpus::End;
-use super::device::Passed;
 use super::exits::Kind;
+use super::function::Function;
 use super::machine::Machine;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{DdwTokens, RtasBlock};
@@ -76,22 +76,22 @@ fn carry_out(machine: &Machine, cpu: usize, token: u32, args: &[u32]) -> Option<
         (READ_CONFIG, &[address, high, low, size]) => {
             let (device, register) = (device(machine, address, high, low), register(address));
             // Where there is no device all ones are read.
-            Some([device.map_or(u32::MAX, |device| device.config.read(register, size)), 0])
+            Some([device.map_or(u32::MAX, |device| device.read_config(register, size)), 0])
         }
         (WRITE_CONFIG, &[address, high, low, size, value]) => {
             if let Some(device) = device(machine, address, high, low) {
-                device.config.write(register(address), size, value);
+                device.write_config(register(address), size, value);
             }
             Some([0; 2])
         }
         (CHANGE_MSI, &[address, high, low, function, count, sequence]) => {
             let device = device(machine, address, high, low)?;
-            let count = device.messages.change(&machine.vm, function, count)?;
+            let count = device.messages().change(&machine.vm, function, count)?;
             Some([count, sequence + 1])
         }
         // Not level sensitive: 0.
         (QUERY_SOURCE, &[address, high, low, message]) => {
-            Some([device(machine, address, high, low)?.messages.source(message)?, 0])
+            Some([device(machine, address, high, low)?.messages().source(message)?, 0])
         }
         (START_CPU, &[number, pc, r3]) => machine.cpus.start(number, pc.into(), r3.into()).then_some([0; 2]),
         (STOP_SELF, []) => {
@@ -114,10 +114,10 @@ fn end(machine: &Machine, end: End) -> Option<[u32; 2]> {
 
 /// Returns the device with a configuration address: bus in bits 16 to 23, device and function in
 /// bits 8 to 15.
-fn device(machine: &Machine, address: u32, high: u32, low: u32) -> Option<&Passed> {
+fn device(machine: &Machine, address: u32, high: u32, low: u32) -> Option<&dyn Function> {
     let buid = u64::from(high) << 32 | u64::from(low);
     let place = address & 0xff_ff00;
-    machine.devices.iter().find(|device| buid == machine.phb.config().buid && device.place == place)
+    machine.functions().find(|device| buid == machine.phb.config().buid && device.place() == place)
 }
 
 /// Returns the register of a configuration address: its low bits, and its high bits in 28 to 31.

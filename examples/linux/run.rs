@@ -4,7 +4,7 @@ use super::cpus::End;
 use super::exits::Kind;
 use super::kvm::{Exit, Vcpu};
 use super::machine::Machine;
-use super::{device, hcall};
+use super::{function, hcall};
 use std::error::Error;
 use std::thread;
 use std::time::Duration;
@@ -59,11 +59,11 @@ fn step(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box<dyn
         }
         Exit::Load { at, len } => {
             machine.exits.count(Kind::Load);
-            vcpu.answer_load(&device::load(&machine.devices, at, len));
+            vcpu.answer_load(&function::load(machine.functions(), at, len));
         }
         Exit::Store { at, data } => {
             machine.exits.count(Kind::Store);
-            device::store(&machine.devices, at, &data);
+            function::store(machine.functions(), at, &data);
         }
         Exit::Interrupted => machine.exits.count(Kind::Interrupted),
         Exit::Other(reason) => return Err(format!("KVM exit {reason}: {:x?}", vcpu.file().registers()?).into()),

@@ -9,5 +9,7 @@ mod memory;
 mod sequences;
 mod state;
 #[cfg(feature = "vm-memory")]
+mod virtio;
+#[cfg(feature = "vm-memory")]
 mod vm_memory;
 mod windows;

@@ -13,6 +13,7 @@ ioctl_write_int_bad!(vcpu_mmap_size, request_code_none!(KVM, 0x04));
 ioctl_write_int_bad!(create_vcpu, request_code_none!(KVM, 0x41));
 ioctl_write_ptr!(set_memory, KVM, 0x46, MemoryRegion);
 ioctl_write_ptr!(irqfd, KVM, 0x76, Irqfd);
+ioctl_write_ptr!(ioeventfd, KVM, 0x79, IoEventfd);
 nix::ioctl_read!(get_registers, KVM, 0x81, Registers);
 ioctl_write_ptr!(set_registers, KVM, 0x82, Registers);
 ioctl_write_ptr!(enable_cap, KVM, 0xa3, EnableCap);
@@ -44,6 +45,17 @@ pub(crate) struct Irqfd {
     pub(super) flags: u32,
     pub(super) resample: u32,
     pub(super) pad: [u8; 16],
+}
+
+/// `struct kvm_ioeventfd`.
+#[repr(C)]
+pub(crate) struct IoEventfd {
+    pub(super) value: u64,
+    pub(super) addr: u64,
+    pub(super) len: u32,
+    pub(super) fd: i32,
+    pub(super) flags: u32,
+    pub(super) pad: [u8; 36],
 }
 
 /// `struct kvm_regs` of POWER.

@@ -13,7 +13,7 @@ pub(crate) use kick::Kick;
 pub(crate) use vcpu::{Exit, Vcpu, VcpuFile};
 pub(crate) use xics::Xics;
 
-use ioctl::{EnableCap, Irqfd, MemoryRegion, MmuV3, RadixInfo, RtasToken};
+use ioctl::{EnableCap, IoEventfd, Irqfd, MemoryRegion, MmuV3, RadixInfo, RtasToken};
 use nix::errno::Errno;
 use std::fs::File;
 use std::io;
@@ -113,6 +113,15 @@ impl Vm {
         let irqfd = Irqfd { fd, gsi: source, flags: if on { 0 } else { DEASSIGN }, ..Irqfd::default() };
         // SAFETY: the kernel reads a structure of that type.
         unsafe { ioctl::irqfd(self.vm.as_raw_fd(), &irqfd) }?;
+        Ok(())
+    }
+
+    /// Has the kernel signal `eventfd` whenever the guest stores `len` bytes there, and nothing
+    /// else.
+    pub(crate) fn set_ioeventfd(&self, eventfd: BorrowedFd<'_>, addr: u64, len: u32) -> io::Result<()> {
+        let store = IoEventfd { value: 0, addr, len, fd: eventfd.as_raw_fd(), flags: 0, pad: [0; 36] };
+        // SAFETY: the kernel reads a structure of that type.
+        unsafe { ioctl::ioeventfd(self.vm.as_raw_fd(), &store) }?;
         Ok(())
     }
 }

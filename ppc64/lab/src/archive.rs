@@ -19,6 +19,23 @@ pub const KVM: [&str; 2] = ["kvm", "kvm-hv"];
 /// Modules of the host's own NVMe driver.
 pub const NVME: [&str; 4] = ["nvme-auth", "nvme-keyring", "nvme-core", "nvme"];
 
+/// Modules of virtio's disk on PCI, for guests.
+pub const VIRTIO: [&str; 6] =
+    ["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"];
+
+/// A file beside the modules that names those which were looked for.
+const LOOKED_FOR: &str = "looked-for";
+
+fn all() -> Vec<&'static str> {
+    [&VFIO[..], &KVM, &NVME, &VIRTIO].concat()
+}
+
+/// Whether a directory was extracted by a version that looked for all of today's modules.
+pub fn is_complete(directory: &Path) -> bool {
+    let found = fs::read_to_string(directory.join(LOOKED_FOR)).unwrap_or_default();
+    all().iter().all(|module| found.lines().any(|line| line == *module))
+}
+
 /// Extracts `vmlinux` and the modules of a package into a directory.
 pub fn extract(package: &Path, into: &Path) -> Result<()> {
     let mut child = Command::new("dpkg-deb")
@@ -29,6 +46,7 @@ pub fn extract(package: &Path, into: &Path) -> Result<()> {
         .context("start dpkg-deb")?;
     let stream = child.stdout.take().context("no output of dpkg-deb")?;
     fs::create_dir_all(into.join("modules"))?;
+    fs::write(into.join(LOOKED_FOR), all().join("\n"))?;
     for entry in tar::Archive::new(stream).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
@@ -53,7 +71,7 @@ pub fn extract(package: &Path, into: &Path) -> Result<()> {
 /// The wanted module that a file holds.
 pub fn module_name(file: &str) -> Option<&'static str> {
     let stem = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko")?;
-    [&VFIO[..], &KVM, &NVME].concat().into_iter().find(|module| *module == stem)
+    all().into_iter().find(|module| *module == stem)
 }
 
 /// The content of a module's file, decompressed where its name says so.
@@ -77,6 +95,16 @@ mod tests {
         assert_eq!(module_name("kvm-hv.ko"), Some("kvm-hv"));
         assert_eq!(module_name("kvm-pr.ko.xz"), None);
         assert_eq!(module_name("vfio"), None);
+    }
+
+    #[test]
+    fn what_an_older_version_extracted_is_not_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!is_complete(directory.path()));
+        fs::write(directory.path().join(LOOKED_FOR), all().join("\n")).unwrap();
+        assert!(is_complete(directory.path()));
+        fs::write(directory.path().join(LOOKED_FOR), all()[1..].join("\n")).unwrap();
+        assert!(!is_complete(directory.path()));
     }
 
     #[test]

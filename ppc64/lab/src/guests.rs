@@ -13,8 +13,8 @@ use crate::compare::Checks;
 const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guests --write. -->\n";
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
-/// What guests run with, by the name their column has.
-const RUNS: [(&str, &str); 7] = [
+/// What guests run with, by the name their column has. Each emulated disk begins empty.
+const RUNS: [(&str, &str); 11] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
     ("H_PUT_TCE in the kernel", "--disks 1 --accel put-only"),
@@ -22,10 +22,14 @@ const RUNS: [(&str, &str); 7] = [
     ("two processors", "--disks 1 --cpus 2"),
     ("three boots", "--disks 1 --boots 3"),
     ("two disks, reloads", "--disks 2 --init --reloads=20"),
+    ("emulated disk", "--disks 1 --emulated /tmp/first"),
+    ("emulated, all in the kernel", "--disks 1 --emulated /tmp/second --accel on"),
+    ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
+    ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
 ];
 
 /// What the machine has.
-pub(crate) const OPTIONS: [&str; 7] = ["--kvm", "--device", "nvme", "--device", "nvme", "--timeout", "2400"];
+pub(crate) const OPTIONS: [&str; 7] = ["--kvm", "--device", "nvme", "--device", "nvme-pair", "--timeout", "3600"];
 
 /// The last line of a run's report begins with one of these.
 const LAST: [&str; 2] = ["memory still locked: ", "the monitor was "];
@@ -71,8 +75,7 @@ impl Guests {
         }
         let check = |(number, (name, options)): (usize, &(&str, &str))| {
             let run = runs.get(number).map(String::as_str).unwrap_or_default();
-            let wanted = if options.contains("--kill") { &[KILLED][..] } else { &REPORT };
-            ((*name).to_owned(), judge(run, wanted))
+            ((*name).to_owned(), judge(run, &wanted(options)))
         };
         RUNS.iter().enumerate().map(check).collect()
     }
@@ -97,6 +100,19 @@ impl Guests {
 /// What the report of a run says that went well.
 const REPORT: [&str; 3] =
     [", then: powered off\n", ", failed: 0, status of the guest: 0\n", "memory still locked: 0 bytes\n"];
+
+const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
+const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
+
+/// What a run with these options has to print.
+fn wanted(options: &str) -> Vec<&'static str> {
+    if options.contains("--kill") {
+        return vec![KILLED];
+    }
+    let further = [("--emulated", EMULATED), ("--disks 3", THREE)];
+    let further = further.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
+    REPORT.into_iter().chain(further).collect()
+}
 
 /// Whether a run printed all that.
 fn judge(run: &str, wanted: &[&str]) -> Result<(), String> {
@@ -156,6 +172,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "ok a\nthe guest booted 1 times in 9 ms, then: powered off\n\
+        NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
         checks passed: 5, failed: 0, status of the guest: 0\nmemory still locked: 0 bytes\n";
 
     #[test]
@@ -163,7 +180,7 @@ mod tests {
         assert_eq!(Guests::words().iter().filter(|word| *word == "linux").count(), RUNS.len());
         let good = |output: &str| Guests::checks(output).iter().map(|(_, result)| result.is_ok()).collect::<Vec<_>>();
         let two = format!("{KILLED}{GOOD}");
-        assert_eq!(good(&two), [true, true, false, false, false, false, false]);
+        assert_eq!(good(&two), [&[true, true][..], &[false; RUNS.len() - 2]].concat());
         assert_eq!(good(&two.replace("killed", "not killed"))[..2], [false, true]);
         for (from, to) in [("failed: 0", "failed: 1"), ("locked: 0", "locked: 65536"), ("powered off", "x")] {
             assert_eq!(good(&format!("{KILLED}{}", GOOD.replace(from, to)))[..2], [true, false], "{to}");
@@ -171,10 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_run_adds_has_to_be_reported() {
+        let failed = |left_out: &str| {
+            let output = format!("{KILLED}{}", GOOD.replace(left_out, "\n").repeat(RUNS.len() - 1));
+            Guests::checks(&output).iter().filter(|(_, result)| result.is_err()).count()
+        };
+        let with = |option| RUNS.iter().filter(|(_, options)| options.contains(option)).count();
+        assert_eq!((failed("nothing"), failed(EMULATED), failed(THREE)), (0, with("--emulated"), with("--disks 3")));
+    }
+
+    #[test]
     fn cells_that_were_not_run_keep_their_rows() {
         let guests = |kernel: &str, commit: &str| Guests {
             kernel: kernel.into(),
-            checks: Guests::checks(&format!("{KILLED}{}", GOOD.repeat(6))),
+            checks: Guests::checks(&format!("{KILLED}{}", GOOD.repeat(RUNS.len() - 1))),
             commit: commit.into(),
             ..Guests::default()
         };
@@ -194,7 +221,7 @@ mod tests {
         assert_eq!(commits(&again), ["commit", "three", "two"]);
         let columns: Vec<usize> =
             both.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
-        assert_eq!(columns, [13; 4]);
+        assert_eq!(columns, [RUNS.len() + 6; 4]);
     }
 
     #[test]

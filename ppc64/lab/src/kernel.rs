@@ -38,30 +38,35 @@ impl Kernel {
     pub fn of_label(label: Label, cache: &Path) -> Result<Kernel> {
         fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
         let _lock = lock(&cache.join("lock"))?;
-        if label.is_exact() {
-            return match exact(label, cache)? {
-                Some(kernel) => Ok(kernel),
-                None => fetch(label, cache),
-            };
-        }
         let meaning = cache.join(format!("{label}.label"));
-        let cached = cached(&meaning, cache);
-        if let Some((kernel, true)) = cached {
+        let cached = match label.is_exact() {
+            true => exact(label, cache)?.map(|kernel| (kernel, true)),
+            false => cached(&meaning, cache),
+        };
+        let cached = cached.map(|(kernel, recent)| (recent && kernel.is_complete(), kernel));
+        if let Some((true, kernel)) = cached {
             return Ok(kernel);
         }
         match fetch(label, cache) {
             Ok(kernel) => {
-                fs::write(&meaning, &kernel.name)?;
+                if !label.is_exact() {
+                    fs::write(&meaning, &kernel.name)?;
+                }
                 Ok(kernel)
             }
             Err(error) => {
-                let Some((kernel, _)) = cached else {
+                let Some((_, kernel)) = cached else {
                     return Err(error);
                 };
                 eprintln!("cannot look for a newer kernel, the cached one will do: {error:#}");
                 Ok(kernel)
             }
         }
+    }
+
+    /// Whether its modules are all that a run may want.
+    fn is_complete(&self) -> bool {
+        self.modules.parent().is_some_and(archive::is_complete)
     }
 
     /// Its version, such as 6.12.107.
@@ -245,7 +250,7 @@ fn packages_of(release: &Release, packages: &[String]) -> Vec<String> {
 }
 
 fn download(archive: &Archive, release: &Release, packages: &[String], scratch: &Path, cache: &Path) -> Result<Kernel> {
-    if let Some(kernel) = in_cache(release.name(), cache) {
+    if let Some(kernel) = in_cache(release.name(), cache).filter(Kernel::is_complete) {
         return Ok(kernel);
     }
     eprintln!("fetching kernel {}", release.name());
@@ -259,7 +264,11 @@ fn download(archive: &Archive, release: &Release, packages: &[String], scratch: 
         progress.finish_and_clear();
     }
     ensure!(extracted.join("vmlinux").is_file(), "the packages of {} hold no vmlinux", release.name());
-    fs::rename(&extracted, cache.join(release.name())).context("move the kernel into the cache")?;
+    let place = cache.join(release.name());
+    if place.exists() {
+        fs::rename(&place, scratch.join("older")).context("take the older modules away")?;
+    }
+    fs::rename(&extracted, &place).context("move the kernel into the cache")?;
     in_cache(release.name(), cache).context("the kernel vanished from the cache")
 }
 

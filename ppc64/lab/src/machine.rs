@@ -105,12 +105,19 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
                 let device = format!("edu,bus={bus},dma_mask=0xffffffffffffffff");
                 add(&["-device", &device]);
             }
-            Device::Nvme => {
-                let image = image(files.scratch, index);
-                let image = path(&image)?.replace(',', ",,");
-                let drive = format!("if=none,id=disk{index},format=raw,file={image}");
-                let device = format!("nvme,bus={bus},drive=disk{index},serial=disk{index}");
-                add(&["-drive", &drive, "-device", &device]);
+            Device::Nvme | Device::NvmePair => {
+                for function in 0..device.disks() {
+                    let image = image(files.scratch, index, function);
+                    let image = path(&image)?.replace(',', ",,");
+                    let id = disk(index, function);
+                    let drive = format!("if=none,id={id},format=raw,file={image}");
+                    let mut line = format!("nvme,bus={bus},drive={id},serial={id}");
+                    // Functions of one device: what is on a bus is one group.
+                    if device == Device::NvmePair {
+                        line += &format!(",addr=0.{function},multifunction=on");
+                    }
+                    add(&["-drive", &drive, "-device", &line]);
+                }
             }
         }
     }
@@ -118,9 +125,14 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
     Ok(line)
 }
 
-/// Where the disk of a device is.
-pub fn image(scratch: &Path, index: usize) -> std::path::PathBuf {
-    scratch.join(format!("disk{index}.raw"))
+/// Where the image of a disk is: which device, and which of its disks.
+pub fn image(scratch: &Path, index: usize, function: usize) -> std::path::PathBuf {
+    scratch.join(format!("{}.raw", disk(index, function)))
+}
+
+/// What a disk is called.
+fn disk(index: usize, function: usize) -> String {
+    if function == 0 { format!("disk{index}") } else { format!("disk{index}.{function}") }
 }
 
 /// One PHB for each device, because a PHB is an IOMMU group.
@@ -166,6 +178,18 @@ mod tests {
         let text = line("--machine powernv9").unwrap();
         assert!(text.contains("edu,bus=pcie.0,") && text.contains("edu,bus=pcie.1,"));
         assert!(!text.contains("-nodefaults"));
+    }
+
+    #[test]
+    fn two_controllers_share_a_host_bridge() {
+        let text = line("--machine powernv9 --device nvme --device nvme-pair").unwrap();
+        for part in ["nvme,bus=pcie.0,drive=disk0,serial=disk0 ", "id=disk1,", "/disk1.1.raw "] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        for (id, function) in [("disk1", 0), ("disk1.1", 1)] {
+            let device = format!("nvme,bus=pcie.1,drive={id},serial={id},addr=0.{function},multifunction=on");
+            assert!(text.contains(&device), "{device} in {text}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Options {
     /// Directory with the modules of a kernel given by path
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
-    /// A device to test with, each in an IOMMU group of its own [default: edu edu]
+    /// What to test with, each on a host bridge and in an IOMMU group of its own [default: edu edu]
     #[arg(long = "device", value_enum)]
     pub devices: Vec<Device>,
     /// Processor, pseries only [default: power9]
@@ -108,6 +108,24 @@ pub enum Device {
     Edu,
     /// A disk controller
     Nvme,
+    /// Two disk controllers, in one IOMMU group
+    NvmePair,
+}
+
+impl Device {
+    /// How many disk controllers that is.
+    pub fn disks(self) -> usize {
+        match self {
+            Device::Edu => 0,
+            Device::Nvme => 1,
+            Device::NvmePair => 2,
+        }
+    }
+
+    /// How many devices that is.
+    pub fn count(self) -> usize {
+        self.disks().max(1)
+    }
 }
 
 /// Processors of pseries.

@@ -1,5 +1,6 @@
 //! Writes to a disk and reads it back.
 
+use std::fmt;
 use std::fs::{self, DirEntry, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
+use ppc64_linux_init::Wrote;
 
 /// Bytes that each boot writes.
 const BYTES: u64 = 4 << 20;
@@ -18,24 +20,68 @@ const LONGEST: usize = 128;
 /// How long a controller may take to come up.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A disk of the guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Disk {
+    pub(crate) kind: Kind,
+    /// Of the data: what was written with another seed is not taken for it.
+    pub(crate) seed: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// An NVMe controller of the host.
+    Passed(u32),
+    /// One that the monitor emulates.
+    Emulated,
+}
+
+impl Disk {
+    /// `None` until its controller is there.
+    fn path(self) -> Option<PathBuf> {
+        match self.kind {
+            Kind::Passed(number) => find(number),
+            Kind::Emulated => Some("/dev/vda".into()),
+        }
+    }
+
+    /// Random bytes, the same for the same disk, seed and boot, and others for others.
+    fn data(self, boot: u32) -> Data {
+        let number = match self.kind {
+            Kind::Passed(number) => number,
+            Kind::Emulated => 0xff,
+        };
+        Data(fastrand::Rng::with_seed(u64::from(self.seed) << 32 | u64::from(number << 16 | boot)))
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Passed(number) => write!(f, "disk {number}"),
+            Kind::Emulated => f.write_str("the emulated disk"),
+        }
+    }
+}
+
 /// Writes random data in requests of random length, and compares its checksum with that of what is
 /// read in other lengths.
-pub(crate) fn check(number: u32, boot: u32) -> Result<()> {
-    let disk = open(number)?;
-    let mut data = Data::new(number, boot);
+pub(crate) fn check(which: Disk, boot: u32) -> Result<()> {
+    let disk = open(which)?;
+    let mut data = which.data(boot);
     each(boot, 1, |at, buffer| {
         data.fill(buffer);
         disk.write_all_at(buffer, at).context("write")
     })?;
     disk.sync_all().context("flush")?;
-    verify(number, boot)
+    verify(which, boot)
 }
 
 /// Compares what a boot wrote.
-pub(crate) fn verify(number: u32, boot: u32) -> Result<()> {
-    let disk = open(number)?;
+pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
+    let disk = open(which)?;
     let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
-    let mut data = Data::new(number, boot);
+    let mut data = which.data(boot);
     each(boot, 2, |at, buffer| {
         disk.read_exact_at(buffer, at).context("read")?;
         found.update(buffer);
@@ -45,23 +91,26 @@ pub(crate) fn verify(number: u32, boot: u32) -> Result<()> {
     })?;
     let (wanted, found) = (wanted.finalize(), found.finalize());
     ensure!(wanted == found, "checksum {found:08x}, {wanted:08x} was written");
+    if let Kind::Emulated = which.kind {
+        println!("{}", Wrote { start: u64::from(boot) * BYTES, len: BYTES, checksum: found });
+    }
     Ok(())
 }
 
 /// Writes without end.
 pub(crate) fn write_forever() -> Result<()> {
-    let disk = open(0)?;
+    let disk = open(Disk { kind: Kind::Passed(0), seed: 0 })?;
     println!("writing to the first disk");
     loop {
         each(0, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
     }
 }
 
-/// Opens the disk of the controller in a slot, past the page cache, once it is there.
-pub(crate) fn open(number: u32) -> Result<File> {
+/// Opens a disk, past the page cache, once it is there.
+pub(crate) fn open(which: Disk) -> Result<File> {
     let start = Instant::now();
     let path = loop {
-        if let Some(path) = find(number).filter(|path| path.exists()) {
+        if let Some(path) = which.path().filter(|path| path.exists()) {
             break path;
         }
         ensure!(start.elapsed() < TIMEOUT, "it is not there");
@@ -96,14 +145,10 @@ fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>)
     Ok(())
 }
 
-/// Random bytes, the same for the same disk and boot.
+/// Random bytes.
 struct Data(fastrand::Rng);
 
 impl Data {
-    fn new(number: u32, boot: u32) -> Self {
-        Self(fastrand::Rng::with_seed(u64::from(number) << 32 | u64::from(boot)))
-    }
-
     /// Buffers are whole words, so the stream does not depend on how it is cut.
     fn fill(&mut self, buffer: &mut [u8]) {
         buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());

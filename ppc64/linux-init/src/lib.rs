@@ -1,12 +1,47 @@
 //! What the guest's first process and `examples/linux` agree on: how lines on the console begin,
 //! and where the host puts the modules.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// Of a check that passed.
 pub const PASSED: &str = "ok ";
 /// Of a check that failed.
 pub const FAILED: &str = "FAIL ";
 /// Of the last line, which the exit status ends.
 pub const STATUS: &str = "exit status ";
+
+/// What the first process wrote to the disk that the monitor emulates, and found there again: a
+/// line that the monitor compares with the disk's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrote {
+    /// Bytes from the start of the disk.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// CRC-32 of these bytes.
+    pub checksum: u32,
+}
+
+/// How such a line begins.
+const WROTE: &str = "wrote to the emulated disk: ";
+
+impl fmt::Display for Wrote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{WROTE}{} {} {:08x}", self.start, self.len, self.checksum)
+    }
+}
+
+impl FromStr for Wrote {
+    type Err = ();
+
+    fn from_str(line: &str) -> Result<Self, ()> {
+        let mut words = line.strip_prefix(WROTE).ok_or(())?.split(' ');
+        let mut number = |radix| u64::from_str_radix(words.next().unwrap_or_default(), radix).map_err(drop);
+        let (start, len, checksum) = (number(10)?, number(10)?, number(16)?);
+        Ok(Self { start, len, checksum: u32::try_from(checksum).map_err(drop)? })
+    }
+}
 
 /// A file that names the modules, a path a line, in the order they are loaded.
 pub const MODULES: &str = "/modules/order";
@@ -41,6 +76,20 @@ impl Measure {
             Self::Depth32 => "random reads of 4 KiB a second, depth 32",
             Self::Reads => "sequential reads, MiB a second",
             Self::Writes => "sequential writes, MiB a second",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_as_it_is_printed() {
+        let wrote = Wrote { start: 4 << 20, len: 4 << 20, checksum: 0x00c0_ffee };
+        assert_eq!(wrote.to_string().parse(), Ok(wrote));
+        for line in ["", "wrote", "wrote to the emulated disk: 1 2", "wrote to the emulated disk: 1 2 123456789"] {
+            assert_eq!(line.parse::<Wrote>(), Err(()), "{line}");
         }
     }
 }

@@ -9,13 +9,18 @@ mod measure;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use checks::Checks;
 use clap::Parser;
+use disk::{Disk, Kind};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, setup};
 use ppc64_linux_init::{STARTED, STATUS};
+
+/// Number of the part of a disk that the first boot writes beside others.
+const AT_ONCE: u32 = 8;
 
 /// What there is to try.
 #[derive(Debug, Parser)]
@@ -32,7 +37,13 @@ struct Options {
     /// NVMe controllers
     #[arg(long, default_value_t = 0)]
     disks: u32,
-    /// How often their driver is unloaded and loaded again
+    /// Of the data that is written: the same in all boots
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// There is a disk that the monitor emulates
+    #[arg(long)]
+    emulated: bool,
+    /// How often the controllers' driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
     /// Measure the first disk
@@ -75,14 +86,20 @@ fn work(options: &Options) -> u32 {
     let mut checks = Checks::default();
     checks.run("its kernel and user space run", kernel);
     checks.run(&format!("processors: {}", options.cpus), || processors(options.cpus));
-    if options.disks > 0 {
-        checks.run("the driver of its disks loads", driver::load);
+    let passed = (0..options.disks).map(Kind::Passed);
+    let kinds = passed.chain(options.emulated.then_some(Kind::Emulated));
+    let disks: Vec<Disk> = kinds.map(|kind| Disk { kind, seed: options.seed }).collect();
+    if !disks.is_empty() {
+        checks.run("the drivers of its disks load", driver::load);
     }
-    for number in 0..options.disks {
-        checks.run(&format!("disk {number} reads as it was written"), || disk::check(number, options.boot));
+    for &disk in &disks {
+        checks.run(&format!("{disk} reads as it was written"), || disk::check(disk, options.boot));
         for boot in 0..options.boot {
-            checks.run(&format!("disk {number} has what boot {boot} wrote"), || disk::verify(number, boot));
+            checks.run(&format!("{disk} has what boot {boot} wrote"), || disk::verify(disk, boot));
         }
+    }
+    if disks.len() > 1 {
+        checks.run("all disks read as they were written at once", || at_once(&disks, options.boot));
     }
     for _ in 0..options.reloads {
         if let Err(error) = driver::reload() {
@@ -90,13 +107,15 @@ fn work(options: &Options) -> u32 {
         }
     }
     if options.reloads > 0 {
-        for number in 0..options.disks {
-            let name = format!("disk {number} has what was written after {} times", options.reloads);
-            checks.run(&name, || disk::verify(number, options.boot));
+        for &disk in &disks {
+            let name = format!("{disk} has what was written after {} times", options.reloads);
+            checks.run(&name, || disk::verify(disk, options.boot));
         }
     }
-    if options.measure {
-        checks.run("the first disk is measured", measure::run);
+    if options.measure
+        && let Some(&disk) = disks.first()
+    {
+        checks.run("the first disk is measured", || measure::run(disk));
     }
     if options.forever {
         checks.run("the disk is written until the end", disk::write_forever);
@@ -116,6 +135,16 @@ fn kernel() -> Result<()> {
     let seconds = uptime.split(' ').next().unwrap_or_default();
     println!("Linux {}{STARTED}{seconds} s after its clock started", release.trim());
     Ok(())
+}
+
+/// Writes and reads all disks side by side, past what boots wrote before.
+fn at_once(disks: &[Disk], boot: u32) -> Result<()> {
+    thread::scope(|scope| {
+        let work =
+            |disk: Disk| scope.spawn(move || disk::check(disk, AT_ONCE + boot).with_context(|| disk.to_string()));
+        let threads: Vec<_> = disks.iter().map(|disk| work(*disk)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
 }
 
 fn processors(wanted: usize) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use ppc64_linux_init::{MEASURED, Measure};
 
-use crate::disk::{self, BLOCK};
+use crate::disk::{self, BLOCK, Disk};
 
 /// The part of the disk that is read.
 const BYTES: u64 = 32 << 20;
@@ -23,8 +23,8 @@ const LONG: usize = 512 << 10;
 
 /// Measures the disk and prints a line for each result. It is written first, so that each read
 /// finds data.
-pub(crate) fn run() -> Result<()> {
-    let disk = disk::open(0)?;
+pub(crate) fn run(disk: Disk) -> Result<()> {
+    let disk = disk::open(disk)?;
     let written = best(|| in_a_row(|at, buffer| disk.write_all_at(buffer, at).context("write")))?;
     disk.sync_all().context("flush")?;
     let read = best(|| in_a_row(|at, buffer| disk.read_exact_at(buffer, at).context("read")))?;

@@ -10,7 +10,7 @@ use clap::Parser;
 use ppc64_init::manifest::Manifest;
 use ppc64_lab::console::Console;
 use ppc64_lab::initramfs::{Initramfs, module_path};
-use ppc64_lab::options::{Device, Options};
+use ppc64_lab::options::Options;
 use ppc64_lab::spent::{self, Spent};
 use ppc64_lab::{archive, boot, machine, program, repository, verdict};
 
@@ -55,7 +55,7 @@ fn run(options: &Options) -> Result<u8> {
         modules: modules.iter().map(|(name, _)| module_path(name)).collect(),
         host_driver: options.host_driver,
         huge_pages: options.hugepages,
-        devices: devices.len(),
+        devices: devices.iter().map(|device| device.count()).sum(),
         environment,
         commands,
     };
@@ -65,7 +65,8 @@ fn run(options: &Options) -> Result<u8> {
     if let Some(init) = &programs.linux_init {
         let kernel = options.find_guest_kernel(&repository.join("ppc64/cache"))?;
         eprintln!("guest's kernel: {}", kernel.name);
-        tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &kernel.modules(&archive::NVME)?)?)?;
+        let modules = kernel.modules(&[&archive::NVME[..], &archive::VIRTIO].concat())?;
+        tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &modules)?)?;
     }
     if let Some(program) = &programs.debian {
         tree.add_root(&program.find(&repository.join("ppc64/cache"))?)?;
@@ -82,8 +83,10 @@ fn run(options: &Options) -> Result<u8> {
     let initramfs = scratch.path().join("initramfs.gz");
     tree.write(BufWriter::new(File::create(&initramfs)?)).context("write the initial file system")?;
     for (index, device) in devices.iter().enumerate() {
-        if *device == Device::Nvme {
-            File::create(machine::image(scratch.path(), index))?.set_len(DISK_BYTES).context("make a disk")?;
+        for function in 0..device.disks() {
+            File::create(machine::image(scratch.path(), index, function))?
+                .set_len(DISK_BYTES)
+                .context("make a disk")?;
         }
     }
 
