@@ -2,6 +2,7 @@
 //!
 //! Nothing of the machine's package state is read or changed but the address of its mirror.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -155,11 +156,54 @@ impl Archive {
         fs::read_dir(into)?.map(|entry| Ok(entry?.path())).collect()
     }
 
+    /// Downloads a package with all that it depends on and returns the files.
+    ///
+    /// They are of the first suite. What a mirror between two updates lists there and does not have
+    /// comes from the next one that has it.
+    pub fn download_with_dependencies(&self, package: &str, suites: &[&str]) -> Result<Vec<PathBuf>> {
+        let archives = self.configuration.with_file_name("cache").join("archives");
+        let mut elsewhere: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in suites {
+            let output = self
+                .command("apt-get")
+                .args(["install", "--yes", "--download-only", "--no-install-recommends", "--target-release", suites[0]])
+                .arg(package)
+                .args(elsewhere.iter().map(|(name, suite)| format!("{name}/{}", suites[*suite])))
+                .output()
+                .context("start apt-get install")?;
+            if output.status.success() {
+                return debs(&archives);
+            }
+            let errors = String::from_utf8_lossy(&output.stderr);
+            for name in missing(&errors) {
+                *elsewhere.entry(name).or_default() += 1;
+            }
+            if elsewhere.is_empty() || elsewhere.values().any(|suite| *suite == suites.len()) {
+                bail!("could not download {package} and what it depends on: {}", errors.trim());
+            }
+            // Some of it may be of no use with packages of another suite.
+            debs(&archives)?.iter().try_for_each(fs::remove_file)?;
+        }
+        bail!("could not download {package} and what it depends on from {}", suites.join(", "))
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.arg("-c").arg(&self.configuration).env("LC_ALL", "C");
         command
     }
+}
+
+/// Names of the packages that apt could not fetch.
+fn missing(errors: &str) -> Vec<String> {
+    let failed = errors.lines().filter_map(|line| line.strip_prefix("E: Failed to fetch ")?.split(' ').next());
+    failed.filter_map(|address| Some(address.rsplit('/').next()?.split_once('_')?.0.to_owned())).collect()
+}
+
+/// The packages in a directory.
+fn debs(directory: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    Ok(files.into_iter().filter(|file| file.extension().is_some_and(|kind| kind == "deb")).collect())
 }
 
 /// Standard output belongs to the emulated command.
@@ -257,6 +301,14 @@ mod tests {
             let ours = Mirror::from_targets(targets).map(|mirror| mirror.main).unwrap_or_default();
             assert_eq!(String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>(), ours);
         }
+    }
+
+    #[test]
+    fn packages_that_were_not_fetched_are_known_by_name() {
+        let errors = "E: Failed to fetch http://m.example/pool/main/n/nss/libnss3_3.110-1%2bdeb13u5_ppc64el.deb  404  Not \
+             Found [IP: 192.0.2.1 80]\nE: Failed to fetch http://m.example/b_ad/libssl3t64_3.5_ppc64el.deb  404\n\
+             E: Some files failed to download\nE: Unable to correct problems\n";
+        assert_eq!(missing(errors), ["libnss3", "libssl3t64"]);
     }
 
     #[test]

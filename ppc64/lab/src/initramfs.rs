@@ -60,6 +60,22 @@ impl Initramfs {
         Ok(())
     }
 
+    /// Adds what lies below a directory, at the root.
+    pub fn add_root(&mut self, root: &Path) -> Result<()> {
+        let mut directories = vec![root.to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if let Some(name) = path.strip_prefix(root)?.to_str() {
+                    self.add(name, EXECUTABLE, read(&path)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a module and returns its path inside the machine.
     pub fn add_module(&mut self, name: &str, content: Vec<u8>) -> String {
         let path = module_path(name);
@@ -204,6 +220,22 @@ mod tests {
         host.add_guest(&init.file, &tree).unwrap();
         let names: Vec<&String> = host.files.keys().collect();
         assert_eq!(names, ["guest", "guest/initramfs.gz", "guest/vmlinux"]);
+    }
+
+    #[test]
+    fn a_root_brings_all_below_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        fs::write(root.path().join("usr/bin/a"), "a").unwrap();
+        fs::write(root.path().join("b"), "b").unwrap();
+        let mut tree = Initramfs::default();
+        tree.add_root(root.path()).unwrap();
+        let files: Vec<(String, u32)> = unpack(&tree).into_iter().map(|(name, mode, _)| (name, mode)).collect();
+        let of = |name: &str, mode| (name.to_owned(), mode);
+        assert_eq!(
+            files,
+            [of("b", EXECUTABLE), of("usr", DIRECTORY), of("usr/bin", DIRECTORY), of("usr/bin/a", EXECUTABLE)]
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use tempfile::TempDir;
 
 use crate::apt::{Archive, Mirror};
 use crate::archive;
@@ -15,7 +16,8 @@ use crate::label::{Label, Match, Release, choose};
 
 /// Suites to look for a kernel in. The second list is read only where the first has none of the
 /// series.
-const SUITES: [&[&str]; 2] = [&["trixie", "trixie-updates", "trixie-security", "trixie-backports"], &["forky", "sid"]];
+pub(crate) const SUITES: [&[&str]; 2] =
+    [&["trixie", "trixie-updates", "trixie-security", "trixie-backports"], &["forky", "sid"]];
 
 /// For how long a label's meaning is taken from the cache.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -138,12 +140,12 @@ fn in_cache(name: &str, cache: &Path) -> Option<Kernel> {
 }
 
 /// One run fetches, others wait for it.
-fn lock(path: &Path) -> Result<Flock<File>> {
+pub(crate) fn lock(path: &Path) -> Result<Flock<File>> {
     let open = || File::create(path).with_context(|| format!("open {}", path.display()));
     match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => return Ok(lock),
         Err((_, Errno::EWOULDBLOCK)) => {
-            eprintln!("waiting for another run that looks for a kernel")
+            eprintln!("waiting for another run that fetches packages")
         }
         Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
     }
@@ -152,17 +154,22 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         .with_context(|| format!("lock {}", path.display()))
 }
 
-fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
-    const SCRATCH: &str = "fetching-";
+/// A directory to fetch into, under the lock.
+pub(crate) fn scratch(cache: &Path) -> Result<TempDir> {
+    const PREFIX: &str = "fetching-";
     // Nothing else fetches under the lock: what is there was left by a run that was killed.
     for entry in fs::read_dir(cache)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
             fs::remove_dir_all(entry.path())?;
         }
     }
+    Ok(tempfile::Builder::new().prefix(PREFIX).tempdir_in(cache)?)
+}
+
+fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
     let mirror = Mirror::find()?;
-    let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(cache)?;
+    let scratch = scratch(cache)?;
     let mut newer: Option<(Archive, Vec<String>, Vec<Release>)> = None;
     let mut offered = Vec::new();
     for (index, suites) in SUITES.iter().enumerate() {

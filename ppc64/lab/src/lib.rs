@@ -1,8 +1,8 @@
 //! Runs commands of this project on real POWER kernels in emulated machines.
 //!
 //! `ppc64/README.md` is the guide. A run passes these modules: [`options`] parses the request,
-//! [`kernel`] finds the kernel, [`program`] builds the commands, [`initramfs`] packs them,
-//! [`machine`] describes the machine, [`boot`] runs it, [`console`] splits its console output,
+//! [`kernel`] finds the kernel, [`program`] builds the commands, [`packaged`] finds Debian's programs
+//! that they run, [`initramfs`] packs all, [`machine`] describes the machine, [`boot`] runs it, [`console`] splits its console output,
 //! [`verdict`] judges it and [`spent`] reports where the time went.
 //!
 //! For all machines with all kernels, [`cell`] names one combination, [`show`] runs its commands,
@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod label;
 pub mod machine;
 pub mod options;
+pub mod packaged;
 pub mod program;
 pub mod show;
 pub mod spent;

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Message, MetadataCommand, TargetKind};
 
+use crate::packaged::Packaged;
+
 const TARGET: &str = "powerpc64le-unknown-linux-gnu";
 const LINKER: &str = "powerpc64le-linux-gnu-gcc";
 
@@ -16,6 +18,12 @@ const METADATA: &str = "ppc64";
 
 /// Where it says which commands boot Linux, and the package with the first process of each.
 const METADATA_LINUX: &str = "ppc64-linux";
+
+/// Where it says which other commands a command runs.
+const METADATA_COMMANDS: &str = "ppc64-commands";
+
+/// Where it says which program of Debian a command runs.
+const METADATA_DEBIAN: &str = "ppc64-debian";
 
 /// Commands the first process knows itself.
 pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
@@ -30,7 +38,7 @@ pub struct Program {
 }
 
 /// What cargo can build.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Buildable {
     package: String,
     name: String,
@@ -40,6 +48,10 @@ struct Buildable {
     guests: Vec<String>,
     /// The first process of the Linux it boots.
     linux: Option<String>,
+    /// Other commands it runs.
+    commands: Vec<String>,
+    /// The program of Debian it runs.
+    debian: Option<Packaged>,
 }
 
 /// What commands need inside the machine.
@@ -49,10 +61,13 @@ pub struct Programs {
     pub commands: Vec<Program>,
     /// The first process of the Linux that a command boots as a guest.
     pub linux_init: Option<Program>,
+    /// The program of Debian that a command runs.
+    pub debian: Option<Packaged>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
+    #[default]
     Bin,
     /// A command for bare metal.
     Guest,
@@ -91,7 +106,7 @@ pub fn build_init(repository: &Path) -> Result<Program> {
 
 /// The command of a package that has its name.
 fn of_package(name: &str, kind: Kind) -> Buildable {
-    Buildable { package: name.into(), name: name.into(), kind, features: Vec::new(), guests: Vec::new(), linux: None }
+    Buildable { package: name.into(), name: name.into(), kind, ..Buildable::default() }
 }
 
 /// Builds what the commands name, each once.
@@ -105,14 +120,20 @@ pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Pro
         return Ok(Programs::default());
     }
     let all = list(repository)?;
-    let wanted = names.iter().map(|name| find(name, &all)).collect::<Result<Vec<_>>>()?;
+    let mut wanted = names.iter().map(|name| find(name, &all)).collect::<Result<Vec<_>>>()?;
+    for name in wanted.clone().into_iter().flat_map(|buildable| &buildable.commands) {
+        if !names.contains(name.as_str()) {
+            wanted.push(find(name, &all)?);
+        }
+    }
+    let debian = wanted.iter().find_map(|buildable| buildable.debian.clone());
     let guests: BTreeSet<&String> = wanted.iter().flat_map(|buildable| &buildable.guests).collect();
     let guests: Vec<Buildable> = guests.into_iter().map(|name| of_package(name, Kind::Guest)).collect();
     let linux = wanted.iter().find_map(|buildable| buildable.linux.as_deref());
     let linux_init = linux.map(|package| build(&of_package(package, Kind::Bin), repository)).transpose()?;
     let commands =
         wanted.into_iter().chain(&guests).map(|buildable| build(buildable, repository)).collect::<Result<_>>()?;
-    Ok(Programs { commands, linux_init })
+    Ok(Programs { commands, linux_init, debian })
 }
 
 fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
@@ -159,17 +180,29 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             name: target.name.clone(),
             kind: kind(&target.kind)?,
             features: target.required_features.clone(),
-            guests: guests(&package.metadata, &target.name),
+            guests: names(&package.metadata, METADATA, &target.name),
             linux: linux(&package.metadata, &target.name),
+            commands: names(&package.metadata, METADATA_COMMANDS, &target.name),
+            debian: package.metadata.get(METADATA_DEBIAN).and_then(|of| of.get(&target.name)).and_then(packaged),
         })
     });
     Ok(buildables.collect())
 }
 
-/// The guests that a command runs.
-fn guests(metadata: &serde_json::Value, command: &str) -> Vec<String> {
-    let names = metadata.get(METADATA).and_then(|commands| commands.get(command)?.as_array());
-    names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+/// The names that a table of the metadata lists for a command.
+fn names(metadata: &serde_json::Value, table: &str, command: &str) -> Vec<String> {
+    strings(metadata.get(table).and_then(|commands| commands.get(command)))
+}
+
+fn strings(list: Option<&serde_json::Value>) -> Vec<String> {
+    let list = list.and_then(serde_json::Value::as_array);
+    list.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+/// A package and the files of it that are needed.
+fn packaged(entry: &serde_json::Value) -> Option<Packaged> {
+    let package = entry.get("package")?.as_str()?.to_owned();
+    Some(Packaged { package, files: strings(entry.get("files")) })
 }
 
 /// The package with the first process of the Linux that a command boots.
@@ -255,6 +288,16 @@ mod tests {
         let monitor = find("linux", &all).unwrap();
         assert_eq!((monitor.linux.as_deref(), &monitor.guests[..]), (Some("ppc64-linux-init"), &[][..]));
         assert_eq!(find("vmm", &all).unwrap().linux, None);
+    }
+
+    #[test]
+    fn the_measurement_beside_qemu_takes_both_monitors_along() {
+        let all = list(&crate::repository()).unwrap();
+        let beside = find("beside-qemu", &all).unwrap();
+        assert_eq!((beside.linux.as_deref(), &beside.commands[..]), (Some("ppc64-linux-init"), &["linux".into()][..]));
+        let qemu = beside.debian.as_ref().unwrap();
+        assert_eq!(qemu.package, "qemu-system-ppc");
+        assert!(qemu.files.contains(&"usr/bin/qemu-system-ppc64".into()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ppc64_linux_init::Wrote;
 /// Bytes that each boot writes.
 const BYTES: u64 = 4 << 20;
 /// What direct I/O wants of addresses and lengths.
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Blocks of the longest request.
 const LONGEST: usize = 128;
 /// How long a controller may take to come up.
@@ -107,7 +107,7 @@ pub(crate) fn write_forever() -> Result<()> {
 }
 
 /// Opens a disk, past the page cache, once it is there.
-fn open(which: Disk) -> Result<File> {
+pub(crate) fn open(which: Disk) -> Result<File> {
     let start = Instant::now();
     let path = loop {
         if let Some(path) = which.path().filter(|path| path.exists()) {

@@ -5,6 +5,7 @@
 mod checks;
 mod disk;
 mod driver;
+mod measure;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use clap::Parser;
 use disk::{Disk, Kind};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, setup};
-use ppc64_linux_init::STATUS;
+use ppc64_linux_init::{STARTED, STATUS};
 
 /// Number of the part of a disk that the first boot writes beside others.
 const AT_ONCE: u32 = 8;
@@ -45,6 +46,9 @@ struct Options {
     /// How often the controllers' driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
+    /// Measure the first disk
+    #[arg(long)]
+    measure: bool,
     /// Go on writing to the first disk and never end
     #[arg(long)]
     forever: bool,
@@ -108,6 +112,11 @@ fn work(options: &Options) -> u32 {
             checks.run(&name, || disk::verify(disk, options.boot));
         }
     }
+    if options.measure
+        && let Some(&disk) = disks.first()
+    {
+        checks.run("the first disk is measured", || measure::run(disk));
+    }
     if options.forever {
         checks.run("the disk is written until the end", disk::write_forever);
     }
@@ -124,7 +133,7 @@ fn kernel() -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let uptime = fs::read_to_string("/proc/uptime")?;
     let seconds = uptime.split(' ').next().unwrap_or_default();
-    println!("Linux {}, in user space {seconds} s after its clock started", release.trim());
+    println!("Linux {}{STARTED}{seconds} s after its clock started", release.trim());
     Ok(())
 }
 

@@ -68,6 +68,9 @@ fn run(options: &Options) -> Result<u8> {
         let modules = kernel.modules(&[&archive::NVME[..], &archive::VIRTIO].concat())?;
         tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &modules)?)?;
     }
+    if let Some(program) = &programs.debian {
+        tree.add_root(&program.find(&repository.join("ppc64/cache"))?)?;
+    }
     for (name, content) in modules {
         tree.add_module(&name, content);
     }
