@@ -8,6 +8,7 @@
 mod measure;
 
 use measure::{Null, Table, median_ns, median_ns_then};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, NoMemory, PhbConfig, Slot};
 use spapr_iommu::model::Model;
@@ -70,7 +71,7 @@ fn guest(ram: &Arc<Ram>, attached: bool) -> Result<GuestIommu, Box<dyn Error>> {
     iommu.add_memory()?;
     let phb = iommu.add_phb(PhbConfig::new(1, LIOBN)?)?;
     if attached {
-        phb.attach(0)?;
+        phb.attach(Group(0))?;
     }
     Ok(iommu)
 }

@@ -7,6 +7,7 @@
 mod measure;
 
 use measure::{Null, Table, median_ns};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::model::{Model, Preset};
 use spapr_iommu::permission::Permission;
@@ -49,7 +50,7 @@ fn space(live: u64) -> (AddressSpace, Lease, u64) {
     let host = Arc::new(Null(Model::new(preset).with_open_memory()));
     let registry = Registry::new(host);
     let space = AddressSpace::new(&registry);
-    space.attach(0).expect("attach");
+    space.attach(Group(0)).expect("attach");
     let size = live * 2 * PAGE;
     let memory = UserRange::new(UserAddr(USER), size).expect("range");
     // SAFETY: addresses of a model's, which touches no memory.

@@ -9,6 +9,7 @@ mod null;
 
 use dhat::{HeapStats, Profiler};
 use null::Null;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Bytes, GuestAddr, Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, PhbConfig, Slots};
 use spapr_iommu::host::Host;
@@ -34,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let host = Arc::new(Null(Model::new("powernv9-4k".parse()?).with_open_memory()));
         let registry = Registry::new(host);
         let space = AddressSpace::new(&registry);
-        space.attach(0)?;
+        space.attach(Group(0))?;
         let size = 2 * COUNT * len;
         // SAFETY: addresses of a model's, which touches no memory.
         let _lease = unsafe { registry.register_raw(UserRange::new(UserAddr(USER), size)?) }?;
@@ -98,7 +99,7 @@ fn guest_lists() -> Result<(), Box<dyn Error>> {
     let iommu = GuestIommu::new(&Registry::new(host), slots.clone());
     iommu.add_memory()?;
     let liobn = Liobn(1);
-    iommu.add_phb(PhbConfig::new(1, liobn)?)?.attach(0)?;
+    iommu.add_phb(PhbConfig::new(1, liobn)?)?.attach(Group(0))?;
     println!("\na guest's lists of 512 TCEs, each set and cleared {ROUNDS} times");
     println!("{:>12} {:>26}", "list", "allocations per put+stuff");
     let contiguous = |n: u64| n << 12 | 3;

@@ -3,6 +3,7 @@
 //! Runs on the model; `cargo run --example share -- vfio` on a POWER machine with two groups bound
 //! to vfio-pci, or under `ppc64/run --machine pseries --kernel 6.12-64k -- share vfio`.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn share<H: Host + 'static>(host: Arc<H>) -> Result<(), Box<dyn Error>> {
-    let groups: Vec<u32> = host.groups().iter().map(|group| group.number).collect();
+    let groups: Vec<Group> = host.groups().iter().map(|group| group.number).collect();
     let [first, second] = groups[..] else { return Err(format!("two groups are needed, not {groups:?}").into()) };
     let memory = host.share(16 << 20, host.page_shift())?;
     let registry = Registry::new(host.clone());

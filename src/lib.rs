@@ -7,7 +7,7 @@
 //! what is in the way and what to do.
 //!
 //! ```
-//! use spapr_iommu::{AddressSpace, IovaRange, Permission, Registry, WindowRequest};
+//! use spapr_iommu::{AddressSpace, Group, IovaRange, Permission, Registry, WindowRequest};
 //! use spapr_iommu::{host::Host, model::Model};
 //! # use std::sync::Arc;
 //!
@@ -17,7 +17,7 @@
 //!
 //! let registry = Registry::new(host); // one per process, as the kernel has it
 //! let space = AddressSpace::new(&registry); // what the devices see
-//! space.attach(0)?; // IOMMU group 0
+//! space.attach(Group(0))?; // /dev/vfio/0
 //!
 //! let lease = registry.register(&memory)?; // keeps the memory, and keeps it registered
 //! let window = space.create_window(&WindowRequest::bytes(1 << 30))?;

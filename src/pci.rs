@@ -13,6 +13,14 @@ impl fmt::Display for Group {
     }
 }
 
+impl FromStr for Group {
+    type Err = core::num::ParseIntError;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        given.parse().map(Self)
+    }
+}
+
 /// A PCI address as sysfs spells it: domain, bus, device and function, `0000:01:00.0`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {

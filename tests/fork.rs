@@ -6,6 +6,7 @@
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, Liobn, PageShift};
 use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Dma, DmaConfig, DmaMask};
@@ -55,17 +56,17 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     let stream = memory.map(0, 1 << 16, RW)?;
     large.write(7, 42)?;
     let space = AddressSpace::new(&registry);
-    space.attach(1)?;
+    space.attach(Group(1))?;
     let ram = model.allocate(1 << 20, PageShift::P64K)?;
     let lease = registry.lease(ram)?;
     space.map(IovaRange::new(Iova(0), 1 << 20)?, ram.start(), RW)?;
     let kvm = KvmModel::new();
     let window = IovaRange::new(Iova(0), 1 << 30)?;
-    kvm.set_windows(1, &[(window, PageShift::P4K)]);
+    kvm.set_windows(Group(1), &[(window, PageShift::P4K)]);
     let acceleration = Acceleration::new(Arc::new(kvm.clone()))?;
-    acceleration.add_group(space.group_file(1)?)?;
+    acceleration.add_group(space.group_file(Group(1))?)?;
     acceleration.add_table(TableSpec { liobn: Liobn(1), window, page: PageShift::P4K })?;
-    let low = dma.space().device(0, "0000:00:00.0")?;
+    let low = dma.space().device(Group(0), "0000:00:00.0")?;
     let config = low.region(PCI_CONFIG_REGION_INDEX)?;
     let command = || {
         let mut command = [0; 2];

@@ -5,6 +5,7 @@ use super::config::GuestConfig;
 use super::function::{self, Function};
 use super::kvm::Vm;
 use super::messages::Messages;
+use spapr_iommu::Group;
 use spapr_iommu::device::{Device, DeviceError};
 use spapr_iommu::guest::Phb;
 use spapr_iommu::host::{GroupFacts, PciDevice, RegionArea};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 const NVME: (u16, u16) = (0x1b36, 0x0010);
 
 /// Returns the NVMe controllers that a guest may have, with their groups.
-pub(crate) fn find(groups: &[GroupFacts]) -> Vec<(u32, PciDevice)> {
+pub(crate) fn find(groups: &[GroupFacts]) -> Vec<(Group, PciDevice)> {
     let all = groups.iter().flat_map(|group| group.devices.iter().map(|device| (group.number, device)));
     let ours = |pci: &PciDevice| pci.id == NVME && pci.driver.as_deref() == Some("vfio-pci");
     all.filter(|(_, pci)| ours(pci)).map(|(group, pci)| (group, pci.clone())).collect()
@@ -25,7 +26,7 @@ pub(crate) fn find(groups: &[GroupFacts]) -> Vec<(u32, PciDevice)> {
 /// An open device.
 pub(crate) struct Passed {
     device: Arc<Device>,
-    pub(crate) group: u32,
+    pub(crate) group: Group,
     /// Bus, device and function, as a configuration address has them.
     place: u32,
     /// Bus address of BAR 0.
@@ -37,7 +38,7 @@ pub(crate) struct Passed {
 
 impl Passed {
     /// Opens a device of an attached group for a slot of the guest's bus.
-    pub(crate) fn open(phb: &Phb, group: u32, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn open(phb: &Phb, group: Group, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
         let device = Arc::new(Device::open(phb.space(), group, &pci.address)?);
         let bar = GuestBar::new(&device)?;
         let at = function::bar_address(slot);

@@ -10,6 +10,7 @@ use super::kvm::{Vcpu, Vm, Xics};
 use super::options::{Accel, Bars, Options};
 use super::virtio::Disk;
 use super::{image, rtas, tree};
+use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
 use spapr_iommu::host::Host;
@@ -161,7 +162,7 @@ impl Machine {
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
         self.functions().for_each(|function| function.messages().off(&self.vm));
         let Self { disk, bars, devices, phb, iommu, vm, memory, .. } = self;
-        let groups: BTreeSet<u32> = devices.iter().map(|device| device.group).collect();
+        let groups: BTreeSet<Group> = devices.iter().map(|device| device.group).collect();
         drop((disk, bars, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
         drop((phb, iommu, vm, memory));

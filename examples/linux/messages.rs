@@ -1,6 +1,6 @@
 //! A device's messages, MSI-X: the guest has them by RTAS, and each goes from the device's eventfd
-//! to a source of the interrupt controller without leaving the kernel. The eventfds of a device that
-//! is emulated the monitor signals.
+//! to a source of the interrupt controller without leaving the kernel. The eventfds of a device
+//! that is emulated the monitor signals.
 
 use super::kvm::Vm;
 use nix::sys::eventfd::{EfdFlags, EventFd};

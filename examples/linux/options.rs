@@ -18,8 +18,8 @@ pub(crate) struct Options {
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,
-    /// Also give the guest a disk that the monitor emulates, over that file, which is made if there is
-    /// none
+    /// Also give the guest a disk that the monitor emulates, over that file, which is made if there
+    /// is none
     #[arg(long, value_name = "FILE")]
     pub(crate) emulated: Option<PathBuf>,
     /// How the guest reaches the registers of its devices

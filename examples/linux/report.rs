@@ -5,6 +5,7 @@ use super::cpus::End;
 use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
+use spapr_iommu::Group;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::process::ExitCode;
@@ -58,7 +59,7 @@ impl Report {
         self.took = self.began.elapsed();
         self.end = Some(end);
         self.said = machine.console.said();
-        let groups: BTreeSet<u32> = machine.devices.iter().map(|device| device.group).collect();
+        let groups: BTreeSet<Group> = machine.devices.iter().map(|device| device.group).collect();
         self.controllers = [machine.devices.len(), groups.len()];
         self.file = machine.disk.as_ref().map(|disk| disk.check(&self.said.wrote));
         self.exits = machine.exits.to_string();

@@ -1,5 +1,6 @@
 //! Finds the NVMe controllers of the machine.
 
+use spapr_iommu::Group;
 use spapr_iommu::host::Host;
 use std::error::Error;
 
@@ -10,7 +11,7 @@ const QEMU: (u16, u16) = (0x1b36, 0x0010);
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) address: String,
-    pub(crate) group: u32,
+    pub(crate) group: Group,
 }
 
 /// Returns all controllers that are bound to vfio-pci, lowest group first.

@@ -1,6 +1,7 @@
 //! A device of the host as the guest gets it: its BAR 0 at a real address, each access passed on.
 
 use clap::ValueEnum;
+use spapr_iommu::Group;
 use spapr_iommu::guest::Phb;
 use spapr_iommu::host::{GroupFacts, PciDevice};
 use spapr_iommu::space::{DeviceRegion, RawDevice};
@@ -26,7 +27,7 @@ impl Kind {
     }
 
     /// Returns the devices of that kind that a guest may have, with their groups.
-    pub(crate) fn find(self, groups: &[GroupFacts]) -> Vec<(u32, PciDevice)> {
+    pub(crate) fn find(self, groups: &[GroupFacts]) -> Vec<(Group, PciDevice)> {
         let (vendor, device, _) = self.id();
         let all = groups.iter().flat_map(|group| group.devices.iter().map(|device| (group.number, device)));
         let ours = |pci: &PciDevice| pci.id == (vendor, device) && pci.driver.as_deref() == Some("vfio-pci");
@@ -44,7 +45,7 @@ const COMMAND: (u64, u16) = (4, 0x6);
 /// An open device.
 pub(crate) struct Passed {
     pub(crate) kind: Kind,
-    pub(crate) group: u32,
+    pub(crate) group: Group,
     /// Real address of its BAR 0 in the guest.
     pub(crate) at: u64,
     _device: RawDevice,
@@ -53,7 +54,13 @@ pub(crate) struct Passed {
 
 impl Passed {
     /// Attaches a group to a PHB and opens its device.
-    pub(crate) fn attach(phb: &Phb, group: u32, pci: &PciDevice, kind: Kind, at: u64) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn attach(
+        phb: &Phb,
+        group: Group,
+        pci: &PciDevice,
+        kind: Kind,
+        at: u64,
+    ) -> Result<Self, Box<dyn Error>> {
         phb.attach(group)?;
         let device = phb.space().device(group, &pci.address)?;
         let config = device.region(PCI_CONFIG_REGION_INDEX)?;

@@ -4,6 +4,7 @@ use super::counts::Counts;
 use super::device::{BAR, Passed};
 use super::kvm::{Registers, Vcpu, Vm};
 use super::{Accel, Options, image, tree, vectors};
+use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slots};
 use spapr_iommu::host::vfio::Vfio;
@@ -33,7 +34,7 @@ pub(crate) struct Machine {
     pub(crate) counts: Counts,
     phb: Arc<Phb>,
     /// Devices that can still be plugged.
-    spare: std::vec::IntoIter<(u32, PciDevice)>,
+    spare: std::vec::IntoIter<(Group, PciDevice)>,
     /// KVM accesses it as long as the VM exists.
     ram: Shared,
 }

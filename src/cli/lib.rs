@@ -5,6 +5,7 @@
 
 mod by_address;
 pub mod command;
+mod doctor;
 mod edu;
 mod machine;
 pub mod replay;

@@ -143,7 +143,7 @@ impl Machine {
     }
 
     pub(crate) fn note(&self, groups: &[GroupFacts]) -> HostNote {
-        let groups = groups.iter().map(|group| group.number).collect();
+        let groups = groups.iter().map(|group| group.number.0).collect();
         match self {
             Self::Model { preset, .. } => {
                 let kernel = preset.kernel.to_string();

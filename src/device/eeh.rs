@@ -15,6 +15,7 @@ pub use super::pe::{PeError, PeState};
 use super::{AccessError, DeviceError};
 use crate::error::classify;
 use crate::host::Errno;
+use crate::pci::Group;
 use crate::uapi::eeh::{PeErr, op};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,16 +35,16 @@ pub enum EehError {
     Pe(#[from] PeError),
     /// The PE did not become available in time.
     #[error("the PE of group {group} was unavailable for {} s: the firmware may have given the device up", waited.as_secs())]
-    Unavailable { group: u32, waited: Duration },
+    Unavailable { group: Group, waited: Duration },
     /// The PE was reset but still does not work.
     #[error("the PE of group {group} was reset and is {state}: the device fails, drop it")]
-    NotRecovered { group: u32, state: PeState },
+    NotRecovered { group: Group, state: PeState },
     /// The device that answers after the reset is not the one from before.
     #[error("device {device} was {was:x?} before the reset and is {now:x?}")]
     OtherDevice { device: Arc<str>, was: (u16, u16), now: (u16, u16) },
     /// The platform does not inject such an error.
     #[error("the platform does not inject this error into group {group}: {errno}")]
-    NotInjected { group: u32, errno: Errno },
+    NotInjected { group: Group, errno: Errno },
     /// DMA or interrupts of the device could not be stopped.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -10,14 +10,15 @@
 //! ```
 //! use spapr_iommu::device::{Device, Endian, InterruptKind};
 //! use spapr_iommu::model::Model;
+//! use spapr_iommu::pci::Group;
 //! use spapr_iommu::registry::Registry;
 //! use spapr_iommu::space::AddressSpace;
 //! use std::{sync::Arc, time::Duration};
 //!
 //! let space = AddressSpace::new(&Registry::new(Arc::new(Model::new("powernv9".parse()?))));
-//! space.attach(0)?;
+//! space.attach(Group(0))?;
 //! // QEMU's `edu`; on POWER machines its registers are big endian.
-//! let device = Device::open(&space, 0, "0000:00:00.0")?;
+//! let device = Device::open(&space, Group(0), "0000:00:00.0")?;
 //! assert_eq!(device.id(), (0x1234, 0x11e8));
 //! let registers = device.bar(0, Endian::Big)?;
 //! assert_eq!(registers.read::<u32>(0x00)?, 0x0100_00ed);
@@ -55,6 +56,7 @@ pub use open::{Bar, DmaState};
 pub use register::{Endian, RegisterValue};
 
 use crate::host::{Errno, RegionArea};
+use crate::pci::Group;
 use crate::space::{AddressSpace, DeviceArea, Driven};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use core::fmt;
@@ -78,7 +80,7 @@ pub struct Device {
 impl Device {
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`. Its BARs answer, and
     /// it does no DMA.
-    pub fn open(space: &AddressSpace, group: u32, address: &str) -> Result<Self, DeviceError> {
+    pub fn open(space: &AddressSpace, group: Group, address: &str) -> Result<Self, DeviceError> {
         let name: Arc<str> = address.into();
         // Checked first: opening takes the device off the bus.
         let driven = space.drive(address).ok_or_else(|| DeviceError::OpenAlready { device: Arc::clone(&name) })?;
@@ -110,7 +112,7 @@ impl Device {
     }
 
     /// Returns its group.
-    pub fn group(&self) -> u32 {
+    pub fn group(&self) -> Group {
         self.open.raw.group()
     }
 

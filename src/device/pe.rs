@@ -5,6 +5,7 @@
 use crate::error::classify;
 use crate::host::calls::{self, CallError};
 use crate::host::{Errno, Fd};
+use crate::pci::Group;
 pub(super) use crate::space::RawDevice;
 use crate::uapi::eeh::{PeErr, op, state};
 use core::fmt;
@@ -44,15 +45,15 @@ impl fmt::Display for PeState {
 pub enum PeError {
     /// The group has no PE with EEH; emulated devices of pseries have none.
     #[error("group {group} has no PE with EEH: there is nothing to recover, use `Device::reset`")]
-    NoPe { group: u32 },
+    NoPe { group: Group },
     /// The container has other groups, which the call would also act on.
     #[error(
         "group {group} shares its container with {others:?}, and EEH acts on all of it: attach the group by itself"
     )]
-    Shared { group: u32, others: Vec<u32> },
+    Shared { group: Group, others: Vec<Group> },
     /// The kernel reports an unknown state.
     #[error("the PE of group {group} is in state {state}, which is unknown")]
-    UnknownState { group: u32, state: i32 },
+    UnknownState { group: Group, state: i32 },
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),

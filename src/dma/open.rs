@@ -3,6 +3,7 @@
 use super::{Dma, DmaError, DmaMask};
 use crate::device::{Device, DeviceError};
 use crate::error::classify;
+use crate::pci::Group;
 use crate::space::AttachError;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Weak;
@@ -101,7 +102,7 @@ impl Dma {
         if opened.is_err()
             && let Err(error) = space.detach(group)
         {
-            tracing::warn!(%error, group, "a group stays attached although its device was not opened");
+            tracing::warn!(%error, %group, "a group stays attached although its device was not opened");
         }
         opened
     }
@@ -114,7 +115,7 @@ impl Dma {
         Ok(())
     }
 
-    fn open_attached(&self, group: u32, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
+    fn open_attached(&self, group: Group, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
         let device = Device::open(self.space(), group, address)?;
         // Fails before the device is visible to others.
         self.reached_by(mask)?;

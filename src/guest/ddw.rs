@@ -5,6 +5,7 @@ use super::phb::{Phb, PhbError};
 use super::table::{self, Backing, TceTable};
 use crate::addr::{Iova, IovaRange, Liobn, PageShift};
 use crate::error::ErrorKind;
+use crate::pci::Group;
 use crate::space::WindowError;
 use crate::uapi::papr::rtas::{HARDWARE_ERROR, PARAMETER_ERROR};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
@@ -209,7 +210,7 @@ impl Phb {
         Ok(table)
     }
 
-    fn backing(&self, groups: &[u32]) -> Backing {
+    fn backing(&self, groups: &[Group]) -> Backing {
         if groups.is_empty() { Backing::None } else { Backing::Space(self.space().clone()) }
     }
 
@@ -221,7 +222,7 @@ impl Phb {
         Ok(TceTable::new(self.next().0, window, page))
     }
 
-    fn remove_created(&self, groups: &[u32], start: Iova) {
+    fn remove_created(&self, groups: &[Group], start: Iova) {
         if !groups.is_empty()
             && let Err(error) = self.space().remove_window(start)
         {
@@ -235,7 +236,7 @@ impl Phb {
         self.remove_in(&groups, liobn)
     }
 
-    fn remove_in(&self, groups: &[u32], liobn: Liobn) -> Result<(), DdwError> {
+    fn remove_in(&self, groups: &[Group], liobn: Liobn) -> Result<(), DdwError> {
         let table = self.tables().iter().find(|table| table.liobn() == liobn).cloned();
         let table = table.ok_or(DdwError::NoWindow { liobn })?;
         let mut writer = table.lock();
@@ -260,7 +261,7 @@ impl Phb {
     }
 
     /// Clears the default window, and removes the dynamic one.
-    fn clear_default(&self, groups: &[u32], table: &TceTable) -> Result<(), DdwError> {
+    fn clear_default(&self, groups: &[Group], table: &TceTable) -> Result<(), DdwError> {
         {
             let _writer = table.lock();
             if !groups.is_empty() {
@@ -277,7 +278,7 @@ impl Phb {
     /// Creates the default window again, in place of a dynamic one. Of two dynamic windows the
     /// other is removed first, as the default window may need the memory or the slot that this
     /// frees.
-    fn recreate_default(&self, groups: &[u32]) -> Result<(), DdwError> {
+    fn recreate_default(&self, groups: &[Group]) -> Result<(), DdwError> {
         let config = self.config();
         let mut dynamic: ArrayVec<_, MAX_WINDOWS> = self.tables().iter().take(MAX_WINDOWS).cloned().collect();
         // A second one has the default window's LIOBN and place.

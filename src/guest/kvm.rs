@@ -15,6 +15,7 @@ use super::phb::{Phb, PhbError};
 use super::table::TceTable;
 use crate::addr::UserRange;
 use crate::kvm::{KernelTable, TableSpec};
+use crate::pci::Group;
 use crate::space::MapError;
 use std::sync::Arc;
 
@@ -105,14 +106,14 @@ impl Phb {
     }
 
     /// Lets KVM map for an attached group.
-    pub(super) fn add_to_kvm(&self, group: u32) -> Result<(), PhbError> {
+    pub(super) fn add_to_kvm(&self, group: Group) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         self.pin_ram_for_kvm()?;
         Ok(kvm.add_group(self.space().group_file(group)?)?)
     }
 
     /// Keeps KVM from mapping for a group that is to be detached.
-    pub(super) fn remove_from_kvm(&self, group: u32) -> Result<(), PhbError> {
+    pub(super) fn remove_from_kvm(&self, group: Group) -> Result<(), PhbError> {
         let Some(kvm) = &self.kvm else { return Ok(()) };
         Ok(kvm.remove_group(group)?)
     }

@@ -17,6 +17,7 @@
 //! use spapr_iommu::guest::{GuestIommu, Liobn, PhbConfig, Slots};
 //! use spapr_iommu::host::Host;
 //! use spapr_iommu::model::Model;
+//! use spapr_iommu::pci::Group;
 //! use spapr_iommu::registry::Registry;
 //! use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_PUT_TCE, H_SUCCESS};
 //! use std::sync::Arc;
@@ -30,7 +31,7 @@
 //! let iommu = GuestIommu::new(&Registry::new(host), Arc::new(slots));
 //! iommu.add_memory()?;
 //! let phb = iommu.add_phb(PhbConfig::new(0x800_0000_2000_0000, Liobn(0x8000_0000))?)?;
-//! phb.attach(0)?;
+//! phb.attach(Group(0))?;
 //!
 //! // The hypercall as KVM passes it: maps the guest's page at 16 MiB, read-write, at IOBA 0x1000.
 //! let mut args = [0x8000_0000, 0x1000, 0x100_0003, 0, 0, 0, 0, 0, 0];

@@ -6,6 +6,7 @@ use super::stats::{Counters, HcallStats};
 use super::table::{Backing, Directory, TceTable};
 use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
+use crate::pci::Group;
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
 use arc_swap::{ArcSwap, Guard};
@@ -113,7 +114,7 @@ pub enum PhbError {
     Removed { buid: u64 },
     /// Groups are attached to the PHB.
     #[error("group {group} is attached to the PHB with BUID {buid:#x}: detach it before removing the PHB")]
-    InUse { buid: u64, group: u32 },
+    InUse { buid: u64, group: Group },
     /// No LIOBN is left for the dynamic window.
     #[error(
         "no LIOBN follows {liobn}, and a PHB's dynamic window has the one after its default window's: give it a lower one"
@@ -172,7 +173,7 @@ pub struct Phb {
     /// Read lock-free by translations.
     tables: ArcSwap<Vec<Arc<TceTable>>>,
     /// Attached groups of the host. Everything that changes windows or groups holds this lock.
-    pub(super) groups: Mutex<Vec<u32>>,
+    pub(super) groups: Mutex<Vec<Group>>,
     /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb) with `groups` locked.
     removed: AtomicBool,
     pub(super) counters: Arc<Counters>,
@@ -293,7 +294,7 @@ impl Phb {
     /// Attaches an IOMMU group of the host: its devices see what the guest has mapped, with one MAP
     /// per run, and what it maps from now on. Refused, before the kernel is called, if the host
     /// cannot have the guest's windows.
-    pub fn attach(&self, group: u32) -> Result<(), PhbError> {
+    pub fn attach(&self, group: Group) -> Result<(), PhbError> {
         let mut groups = self.groups.lock();
         self.check_present()?;
         let tables = self.tables();
@@ -313,7 +314,7 @@ impl Phb {
     }
 
     /// Detaches a group. The guest's tables stay as they are.
-    pub fn detach(&self, group: u32) -> Result<(), PhbError> {
+    pub fn detach(&self, group: Group) -> Result<(), PhbError> {
         let mut groups = self.groups.lock();
         let tables = self.tables();
         let mut writers: Vec<_> = tables.iter().map(|table| table.lock()).collect();

@@ -389,6 +389,7 @@ mod tests {
     use crate::guest::{GuestIommu, HcallError, Liobn, PhbConfig, Slots};
     use crate::host::Host;
     use crate::model::Model;
+    use crate::pci::Group;
     use crate::registry::Registry;
     use std::sync::Arc;
 
@@ -409,7 +410,7 @@ mod tests {
         let iommu = guest();
         let phb = iommu.phb(1).unwrap();
         if attached {
-            phb.attach(0).unwrap();
+            phb.attach(Group(0)).unwrap();
         }
         let table = iommu.table(LIOBN).unwrap();
         table.put(iommu.ram(), 0, &[3]).unwrap();

@@ -12,6 +12,7 @@
 use super::{Errno, Fd, Host};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::error::ErrorKind;
+use crate::pci::Group;
 use crate::permission::Permission;
 use crate::uapi::{eeh, spapr, vfio};
 use core::fmt;
@@ -27,7 +28,7 @@ pub enum Node<'a> {
     /// `/dev/vfio/vfio`.
     Container,
     /// `/dev/vfio/N`.
-    Group(u32),
+    Group(Group),
     /// A device of an open group, by name: its PCI address, `0000:00:00.0`.
     Device {
         /// The group's file.
@@ -276,17 +277,21 @@ pub unsafe fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno
     let began = began();
     // SAFETY: the caller's promise, passed on.
     let result = unsafe { host.call(fd, call) };
-    trace(began, fd, (*call).into(), result);
+    // Nothing is copied unless it is traced: maps make this call.
+    if let Some(began) = began {
+        trace(began, fd, (*call).into(), result);
+    }
     result
 }
 
 /// Returns the time if calls are traced.
+#[inline]
 fn began() -> Option<Instant> {
     tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(Instant::now)
 }
 
-fn trace(began: Option<Instant>, fd: Fd, call: Request, result: Result<i32, Errno>) {
-    let Some(began) = began else { return };
+#[cold]
+fn trace(began: Instant, fd: Fd, call: Request, result: Result<i32, Errno>) {
     let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let name = call.name();
     match result {
@@ -508,7 +513,9 @@ fn set_irqs(
 ) -> Result<(), CallError> {
     let began = began();
     let result = host.set_irqs(device, set, eventfds);
-    trace(began, device, set.into(), result);
+    if let Some(began) = began {
+        trace(began, device, set.into(), result);
+    }
     match result {
         Ok(0) => Ok(()),
         Ok(n) => Err(CallError::new(set, Failure::Positive(n))),

@@ -2,7 +2,8 @@
 //! what is in the way of a user.
 
 use super::{Errno, Host};
-use crate::addr::{Amount, PageShift, UserRange};
+use crate::addr::{Amount, List, PageShift, UserRange};
+use crate::pci::Group;
 use core::fmt;
 
 /// The platform, which decides who owns the IOMMU and which window rules hold.
@@ -142,7 +143,7 @@ pub struct Extent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupFacts {
     /// Group number: `/dev/vfio/N`.
-    pub number: u32,
+    pub number: Group,
     /// Devices, by address.
     pub devices: Vec<PciDevice>,
 }
@@ -183,10 +184,10 @@ pub enum Obstacle {
     #[error(
         "/dev/vfio/{group} is missing: no device of IOMMU group {group} is bound to vfio-pci (groups with vfio-pci: {}): \
          bind {}, and the other devices of its group, with `host::vfio::bind::Binder`",
-        List(present),
+        Groups(present),
         device.as_deref().unwrap_or("one")
     )]
-    NoGroup { group: u32, device: Option<String>, present: Vec<u32> },
+    NoGroup { group: Group, device: Option<String>, present: Vec<Group> },
     /// No permission to open the node.
     #[error("no permission to open {path}: run as root, or `chown` it to this user")]
     Permission { path: String },
@@ -194,15 +195,15 @@ pub enum Obstacle {
     #[error(
         "IOMMU group {group} does not exist (groups of this machine: {}): take the group of your device from \
          `/sys/bus/pci/devices/ADDRESS/iommu_group`",
-        List(known)
+        Groups(known)
     )]
-    UnknownGroup { group: u32, known: Vec<u32> },
+    UnknownGroup { group: Group, known: Vec<Group> },
     /// The group has no such device.
     #[error(
         "IOMMU group {group} has no device {device}, it has {}: give one of these, or the device's own group",
         devices.join(", ")
     )]
-    NoDevice { group: u32, device: String, devices: Vec<String> },
+    NoDevice { group: Group, device: String, devices: Vec<String> },
     /// The device has no driver.
     #[error("{device} is bound to no driver: bind it to vfio-pci with `host::vfio::bind::Binder`")]
     NotBound {
@@ -213,10 +214,10 @@ pub enum Obstacle {
     #[error(
         "/dev/vfio/{group} is open in {process} (process {pid}): a group has one opener at a time; end that process"
     )]
-    HeldBy { group: u32, pid: u32, process: String },
+    HeldBy { group: Group, pid: u32, process: String },
     /// The group is open in another process, which could not be determined.
     #[error("/dev/vfio/{group} is open elsewhere: a group has one opener at a time; end the other process")]
-    Busy { group: u32 },
+    Busy { group: Group },
     /// A host driver holds a device of the group.
     #[error(
         "IOMMU group {group} is not viable: {device} is bound to {driver}: bind it to vfio-pci with \
@@ -224,7 +225,7 @@ pub enum Obstacle {
     )]
     NotViable {
         /// The group.
-        group: u32,
+        group: Group,
         /// Address of the device.
         device: String,
         /// The driver it is bound to.
@@ -239,17 +240,12 @@ crate::error::classify!(Obstacle {
     Busy: HeldBy, Busy;
 });
 
-struct List<'a>(&'a [u32]);
+/// Displays groups, or that there is none.
+struct Groups<'a>(&'a [Group]);
 
-impl fmt::Display for List<'_> {
+impl fmt::Display for Groups<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        for (i, number) in self.0.iter().enumerate() {
-            write!(f, "{}{number}", if i == 0 { "" } else { ", " })?;
-        }
-        Ok(())
+        if self.0.is_empty() { f.write_str("none") } else { List(self.0).fmt(f) }
     }
 }
 

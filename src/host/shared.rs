@@ -502,6 +502,7 @@ mod tests {
     use crate::addr::{Iova, IovaRange};
     use crate::host::Host;
     use crate::model::Model;
+    use crate::pci::Group;
     use crate::permission::Permission;
     use crate::registry::{RegisterError, Registry};
     use crate::space::AddressSpace;
@@ -593,7 +594,7 @@ mod tests {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
         let registry = Registry::new(model.clone());
         let space = AddressSpace::new(&registry);
-        space.attach(0).unwrap();
+        space.attach(Group(0)).unwrap();
         for mapped in [false, true] {
             let memory = model.share(0x1_0000, PageShift::P64K).unwrap();
             let (user, weak) = (memory.range().start(), Arc::downgrade(&memory.0));

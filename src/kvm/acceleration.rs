@@ -3,6 +3,7 @@
 
 use crate::addr::{IovaRange, Liobn, PageShift};
 use crate::host::{Errno, Process};
+use crate::pci::Group;
 use crate::space::GroupFile;
 use crate::uapi::kvm::{CAP_PPC_ENABLE_HCALL, CAP_SPAPR_MULTITCE, CAP_SPAPR_TCE_64, CAP_SPAPR_TCE_VFIO};
 use crate::uapi::papr::hcall::{H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
@@ -86,13 +87,13 @@ pub enum KvmError {
     DeviceTaken,
     /// The group is already accelerated.
     #[error("the VM already has group {group}: add it once")]
-    GroupTaken { group: u32 },
+    GroupTaken { group: Group },
     /// The group is not accelerated.
     #[error("the VM does not have group {group}: add it first")]
-    NoGroup { group: u32 },
+    NoGroup { group: Group },
     /// The file is not that of a group of the running kernel's VFIO.
     #[error("KVM refuses the file of group {group}: attach the group on the running kernel first")]
-    NotVfio { group: u32 },
+    NotVfio { group: Group },
     /// Another table of the VM has the LIOBN.
     #[error("the VM already has a table with {liobn}: remove it first")]
     LiobnTaken { liobn: Liobn },
@@ -108,7 +109,7 @@ pub enum KvmError {
          before its table is accelerated",
         window.start()
     )]
-    NoWindow { group: u32, window: IovaRange, page: PageShift },
+    NoWindow { group: Group, window: IovaRange, page: PageShift },
     /// The table would exceed the limit of locked memory, or memory is exhausted.
     #[error(
         "the kernel has no memory for a table of {entries:#x} entries: raise RLIMIT_MEMLOCK by 8 bytes for each, or use a \
@@ -220,7 +221,7 @@ impl Acceleration {
     }
 
     /// Removes a group, before it is detached. Tables no longer reach its devices.
-    pub fn remove_group(&self, number: u32) -> Result<(), KvmError> {
+    pub fn remove_group(&self, number: Group) -> Result<(), KvmError> {
         let state = &mut *self.state.lock();
         let at = state.groups.iter().position(|group| group.number == number);
         let group = state.groups.swap_remove(at.ok_or(KvmError::NoGroup { group: number })?);
@@ -267,7 +268,7 @@ impl Acceleration {
     }
 
     /// Returns the numbers of the groups added.
-    pub fn groups(&self) -> Vec<u32> {
+    pub fn groups(&self) -> Vec<Group> {
         self.state.lock().groups.iter().map(|group| group.number).collect()
     }
 
@@ -282,7 +283,7 @@ impl Acceleration {
 
     fn delete(&self, group: &GroupFile) {
         if let Err(errno) = self.kvm.delete_group(group) {
-            tracing::warn!(group = group.number, %errno, "KVM could not remove a group");
+            tracing::warn!(group = %group.number, %errno, "KVM could not remove a group");
         }
     }
 }

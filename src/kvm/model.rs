@@ -4,6 +4,7 @@
 use super::acceleration::{KernelTable, Kvm, TableSpec};
 use crate::addr::{IovaRange, Liobn, PageShift};
 use crate::host::Errno;
+use crate::pci::Group;
 use crate::space::GroupFile;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -21,11 +22,11 @@ pub struct KvmModel(Arc<Mutex<State>>);
 struct State {
     log: Vec<String>,
     missing: Option<u32>,
-    windows: BTreeMap<u32, Vec<GroupWindow>>,
+    windows: BTreeMap<Group, Vec<GroupWindow>>,
     device: bool,
-    groups: Vec<u32>,
+    groups: Vec<Group>,
     tables: BTreeMap<Liobn, Arc<ModelTable>>,
-    attached: Vec<(u32, Liobn)>,
+    attached: Vec<(Group, Liobn)>,
     memlock: Option<u64>,
 }
 
@@ -53,7 +54,7 @@ impl KvmModel {
 
     /// Sets the windows an attached group has now. Groups without this call do not exist for the
     /// kernel.
-    pub fn set_windows(&self, group: u32, windows: &[GroupWindow]) {
+    pub fn set_windows(&self, group: Group, windows: &[GroupWindow]) {
         self.0.lock().windows.insert(group, windows.to_vec());
     }
 
@@ -63,7 +64,7 @@ impl KvmModel {
     }
 
     /// Returns the groups added.
-    pub fn groups(&self) -> Vec<u32> {
+    pub fn groups(&self) -> Vec<Group> {
         self.0.lock().groups.clone()
     }
 
@@ -74,7 +75,7 @@ impl KvmModel {
     }
 
     /// Returns pairs of a group and the LIOBN of a table it is attached to.
-    pub fn attached_tables(&self) -> Vec<(u32, Liobn)> {
+    pub fn attached_tables(&self) -> Vec<(Group, Liobn)> {
         self.0.lock().attached.clone()
     }
 }
@@ -134,7 +135,7 @@ impl State {
         Ok(())
     }
 
-    fn delete(&mut self, group: u32) -> Result<(), Errno> {
+    fn delete(&mut self, group: Group) -> Result<(), Errno> {
         let at = self.groups.iter().position(|other| *other == group).ok_or(Errno::ENOENT)?;
         self.groups.remove(at);
         self.attached.retain(|(attached, _)| *attached != group);
@@ -157,7 +158,7 @@ impl State {
 
     /// `kvm_spapr_tce_attach_iommu_group`: needs a window of the group with the same start, a page
     /// no larger and no fewer bytes.
-    fn attach_table(&mut self, group: u32, liobn: Liobn) -> Result<(), Errno> {
+    fn attach_table(&mut self, group: Group, liobn: Liobn) -> Result<(), Errno> {
         if !self.groups.contains(&group) {
             return Err(Errno::ENOENT);
         }

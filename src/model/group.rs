@@ -105,6 +105,6 @@ impl Group {
             id: (edu::VENDOR, edu::DEVICE),
             driver: Some(device.driver.clone()),
         });
-        GroupFacts { number: self.number, devices: devices.collect() }
+        GroupFacts { number: crate::pci::Group(self.number), devices: devices.collect() }
     }
 }

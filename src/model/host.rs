@@ -9,6 +9,7 @@ use crate::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Memory, Node, Obstacle, Platform, Region, Shared,
 };
 use crate::host::{LentMemory, Protection};
+use crate::pci;
 use crate::uapi::vfio::IrqSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -89,10 +90,12 @@ impl Host for Model {
         let groups = &state.kernel.groups;
         match node {
             Node::Container => None,
-            Node::Group(number) => match groups.get(&number) {
-                None => {
-                    Some(Obstacle::NoGroup { group: number, device: None, present: groups.keys().copied().collect() })
-                }
+            Node::Group(number) => match groups.get(&number.0) {
+                None => Some(Obstacle::NoGroup {
+                    group: number,
+                    device: None,
+                    present: groups.keys().copied().map(pci::Group).collect(),
+                }),
                 Some(group) => {
                     not_viable(group).or_else(|| (group.files != 0).then_some(Obstacle::Busy { group: number }))
                 }
@@ -101,7 +104,8 @@ impl Host for Model {
                 let File::Group(number) = state.file(group).ok()? else { return None };
                 let group = groups.get(&number)?;
                 let devices: Vec<_> = group.facts().devices.into_iter().map(|device| device.address).collect();
-                let missing = || Obstacle::NoDevice { group: number, device: name.into(), devices: devices.clone() };
+                let missing =
+                    || Obstacle::NoDevice { group: pci::Group(number), device: name.into(), devices: devices.clone() };
                 not_viable(group).or_else(|| (!devices.iter().any(|device| device == name)).then(missing))
             }
         }
@@ -110,7 +114,7 @@ impl Host for Model {
 
 fn not_viable(group: &Group) -> Option<Obstacle> {
     let (device, driver) = group.host_driver()?;
-    Some(Obstacle::NotViable { group: group.number, device: device.into(), driver: driver.into() })
+    Some(Obstacle::NotViable { group: pci::Group(group.number), device: device.into(), driver: driver.into() })
 }
 
 impl Memory for Model {

@@ -9,11 +9,12 @@
 //! use spapr_iommu::addr::PageShift;
 //! use spapr_iommu::model::{Model, Preset};
 //! use spapr_iommu::host::{Host, Memory, Node, calls};
+//! use spapr_iommu::pci::Group;
 //! use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 //!
 //! let model = Model::new("powernv9".parse::<Preset>()?);
 //! let container = model.open(Node::Container)?;
-//! let group = model.open(Node::Group(0))?;
+//! let group = model.open(Node::Group(Group(0)))?;
 //! calls::group_set_container(&model, group, container)?;
 //! calls::set_iommu(&model, container, TCE_V2_IOMMU)?;
 //! let memory = model.allocate(1 << 20, model.page_shift())?;
@@ -61,6 +62,7 @@ pub use wrap::{Faulty, Record, Recording};
 
 use crate::addr::{Iova, UserRange};
 use crate::host::{Errno, Fd, Platform};
+use crate::pci;
 
 use group::Group;
 use parking_lot::{Mutex, MutexGuard};
@@ -113,16 +115,16 @@ impl Model {
     }
 
     /// Sets the number of devices in a group.
-    pub fn with_devices(self, group: u32, count: u32) -> Self {
-        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+    pub fn with_devices(self, group: pci::Group, count: u32) -> Self {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.set_devices(count);
         }
         self
     }
 
     /// Adds a device bound to a host driver to a group, which makes the group not viable.
-    pub fn with_host_driver(self, group: u32, driver: &str) -> Self {
-        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+    pub fn with_host_driver(self, group: pci::Group, driver: &str) -> Self {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.add_host_device(driver);
         }
         self
@@ -180,8 +182,8 @@ impl Model {
 
     /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`], as a hardware error
     /// would.
-    pub fn set_eeh_state(&self, group: u32, state: i32) {
-        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+    pub fn set_eeh_state(&self, group: pci::Group, state: i32) {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.eeh_state = state;
         }
     }
@@ -189,8 +191,8 @@ impl Model {
     /// Unplugs the devices of a group, as when a card is pulled: loads read ones, stores are lost,
     /// and the eventfds of [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) are
     /// signalled.
-    pub fn unplug(&self, group: u32) {
-        if let Some(group) = self.lock().kernel.groups.get_mut(&group) {
+    pub fn unplug(&self, group: pci::Group) {
+        if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.gone = true;
             group.devices.iter().for_each(|device| device.irqs.request_back());
         }
@@ -237,10 +239,10 @@ impl Model {
     }
 
     /// Returns the groups in an open container, newest first.
-    pub fn groups_in(&self, container: Fd) -> Vec<u32> {
+    pub fn groups_in(&self, container: Fd) -> Vec<pci::Group> {
         let state = self.lock();
         match state.file(container) {
-            Ok(File::Container(id)) => view::groups(&state, id),
+            Ok(File::Container(id)) => view::groups(&state, id).into_iter().map(pci::Group).collect(),
             _ => Vec::new(),
         }
     }

@@ -50,12 +50,12 @@ impl State {
                 File::Container(id)
             }
             Node::Group(number) => {
-                let group = self.kernel.groups.get_mut(&number).ok_or(Errno::ENOENT)?;
+                let group = self.kernel.groups.get_mut(&number.0).ok_or(Errno::ENOENT)?;
                 if group.files != 0 {
                     return Err(Errno::EBUSY);
                 }
                 group.files = 1;
-                File::Group(number)
+                File::Group(number.0)
             }
             Node::Device { group, name } => self.open_device(group, name)?,
         };

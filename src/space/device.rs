@@ -3,6 +3,7 @@
 use super::{AddressSpace, AttachError, Inner};
 use crate::host::calls::{self, CallError, Failure};
 use crate::host::{Call, Errno, Fd, File, Host, MappedArea, Node, Region, RegionArea};
+use crate::pci::Group;
 use crate::uapi::vfio::{DeviceInfo, PCI_CONFIG_REGION_INDEX, RegionInfo};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 /// mastering or memory decode without the driver's knowledge.
 pub struct RawDevice {
     file: File,
-    group: u32,
+    group: Group,
     /// The group's container, which stays open while the device is.
     container: Fd,
     address: Arc<str>,
@@ -126,7 +127,7 @@ impl Drop for Driven {
 #[derive(Debug)]
 pub struct GroupFile {
     /// Group number.
-    pub number: u32,
+    pub number: Group,
     /// The file; `None` on a host without files, such as a model.
     pub file: Option<OwnedFd>,
 }
@@ -134,7 +135,7 @@ pub struct GroupFile {
 impl AddressSpace {
     /// Returns the file of an attached group, for KVM, which must know it before the group's
     /// devices are opened; refused while any is open.
-    pub fn group_file(&self, group: u32) -> Result<GroupFile, AttachError> {
+    pub fn group_file(&self, group: Group) -> Result<GroupFile, AttachError> {
         let state = &self.0.state.lock().state;
         let found = state.containers.iter().find_map(|container| container.group(group));
         let Some(attached) = found else { return Err(AttachError::NotAttached { group }) };
@@ -151,16 +152,16 @@ impl AddressSpace {
     }
 
     /// Opens a device of an attached group by its PCI address, `0000:00:00.0`.
-    pub fn device(&self, group: u32, address: &str) -> Result<RawDevice, AttachError> {
+    pub fn device(&self, group: Group, address: &str) -> Result<RawDevice, AttachError> {
         self.open_device(group, address, false)
     }
 
     /// Opens a device for the driver that [claimed](Self::drive) it.
-    pub(crate) fn driven_device(&self, group: u32, driven: &Driven) -> Result<RawDevice, AttachError> {
+    pub(crate) fn driven_device(&self, group: Group, driven: &Driven) -> Result<RawDevice, AttachError> {
         self.open_device(group, &driven.address, true)
     }
 
-    fn open_device(&self, group: u32, address: &str, owned: bool) -> Result<RawDevice, AttachError> {
+    fn open_device(&self, group: Group, address: &str, owned: bool) -> Result<RawDevice, AttachError> {
         let state = &self.0.state.lock().state;
         let found = state.containers.iter().find_map(|container| Some((container.fd(), container.group(group)?)));
         let Some((container, attached)) = found else { return Err(AttachError::NotAttached { group }) };
@@ -174,7 +175,7 @@ impl AddressSpace {
 
 impl RawDevice {
     /// Returns the number of its group.
-    pub fn group(&self) -> u32 {
+    pub fn group(&self) -> Group {
         self.group
     }
 
@@ -188,7 +189,7 @@ impl RawDevice {
 
     /// Returns the container of its group, and the other groups in it. The container stays open
     /// while the device is.
-    pub(crate) fn container(&self) -> (Fd, Vec<u32>) {
+    pub(crate) fn container(&self) -> (Fd, Vec<Group>) {
         let state = &self.keep.space.state.lock().state;
         let shared = state.containers.iter().filter(|container| container.fd() == self.container);
         let groups = shared.flat_map(|container| &container.groups).map(|group| group.number);

@@ -4,6 +4,7 @@ use crate::addr::{Iova, IovaRange, List, PageShift, UserAddr};
 use crate::error::ErrorKind;
 use crate::host::calls::CallError;
 use crate::host::{Errno, Obstacle, Platform};
+use crate::pci::Group;
 use crate::registry::{PinError, RegisterError};
 use crate::window::PlanError;
 use core::fmt;
@@ -216,17 +217,17 @@ pub enum AttachError {
     NoV2,
     /// The group is already in this space.
     #[error("group {group} is attached already")]
-    AttachedAlready { group: u32 },
+    AttachedAlready { group: Group },
     /// The group is not in this space.
     #[error("group {group} is not attached to this address space")]
-    NotAttached { group: u32 },
+    NotAttached { group: Group },
     /// pseries containers hold one group.
     #[error("a container holds one group on {platform}: attach group {group} with a container of its own")]
     OneGroup {
         /// The platform.
         platform: Platform,
         /// The group.
-        group: u32,
+        group: Group,
     },
     /// The group's file was handed in with open devices, so it cannot be put in another group's
     /// container.
@@ -236,15 +237,15 @@ pub enum AttachError {
     )]
     InContainer {
         /// The group.
-        group: u32,
+        group: Group,
     },
     /// A device of the group is in use.
     #[error("{count} device handles of group {group} are open: drop them first")]
-    DevicesOpen { group: u32, count: usize },
+    DevicesOpen { group: Group, count: usize },
     /// The group's windows differ from the space's.
     #[error("group {group} cannot have the windows of this address space: {why}")]
     Windows {
-        group: u32,
+        group: Group,
         /// Why; part of the message, so no source.
         why: WindowError,
     },
@@ -252,7 +253,7 @@ pub enum AttachError {
     #[error(
         "group {group} has another default window or other IOMMU pages than this address space: use a space of its own"
     )]
-    OtherFacts { group: u32 },
+    OtherFacts { group: Group },
     /// Registered memory cannot be registered in its container.
     #[error(transparent)]
     Register(#[from] RegisterError),
@@ -284,7 +285,7 @@ mod tests {
         let over = MemlockError::OverLimit { what: "a test", needed: 1, missing: 1, memlock };
         let pin = PinError::from(RegisterError::from(over.clone()));
         let window = WindowError::from(PlanError::from(over));
-        let attach = AttachError::Windows { group: 0, why: window.clone() };
+        let attach = AttachError::Windows { group: Group(0), why: window.clone() };
         let found = [
             (pin.kind(), pin.code()),
             (window.kind(), window.code()),

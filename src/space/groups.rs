@@ -9,6 +9,7 @@ use super::{AddressSpace, AttachError, State, apply};
 use crate::addr::{Iova, PageShift};
 use crate::host::{Errno, Fd, File, Host, Node, Obstacle, Platform, calls};
 use crate::map::{IntervalMap, Mapping};
+use crate::pci::Group;
 use crate::registry::{RegionId, Registry};
 use crate::uapi::{spapr, vfio};
 use crate::window::{WindowFacts, Windows};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 /// An attached group. Its file is closed before the container's.
 #[derive(Debug)]
 pub(super) struct AttachedGroup {
-    pub number: u32,
+    pub number: Group,
     pub file: File,
     /// Counts the handles of its devices.
     pub devices: Arc<()>,
@@ -49,7 +50,7 @@ fn open(host: &Arc<dyn Host>, node: Node<'_>, what: String) -> Result<File, Atta
 impl AttachedGroup {
     /// Opens a group and puts it in a container. Returns whether it was in one already, which is
     /// possible for files that were handed in and whose devices were opened before.
-    fn open_in(host: &Arc<dyn Host>, number: u32, container: Fd) -> Result<(Self, bool), AttachError> {
+    fn open_in(host: &Arc<dyn Host>, number: Group, container: Fd) -> Result<(Self, bool), AttachError> {
         let node = Node::Group(number);
         let file = open(host, node, format!("IOMMU group {number}"))?;
         let status = calls::group_status(host.as_ref(), file.fd())?;
@@ -80,7 +81,7 @@ impl AttachedGroup {
 
 impl Container {
     /// Opens a new container for the group and gives it the v2 driver.
-    pub(super) fn open(host: &Arc<dyn Host>, number: u32) -> Result<Self, AttachError> {
+    pub(super) fn open(host: &Arc<dyn Host>, number: Group) -> Result<Self, AttachError> {
         let container = open(host, Node::Container, "a VFIO container".into())?;
         let fd = container.fd();
         let version = calls::api_version(host.as_ref(), fd)?;
@@ -100,7 +101,7 @@ impl Container {
     }
 
     /// Adds a group to this container.
-    pub(super) fn add(&mut self, number: u32) -> Result<(), AttachError> {
+    pub(super) fn add(&mut self, number: Group) -> Result<(), AttachError> {
         let (group, there) = AttachedGroup::open_in(self.container.host(), number, self.fd())?;
         if there {
             // The kernel does not say in which container.
@@ -115,7 +116,7 @@ impl Container {
         self.container.fd()
     }
 
-    pub(super) fn group(&self, number: u32) -> Option<&AttachedGroup> {
+    pub(super) fn group(&self, number: Group) -> Option<&AttachedGroup> {
         self.groups.iter().find(|group| group.number == number)
     }
 
@@ -131,7 +132,7 @@ impl Container {
 impl AddressSpace {
     /// Attaches a group with its own container: its devices see everything that is mapped, and the
     /// other groups are not affected when it leaves.
-    pub fn attach(&self, group: u32) -> Result<(), AttachError> {
+    pub fn attach(&self, group: Group) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         check_not_attached(state, group)?;
         let mut container = Container::open(self.0.registry.host(), group)?;
@@ -158,7 +159,7 @@ impl AddressSpace {
     /// Attaches a group in another group's container, so that one set of ioctls serves both. Only
     /// on powernv. When one of them is detached, the other's mappings are absent until they are
     /// mapped again.
-    pub fn attach_beside(&self, group: u32, other: u32) -> Result<(), AttachError> {
+    pub fn attach_beside(&self, group: Group, other: Group) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         check_not_attached(state, group)?;
         if state.facts.is_some_and(|facts| facts.platform == Platform::Pseries) {
@@ -179,7 +180,7 @@ impl AddressSpace {
 
     /// Detaches a group. The devices of the other groups see their mappings as before. Detaching
     /// the last group removes all mappings and windows; leases stay.
-    pub fn detach(&self, group: u32) -> Result<(), AttachError> {
+    pub fn detach(&self, group: Group) -> Result<(), AttachError> {
         let state = &mut self.0.state.lock().state;
         let attached = |(at, container): (usize, &Container)| Some((at, container.group(group)?.open_devices()));
         let found = state.containers.iter().enumerate().find_map(attached);
@@ -207,7 +208,7 @@ impl AddressSpace {
     }
 
     /// Removes a group from a container that others use, and maps again what the kernel cleared.
-    fn detach_shared(&self, state: &mut State, group: u32) -> Result<(), AttachError> {
+    fn detach_shared(&self, state: &mut State, group: Group) -> Result<(), AttachError> {
         let at = |container: &Container| container.groups.iter().position(|attached| attached.number == group);
         let found = state.containers.iter_mut().find_map(|container| at(container).map(|at| (container, at)));
         let Some((container, at)) = found else { return Err(AttachError::NotAttached { group }) };
@@ -225,7 +226,7 @@ impl AddressSpace {
     }
 
     /// Gives a joining container the windows, regions and mappings of the others.
-    fn bring_up(&self, state: &State, container: &mut Container, group: u32) -> Result<(), AttachError> {
+    fn bring_up(&self, state: &State, container: &mut Container, group: Group) -> Result<(), AttachError> {
         let mappings = self.0.mappings.read();
         let mut regions: Vec<RegionId> = mappings.iter().map(|mapping| mapping.region).collect();
         regions.sort_unstable();
@@ -251,7 +252,7 @@ fn map_is_complete(state: &State) -> bool {
     state.stale.is_empty() && !state.interrupted && state.kvm_pins.is_empty()
 }
 
-fn check_not_attached(state: &State, group: u32) -> Result<(), AttachError> {
+fn check_not_attached(state: &State, group: Group) -> Result<(), AttachError> {
     if state.containers.iter().any(|container| container.group(group).is_some()) {
         return Err(AttachError::AttachedAlready { group });
     }

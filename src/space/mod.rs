@@ -34,6 +34,7 @@ pub use map::{MapRequest, Overlap, SpaceStats};
 use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
+use crate::pci::Group;
 use crate::registry::{Promise, RegionId, Registry, ReverseMap};
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
 use apply::StaleMappings;
@@ -117,7 +118,7 @@ struct Locked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
     /// Group number.
-    pub group: u32,
+    pub group: Group,
     /// Number of its container in the space, from 0.
     pub container: usize,
 }

@@ -17,6 +17,7 @@ pub use table::{Teardown, locked_bytes};
 
 use crate::addr::{Iova, IovaRange, PageShift};
 use crate::host::Platform;
+use crate::pci::Group;
 use crate::uapi::spapr::{INFO_DDW, TceInfo};
 use core::fmt;
 use std::collections::BTreeMap;
@@ -269,7 +270,7 @@ impl Default for Windows {
 /// Windows the kernel refused to create, by group. They are kept for the lifetime of the process:
 /// each failed creation leaks its charge, and the firmware's refusal lasts retry_at reboot.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RefusedWindows(BTreeMap<u32, Refused>);
+pub(crate) struct RefusedWindows(BTreeMap<Group, Refused>);
 
 #[derive(Clone, Debug, Default)]
 struct Refused {
@@ -292,7 +293,7 @@ struct NoMemory {
 
 impl RefusedWindows {
     /// Records that the kernel refused a window, or, if it `poisons`, will refuse all.
-    pub(crate) fn remember(&mut self, group: u32, page: PageShift, size: u64, poisons: bool) {
+    pub(crate) fn remember(&mut self, group: Group, page: PageShift, size: u64, poisons: bool) {
         let refused = self.0.entry(group).or_default();
         refused.poisoned |= poisons;
         let least = refused.sizes.entry(page).or_insert(size);
@@ -301,7 +302,7 @@ impl RefusedWindows {
 
     /// Records that the kernel had too little memory for a window's table. The window is refused
     /// until `retry_at` bytes are available.
-    pub(crate) fn remember_no_memory(&mut self, group: u32, page: PageShift, size: u64, retry_at: u64) {
+    pub(crate) fn remember_no_memory(&mut self, group: Group, page: PageShift, size: u64, retry_at: u64) {
         self.0.entry(group).or_default().no_memory.push(NoMemory { page, size, retry_at });
     }
 
@@ -312,7 +313,7 @@ impl RefusedWindows {
     }
 
     /// Fails if the kernel refused such a window for the group before.
-    pub(crate) fn check(&self, group: u32, page: PageShift, size: u64) -> Result<(), PlanError> {
+    pub(crate) fn check(&self, group: Group, page: PageShift, size: u64) -> Result<(), PlanError> {
         match self.0.get(&group) {
             Some(refused) if refused.poisoned => Err(PlanError::Poisoned),
             Some(refused) if refused.sizes.get(&page).is_some_and(|&least| least <= size) => {

@@ -303,13 +303,13 @@ fn only_firmware_that_promises_windows_has_some() {
 #[test]
 fn what_was_refused_once_is_refused_from_that_size_on_and_for_that_group() {
     let mut refused = RefusedWindows::default();
-    [6, 4, 8].into_iter().for_each(|size| refused.remember(1, PageShift::P64K, size * G, false));
+    [6, 4, 8].into_iter().for_each(|size| refused.remember(Group(1), PageShift::P64K, size * G, false));
     let check = |refused: &RefusedWindows, group, page, size| refused.check(group, page, size).is_ok();
-    assert!(check(&refused, 1, PageShift::P64K, 4 * G - 1));
-    assert!(!check(&refused, 1, PageShift::P64K, 4 * G) && !check(&refused, 1, PageShift::P64K, 16 * G));
-    assert!(check(&refused, 1, PageShift::P4K, 4 * G) && check(&refused, 0, PageShift::P64K, 4 * G));
-    refused.remember(1, PageShift::P4K, G, true);
-    refused.remember(1, PageShift::P4K, G, false);
-    assert_eq!(refused.check(1, PageShift::P2M, M), Err(PlanError::Poisoned), "for good");
-    assert!(check(&refused, 0, PageShift::P2M, M));
+    assert!(check(&refused, Group(1), PageShift::P64K, 4 * G - 1));
+    assert!(!check(&refused, Group(1), PageShift::P64K, 4 * G) && !check(&refused, Group(1), PageShift::P64K, 16 * G));
+    assert!(check(&refused, Group(1), PageShift::P4K, 4 * G) && check(&refused, Group(0), PageShift::P64K, 4 * G));
+    refused.remember(Group(1), PageShift::P4K, G, true);
+    refused.remember(Group(1), PageShift::P4K, G, false);
+    assert_eq!(refused.check(Group(1), PageShift::P2M, M), Err(PlanError::Poisoned), "for good");
+    assert!(check(&refused, Group(0), PageShift::P2M, M));
 }

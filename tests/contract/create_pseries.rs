@@ -165,7 +165,11 @@ pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(fixture: &F
         assert_eq!(fixture.cost(|| raw.create(16, 1 << 30, 1)), (Err(Errno::ENODEV), lost));
         let group = fixture.groups[0].0;
         let bytes = lost.unsigned_abs();
-        let poison = [Violation::SecondDdw { group }, Violation::Poisoned { group }, Violation::LeakedCharge { bytes }];
+        let poison = [
+            Violation::SecondDdw { group: group.0 },
+            Violation::Poisoned { group: group.0 },
+            Violation::LeakedCharge { bytes },
+        ];
         fixture.on_model(|model| assert_eq!(model.violations(), poison));
         drop(raw);
 
@@ -222,7 +226,7 @@ pub(crate) fn without_ddw_in_the_firmware_there_is_no_window_on_pseries(fixture:
         assert_eq!(fixture.cost(|| raw.map(memory.start(), 0, K4)), (Err(Errno::EINVAL), lost));
         assert_eq!(fixture.cost(|| raw.map(memory.start(), 0, K4)), (Err(Errno::ENODEV), lost));
         let group = fixture.groups[0].0;
-        fixture.on_model(|model| assert_eq!(model.violations()[0], Violation::Poisoned { group }));
+        fixture.on_model(|model| assert_eq!(model.violations()[0], Violation::Poisoned { group: group.0 }));
         raw.gives_back(memory);
     });
 }

@@ -4,6 +4,7 @@
 use crate::kernel::{Kernel, Limit};
 use crate::raw::Raw;
 use crate::rule::{self, Leaves};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Node, Wrapper};
@@ -39,7 +40,7 @@ pub(crate) struct Fixture {
     /// The machine, or the one that is modelled.
     pub(crate) preset: Preset,
     /// Groups a rule may use, each with its device; at least two.
-    pub(crate) groups: Vec<(u32, String)>,
+    pub(crate) groups: Vec<(Group, String)>,
     part: Part,
     locked: u64,
 }
@@ -67,7 +68,7 @@ impl Fixture {
         Self::new(Kernel::Model(model), groups, preset, Part::Whole)
     }
 
-    fn new(kernel: Kernel, groups: Vec<(u32, String)>, preset: Preset, part: Part) -> Self {
+    fn new(kernel: Kernel, groups: Vec<(Group, String)>, preset: Preset, part: Part) -> Self {
         let locked = kernel.memlock().map_or(0, |memlock| memlock.locked);
         Self { kernel: Arc::new(Recording::new(kernel)), preset, groups, part, locked }
     }
@@ -246,7 +247,7 @@ pub(crate) fn iova(start: u64, len: u64) -> IovaRange {
 }
 
 /// Groups with vfio-pci, each with the address of its first device.
-fn first_devices(host: &impl Host) -> Vec<(u32, String)> {
+fn first_devices(host: &impl Host) -> Vec<(Group, String)> {
     let groups = machine::groups(host).into_iter();
     groups.filter_map(|group| Some((group.number, group.devices.into_iter().next()?.address))).collect()
 }

@@ -5,6 +5,7 @@ use crate::fixture::{Fixture, K4, K64, iova};
 use crate::locked::default_charge;
 use crate::raw::Raw;
 use crate::rule::Leaves;
+use spapr_iommu::Group;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
 use spapr_iommu::model::Model;
 use spapr_iommu::permission::Permission;
@@ -61,7 +62,7 @@ pub(crate) fn set_container_and_unset_container_want_their_turn(fixture: &Fixtur
 
 /// With a driver of the host on any device of it a group is not viable.
 pub(crate) fn a_group_with_a_host_driver_gives_eperm(fixture: &Fixture) {
-    let model = Model::new(fixture.preset).with_host_driver(0, "nvme");
+    let model = Model::new(fixture.preset).with_host_driver(Group(0), "nvme");
     let fixture = &Fixture::over(model, fixture.preset);
     let raw = fixture.empty();
     assert_eq!(status(&raw, fixture), 0);
@@ -69,7 +70,7 @@ pub(crate) fn a_group_with_a_host_driver_gives_eperm(fixture: &Fixture) {
     drop(raw);
 
     let library = fixture.library_without_groups();
-    let refused = library.space.attach(0).unwrap_err();
+    let refused = library.space.attach(Group(0)).unwrap_err();
     assert!(
         matches!(&refused, AttachError::Obstacle(Obstacle::NotViable { driver, .. }) if driver == "nvme"),
         "{refused}"

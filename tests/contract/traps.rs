@@ -109,7 +109,7 @@ pub(crate) fn second_dynamic_window_puts_the_pe_out_of_use(fixture: &Fixture) {
         assert_eq!(raw.map(fixture.memory(K64).start(), 0, K4), Err(Errno::ENODEV), "not even the default window");
         assert_eq!(raw.create(16, 1 << 30, 1), Err(Errno::ENODEV));
         let group = fixture.groups[0].0;
-        fixture.on_model(|model| assert!(model.violations().contains(&Violation::Poisoned { group })));
+        fixture.on_model(|model| assert!(model.violations().contains(&Violation::Poisoned { group: group.0 })));
     });
 }
 

@@ -1,6 +1,7 @@
 //! Registers, configuration space, bus mastering and reset.
 
 use crate::{ADDRESS, AT, Fixture, copy};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr};
 use spapr_iommu::device::{AccessError, DeviceError, Endian};
 use spapr_iommu::host::Memory;
@@ -78,7 +79,7 @@ fn a_device_that_is_gone_is_said_to_be() {
     for preset in ["powernv9", "pseries"] {
         let fixture = Fixture::new(preset);
         fixture.device.start_dma().unwrap();
-        fixture.model.unplug(0);
+        fixture.model.unplug(Group(0));
         let gone = AccessError::Gone { device: ADDRESS.into() };
         assert_eq!(fixture.bar.read::<u32>(0), Err(gone.clone()));
         assert_eq!(fixture.bar.read::<u64>(0x98), Err(gone.clone()), "{preset}");
@@ -135,7 +136,7 @@ fn a_panic_takes_the_device_off_the_bus() {
     let Fixture { bar, device, model, memory, space, .. } = &fixture;
     device.start_dma().unwrap();
     assert!(fixture.moves());
-    let (low, model, start) = (space.device(0, device.address()).unwrap(), model.clone(), memory.start());
+    let (low, model, start) = (space.device(Group(0), device.address()).unwrap(), model.clone(), memory.start());
     let bar = device.bar(0, bar.endian()).unwrap();
     let result = catch_unwind(AssertUnwindSafe(move || {
         let _bench = fixture;

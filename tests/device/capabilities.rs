@@ -2,6 +2,7 @@
 //! write in them.
 
 use crate::{ADDRESS, model};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{PageShift, UserRange};
 use spapr_iommu::device::{AccessError, Device};
 use spapr_iommu::host::{Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared};
@@ -107,8 +108,8 @@ fn open(status: u8, capabilities: &[(u8, u8)]) -> (Device, Bytes) {
     let config = Arc::new(Mutex::new(config));
     let host = Express { model: model("powernv9"), config: config.clone() };
     let space = AddressSpace::new(&Registry::new(Arc::new(host)));
-    space.attach(0).unwrap();
-    (Device::open(&space, 0, ADDRESS).unwrap(), config)
+    space.attach(Group(0)).unwrap();
+    (Device::open(&space, Group(0), ADDRESS).unwrap(), config)
 }
 
 /// Bit 4 of the status register: there is a list of capabilities.

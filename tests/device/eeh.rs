@@ -1,6 +1,7 @@
 //! Freezes and recovery.
 
 use crate::{ADDRESS, Fixture, model, space};
+use spapr_iommu::Group;
 use spapr_iommu::addr::Iova;
 use spapr_iommu::device::eeh::{EehError, Injection, PeError, PeState};
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian, InterruptKind};
@@ -21,7 +22,7 @@ fn a_frozen_device_is_seen_recovered_and_works_again() {
     let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
     fixture.device.start_dma().unwrap();
     assert!(fixture.moves());
-    fixture.model.set_eeh_state(0, state::STOPPED);
+    fixture.model.set_eeh_state(Group(0), state::STOPPED);
     assert_eq!(fixture.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
     assert_eq!(eeh.state(), Ok(PeState::Stopped));
     assert_eq!(fixture.device.config().read::<u16>(0), Ok(0x1234), "for which the kernel answers");
@@ -43,7 +44,7 @@ fn a_frozen_device_is_seen_recovered_and_works_again() {
 fn dma_that_is_stopped_while_frozen_does_not_come_back() {
     let fixture = Fixture::new("powernv9");
     fixture.device.start_dma().unwrap();
-    fixture.model.set_eeh_state(0, state::STOPPED);
+    fixture.model.set_eeh_state(Group(0), state::STOPPED);
     let refused = fixture.device.start_dma().unwrap_err();
     assert_eq!(refused, frozen(PeState::Stopped).into());
     fixture.device.stop_dma().unwrap();
@@ -61,19 +62,19 @@ fn dma_that_is_stopped_while_frozen_does_not_come_back() {
 fn a_pe_that_stays_unavailable_is_given_up() {
     let fixture = Fixture::new("powernv8");
     fixture.device.start_dma().unwrap();
-    fixture.model.set_eeh_state(0, state::UNAVAIL);
+    fixture.model.set_eeh_state(Group(0), state::UNAVAIL);
     let refused = fixture.device.eeh().recover_within(Duration::from_millis(3)).unwrap_err();
-    assert!(matches!(refused, EehError::Unavailable { group: 0, waited } if waited >= Duration::from_millis(3)));
+    assert!(matches!(refused, EehError::Unavailable { group: Group(0), waited } if waited >= Duration::from_millis(3)));
     assert!(!fixture.device.is_dma_on());
-    fixture.model.set_eeh_state(0, 3);
-    assert_eq!(fixture.device.eeh().state(), Err(PeError::UnknownState { group: 0, state: 3 }.into()));
+    fixture.model.set_eeh_state(Group(0), 3);
+    assert_eq!(fixture.device.eeh().state(), Err(PeError::UnknownState { group: Group(0), state: 3 }.into()));
 }
 
 #[test]
 fn a_device_that_is_gone_is_not_recovered() {
     let fixture = Fixture::new("powernv9");
-    fixture.model.set_eeh_state(0, state::STOPPED);
-    fixture.model.unplug(0);
+    fixture.model.set_eeh_state(Group(0), state::STOPPED);
+    fixture.model.unplug(Group(0));
     let refused = fixture.device.eeh().recover().unwrap_err();
     assert_eq!(refused, EehError::Access(AccessError::Gone { device: ADDRESS.into() }));
 }
@@ -84,7 +85,7 @@ fn emulated_devices_of_pseries_have_no_pe() {
     let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
     fixture.device.start_dma().unwrap();
     let eeh = fixture.device.eeh();
-    let none = EehError::from(PeError::NoPe { group: 0 });
+    let none = EehError::from(PeError::NoPe { group: Group(0) });
     assert_eq!(eeh.state(), Err(none.clone()));
     assert_eq!(eeh.unfreeze_io(), Err(none.clone()));
     assert_eq!(eeh.unfreeze_dma(), Err(none.clone()));
@@ -96,20 +97,20 @@ fn emulated_devices_of_pseries_have_no_pe() {
 #[test]
 fn a_container_of_two_groups_is_left_alone() {
     let (model, space) = space(model("powernv9"));
-    let device = Device::open(&space, 0, ADDRESS).unwrap();
-    space.attach_beside(1, 0).unwrap();
-    let shared = EehError::from(PeError::Shared { group: 0, others: vec![1] });
+    let device = Device::open(&space, Group(0), ADDRESS).unwrap();
+    space.attach_beside(Group(1), Group(0)).unwrap();
+    let shared = EehError::from(PeError::Shared { group: Group(0), others: vec![Group(1)] });
     assert_eq!(device.eeh().state(), Err(shared.clone()));
     assert_eq!(device.eeh().recover(), Err(shared));
     // A read still tells that the device does not answer, and why.
-    model.set_eeh_state(0, state::STOPPED);
+    model.set_eeh_state(Group(0), state::STOPPED);
     let bar = device.bar(0, Endian::Big).unwrap();
     assert_eq!(bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
-    model.set_eeh_state(0, state::NORMAL);
-    model.set_eeh_state(1, state::STOPPED);
+    model.set_eeh_state(Group(0), state::NORMAL);
+    model.set_eeh_state(Group(1), state::STOPPED);
     assert_eq!(bar.read::<u32>(0x100), Ok(u32::MAX), "the other group's PE is frozen");
-    model.set_eeh_state(1, state::NORMAL);
-    space.detach(1).unwrap();
+    model.set_eeh_state(Group(1), state::NORMAL);
+    space.detach(Group(1)).unwrap();
     assert_eq!(device.eeh().state(), Ok(PeState::Normal));
 }
 
@@ -118,7 +119,7 @@ fn the_platform_says_what_it_injects() {
     for (preset, loads) in [("powernv8", Ok(())), ("powernv9", Err(Errno::EIO))] {
         let fixture = Fixture::new(preset);
         let inject = |function| match fixture.device.eeh().inject(Injection { function, ..Default::default() }) {
-            Err(EehError::NotInjected { group: 0, errno }) => Err(errno),
+            Err(EehError::NotInjected { group: Group(0), errno }) => Err(errno),
             other => other.map_err(|error| panic!("{error}")),
         };
         assert_eq!((inject(4), inject(0), inject(20)), (Ok(()), loads, Err(Errno::EINVAL)), "{preset}");
@@ -166,10 +167,10 @@ fn a_write_where_only_reading_is_allowed_is_recorded_and_an_emulated_phb_goes_on
 #[test]
 fn a_frozen_device_that_is_opened_again_works() {
     let fixture = Fixture::new("powernv9");
-    fixture.model.set_eeh_state(0, state::STOPPED);
+    fixture.model.set_eeh_state(Group(0), state::STOPPED);
     assert_eq!(fixture.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
     let Fixture { bar, device, space, .. } = fixture;
     drop((bar, device));
-    let device = Device::open(&space, 0, ADDRESS).unwrap();
+    let device = Device::open(&space, Group(0), ADDRESS).unwrap();
     assert_eq!(device.bar(0, Endian::Big).unwrap().read::<u32>(0), Ok(0x0100_00ed));
 }

@@ -2,6 +2,7 @@
 
 use crate::Fixture;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use spapr_iommu::Group;
 use spapr_iommu::device::{DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::host::calls::Failure;
 use spapr_iommu::host::{Errno, Host, Node, RegionArea, calls};
@@ -117,7 +118,7 @@ fn the_host_asks_for_a_device_that_is_taken_away() {
     let fixture = Fixture::new("pseries");
     let request = one(&fixture, InterruptKind::Request);
     assert!(!request.wait(Some(Duration::from_millis(1))).unwrap());
-    fixture.model.unplug(0);
+    fixture.model.unplug(Group(0));
     assert!(fired(&request));
 }
 
@@ -125,7 +126,7 @@ fn the_host_asks_for_a_device_that_is_taken_away() {
 fn the_model_refuses_as_vfio_pci_does() {
     let fixture = Fixture::new("powernv9");
     let (model, set) = (&fixture.model, IrqSet::default());
-    let group = model.open(Node::Group(1)).unwrap();
+    let group = model.open(Node::Group(Group(1))).unwrap();
     assert_eq!(model.set_irqs(group, set, &[]), Err(Errno::ENOTTY));
     let container = model.open(Node::Container).unwrap();
     calls::group_set_container(&**model, group, container).unwrap();

@@ -7,6 +7,7 @@ mod eeh;
 mod interrupts;
 mod open;
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::device::{Bar, Device, Endian};
 use spapr_iommu::host::{Host, Memory};
@@ -36,7 +37,7 @@ pub(crate) struct Fixture {
 pub(crate) fn space(model: Model) -> (Arc<Model>, AddressSpace) {
     let model = Arc::new(model);
     let space = AddressSpace::new(&Registry::new(model.clone()));
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     (model, space)
 }
 
@@ -54,7 +55,7 @@ impl Fixture {
         let memory = model.allocate(SIZE, model.page_shift()).unwrap();
         let lease = space.registry().lease(memory).unwrap();
         space.map(IovaRange::new(Iova(AT), SIZE).unwrap(), memory.start(), permission).unwrap();
-        let device = Device::open(&space, 0, ADDRESS).unwrap();
+        let device = Device::open(&space, Group(0), ADDRESS).unwrap();
         let bar = device.bar(0, Endian::Big).unwrap();
         Self { bar, device, lease, memory, space, model }
     }

@@ -1,6 +1,7 @@
 //! Opening, and what stays open.
 
 use crate::{ADDRESS, Fixture, model, space};
+use spapr_iommu::Group;
 use spapr_iommu::device::{AccessError, Device, DeviceError, Endian};
 use spapr_iommu::host::Errno;
 use spapr_iommu::space::AttachError;
@@ -11,7 +12,7 @@ fn an_open_device_answers_and_is_off_the_bus() {
     for preset in ["powernv8", "powernv9-4k", "pseries"] {
         let fixture = Fixture::new(preset);
         let device = &fixture.device;
-        assert_eq!((device.address(), device.group(), device.id()), (ADDRESS, 0, (0x1234, 0x11e8)));
+        assert_eq!((device.address(), device.group(), device.id()), (ADDRESS, Group(0), (0x1234, 0x11e8)));
         assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed));
         assert_eq!((fixture.bar.size(), fixture.bar.endian()), (1 << 20, Endian::Big));
         assert_eq!(device.config().read::<u16>(4), Ok(2), "{preset}: memory decode only");
@@ -24,12 +25,12 @@ fn an_open_device_answers_and_is_off_the_bus() {
 fn a_device_has_one_driver_at_a_time() {
     let fixture = Fixture::new("powernv9");
     fixture.device.start_dma().unwrap();
-    let refused = Device::open(&fixture.space, 0, ADDRESS).unwrap_err();
+    let refused = Device::open(&fixture.space, Group(0), ADDRESS).unwrap_err();
     assert!(matches!(refused, DeviceError::OpenAlready { .. }), "{refused}");
     assert!(fixture.moves(), "and the first notices nothing");
     let Fixture { bar, device, space, .. } = fixture;
     drop(device);
-    Device::open(&space, 0, ADDRESS).unwrap();
+    Device::open(&space, Group(0), ADDRESS).unwrap();
     assert_eq!(bar.read::<u32>(0), Ok(0x0100_00ed));
 }
 
@@ -37,12 +38,12 @@ fn a_device_has_one_driver_at_a_time() {
 fn what_is_not_there_is_not_opened() {
     let (_model, space) = space(model("pseries"));
     let open = |group, address| Device::open(&space, group, address).unwrap_err();
-    assert_eq!(open(1, "0001:00:00.0"), DeviceError::Open(AttachError::NotAttached { group: 1 }));
-    let missing = open(0, "0000:00:09.0");
+    assert_eq!(open(Group(1), "0001:00:00.0"), DeviceError::Open(AttachError::NotAttached { group: Group(1) }));
+    let missing = open(Group(0), "0000:00:09.0");
     assert!(matches!(missing, DeviceError::Open(AttachError::Open { errno: Errno::ENODEV, .. })), "{missing}");
     // An address that failed is no device that is open.
-    assert_eq!(open(0, "0000:00:09.0"), missing);
-    let device = Device::open(&space, 0, ADDRESS).unwrap();
+    assert_eq!(open(Group(0), "0000:00:09.0"), missing);
+    let device = Device::open(&space, Group(0), ADDRESS).unwrap();
     for index in [1, 6, u32::MAX] {
         let refused = device.bar(index, Endian::Little).unwrap_err();
         assert_eq!(refused, DeviceError::NoBar { device: ADDRESS.into(), index, present: vec![0] });
@@ -52,8 +53,8 @@ fn what_is_not_there_is_not_opened() {
 #[test]
 fn a_device_that_is_gone_is_not_opened() {
     let (model, space) = space(model("pseries"));
-    model.unplug(0);
-    let refused = Device::open(&space, 0, ADDRESS).unwrap_err();
+    model.unplug(Group(0));
+    let refused = Device::open(&space, Group(0), ADDRESS).unwrap_err();
     assert_eq!(refused, DeviceError::Access(AccessError::Gone { device: ADDRESS.into() }));
 }
 
@@ -63,16 +64,16 @@ fn the_group_stays_while_a_bar_or_an_interrupt_is_held() {
     let interrupt = device.enable_interrupts(spapr_iommu::device::InterruptKind::Msi, 1).unwrap();
     drop(device);
     for held in [2, 1] {
-        let refused = space.detach(0).unwrap_err();
-        assert!(matches!(refused, AttachError::DevicesOpen { group: 0, count: 1.. }), "{held}: {refused}");
+        let refused = space.detach(Group(0)).unwrap_err();
+        assert!(matches!(refused, AttachError::DevicesOpen { group: Group(0), count: 1.. }), "{held}: {refused}");
         if held == 2 {
             assert_eq!(bar.read::<u32>(0), Ok(0x0100_00ed));
         }
     }
     drop(bar);
-    assert!(space.detach(0).is_err());
+    assert!(space.detach(Group(0)).is_err());
     drop(interrupt);
-    space.detach(0).unwrap();
+    space.detach(Group(0)).unwrap();
     drop((lease, space));
     model.exit();
     assert!(model.leaks().is_empty());
@@ -81,7 +82,7 @@ fn the_group_stays_while_a_bar_or_an_interrupt_is_held() {
 #[test]
 fn the_low_level_handle_still_works_beside_it() {
     let fixture = Fixture::new("powernv9");
-    let low = fixture.space.device(0, ADDRESS).unwrap();
+    let low = fixture.space.device(Group(0), ADDRESS).unwrap();
     let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();
     let mut id = [0; 4];
     config.read(0, &mut id).unwrap();
@@ -93,7 +94,7 @@ fn the_low_level_handle_still_works_beside_it() {
 fn nobody_changes_the_command_register_behind_the_driver() {
     let fixture = Fixture::new("powernv9");
     fixture.device.start_dma().unwrap();
-    let low = fixture.space.device(0, ADDRESS).unwrap();
+    let low = fixture.space.device(Group(0), ADDRESS).unwrap();
     let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();
     for bytes in [&[0, 0][..], &[2], &[6, 0]] {
         assert_eq!(config.write(4, bytes), Err(Errno::EBUSY));
@@ -116,7 +117,7 @@ fn nobody_changes_the_command_register_behind_the_driver() {
 fn debug_output_is_a_line() {
     let fixture = Fixture::new("powernv9");
     let interrupts = fixture.device.enable_interrupts(spapr_iommu::device::InterruptKind::Msi, 1).unwrap();
-    let (device, low) = (&fixture.device, fixture.space.device(0, ADDRESS).unwrap());
+    let (device, low) = (&fixture.device, fixture.space.device(Group(0), ADDRESS).unwrap());
     assert_eq!(format!("{device:?}"), "Device(0000:00:00.0 1234:11e8 of group 0, DMA off)");
     let texts: [&dyn core::fmt::Debug; 6] =
         [&fixture.bar, device.config(), &interrupts[0], &device.eeh(), &low, &fixture.model];

@@ -3,6 +3,7 @@
 
 use crate::{FIRST, Fixture, PRESETS, RW, SECOND};
 use spapr_iommu::ErrorKind;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::device::eeh::EehError;
 use spapr_iommu::device::{AccessError, DeviceError, InterruptKind};
@@ -147,21 +148,21 @@ fn window_errors() -> Vec<WindowError> {
 fn attach_errors() -> Vec<AttachError> {
     let group = 3;
     vec![
-        AttachError::Obstacle(Obstacle::Busy { group }),
+        AttachError::Obstacle(Obstacle::Busy { group: Group(group) }),
         AttachError::Open { what: "/dev/vfio/3".into(), errno: Errno::EIO },
         AttachError::NoPlatform,
         AttachError::Version { version: 1 },
         AttachError::NoV2,
-        AttachError::AttachedAlready { group },
-        AttachError::NotAttached { group },
-        AttachError::OneGroup { platform: Platform::Pseries, group },
-        AttachError::DevicesOpen { group, count: 1 },
-        AttachError::Windows { group, why: window() },
-        AttachError::OtherFacts { group },
+        AttachError::AttachedAlready { group: Group(group) },
+        AttachError::NotAttached { group: Group(group) },
+        AttachError::OneGroup { platform: Platform::Pseries, group: Group(group) },
+        AttachError::DevicesOpen { group: Group(group), count: 1 },
+        AttachError::Windows { group: Group(group), why: window() },
+        AttachError::OtherFacts { group: Group(group) },
         AttachError::Register(memlock().into()),
         AttachError::Call(call()),
         AttachError::NotRestored(lost()),
-        AttachError::InContainer { group: 1 },
+        AttachError::InContainer { group: Group(1) },
     ]
 }
 

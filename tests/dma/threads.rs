@@ -1,6 +1,7 @@
 //! Several threads that take and drop memory at once.
 
 use crate::{FIRST, Fixture, RW};
+use spapr_iommu::Group;
 use spapr_iommu::dma::{Block, Buffer, Dma, DmaConfig, DmaMask, DmaMemory, Pool, StreamMap};
 use std::thread;
 
@@ -56,7 +57,7 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
 fn threads_open_devices_of_one_group_at_once() {
     let config = DmaConfig::default().without_default_window();
     for _ in 0..50 {
-        let fixture = Fixture::with("powernv9-64k", config, |model| model.with_devices(0, 4));
+        let fixture = Fixture::with("powernv9-64k", config, |model| model.with_devices(Group(0), 4));
         let barrier = std::sync::Barrier::new(4);
         let devices: Vec<_> = thread::scope(|scope| {
             let open = |index: u8| {

@@ -1,6 +1,7 @@
 //! Which window memory is mapped in, and what a device's mask allows.
 
 use crate::{BIG, FIRST, Fixture, PRESETS, RW, SECOND, bits};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use spapr_iommu::dma::{Buffer, DmaConfig, DmaError, DmaMask, OpenError};
 use spapr_iommu::host::{Host, Memory};
@@ -159,7 +160,7 @@ fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
     let config = DmaConfig::default().without_default_window();
     let fixture = Fixture::with("powernv9-64k", config, |model| model.with_free_huge_pages(0));
     let space = fixture.dma.space();
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     let memory = fixture.dma.memory(0x1_0000).unwrap();
     let other = fixture.model.allocate(0x1_0000, PageShift::P64K).unwrap();
     let lease = space.registry().lease(other).unwrap();
@@ -177,7 +178,7 @@ fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
 #[test]
 fn a_default_window_that_was_given_up_serves_nobody() {
     let fixture = Fixture::new("pseries-64k");
-    fixture.dma.space().attach(0).unwrap();
+    fixture.dma.space().attach(Group(0)).unwrap();
     fixture.dma.space().drop_default_window().unwrap();
     assert!(fixture.dma.open(SECOND, bits(30)).is_err());
     let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();

@@ -2,6 +2,7 @@
 //! a device may still reach is nobody else's.
 
 use crate::{FIRST, Fixture, PRESETS, RW, SECOND, apart, bits};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr};
 use spapr_iommu::dma::{Dma, DmaConfig, DmaError, DmaMask, OpenError, ReleaseRefusal, StreamMap};
 use spapr_iommu::host::{Errno, Host, MemlockError, Memory, Obstacle};
@@ -24,7 +25,7 @@ fn a_device_that_is_not_there_is_named_beside_those_that_are() {
 
 #[test]
 fn a_group_with_a_host_driver_is_refused_by_its_name() {
-    let fixture = Fixture::with("powernv9-64k", DmaConfig::default(), |model| model.with_host_driver(0, "nvme"));
+    let fixture = Fixture::with("powernv9-64k", DmaConfig::default(), |model| model.with_host_driver(Group(0), "nvme"));
     let refused = fixture.dma.open(FIRST, DmaMask::ALL).unwrap_err();
     let OpenError::Attach(AttachError::Obstacle(Obstacle::NotViable { driver, .. })) = &refused else {
         panic!("{refused}")

@@ -1,6 +1,7 @@
 //! Under KVM: the kernel keeps the tables and maps by itself. Both are models here; what the kernel
 //! does for a guest's call is done past the library.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RemoveMemoryError, Slot, Slots};
 use spapr_iommu::host::{Host, Memory, calls};
@@ -29,7 +30,10 @@ impl Vm {
         let kvm = KvmModel::new();
         let range = |start, len| IovaRange::new(Iova(start), len).unwrap();
         for group in 0..2 {
-            kvm.set_windows(group, &[(range(0, 2 << 30), PageShift::P4K), (range(BIG, 1 << 32), PageShift::P4K)]);
+            kvm.set_windows(
+                Group(group),
+                &[(range(0, 2 << 30), PageShift::P4K), (range(BIG, 1 << 32), PageShift::P4K)],
+            );
         }
         let slots = Arc::new(Slots::new());
         let user = model.allocate(RAM, Host::page_shift(model.as_ref())).unwrap().start();
@@ -89,7 +93,7 @@ fn the_kernel_keeps_tables_and_a_group_is_attached_to_them_in_the_order_that_wor
         let vm = Vm::new(preset);
         assert!(vm.iommu.table(LIOBN).unwrap().is_in_kernel());
         vm.iommu.h_put_tce(LIOBN, 0x1000, 0x5003).unwrap();
-        vm.phb.attach(0).unwrap();
+        vm.phb.attach(Group(0)).unwrap();
         // Before its devices are opened, with the default window there.
         assert_eq!(vm.kvm.take_log(), ["add 0", "attach 0 to 0x80000000"]);
         assert_eq!(vm.device(0x1000), [Some(0x5000)]);
@@ -97,7 +101,7 @@ fn the_kernel_keeps_tables_and_a_group_is_attached_to_them_in_the_order_that_wor
         assert_eq!(vm.kvm.take_log(), ["create 0x80000001", "attach 0 to 0x80000001"]);
         vm.phb.remove_window(DYNAMIC).unwrap();
         assert_eq!(vm.kvm.take_log(), ["close 0x80000001"]);
-        vm.phb.detach(0).unwrap();
+        vm.phb.detach(Group(0)).unwrap();
         assert_eq!(vm.kvm.take_log(), ["delete 0"]);
         assert_eq!(vm.iommu.h_get_tce(LIOBN, 0x1000), Ok(0x5003));
         vm.ends_clean();
@@ -108,16 +112,16 @@ fn the_kernel_keeps_tables_and_a_group_is_attached_to_them_in_the_order_that_wor
 fn a_group_that_joins_sees_what_the_kernel_mapped_before() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
-        vm.phb.attach(0).unwrap();
+        vm.phb.attach(Group(0)).unwrap();
         vm.phb.create_window(16, 30).unwrap();
         vm.kernel_puts(LIOBN, 0x3000, 0x7003);
         vm.kernel_puts(DYNAMIC, BIG + 0x10000, 0x2_0003);
-        vm.phb.attach(1).unwrap();
+        vm.phb.attach(Group(1)).unwrap();
         assert_eq!(vm.kvm.attached_tables().len(), 4);
         assert_eq!(vm.device(0x3000), [Some(0x7000); 2]);
         assert_eq!(vm.device(BIG + 0x10000), [Some(0x2_0000); 2]);
         // The first leaves, and the kernel goes on for the other.
-        vm.phb.detach(0).unwrap();
+        vm.phb.detach(Group(0)).unwrap();
         vm.kernel_puts(LIOBN, 0x3000, 0);
         assert_eq!(vm.device(0x3000), [None]);
         vm.ends_clean();
@@ -128,7 +132,7 @@ fn a_group_that_joins_sees_what_the_kernel_mapped_before() {
 fn what_comes_to_the_vmm_all_the_same_is_done_over_what_the_kernel_did() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
-        vm.phb.attach(0).unwrap();
+        vm.phb.attach(Group(0)).unwrap();
         for page in 0..8 {
             vm.kernel_puts(LIOBN, page << 12, 0x10_0003 + (page << 12));
         }
@@ -145,8 +149,8 @@ fn what_comes_to_the_vmm_all_the_same_is_done_over_what_the_kernel_did() {
 fn memory_that_the_kernel_mapped_stays_until_the_guest_lets_go() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
-        vm.phb.attach(0).unwrap();
-        vm.phb.attach(1).unwrap();
+        vm.phb.attach(Group(0)).unwrap();
+        vm.phb.attach(Group(1)).unwrap();
         vm.kernel_puts(LIOBN, 0x8000, 0x3003);
         assert!(matches!(vm.iommu.remove_memory(guest(0, RAM)), Err(RemoveMemoryError::Mapped { .. })));
         vm.iommu.keep_memory(guest(0, RAM)).unwrap();
@@ -167,7 +171,7 @@ fn memory_that_the_kernel_mapped_stays_until_the_guest_lets_go() {
 fn a_window_or_a_reset_takes_along_what_the_kernel_mapped() {
     for preset in PRESETS {
         let vm = Vm::new(preset);
-        vm.phb.attach(0).unwrap();
+        vm.phb.attach(Group(0)).unwrap();
         vm.phb.create_window(16, 30).unwrap();
         vm.kernel_puts(DYNAMIC, BIG, 0x1_0003);
         vm.kernel_puts(LIOBN, 0x1000, 0x2003);
@@ -184,7 +188,7 @@ fn a_window_or_a_reset_takes_along_what_the_kernel_mapped() {
 #[test]
 fn a_table_the_kernel_cannot_keep_is_the_librarys() {
     let vm = Vm::new("powernv9-64k");
-    vm.phb.attach(0).unwrap();
+    vm.phb.attach(Group(0)).unwrap();
     vm.kvm.limit(16);
     vm.phb.create_window(16, 30).unwrap();
     assert!(!vm.iommu.table(DYNAMIC).unwrap().is_in_kernel());
@@ -196,7 +200,7 @@ fn a_table_the_kernel_cannot_keep_is_the_librarys() {
 #[test]
 fn tables_that_are_restored_are_the_kernels_with_all_they_had() {
     let source = Vm::new("powernv9-64k");
-    source.phb.attach(0).unwrap();
+    source.phb.attach(Group(0)).unwrap();
     for page in 0..3 {
         source.kernel_puts(LIOBN, page << 12, (0x10_0000 + (page << 12)) | 3);
     }
@@ -207,7 +211,7 @@ fn tables_that_are_restored_are_the_kernels_with_all_they_had() {
     let table = target.kvm.table(LIOBN).unwrap();
     assert_eq!([0, 1, 2, 9].map(|index| table.load(index)), [0x10_0003, 0x10_1003, 0x10_2003, 0]);
     assert_eq!(target.iommu.save(), saved);
-    target.phb.attach(0).unwrap();
+    target.phb.attach(Group(0)).unwrap();
     assert_eq!([0x1000, 0x9000].map(|at| target.device(at)), [vec![Some(0x10_1000)], vec![None]]);
     source.ends_clean();
     target.ends_clean();
@@ -216,7 +220,7 @@ fn tables_that_are_restored_are_the_kernels_with_all_they_had() {
 #[test]
 fn what_the_kernel_mapped_is_counted_before_the_library_maps_over_it() {
     let vm = Vm::new("powernv9-64k");
-    vm.phb.attach(0).unwrap();
+    vm.phb.attach(Group(0)).unwrap();
     vm.kernel_puts(LIOBN, 0x1000, 0x10_0003);
     // An H_PUT_TCE that left the kernel.
     vm.iommu.h_put_tce(LIOBN, 0x1000, 0x20_0003).unwrap();

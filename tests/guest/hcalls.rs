@@ -1,5 +1,6 @@
 //! The hypercalls: their arguments, codes and effects, with and without devices.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
 use spapr_iommu::guest::{GuestMemory, HcallError, Liobn};
 use spapr_iommu::host::Memory;
@@ -13,7 +14,7 @@ fn both(preset: &str, test: impl Fn(&Fixture)) {
     for attached in [false, true] {
         let fixture = Fixture::new(preset);
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         test(&fixture);
         fixture.agrees();
@@ -43,7 +44,7 @@ fn a_tce_is_entered_read_replaced_and_cleared() {
 #[test]
 fn a_list_of_neighbours_is_one_map_and_clearing_it_one_unmap() {
     let fixture = Fixture::new("powernv9-64k");
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     // The host's default window comes to life.
     fixture.iommu.h_put_tce(LIOBN, 0, 3).unwrap();
     fixture.iommu.h_put_tce(LIOBN, 0, 0).unwrap();
@@ -155,7 +156,7 @@ fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
     let iommu = spapr_iommu::guest::GuestIommu::new(&registry, slots.clone());
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(spapr_iommu::guest::PhbConfig::new(1, LIOBN).unwrap()).unwrap();
-    phb.attach(0).unwrap();
+    phb.attach(Group(0)).unwrap();
     iommu.h_put_tce(LIOBN, 0, 0x1003).unwrap();
     host.arm(0, 1, Err(Errno::ENOMEM));
     let refused = iommu.h_put_tce(LIOBN, 0, 0x2003).unwrap_err();

@@ -2,6 +2,7 @@
 //! cannot be afforded is refused before anything is touched.
 
 use spapr_iommu::ErrorKind;
+use spapr_iommu::Group;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::guest::{AddMemoryError, DdwError, GuestIommu, HcallError, Liobn, PhbConfig, PhbError, Slot, Slots};
 use spapr_iommu::host::{Errno, Host, Memory};
@@ -30,7 +31,7 @@ fn both(config: PhbConfig, test: impl Fn(&Fixture)) {
         let fixture = Fixture::over(Model::new("powernv9-64k".parse().unwrap()), config);
         fixture.plug(0, RAM);
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         fixture.phb.create_window(16, 16 + 22).unwrap();
         test(&fixture);
@@ -151,19 +152,19 @@ fn over_limit(why: &WindowError) -> bool {
 fn a_second_group_is_refused_where_its_default_table_has_no_room_and_the_first_works_on() {
     for mapped_first in [false, true] {
         let fixture = limited(2 * DEFAULT - 1);
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         if mapped_first {
             fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
         }
         let calls = fixture.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE");
-        let refused = fixture.phb.attach(1).unwrap_err();
+        let refused = fixture.phb.attach(Group(1)).unwrap_err();
         assert!(matches!(refused, PhbError::Attach(_)), "{refused}");
         assert!(refused.kind() == ErrorKind::Memlock && refused.code().starts_with("over-"), "{}", refused.code());
         assert_eq!(fixture.host.count("VFIO_IOMMU_SPAPR_TCE_CREATE"), calls);
         fixture.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
         fixture.agrees();
         fixture.model.set_memlock(Some(RAM + 2 * DEFAULT), false);
-        fixture.phb.attach(1).unwrap();
+        fixture.phb.attach(Group(1)).unwrap();
         fixture.iommu.h_put_tce(LIOBN, 0x7000, 0x7003).unwrap();
         fixture.agrees();
         fixture.ends_clean();
@@ -175,18 +176,18 @@ fn a_device_behind_a_second_phb_is_refused_where_the_first_one_was_promised_the_
     for mapped_first in [false, true] {
         let fixture = limited(2 * DEFAULT - 1);
         let second = fixture.iommu.add_phb(PhbConfig::new(BUID + 1, Liobn(0x8100_0000)).unwrap()).unwrap();
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         if mapped_first {
             fixture.iommu.h_put_tce(LIOBN, 0x5000, 0x7003).unwrap();
         }
-        let refused = second.attach(1).unwrap_err();
+        let refused = second.attach(Group(1)).unwrap_err();
         assert!(matches!(&refused, PhbError::Window { why, .. } if over_limit(why)), "{refused}");
         assert!(refused.kind() == ErrorKind::Memlock && refused.code().starts_with("over-"), "{}", refused.code());
         assert_eq!(fixture.model.containers().len(), 1);
         fixture.iommu.h_put_tce(LIOBN, 0x6000, 0x7003).unwrap();
         fixture.agrees();
         fixture.model.set_memlock(Some(RAM + 2 * DEFAULT), false);
-        second.attach(1).unwrap();
+        second.attach(Group(1)).unwrap();
         fixture.iommu.h_put_tce(Liobn(0x8100_0000), 0x6000, 0x7003).unwrap();
         fixture.agrees();
         drop(second);
@@ -197,7 +198,7 @@ fn a_device_behind_a_second_phb_is_refused_where_the_first_one_was_promised_the_
 #[test]
 fn memory_that_is_plugged_leaves_the_default_table_its_room() {
     let fixture = limited(DEFAULT + M);
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     let user = fixture.model.allocate(2 * M, Host::page_shift(fixture.model.as_ref())).unwrap().start();
     fixture.slots.plug(Slot { guest: guest(RAM, 2 * M), user }, fixture.model.clone()).unwrap();
     let refused = fixture.iommu.add_memory().unwrap_err();
@@ -211,7 +212,7 @@ fn memory_that_is_plugged_leaves_the_default_table_its_room() {
 /// back.
 fn without_room_for_the_default_window(room: u64) -> Fixture {
     let fixture = limited(DEFAULT + SMALL);
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.phb.create_window(16, 21).unwrap();
     fixture.phb.remove_window(LIOBN).unwrap();
     fixture.put(DYNAMIC, BIG, &tces(0, 32, PageShift::P64K));
@@ -249,7 +250,7 @@ fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
     let faulty = Arc::new(Faulty::new(Arc::clone(&model)));
     let iommu = GuestIommu::new(&Registry::new(faulty.clone()), Arc::new(Slots::new()));
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
-    phb.attach(0).unwrap();
+    phb.attach(Group(0)).unwrap();
     phb.create_window(12, 30).unwrap();
     phb.remove_window(LIOBN).unwrap();
     // REMOVE of the dynamic window, then CREATE of the default one.
@@ -266,8 +267,8 @@ fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
 fn a_device_that_comes_back_needs_no_more_than_its_windows_and_a_small_one() {
     let fixture = without_room_for_the_default_window(SMALL);
     let locked = fixture.model.locked();
-    fixture.phb.detach(0).unwrap();
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.detach(Group(0)).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     assert_eq!(fixture.model.locked(), locked);
     fixture.agrees();
 }

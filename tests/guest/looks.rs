@@ -1,5 +1,6 @@
 //! What a VMM sees of its guest: counts, logs, errors.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, PageShift};
 use spapr_iommu::guest::{
     DeviceAccessError, GuestMemory, HcallError, Liobn, NoMemory, PhbConfig, PhbError, RemoveMemoryError, ResetError,
@@ -33,7 +34,7 @@ fn what_goes_to_a_log_is_a_screen_whatever_is_in_the_tables() {
             drop(fixture.iommu.add_phb(PhbConfig::new(n, Liobn(0x100 + 2 * n as u32)).unwrap()).unwrap())
         });
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         fragmented(&fixture);
         let table = fixture.iommu.table(DYNAMIC).unwrap();
@@ -66,7 +67,7 @@ fn what_goes_to_a_log_is_a_screen_whatever_is_in_the_tables() {
 fn calls_tces_and_refusals_are_counted() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         let registered = fixture.registry.stats();
         assert_eq!((registered.registers, registered.registered), (1, RAM));
         fixture.put(LIOBN, 0, &tces(0, 512, PageShift::P4K));

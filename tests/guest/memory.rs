@@ -1,5 +1,6 @@
 //! Memory and devices that come and go.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift, UserAddr};
 use spapr_iommu::guest::{
     AddMemoryError, GuestIommu, GuestMemory, HcallError, NoMemory, PhbConfig, PhbError, RemoveMemoryError, Slot,
@@ -55,7 +56,7 @@ fn the_owner_of_a_slot_is_held_until_it_is_removed() {
 fn memory_plugged_in_can_be_mapped_at_once_and_is_few_regions() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         assert!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).is_err());
         fixture.plug(RAM, MORE);
         fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3).unwrap();
@@ -84,7 +85,7 @@ fn memory_that_is_mapped_is_not_removed_and_not_mapped_again_until_it_is_kept() 
         let fixture = Fixture::new(preset);
         fixture.plug(RAM, MORE);
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         let slot = guest(RAM, MORE);
         fixture.put(LIOBN, 0x8000, &tces(RAM + 0x1000, 3, PageShift::P4K));
@@ -121,7 +122,7 @@ fn memory_that_devices_could_not_reach_is_not_added() {
     let huge = Memory::allocate(fixture.model.as_ref(), MORE, PageShift::P2M).unwrap().start();
     fixture.slots.plug(Slot { guest: guest(0, MORE), user: huge }, fixture.model.clone()).unwrap();
     fixture.iommu.add_memory().unwrap();
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.phb.create_window(21, 30).unwrap();
     let window =
         fixture.phb.space().status().windows.iter().find(|(window, _)| window.range.start().0 == BIG).unwrap().0;
@@ -144,7 +145,7 @@ fn a_device_joins_while_memory_that_is_mapped_is_to_go() {
     let fixture = Fixture::new("powernv9-64k");
     fixture.put(LIOBN, 0, &tces(0, 4, PageShift::P4K));
     fixture.iommu.remove_memory(guest(0, RAM)).unwrap_err();
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.agrees();
     fixture.ends_clean();
 }
@@ -153,7 +154,7 @@ fn a_device_joins_while_memory_that_is_mapped_is_to_go() {
 fn what_lies_past_memory_that_is_to_go_is_no_ram() {
     let fixture = Fixture::new("powernv9-64k");
     fixture.plug(RAM, MORE);
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.put(LIOBN, 0, &tces(RAM, 3, PageShift::P4K));
     fixture.iommu.remove_memory(guest(RAM, MORE)).unwrap_err();
     let past = GuestAddr(RAM + MORE);
@@ -168,7 +169,7 @@ fn memory_that_went_without_a_word_takes_no_new_tce() {
         let fixture = Fixture::new("powernv9-64k");
         fixture.plug(RAM, MORE);
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         fixture.slots.remove(GuestAddr(RAM)).unwrap();
         let gone = HcallError::Gone { at: GuestAddr(RAM), slot: guest(RAM, MORE) };
@@ -192,11 +193,11 @@ fn a_device_that_joins_later_sees_the_table_with_one_map_per_run() {
         fixture.phb.create_window(16, 30).unwrap();
         fixture.put(DYNAMIC, BIG, &tces(0, 1024, PageShift::P64K));
         assert_eq!(fixture.calls(), (0, 0));
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         let (maps, _) = fixture.calls();
         assert_eq!(maps, 3, "{preset}");
         fixture.agrees();
-        fixture.phb.attach(1).unwrap();
+        fixture.phb.attach(Group(1)).unwrap();
         assert_eq!(fixture.calls().0, 3, "{preset}");
         fixture.agrees();
         fixture.ends_clean();
@@ -207,17 +208,17 @@ fn a_device_that_joins_later_sees_the_table_with_one_map_per_run() {
 fn the_last_device_leaves_the_table_as_it_is() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         fixture.put(LIOBN, 0, &tces(0, 4, PageShift::P4K));
-        fixture.phb.attach(1).unwrap();
-        fixture.phb.detach(0).unwrap();
+        fixture.phb.attach(Group(1)).unwrap();
+        fixture.phb.detach(Group(0)).unwrap();
         fixture.agrees();
-        fixture.phb.detach(1).unwrap();
+        fixture.phb.detach(Group(1)).unwrap();
         assert_eq!(fixture.phb.space().mapped(), (0, 0));
         assert_eq!(fixture.iommu.h_get_tce(LIOBN, 0x3000), Ok(0x3003));
         // Bookkeeping goes on, and comes back with the next device.
         fixture.iommu.h_put_tce(LIOBN, 0x4000, 0x4003).unwrap();
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         fixture.agrees();
         fixture.ends_clean();
     }
@@ -226,7 +227,7 @@ fn the_last_device_leaves_the_table_as_it_is() {
 #[test]
 fn a_guests_page_larger_than_the_hosts_is_several_of_them() {
     let fixture = Fixture::new("powernv9-4k");
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.phb.create_window(24, 32).unwrap();
     fixture.calls();
     fixture.put(DYNAMIC, BIG, &tces(0, 4, PageShift::P16M));
@@ -243,7 +244,7 @@ fn a_page_over_two_slots_leads_to_both() {
     let fixture = Fixture::bare("pseries-64k");
     fixture.plug(0, 8 << 20);
     fixture.plug(8 << 20, 8 << 20);
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     // All of it is 8 MiB aligned, so 16M pages are not offered; 2M pages are, and lie in one slot
     // each.
     assert_eq!(fixture.phb.offer().pages, 0x21_1000);
@@ -262,7 +263,7 @@ fn a_host_without_the_guests_windows_is_refused_and_nothing_changes() {
         guest.plug(0, RAM);
         guest.phb.create_window(16, 32).unwrap();
         guest.put(DYNAMIC, 1 << 58, &tces(0, 8, PageShift::P64K));
-        let refused = guest.phb.attach(0).unwrap_err();
+        let refused = guest.phb.attach(Group(0)).unwrap_err();
         assert!(matches!(refused, PhbError::Elsewhere { start: Iova(BIG), .. }), "{preset}: {refused}");
         assert_eq!(guest.model.containers(), []);
         assert_eq!(guest.iommu.h_get_tce(DYNAMIC, 1 << 58), Ok(3));

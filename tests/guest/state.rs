@@ -1,5 +1,6 @@
 //! Tables that are saved on one host and restored on another.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::guest::{PhbConfig, PhbError, RestoreError, SavedIommu, SavedRun, SavedWindow};
 use spapr_iommu::model::Model;
@@ -8,7 +9,7 @@ use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, PRESE
 /// A guest with something in both windows, on a host of its own.
 fn filled(preset: &str) -> Fixture {
     let fixture = Fixture::new(preset);
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.put(LIOBN, 0x4000, &tces(0x10_0000, 700, PageShift::P4K));
     fixture.iommu.h_put_tce(LIOBN, 0x1000_0000, 0x77_0002).unwrap();
     fixture.iommu.h_stuff_tce(LIOBN, 0x2000_0000, 0xdead_0000, 9).unwrap();
@@ -27,7 +28,7 @@ fn what_was_saved_is_restored_and_devices_see_it_on_another_host() {
         target.put(LIOBN, 0x8000, &tces(0, 3, PageShift::P4K));
         target.iommu.restore(&saved).unwrap();
         assert_eq!(target.iommu.save(), saved);
-        target.phb.attach(0).unwrap();
+        target.phb.attach(Group(0)).unwrap();
         target.agrees();
         assert_eq!(target.iommu.h_get_tce(LIOBN, 0x2000_0000), Ok(0xdead_0000));
         source.ends_clean();
@@ -56,7 +57,7 @@ fn a_host_that_cannot_have_the_windows_says_so_before_anything_changes() {
     source.phb.create_window(16, 32).unwrap();
     target.iommu.restore(&source.iommu.save()).unwrap();
     // powernv has its second window at 1 << 59.
-    assert!(matches!(target.phb.attach(0), Err(PhbError::Elsewhere { .. })));
+    assert!(matches!(target.phb.attach(Group(0)), Err(PhbError::Elsewhere { .. })));
     let changes = target.host.take().iter().filter(|record| record.call.name().contains("TCE_CREATE")).count();
     assert_eq!(changes, 0);
     assert_eq!(target.iommu.save(), source.iommu.save());
@@ -102,7 +103,7 @@ fn a_state_that_is_not_sound_is_refused_and_changes_nothing() {
     }
     let again = SavedRun { first: 5, count: 2, tce: 3 };
     assert!(matches!(window(&|bad| bad.runs = vec![again, again]), RestoreError::Entries { .. }));
-    target.phb.attach(0).unwrap();
+    target.phb.attach(Group(0)).unwrap();
     assert!(matches!(target.iommu.restore(&good), Err(RestoreError::Attached { .. })));
     source.ends_clean();
     target.ends_clean();
@@ -121,7 +122,7 @@ fn entries_that_lead_to_no_ram_here_are_refused_until_it_is_there() {
     assert_eq!(target.phb.translate(Iova(0x4000)), None);
     target.plug(1 << 20, 63 << 20);
     target.iommu.restore(&saved).unwrap();
-    target.phb.attach(0).unwrap();
+    target.phb.attach(Group(0)).unwrap();
     target.agrees();
     source.ends_clean();
     target.ends_clean();

@@ -1,6 +1,7 @@
 //! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's
 //! tables.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, UserAddr, UserRange};
 use spapr_iommu::guest::{GuestIommu, HcallError, PhbConfig, PhbIommu, RemoveMemoryError, VmMemory};
 use spapr_iommu::model::{MemoryKind, Model};
@@ -40,7 +41,7 @@ fn its_regions_are_guest_ram_and_can_be_plugged() {
     let iommu = GuestIommu::new(&registry, Arc::new(VmMemory::new(atomic.clone())));
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
-    phb.attach(0).unwrap();
+    phb.attach(Group(0)).unwrap();
     iommu.h_put_tce(LIOBN, 0, 0x100_0003).unwrap();
     iommu.h_put_tce(LIOBN, 0x1000, 0x200_0003).unwrap_err();
     atomic.lock().unwrap().replace(all);
@@ -141,7 +142,7 @@ fn devices_of_a_model_see_the_bytes_of_memory_that_was_lent() {
     let model = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
     let iommu = GuestIommu::new(&Registry::new(model.clone()), memory.clone());
     // The model knows nothing of this process, unless it is told.
-    iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap().attach(0).unwrap();
+    iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap().attach(Group(0)).unwrap();
     iommu.add_memory().unwrap_err();
     memory.lend_to(model.as_ref()).unwrap();
     memory.lend_to(model.as_ref()).unwrap();

@@ -1,5 +1,6 @@
 //! Dynamic windows, as RTAS calls ask for them, and where the host puts them.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
 use spapr_iommu::guest::{DdwTokens, GuestMemory, Liobn, PhbConfig, PhbError, RtasCall};
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, LIST, PRESETS, iova, tces};
@@ -26,7 +27,7 @@ fn a_window_is_offered_made_filled_and_removed() {
     for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
         let fixture = Fixture::new(preset);
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         let five = rtas(&fixture, TOKENS.query, &[0, HIGH, LOW], 5);
         let six = rtas(&fixture, TOKENS.query, &[0, HIGH, LOW], 6);
@@ -53,7 +54,7 @@ fn a_reset_brings_the_default_window_back_empty() {
     for (preset, attached) in PRESETS.iter().flat_map(|preset| [(preset, false), (preset, true)]) {
         let fixture = Fixture::new(preset);
         if attached {
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
         }
         fixture.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
         rtas(&fixture, TOKENS.create, &[0, HIGH, LOW, 16, 31], 4);
@@ -74,7 +75,7 @@ fn a_reset_brings_the_default_window_back_empty() {
 #[test]
 fn wrong_cells_get_a_status_and_nothing_else() {
     let fixture = Fixture::new("powernv9-64k");
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     let wrong = |token, args: &[u32], rets| {
         let results = rtas(&fixture, token, args, rets);
         assert_eq!(results[0], PARAMETER, "{args:x?}");
@@ -168,7 +169,7 @@ fn two_dynamic_windows_can_be_had_once_the_default_one_is_gone() {
 fn with_a_device_a_second_dynamic_window_is_what_the_host_can_have() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         fixture.phb.remove_window(LIOBN).unwrap();
         fixture.phb.create_window(16, 32).unwrap();
         let offer = fixture.phb.offer();
@@ -191,8 +192,8 @@ fn a_reset_of_the_machine_resets_every_phb() {
         let fixture = Fixture::new(preset);
         let other = fixture.iommu.add_phb(PhbConfig::new(7, Liobn(0x100)).unwrap()).unwrap();
         if attached {
-            fixture.phb.attach(0).unwrap();
-            other.attach(1).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
+            other.attach(Group(1)).unwrap();
         }
         fixture.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
         other.create_window(16, 30).unwrap();
@@ -212,12 +213,12 @@ fn a_reset_of_the_machine_resets_every_phb() {
 #[test]
 fn a_phb_is_removed_once_its_devices_are_gone() {
     let fixture = Fixture::new("powernv9-64k");
-    fixture.phb.attach(0).unwrap();
+    fixture.phb.attach(Group(0)).unwrap();
     fixture.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
-    assert_eq!(fixture.iommu.remove_phb(BUID), Err(PhbError::InUse { buid: BUID, group: 0 }));
+    assert_eq!(fixture.iommu.remove_phb(BUID), Err(PhbError::InUse { buid: BUID, group: Group(0) }));
     assert_eq!(fixture.iommu.remove_phb(7), Err(PhbError::NoPhb { buid: 7 }));
     fixture.agrees();
-    fixture.phb.detach(0).unwrap();
+    fixture.phb.detach(Group(0)).unwrap();
     fixture.iommu.remove_phb(BUID).unwrap();
     assert!(fixture.iommu.phb(BUID).is_none());
     assert_eq!(
@@ -226,12 +227,12 @@ fn a_phb_is_removed_once_its_devices_are_gone() {
     );
     // Whoever has it still can do nothing with it.
     let removed = PhbError::Removed { buid: BUID };
-    assert_eq!(fixture.phb.attach(0), Err(removed.clone()));
+    assert_eq!(fixture.phb.attach(Group(0)), Err(removed.clone()));
     assert_eq!(fixture.phb.create_window(16, 30).unwrap_err(), removed.clone().into());
     assert_eq!(fixture.phb.reset_windows(), Err(removed.into()));
     assert_eq!(fixture.phb.translate(Iova(0)), None);
     let again = fixture.iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
-    again.attach(0).unwrap();
+    again.attach(Group(0)).unwrap();
     fixture.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
     drop(again);
     fixture.agrees();
@@ -259,7 +260,7 @@ fn remove_query_create(fixture: &Fixture) {
 fn a_guest_that_removes_its_default_window_first_gets_the_dynamic_one_where_it_always_is() {
     for preset in PRESETS.iter().filter(|preset| !preset.contains("4k")) {
         let fixture = Fixture::new(preset);
-        fixture.phb.attach(0).unwrap();
+        fixture.phb.attach(Group(0)).unwrap();
         fixture.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
         remove_query_create(&fixture);
         fixture.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
@@ -269,7 +270,7 @@ fn a_guest_that_removes_its_default_window_first_gets_the_dynamic_one_where_it_a
         let made: [u32; 4] = rtas_rets(&fixture, RtasCall::CreatePeDmaWindow, &[0, HIGH, LOW, 16, 32]);
         assert_eq!(made[2..], [0x800_0000, 0], "{preset}");
         fixture.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
-        fixture.phb.attach(1).unwrap();
+        fixture.phb.attach(Group(1)).unwrap();
         fixture.agrees();
         // A reset brings the default window back, and the dynamic one goes beside it as before.
         rtas_rets::<1>(&fixture, RtasCall::ResetPeDmaWindow, &[0, HIGH, LOW]);
@@ -286,7 +287,7 @@ fn a_device_comes_back_to_a_guest_without_its_default_window() {
     for preset in PRESETS.iter().filter(|preset| !preset.contains("4k")) {
         for create_first in [false, true] {
             let fixture = Fixture::new(preset);
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
             if create_first {
                 rtas_rets::<4>(&fixture, RtasCall::CreatePeDmaWindow, &[0, HIGH, LOW, 16, 33]);
                 rtas_rets::<1>(&fixture, RtasCall::RemovePeDmaWindow, &[LIOBN.0]);
@@ -295,22 +296,22 @@ fn a_device_comes_back_to_a_guest_without_its_default_window() {
             }
             fixture.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
             let locked = fixture.model.locked();
-            fixture.phb.detach(0).unwrap();
-            fixture.phb.attach(0).unwrap();
+            fixture.phb.detach(Group(0)).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
             assert_eq!(fixture.model.locked(), locked, "{preset}: the same windows as a moment ago");
             fixture.agrees();
             // The same on another host that is alike, and for a first device that is plugged late.
             let saved = fixture.iommu.save();
             let target = Fixture::new(preset);
             target.iommu.restore(&saved).unwrap();
-            target.phb.attach(1).unwrap();
+            target.phb.attach(Group(1)).unwrap();
             assert_eq!((target.model.locked(), target.iommu.save()), (locked, saved));
             target.agrees();
             let late = Fixture::new(preset);
             rtas_rets::<1>(&late, RtasCall::RemovePeDmaWindow, &[LIOBN.0]);
             rtas_rets::<4>(&late, RtasCall::CreatePeDmaWindow, &[0, HIGH, LOW, 16, 33]);
             late.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
-            late.phb.attach(0).unwrap();
+            late.phb.attach(Group(0)).unwrap();
             late.agrees();
             [fixture, target, late].into_iter().for_each(Fixture::ends_clean);
         }

@@ -1,6 +1,7 @@
 //! Calls beside those of v2: the VFIO core, GET_INFO, EEH, v1 containers.
 
 use super::*;
+use spapr_iommu::Group;
 use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::MemoryKind;
@@ -30,7 +31,7 @@ fn set_iommu_wants_a_group_and_a_known_type_once() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
     assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), Err(Errno::EINVAL));
-    let group = model.open(Node::Group(0)).unwrap();
+    let group = model.open(Node::Group(Group(0))).unwrap();
     assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), OK);
     assert_eq!(model.run_call(container, &mut Call::Enable), Err(Errno::EINVAL));
     assert_eq!(model.run_call(container, &mut Call::SetIommu(1)), Err(Errno::ENODEV));
@@ -43,7 +44,7 @@ fn set_iommu_wants_a_group_and_a_known_type_once() {
 fn eeh_is_an_extension_where_there_is_some_and_never_a_type() {
     for (preset, expected) in [("powernv8", Errno::EINVAL), ("pseries", Errno::ENODEV)] {
         let model = model(preset);
-        let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(0)).unwrap());
+        let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(Group(0))).unwrap());
         assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), OK);
         assert_eq!(model.run_call(container, &mut Call::SetIommu(eeh::EXTENSION)), Err(expected), "{preset}");
         assert_eq!(model.run_call(container, &mut Call::SetIommu(7)), OK);
@@ -156,7 +157,7 @@ fn eeh_on_powernv_answers_every_operation() {
 #[test]
 fn a_frozen_pe_is_brought_back_step_by_step() {
     let b = fixture("powernv9");
-    b.model.set_eeh_state(0, eeh::state::STOPPED);
+    b.model.set_eeh_state(Group(0), eeh::state::STOPPED);
     let states =
         [eeh::op::UNFREEZE_IO, eeh::op::UNFREEZE_DMA, eeh::op::RESET_HOT, eeh::op::RESET_DEACTIVATE].map(|op| {
             let before = eeh_op(&b, eeh::op::GET_STATE).unwrap();
@@ -213,7 +214,7 @@ fn enable_charges_the_whole_window() {
 #[test]
 fn a_v1_container_takes_one_group() {
     let b = v1("powernv9");
-    let other = spapr_iommu::host::Host::open(&b.model, spapr_iommu::host::Node::Group(1)).unwrap();
+    let other = spapr_iommu::host::Host::open(&b.model, spapr_iommu::host::Node::Group(Group(1))).unwrap();
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), Err(Errno::EBUSY));
 }
 

@@ -1,6 +1,7 @@
 //! The `edu` device: registers, and DMA through the tables.
 
 use super::*;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node, Region};
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
@@ -161,7 +162,7 @@ fn the_old_mappings_under_a_failed_map_are_gone() {
 
 #[test]
 fn every_group_of_a_container_sees_the_same_windows() {
-    let b = Fixture::on(model("powernv9").with_devices(1, 2), &[0, 1], 7);
+    let b = Fixture::on(model("powernv9").with_devices(Group(1), 2), &[0, 1], 7);
     let memory = mapped(&b, b"shared");
     let edu = Edu::open(&b, 1, "0001:00:01.0");
     edu.copy(0, 0x1000, 6);
@@ -178,13 +179,13 @@ fn a_frozen_pe_reads_ones_and_does_no_dma() {
     let memory = mapped(&b, b"x");
     let edu = Edu::open(&b, 0, DEVICE);
     edu.transfer(0, BUFFER, 1, 1);
-    b.model.set_eeh_state(0, eeh::state::STOPPED);
+    b.model.set_eeh_state(Group(0), eeh::state::STOPPED);
     let mut id = [0; 4];
     edu.bar.read(0, &mut id).unwrap();
     assert_eq!(id, [0xff; 4]);
     edu.transfer(BUFFER, 0x1000, 1, 3);
     assert_eq!(text(&b, at(memory, 0x1000), 1), [0]);
-    b.model.set_eeh_state(0, eeh::state::NORMAL);
+    b.model.set_eeh_state(Group(0), eeh::state::NORMAL);
     edu.transfer(BUFFER, 0x1000, 1, 3);
     assert_eq!(text(&b, at(memory, 0x1000), 1), b"x");
 }

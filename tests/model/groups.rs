@@ -1,6 +1,7 @@
 //! Groups, containers and the order files are closed in.
 
 use super::*;
+use spapr_iommu::Group;
 use spapr_iommu::host::{Call, Errno, Host, Node, Obstacle};
 use spapr_iommu::uapi::{spapr, vfio};
 use spapr_iommu_tests::by_address::RunCall;
@@ -17,35 +18,35 @@ fn status(b: &Fixture, group: usize) -> u32 {
 #[test]
 fn a_group_has_one_opener() {
     let model = model("powernv9");
-    assert_eq!(model.obstacle(Node::Group(0)), None);
-    let group = model.open(Node::Group(0)).unwrap();
-    assert_eq!(model.open(Node::Group(0)), Err(Errno::EBUSY));
-    assert_eq!(model.obstacle(Node::Group(0)), Some(Obstacle::Busy { group: 0 }));
+    assert_eq!(model.obstacle(Node::Group(Group(0))), None);
+    let group = model.open(Node::Group(Group(0))).unwrap();
+    assert_eq!(model.open(Node::Group(Group(0))), Err(Errno::EBUSY));
+    assert_eq!(model.obstacle(Node::Group(Group(0))), Some(Obstacle::Busy { group: Group(0) }));
     model.close(group);
-    assert!(model.open(Node::Group(0)).is_ok());
+    assert!(model.open(Node::Group(Group(0))).is_ok());
 }
 
 #[test]
 fn a_missing_group_is_named_with_those_that_are_there() {
     let model = model("powernv9").with_groups(3);
-    assert_eq!(model.open(Node::Group(9)), Err(Errno::ENOENT));
+    assert_eq!(model.open(Node::Group(Group(9))), Err(Errno::ENOENT));
     assert_eq!(
-        model.obstacle(Node::Group(9)),
-        Some(Obstacle::NoGroup { group: 9, device: None, present: vec![0, 1, 2] })
+        model.obstacle(Node::Group(Group(9))),
+        Some(Obstacle::NoGroup { group: Group(9), device: None, present: vec![Group(0), Group(1), Group(2)] })
     );
 }
 
 #[test]
 fn a_group_with_a_host_driver_is_not_viable() {
-    let model = model("powernv9").with_host_driver(0, "nvme");
+    let model = model("powernv9").with_host_driver(Group(0), "nvme");
     let container = model.open(Node::Container).unwrap();
-    let group = model.open(Node::Group(0)).unwrap();
+    let group = model.open(Node::Group(Group(0))).unwrap();
     let mut call = Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 9 });
     assert_eq!(model.run_call(group, &mut call), OK);
     assert_eq!(call, Call::GroupGetStatus(vfio::GroupStatus { argsz: 8, flags: 0 }));
     assert_eq!(model.run_call(group, &mut Call::GroupSetContainer(container)), Err(Errno::EPERM));
     let (device, driver) = ("0000:00:01.0".to_owned(), "nvme".to_owned());
-    assert_eq!(model.obstacle(Node::Group(0)), Some(Obstacle::NotViable { group: 0, device, driver }));
+    assert_eq!(model.obstacle(Node::Group(Group(0))), Some(Obstacle::NotViable { group: Group(0), device, driver }));
     let devices = model.groups()[0].devices.clone();
     assert_eq!(devices.iter().map(|d| d.driver.as_deref()).collect::<Vec<_>>(), [Some("vfio-pci"), Some("nvme")]);
 }
@@ -53,7 +54,7 @@ fn a_group_with_a_host_driver_is_not_viable() {
 #[test]
 fn set_container_wants_a_container_once() {
     let b = fixture("powernv9");
-    let other = b.model.open(Node::Group(1)).unwrap();
+    let other = b.model.open(Node::Group(Group(1))).unwrap();
     assert_eq!(status(&b, 0), vfio::GROUP_FLAGS_VIABLE | vfio::GROUP_FLAGS_CONTAINER_SET);
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(spapr_iommu::host::Fd(999))), Err(Errno::EBADF));
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(other)), Err(Errno::EBADFD));
@@ -65,13 +66,13 @@ fn set_container_wants_a_container_once() {
 fn a_device_opens_only_behind_a_bound_container() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
-    let group = model.open(Node::Group(0)).unwrap();
+    let group = model.open(Node::Group(Group(0))).unwrap();
     let node = Node::Device { group, name: "0000:00:00.0" };
     assert_eq!(model.open(Node::Device { group, name: "0000:00:07.0" }), Err(Errno::ENODEV));
     assert_eq!(model.open(node), Err(Errno::EINVAL));
     let (device, devices) = ("0000:00:07.0".to_owned(), vec!["0000:00:00.0".to_owned()]);
     let missing = model.obstacle(Node::Device { group, name: "0000:00:07.0" });
-    assert_eq!((missing, model.obstacle(node)), (Some(Obstacle::NoDevice { group: 0, device, devices }), None));
+    assert_eq!((missing, model.obstacle(node)), (Some(Obstacle::NoDevice { group: Group(0), device, devices }), None));
     model.run_call(group, &mut Call::GroupSetContainer(container)).unwrap();
     assert_eq!(model.open(node), Err(Errno::EINVAL));
     model.run_call(container, &mut Call::SetIommu(spapr::TCE_V2_IOMMU)).unwrap();
@@ -89,10 +90,10 @@ fn a_device_file_holds_its_group() {
     let device = b.model.open(Node::Device { group: b.groups[0], name: "0000:00:00.0" }).unwrap();
     b.close_all();
     assert_eq!(b.mapped(memory), 16, "nothing was detached yet");
-    assert_eq!(b.model.open(Node::Group(0)), Err(Errno::EBUSY));
+    assert_eq!(b.model.open(Node::Group(Group(0))), Err(Errno::EBUSY));
     b.model.close(device);
     assert_eq!((b.model.regions(), b.model.locked()), (vec![], 0));
-    assert!(b.model.open(Node::Group(0)).is_ok());
+    assert!(b.model.open(Node::Group(Group(0))).is_ok());
 }
 
 #[test]
@@ -138,5 +139,5 @@ fn the_processs_end_closes_all_and_shows_what_is_left() {
     assert_eq!(b.map(memory.start(), 0, 0x10000), OK);
     b.model.exit();
     assert_eq!((b.model.locked(), b.violations()), (0, vec![]));
-    assert!(b.model.open(Node::Group(0)).is_ok());
+    assert!(b.model.open(Node::Group(Group(0))).is_ok());
 }

@@ -12,6 +12,7 @@ mod twin;
 mod windows;
 
 use proptest::prelude::*;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
 use spapr_iommu::model::{Model, Violation};
@@ -46,7 +47,7 @@ impl Fixture {
         let container = model.open(Node::Container).unwrap();
         let mut fixture = Self { model, container, groups: Vec::new() };
         for group in groups {
-            let fd = fixture.model.open(Node::Group(*group)).unwrap();
+            let fd = fixture.model.open(Node::Group(Group(*group))).unwrap();
             assert_eq!(fixture.on_fd(fd, Call::GroupSetContainer(container)), OK);
             fixture.groups.push(fd);
         }

@@ -1,6 +1,7 @@
 //! REGISTER and UNREGISTER: regions of the whole process.
 
 use super::*;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{PageShift, UserAddr};
 use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
@@ -93,7 +94,7 @@ fn the_limit_of_locked_memory_is_kept() {
 /// A second container with group 1.
 fn second(b: &Fixture) -> (Fd, Fd) {
     let container = b.model.open(Node::Container).unwrap();
-    let group = b.model.open(Node::Group(1)).unwrap();
+    let group = b.model.open(Node::Group(Group(1))).unwrap();
     assert_eq!(b.on_fd(group, Call::GroupSetContainer(container)), OK);
     assert_eq!(b.on_fd(container, Call::SetIommu(7)), OK);
     (container, group)

@@ -2,6 +2,7 @@
 //! container.
 
 use super::*;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr};
 use spapr_iommu::host::{Call, Errno, Host, Node};
 use spapr_iommu::model::{Leak, Violation};
@@ -148,7 +149,7 @@ fn a_small_powernv_window_is_larger_than_asked_for() {
 fn a_new_group_gets_the_windows_that_are_there() {
     let b = fixture("powernv9");
     b.create(16, 1 << 30, 1).unwrap();
-    let other = b.model.open(Node::Group(1)).unwrap();
+    let other = b.model.open(Node::Group(Group(1))).unwrap();
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), OK);
     assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
     assert_eq!(b.model.tables(b.container).len(), 2);
@@ -238,7 +239,7 @@ fn a_second_dynamic_window_poisons_the_pe_for_ever() {
     b.close_all();
     // Another container of the same PE gets no window either, and each attempt leaks.
     let container = b.model.open(Node::Container).unwrap();
-    let group = b.model.open(Node::Group(0)).unwrap();
+    let group = b.model.open(Node::Group(Group(0))).unwrap();
     assert_eq!(b.on_fd(group, Call::GroupSetContainer(container)), OK);
     assert_eq!(b.on_fd(container, Call::SetIommu(7)), OK);
     let b = Fixture { model: b.model, container, groups: vec![group] };
@@ -307,7 +308,7 @@ fn two_groups_cannot_share_windows() {
 fn a_second_group_does_not_come_to_a_window() {
     let b = fixture("pseries");
     b.create(16, 1 << 30, 1).unwrap();
-    let other = b.model.open(Node::Group(1)).unwrap();
+    let other = b.model.open(Node::Group(Group(1))).unwrap();
     assert_eq!(b.on_fd(other, Call::GroupSetContainer(b.container)), Err(Errno::EPERM));
     assert_eq!(b.violations(), []);
 }

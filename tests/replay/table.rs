@@ -1,5 +1,6 @@
 //! How many calls of the kernel a large guest costs.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
 use spapr_iommu::host::{Host, Memory};
@@ -41,7 +42,7 @@ impl Guest {
         let iommu = GuestIommu::new(&registry, Arc::clone(&memory) as Arc<dyn GuestMemory>);
         iommu.add_memory().unwrap();
         let phb = iommu.add_phb(PhbConfig::new(BUID, Liobn(0x8000_0000)).unwrap()).unwrap();
-        (0..groups).for_each(|group| phb.attach(group).unwrap());
+        (0..groups).for_each(|group| phb.attach(Group(group)).unwrap());
         let args = [0, (BUID >> 32) as u32, BUID as u32, PAGE.get(), RAM.trailing_zeros()];
         let mut rets = [0; 4];
         iommu.rtas(RtasCall::CreatePeDmaWindow, &args, &mut rets).unwrap();
@@ -91,7 +92,7 @@ fn a_container_that_joins_gets_one_map_per_run() {
         let guest = Guest::new(groups);
         guest.put_all();
         guest.maps();
-        guest.phb.attach(groups).unwrap();
+        guest.phb.attach(Group(groups)).unwrap();
         assert_eq!(guest.maps(), pieces, "one run, cut only where a MAP would keep the processor too long");
     }
 }
@@ -110,7 +111,7 @@ fn runs_are_as_long_as_the_guest_makes_them_whatever_lists_they_came_in() {
         }
         guest.put(3584, |entry| entry);
         assert_eq!(guest.maps(), if groups == 0 { 0 } else { 7 });
-        guest.phb.attach(groups).unwrap();
+        guest.phb.attach(Group(groups)).unwrap();
         assert_eq!(guest.maps(), 3);
     }
 }

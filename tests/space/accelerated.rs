@@ -2,6 +2,7 @@
 //! would.
 
 use crate::fixture::{BIG, Fixture, PRESETS, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::calls;
 use spapr_iommu::space::MapRequest;
@@ -75,12 +76,12 @@ fn a_space_that_ends_with_maps_of_kvms_loses_nothing() {
         let lease = fixture.registry.lease(ram).unwrap();
         fixture.space.pin_for_kvm(&[ram]).unwrap();
         kvm_maps(&fixture, iova(0, SIZE), ram);
-        fixture.space.attach(1).unwrap();
+        fixture.space.attach(Group(1)).unwrap();
         fixture.space.pin_for_kvm(&[ram]).unwrap();
         kvm_maps(&fixture, iova(SIZE, SIZE), ram);
         // Neither end knows what is mapped, and whoever gives the memory back does not either.
         drop(lease);
-        fixture.space.detach(0).unwrap();
+        fixture.space.detach(Group(0)).unwrap();
         fixture.ends_clean();
     }
 }

@@ -4,6 +4,7 @@
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
 use crate::kernel_rules::Told;
 use spapr_iommu::ErrorKind;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::MemlockError;
 use spapr_iommu::model::Model;
@@ -32,14 +33,14 @@ fn over_limit(error: &WindowError) -> bool {
 fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
     for mapped_first in [false, true] {
         let fixture = Fixture::with(limited(M + 2 * DEFAULT - 1));
-        fixture.space.attach(0).unwrap();
+        fixture.space.attach(Group(0)).unwrap();
         let ram = fixture.allocate(M);
         let _lease = fixture.registry.lease(ram).unwrap();
         if mapped_first {
             fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         }
         let before = fixture.model.locked();
-        let error = fixture.space.attach(1).unwrap_err();
+        let error = fixture.space.attach(Group(1)).unwrap_err();
         let AttachError::Windows { why, .. } = &error else { panic!("{error}") };
         assert!(over_limit(why), "{error}");
         assert_eq!((fixture.model.locked(), fixture.model.containers().len()), (before, 1));
@@ -47,7 +48,7 @@ fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
             fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         }
         fixture.model.set_memlock(Some(M + 2 * DEFAULT), false);
-        fixture.space.attach(1).unwrap();
+        fixture.space.attach(Group(1)).unwrap();
         fixture.agrees();
     }
 }
@@ -55,7 +56,7 @@ fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
 #[test]
 fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     let fixture = Fixture::with(limited(DEFAULT + M));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
     let ram = fixture.allocate(2 * M);
     let error = fixture.registry.lease(ram).unwrap_err();
@@ -63,7 +64,7 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     assert_eq!((*missing, *promised), (M, DEFAULT));
     assert!(error.to_string().contains("8 MiB promised to default windows"), "{error}");
     let other = AddressSpace::new(&fixture.registry);
-    other.attach(1).unwrap();
+    other.attach(Group(1)).unwrap();
     let error = other.reserve(iova(0, M)).unwrap_err();
     assert!(over_limit(&error), "{error}");
     other.drop_default_window().unwrap();
@@ -74,14 +75,14 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     other.create_window(&WindowRequest::bytes(8 * G)).unwrap();
     drop(other);
     fixture.space.reserve(iova(0, M)).unwrap();
-    fixture.space.detach(0).unwrap();
+    fixture.space.detach(Group(0)).unwrap();
     drop(fixture.registry.lease(ram).unwrap());
 }
 
 #[test]
 fn a_promise_is_kept() {
     let fixture = Fixture::with(limited(DEFAULT + M));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
     let ram = fixture.allocate(M);
     let _lease = fixture.registry.lease(ram).unwrap();
@@ -95,7 +96,7 @@ fn a_window_that_is_made_anew_is_afforded_with_what_the_old_one_gives_back() {
     // 2 MiB for 8 GiB of 64K pages; the next size takes two levels and a little more than twice
     // that.
     let fixture = Fixture::with(limited(0));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     fixture.space.drop_default_window().unwrap();
     fixture.model.set_memlock(Some(5 * M), false);
     fixture.space.reserve(iova(BIG, 8 * G)).unwrap();
@@ -108,7 +109,7 @@ fn a_window_that_is_made_anew_is_afforded_with_what_the_old_one_gives_back() {
 #[test]
 fn a_window_in_the_place_of_another_is_afforded_before_that_goes() {
     let fixture = Fixture::with(limited(DEFAULT + 3 * M));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     let ram = fixture.allocate(M);
     let _lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
@@ -137,7 +138,7 @@ fn of_two_windows_at_the_same_moment_the_one_that_fits_is_made_and_the_other_ref
         let registry = Registry::new(Arc::new(host));
         let spaces = [0, 1].map(|group| {
             let space = AddressSpace::new(&registry);
-            space.attach(group).unwrap();
+            space.attach(Group(group)).unwrap();
             space.drop_default_window().unwrap();
             space
         });
@@ -165,7 +166,7 @@ fn a_window_refused_for_the_limit_is_made_once_the_limit_is_lifted() {
     // What others in the process lock between the look and the charge.
     let host = Arc::new(Told::new(model.clone()));
     let space = AddressSpace::new(&Registry::new(host.clone()));
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     space.drop_default_window().unwrap();
     let request = WindowRequest::bytes(16 * G);
     host.blind.store(2, Ordering::Relaxed);
@@ -183,7 +184,7 @@ fn a_window_the_machine_had_no_memory_for_is_made_once_there_is_more() {
     let told = Told::new(model);
     let host = Arc::new(Told { available: AtomicU64::new(100 * M), leaks: AtomicU64::new(4 * M), ..told });
     let space = AddressSpace::new(&Registry::new(host.clone()));
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     let request = WindowRequest::bytes(16 * G);
     assert!(matches!(space.create_window(&request), Err(WindowError::Call { .. })));
     let again = space.create_window(&request).unwrap_err();
@@ -207,7 +208,7 @@ fn however_much_is_mapped_a_space_and_a_registry_show_themselves_on_a_screen() {
 
 fn limited_bench(preset: &str, limit: u64) -> Fixture {
     let fixture = Fixture::with(Model::new(preset.parse().unwrap()).with_memlock(Some(limit)));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     fixture
 }
 
@@ -265,6 +266,6 @@ fn too_little_locked_memory_is_one_kind_whatever_failed() {
     // A group that joins needs a table for what the first one has.
     fixture.model.set_memlock(Some(9 * M), false);
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
-    let attach = fixture.space.attach(1).unwrap_err();
+    let attach = fixture.space.attach(Group(1)).unwrap_err();
     assert_eq!((attach.kind(), attach.code()), (ErrorKind::Memlock, "over-limit"), "{attach}");
 }

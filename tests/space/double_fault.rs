@@ -2,6 +2,7 @@
 //! is lost, and no more, is what the tables miss; what devices may still reach is named, too.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{IovaRange, UserRange};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Model};
@@ -40,9 +41,9 @@ impl Trial {
         let faulty = Arc::new(Faulty::new(model.clone()));
         let registry = Registry::new(faulty.clone());
         let space = AddressSpace::new(&registry);
-        (0..containers).for_each(|group| space.attach(group).unwrap());
+        (0..containers).for_each(|group| space.attach(Group(group)).unwrap());
         if shared {
-            space.attach_beside(3, containers - 1).unwrap();
+            space.attach_beside(Group(3), Group(containers - 1)).unwrap();
         }
         let fixture = Fixture { model, registry, space };
         let ram = fixture.allocate(16 * M);
@@ -157,7 +158,7 @@ fn unmap(trial: &Trial) -> End {
 }
 
 fn detach(trial: &Trial) -> End {
-    match trial.fixture.space.detach(3) {
+    match trial.fixture.space.detach(Group(3)) {
         Ok(()) => End::Done,
         Err(AttachError::NotRestored(error)) => End::NotRestored(error),
         Err(_) => End::Refused,

@@ -1,6 +1,7 @@
 //! The kernel fails a call: afterwards all is as before, or the error says what is not.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, UserRange};
 use spapr_iommu::host::Errno;
 use spapr_iommu::model::{Faulty, Model, Preset};
@@ -29,7 +30,7 @@ impl Trial {
         let faulty = Arc::new(Faulty::new(model.clone()));
         let registry = Registry::new(faulty.clone());
         let space = AddressSpace::new(&registry);
-        (0..count).for_each(|group| space.attach(group).unwrap());
+        (0..count).for_each(|group| space.attach(Group(group)).unwrap());
         let fixture = Fixture { model, registry, space };
         let ram = fixture.allocate(16 * M);
         let lease = fixture.registry.lease(ram).unwrap();
@@ -100,7 +101,7 @@ fn an_attach_that_fails_at_any_call_is_undone() {
         let (trial, _lease) = Trial::new();
         let before = (trial.fixture.space.mappings(), trial.fixture.registry.regions(), trial.fixture.model.locked());
         trial.faulty.arm(call, 1, Err(Errno::EPERM));
-        let worked = trial.fixture.space.attach(2).is_ok();
+        let worked = trial.fixture.space.attach(Group(2)).is_ok();
         assert_eq!(trial.faulty.disarm() > 0, !worked, "call {call}");
         trial.fixture.agrees();
         if worked {
@@ -149,7 +150,7 @@ fn what_cannot_be_put_back_is_named() {
     let error = trial.fixture.space.unmap(iova(BIG, 2 * M)).unwrap_err();
     assert!(matches!(error, UnmapError::NotRestored(_)), "{error}");
     trial.faulty.disarm();
-    assert!(matches!(trial.fixture.space.attach(0), Err(AttachError::AttachedAlready { .. })));
+    assert!(matches!(trial.fixture.space.attach(Group(0)), Err(AttachError::AttachedAlready { .. })));
 }
 
 #[test]

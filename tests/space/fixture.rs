@@ -1,5 +1,6 @@
 //! A model with a registry and a space over it, and the question whether all three agree.
 
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Host, Memory, Platform};
 use spapr_iommu::map::IntervalMap;
@@ -49,7 +50,7 @@ impl Fixture {
     /// With group 0 attached.
     pub(crate) fn new(preset: &str) -> Self {
         let fixture = Self::with(Model::new(preset.parse::<Preset>().unwrap()));
-        fixture.space.attach(0).unwrap();
+        fixture.space.attach(Group(0)).unwrap();
         fixture
     }
 

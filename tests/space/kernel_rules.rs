@@ -2,6 +2,7 @@
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use parking_lot::Mutex;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift, UserRange};
 use spapr_iommu::host::{
     Call, Errno, Extent, Fd, GroupFacts, Host, Memlock, Node, Obstacle, Platform, Region, Shared, Wrapper,
@@ -77,7 +78,7 @@ fn ruled(preset: &str) -> (Fixture, Arc<Ruled>) {
     let host = Arc::new(Ruled { model: model.clone(), rule: Mutex::new(None) });
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     (Fixture { model, registry, space }, host)
 }
 
@@ -131,7 +132,7 @@ fn what_went_astray_is_unmapped_by_the_next_unmap() {
 fn a_container_that_ends_takes_what_went_astray_along() {
     let (fixture, host, _ram, lease) = astray();
     host.set(|call| matches!(call, Call::UnmapDma(_)).then_some(Err(Errno::EIO)));
-    fixture.space.detach(0).unwrap();
+    fixture.space.detach(Group(0)).unwrap();
     host.lift();
     drop(lease);
     assert_eq!(fixture.registry.regions(), []);
@@ -141,7 +142,7 @@ fn a_container_that_ends_takes_what_went_astray_along() {
 #[test]
 fn an_unmap_that_neither_works_nor_can_be_undone_loses_no_memory() {
     let (fixture, host) = ruled("powernv9-64k");
-    fixture.space.attach(1).unwrap();
+    fixture.space.attach(Group(1)).unwrap();
     let ram = fixture.allocate(16 * M);
     let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
@@ -189,13 +190,13 @@ fn a_shared_container_that_cannot_be_mapped_again_says_what_is_lost() {
     fixture.space.create_window(&WindowRequest::bytes(64 * M)).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     fixture.space.map(iova(BIG + 2 * M, M), at(ram, 4 * M), RW).unwrap();
-    fixture.space.attach_beside(1, 0).unwrap();
+    fixture.space.attach_beside(Group(1), Group(0)).unwrap();
     let mut maps = 0;
     host.set(move |call| {
         maps += u32::from(matches!(call, Call::MapDma(_)));
         (maps == 1 && matches!(call, Call::MapDma(_))).then_some(Err(Errno::ENOMEM))
     });
-    let error = fixture.space.detach(1).unwrap_err();
+    let error = fixture.space.detach(Group(1)).unwrap_err();
     host.lift();
     let AttachError::NotRestored(error) = error else { panic!("{error}") };
     assert_eq!(error.lost, [iova(BIG, M)]);
@@ -210,8 +211,8 @@ fn what_firmware_refused_is_asked_once_in_a_process() {
     let asked = host.poison();
     for _ in 0..3 {
         fixture.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
-        fixture.space.detach(0).unwrap();
-        fixture.space.attach(0).unwrap();
+        fixture.space.detach(Group(0)).unwrap();
+        fixture.space.attach(Group(0)).unwrap();
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // A container that joins asks no more often.
@@ -220,7 +221,7 @@ fn what_firmware_refused_is_asked_once_in_a_process() {
     fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
     let asked = host.poison();
     for _ in 0..3 {
-        fixture.space.attach(1).unwrap_err();
+        fixture.space.attach(Group(1)).unwrap_err();
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }

@@ -1,6 +1,7 @@
 //! Leases and the kernel regions under them.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
+use spapr_iommu::Group;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Memory;
 use spapr_iommu::host::Protection;
@@ -152,13 +153,13 @@ fn leases_taken_before_a_group_comes_are_registered_when_it_does() {
     let ram = fixture.allocate(16 * M);
     let lease = fixture.registry.lease(ram).unwrap();
     assert_eq!(fixture.model.locked(), 0);
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     assert_eq!(fixture.model.locked(), 16 * M);
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
-    fixture.space.detach(0).unwrap();
+    fixture.space.detach(Group(0)).unwrap();
     // The lease outlives the container, and the next one registers again.
     assert_eq!(fixture.model.locked(), 0);
-    fixture.space.attach(1).unwrap();
+    fixture.space.attach(Group(1)).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.agrees();
     drop(lease);
@@ -188,7 +189,7 @@ fn what_is_refused_to_several_spaces_is_named_in_order() {
     let ram = fixture.allocate(M);
     let lease = fixture.registry.lease(ram).unwrap();
     let other = AddressSpace::new(&fixture.registry);
-    other.attach(1).unwrap();
+    other.attach(Group(1)).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
     other.map(iova(0, M), at(ram, 0), RW).unwrap();
     assert_eq!(lease.release().unwrap_err().mapped, [iova(0, M), iova(BIG, M)]);

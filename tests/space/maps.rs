@@ -1,6 +1,7 @@
 //! Mapping and unmapping.
 
 use crate::fixture::{BIG, Fixture, PRESETS, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift, UserAddr};
 use spapr_iommu::host::{Memory, Wrapper};
 use spapr_iommu::model::{Model, Recording};
@@ -156,7 +157,7 @@ fn contiguous_memory_takes_one_map_per_256_ki_entries() {
     let host = Arc::new(Recording::new(Model::new("powernv9-4k".parse().unwrap())));
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     let size = (512 << 10) * 0x1000 + 0x1000;
     let ram = host.as_ref().inner().allocate(size, PageShift::P4K).unwrap();
     let lease = registry.lease(ram).unwrap();
@@ -186,7 +187,7 @@ fn neighbours_on_the_bus_that_are_none_in_memory_are_mapped_each_to_its_own() {
         assert_eq!(fixture.space.mappings().len(), 3, "{preset}");
         fixture.agrees();
         // And when they are put back into a container.
-        fixture.space.attach(1).unwrap();
+        fixture.space.attach(Group(1)).unwrap();
         fixture.agrees();
     }
 }
@@ -196,7 +197,7 @@ fn a_space_that_ends_in_order_unmaps_and_unregisters() {
     let host = Arc::new(Recording::new(Model::new("powernv9-64k".parse().unwrap())));
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     let ram = host.as_ref().inner().allocate(4 * M, PageShift::P64K).unwrap();
     let _lease = registry.lease(ram).unwrap();
     space.map(iova(BIG, M), at(ram, 0), RW).unwrap();

@@ -1,6 +1,7 @@
 //! powernv's slots, and the bus addresses that its host bridge decodes as MMIO.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::host::{Errno, Host, Memory};
 use spapr_iommu::model::{Faulty, Model, Violation};
@@ -52,10 +53,10 @@ fn a_group_that_joins_gets_the_window_at_2_to_the_59_without_the_default_one() {
         fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
         let locked = fixture.model.locked();
-        fixture.space.attach(1).unwrap();
+        fixture.space.attach(Group(1)).unwrap();
         assert_eq!(fixture.model.locked() - locked, locked - M, "a table more, and no default window");
         fixture.agrees();
-        fixture.space.detach(0).unwrap();
+        fixture.space.detach(Group(0)).unwrap();
         fixture.agrees();
         fixture.space.unmap(iova(BIG, M)).unwrap();
         drop(lease);
@@ -116,7 +117,7 @@ fn dma_over_the_mmio_does_not_reach_memory_and_is_a_violation() {
     use spapr_iommu::host::{Node, calls};
     use spapr_iommu::permission::Permission;
     let model = Model::new("powernv9-64k".parse().unwrap());
-    let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(0)).unwrap());
+    let (container, group) = (model.open(Node::Container).unwrap(), model.open(Node::Group(Group(0))).unwrap());
     calls::group_set_container(&model, group, container).unwrap();
     calls::set_iommu(&model, container, spapr_iommu::uapi::spapr::TCE_V2_IOMMU).unwrap();
     let memory = model.allocate(M, PageShift::P64K).unwrap();
@@ -144,7 +145,7 @@ fn a_slot_that_could_not_be_held_or_freed_does_no_harm() {
             let host = Arc::new(Faulty::new(Arc::clone(&model)));
             let registry = Registry::new(host.clone());
             let space = AddressSpace::new(&registry);
-            space.attach(0).unwrap();
+            space.attach(Group(0)).unwrap();
             space.drop_default_window().unwrap();
             host.arm(call, failures, Err(Errno::EINTR));
             let first = space.create_window(&WindowRequest::bytes(G).page(PageShift::P64K));

@@ -2,6 +2,7 @@
 //! registry is busy.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
+use spapr_iommu::Group;
 use spapr_iommu::host::{Call, Errno, Fd, Wrapper};
 use spapr_iommu::model::{Model, Recording};
 use spapr_iommu::registry::Registry;
@@ -22,8 +23,8 @@ fn first_leaves(mapped: bool) {
     let space = AddressSpace::new(&registry);
     let fixture = Fixture { model, registry, space };
     let first = AddressSpace::new(&fixture.registry);
-    first.attach(0).unwrap();
-    fixture.space.attach(1).unwrap();
+    first.attach(Group(0)).unwrap();
+    fixture.space.attach(Group(1)).unwrap();
     let ram = fixture.allocate(4 * M);
     let lease = fixture.registry.lease(ram).unwrap();
     if mapped {
@@ -68,13 +69,13 @@ fn what_the_next_container_registered_itself_stays() {
 fn memory_without_a_lease_is_not_handed_on() {
     let fixture = Fixture::new("powernv9-64k");
     let other = AddressSpace::new(&fixture.registry);
-    other.attach(1).unwrap();
+    other.attach(Group(1)).unwrap();
     let ram = fixture.allocate(4 * M);
     let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     drop(lease);
     assert_eq!(fixture.registry.regions().len(), 1, "still mapped");
-    fixture.space.detach(0).unwrap();
+    fixture.space.detach(Group(0)).unwrap();
     assert_eq!((fixture.registry.regions(), fixture.model.regions()), (vec![], vec![]));
     drop(other);
     fixture.ends_clean();
@@ -111,7 +112,7 @@ fn memory_whose_last_map_goes_during_a_registration_is_given_back_after_it() {
     let registry = Registry::new(host.clone());
     let space = AddressSpace::new(&registry);
     let fixture = Fixture { model, registry, space };
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     let ram = fixture.allocate(2 * M);
     let [old, new] = [0, M].map(|offset| part(ram, offset, M));
     let lease = fixture.registry.lease(old).unwrap();

@@ -1,6 +1,7 @@
 //! Several threads at once: maps, translations, leases, groups.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
+use spapr_iommu::Group;
 use spapr_iommu::addr::Iova;
 use spapr_iommu::model::Model;
 use spapr_iommu::space::AddressSpace;
@@ -19,9 +20,9 @@ const OWN: u64 = 8;
 fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
     let fixture = Fixture::with(Model::new("powernv9-64k".parse().unwrap()).with_groups(3));
     let ram = fixture.allocate(8 * OWN * PAGE);
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     let other = AddressSpace::new(&fixture.registry);
-    other.attach(2).unwrap();
+    other.attach(Group(2)).unwrap();
     // Asked for, so that whichever thread maps first finds room for the others.
     for space in [&fixture.space, &other] {
         space.reserve(iova(BIG, 64 * OWN * PAGE)).unwrap();
@@ -56,8 +57,8 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
         // Groups come and go, and readers read, while that goes on.
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                fixture.space.attach(1).unwrap();
-                fixture.space.detach(1).unwrap();
+                fixture.space.attach(Group(1)).unwrap();
+                fixture.space.detach(Group(1)).unwrap();
             }
         });
         scope.spawn(|| {

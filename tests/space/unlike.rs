@@ -1,6 +1,7 @@
 //! Kernels and firmware that answer one container unlike another, or place a window elsewhere.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift};
 use spapr_iommu::host::{Call, Errno, Fd, Host, Wrapper};
 use spapr_iommu::model::Model;
@@ -34,7 +35,7 @@ impl Wrapper for OtherInfo {
         let result = self.model.run_call(fd, call);
         if let Call::TceGetInfo(info) = call
             && self.on.load(Ordering::Relaxed)
-            && self.model.groups_in(fd).first() == Some(&1)
+            && self.model.groups_in(fd).first() == Some(&Group(1))
         {
             (self.change)(info);
         }
@@ -46,7 +47,7 @@ impl Wrapper for OtherInfo {
 #[derive(Debug)]
 struct Moved {
     model: Arc<Model>,
-    groups: &'static [u32],
+    groups: &'static [Group],
     shift: u64,
 }
 
@@ -75,7 +76,7 @@ impl Wrapper for Moved {
 fn fixture(model: Arc<Model>, host: Arc<dyn Host>) -> Fixture {
     let registry = Registry::new(host);
     let space = AddressSpace::new(&registry);
-    space.attach(0).unwrap();
+    space.attach(Group(0)).unwrap();
     Fixture { model, registry, space }
 }
 
@@ -107,20 +108,20 @@ fn a_group_whose_windows_differ_is_not_attached() {
             fixture.space.map(iova(BIG, M), at(ram, M), RW).unwrap();
             let before = (fixture.space.mappings(), fixture.registry.regions(), fixture.model.locked());
             let refused = |result: Result<(), AttachError>| {
-                assert_eq!(result, Err(AttachError::OtherFacts { group: 1 }), "{preset}: change {number}");
+                assert_eq!(result, Err(AttachError::OtherFacts { group: Group(1) }), "{preset}: change {number}");
                 assert_eq!(fixture.model.containers().len(), 1);
-                assert_eq!(fixture.model.groups_in(fixture.model.containers()[0]), [0]);
+                assert_eq!(fixture.model.groups_in(fixture.model.containers()[0]), [Group(0)]);
                 let after = (fixture.space.mappings(), fixture.registry.regions(), fixture.model.locked());
                 assert_eq!(after, before, "{preset}: change {number}");
                 fixture.agrees();
             };
-            refused(fixture.space.attach(1));
+            refused(fixture.space.attach(Group(1)));
             if preset.starts_with("powernv") {
-                refused(fixture.space.attach_beside(1, 0));
+                refused(fixture.space.attach_beside(Group(1), Group(0)));
             }
             // The answer is all that is wrong with the group.
             host.on.store(false, Ordering::Relaxed);
-            fixture.space.attach(1).unwrap();
+            fixture.space.attach(Group(1)).unwrap();
             fixture.agrees();
             drop(lease);
             fixture.ends_clean();
@@ -132,8 +133,8 @@ fn a_group_whose_windows_differ_is_not_attached() {
 fn a_window_that_firmware_places_elsewhere_is_removed_again() {
     const SHIFT: u64 = 1 << 58;
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: SHIFT }));
-    fixture.space.attach(1).unwrap();
+    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[Group(0), Group(1)], shift: SHIFT }));
+    fixture.space.attach(Group(1)).unwrap();
     let ram = fixture.allocate(4 * M);
     let lease = fixture.registry.lease(ram).unwrap();
     let elsewhere = WindowError::Elsewhere { start: Iova(BIG + SHIFT), expected: Iova(BIG) };
@@ -164,8 +165,11 @@ fn a_window_that_firmware_places_elsewhere_is_removed_again() {
 #[test]
 fn a_window_past_the_last_bus_address_is_removed_again() {
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[0, 1], shift: u64::MAX - BIG - 0xffff }));
-    fixture.space.attach(1).unwrap();
+    let fixture = fixture(
+        model.clone(),
+        Arc::new(Moved { model, groups: &[Group(0), Group(1)], shift: u64::MAX - BIG - 0xffff }),
+    );
+    fixture.space.attach(Group(1)).unwrap();
     let error = fixture.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
     assert!(matches!(error, WindowError::Elsewhere { start: Iova(0xffff_ffff_ffff_0000), .. }), "{error}");
     assert_eq!(dynamic(&fixture), [[], []] as [[IovaRange; 0]; 2]);
@@ -177,9 +181,9 @@ fn a_window_past_the_last_bus_address_is_removed_again() {
 fn a_window_that_two_containers_have_at_different_places_is_in_none() {
     for group in [0, 1] {
         let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-        let groups: &[u32] = if group == 0 { &[0] } else { &[1] };
+        let groups: &[Group] = if group == 0 { &[Group(0)] } else { &[Group(1)] };
         let fixture = fixture(model.clone(), Arc::new(Moved { model, groups, shift: 1 << 58 }));
-        fixture.space.attach(1).unwrap();
+        fixture.space.attach(Group(1)).unwrap();
         let error = fixture.space.create_window(&WindowRequest::bytes(G)).unwrap_err();
         assert!(matches!(error, WindowError::Elsewhere { .. }), "{error}");
         assert_eq!(dynamic(&fixture), [[], []] as [[IovaRange; 0]; 2], "group {group}");
@@ -191,14 +195,14 @@ fn a_window_that_two_containers_have_at_different_places_is_in_none() {
 #[test]
 fn a_group_that_gets_a_window_elsewhere_does_not_join() {
     let model = Arc::new(Model::new("pseries-64k".parse().unwrap()));
-    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[1], shift: 1 << 58 }));
+    let fixture = fixture(model.clone(), Arc::new(Moved { model, groups: &[Group(1)], shift: 1 << 58 }));
     let ram = fixture.allocate(4 * M);
     let lease = fixture.registry.lease(ram).unwrap();
     fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-    let error = fixture.space.attach(1).unwrap_err();
+    let error = fixture.space.attach(Group(1)).unwrap_err();
     let start = Iova(BIG + (1 << 58));
     let why = WindowError::Elsewhere { start, expected: Iova(BIG) };
-    assert_eq!(error, AttachError::Windows { group: 1, why });
+    assert_eq!(error, AttachError::Windows { group: Group(1), why });
     assert_eq!(fixture.model.containers().len(), 1);
     fixture.agrees();
     drop(lease);

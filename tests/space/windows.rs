@@ -2,6 +2,7 @@
 //! late, need at the same time.
 
 use crate::fixture::{BIG, Fixture, PRESETS, RW, at, iova};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift};
 use spapr_iommu::model::Model;
 use spapr_iommu::space::{MapError, MapRequest, Overlap, WindowError};
@@ -142,7 +143,7 @@ fn one_window_firmware_gets_its_default_window_dropped_first() {
     let firmware = spapr_iommu::model::Firmware { windows: 1, ..firmware };
     let machine = spapr_iommu::model::Machine::Pseries(firmware);
     let fixture = Fixture::with(Model::new(spapr_iommu::model::Preset { machine, ..preset }));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     let plan = fixture.space.plan(&WindowRequest::bytes(G)).unwrap();
     assert!(plan.reasons.contains(&Reason::DefaultMakesRoom));
     fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
@@ -177,7 +178,7 @@ fn the_default_window_of_pseries_comes_back_whole() {
     fixture.space.drop_default_window().unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.space.map(iova(512 * M, M), at(ram, 0), RW).unwrap();
-    fixture.space.attach(1).unwrap();
+    fixture.space.attach(Group(1)).unwrap();
     let ranges = |container| fixture.model.tables(container).iter().map(|table| table.range).collect::<Vec<_>>();
     for container in fixture.model.containers() {
         assert_eq!(ranges(container), [iova(0, G)]);
@@ -208,10 +209,10 @@ fn without_a_group_there_is_nothing_to_trim() {
 /// A space in whose second container the default window, which the first one has, waits still.
 fn with_a_late_container(model: Model) -> Fixture {
     let fixture = Fixture::with(model);
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
     fixture.space.remove_window(Iova(BIG)).unwrap();
-    fixture.space.attach(1).unwrap();
+    fixture.space.attach(Group(1)).unwrap();
     assert_eq!(fixture.space.status().default, DefaultWindow::Live);
     fixture
 }
@@ -294,7 +295,7 @@ fn one_call_never_asks_for_two_windows_where_there_is_one() {
 fn windows_of_one_call_are_afforded_together() {
     // The default window takes 8 MiB, one of 64 Ki TCEs in 64 KiB pages 1 MiB, the memory 1 MiB.
     let fixture = Fixture::with(Model::new("powernv9-64k".parse().unwrap()).with_memlock(Some(9 * M)));
-    fixture.space.attach(0).unwrap();
+    fixture.space.attach(Group(0)).unwrap();
     let ram = fixture.allocate(M);
     let _lease = fixture.registry.lease(ram).unwrap();
     let request = |start| MapRequest { iova: iova(start, M), user: at(ram, 0), permission: RW };

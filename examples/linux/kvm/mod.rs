@@ -116,7 +116,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Has the kernel signal `eventfd` whenever the guest stores `len` bytes there, and nothing else.
+    /// Has the kernel signal `eventfd` whenever the guest stores `len` bytes there, and nothing
+    /// else.
     pub(crate) fn set_ioeventfd(&self, eventfd: BorrowedFd<'_>, addr: u64, len: u32) -> io::Result<()> {
         let store = IoEventfd { value: 0, addr, len, fd: eventfd.as_raw_fd(), flags: 0, pad: [0; 36] };
         // SAFETY: the kernel reads a structure of that type.

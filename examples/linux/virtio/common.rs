@@ -143,7 +143,8 @@ impl Common {
         }
     }
 
-    /// 0 is a reset; features are agreed on unless the driver takes too few, or what is not offered.
+    /// 0 is a reset; features are agreed on unless the driver takes too few, or what is not
+    /// offered.
     fn set_status(&mut self, status: u8) {
         if status == 0 {
             return self.reset();

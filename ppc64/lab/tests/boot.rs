@@ -185,6 +185,30 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
     }
 }
 
+/// What each machine lacks is named with its remedy, and a machine that lacks nothing is fine.
+#[test]
+fn the_doctor_tells_machines_apart() {
+    for (machine, arguments, expected) in [
+        ("powernv9 --kernel 6.12-64k", "", (0, "ok       windows ", "up to 2 windows with pages of 4K, 64K")),
+        (
+            "pseries --kernel 6.12-64k --ddw off",
+            "",
+            (3, "wrong    windows ", "QEMU: `-global spapr-pci-host-bridge.ddw=on`"),
+        ),
+        (
+            "pseries --kernel 6.12-64k --device nvme --host-driver",
+            "",
+            (3, "wrong    groups ", "fix: `spapr-iommu bind 0000:00:00.0 --group`"),
+        ),
+        ("pseries --kernel 6.12", " --page 64K", (3, "wrong    IOMMU page ", "hugepages-2048kB/nr_hugepages")),
+    ] {
+        let (status, output, _) = run(&format!("--machine {machine} -- spapr-iommu doctor{arguments}"));
+        let (code, line, remedy) = expected;
+        assert_eq!(status, code, "{machine}: {output}");
+        assert!(output.contains(line) && output.contains(remedy), "{machine}: {output}");
+    }
+}
+
 /// A device that a host driver has goes to vfio-pci and comes back, with what the driver makes of
 /// it.
 #[test]

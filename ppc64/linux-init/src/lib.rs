@@ -11,8 +11,8 @@ pub const FAILED: &str = "FAIL ";
 /// Of the last line, which the exit status ends.
 pub const STATUS: &str = "exit status ";
 
-/// What the first process wrote to the disk that the monitor emulates, and found there again: a line
-/// that the monitor compares with the disk's file.
+/// What the first process wrote to the disk that the monitor emulates, and found there again: a
+/// line that the monitor compares with the disk's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrote {
     /// Bytes from the start of the disk.

@@ -2,6 +2,7 @@
 
 use super::output::{Sink, section};
 use super::{BindArguments, Exit, remedy, written};
+use spapr_iommu::Group;
 use spapr_iommu::host::Obstacle;
 use spapr_iommu::host::vfio::bind::{BindError, Binder, Binding};
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ fn report(
 ) -> Report {
     let devices = addresses.iter().zip(results).map(|(address, result)| device(address, result)).collect();
     // Devices that are put back need not be usable afterwards.
-    let groups: BTreeSet<u32> = match direction {
+    let groups: BTreeSet<Group> = match direction {
         Direction::Bind => results.iter().flatten().filter_map(|binding| binding.group).collect(),
         Direction::Unbind => BTreeSet::new(),
     };
@@ -73,7 +74,7 @@ fn device(address: &str, result: &Result<Binding, BindError>) -> Device {
     };
     Device {
         address: address.to_owned(),
-        group: binding.and_then(|binding| binding.group),
+        group: binding.and_then(|binding| binding.group).map(|group| group.0),
         before: binding.and_then(|binding| binding.before.clone()),
         driver: binding.and_then(|binding| binding.driver.clone()),
         changed: binding.is_some_and(|binding| binding.changed),
@@ -88,15 +89,15 @@ fn code(error: &BindError) -> &'static str {
     }
 }
 
-fn group(binder: &Binder, number: u32) -> Group {
+fn group(binder: &Binder, number: Group) -> GroupReport {
     let member = |device: spapr_iommu::host::PciDevice| Member {
         address: device.address,
         id: format!("{:04x}:{:04x}", device.id.0, device.id.1),
         driver: device.driver,
     };
     let problem = |obstacle: Obstacle| Problem { code: (&obstacle).into(), message: obstacle.to_string() };
-    Group {
-        number,
+    GroupReport {
+        number: number.0,
         devices: binder.group(number).into_iter().flat_map(|group| group.devices).map(member).collect(),
         in_the_way: binder.in_the_way(number).into_iter().map(problem).collect(),
     }
@@ -119,7 +120,7 @@ struct Report {
     command: &'static str,
     devices: Vec<Device>,
     /// Groups of the bound devices.
-    groups: Vec<Group>,
+    groups: Vec<GroupReport>,
 }
 
 /// A device to be bound or unbound.
@@ -136,7 +137,7 @@ struct Device {
 }
 
 #[derive(Debug, serde::Serialize)]
-struct Group {
+struct GroupReport {
     #[serde(rename = "group")]
     number: u32,
     devices: Vec<Member>,
@@ -187,7 +188,7 @@ fn line(device: &Device) -> Option<String> {
     })
 }
 
-fn draw(group: &Group) -> String {
+fn draw(group: &GroupReport) -> String {
     let rows = group.devices.iter().map(|device| {
         vec![device.address.clone(), device.id.clone(), device.driver.clone().unwrap_or_else(|| "none".into())]
     });
@@ -221,7 +222,7 @@ mod tests {
     fn a_group_lists_its_devices() {
         let member = Member { address: "0000:00:01.0".into(), id: "1b36:0010".into(), driver: None };
         let problem = Problem { code: "not-viable", message: "x".into() };
-        let mut group = Group { number: 7, devices: vec![member], in_the_way: vec![problem] };
+        let mut group = GroupReport { number: 7, devices: vec![member], in_the_way: vec![problem] };
         let expected = "\nGroup 7\n device        id         driver\n 0000:00:01.0  1b36:0010  none\nNot usable yet.";
         assert_eq!(draw(&group), expected);
         group.in_the_way.clear();

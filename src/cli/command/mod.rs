@@ -1,7 +1,9 @@
 //! The command `spapr-iommu`.
 
 mod bind;
+mod doctor;
 mod input;
+mod list;
 mod log;
 mod output;
 mod remedy;
@@ -56,6 +58,14 @@ enum Command {
     /// Put PCI devices back as they were before `bind`
     #[command(after_help = EXIT_CODES)]
     Unbind(BindArguments),
+
+    /// Check whether user space can drive devices on this machine, and say what mends it
+    #[command(after_help = EXIT_CODES)]
+    Doctor(DoctorArguments),
+
+    /// List PCI devices by IOMMU group, with their drivers
+    #[command(after_help = EXIT_CODES)]
+    List(ListArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -118,6 +128,36 @@ struct BindArguments {
     /// Include all other devices of the IOMMU group except bridges: a group is used as a whole
     #[arg(long)]
     group: bool,
+
+    /// Print one JSON document on one line, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct DoctorArguments {
+    /// Memory that the program or guest will have locked; less is a warning if this is not given
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+
+    /// IOMMU page that the program or guest will use, for example 64K
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    page: Option<u64>,
+
+    /// Look at the machine whose /proc, /sys and /dev are below this folder
+    #[arg(long, value_name = "FOLDER")]
+    root: Option<PathBuf>,
+
+    /// Print one JSON document on one line, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArguments {
+    /// Look at the machine whose /proc, /sys and /dev are below this folder
+    #[arg(long, value_name = "FOLDER")]
+    root: Option<PathBuf>,
 
     /// Print one JSON document on one line, and nothing else
     #[arg(long)]
@@ -207,6 +247,8 @@ pub fn main() -> ExitCode {
         Command::Replay(replay) => replay::run(&replay).into(),
         Command::Bind(arguments) => bind::run(&arguments, bind::Direction::Bind).into(),
         Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
+        Command::Doctor(arguments) => doctor::run(&arguments).into(),
+        Command::List(arguments) => list::run(&arguments).into(),
     }
 }
 

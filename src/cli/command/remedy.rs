@@ -45,6 +45,7 @@ pub(super) fn of_replay(error: &ReplayError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spapr_iommu::Group;
     use spapr_iommu::host::Obstacle;
 
     #[test]
@@ -52,9 +53,9 @@ mod tests {
         let device = "0000:00:01.0".to_owned();
         for obstacle in [
             Obstacle::NotPower { arch: "x86_64".into() },
-            Obstacle::NoGroup { group: 1, device: None, present: Vec::new() },
+            Obstacle::NoGroup { group: Group(1), device: None, present: Vec::new() },
             Obstacle::NotBound { device: device.clone() },
-            Obstacle::NotViable { group: 1, device, driver: "nvme".into() },
+            Obstacle::NotViable { group: Group(1), device, driver: "nvme".into() },
         ] {
             assert_ne!(of_obstacle((&obstacle).into()), "", "{obstacle}");
             assert!(!obstacle.to_string().contains("--"), "{obstacle}");

@@ -9,6 +9,7 @@ use super::report::End;
 use super::value::{Place, Size};
 use crate::edu::{Edu, EduError};
 use crate::machine::{Machine, NotHere};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::host::{GroupFacts, Host};
 use spapr_iommu::registry::{Lease, Registry};
@@ -109,7 +110,7 @@ impl<'a> Context<'a> {
     }
 
     /// Returns the group that the scenario numbers `index`.
-    pub(super) fn group(&self, index: usize) -> Result<u32, StepError> {
+    pub(super) fn group(&self, index: usize) -> Result<Group, StepError> {
         let found = self.groups.get(index).map(|group| group.number);
         found.ok_or_else(|| no_group(index))
     }
@@ -209,7 +210,7 @@ fn count_groups(message: &str, groups: &[GroupFacts]) -> String {
         let (before, number) = rest.split_at(at + WORD.len());
         let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
         let index =
-            number[..digits].parse().ok().and_then(|number: u32| groups.iter().position(|g| g.number == number));
+            number[..digits].parse().ok().and_then(|number: u32| groups.iter().position(|g| g.number == Group(number)));
         out.push_str(before);
         match index {
             Some(index) => out.push_str(&index.to_string()),
@@ -301,7 +302,7 @@ mod tests {
     #[test]
     fn groups_are_counted() {
         let group = |number| GroupFacts { number, devices: Vec::new() };
-        let groups = [group(7), group(12)];
+        let groups = [group(Group(7)), group(Group(12))];
         assert_eq!(
             count_groups("group 12 and group 7, group 3: no group", &groups),
             "group 1 and group 0, group 3: no group"

@@ -3,6 +3,7 @@
 
 use super::decode::Decode;
 use crate::host::{Errno, Fd};
+use crate::pci::Group;
 use parking_lot::RwLock;
 use slab::Slab;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Container,
-    Group(u32),
+    Group(Group),
     Device,
 }
 
@@ -63,7 +64,7 @@ impl Files {
     }
 
     /// Returns whether that group is open here.
-    pub(super) fn has_group(&self, number: u32) -> bool {
+    pub(super) fn has_group(&self, number: Group) -> bool {
         let files = self.0.read();
         files.iter().any(|(_, open)| open.kind == Kind::Group(number))
     }
@@ -82,7 +83,7 @@ impl Files {
 #[derive(Debug, Default)]
 pub struct GivenFiles {
     containers: Vec<OwnedFd>,
-    groups: BTreeMap<u32, OwnedFd>,
+    groups: BTreeMap<Group, OwnedFd>,
     devices: BTreeMap<String, OwnedFd>,
 }
 
@@ -102,7 +103,7 @@ impl GivenFiles {
     }
 
     /// Adds the file of a group.
-    pub fn with_group(mut self, number: u32, file: OwnedFd) -> Self {
+    pub fn with_group(mut self, number: Group, file: OwnedFd) -> Self {
         self.groups.insert(number, file);
         self
     }
@@ -117,7 +118,7 @@ impl GivenFiles {
         self.containers.pop()
     }
 
-    pub(super) fn group(&mut self, number: u32) -> Option<OwnedFd> {
+    pub(super) fn group(&mut self, number: Group) -> Option<OwnedFd> {
         self.groups.remove(&number)
     }
 
@@ -138,14 +139,14 @@ mod tests {
     fn a_number_is_unknown_before_insert_and_after_remove() {
         let files = Files::default();
         assert_eq!(files.get(Fd(0)).unwrap_err(), Errno::EBADF);
-        let fd = files.insert(file(), Kind::Group(3)).unwrap();
-        assert_eq!(files.get(fd).unwrap().kind, Kind::Group(3));
-        assert!(files.has_group(3) && !files.has_group(4));
+        let fd = files.insert(file(), Kind::Group(Group(3))).unwrap();
+        assert_eq!(files.get(fd).unwrap().kind, Kind::Group(Group(3)));
+        assert!(files.has_group(Group(3)) && !files.has_group(Group(4)));
         files.remove(fd);
         files.remove(fd);
         files.remove(Fd(u32::MAX));
         assert_eq!(files.get(fd).unwrap_err(), Errno::EBADF);
-        assert!(!files.has_group(3));
+        assert!(!files.has_group(Group(3)));
     }
 
     #[test]

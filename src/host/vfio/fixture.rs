@@ -1,6 +1,7 @@
 //! A tree that stands in for `/sys`, `/proc`, `/dev` and `/run` in tests.
 
 use super::sysfs::Roots;
+use crate::pci::Group;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -15,8 +16,7 @@ impl Fixture {
     }
 
     pub(super) fn roots(&self) -> Roots {
-        let folder = |name| self.0.path().join(name);
-        Roots { sys: folder("sys"), proc: folder("proc"), dev: folder("dev"), run: folder("run") }
+        Roots::below(self.0.path())
     }
 
     /// Returns a path in the tree after creating its folder.
@@ -35,7 +35,7 @@ impl Fixture {
     }
 
     /// Adds a device to a group.
-    pub(super) fn device(&self, group: u32, address: &str, (vendor, id): (u16, u16), driver: Option<&str>) {
+    pub(super) fn device(&self, group: Group, address: &str, (vendor, id): (u16, u16), driver: Option<&str>) {
         let device = format!("sys/devices/pci0000:00/{address}");
         self.write(&format!("{device}/vendor"), &format!("{vendor:#06x}\n"));
         self.write(&format!("{device}/device"), &format!("{id:#06x}\n"));

@@ -65,6 +65,13 @@ impl Vfio {
         Self::default()
     }
 
+    /// Creates the host of a machine whose `/sys`, `/proc` and `/dev` are below `root`: a chroot's,
+    /// or a copy of another machine's. The page size and the limit of locked memory remain those of
+    /// this process.
+    pub fn below(root: &Path) -> Self {
+        Self { roots: Roots::below(root), ..Self::default() }
+    }
+
     /// Creates the host for a process that may not open `/dev/vfio` itself, and was handed files
     /// that another process opened.
     pub fn with_files(given: GivenFiles) -> Self {

@@ -5,6 +5,7 @@
 
 use super::sysfs::{self, Roots};
 use crate::host::{Errno, GroupFacts, Obstacle};
+use crate::pci::Group;
 use std::fs;
 use std::path::Path;
 
@@ -12,12 +13,12 @@ use std::path::Path;
 pub(super) enum Asked<'a> {
     Container,
     Group {
-        number: u32,
+        number: Group,
         /// Whether this host has it open itself.
         ours: bool,
     },
     Device {
-        group: u32,
+        group: Group,
         name: &'a str,
     },
 }
@@ -38,7 +39,7 @@ pub(super) fn find(roots: &Roots, asked: &Asked<'_>, probe: impl Fn(&Path) -> Re
 }
 
 /// Returns everything that still keeps a user from a group, each with its device.
-pub(super) fn all(roots: &Roots, number: u32, probe: impl Fn(&Path) -> Result<(), Errno>) -> Vec<Obstacle> {
+pub(super) fn all(roots: &Roots, number: Group, probe: impl Fn(&Path) -> Result<(), Errno>) -> Vec<Obstacle> {
     if let Some(obstacle) = find(roots, &Asked::Container, &probe) {
         return vec![obstacle];
     }
@@ -61,7 +62,7 @@ fn container(roots: &Roots, failed: Option<Errno>) -> Option<Obstacle> {
     }
 }
 
-fn group(roots: &Roots, number: u32, failed: Option<Errno>) -> Option<Obstacle> {
+fn group(roots: &Roots, number: Group, failed: Option<Errno>) -> Option<Obstacle> {
     let groups = sysfs::groups(roots);
     let Some(facts) = groups.iter().find(|group| group.number == number) else {
         return Some(Obstacle::UnknownGroup {
@@ -77,7 +78,7 @@ fn group(roots: &Roots, number: u32, failed: Option<Errno>) -> Option<Obstacle> 
     }
 }
 
-fn no_group(roots: &Roots, number: u32) -> Obstacle {
+fn no_group(roots: &Roots, number: Group) -> Obstacle {
     if !roots.container().exists() {
         return Obstacle::NoVfio;
     }
@@ -85,7 +86,11 @@ fn no_group(roots: &Roots, number: u32) -> Obstacle {
         let groups = sysfs::groups(roots).into_iter().filter(|group| group.number == number);
         let mut devices = groups.flat_map(|group| group.devices);
         let device = devices.find(|device| device.driver.as_deref() != Some(BRIDGES)).map(|device| device.address);
-        Obstacle::NoGroup { group: number, device, present: sysfs::numbers(&roots.dev.join("vfio")) }
+        Obstacle::NoGroup {
+            group: number,
+            device,
+            present: sysfs::numbers(&roots.dev.join("vfio")).into_iter().map(Group).collect(),
+        }
     })
 }
 
@@ -96,7 +101,7 @@ pub(super) fn too_old(roots: &Roots) -> Option<Obstacle> {
     cannot_bind(release).then(|| Obstacle::KernelTooOld { release: release.to_owned() })
 }
 
-fn device(roots: &Roots, number: u32, name: &str) -> Option<Obstacle> {
+fn device(roots: &Roots, number: Group, name: &str) -> Option<Obstacle> {
     let group = sysfs::groups(roots).into_iter().find(|group| group.number == number)?;
     match group.devices.iter().find(|device| device.address == name) {
         Some(device) if device.driver.is_none() => Some(Obstacle::NotBound { device: name.to_owned() }),
@@ -150,12 +155,12 @@ fn cannot_bind(release: &str) -> bool {
 }
 
 /// Finds who has a group open, after opening it failed with `EBUSY`.
-pub(super) fn opener(roots: &Roots, number: u32) -> Obstacle {
+pub(super) fn opener(roots: &Roots, number: Group) -> Obstacle {
     holder(roots, number).unwrap_or(Obstacle::Busy { group: number })
 }
 
 /// Finds the process that has the group open, if this one may look.
-fn holder(roots: &Roots, number: u32) -> Option<Obstacle> {
+fn holder(roots: &Roots, number: Group) -> Option<Obstacle> {
     let node = Path::new("/dev/vfio").join(number.to_string());
     let pid = sysfs::numbers(&roots.proc).into_iter().find(|pid| {
         let files = fs::read_dir(roots.proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten();
@@ -176,7 +181,7 @@ mod tests {
     /// Creates a machine where group 7 can be used.
     fn ready() -> Fixture {
         let fixture = Fixture::power(RELEASE);
-        fixture.device(7, "0000:00:01.0", EDU, Some("vfio-pci"));
+        fixture.device(Group(7), "0000:00:01.0", EDU, Some("vfio-pci"));
         fixture.write("dev/vfio/7", "");
         fixture
     }
@@ -190,17 +195,17 @@ mod tests {
         find(&fixture.roots(), asked, |_| Err(errno))
     }
 
-    fn group(number: u32) -> Asked<'static> {
+    fn group(number: Group) -> Asked<'static> {
         Asked::Group { number, ours: false }
     }
 
     #[test]
     fn a_ready_machine_has_no_obstacle() {
         let fixture = ready();
-        fixture.device(7, "0000:00:02.0", EDU, None);
-        fixture.device(7, "0000:00:03.0", EDU, Some("pcieport"));
-        fixture.device(7, "0000:00:04.0", EDU, Some("mlx5_vfio_pci"));
-        for asked in [Asked::Container, group(7), Asked::Device { group: 7, name: "0000:00:01.0" }] {
+        fixture.device(Group(7), "0000:00:02.0", EDU, None);
+        fixture.device(Group(7), "0000:00:03.0", EDU, Some("pcieport"));
+        fixture.device(Group(7), "0000:00:04.0", EDU, Some("mlx5_vfio_pci"));
+        for asked in [Asked::Container, group(Group(7)), Asked::Device { group: Group(7), name: "0000:00:01.0" }] {
             assert_eq!(found(&fixture, &asked), None);
         }
     }
@@ -208,7 +213,7 @@ mod tests {
     #[test]
     fn another_architecture_comes_before_everything() {
         let fixture = Fixture::new();
-        for asked in [Asked::Container, group(1), Asked::Device { group: 1, name: "x" }] {
+        for asked in [Asked::Container, group(Group(1)), Asked::Device { group: Group(1), name: "x" }] {
             assert!(matches!(found(&fixture, &asked), Some(Obstacle::NotPower { .. })));
         }
     }
@@ -218,13 +223,13 @@ mod tests {
         let bare = Fixture::new();
         bare.write("proc/cpuinfo", "platform : PowerNV\n");
         assert_eq!(found(&bare, &Asked::Container), Some(Obstacle::NoVfio));
-        bare.device(7, "0000:00:01.0", EDU, None);
-        assert_eq!(found(&bare, &group(7)), Some(Obstacle::NoVfio));
+        bare.device(Group(7), "0000:00:01.0", EDU, None);
+        assert_eq!(found(&bare, &group(Group(7))), Some(Obstacle::NoVfio));
         bare.write("dev/vfio/vfio", "");
         let module = "vfio_iommu_spapr_tce";
         assert_eq!(found(&bare, &Asked::Container), Some(Obstacle::NoModule { module }));
         bare.write("dev/vfio/7", "");
-        assert_eq!(found(&bare, &group(7)), Some(Obstacle::NoModule { module }));
+        assert_eq!(found(&bare, &group(Group(7))), Some(Obstacle::NoModule { module }));
         let module = "vfio";
         assert_eq!(found_after(&bare, &Asked::Container, Errno::ENODEV), Some(Obstacle::NoModule { module }));
     }
@@ -232,23 +237,26 @@ mod tests {
     #[test]
     fn a_missing_group_node_is_told_from_a_missing_group() {
         let fixture = ready();
-        fixture.device(12, "0001:00:00.0", EDU, None);
+        fixture.device(Group(12), "0001:00:00.0", EDU, None);
         fixture.write("dev/vfio/30", "");
         let device = Some("0001:00:00.0".to_owned());
-        let missing = found(&fixture, &group(12)).unwrap();
-        assert_eq!(missing, Obstacle::NoGroup { group: 12, device, present: vec![7, 30] });
+        let missing = found(&fixture, &group(Group(12))).unwrap();
+        assert_eq!(missing, Obstacle::NoGroup { group: Group(12), device, present: vec![Group(7), Group(30)] });
         assert!(missing.to_string().contains("bind 0001:00:00.0, and the other devices of its group"), "{missing}");
-        assert_eq!(found(&fixture, &group(9)), Some(Obstacle::UnknownGroup { group: 9, known: vec![7, 12] }));
+        assert_eq!(
+            found(&fixture, &group(Group(9))),
+            Some(Obstacle::UnknownGroup { group: Group(9), known: vec![Group(7), Group(12)] })
+        );
     }
 
     #[test]
     fn a_kernel_that_cannot_bind_is_why_the_node_is_missing() {
         let fixture = Fixture::power("6.1.0-44-powerpc64le");
-        fixture.device(7, "0000:00:01.0", EDU, None);
+        fixture.device(Group(7), "0000:00:01.0", EDU, None);
         let release = "6.1.0-44-powerpc64le".to_owned();
-        assert_eq!(found(&fixture, &group(7)), Some(Obstacle::KernelTooOld { release }));
+        assert_eq!(found(&fixture, &group(Group(7))), Some(Obstacle::KernelTooOld { release }));
         fixture.write("dev/vfio/7", "");
-        assert_eq!(found(&fixture, &group(7)), None, "backported: the node is what counts");
+        assert_eq!(found(&fixture, &group(Group(7))), None, "backported: the node is what counts");
     }
 
     #[test]
@@ -265,44 +273,45 @@ mod tests {
     fn no_right_names_the_node() {
         let path = |path: &str| Some(Obstacle::Permission { path: path.to_owned() });
         assert_eq!(found_after(&ready(), &Asked::Container, Errno::EACCES), path("/dev/vfio/vfio"));
-        assert_eq!(found_after(&ready(), &group(7), Errno::EACCES), path("/dev/vfio/7"));
+        assert_eq!(found_after(&ready(), &group(Group(7)), Errno::EACCES), path("/dev/vfio/7"));
     }
 
     #[test]
     fn a_busy_group_names_its_holder_where_it_can_be_seen() {
         let fixture = ready();
         fixture.link("proc/41/fd/3", "/dev/vfio/77");
-        assert_eq!(found_after(&fixture, &group(7), Errno::EBUSY), Some(Obstacle::Busy { group: 7 }));
+        assert_eq!(found_after(&fixture, &group(Group(7)), Errno::EBUSY), Some(Obstacle::Busy { group: Group(7) }));
         fixture.link("proc/42/fd/9", "/dev/vfio/7");
         fixture.write("proc/42/comm", "qemu-system-ppc\n");
-        let obstacle = found_after(&fixture, &group(7), Errno::EBUSY).unwrap();
-        assert_eq!(obstacle, Obstacle::HeldBy { group: 7, pid: 42, process: "qemu-system-ppc".to_owned() });
+        let obstacle = found_after(&fixture, &group(Group(7)), Errno::EBUSY).unwrap();
+        assert_eq!(obstacle, Obstacle::HeldBy { group: Group(7), pid: 42, process: "qemu-system-ppc".to_owned() });
         assert!(obstacle.to_string().contains("qemu-system-ppc (process 42)"), "{obstacle}");
-        assert_eq!(found_after(&fixture, &Asked::Group { number: 7, ours: true }, Errno::EBUSY), None);
+        assert_eq!(found_after(&fixture, &Asked::Group { number: Group(7), ours: true }, Errno::EBUSY), None);
     }
 
     #[test]
     fn a_host_driver_in_the_group_is_named_with_its_device() {
         let fixture = ready();
-        fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
+        fixture.device(Group(7), "0000:00:02.0", EDU, Some("nvme"));
         let (device, driver) = ("0000:00:02.0".to_owned(), "nvme".to_owned());
-        let expected = Obstacle::NotViable { group: 7, device, driver };
+        let expected = Obstacle::NotViable { group: Group(7), device, driver };
         assert!(expected.to_string().contains("0000:00:02.0 is bound to nvme: bind it to vfio-pci"));
-        assert_eq!(found(&fixture, &group(7)).as_ref(), Some(&expected));
-        assert_eq!(found(&fixture, &Asked::Device { group: 7, name: "0000:00:01.0" }), Some(expected));
+        assert_eq!(found(&fixture, &group(Group(7))).as_ref(), Some(&expected));
+        assert_eq!(found(&fixture, &Asked::Device { group: Group(7), name: "0000:00:01.0" }), Some(expected));
     }
 
     #[test]
     fn all_that_is_in_the_way_of_a_group_is_found() {
         let fixture = ready();
-        let all =
-            |fixture: &Fixture| all(&fixture.roots(), 7, |path| fs::File::open(path).map(drop).map_err(sysfs::errno));
+        let all = |fixture: &Fixture| {
+            all(&fixture.roots(), Group(7), |path| fs::File::open(path).map(drop).map_err(sysfs::errno))
+        };
         assert_eq!(all(&fixture), []);
-        fixture.device(7, "0000:00:02.0", EDU, Some("nvme"));
-        fixture.device(7, "0000:00:03.0", EDU, Some("e1000e"));
-        fixture.device(8, "0000:00:04.0", EDU, Some("e1000e"));
+        fixture.device(Group(7), "0000:00:02.0", EDU, Some("nvme"));
+        fixture.device(Group(7), "0000:00:03.0", EDU, Some("e1000e"));
+        fixture.device(Group(8), "0000:00:04.0", EDU, Some("e1000e"));
         let held = |device: &str, driver: &str| Obstacle::NotViable {
-            group: 7,
+            group: Group(7),
             device: device.to_owned(),
             driver: driver.to_owned(),
         };
@@ -313,14 +322,14 @@ mod tests {
     #[test]
     fn a_device_is_of_the_group_and_bound() {
         let fixture = ready();
-        fixture.device(7, "0000:00:02.0", EDU, None);
-        let device = |name| found(&fixture, &Asked::Device { group: 7, name });
+        fixture.device(Group(7), "0000:00:02.0", EDU, None);
+        let device = |name| found(&fixture, &Asked::Device { group: Group(7), name });
         let unbound = device("0000:00:02.0").unwrap();
         assert_eq!(unbound, Obstacle::NotBound { device: "0000:00:02.0".to_owned() });
         assert!(unbound.to_string().contains("0000:00:02.0 is bound to no driver: bind it to vfio-pci"), "{unbound}");
         let obstacle = device("0000:00:09.0").unwrap();
         let devices = vec!["0000:00:01.0".to_owned(), "0000:00:02.0".to_owned()];
-        assert_eq!(obstacle, Obstacle::NoDevice { group: 7, device: "0000:00:09.0".to_owned(), devices });
+        assert_eq!(obstacle, Obstacle::NoDevice { group: Group(7), device: "0000:00:09.0".to_owned(), devices });
         assert!(obstacle.to_string().contains("it has 0000:00:01.0, 0000:00:02.0"), "{obstacle}");
     }
 }

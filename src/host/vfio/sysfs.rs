@@ -3,6 +3,7 @@
 
 use crate::addr::PageShift;
 use crate::host::{Errno, GroupFacts, Memlock, PciDevice, Platform};
+use crate::pci::Group;
 use core::fmt;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -28,13 +29,19 @@ impl Default for Roots {
 }
 
 impl Roots {
+    /// Returns the same folders below another one.
+    pub(super) fn below(root: &Path) -> Self {
+        let folder = |name| root.join(name);
+        Self { sys: folder("sys"), proc: folder("proc"), dev: folder("dev"), run: folder("run") }
+    }
+
     /// Returns the container node.
     pub(super) fn container(&self) -> PathBuf {
         self.dev.join("vfio/vfio")
     }
 
     /// Returns the node of a group.
-    pub(super) fn group(&self, number: u32) -> PathBuf {
+    pub(super) fn group(&self, number: Group) -> PathBuf {
         self.dev.join(format!("vfio/{number}"))
     }
 
@@ -120,7 +127,10 @@ pub(super) fn groups(roots: &Roots) -> Vec<GroupFacts> {
     let root = roots.sys.join("kernel/iommu_groups");
     let mut groups: Vec<_> = numbers(&root)
         .into_iter()
-        .map(|number| GroupFacts { number, devices: devices(&root.join(number.to_string()).join("devices")) })
+        .map(|number| GroupFacts {
+            number: Group(number),
+            devices: devices(&root.join(number.to_string()).join("devices")),
+        })
         .collect();
     groups.sort_by_key(|group| group.number);
     groups
@@ -303,9 +313,9 @@ mod tests {
     #[test]
     fn groups_and_devices_come_in_order_with_ids_and_drivers() {
         let fixture = Fixture::new();
-        fixture.device(10, "0001:00:00.0", (0x1014, 0x04c1), None);
-        fixture.device(2, "0000:00:02.0", (0x1b36, 0x0010), Some("nvme"));
-        fixture.device(2, "0000:00:01.0", (0x1234, 0x11e8), Some("vfio-pci"));
+        fixture.device(Group(10), "0001:00:00.0", (0x1014, 0x04c1), None);
+        fixture.device(Group(2), "0000:00:02.0", (0x1b36, 0x0010), Some("nvme"));
+        fixture.device(Group(2), "0000:00:01.0", (0x1234, 0x11e8), Some("vfio-pci"));
         fixture.write("sys/kernel/iommu_groups/3/devices/00000000.odd/uevent", "");
         let device = |address: &str, id, driver: Option<&str>| PciDevice {
             address: address.to_owned(),
@@ -316,14 +326,14 @@ mod tests {
             groups(&fixture.roots()),
             [
                 GroupFacts {
-                    number: 2,
+                    number: Group(2),
                     devices: vec![
                         device("0000:00:01.0", (0x1234, 0x11e8), Some("vfio-pci")),
                         device("0000:00:02.0", (0x1b36, 0x0010), Some("nvme")),
                     ]
                 },
-                GroupFacts { number: 3, devices: vec![device("00000000.odd", (0xffff, 0xffff), None)] },
-                GroupFacts { number: 10, devices: vec![device("0001:00:00.0", (0x1014, 0x04c1), None)] },
+                GroupFacts { number: Group(3), devices: vec![device("00000000.odd", (0xffff, 0xffff), None)] },
+                GroupFacts { number: Group(10), devices: vec![device("0001:00:00.0", (0x1014, 0x04c1), None)] },
             ]
         );
     }

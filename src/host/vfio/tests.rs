@@ -3,6 +3,7 @@
 use super::fixture::Fixture;
 use super::*;
 use crate::host::calls;
+use crate::pci::Group;
 use crate::uapi::vfio::PCI_CONFIG_REGION_INDEX;
 
 const DEVICE: &str = "0000:00:01.0";
@@ -27,16 +28,16 @@ fn files_that_were_handed_in_are_used_once_instead_of_the_nodes() {
     let (first, second, group, device) = (file(), file(), file(), file());
     let expected = [&first, &second, &group, &device].map(number);
     let given = GivenFiles::new().with_container(first).with_container(second);
-    let given = given.with_group(7, group).with_device(DEVICE, device);
+    let given = given.with_group(Group(7), group).with_device(DEVICE, device);
     let host = Vfio { roots: fixture.roots(), given: Mutex::new(given), ..Default::default() };
     let open = |node| host.open(node).map(|fd| (fd, number(&host.files.get(fd).unwrap().file)));
     let containers = [open(Node::Container).unwrap(), open(Node::Container).unwrap()];
-    let (group, at) = open(Node::Group(7)).unwrap();
+    let (group, at) = open(Node::Group(Group(7))).unwrap();
     let name = Node::Device { group, name: DEVICE };
     let (_, device) = open(name).unwrap();
     assert_eq!([containers[0].1, containers[1].1, at, device], expected);
-    assert!(host.files.has_group(7));
-    assert_eq!((open(Node::Container), open(Node::Group(7))), (Err(Errno::ENOENT), Err(Errno::ENOENT)));
+    assert!(host.files.has_group(Group(7)));
+    assert_eq!((open(Node::Container), open(Node::Group(Group(7)))), (Err(Errno::ENOENT), Err(Errno::ENOENT)));
     assert!(open(name).is_err(), "the group's file is no group");
 }
 
@@ -46,7 +47,7 @@ fn a_machine_without_vfio_says_so() {
     fixture.write("proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\n");
     let host = host(&fixture);
     assert_eq!(host.open(Node::Container), Err(Errno::ENOENT));
-    assert_eq!(host.open(Node::Group(5)), Err(Errno::ENOENT));
+    assert_eq!(host.open(Node::Group(Group(5))), Err(Errno::ENOENT));
     assert_eq!(host.platform(), None);
     let arch = std::env::consts::ARCH.to_owned();
     assert_eq!(host.obstacle(Node::Container), Some(Obstacle::NotPower { arch }));
@@ -84,7 +85,7 @@ fn nodes_are_opened_called_and_closed() {
     fixture.write("dev/vfio/7", "");
     let host = host(&fixture);
     let container = host.open(Node::Container).unwrap();
-    let group = host.open(Node::Group(7)).unwrap();
+    let group = host.open(Node::Group(Group(7))).unwrap();
     assert_ne!(container, group);
     // Plain files stand in for the nodes: they support no ioctl.
     assert_eq!(call(&host, container, Call::GetApiVersion), Err(Errno::ENOTTY));
@@ -111,13 +112,13 @@ fn files_are_closed_on_exec() {
 fn a_group_that_is_open_here_is_not_busy_but_may_lack_something() {
     let fixture = Fixture::power("6.12.0");
     fixture.write("dev/vfio/7", "");
-    fixture.device(7, DEVICE, (0x1234, 0x11e8), Some("vfio-pci"));
-    fixture.device(7, "0000:00:02.0", (0x1b36, 0x0010), Some("nvme"));
+    fixture.device(Group(7), DEVICE, (0x1234, 0x11e8), Some("vfio-pci"));
+    fixture.device(Group(7), "0000:00:02.0", (0x1b36, 0x0010), Some("nvme"));
     let host = host(&fixture);
-    let group = host.open(Node::Group(7)).unwrap();
+    let group = host.open(Node::Group(Group(7))).unwrap();
     let (device, driver) = ("0000:00:02.0".to_owned(), "nvme".to_owned());
-    let expected = Some(Obstacle::NotViable { group: 7, device, driver });
-    assert_eq!(host.obstacle(Node::Group(7)), expected);
+    let expected = Some(Obstacle::NotViable { group: Group(7), device, driver });
+    assert_eq!(host.obstacle(Node::Group(Group(7))), expected);
     assert_eq!(host.obstacle(Node::Device { group, name: DEVICE }), expected);
 }
 

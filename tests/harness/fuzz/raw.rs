@@ -4,6 +4,7 @@
 use super::raw_step::Step;
 use crate::by_address::RunCall;
 use arbitrary::Unstructured;
+use spapr_iommu::Group;
 use spapr_iommu::host::{Call, Fd, Host, Memory, Node, Region};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Leak, Machine, Model, Preset, Violation};
 use std::collections::BTreeMap;
@@ -83,7 +84,7 @@ impl Calls {
         let model = self.model();
         let container = model.open(Node::Container).unwrap();
         for number in 0..self.groups.min(GROUPS) {
-            let group = model.open(Node::Group(number)).unwrap();
+            let group = model.open(Node::Group(Group(number))).unwrap();
             let _ = model.run_call(group, &mut Call::GroupSetContainer(container));
         }
         let _ = model.run_call(container, &mut Call::SetIommu(self.driver));

@@ -3,6 +3,7 @@
 use super::raw::Regions;
 use crate::by_address::RunCall;
 use arbitrary::{Arbitrary, Result, Unstructured};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno, Fd, Host, Memory, Node};
@@ -188,7 +189,7 @@ impl Step {
         let region = |regions: &Regions, at: u8| usize::from(at).checked_rem(regions.len());
         match *self {
             Self::Open(None) => model.open(Node::Container).map(|fd| fd.0.into()),
-            Self::Open(Some(group)) => model.open(Node::Group(group)).map(|fd| fd.0.into()),
+            Self::Open(Some(group)) => model.open(Node::Group(Group(group))).map(|fd| fd.0.into()),
             Self::OpenDevice(group, there) => {
                 let groups = model.groups();
                 let names: Vec<_> = groups.iter().map(|group| group.devices[0].address.as_str()).collect();
@@ -243,7 +244,7 @@ impl Step {
                 Ok(0)
             }
             Self::Eeh(group, state) => {
-                model.set_eeh_state(group, state);
+                model.set_eeh_state(Group(group), state);
                 Ok(0)
             }
         }

@@ -5,6 +5,7 @@ use super::{HUGE, SLOTS, Setup};
 use crate::by_address::PlugByAddress;
 use crate::guest_fixture::{Fixture, guest};
 use parking_lot::Mutex;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::guest::{
     AddMemoryError, DdwOffer, GuestMemory, GuestTranslation, Liobn, Phb, PhbError, RemoveMemoryError, Slot,
@@ -97,8 +98,8 @@ impl Testbed {
                 Ok(liobn) => Outcome::Translated(iommu.translate(Liobn(liobn), Iova(iova))),
                 Err(_) => Outcome::Done,
             },
-            &Step::Attach { phb, group } => Outcome::Group(self.phbs[phb].attach(group)),
-            &Step::Detach { phb, group } => Outcome::Group(self.phbs[phb].detach(group)),
+            &Step::Attach { phb, group } => Outcome::Group(self.phbs[phb].attach(Group(group))),
+            &Step::Detach { phb, group } => Outcome::Group(self.phbs[phb].detach(Group(group))),
             &Step::Plug { slot } => self.plug(slot),
             &Step::Unplug { slot } => self.unplug(slot),
             &Step::Keep { slot } => {

@@ -13,6 +13,7 @@ pub use step::Step;
 
 use crate::guest_fixture::{BUID, LIOBN};
 use arbitrary::{Arbitrary, Result, Unstructured};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::guest::{Liobn, PhbConfig};
 use twin::Twin;
@@ -69,7 +70,7 @@ fn agrees(testbed: &Testbed, twin: &Twin) {
     for (number, phb) in testbed.phbs.iter().enumerate() {
         let mut groups: Vec<_> = phb.space().status().groups.iter().map(|group| group.group).collect();
         groups.sort_unstable();
-        assert_eq!(groups, twin.groups[number].iter().copied().collect::<Vec<_>>());
+        assert_eq!(groups, twin.groups[number].iter().copied().map(Group).collect::<Vec<_>>());
         let of = twin.windows.iter().filter(|(_, window)| window.phb == number);
         let expected: Vec<_> = of.map(|(&liobn, window)| (liobn, window.start, window.len, window.shift)).collect();
         let tables = phb.tables();

@@ -4,6 +4,7 @@ use super::step::{Bus, Bytes, Place, Step};
 use super::{End, Setup};
 use crate::by_address::ByAddress;
 use parking_lot::RwLock;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Errno, Host, Memory};
 use spapr_iommu::model::Model;
@@ -82,7 +83,7 @@ impl Fixture {
             model = model.with_memlock(Some(limit));
         }
         if setup.host_driver {
-            model = model.with_host_driver(GROUPS - 1, "nvme");
+            model = model.with_host_driver(Group(GROUPS - 1), "nvme");
         }
         let model = Arc::new(model);
         let page = model.page_shift();
@@ -186,9 +187,11 @@ impl Holdings {
     fn try_act(&mut self, fixture: &Fixture, step: &Step) -> Option<Outcome> {
         let on = |space: &usize| fixture.space(*space);
         Some(match step {
-            Step::Attach { space, group } => Outcome::Attached(on(space).attach(*group)),
-            Step::Beside { space, group, other } => Outcome::Attached(on(space).attach_beside(*group, *other)),
-            Step::Detach { space, group } => Outcome::Detached(on(space).detach(*group)),
+            Step::Attach { space, group } => Outcome::Attached(on(space).attach(Group(*group))),
+            Step::Beside { space, group, other } => {
+                Outcome::Attached(on(space).attach_beside(Group(*group), Group(*other)))
+            }
+            Step::Detach { space, group } => Outcome::Detached(on(space).detach(Group(*group))),
             Step::Renew { space } => {
                 self.devices.iter().all(|device| device.space != *space).then_some(())?;
                 *fixture.spaces[*space].write() = AddressSpace::new(&fixture.registry);
@@ -239,8 +242,8 @@ impl Holdings {
             Step::Unreserve { space, at, len } => Outcome::Windows(on(space).unreserve(range(*at, *len)?)),
             Step::Trim { space } => Outcome::Windows(on(space).trim()),
             Step::Device { space, group } => {
-                let address = fixture.model.groups().into_iter().find(|facts| facts.number == *group)?;
-                let opened = on(space).device(*group, &address.devices.first()?.address);
+                let address = fixture.model.groups().into_iter().find(|facts| facts.number == Group(*group))?;
+                let opened = on(space).device(Group(*group), &address.devices.first()?.address);
                 Outcome::Opened(opened.map(|device| {
                     let region = device.region(7).unwrap();
                     self.devices.push(Handle { space: *space, group: *group, _device: device, _region: region });

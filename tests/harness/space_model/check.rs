@@ -2,6 +2,7 @@
 
 use super::act::{Fixture, SPACES};
 use super::books::{Twin, joined};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::{Fd, Memory, Platform};
 use spapr_iommu::model::TableView;
@@ -73,7 +74,7 @@ pub fn agrees(fixture: &Fixture, twin: &Twin) {
         let mappings = space.mappings();
         let books = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, m.permission)));
         assert_eq!(books, expected.runs.joined(), "what is mapped");
-        let groups: Vec<_> = expected.groups.keys().copied().collect();
+        let groups: Vec<_> = expected.groups.keys().copied().map(Group).collect();
         let mut attached: Vec<_> = space.status().groups.iter().map(|status| status.group).collect();
         attached.sort_unstable();
         assert_eq!(attached, groups);

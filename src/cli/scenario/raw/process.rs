@@ -4,6 +4,7 @@ use super::step::{DeviceFile, Part, Slot, Step, Where, Which};
 use crate::by_address;
 use crate::edu::{self, EduError};
 use crate::machine::is_vfio;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
 use spapr_iommu::host::{Call, Errno, Fd, GroupFacts, Host, Memory, Node};
 use spapr_iommu::uapi::vfio::{PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
@@ -20,7 +21,7 @@ const ABSENT: &str = "0000:ff:1f.7";
 #[derive(Clone, Debug)]
 pub struct Process {
     /// Number of each group, and name of its device.
-    groups: Vec<(u32, String)>,
+    groups: Vec<(Group, String)>,
     files: BTreeMap<Slot, Fd>,
     /// Pieces of memory.
     pub memory: Vec<UserRange>,

@@ -3,6 +3,7 @@
 use super::InUse;
 use crate::error::classify;
 use crate::host::{Errno, Obstacle};
+use crate::pci::Group;
 use core::fmt;
 
 /// Why a device was not bound to vfio-pci, or not put back. Everything is as it was before, except
@@ -47,7 +48,7 @@ pub enum BindError {
     #[error(
         "{address} was bound to vfio-pci, but /dev/vfio/{group} did not appear within {seconds} s: see `dmesg | tail`"
     )]
-    NoNode { address: String, group: u32, seconds: u64 },
+    NoNode { address: String, group: Group, seconds: u64 },
     /// The kernel refused a write.
     #[error("cannot write {text:?} to {path}: {}; `dmesg | tail` may show more", errno.desc())]
     Write { path: String, text: String, errno: Errno },

@@ -152,6 +152,7 @@ mod tests {
     use super::super::super::fixture::Fixture;
     use super::super::tests::Fake;
     use super::*;
+    use crate::pci::Group;
 
     const DEVICE: &str = "0000:00:01.0";
     const DISK: &str = "devices/pci0000:00/0000:00:01.0/nvme/nvme0/nvme0n1";
@@ -159,7 +160,7 @@ mod tests {
     /// A machine with one device, a disk with a partition, and another disk elsewhere.
     fn machine() -> Fixture {
         let fixture = Fixture::power("6.12.0");
-        fixture.device(7, DEVICE, (0x1b36, 0x0010), Some("nvme"));
+        fixture.device(Group(7), DEVICE, (0x1b36, 0x0010), Some("nvme"));
         block(&fixture, DISK, "259:0");
         block(&fixture, &format!("{DISK}/nvme0n1p1"), "259:1");
         block(&fixture, "devices/vio/71000000/sda", "8:0");

@@ -29,7 +29,7 @@ pub use in_use::InUse;
 use super::obstacle::{self, is_vfio};
 use super::sysfs::{self, Kernel, Roots, Running};
 use crate::host::{Errno, GroupFacts, Obstacle, PciDevice, Process};
-use crate::pci::PciAddress;
+use crate::pci::{Group, PciAddress};
 use record::{Records, Was, refused};
 use std::fs;
 use std::path::Path;
@@ -48,7 +48,7 @@ pub struct Binding {
     /// PCI address, `0000:00:00.0`.
     pub address: String,
     /// Its IOMMU group.
-    pub group: Option<u32>,
+    pub group: Option<Group>,
     /// The driver it was bound to.
     pub before: Option<String>,
     /// The driver it is bound to now.
@@ -75,6 +75,11 @@ impl Binder {
     /// Creates a binder for the running kernel. Changes nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates a binder for the machine whose `/sys`, `/proc`, `/dev` and `/run` are below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { roots: Roots::below(root), ..Self::default() }
     }
 
     /// Binds a device to vfio-pci, and waits until its group can be opened. Does nothing if
@@ -130,13 +135,18 @@ impl Binder {
     }
 
     /// Returns a group with its devices.
-    pub fn group(&self, number: u32) -> Option<GroupFacts> {
+    pub fn group(&self, number: Group) -> Option<GroupFacts> {
         sysfs::groups(&self.roots).into_iter().find(|group| group.number == number)
     }
 
     /// Returns what still keeps a user from the group; nothing if it can be attached.
-    pub fn in_the_way(&self, group: u32) -> Vec<Obstacle> {
+    pub fn in_the_way(&self, group: Group) -> Vec<Obstacle> {
         obstacle::all(&self.roots, group, |path| self.kernel.open_group(path))
+    }
+
+    /// Returns [`Obstacle::KernelTooOld`] if the kernel is one that cannot bind vfio-pci on POWER.
+    pub fn kernel_obstacle(&self) -> Option<Obstacle> {
+        obstacle::too_old(&self.roots)
     }
 
     /// Returns all PCI devices with their drivers, in order.
@@ -147,7 +157,7 @@ impl Binder {
         addresses.into_iter().map(|address| sysfs::device(&folder.join(&address), address)).collect()
     }
 
-    fn bind_device(&self, address: &str) -> Result<(Binding, u32), BindError> {
+    fn bind_device(&self, address: &str) -> Result<(Binding, Group), BindError> {
         let address = self.find(address)?;
         let group = self.can_bind(&address)?;
         let before = self.driver(&address);
@@ -174,7 +184,7 @@ impl Binder {
     }
 
     /// Returns the group of a device that can be bound. Checks first what needs no permission.
-    fn can_bind(&self, address: &str) -> Result<u32, BindError> {
+    fn can_bind(&self, address: &str) -> Result<Group, BindError> {
         if self.is_bridge(address) {
             return Err(BindError::Bridge { address: address.to_owned() });
         }
@@ -192,7 +202,7 @@ impl Binder {
         }
     }
 
-    fn give(&self, address: &str, group: u32, driver: Option<&str>) -> Result<(), BindError> {
+    fn give(&self, address: &str, group: Group, driver: Option<&str>) -> Result<(), BindError> {
         self.write(&self.roots.pci(address).join("driver_override"), VFIO_PCI)?;
         if let Some(driver) = driver {
             self.write(&self.roots.driver(driver).join("unbind"), address)?;
@@ -209,7 +219,7 @@ impl Binder {
         self.wait_for(address, group)
     }
 
-    fn wait_for(&self, address: &str, group: u32) -> Result<(), BindError> {
+    fn wait_for(&self, address: &str, group: Group) -> Result<(), BindError> {
         let (node, start) = (self.roots.group(group), Instant::now());
         while !node.exists() {
             if start.elapsed() >= self.timeout {
@@ -223,7 +233,7 @@ impl Binder {
 
     /// Refuses while a process has the group open: vfio-pci releases a device only after its user
     /// has closed it.
-    fn check_unused(&self, group: u32) -> Result<(), BindError> {
+    fn check_unused(&self, group: Group) -> Result<(), BindError> {
         match self.kernel.open_group(&self.roots.group(group)) {
             Err(Errno::EBUSY) => Err(obstacle::opener(&self.roots, group).into()),
             _ => Ok(()),
@@ -247,7 +257,7 @@ impl Binder {
         sysfs::target(&self.roots.pci(address).join("driver"))
     }
 
-    fn group_of(&self, address: &str) -> Option<u32> {
+    fn group_of(&self, address: &str) -> Option<Group> {
         sysfs::target(&self.roots.pci(address).join("iommu_group"))?.parse().ok()
     }
 
@@ -344,18 +354,18 @@ impl Binder {
 pub struct Bound<'a> {
     binder: &'a Binder,
     binding: Binding,
-    group: u32,
+    group: Group,
     /// The process that bound it: a child of `fork` puts nothing back.
     process: Process,
 }
 
 impl<'a> Bound<'a> {
-    fn new(binder: &'a Binder, binding: Binding, group: u32) -> Self {
+    fn new(binder: &'a Binder, binding: Binding, group: Group) -> Self {
         Self { binder, binding, group, process: Process::current() }
     }
 
     /// Returns the group to attach.
-    pub fn group(&self) -> u32 {
+    pub fn group(&self) -> Group {
         self.group
     }
 

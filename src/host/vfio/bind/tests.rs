@@ -2,6 +2,7 @@
 
 use super::super::fixture::Fixture;
 use super::*;
+use crate::pci::Group;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -94,8 +95,8 @@ impl Kernel for Fake {
 /// A machine whose device an NVMe driver has, and another device of the group that nobody has.
 fn machine() -> Fixture {
     let fixture = Fixture::power("6.12.0");
-    fixture.device(7, DEVICE, NVME, Some("nvme"));
-    fixture.device(7, OTHER, NVME, None);
+    fixture.device(Group(7), DEVICE, NVME, Some("nvme"));
+    fixture.device(Group(7), OTHER, NVME, None);
     fixture.write("sys/bus/pci/drivers/nvme/bind", "");
     fixture
 }
@@ -126,7 +127,8 @@ fn a_device_goes_to_vfio_and_back_to_its_driver() {
     let (binder, told) = listened(&fixture, Fake::default());
     let (nvme, vfio) = (Some("nvme".to_owned()), Some("vfio-pci".to_owned()));
     let address = DEVICE.to_owned();
-    let expected = Binding { address, group: Some(7), before: nvme.clone(), driver: vfio.clone(), changed: true };
+    let expected =
+        Binding { address, group: Some(Group(7)), before: nvme.clone(), driver: vfio.clone(), changed: true };
     assert_eq!(binder.bind(DEVICE), Ok(expected.clone()));
     assert_eq!(told(), BOUND);
     assert_eq!(record(&fixture).as_deref(), Some("driver=nvme\noverride=\n"));
@@ -174,7 +176,7 @@ fn a_failure_halfway_puts_back_what_was() {
 
     let (binder, told) = listened(&fixture, Fake { no_node: true, ..Fake::default() });
     let error = binder.bind(DEVICE).unwrap_err();
-    assert_eq!(error, BindError::NoNode { address: DEVICE.to_owned(), group: 7, seconds: 0 });
+    assert_eq!(error, BindError::NoNode { address: DEVICE.to_owned(), group: Group(7), seconds: 0 });
     assert_eq!(told(), [&BOUND[..], &PUT_BACK].concat());
     assert_eq!((binder.driver(DEVICE).as_deref(), record(&fixture)), (Some("nvme"), None));
 }
@@ -207,7 +209,7 @@ fn what_speaks_against_it_is_named_before_anything_is_changed() {
     assert!(matches!(refused(&machine_of("")), BindError::Obstacle(Obstacle::NotPower { .. })));
     let empty = Fixture::power("6.12.0");
     assert_eq!(refused(&empty), BindError::NoDevice { address: DEVICE.to_owned(), present: vec![] });
-    empty.device(7, OTHER, NVME, None);
+    empty.device(Group(7), OTHER, NVME, None);
     assert!(refused(&empty).to_string().contains(OTHER));
 
     let fixture = machine();
@@ -267,7 +269,7 @@ fn a_group_that_is_open_keeps_its_device() {
     fixture.write("proc/42/comm", "dpdk\n");
     let (binder, told) = listened(&fixture, Fake::busy("7"));
     let process = "dpdk".to_owned();
-    assert_eq!(binder.unbind(DEVICE), Err(Obstacle::HeldBy { group: 7, pid: 42, process }.into()));
+    assert_eq!(binder.unbind(DEVICE), Err(Obstacle::HeldBy { group: Group(7), pid: 42, process }.into()));
     assert_eq!(told(), [""; 0]);
     assert!(record(&fixture).is_some());
 }
@@ -277,7 +279,7 @@ fn a_held_device_goes_back_when_it_is_dropped() {
     let fixture = machine();
     let binder = binder(&fixture, Fake::default());
     let bound = binder.hold(DEVICE).unwrap();
-    assert_eq!((bound.group(), bound.binding().changed), (7, true));
+    assert_eq!((bound.group(), bound.binding().changed), (Group(7), true));
     drop(bound);
     assert_eq!(binder.driver(DEVICE).as_deref(), Some("nvme"));
     binder.hold(DEVICE).unwrap().restore().unwrap();
@@ -291,18 +293,18 @@ fn a_held_device_goes_back_when_it_is_dropped() {
 #[test]
 fn a_group_comes_without_its_bridges_and_with_what_is_in_the_way() {
     let fixture = machine();
-    fixture.device(7, "0000:00:00.0", NVME, Some("pcieport"));
+    fixture.device(Group(7), "0000:00:00.0", NVME, Some("pcieport"));
     fixture.write("sys/bus/pci/devices/0000:00:00.0/class", "0x060400\n");
-    fixture.device(8, "0000:00:03.0", NVME, None);
+    fixture.device(Group(8), "0000:00:03.0", NVME, None);
     let binder = binder(&fixture, Fake::default());
     assert_eq!(binder.with_group(OTHER).unwrap(), [OTHER, DEVICE]);
-    assert_eq!(binder.group(7).unwrap().devices.len(), 3);
+    assert_eq!(binder.group(Group(7)).unwrap().devices.len(), 3);
     assert_eq!(binder.devices().len(), 4);
     binder.bind(OTHER).unwrap();
     let (device, driver) = (DEVICE.to_owned(), "nvme".to_owned());
-    assert_eq!(binder.in_the_way(7), [Obstacle::NotViable { group: 7, device, driver }]);
+    assert_eq!(binder.in_the_way(Group(7)), [Obstacle::NotViable { group: Group(7), device, driver }]);
     binder.bind(DEVICE).unwrap();
-    assert_eq!(binder.in_the_way(7), []);
+    assert_eq!(binder.in_the_way(Group(7)), []);
 }
 
 #[test]

@@ -1,0 +1,43 @@
+//! `spapr-iommu doctor`.
+
+use super::output::Sink;
+use super::{DoctorArguments, Exit, written};
+use crate::doctor::{Finding, Level, Needs, Place, examine, verdict};
+use std::io;
+
+pub(super) fn run(arguments: &DoctorArguments) -> Exit {
+    let place = Place::new(arguments.root.as_deref());
+    let findings = examine(&place, Needs { memory: arguments.memory, page: arguments.page });
+    let verdict = verdict(&findings);
+    let report = Report { verdict, findings: &findings };
+    let result = if arguments.json { json(&report) } else { text(&report) };
+    let exit = if verdict == Level::Wrong { Exit::Obstacle } else { Exit::Success };
+    exit.and(written(result))
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Report<'a> {
+    /// The worst level.
+    verdict: Level,
+    findings: &'a [Finding],
+}
+
+fn json(report: &Report<'_>) -> io::Result<()> {
+    let mut sink = Sink::stdout();
+    sink.json(report);
+    sink.finish()
+}
+
+fn text(report: &Report<'_>) -> io::Result<()> {
+    let mut sink = Sink::stdout();
+    report.findings.iter().flat_map(lines).for_each(|line| sink.line(&line));
+    sink.finish()
+}
+
+/// Formats a finding: a line for it, and one for what mends it.
+fn lines(finding: &Finding) -> Vec<String> {
+    let line = format!("{:<8} {:<14} {}", finding.level, finding.topic, finding.text);
+    // What is as it must be needs no mending, though a remedy may say how to change it.
+    let remedy = finding.remedy.iter().filter(|_| finding.level != Level::Ok);
+    std::iter::once(line).chain(remedy.map(|remedy| format!("{:<8} {:<14} fix: {remedy}", "", ""))).collect()
+}
