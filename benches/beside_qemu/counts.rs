@@ -1,5 +1,5 @@
-//! Exits and ioctls of a run, as the monitors tell them: `examples/linux` in its report, QEMU in its
-//! trace.
+//! Exits and ioctls of a run, as the monitors tell them: `examples/linux` in its report, QEMU in
+//! its trace.
 
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 use std::collections::BTreeMap;

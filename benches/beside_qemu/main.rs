@@ -1,5 +1,5 @@
-//! Measures the monitor `examples/linux`, compared with QEMU: both boot the same guest kernel, initial
-//! file system and NVMe controller on the same host in the same boot, round by round.
+//! Measures the monitor `examples/linux`, compared with QEMU: both boot the same guest kernel,
+//! initial file system and NVMe controller on the same host in the same boot, round by round.
 //!
 //! Times, throughput and memory are of runs that nothing else observes. QEMU counts its exits and
 //! ioctls by trace events, in a run of its own in each round; `examples/linux` counts its own in
@@ -66,7 +66,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut table = table::Table::default();
     for round in 0..options.rounds {
-        // Neither always has the disk, the host's caches and its free memory as the other left them.
+        // Neither always has the disk, the host's caches and its free memory as the other left
+        // them.
         if round % 2 == 0 {
             table.linux.push(linux::run(&options)?);
         }

@@ -1,9 +1,10 @@
 //! Runs commands of this project on real POWER kernels in emulated machines.
 //!
 //! `ppc64/README.md` is the guide. A run passes these modules: [`options`] parses the request,
-//! [`kernel`] finds the kernel, [`program`] builds the commands, [`packaged`] finds Debian's programs
-//! that they run, [`initramfs`] packs all, [`machine`] describes the machine, [`boot`] runs it, [`console`] splits its console output,
-//! [`verdict`] judges it and [`spent`] reports where the time went.
+//! [`kernel`] finds the kernel, [`program`] builds the commands, [`packaged`] finds Debian's
+//! programs that they run, [`initramfs`] packs all, [`machine`] describes the machine, [`boot`]
+//! runs it, [`console`] splits its console output, [`verdict`] judges it and [`spent`] reports
+//! where the time went.
 //!
 //! For all machines with all kernels, [`cell`] names one combination, [`show`] runs its commands,
 //! [`drivers`] runs its drivers and [`guests`] its Linux guests, which have tables of their own,

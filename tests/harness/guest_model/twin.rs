@@ -6,7 +6,7 @@ use super::step::{Step, TOKENS};
 use super::{HUGE, SLOTS, Setup};
 use crate::guest_fixture::{BIG, BUID, LIOBN};
 use spapr_iommu::addr::GuestAddr;
-use spapr_iommu::guest::{DdwOffer, GuestMemory, PhbError};
+use spapr_iommu::guest::{AddMemoryError, DdwOffer, GuestMemory, PhbError};
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -133,14 +133,18 @@ impl Twin {
             (&Step::Detach { phb, group }, Outcome::Group(result)) => {
                 assert_eq!(result.is_ok(), self.groups[phb].remove(&group), "{step:x?}: {result:?}");
             }
-            (&Step::Plug { slot }, Outcome::Plugged(result)) => {
-                if result.is_ok() {
+            (&Step::Plug { slot }, Outcome::Plugged(result)) => match result {
+                Ok(()) => {
                     assert_eq!(self.slots.insert(slot, false), None);
                     self.huge |= slot == HUGE;
-                } else {
-                    assert!(self.setup.memlock.is_some(), "{step:x?}: {result:?}");
                 }
-            }
+                // Devices reach RAM through a window whose pages are larger than the new RAM's.
+                Err(AddMemoryError::Page { page, .. }) => {
+                    let large = |window: &Window| window.shift == page.get() && !self.groups[window.phb].is_empty();
+                    assert!(self.windows.values().any(large), "{step:x?}: {result:?}");
+                }
+                Err(_) => assert!(self.setup.memlock.is_some(), "{step:x?}: {result:?}"),
+            },
             (&Step::Unplug { slot }, Outcome::Unplugged(result)) => self.unplugged(slot, result),
             (Step::Keep { slot }, _) => {
                 self.slots.entry(*slot).and_modify(|leaving| *leaving = false);
