@@ -7,6 +7,7 @@
 mod measure;
 
 use measure::{Table, median_ns_then};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Bytes, Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Fd, Host, Node, calls};
@@ -29,7 +30,7 @@ struct Bare {
 }
 
 impl Bare {
-    fn new(host: &Arc<Vfio>, group: u32, ram: UserRange, window: &Window) -> Result<Self, Box<dyn Error>> {
+    fn new(host: &Arc<Vfio>, group: Group, ram: UserRange, window: &Window) -> Result<Self, Box<dyn Error>> {
         let container = host.open(Node::Container)?;
         let group = host.open(Node::Group(group))?;
         calls::group_set_container(host.as_ref(), group, container)?;
@@ -99,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Counts the MAPs for contiguous memory.
-fn count_calls(group: u32) -> Result<(), Box<dyn Error>> {
+fn count_calls(group: Group) -> Result<(), Box<dyn Error>> {
     let host = Arc::new(Recording::new(Vfio::new()));
     let memory = host.share(RAM, host.page_shift())?;
     let registry = Registry::new(host.clone());

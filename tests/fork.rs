@@ -45,7 +45,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     let calls = Arc::new(Recording::new(Arc::clone(&model)));
     let registry = Registry::new(calls.clone());
     let dma = Dma::with_registry(&registry, DmaConfig::default());
-    let device = dma.open("0000:00:00.0", DmaMask::ALL)?;
+    let device = dma.open("0000:00:00.0".parse().unwrap(), DmaMask::ALL)?;
     device.start_dma()?;
     let interrupts = device.enable_interrupts(InterruptKind::Msi, 1)?;
     let large = dma.buffer::<u8>(1 << 20, RW)?;
@@ -94,7 +94,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     assert!(in_child(|| {
         let own = Arc::new(Model::new("pseries".parse().unwrap()));
         let dma = Dma::new(own.clone());
-        let device = dma.open("0000:00:00.0", DmaMask::ALL).unwrap();
+        let device = dma.open("0000:00:00.0".parse().unwrap(), DmaMask::ALL).unwrap();
         drop((dma.buffer::<u8>(1 << 20, RW).unwrap(), device, dma));
         own.locked() == 0 && own.leaks().is_empty()
     }));

@@ -18,7 +18,7 @@ type Page = [u8; PAGE];
 pub(crate) fn read(address: &str, depth: u16, wait: Wait, pages: &[u64]) -> Result<Measured, Box<dyn Error>> {
     let config = DmaConfig::default().with_capacity(16 << 20).without_default_window();
     let dma = Dma::with_registry(&Registry::new(Arc::new(Vfio::new())), config);
-    let mut disk = Disk::open(&dma, address, &Setup { mask: DmaMask::ALL, depth, wait, kind: None })?;
+    let mut disk = Disk::open(&dma, address.parse()?, &Setup { mask: DmaMask::ALL, depth, wait, kind: None })?;
     let buffer = dma.buffer::<Page>(depth.into(), Permission::ReadWrite)?;
     let measured = measure(pages.len(), || all(&mut disk, &buffer, pages))?;
     disk.close()?;

@@ -1,6 +1,7 @@
 //! A driver for QEMU's `edu`, a PCI device that copies between memory and its own buffer.
 //! `docs/drivers.md` builds it step by step. Registers: QEMU, `docs/specs/edu.rst`.
 
+use spapr_iommu::PciAddress;
 use spapr_iommu::addr::IovaRange;
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
 use spapr_iommu::dma::{Buffer, Dma, DmaMask, OpenError};
@@ -63,12 +64,17 @@ pub(crate) struct Edu {
 impl Edu {
     /// Opens the device at a PCI address; `mask` is the device's build option, 64 bits here and 28
     /// by default.
-    pub(crate) fn open(dma: &Dma, address: &str, mask: DmaMask, kind: Option<InterruptKind>) -> Result<Self, EduError> {
+    pub(crate) fn open(
+        dma: &Dma,
+        address: PciAddress,
+        mask: DmaMask,
+        kind: Option<InterruptKind>,
+    ) -> Result<Self, EduError> {
         let device = dma.open(address, mask)?;
         let registers = device.bar(0, Endian::Big)?;
         let found = registers.read::<u32>(IDENTIFICATION)?;
         if found & 0xffff != 0x00ed {
-            return Err(EduError::NotEdu { device: address.to_owned(), found });
+            return Err(EduError::NotEdu { device: address.to_string(), found });
         }
         let interrupt = match kind {
             Some(kind) => device.enable_interrupts(kind, 1)?.pop(),

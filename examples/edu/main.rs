@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for bits in masks {
         for kind in [Some(InterruptKind::Msi), Some(InterruptKind::Intx), None] {
             let dma = Dma::with_registry(&registry, DmaConfig::default());
-            let edu = Edu::open(&dma, &address, DmaMask::bits(bits).ok_or("a mask has 1 to 64 bits")?, kind)?;
+            let edu = Edu::open(&dma, address.parse()?, DmaMask::bits(bits).ok_or("a mask has 1 to 64 bits")?, kind)?;
             let from = dma.buffer::<u8>(MOST as usize, Permission::Read)?;
             let to = dma.buffer::<u8>(MOST as usize, Permission::Write)?;
             let pattern: Vec<u8> = (0..MOST).map(|i| (i * 7 + u64::from(bits)) as u8).collect();

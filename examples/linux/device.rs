@@ -39,7 +39,7 @@ pub(crate) struct Passed {
 impl Passed {
     /// Opens a device of an attached group for a slot of the guest's bus.
     pub(crate) fn open(phb: &Phb, group: Group, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
-        let device = Arc::new(Device::open(phb.space(), group, &pci.address)?);
+        let device = Arc::new(Device::open(phb.space(), group, pci.address.parse()?)?);
         let bar = GuestBar::new(&device)?;
         let at = function::bar_address(slot);
         let config = GuestConfig::new(Arc::clone(&device), at, bar.size());

@@ -67,7 +67,7 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Err
         for depth in options.depth.map_or(vec![1, 32], |depth| vec![depth]) {
             for wait in options.wait.map_or(vec![Wait::Interrupts, Wait::Polling], |wait| vec![wait.into()]) {
                 let setup = Setup { mask, depth, wait, kind: options.interrupts.map(Into::into) };
-                let disk = Disk::open(&dma, &address, &setup)?;
+                let disk = Disk::open(&dma, address.parse()?, &setup)?;
                 if cases.is_empty() && !options.json {
                     describe(&disk);
                 }
@@ -132,7 +132,7 @@ fn case(dma: &Dma, mut disk: Disk, setup: &Setup, blocks: u64) -> Result<Case, B
         return Err(format!("written with CRC-32 {written:08x}, read with {read:08x}").into());
     }
     let case = Case {
-        device: address,
+        device: address.to_string(),
         mask: (64 - setup.mask.reach().leading_zeros()),
         depth: disk.depth(),
         wait: setup.wait.to_string(),

@@ -92,7 +92,7 @@ fn round(host: &Arc<Vfio>, options: &Options, address: &str) -> Result<(), Box<d
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(BYTES, mask < DmaMask::ALL));
     let wait = options.wait.map_or(Wait::Interrupts, Into::into);
     let mut disk =
-        Disk::open(&dma, address, &Setup { mask, depth: 32, wait, kind: options.interrupts.map(Into::into) })?;
+        Disk::open(&dma, address.parse()?, &Setup { mask, depth: 32, wait, kind: options.interrupts.map(Into::into) })?;
     let mut rng = Rng::new();
     let first = rng.u64(0..disk.blocks().saturating_sub(BYTES / disk.block()));
     let out = dma.buffer::<u8>(BYTES as usize, Permission::Read)?;

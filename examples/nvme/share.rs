@@ -40,8 +40,8 @@ fn share(host: &Arc<Vfio>, options: &Options, a: &Found, b: &Found, containers: 
     }
     let kind = options.interrupts.map(Into::into);
     let setup = Setup { mask: DmaMask::ALL, depth: 32, wait: Wait::Interrupts, kind };
-    let mut disk_a = Disk::open(&dma, &a.address, &setup)?;
-    let mut disk_b = Disk::open(&dma, &b.address, &setup)?;
+    let mut disk_a = Disk::open(&dma, a.address.parse()?, &setup)?;
+    let mut disk_b = Disk::open(&dma, b.address.parse()?, &setup)?;
     let mut there: Vec<_> = dma.space().status().groups.iter().map(|group| group.container).collect();
     there.dedup();
     if there.len() != containers {

@@ -18,7 +18,7 @@
 //! let space = AddressSpace::new(&Registry::new(Arc::new(Model::new("powernv9".parse()?))));
 //! space.attach(Group(0))?;
 //! // QEMU's `edu`; on POWER machines its registers are big endian.
-//! let device = Device::open(&space, Group(0), "0000:00:00.0")?;
+//! let device = Device::open(&space, Group(0), "0000:00:00.0".parse()?)?;
 //! assert_eq!(device.id(), (0x1234, 0x11e8));
 //! let registers = device.bar(0, Endian::Big)?;
 //! assert_eq!(registers.read::<u32>(0x00)?, 0x0100_00ed);
@@ -56,7 +56,7 @@ pub use open::{Bar, DmaState};
 pub use register::{Endian, RegisterValue};
 
 use crate::host::{Errno, RegionArea};
-use crate::pci::Group;
+use crate::pci::{Group, PciAddress};
 use crate::space::{AddressSpace, DeviceArea, Driven};
 use crate::uapi::vfio::{DEVICE_FLAGS_PCI, DEVICE_FLAGS_RESET, PCI_BAR0_REGION_INDEX, PCI_CONFIG_REGION_INDEX};
 use core::fmt;
@@ -71,6 +71,7 @@ use std::sync::Arc;
 /// The space, and the group in it, stay while it, a [`Bar`] or an [`Interrupt`] of it is held.
 pub struct Device {
     open: Arc<OpenDevice>,
+    address: PciAddress,
     id: (u16, u16),
     /// Whether the kernel can reset it.
     resets: bool,
@@ -78,12 +79,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens a device of an attached group by its PCI address, `0000:00:00.0`. Its BARs answer, and
-    /// it does no DMA.
-    pub fn open(space: &AddressSpace, group: Group, address: &str) -> Result<Self, DeviceError> {
-        let name: Arc<str> = address.into();
+    /// Opens a device of an attached group by its PCI address. Its BARs answer, and it does no DMA.
+    pub fn open(space: &AddressSpace, group: Group, address: PciAddress) -> Result<Self, DeviceError> {
+        let name: Arc<str> = address.to_string().into();
         // Checked first: opening takes the device off the bus.
-        let driven = space.drive(address).ok_or_else(|| DeviceError::OpenAlready { device: Arc::clone(&name) })?;
+        let driven = space.drive(&name).ok_or_else(|| DeviceError::OpenAlready { device: Arc::clone(&name) })?;
         let device = space.driven_device(group, &driven)?;
         let info = device.info()?;
         if info.flags & DEVICE_FLAGS_PCI == 0 {
@@ -98,12 +98,12 @@ impl Device {
             open.check()?;
         }
         open.config.take_over()?;
-        Ok(Self { open, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
+        Ok(Self { open, address, id, resets: info.flags & DEVICE_FLAGS_RESET != 0, _driven: driven })
     }
 
     /// Returns its PCI address.
-    pub fn address(&self) -> &str {
-        &self.open.address
+    pub fn address(&self) -> PciAddress {
+        self.address
     }
 
     /// Returns vendor and device ID.

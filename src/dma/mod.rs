@@ -19,12 +19,12 @@
 //! use std::sync::Arc;
 //!
 //! let dma = Dma::new(Arc::new(Model::new("powernv9-64k".parse()?)));
-//! let device = dma.open("0000:00:00.0", DmaMask::ALL)?;
+//! let device = dma.open("0000:00:00.0".parse()?, DmaMask::ALL)?;
 //! let ring = dma.buffer::<u64>(512, Permission::ReadWrite)?;
 //! // The address to program into the device.
 //! assert_eq!(ring.iova().0, 1 << 59);
 //! // A device with fewer bits gets the default window.
-//! let old = dma.open("0001:00:00.0", DmaMask::bits(32).ok_or("1 to 64 bits")?)?;
+//! let old = dma.open("0001:00:00.0".parse()?, DmaMask::bits(32).ok_or("1 to 64 bits")?)?;
 //! let low = dma.buffer::<u64>(512, Permission::ReadWrite)?;
 //! assert!(low.iova_range().end().0 <= 1 << 32);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

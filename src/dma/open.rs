@@ -3,7 +3,7 @@
 use super::{Dma, DmaError, DmaMask};
 use crate::device::{Device, DeviceError};
 use crate::error::classify;
-use crate::pci::Group;
+use crate::pci::{Group, PciAddress};
 use crate::space::AttachError;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Weak;
@@ -20,7 +20,7 @@ pub enum OpenError {
         "no IOMMU group has a device {address} (there are {}): give an address as `/sys/bus/pci/devices` has it",
         devices.join(", ")
     )]
-    NoDevice { address: String, devices: Vec<String> },
+    NoDevice { address: PciAddress, devices: Vec<String> },
     /// Its group cannot be used; the error names the obstacle and the remedy.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -76,17 +76,18 @@ impl Devices {
 }
 
 impl Dma {
-    /// Opens a device by its PCI address, `0000:00:01.0`, which must be bound to vfio-pci. Its
+    /// Opens a device by its PCI address; it must be bound to vfio-pci. Its
     /// group is attached, with its own container, and stays attached. `mask` limits the bus
     /// addresses the device can address: all memory allocated from now on is in reach of all open
     /// devices, so open those with the smallest mask first.
-    pub fn open(&self, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
+    pub fn open(&self, address: PciAddress, mask: DmaMask) -> Result<Device, OpenError> {
         let space = self.space();
         let groups = space.registry().host().groups();
-        let group = groups.iter().find(|group| group.devices.iter().any(|device| device.address == address));
+        let name = address.to_string();
+        let group = groups.iter().find(|group| group.devices.iter().any(|device| device.address == name));
         let Some(group) = group.map(|group| group.number) else {
             let devices = groups.into_iter().flat_map(|group| group.devices).map(|device| device.address);
-            return Err(OpenError::NoDevice { address: address.to_owned(), devices: devices.collect() });
+            return Err(OpenError::NoDevice { address, devices: devices.collect() });
         };
         let _opening = self.0.opening.lock();
         let present = space.status().groups;
@@ -115,12 +116,12 @@ impl Dma {
         Ok(())
     }
 
-    fn open_attached(&self, group: Group, address: &str, mask: DmaMask) -> Result<Device, OpenError> {
+    fn open_attached(&self, group: Group, address: PciAddress, mask: DmaMask) -> Result<Device, OpenError> {
         let device = Device::open(self.space(), group, address)?;
         // Fails before the device is visible to others.
         self.reached_by(mask)?;
         let running = device.dma_state().downgrade();
-        self.add(DeviceEntry { address: address.to_owned(), mask, running });
+        self.add(DeviceEntry { address: address.to_string(), mask, running });
         Ok(device)
     }
 }

@@ -136,7 +136,8 @@ fn a_panic_takes_the_device_off_the_bus() {
     let Fixture { bar, device, model, memory, space, .. } = &fixture;
     device.start_dma().unwrap();
     assert!(fixture.moves());
-    let (low, model, start) = (space.device(Group(0), device.address()).unwrap(), model.clone(), memory.start());
+    let (low, model, start) =
+        (space.device(Group(0), &device.address().to_string()).unwrap(), model.clone(), memory.start());
     let bar = device.bar(0, bar.endian()).unwrap();
     let result = catch_unwind(AssertUnwindSafe(move || {
         let _bench = fixture;

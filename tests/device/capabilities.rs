@@ -109,7 +109,7 @@ fn open(status: u8, capabilities: &[(u8, u8)]) -> (Device, Bytes) {
     let host = Express { model: model("powernv9"), config: config.clone() };
     let space = AddressSpace::new(&Registry::new(Arc::new(host)));
     space.attach(Group(0)).unwrap();
-    (Device::open(&space, Group(0), ADDRESS).unwrap(), config)
+    (Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap(), config)
 }
 
 /// Bit 4 of the status register: there is a list of capabilities.

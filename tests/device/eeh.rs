@@ -97,7 +97,7 @@ fn emulated_devices_of_pseries_have_no_pe() {
 #[test]
 fn a_container_of_two_groups_is_left_alone() {
     let (model, space) = space(model("powernv9"));
-    let device = Device::open(&space, Group(0), ADDRESS).unwrap();
+    let device = Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap();
     space.attach_beside(Group(1), Group(0)).unwrap();
     let shared = EehError::from(PeError::Shared { group: Group(0), others: vec![Group(1)] });
     assert_eq!(device.eeh().state(), Err(shared.clone()));
@@ -171,6 +171,6 @@ fn a_frozen_device_that_is_opened_again_works() {
     assert_eq!(fixture.bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
     let Fixture { bar, device, space, .. } = fixture;
     drop((bar, device));
-    let device = Device::open(&space, Group(0), ADDRESS).unwrap();
+    let device = Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap();
     assert_eq!(device.bar(0, Endian::Big).unwrap().read::<u32>(0), Ok(0x0100_00ed));
 }

@@ -55,7 +55,7 @@ impl Fixture {
         let memory = model.allocate(SIZE, model.page_shift()).unwrap();
         let lease = space.registry().lease(memory).unwrap();
         space.map(IovaRange::new(Iova(AT), SIZE).unwrap(), memory.start(), permission).unwrap();
-        let device = Device::open(&space, Group(0), ADDRESS).unwrap();
+        let device = Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap();
         let bar = device.bar(0, Endian::Big).unwrap();
         Self { bar, device, lease, memory, space, model }
     }

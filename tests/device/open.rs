@@ -12,7 +12,10 @@ fn an_open_device_answers_and_is_off_the_bus() {
     for preset in ["powernv8", "powernv9-4k", "pseries"] {
         let fixture = Fixture::new(preset);
         let device = &fixture.device;
-        assert_eq!((device.address(), device.group(), device.id()), (ADDRESS, Group(0), (0x1234, 0x11e8)));
+        assert_eq!(
+            (device.address(), device.group(), device.id()),
+            (ADDRESS.parse().unwrap(), Group(0), (0x1234, 0x11e8))
+        );
         assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed));
         assert_eq!((fixture.bar.size(), fixture.bar.endian()), (1 << 20, Endian::Big));
         assert_eq!(device.config().read::<u16>(4), Ok(2), "{preset}: memory decode only");
@@ -25,12 +28,12 @@ fn an_open_device_answers_and_is_off_the_bus() {
 fn a_device_has_one_driver_at_a_time() {
     let fixture = Fixture::new("powernv9");
     fixture.device.start_dma().unwrap();
-    let refused = Device::open(&fixture.space, Group(0), ADDRESS).unwrap_err();
+    let refused = Device::open(&fixture.space, Group(0), ADDRESS.parse().unwrap()).unwrap_err();
     assert!(matches!(refused, DeviceError::OpenAlready { .. }), "{refused}");
     assert!(fixture.moves(), "and the first notices nothing");
     let Fixture { bar, device, space, .. } = fixture;
     drop(device);
-    Device::open(&space, Group(0), ADDRESS).unwrap();
+    Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap();
     assert_eq!(bar.read::<u32>(0), Ok(0x0100_00ed));
 }
 
@@ -38,12 +41,15 @@ fn a_device_has_one_driver_at_a_time() {
 fn what_is_not_there_is_not_opened() {
     let (_model, space) = space(model("pseries"));
     let open = |group, address| Device::open(&space, group, address).unwrap_err();
-    assert_eq!(open(Group(1), "0001:00:00.0"), DeviceError::Open(AttachError::NotAttached { group: Group(1) }));
-    let missing = open(Group(0), "0000:00:09.0");
+    assert_eq!(
+        open(Group(1), "0001:00:00.0".parse().unwrap()),
+        DeviceError::Open(AttachError::NotAttached { group: Group(1) })
+    );
+    let missing = open(Group(0), "0000:00:09.0".parse().unwrap());
     assert!(matches!(missing, DeviceError::Open(AttachError::Open { errno: Errno::ENODEV, .. })), "{missing}");
     // An address that failed is no device that is open.
-    assert_eq!(open(Group(0), "0000:00:09.0"), missing);
-    let device = Device::open(&space, Group(0), ADDRESS).unwrap();
+    assert_eq!(open(Group(0), "0000:00:09.0".parse().unwrap()), missing);
+    let device = Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap();
     for index in [1, 6, u32::MAX] {
         let refused = device.bar(index, Endian::Little).unwrap_err();
         assert_eq!(refused, DeviceError::NoBar { device: ADDRESS.into(), index, present: vec![0] });
@@ -54,7 +60,7 @@ fn what_is_not_there_is_not_opened() {
 fn a_device_that_is_gone_is_not_opened() {
     let (model, space) = space(model("pseries"));
     model.unplug(Group(0));
-    let refused = Device::open(&space, Group(0), ADDRESS).unwrap_err();
+    let refused = Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap_err();
     assert_eq!(refused, DeviceError::Access(AccessError::Gone { device: ADDRESS.into() }));
 }
 

@@ -20,7 +20,7 @@ struct Entry {
 fn devices_see_what_is_written_in_any_type() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let _device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let _device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let ring = fixture.dma.buffer::<Entry>(1000, RW).unwrap();
         assert_eq!(ring.len(), 1000);
         assert_eq!(ring.iova_range().len(), 16000);
@@ -47,7 +47,7 @@ fn devices_see_what_is_written_in_any_type() {
 #[test]
 fn an_access_outside_is_an_error_and_changes_nothing() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffer = fixture.dma.buffer::<u32>(8, RW).unwrap();
     let beside = fixture.dma.buffer::<u32>(8, RW).unwrap();
     let outside = |offset, len| Err(OutOfBounds { offset, len, size: 32 });
@@ -71,7 +71,7 @@ fn an_access_outside_is_an_error_and_changes_nothing() {
 #[test]
 fn buffers_of_no_bytes_or_too_many_are_refused() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     assert_eq!(fixture.dma.buffer::<u64>(0, RW).err(), Some(DmaError::Empty));
     assert_eq!(fixture.dma.buffer::<()>(5, RW).err(), Some(DmaError::Empty));
     let too_large = DmaError::TooLarge { count: usize::MAX, size: 8 };
@@ -85,7 +85,7 @@ fn buffers_of_no_bytes_or_too_many_are_refused() {
 fn any_order_of_dropping_leaves_nothing_behind() {
     for order in 0..6 {
         let fixture = Fixture::new("pseries-64k");
-        let mut device = Some(fixture.dma.open(FIRST, DmaMask::ALL).unwrap());
+        let mut device = Some(fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap());
         let mut large = Some(fixture.dma.buffer::<u8>(200_000, RW).unwrap());
         let mut small = Some(fixture.dma.buffer::<u8>(100, RW).unwrap());
         let places = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
@@ -104,7 +104,7 @@ fn any_order_of_dropping_leaves_nothing_behind() {
 fn buffers_outlive_what_made_them() {
     let fixture = Fixture::new("powernv9-64k");
     let Fixture { model, calls, dma } = fixture;
-    let device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffer = dma.buffer::<u64>(64, RW).unwrap();
     drop((dma, device));
     buffer.write(3, 4).unwrap();
@@ -117,7 +117,7 @@ fn buffers_outlive_what_made_them() {
 #[test]
 fn small_buffers_share_a_page_and_are_zeroed() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     fixture.names();
     let buffers: Vec<_> = (0..16).map(|_| fixture.dma.buffer::<u64>(512, RW).unwrap()).collect();
     let names = fixture.names();
@@ -141,7 +141,7 @@ fn small_buffers_share_a_page_and_are_zeroed() {
 #[test]
 fn blocks_come_and_go_without_a_call() {
     let fixture = Fixture::new("pseries-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let pool = fixture.dma.pool::<[u8; 4096]>(32, RW).unwrap();
     fixture.names();
     for round in 0..1000u32 {
@@ -162,7 +162,7 @@ fn blocks_come_and_go_without_a_call() {
 #[test]
 fn the_block_that_was_given_back_last_is_taken_first() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let pool = fixture.dma.pool::<[u64; 8]>(8, RW).unwrap();
     let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
     let hot = first.iova();
@@ -176,7 +176,7 @@ fn the_block_that_was_given_back_last_is_taken_first() {
 #[test]
 fn a_block_outlives_its_pool() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let pool = fixture.dma.pool::<u64>(4, RW).unwrap();
     let block = pool.take().unwrap();
     drop((pool, device));

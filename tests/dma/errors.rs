@@ -216,7 +216,7 @@ fn a_chain_of_errors_says_nothing_twice() {
     all(&[running, kept[0].clone()]);
     kept.iter().for_each(|error| says_nothing_twice(error));
     let opened = [
-        OpenError::NoDevice { address: "x".into(), devices: Vec::new() },
+        OpenError::NoDevice { address: "0000:00:01.0".parse().unwrap(), devices: Vec::new() },
         OpenError::Attach(attach_errors().remove(9)),
         OpenError::Device(DeviceError::Call(call())),
         OpenError::Dma(DmaError::Window(window())),
@@ -267,7 +267,7 @@ const LINE: usize = 250;
 fn what_a_driver_holds_is_shown_in_a_line() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let devices = [FIRST, SECOND].map(|address| fixture.dma.open(address, DmaMask::ALL).unwrap());
+        let devices = [FIRST, SECOND].map(|address| fixture.dma.open(address.parse().unwrap(), DmaMask::ALL).unwrap());
         let small: Vec<_> = (0..50).map(|_| fixture.dma.buffer::<u64>(9, RW).unwrap()).collect();
         let large = fixture.dma.buffer::<u64>(90_000, RW).unwrap();
         let pool = fixture.dma.pool::<[u8; 64]>(1000, RW).unwrap();

@@ -19,7 +19,7 @@ fn memfd(flags: MFdFlags, len: u64) -> File {
 fn a_files_memory_is_mapped_and_shared_with_it() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(0x4_0000).unwrap();
         file.write_all_at(b"in the file", 0x1_0000).unwrap();
@@ -42,7 +42,7 @@ fn a_files_memory_is_mapped_and_shared_with_it() {
 fn a_part_that_a_file_does_not_have_is_named() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let page = fixture.model.page_shift();
         let file = memfd(MFdFlags::empty(), 0x4_0000);
         let refused = |offset, len| match fixture.dma.file(&file, offset, len).unwrap_err() {

@@ -9,7 +9,7 @@ use spapr_iommu::permission::Permission;
 fn a_transfer_costs_one_map_and_one_unmap_and_comes_to_the_same_place() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let memory = fixture.dma.memory(1 << 20).unwrap();
         drop(memory.map(0, 1, RW).unwrap());
         fixture.names();
@@ -33,7 +33,7 @@ fn a_transfer_costs_one_map_and_one_unmap_and_comes_to_the_same_place() {
 #[test]
 fn large_memory_lies_in_hugetlb_pages_where_the_window_has_them() {
     let fixture = Fixture::with("pseries-4k", DmaConfig::default(), |model| model.with_free_huge_pages(4));
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let large = fixture.dma.memory(3 << 20).unwrap();
     let small = fixture.dma.memory(3 << 12).unwrap();
     assert_eq!((large.size(), small.size()), (4 << 20, 3 << 12));
@@ -49,7 +49,7 @@ fn memory_that_no_window_could_map_is_refused_at_once() {
     let config = DmaConfig::default().with_page(PageShift::P16M).without_default_window().with_capacity(1 << 30);
     let fixture = Fixture::with("powernv8-64k", config, |model| model.with_free_huge_pages(0));
     let early = fixture.dma.memory(1 << 20).unwrap();
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     for bytes in [1, 1 << 20, 20 << 20] {
         let refused = fixture.dma.memory(bytes).unwrap_err();
         let page = PageShift::P16M;
@@ -69,7 +69,7 @@ fn memory_that_no_window_could_map_is_refused_at_once() {
     fixture.ends_clean();
     // With a page of hugetlb left, it takes that.
     let fixture = Fixture::with("powernv8-64k", config, |model| model.with_free_huge_pages(1));
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let memory = fixture.dma.memory(1 << 20).unwrap();
     assert_eq!(memory.size(), 16 << 20);
     memory.map(0, 1 << 20, RW).unwrap();
@@ -80,7 +80,7 @@ fn memory_that_no_window_could_map_is_refused_at_once() {
 #[test]
 fn a_part_outside_the_memory_is_refused() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let memory = fixture.dma.memory(0x1_0000).unwrap();
     for (offset, len) in [(0, 0x1_0001), (0x1_0000, 1), (u64::MAX, 1), (0, 0), (1, u64::MAX)] {
         let refused = memory.map(offset, len, RW).unwrap_err();
@@ -100,7 +100,7 @@ fn a_part_outside_the_memory_is_refused() {
 fn a_slice_is_mapped_while_it_is_lent() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let mut slice = fixture.dma.aligned_bytes(0x2_0000).unwrap();
         slice[0x1_2345] = 9;
         let at = fixture
@@ -122,7 +122,7 @@ fn a_slice_is_mapped_while_it_is_lent() {
 #[test]
 fn a_slice_is_taken_back_when_its_user_panics() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let mut slice = fixture.dma.aligned_bytes(0x1_0000).unwrap();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         fixture.dma.with_slice(&mut slice, RW, |_| panic!("in between"))
@@ -135,7 +135,7 @@ fn a_slice_is_taken_back_when_its_user_panics() {
 #[test]
 fn a_slice_off_a_page_is_refused_since_its_neighbours_are_not_the_callers() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let mut slice = fixture.dma.aligned_bytes(0x2_0000).unwrap();
     for (from, to) in [(1, 0x1_0001), (8, 0x1_0000), (0, 0x1_0008), (0x1000, 0x2000)] {
         let refused = fixture.dma.with_slice(&mut slice[from..to], RW, |_| ()).unwrap_err();
@@ -149,10 +149,10 @@ fn a_slice_off_a_page_is_refused_since_its_neighbours_are_not_the_callers() {
 #[test]
 fn a_device_that_comes_later_sees_what_is_mapped() {
     let fixture = Fixture::new("powernv9-64k");
-    let first = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let first = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffer = fixture.dma.buffer::<u64>(16, RW).unwrap();
     buffer.write(0, u64::from_be_bytes(*b"all see ")).unwrap();
-    let second = fixture.dma.open(SECOND, bits(64)).unwrap();
+    let second = fixture.dma.open(SECOND.parse().unwrap(), bits(64)).unwrap();
     let mut seen = [0; 8];
     fixture.model.device_read(fixture.model.containers()[1], buffer.iova(), &mut seen);
     assert_eq!(&seen, &u64::from_be_bytes(*b"all see ").to_ne_bytes());
@@ -172,7 +172,7 @@ fn count(names: &[&str], name: &str) -> usize {
 fn parts_take_a_map_for_each_stretch_of_pages_and_one_unmap() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let memory = fixture.dma.memory(1 << 20).unwrap();
         // Out of order; pages of 64K: 8, 0 with 1, and 4 twice.
         let list = parts(&[(0x8_0010, 0x20), (0x0_fff0, 0x20), (0x4_0000, 0x1000), (0x4_0800, 0x10), (0x0_0000, 0x10)]);
@@ -204,7 +204,7 @@ fn parts_take_a_map_for_each_stretch_of_pages_and_one_unmap() {
 #[test]
 fn parts_outside_the_memory_are_refused_and_map_nothing() {
     let fixture = Fixture::new("pseries-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let memory = fixture.dma.memory(0x4_0000).unwrap();
     for bad in [(0x4_0000, 1), (0, 0x4_0001), (u64::MAX, 2), (0, 0)] {
         let refused = memory.map_parts(&parts(&[(0, 16), bad]), RW).unwrap_err();
@@ -219,7 +219,7 @@ fn parts_outside_the_memory_are_refused_and_map_nothing() {
 #[test]
 fn any_parts_are_seen_where_the_map_says() {
     let fixture = Fixture::new("powernv9-4k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let memory = fixture.dma.memory(1 << 18).unwrap();
     let pattern: Vec<u8> = (0..1u32 << 18).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     memory.write_bytes(0, &pattern).unwrap();

@@ -17,7 +17,7 @@ fn memory_may_be_shared_between_threads() {
 #[test]
 fn threads_that_take_and_drop_memory_meet_no_trap() {
     let fixture = Fixture::new("pseries-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let pool = fixture.dma.pool::<[u8; 512]>(8, RW).unwrap();
     let memory = fixture.dma.memory(1 << 20).unwrap();
     thread::scope(|scope| {
@@ -64,7 +64,7 @@ fn threads_open_devices_of_one_group_at_once() {
                 let (dma, barrier) = (&fixture.dma, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    dma.open(&format!("0000:00:{index:02x}.0"), DmaMask::ALL)
+                    dma.open(format!("0000:00:{index:02x}.0").parse().unwrap(), DmaMask::ALL)
                 })
             };
             let threads: Vec<_> = (0..4).map(open).collect();

@@ -14,7 +14,7 @@ fn the_mask_decides_between_the_windows() {
     for preset in PRESETS {
         for (mask, big) in [(64, true), (60, true), (59, false), (32, false), (28, false)] {
             let fixture = Fixture::new(preset);
-            let device = fixture.dma.open(FIRST, bits(mask)).unwrap();
+            let device = fixture.dma.open(FIRST.parse().unwrap(), bits(mask)).unwrap();
             let large = fixture.dma.buffer::<u8>(300_000, RW).unwrap();
             let small = fixture.dma.buffer::<u8>(300, RW).unwrap();
             for range in [large.iova_range(), small.iova_range()] {
@@ -33,9 +33,9 @@ fn the_mask_decides_between_the_windows() {
 #[test]
 fn memory_is_in_reach_of_every_open_device() {
     let fixture = Fixture::new("pseries-64k");
-    let wide = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let wide = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let high = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
-    let narrow = fixture.dma.open(SECOND, bits(32)).unwrap();
+    let narrow = fixture.dma.open(SECOND.parse().unwrap(), bits(32)).unwrap();
     let low = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
     assert!(high.iova().0 >= BIG && low.iova_range().end().0 <= 1 << 32);
     drop(narrow);
@@ -55,7 +55,7 @@ fn the_dynamic_window_is_as_large_as_asked_and_has_the_hosts_page() {
     ] {
         let config = DmaConfig::default().with_capacity(32 << 20);
         let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let status = fixture.dma.space().status();
         let (window, _) = status.windows.iter().find(|(window, _)| window.origin != Origin::Default).unwrap();
         assert_eq!((window.page, window.range.len()), (page, bytes), "{preset}");
@@ -67,7 +67,7 @@ fn the_dynamic_window_is_as_large_as_asked_and_has_the_hosts_page() {
 #[test]
 fn hugetlb_pages_are_used_when_there_are_some_and_small_buffers_share_one() {
     let fixture = Fixture::with("pseries-4k", DmaConfig::default(), |model| model.with_free_huge_pages(4));
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let large = fixture.dma.buffer::<u8>(3 << 20, RW).unwrap();
     let small: Vec<_> = (0..10).map(|_| fixture.dma.buffer::<u8>(10_000, RW).unwrap()).collect();
     let in_window = |range: spapr_iommu::addr::IovaRange| {
@@ -89,7 +89,7 @@ fn without_the_default_window_there_is_one_window_and_less_to_lock() {
     for preset in PRESETS {
         let config = DmaConfig::default().without_default_window();
         let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let buffer = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
         assert_eq!(fixture.dma.space().status().windows.len(), 1, "{preset}");
         assert_ne!(buffer.iova().0, 0);
@@ -102,7 +102,7 @@ fn without_the_default_window_there_is_one_window_and_less_to_lock() {
 fn a_window_that_is_full_says_so_and_has_room_again() {
     let config = DmaConfig::default().with_capacity(32 << 20).without_default_window();
     let fixture = Fixture::with("powernv9-4k", config, |model| model.with_free_huge_pages(0));
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffers: Vec<_> = (0..4).map(|_| fixture.dma.buffer::<u8>(7 << 20, RW).unwrap()).collect();
     let refused = fixture.dma.buffer::<u8>(7 << 20, RW).unwrap_err();
     assert!(matches!(refused, DmaError::NoRoom { largest: 4_194_304, .. }), "{refused:?}");
@@ -116,8 +116,8 @@ fn a_window_that_is_full_says_so_and_has_room_again() {
 fn the_first_page_a_device_can_name_is_enough() {
     for (preset, first) in [("powernv9-4k", 13), ("pseries-64k", 17)] {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, bits(first)).unwrap();
-        assert!(fixture.dma.open(SECOND, bits(first - 1)).is_err(), "{preset}");
+        let device = fixture.dma.open(FIRST.parse().unwrap(), bits(first)).unwrap();
+        assert!(fixture.dma.open(SECOND.parse().unwrap(), bits(first - 1)).is_err(), "{preset}");
         drop(device);
         fixture.ends_clean();
     }
@@ -126,10 +126,10 @@ fn the_first_page_a_device_can_name_is_enough() {
 #[test]
 fn a_wide_device_gets_the_dynamic_window_though_a_narrow_one_came_first() {
     let fixture = Fixture::new("powernv9-64k");
-    let narrow = fixture.dma.open(FIRST, bits(32)).unwrap();
+    let narrow = fixture.dma.open(FIRST.parse().unwrap(), bits(32)).unwrap();
     let low = fixture.dma.buffer::<u8>(300, RW).unwrap();
     drop(narrow);
-    let wide = fixture.dma.open(SECOND, DmaMask::ALL).unwrap();
+    let wide = fixture.dma.open(SECOND.parse().unwrap(), DmaMask::ALL).unwrap();
     let high = fixture.dma.buffer::<u8>(300, RW).unwrap();
     assert!(low.iova().0 < 1 << 32 && high.iova().0 >= BIG);
     drop((wide, low, high));
@@ -139,7 +139,7 @@ fn a_wide_device_gets_the_dynamic_window_though_a_narrow_one_came_first() {
 #[test]
 fn small_buffers_share_a_page_with_their_like_only() {
     let fixture = Fixture::new("powernv9-64k");
-    let wide = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let wide = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let permissions = [Permission::ReadWrite, Permission::Read, Permission::Read, Permission::ReadWrite];
     let buffers = permissions.map(|permission| fixture.dma.buffer::<u8>(300, permission).unwrap());
     for (buffer, permission) in buffers.iter().zip(permissions) {
@@ -148,7 +148,7 @@ fn small_buffers_share_a_page_with_their_like_only() {
     let page = |buffer: &Buffer<u8>| buffer.iova().0 >> 16;
     assert_eq!((page(&buffers[0]), page(&buffers[1])), (page(&buffers[3]), page(&buffers[2])));
     // Nor with those that only other devices reach.
-    let narrow = fixture.dma.open(SECOND, bits(32)).unwrap();
+    let narrow = fixture.dma.open(SECOND.parse().unwrap(), bits(32)).unwrap();
     let low = fixture.dma.buffer::<u8>(300, RW).unwrap();
     assert!(low.iova_range().end().0 <= 1 << 32, "{}", low.iova_range());
     drop((wide, narrow, buffers, low));
@@ -166,9 +166,9 @@ fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
     let lease = space.registry().lease(other).unwrap();
     let at = IovaRange::new(Iova(0x1_0000), 0x1_0000).unwrap();
     space.map(at, other.start(), RW).unwrap();
-    let refused = fixture.dma.open(SECOND, bits(32)).unwrap_err();
+    let refused = fixture.dma.open(SECOND.parse().unwrap(), bits(32)).unwrap_err();
     assert!(matches!(refused, OpenError::Dma(DmaError::Window(_))), "{refused}");
-    let device = fixture.dma.open(SECOND, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(SECOND.parse().unwrap(), DmaMask::ALL).unwrap();
     assert!(memory.map(0, 1, RW).unwrap().iova_range().start().0 >= BIG);
     space.unmap(at).unwrap();
     drop((device, lease, memory));
@@ -180,8 +180,8 @@ fn a_default_window_that_was_given_up_serves_nobody() {
     let fixture = Fixture::new("pseries-64k");
     fixture.dma.space().attach(Group(0)).unwrap();
     fixture.dma.space().drop_default_window().unwrap();
-    assert!(fixture.dma.open(SECOND, bits(30)).is_err());
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    assert!(fixture.dma.open(SECOND.parse().unwrap(), bits(30)).is_err());
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffer = fixture.dma.buffer::<u8>(300, RW).unwrap();
     assert_eq!(fixture.dma.space().status().windows.len(), 1);
     drop((buffer, device));
@@ -193,7 +193,7 @@ fn without_the_default_window_no_buffer_lies_over_the_mmio_of_powernv() {
     for (preset, mask) in [("powernv8-64k", 64), ("powernv9-64k", 64), ("powernv10-4k-7.2", 60), ("powernv9-64k", 40)] {
         let config = DmaConfig::default().with_capacity(8 << 30).without_default_window();
         let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
-        let device = fixture.dma.open(FIRST, bits(mask)).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), bits(mask)).unwrap();
         let buffers: Vec<_> = (0..4).map(|_| fixture.dma.buffer::<u8>(1 << 20, RW).unwrap()).collect();
         let windows = fixture.dma.space().status().windows;
         assert_eq!(windows.len(), 1, "{preset}");
@@ -213,7 +213,7 @@ fn a_mask_is_refused_at_open_or_gets_memory() {
     for preset in PRESETS {
         for mask in 1..=64 {
             let fixture = Fixture::new(preset);
-            match fixture.dma.open(FIRST, bits(mask)) {
+            match fixture.dma.open(FIRST.parse().unwrap(), bits(mask)) {
                 Ok(device) => {
                     let buffer = fixture.dma.buffer::<u8>(64, RW).unwrap();
                     assert!(bits(mask).reaches(buffer.iova_range()), "{preset}, {mask} bits");
@@ -236,7 +236,7 @@ fn a_mask_is_refused_at_open_or_gets_memory() {
 fn memory_stays_in_reach_of_a_mask_within_the_window() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, bits(24)).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), bits(24)).unwrap();
         let mut all = Vec::new();
         let refused = loop {
             match fixture.dma.buffer::<u8>(1 << 20, RW) {
@@ -261,7 +261,7 @@ fn memory_stays_in_reach_of_a_mask_within_the_window() {
 #[test]
 fn a_full_default_window_is_no_matter_of_capacity() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, bits(32)).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), bits(32)).unwrap();
     let refused = fixture.dma.buffer::<u8>(3 << 30, RW).unwrap_err();
     assert!(matches!(refused, DmaError::NoRoomInReach { bytes, .. } if bytes == 3 << 30), "{refused:?}");
     assert!(!refused.to_string().contains("capacity"), "{refused}");
@@ -272,9 +272,9 @@ fn a_full_default_window_is_no_matter_of_capacity() {
 #[test]
 fn a_device_that_comes_later_with_fewer_bits_gets_what_it_reaches() {
     let fixture = Fixture::new("powernv9-64k");
-    let first = fixture.dma.open(FIRST, bits(32)).unwrap();
+    let first = fixture.dma.open(FIRST.parse().unwrap(), bits(32)).unwrap();
     let low = fixture.dma.buffer::<u8>(15 << 20, RW).unwrap();
-    let second = fixture.dma.open(SECOND, bits(24)).unwrap();
+    let second = fixture.dma.open(SECOND.parse().unwrap(), bits(24)).unwrap();
     let refused = fixture.dma.buffer::<u8>(2 << 20, RW).unwrap_err();
     assert!(matches!(refused, DmaError::NoRoomInReach { largest, .. } if largest < 1 << 20), "{refused:?}");
     drop(low);

@@ -17,16 +17,16 @@ use std::sync::Arc;
 #[test]
 fn a_device_that_is_not_there_is_named_beside_those_that_are() {
     let fixture = Fixture::new("powernv9-64k");
-    let refused = fixture.dma.open("0000:00:07.0", DmaMask::ALL).unwrap_err();
+    let refused = fixture.dma.open("0000:00:07.0".parse().unwrap(), DmaMask::ALL).unwrap_err();
     let OpenError::NoDevice { address, devices } = refused else { panic!("{refused}") };
-    assert_eq!((address.as_str(), devices.len()), ("0000:00:07.0", 2));
+    assert_eq!((address.to_string().as_str(), devices.len()), ("0000:00:07.0", 2));
     fixture.ends_clean();
 }
 
 #[test]
 fn a_group_with_a_host_driver_is_refused_by_its_name() {
     let fixture = Fixture::with("powernv9-64k", DmaConfig::default(), |model| model.with_host_driver(Group(0), "nvme"));
-    let refused = fixture.dma.open(FIRST, DmaMask::ALL).unwrap_err();
+    let refused = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap_err();
     let OpenError::Attach(AttachError::Obstacle(Obstacle::NotViable { driver, .. })) = &refused else {
         panic!("{refused}")
     };
@@ -48,14 +48,14 @@ fn memory_without_a_device_is_refused() {
 fn a_mask_that_reaches_no_window_is_refused() {
     for (preset, mask) in [("powernv9-64k", 12), ("pseries-4k", 8)] {
         let fixture = Fixture::new(preset);
-        let refused = fixture.dma.open(FIRST, bits(mask)).unwrap_err();
+        let refused = fixture.dma.open(FIRST.parse().unwrap(), bits(mask)).unwrap_err();
         let OpenError::Dma(DmaError::MaskTooSmall { mask: told, lowest, .. }) = &refused else { panic!("{refused}") };
         assert_eq!((*told, lowest.0), (bits(mask), 4096));
         fixture.ends_clean();
     }
     let config = DmaConfig::default().without_default_window();
     let fixture = Fixture::with("pseries-64k", config, |model| model.with_free_huge_pages(0));
-    let refused = fixture.dma.open(FIRST, bits(32)).unwrap_err();
+    let refused = fixture.dma.open(FIRST.parse().unwrap(), bits(32)).unwrap_err();
     assert!(matches!(refused, OpenError::Dma(DmaError::Window(_))), "{refused}");
     fixture.ends_clean();
 }
@@ -65,7 +65,7 @@ fn a_process_that_may_lock_no_more_is_told_how_much_is_missing() {
     let small = DmaConfig::default().with_capacity(32 << 20).without_default_window();
     let fixture =
         Fixture::with("pseries-64k", small, |model| model.with_memlock(Some(1 << 20)).with_free_huge_pages(0));
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let refused = fixture.dma.buffer::<u8>(4 << 20, RW).unwrap_err();
     let missing = match &refused {
         DmaError::Register(RegisterError::Memlock(MemlockError::OverLimit { missing, .. })) => *missing,
@@ -80,7 +80,7 @@ fn a_process_that_may_lock_no_more_is_told_how_much_is_missing() {
 #[test]
 fn a_buffer_is_not_released_while_a_device_runs_and_dropped_all_the_same() {
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffer = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
     let other = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
     device.start_dma().unwrap();
@@ -102,20 +102,20 @@ fn a_device_that_is_not_opened_leaves_its_group_to_others() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let other = Dma::with_registry(fixture.dma.space().registry(), DmaConfig::default());
-        fixture.dma.open(FIRST, bits(8)).unwrap_err();
+        fixture.dma.open(FIRST.parse().unwrap(), bits(8)).unwrap_err();
         assert_eq!(fixture.dma.space().status().groups, [], "{preset}");
-        let device = other.open(FIRST, DmaMask::ALL).unwrap();
-        let beside = fixture.dma.open(SECOND, DmaMask::ALL).unwrap();
+        let device = other.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
+        let beside = fixture.dma.open(SECOND.parse().unwrap(), DmaMask::ALL).unwrap();
         // Of a space that has a group, it is taken back likewise.
         drop((device, other));
         let buffer = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
-        fixture.dma.open(FIRST, bits(8)).unwrap_err();
+        fixture.dma.open(FIRST.parse().unwrap(), bits(8)).unwrap_err();
         assert_eq!(fixture.dma.space().status().groups.len(), 1, "{preset}");
         assert!(fixture.dma.space().translate(buffer.iova()).is_some());
         let other = Dma::with_registry(fixture.dma.space().registry(), DmaConfig::default());
-        drop(other.open(FIRST, DmaMask::ALL).unwrap());
+        drop(other.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap());
         // A device of an open group does not take the group along.
-        fixture.dma.open(SECOND, DmaMask::ALL).unwrap_err();
+        fixture.dma.open(SECOND.parse().unwrap(), DmaMask::ALL).unwrap_err();
         assert_eq!(fixture.dma.space().status().groups.len(), 1, "{preset}");
         drop((buffer, beside, other));
         fixture.ends_clean();
@@ -126,13 +126,13 @@ fn a_device_that_is_not_opened_leaves_its_group_to_others() {
 fn a_space_starts_anew_when_its_last_group_left() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let (large, small) =
             (fixture.dma.buffer::<u8>(100_000, RW).unwrap(), fixture.dma.buffer::<u8>(100, RW).unwrap());
         let group = device.group();
         drop(device);
         fixture.dma.space().detach(group).unwrap();
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let new = [fixture.dma.buffer::<u8>(100_000, RW).unwrap(), fixture.dma.buffer::<u8>(100, RW).unwrap()];
         for buffer in &new {
             buffer.write(99, 7).unwrap();
@@ -153,7 +153,7 @@ fn a_capacity_that_cannot_be_had_is_an_error_at_open() {
         for capacity in [1 << 62, u64::MAX] {
             let config = DmaConfig::default().with_capacity(capacity);
             let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
-            let refused = fixture.dma.open(FIRST, DmaMask::ALL).unwrap_err();
+            let refused = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap_err();
             let too_large = matches!(&refused, OpenError::Dma(DmaError::Window(WindowError::Refused(why)))
                 if matches!(why, PlanError::TooLarge { .. } | PlanError::Memlock(_)));
             assert!(too_large, "{preset}: {refused}");
@@ -169,7 +169,7 @@ fn a_full_default_window_says_why_there_is_no_other() {
     let group = fixture.model.groups()[0].number;
     fixture.dma.space().attach(group).unwrap();
     fixture.dma.space().create_window(&WindowRequest::bytes(1 << 20)).unwrap();
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let refused = fixture.dma.buffer::<u8>(3 << 30, RW).unwrap_err();
     assert!(matches!(refused, DmaError::NoRoomInDefault { .. }), "{refused}");
     assert!(refused.to_string().contains("there are two windows already"), "{refused}");
@@ -180,7 +180,7 @@ fn a_full_default_window_says_why_there_is_no_other() {
 #[test]
 fn firmware_without_windows_is_named() {
     let fixture = Fixture::new("pseries-noddw-64k");
-    let refused = fixture.dma.open(FIRST, DmaMask::ALL).unwrap_err();
+    let refused = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap_err();
     let told = OpenError::Dma(DmaError::Window(WindowError::Refused(PlanError::NoDdw)));
     assert_eq!(refused, told);
     assert!(refused.to_string().contains("ddw"), "{refused}");
@@ -191,11 +191,11 @@ fn firmware_without_windows_is_named() {
 fn several_with_one_registry_do_not_meet() {
     let fixture = Fixture::new("powernv9-64k");
     let other = Dma::with_registry(fixture.dma.space().registry(), DmaConfig::default());
-    let first = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
-    let second = other.open(crate::SECOND, DmaMask::ALL).unwrap();
+    let first = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
+    let second = other.open(crate::SECOND.parse().unwrap(), DmaMask::ALL).unwrap();
     let (a, b) = (fixture.dma.buffer::<u8>(100_000, RW).unwrap(), other.buffer::<u8>(100_000, RW).unwrap());
     assert_eq!(a.iova(), b.iova(), "each has an address space of its own");
-    assert!(matches!(other.open(FIRST, DmaMask::ALL), Err(OpenError::Attach(_))), "a group has one");
+    assert!(matches!(other.open(FIRST.parse().unwrap(), DmaMask::ALL), Err(OpenError::Attach(_))), "a group has one");
     drop((first, second, a, b, other));
     fixture.ends_clean();
 }
@@ -214,7 +214,7 @@ fn faulty() -> (Arc<Model>, Arc<Faulty<Arc<Model>>>, Dma) {
 #[test]
 fn a_buffer_that_stays_mapped_keeps_its_memory_and_its_addresses() {
     let (model, faulty, dma) = faulty();
-    let _device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let _device = dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let lost = dma.buffer::<u8>(0x2_0000, RW).unwrap();
     // In its second half: where the kernel fails twice, a part may be unmapped.
     lost.write_slice(0x1_0000, b"what the device reads").unwrap();
@@ -237,7 +237,7 @@ fn a_buffer_that_stays_mapped_keeps_its_memory_and_its_addresses() {
 #[test]
 fn a_buffer_that_is_not_mapped_takes_no_addresses() {
     let (_, faulty, dma) = faulty();
-    let device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let first = dma.buffer::<u8>(0x2_0000, RW).unwrap().iova();
     for failing in 0.. {
         faulty.arm(failing, 1, Err(Errno::ENOMEM));
@@ -257,7 +257,7 @@ fn a_buffer_that_is_not_mapped_takes_no_addresses() {
 #[test]
 fn memory_that_is_unmapped_is_given_back() {
     let (model, _, dma) = faulty();
-    let device = dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let buffer = dma.buffer::<u8>(0x2_0000, RW).unwrap();
     let user = dma.space().translate(buffer.iova()).unwrap().user;
     assert_eq!(model.read(user, &mut [0]), Ok(()));
@@ -286,7 +286,7 @@ fn a_slice_that_was_mapped_in_another_place_as_well_ends_the_process() {
 fn ends(test: &str, meanwhile: impl FnOnce(&Faulty<Arc<Model>>, &Dma, &StreamMap)) {
     if std::env::var_os(CHILD).is_some() {
         let (_, faulty, dma) = faulty();
-        let _device = dma.open(FIRST, DmaMask::ALL).unwrap();
+        let _device = dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let mut memory = vec![0; 0x3_0000];
         let skip = memory.as_ptr().align_offset(0x1_0000);
         let lent = dma.with_slice(&mut memory[skip..][..0x1_0000], RW, |map| meanwhile(&faulty, &dma, map));

@@ -22,7 +22,7 @@ fn kernel_reads_into(at: *mut u8, text: &[u8]) {
 fn the_kernel_fills_what_devices_read() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         // The second small one does not lie where its page begins.
         let small = [fixture.dma.buffer::<u64>(8, RW).unwrap(), fixture.dma.buffer::<u64>(8, RW).unwrap()];
         let large = fixture.dma.buffer::<u8>(200_000, RW).unwrap();
@@ -54,7 +54,7 @@ fn the_kernel_fills_what_devices_read() {
 fn volatile_slices_reach_the_memory_and_nothing_beside_it() {
     use vm_memory::Bytes;
     let fixture = Fixture::new("powernv9-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let (_before, buffer) = (fixture.dma.buffer::<u8>(64, RW).unwrap(), fixture.dma.buffer::<u8>(64, RW).unwrap());
     buffer.volatile_slice(8, 56).unwrap().write_slice(b"buffer", 2).unwrap();
     assert_eq!(fixture.device_reads(Iova(buffer.iova().0 + 10), 6), b"buffer");
@@ -87,7 +87,7 @@ struct Command {
 #[test]
 fn a_block_takes_a_field_and_leaves_the_rest() {
     let fixture = Fixture::new("pseries-64k");
-    let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let pool = fixture.dma.pool::<Command>(4, RW).unwrap();
     let block = pool.take().unwrap();
     block.write(Command { code: 1, tag: 2 }).unwrap();
@@ -104,7 +104,7 @@ fn a_block_takes_a_field_and_leaves_the_rest() {
 fn aligned_bytes_are_lent_as_they_are() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
-        let device = fixture.dma.open(FIRST, DmaMask::ALL).unwrap();
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let page = fixture.model.page_shift().bytes() as usize;
         for (asked, len) in [(1, page), (page, page), (page + 1, 2 * page)] {
             let mut bytes = fixture.dma.aligned_bytes(asked).unwrap();

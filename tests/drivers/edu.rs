@@ -41,7 +41,7 @@ pub(crate) fn copies_through_both_windows_with_every_interrupt(fixture: &Fixture
         let kinds = [Some(InterruptKind::Msi), Some(InterruptKind::Intx), None];
         for (kind, seed) in kinds.into_iter().zip(bits..) {
             let dma = fixture.dma();
-            let edu = Edu::open(&dma, &address, mask(bits), kind)?;
+            let edu = Edu::open(&dma, address.parse().unwrap(), mask(bits), kind)?;
             let (from, to) = copied(&dma, &edu, seed.into())?;
             for range in [from.iova_range(), to.iova_range()] {
                 // Small buffers of a machine with hugetlb pages lie in the dynamic window as well.
@@ -59,7 +59,7 @@ pub(crate) fn streams(fixture: &Fixture) -> Result<(), Failed> {
     let address = fixture.device(ID)?;
     let _quick = fixture.without_reset(&address)?;
     let dma = fixture.dma();
-    let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
+    let edu = Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, None)?;
     let memory = dma.memory(4 * MOST)?;
     memory.write_bytes(MOST, &[0x5a; 64])?;
     let from = memory.map(MOST, MOST, Permission::Read)?;
@@ -84,7 +84,7 @@ pub(crate) fn reaches_slices_and_files(fixture: &Fixture) -> Result<(), Failed> 
     let address = fixture.device(ID)?;
     let _quick = fixture.without_reset(&address)?;
     let dma = fixture.dma();
-    let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
+    let edu = Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, None)?;
     let to = dma.buffer::<u8>(MOST as usize, Permission::Write)?;
     let check = |what: &str, expected: &[u8]| {
         let mut found = vec![0; expected.len()];
@@ -117,7 +117,7 @@ pub(crate) fn reaches_slices_and_files(fixture: &Fixture) -> Result<(), Failed> 
 /// A round: open, use, close.
 fn round(fixture: &Fixture, address: &str, seed: u64) -> Result<(), Failed> {
     let dma = fixture.small_dma();
-    let edu = Edu::open(&dma, address, DmaMask::ALL, Some(InterruptKind::Msi))?;
+    let edu = Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, Some(InterruptKind::Msi))?;
     copied(&dma, &edu, seed).map(drop)
 }
 

@@ -28,7 +28,7 @@ fn twice(fixture: &Fixture, f: impl Fn() -> Result<(), Failed>) -> Result<(), Fa
 
 pub(crate) fn a_mask_too_small_is_named(fixture: &Fixture) -> Result<(), Failed> {
     let address = fixture.device(ID)?;
-    twice(fixture, || match Edu::open(&fixture.dma(), &address, mask(12), None).err() {
+    twice(fixture, || match Edu::open(&fixture.dma(), address.parse().unwrap(), mask(12), None).err() {
         Some(EduError::Open(OpenError::Dma(DmaError::MaskTooSmall { .. }))) => Ok(()),
         other => unexpected(other),
     })
@@ -37,7 +37,7 @@ pub(crate) fn a_mask_too_small_is_named(fixture: &Fixture) -> Result<(), Failed>
 pub(crate) fn a_budget_too_small_is_named(fixture: &Fixture) -> Result<(), Failed> {
     twice(fixture, || {
         let dma = fixture.small_dma();
-        let _edu = Edu::open(&dma, &fixture.device(ID)?, DmaMask::ALL, None)?;
+        let _edu = Edu::open(&dma, fixture.device(ID)?.parse().unwrap(), DmaMask::ALL, None)?;
         let most = fixture.host.memlock()?.locked + (1 << 20);
         match &fixture.model {
             Some(model) => {
@@ -68,7 +68,7 @@ pub(crate) fn a_buffer_dropped_while_the_device_runs(fixture: &Fixture) -> Resul
     let address = fixture.device(ID)?;
     twice(fixture, || {
         let dma = fixture.small_dma();
-        let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
+        let edu = Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, None)?;
         let (from, to) = copied(&dma, &edu, 7)?;
         let refused = match to.release() {
             Err(refused) => refused,
@@ -110,7 +110,7 @@ pub(crate) fn a_panic_while_the_device_runs(fixture: &Fixture) -> Result<(), Fai
     twice(fixture, || {
         let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<(), Failed> {
             let dma = fixture.small_dma();
-            let edu = Edu::open(&dma, &address, DmaMask::ALL, Some(InterruptKind::Msi))?;
+            let edu = Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, Some(InterruptKind::Msi))?;
             let _buffers = copied(&dma, &edu, 8)?;
             std::panic::resume_unwind(Box::new("in between"));
         }));
@@ -127,7 +127,7 @@ pub(crate) fn a_device_that_is_gone_is_named(fixture: &Fixture) -> Result<(), Fa
     let devices = fixture.devices(ID);
     let address = devices.last().ok_or("there is no edu")?.clone();
     let dma = fixture.small_dma();
-    let edu = Edu::open(&dma, &address, DmaMask::ALL, None)?;
+    let edu = Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, None)?;
     match &fixture.model {
         Some(model) => {
             let group = edu.device().group();
@@ -147,7 +147,7 @@ pub(crate) fn a_device_that_is_gone_is_named(fixture: &Fixture) -> Result<(), Fa
             }
             drop((asked, edu));
             remover.join().map_err(|_| "the thread panicked")??;
-            match Edu::open(&dma, &address, DmaMask::ALL, None).err() {
+            match Edu::open(&dma, address.parse().unwrap(), DmaMask::ALL, None).err() {
                 Some(EduError::Open(OpenError::NoDevice { .. })) => {}
                 other => return unexpected(other),
             }
@@ -158,7 +158,7 @@ pub(crate) fn a_device_that_is_gone_is_named(fixture: &Fixture) -> Result<(), Fa
 
 pub(crate) fn firmware_without_windows(fixture: &Fixture) -> Result<(), Failed> {
     let address = fixture.device(ID)?;
-    twice(fixture, || match Edu::open(&fixture.dma(), &address, DmaMask::ALL, None).err() {
+    twice(fixture, || match Edu::open(&fixture.dma(), address.parse().unwrap(), DmaMask::ALL, None).err() {
         Some(error) if error.to_string().contains("ddw") => Ok(()),
         other => unexpected(other),
     })

@@ -3,6 +3,7 @@
 
 use crate::BIG;
 use libtest_mimic::Failed;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::device::eeh::{EehError, Injection, PeError, PeState};
 use spapr_iommu::device::{AccessError, Bar, Device, DeviceError, Endian, Interrupt, InterruptKind};
@@ -50,7 +51,7 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     /// The first `edu` and its group.
-    pub(crate) fn find() -> Result<(u32, String), Failed> {
+    pub(crate) fn find() -> Result<(Group, String), Failed> {
         let groups = machine::groups(&Vfio::new());
         let mut found =
             groups.into_iter().flat_map(|group| group.devices.into_iter().map(move |device| (group.number, device)));
@@ -77,7 +78,7 @@ impl Fixture {
         let memory = host.allocate(SIZE, host.page_shift())?;
         let lease = space.registry().lease(memory)?;
         space.map(IovaRange::new(Iova(at), SIZE)?, memory.start(), Permission::ReadWrite)?;
-        let device = Device::open(&space, group, &address)?;
+        let device = Device::open(&space, group, address.parse().unwrap())?;
         let bar = device.bar(0, Endian::Big)?;
         Ok(Self { bar, device, at, space, _lease: lease, memory, host })
     }
@@ -99,7 +100,7 @@ impl Fixture {
 
     /// Another handle of the device.
     pub(crate) fn low(&self) -> Result<spapr_iommu::space::RawDevice, Failed> {
-        Ok(self.space.device(self.device.group(), self.device.address())?)
+        Ok(self.space.device(self.device.group(), &self.device.address().to_string())?)
     }
 
     /// Has the device send its message.
@@ -213,7 +214,7 @@ pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
     fixture.device.start_dma()?;
     ensure(fixture.moves()?, "no DMA")?;
     let Fixture { device, bar, space, .. } = &fixture;
-    let low = space.device(device.group(), device.address())?;
+    let low = space.device(device.group(), &device.address().to_string())?;
     let (bar, config) = (device.bar(0, bar.endian())?, low.region(PCI_CONFIG_REGION_INDEX)?);
     let Fixture { device, memory, host, .. } = fixture;
     let result = catch_unwind(AssertUnwindSafe(move || {

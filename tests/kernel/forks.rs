@@ -64,7 +64,7 @@ pub(crate) fn memory_for_devices_is_the_parents() -> Result<(), Failed> {
     let locked = crate::process::locked()?;
     let (address, host) = (Fixture::address()?, Arc::new(Vfio::new()));
     let dma = Dma::new(host);
-    let device: Device = dma.open(&address, DmaMask::ALL)?;
+    let device: Device = dma.open(address.parse().unwrap(), DmaMask::ALL)?;
     let bar = device.bar(0, spapr_iommu::device::Endian::Big)?;
     let (large, small) = (dma.buffer::<u8>(LARGE, RW)?, dma.buffer::<u8>(64, RW)?);
     device.start_dma()?;

@@ -12,6 +12,7 @@ mod windows;
 mod worker;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserRange};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory};
@@ -62,8 +63,8 @@ impl Busy {
 }
 
 /// The first two groups that VFIO can use.
-fn groups(host: &Vfio) -> Result<[u32; 2], Failed> {
-    let all: Vec<u32> = spapr_iommu_tests::machine::groups(host).iter().map(|group| group.number).collect();
+fn groups(host: &Vfio) -> Result<[Group; 2], Failed> {
+    let all: Vec<Group> = machine::groups(host).iter().map(|group| group.number).collect();
     match all[..] {
         [first, second, ..] => Ok([first, second]),
         _ => Err(format!("two groups with vfio-pci are needed, there are {all:?}").into()),

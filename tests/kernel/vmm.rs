@@ -4,6 +4,7 @@
 use crate::device::{Fixture, ensure};
 use libtest_mimic::Failed;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::device::{Device, Endian, InterruptKind};
 use spapr_iommu::host::vfio::{GivenFiles, Vfio};
@@ -99,7 +100,7 @@ pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
         let memory = host.allocate(1 << 20, host.page_shift())?;
         let lease = space.registry().lease(memory)?;
         space.map(IovaRange::new(Iova(1 << 20), 1 << 20)?, memory.start(), Permission::ReadWrite)?;
-        let device = Device::open(&space, group, &address)?;
+        let device = Device::open(&space, group, address.parse().unwrap())?;
         let bar = device.bar(0, Endian::Big)?;
         device.start_dma()?;
         host.write(memory.start(), b"handed in")?;
@@ -115,7 +116,7 @@ pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
 }
 
 /// What a launcher does: its own numbers are closed, the files live on.
-fn launcher(group: u32, address: &str, prepared: bool) -> Result<GivenFiles, Failed> {
+fn launcher(group: Group, address: &str, prepared: bool) -> Result<GivenFiles, Failed> {
     let launcher = Vfio::new();
     let container = launcher.open(Node::Container)?;
     let file = launcher.open(Node::Group(group))?;

@@ -2,10 +2,11 @@
 
 use crate::{BIG, groups, process};
 use libtest_mimic::Failed;
-use spapr_iommu::addr::{GuestAddr, GuestRange};
-use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slot, Slots};
+use spapr_iommu::Group;
+use spapr_iommu::addr::GuestAddr;
+use spapr_iommu::guest::{GuestIommu, Liobn, Phb, PhbConfig, RtasCall, Slots};
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::host::{Host, Memory, Platform};
+use spapr_iommu::host::{Host, Platform};
 use spapr_iommu::registry::Registry;
 use spapr_iommu_tests::machine::RealLimit;
 use std::fs::{Permissions, set_permissions};
@@ -22,7 +23,7 @@ const DYNAMIC: Liobn = Liobn(0x8000_0001);
 struct Guest {
     iommu: GuestIommu,
     phb: Arc<Phb>,
-    groups: [u32; 2],
+    groups: [Group; 2],
     slots: Arc<Slots>,
     host: Arc<Vfio>,
 }

@@ -3,6 +3,7 @@
 use crate::groups;
 use fastrand::Rng;
 use libtest_mimic::Failed;
+use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Memory};
@@ -109,7 +110,7 @@ struct Worker {
     rng: Rng,
     diary: Diary,
     entry: Entry,
-    groups: [u32; 2],
+    groups: [Group; 2],
     ram: UserRange,
     registry: Registry,
 }

@@ -5,6 +5,7 @@ use super::identify::{self, Identity, Namespace};
 use super::queue::QueuePair;
 use super::registers::Registers;
 use super::{NvmeError, TIMEOUT};
+use spapr_iommu::PciAddress;
 use spapr_iommu::device::{Device, DeviceError, Interrupt, InterruptKind};
 use spapr_iommu::dma::{Buffer, Dma, DmaMask};
 use spapr_iommu::permission::Permission;
@@ -39,7 +40,7 @@ impl Controller {
     /// has.
     pub(crate) fn open(
         dma: &Dma,
-        address: &str,
+        address: PciAddress,
         mask: DmaMask,
         kind: Option<InterruptKind>,
     ) -> Result<Self, NvmeError> {
@@ -139,7 +140,7 @@ impl Controller {
 impl Drop for Controller {
     fn drop(&mut self) {
         if let Err(error) = self.take_down() {
-            tracing::warn!(device = self.device.address(), %error, "the controller was not taken down in order");
+            tracing::warn!(device = %self.device.address(), %error, "the controller was not taken down in order");
         }
     }
 }

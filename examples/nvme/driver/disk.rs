@@ -6,6 +6,7 @@ use super::identify::{Identity, Namespace};
 use super::queue::QueuePair;
 use super::{NvmeError, Setup, TIMEOUT, Wait};
 use core::hint::spin_loop;
+use spapr_iommu::PciAddress;
 use spapr_iommu::addr::{Iova, IovaRange};
 use spapr_iommu::device::{Device, InterruptKind};
 use spapr_iommu::dma::{Buffer, Dma};
@@ -55,7 +56,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Opens the disk of the controller at `address`.
-    pub(crate) fn open(dma: &Dma, address: &str, setup: &Setup) -> Result<Self, NvmeError> {
+    pub(crate) fn open(dma: &Dma, address: PciAddress, setup: &Setup) -> Result<Self, NvmeError> {
         let mut controller = Controller::open(dma, address, setup.mask, setup.kind)?;
         let namespace = controller.namespace(NAMESPACE)?;
         let most = controller.registers.capabilities.entries() - 1;
