@@ -105,36 +105,41 @@ impl fmt::Debug for PciAddress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Addresses, and how sysfs spells them.
+    pub(crate) const ADDRESSES: [(&str, &str); 3] =
+        [("0000:00:01.0", "0000:00:01.0"), ("0031:FF:1f.7", "0031:ff:1f.7"), ("10000:e1:00.0", "10000:e1:00.0")];
+
+    /// Texts that are no addresses.
+    pub(crate) const NO_ADDRESSES: &[&str] = &[
+        "",
+        "00:01.0",
+        "0000:00:01",
+        "0000:00:20.0",
+        "0000:00:01.8",
+        "0000:00:01.0.0",
+        "0000:00:01.0/..",
+        "../../../../etc",
+        "0000:00:+1.0",
+        "000:00:01.0",
+        "0000:00:01.0 ",
+        "0000:00:01.0\n",
+        "0:0000:00:01.0",
+        "nvme0",
+    ];
 
     #[test]
     fn addresses_are_read_and_written_as_sysfs_spells_them() {
-        for (given, expected) in
-            [("0000:00:01.0", "0000:00:01.0"), ("0031:FF:1f.7", "0031:ff:1f.7"), ("10000:e1:00.0", "10000:e1:00.0")]
-        {
+        for (given, expected) in ADDRESSES {
             assert_eq!(given.parse::<PciAddress>().unwrap().to_string(), expected);
         }
     }
 
     #[test]
     fn what_is_none_is_refused_with_the_form() {
-        for given in [
-            "",
-            "00:01.0",
-            "0000:00:01",
-            "0000:00:20.0",
-            "0000:00:01.8",
-            "0000:00:01.0.0",
-            "0000:00:01.0/..",
-            "../../../../etc",
-            "0000:00:+1.0",
-            "000:00:01.0",
-            "0000:00:01.0 ",
-            "0000:00:01.0\n",
-            "0:0000:00:01.0",
-            "nvme0",
-        ] {
+        for &given in NO_ADDRESSES {
             let error = given.parse::<PciAddress>().unwrap_err();
             assert_eq!(error, PciAddressError::NoPciAddress { given: given.to_owned() });
             assert!(error.to_string().contains("0000:00:01.0"), "{error}");

@@ -568,17 +568,7 @@ mod tests {
     fn input(platform: Platform) -> PlanInput {
         let default = IovaRange::new(Iova(0), 1 << 30).ok();
         let facts = WindowFacts { platform, host_page: PageShift::P4K, default, pages: 0x21_1000, windows: Some(2) };
-        PlanInput {
-            facts,
-            default: DefaultWindow::Pending,
-            default_pending: 1,
-            default_reserved: false,
-            live: Vec::new(),
-            containers: 1,
-            memlock: Memlock { limit: None, locked: 0, unlimited: false },
-            available: None,
-            promised: 0,
-        }
+        PlanInput { facts, ..crate::window::tests::input(platform) }
     }
 
     #[test]

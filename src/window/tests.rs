@@ -14,7 +14,7 @@ fn range(start: u64, len: u64) -> IovaRange {
 
 /// A host with pages of 64 KiB, IOMMU pages of 4 KiB, 64 KiB and 2 MiB, and a default window that
 /// waits.
-fn input(platform: Platform) -> PlanInput {
+pub(super) fn input(platform: Platform) -> PlanInput {
     let facts = WindowFacts {
         platform,
         host_page: PageShift::P64K,

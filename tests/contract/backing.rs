@@ -13,12 +13,12 @@ use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// 1024 pages of a size, behind the default window.
+/// 1024 pages of a size, after the default window.
 fn window(raw: &Raw<'_>, page: PageShift) {
     assert_eq!(raw.create(page.get(), 1024 * page.bytes(), 1), Ok(HIGH));
 }
 
-/// Likewise, whatever the memory supports.
+/// Requests a window of 1024 pages, whatever pages the memory supports.
 fn ask(page: PageShift) -> WindowRequest {
     WindowRequest::bytes(1024 * page.bytes()).page(page).max_iommu_page(page)
 }

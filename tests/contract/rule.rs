@@ -120,7 +120,7 @@ pub(crate) fn old_unmap_pseries(preset: &Preset) -> bool {
     pseries(preset) && !preset.kernel.bounds_unmap()
 }
 
-/// Likewise, on bare metal.
+/// powernv kernels that let UNMAP run past a window's end.
 pub(crate) fn old_unmap_powernv(preset: &Preset) -> bool {
     powernv(preset) && !preset.kernel.bounds_unmap()
 }

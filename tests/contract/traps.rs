@@ -220,7 +220,7 @@ pub(crate) fn map_of_no_bytes_at_0_hangs_power8(fixture: &Fixture) {
     works_on(&fixture.library());
 }
 
-/// Likewise.
+/// The same loop, reached by an UNMAP.
 pub(crate) fn unmap_of_no_bytes_at_0_hangs_power8(fixture: &Fixture) {
     fixture.scars(|| {
         watch(fixture);

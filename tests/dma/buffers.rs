@@ -38,7 +38,7 @@ fn devices_see_what_is_written_in_any_type() {
         ring.read_slice(499, &mut some).unwrap();
         assert_eq!(some, [Entry::new_zeroed(), entry, entry]);
         drop(ring);
-        assert_eq!(fixture.device_reads(at, 16), [0; 16], "nothing is mapped any more");
+        assert_eq!(fixture.device_reads(at, 16), [0; 16], "nothing is mapped there any longer");
         drop(_device);
         fixture.ends_clean();
     }

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 const GUIDE: &str = include_str!("../../docs/drivers.md");
 const DRIVER: &str = include_str!("../../examples/edu/driver.rs");
 
-/// Each block of `docs/drivers.md` that says that it is from the driver stands there, but for the
+/// Each block of `docs/drivers.md` marked as the driver's code is in the driver, except for the
 /// indentation of its first line.
 fn guide_shows_the_drivers_code() -> Result<(), Failed> {
     let mut blocks = 0;

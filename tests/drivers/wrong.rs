@@ -89,7 +89,7 @@ pub(crate) fn a_buffer_dropped_while_the_device_runs(fixture: &Fixture) -> Resul
         if dma.space().translate(gone.start()).is_some() {
             return Err("the page is still mapped".into());
         }
-        // The device is told to read what is not mapped any more; what it then writes is not what
+        // The device is told to read what is no longer mapped; what it then writes is not what
         // was there.
         match edu.copy_between(gone, target.iova_range()) {
             Ok(()) | Err(EduError::Access(AccessError::Frozen { .. })) => {}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Each block of `docs/guest.md` that names a file of `examples/linux` stands there, but for the
+/// Each block of `docs/guest.md` that names a file of `examples/linux` is in that file, except for the
 /// indentation.
 #[test]
 fn its_code_is_the_examples() {
