@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Each block of `docs/guest.md` that names a file of `examples/linux` is in that file, except for the
-/// indentation.
+/// Each block of `docs/guest.md` that names a file of `examples/linux` is in that file, except for
+/// the indentation.
 #[test]
 fn its_code_is_the_examples() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
