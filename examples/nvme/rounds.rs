@@ -2,13 +2,13 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
+use crate::machine::Machine;
 use crate::{Options, find};
 use fastrand::Rng;
 use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
 use spapr_iommu::host::Host;
-use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
@@ -31,23 +31,26 @@ const EVERY: Duration = Duration::from_secs(20);
 struct Held {
     locked: u64,
     files: usize,
+    /// Of the machine; a model has none of its own.
     free_kib: u64,
 }
 
 impl Held {
-    fn now(host: &Vfio) -> Result<Self, Box<dyn Error>> {
+    fn now(machine: &Machine) -> Result<Self, Box<dyn Error>> {
         let files = fs::read_dir("/proc/self/fd")?.count();
-        Ok(Self { locked: host.memlock()?.locked, files, free_kib: settled_free_kib()? })
+        let free_kib = if machine.is_model { 0 } else { settled_free_kib()? };
+        Ok(Self { locked: machine.host.memlock()?.locked, files, free_kib })
     }
 }
 
 /// Runs `rounds` rounds, and a few before them.
-pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+    let host = &machine.host;
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }
-    let before = Held::now(host)?;
+    let before = Held::now(machine)?;
     let began = Instant::now();
     let mut told = began;
     for done in 0..rounds {
@@ -58,7 +61,7 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<()
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
     }
     let took = began.elapsed();
-    let after = Held::now(host)?;
+    let after = Held::now(machine)?;
     let missing = before.free_kib.saturating_sub(after.free_kib);
     let each = took / rounds.max(1);
     if options.json {
@@ -87,7 +90,7 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<()
 
 /// Sets up everything from scratch (registry, container, window, controller, queues) and releases
 /// it.
-fn round(host: &Arc<Vfio>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
+fn round(host: &Arc<dyn Host>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
     let mask = DmaMask::bits(options.mask.unwrap_or(64)).ok_or("1 to 64 bits")?;
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(BYTES, mask < DmaMask::ALL));
     let wait = options.wait.map_or(Wait::Interrupts, Into::into);
