@@ -24,6 +24,7 @@ mod cases;
 mod driver;
 mod find;
 mod machine;
+mod registers;
 mod rounds;
 mod share;
 #[cfg(test)]
@@ -67,6 +68,9 @@ struct Options {
     /// Two disks, in different groups, share a buffer
     #[arg(long, conflicts_with_all = ["device", "depth", "wait", "mask"])]
     share: bool,
+    /// Print what a driver finds on the controller, as JSON, and nothing else
+    #[arg(long, conflicts_with_all = ["rounds", "share"])]
+    registers: bool,
     /// Print JSON, a line for each case
     #[arg(long)]
     json: bool,
@@ -118,6 +122,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let machine = Machine::new(options.host.as_deref())?;
     match options.rounds {
         Some(rounds) => rounds::run(&machine, options, rounds),
+        None if options.registers => registers::run(&machine.host, options),
         None if options.share => share::run(&machine.host, options),
         None => cases::run(&machine.host, options),
     }
