@@ -1,9 +1,10 @@
 //! A kernel in process: the same calls, results and traps, on any machine and without privileges.
 //!
 //! A [`Model`] is one machine with one process on it. It answers as Linux does and checks in the
-//! order Linux does, with the same positive results and the same silent losses; DMA of its `edu`
-//! devices goes through its TCE tables. What would crash or corrupt a real machine, or lose memory
-//! until reboot, is recorded as a [`Violation`].
+//! order Linux does, with the same positive results and the same silent losses; DMA of its devices
+//! ([`edu`](Edu), [NVMe controllers](Nvme), [a program's own](pci)) goes through its TCE tables.
+//! What would crash or corrupt a real machine, or lose memory until reboot, is recorded as a
+//! [`Violation`].
 //!
 //! ```
 //! use spapr_iommu::addr::PageShift;

@@ -16,6 +16,9 @@ const BEGIN: &str = "<!-- The table of drivers is written by ppc64/matrix --only
 const END: &str = "<!-- The end of the table of drivers. -->\n";
 const HEADING: &str = "| cell | kernel | tests | rounds | time | commit |\n|---|---|---|---|---|---|\n";
 
+/// What an NVMe controller of QEMU shows to a driver, which the model shows as well.
+const REGISTERS: &str = include_str!("../../../examples/nvme/registers.json");
+
 /// What stands on the host bridges: as many as POWER8's has.
 pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "--device", "nvme"];
 
@@ -41,7 +44,7 @@ pub struct Drivers {
 
 impl Drivers {
     /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
-    /// share buffers, and rounds of it.
+    /// share buffers, rounds of it, and what it finds.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
@@ -51,7 +54,7 @@ impl Drivers {
         words.extend(["drivers", "--rounds", &rounds, "--format", "terse"]);
         if cell.has_windows() {
             words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
-            words.extend(["--then", "nvme", "--rounds", &rounds, "--json"]);
+            words.extend(["--then", "nvme", "--rounds", &rounds, "--json", "--then", "nvme", "--registers"]);
         }
         words.into_iter().map(str::to_owned).collect()
     }
@@ -86,6 +89,9 @@ impl Drivers {
         }
         let rounds = documents.iter().any(|line| line.get("rounds").is_some());
         checks.push(("NVMe rounds".into(), if rounds { Ok(()) } else { Err("they did not end well".into()) }));
+        let registers = serde_json::from_str(REGISTERS).is_ok_and(|expected: Value| documents.contains(&expected));
+        let differ = || "they are not those of examples/nvme/registers.json".into();
+        checks.push(("NVMe registers".into(), if registers { Ok(()) } else { Err(differ()) }));
         checks
     }
 
@@ -142,13 +148,14 @@ mod tests {
     fn each_way_of_working_is_a_check() {
         let cell = "pseries:6.12".parse().unwrap();
         let good = |output: &str| Drivers::nvme(&cell, output).iter().filter(|(_, result)| result.is_ok()).count();
-        assert_eq!(Drivers::nvme(&cell, "").len(), 10);
+        assert_eq!(Drivers::nvme(&cell, "").len(), 11);
         assert_eq!(good(""), 0);
         let lines =
             "x\n{\"mask\":64,\"depth\":1,\"wait\":\"polling\",\"crc32\":\"0\"}\n{\"containers\":2}\n{\"rounds\":5}\n";
         assert_eq!(good(lines), 3);
+        assert_eq!(good(&REGISTERS.replace('\n', "")), 1);
         assert_eq!(Drivers::nvme(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
-        assert_eq!(Drivers::nvme(&"powernv9:6.12".parse().unwrap(), lines).len(), 11);
+        assert_eq!(Drivers::nvme(&"powernv9:6.12".parse().unwrap(), lines).len(), 12);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! An NVMe controller with one namespace: enough for the drivers of `examples/nvme`, Linux and
-//! most others, checked against the NVM Express base specification 2.0.
+//! An NVMe controller with one namespace, after the NVM Express base specification 2.0 and the NVM
+//! command set specification 1.0.
 
 mod admin;
 mod command;
