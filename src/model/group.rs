@@ -1,7 +1,7 @@
 //! An IOMMU group and its devices.
 
 use super::edu::Edu;
-use super::pci::{DescriptionError, DeviceModel, Slot};
+use super::pci::Slot;
 use super::platform::Pe;
 use crate::host::{GroupFacts, PciDevice};
 use crate::uapi::eeh::state;
@@ -72,10 +72,9 @@ impl Group {
         }
     }
 
-    /// Adds a device model, bound to vfio-pci.
-    pub(super) fn add_device(&mut self, model: Box<dyn DeviceModel>) -> Result<(), DescriptionError> {
-        self.add_slot(VFIO_PCI, Slot::new(model)?);
-        Ok(())
+    /// Adds a device that is bound to vfio-pci.
+    pub(super) fn add_device(&mut self, slot: Slot) {
+        self.add_slot(VFIO_PCI, slot);
     }
 
     fn add_slot(&mut self, driver: &str, slot: Slot) {

@@ -72,7 +72,7 @@ use crate::pci::{Group as GroupNumber, PciAddress};
 
 use group::Group;
 use parking_lot::{Mutex, MutexGuard};
-use pci::{DescriptionError, DeviceFault, DeviceModel};
+use pci::{DescriptionError, DeviceFault, DeviceModel, Slot};
 use process::Process;
 use region::Regions;
 use spapr_tce::Kernel;
@@ -134,7 +134,7 @@ impl Model {
     /// the group in hexadecimal digits.
     pub fn with_device(self, group: GroupNumber, device: impl DeviceModel + 'static) -> Result<Self, DescriptionError> {
         let mut alone = Group::empty(group.0);
-        alone.add_device(Box::new(device))?;
+        alone.add_device(Slot::new(Box::new(device))?);
         self.lock().kernel.groups.insert(group.0, alone);
         Ok(self)
     }
@@ -146,12 +146,9 @@ impl Model {
         group: GroupNumber,
         device: impl DeviceModel + 'static,
     ) -> Result<Self, DescriptionError> {
-        let mut state = self.lock();
-        let entry = state.kernel.groups.entry(group.0).or_insert_with(|| Group::empty(group.0));
-        let added = entry.add_device(Box::new(device));
-        state.kernel.groups.retain(|_, group| !group.devices.is_empty());
-        drop(state);
-        added.map(|()| self)
+        let slot = Slot::new(Box::new(device))?;
+        self.lock().kernel.groups.entry(group.0).or_insert_with(|| Group::empty(group.0)).add_device(slot);
+        Ok(self)
     }
 
     /// Adds a device bound to a host driver to a group, which makes the group not viable.

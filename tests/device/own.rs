@@ -343,7 +343,7 @@ fn a_capability_of_its_own_is_read_and_written_by_both_sides() {
     assert_eq!(config.read::<u64>(at), Ok(0x0008_0009));
     config.write(at + 4, 0xffff_ffffu32).unwrap();
     assert_eq!(config.read::<u32>(at + 4), Ok(0xffff));
-    assert_eq!(rig.bar.read::<u64>(WRITTEN), Ok(at + 4 | (at + 8) << 32));
+    assert_eq!(rig.bar.read::<u64>(WRITTEN), Ok((at + 4) | ((at + 8) << 32)));
     assert_eq!(rig.act(CONFIG, Iova(at + 4), 0), (0, 0x1ff));
     assert_eq!(config.read::<u8>(at + 4), Ok(0x5a));
     // The header is the model's.

@@ -65,7 +65,7 @@ impl Nvme {
         if size == 0 || size > self.registers.max_entries() - 1 || !self.registers.entry_sizes_are_set() {
             return Err(Status::QUEUE_SIZE);
         }
-        if command.prp[0].get() % self.registers.page() != 0 {
+        if !command.prp[0].get().is_multiple_of(self.registers.page()) {
             return Err(Status::PRP_OFFSET);
         }
         // Queues are physically contiguous (CAP.CQR).

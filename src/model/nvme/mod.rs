@@ -204,7 +204,8 @@ impl Nvme {
         // A command of the admin queue may have deleted it.
         while let Some(queue) = self.submissions.get_mut(&id) {
             queue.fetch(bus)?;
-            let Some(command) = queue.fetched.front().copied().filter(|_| count < limit) else { break };
+            let blocked = self.completions.get(&queue.completions).is_none_or(Completions::is_blocked);
+            let Some(command) = queue.fetched.front().copied().filter(|_| count < limit && !blocked) else { break };
             let page = self.registers.page();
             let answer = match id {
                 0 => self.admin(&command, bus),

@@ -89,6 +89,12 @@ impl Completions {
         Ok(posted)
     }
 
+    /// Returns whether a whole ring of completions waits for room: no command is carried out until
+    /// the driver takes some.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.waiting.len() >= self.size as usize
+    }
+
     /// Returns whether the driver has completions to take.
     pub(super) fn has_news(&self) -> bool {
         self.head != self.tail

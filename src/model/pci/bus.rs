@@ -1,6 +1,6 @@
-//! What a device reaches: memory through the TCEs of its container, interrupts, its PE.
+//! What a device reaches: memory through the TCEs of its container, interrupts, its PE; and the
+//! faults that a test gives it.
 
-use super::fault::DeviceFault;
 use super::slot::Slot;
 use crate::addr::Iova;
 use crate::host::Platform;
@@ -127,4 +127,23 @@ impl Bus<'_> {
     pub fn set_config(&mut self, offset: u64, byte: u8) -> bool {
         self.slot_mut().is_some_and(|slot| slot.config.set_own(offset, byte))
     }
+}
+
+/// A fault of a device that a test provokes with
+/// [`Model::set_fault`](crate::model::Model::set_fault). It works on any device model and lasts
+/// until it is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceFault {
+    /// Transfers do not end: [`Bus::read`] and [`Bus::write`]
+    /// fail with [`BusError::Stuck`] and move nothing, and no message
+    /// arrives. Commands of a driver are not answered.
+    StuckDma,
+    /// Every read of a BAR gives ones and every write is lost, while the configuration space
+    /// answers: a device whose inside hangs. Nothing reports it, so a driver gets the ones as
+    /// values. For a device that is gone see [`Model::unplug`](crate::model::Model::unplug).
+    AllOnes,
+    /// Interrupts without cause: the pin stays asserted, and each access to a BAR and each
+    /// [`step`](crate::model::Model::step) sends a message on every enabled vector.
+    InterruptStorm,
 }

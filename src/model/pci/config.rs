@@ -83,7 +83,7 @@ impl ConfigSpace {
         let (none, mut list) = (Vec::new(), Vec::new());
         if description.msi > 0 {
             // Vectors as a power of two; addresses have 64 bits.
-            let control = 0x80 | description.msi.trailing_zeros() as u16 * 2;
+            let control = 0x80 | (description.msi.trailing_zeros() as u16) << 1;
             let mut bytes = vec![0; 12];
             bytes[..2].copy_from_slice(&control.to_le_bytes());
             list.push((MSI, bytes, &none));
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn too_many_capabilities_are_refused() {
-        let description = Description::new(1, 2).express().capability(9, &[0; 130], &[]);
-        assert_eq!(ConfigSpace::new(&description).unwrap_err(), DescriptionError::Capabilities { bytes: 192 + 0 });
+        let description = Description::new(1, 2).express().capability(9, &[0; 131], &[]);
+        assert_eq!(ConfigSpace::new(&description).unwrap_err(), DescriptionError::Capabilities { bytes: 196 });
     }
 }

@@ -61,12 +61,10 @@
 mod bus;
 mod config;
 mod description;
-mod fault;
 mod slot;
 
-pub use bus::{Bus, BusError};
+pub use bus::{Bus, BusError, DeviceFault};
 pub use description::{Description, DescriptionError};
-pub use fault::DeviceFault;
 
 pub(super) use config::is_virtual;
 pub(super) use slot::{Slot, is_inside, region_size};

@@ -1,9 +1,8 @@
 //! A device model in its machine: passes accesses to it, and answers for what is not its business.
 
-use super::bus::Bus;
+use super::bus::{Bus, DeviceFault};
 use super::config::ConfigSpace;
 use super::description::{BARS, Description, DescriptionError, MSIX_ENTRY, Msix};
-use super::fault::DeviceFault;
 use super::{DeviceModel, Reset};
 use crate::host::{Errno, Platform};
 use crate::model::irq::{Enabled, Irqs};
