@@ -317,7 +317,7 @@ fn a_deferred_controller_takes_its_time_and_commands_can_be_aborted() {
     assert_eq!(rig.take(false), None);
     assert_eq!(rig.admin(command(8, 0, [u32::from(second) << 16 | 1, 0, 0, 0])), SUCCESS);
     assert_eq!(rig.take(false), Some((second, ((0, 7), 0))));
-    assert_eq!(rig.admin(command(8, 0, [u32::from(second) << 16 | 1, 0, 0, 0])), ((0, 0), 1), "it is no more there");
+    assert_eq!(rig.admin(command(8, 0, [u32::from(second) << 16 | 1, 0, 0, 0])), ((0, 0), 1), "it is no longer there");
     assert!(rig.model.step());
     assert_eq!((rig.take(false), rig.take(false)), (Some((first, SUCCESS)), None));
     // The rest ends with its queue.

@@ -103,8 +103,8 @@ pub trait DeviceModel: fmt::Debug + Send {
         false
     }
 
-    /// Returns all registers to their initial values, and drops work in progress. Bus mastering is
-    /// off afterwards, or on as before, without the device's doing; its interrupt pin is low.
+    /// Returns all registers to their initial values, and drops work in progress. Configuration
+    /// space, bus mastering and interrupts are the model's: the pin is low afterwards.
     fn reset(&mut self, reset: Reset);
 
     /// Returns a copy for [`Model::fork`](super::Model::fork), which shares nothing that either

@@ -317,9 +317,11 @@ impl State {
 
     /// Closes the last file of a device: the kernel resets it and takes it off the bus.
     pub(in crate::model) fn device_closed(&mut self, group: u32, index: usize) {
+        let refills = self.kernel.refills_msix();
         if let Some(slot) = self.kernel.slot_mut(group, index) {
             slot.config.power_on();
             slot.irqs.disable_all();
+            slot.interrupts_changed(refills);
         }
         self.kernel.reset_device(group, index, Reset::Function);
     }
