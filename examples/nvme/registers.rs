@@ -56,9 +56,9 @@ fn pci(device: &Device) -> Result<Value, Box<dyn Error>> {
 }
 
 fn registers(bar: &Bar) -> Result<Value, Box<dyn Error>> {
+    // Without the admin queues, which may be those of an earlier driver.
     Ok(json!({
         "cap": bar.read::<u64>(0x00)?, "vs": bar.read::<u32>(0x08)?, "intms": bar.read::<u32>(0x0c)?,
-        "cc": bar.read::<u32>(0x14)?, "csts": bar.read::<u32>(0x1c)?, "aqa": bar.read::<u32>(0x24)?,
-        "asq": bar.read::<u64>(0x28)?, "acq": bar.read::<u64>(0x30)?,
+        "cc": bar.read::<u32>(0x14)?, "csts": bar.read::<u32>(0x1c)?,
     }))
 }
