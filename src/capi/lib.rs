@@ -1,0 +1,20 @@
+//! The C interface of spapr-iommu. Its documentation is `include/spapr_iommu.h`, which a test makes
+//! of these files; `docs/c.md` is the guide.
+//!
+//! Handles are boxes of opaque structs. Parameters are references and boxes wherever C passes the
+//! address of one object, because a null pointer is then `None`, and what remains of `unsafe` is in
+//! [`pointer`]. Each function runs under [`status::call`], which turns errors and panics into a
+//! status.
+#![deny(unsafe_code)]
+
+pub mod device;
+pub mod guest;
+pub mod host;
+pub mod memory;
+pub mod phb;
+mod pointer;
+pub mod registry;
+pub mod rtas;
+pub mod space;
+pub mod status;
+pub mod window;
