@@ -18,7 +18,7 @@
 
 #include "spapr_iommu.h"
 
-enum { PAGE = 4096, RAM = 16 << 20, LIST = 0x10000, BLOCK = 0x20000, FROM = 0x30000, TO = 0x40000 };
+enum { PAGE = 4096, LARGE_PAGE = 65536, RAM = 16 << 20, LIST = 0x10000, BLOCK = 0x20000, FROM = 0x30000, TO = 0x40000 };
 static const uint64_t BUID = 0x800000020000000;
 static const uint32_t LIOBN = 0x80000000;
 static const spapr_iommu_ddw_tokens TOKENS = {.query = 100, .create = 101, .remove = 102, .reset = 103};
@@ -90,17 +90,17 @@ static int32_t guest_rtas(uint32_t token, uint32_t arg_count, const uint32_t *ar
     return (int32_t)rets[0];
 }
 
-/* Maps all RAM in a window by lists of 512 TCEs. */
+/* Maps all RAM in a window of 64 KiB pages by one list of TCEs. */
 static void guest_map_all(uint64_t liobn, uint64_t start)
 {
-    for (uint64_t at = 0; at < RAM; at += 512 * PAGE) {
-        for (uint64_t i = 0; i < 512; i++) {
-            uint64_t tce = htobe64((at + i * PAGE) | SPAPR_IOMMU_READ | SPAPR_IOMMU_WRITE);
-            guest_store(LIST + 8 * i, &tce, 8);
-        }
-        check(guest_hcall(SPAPR_IOMMU_H_PUT_TCE_INDIRECT, liobn, start + at, LIST, 512) == SPAPR_IOMMU_H_SUCCESS,
-              "H_PUT_TCE_INDIRECT");
+    enum { COUNT = RAM / LARGE_PAGE };
+
+    for (uint64_t i = 0; i < COUNT; i++) {
+        uint64_t tce = htobe64(i * LARGE_PAGE | SPAPR_IOMMU_READ | SPAPR_IOMMU_WRITE);
+        guest_store(LIST + 8 * i, &tce, 8);
     }
+    check(guest_hcall(SPAPR_IOMMU_H_PUT_TCE_INDIRECT, liobn, start, LIST, COUNT) == SPAPR_IOMMU_H_SUCCESS,
+          "H_PUT_TCE_INDIRECT");
 }
 
 /* Registers of `edu` (QEMU, docs/specs/edu.rst), which has the byte order of the machine. */
@@ -186,7 +186,8 @@ int main(int argc, char **argv)
     check(guest_rtas(TOKENS.query, 3, query, 5, rets) == 0, "ibm,query-pe-dma-window with 5 results");
     check(guest_rtas(TOKENS.query, 3, query, 6, rets) == 0, "ibm,query-pe-dma-window with 6 results");
     printf("windows on offer: %u\n", rets[1]);
-    uint32_t create[5] = {0, BUID >> 32, (uint32_t)BUID, 12, 30};
+    check(rets[4] & 2, "pages of 64 KiB are not on offer");
+    uint32_t create[5] = {0, BUID >> 32, (uint32_t)BUID, 16, 30};
     check(guest_rtas(TOKENS.create, 5, create, 4, rets) == 0, "ibm,create-pe-dma-window");
     uint32_t dynamic = rets[1];
     uint64_t window = (uint64_t)rets[2] << 32 | rets[3];
