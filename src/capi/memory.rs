@@ -197,6 +197,13 @@ pub extern "C" fn spapr_iommu_memory_borrow(
         if !range.is_aligned(page) {
             return Err(Failure::argument("misaligned", format!("{range} is not whole host pages of {page}")));
         }
+        // A model would take the same memory twice, and lose it with the first of both.
+        if host.is_model() && host.get().backing(range).is_ok_and(|extents| !extents.is_empty()) {
+            return Err(Failure::busy(
+                "lent-already",
+                format!("the model has memory at {range} already: free that first"),
+            ));
+        }
         let lent = host.memory().lend(range, Arc::clone(&bytes) as _);
         lent.map_err(|errno| Failure::errno("the host cannot see this memory", errno))?;
         let host = ModelHost(host.is_model().then(|| host.clone()));

@@ -264,3 +264,67 @@ impl Memory for Bytes {
         LentMemory::write(self, at, data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::WindowRequest;
+
+    #[repr(C, align(8))]
+    struct Bigger {
+        bytes: [u8; size_of::<WindowRequest>() + 16],
+    }
+
+    fn with_size(size: u32) -> Bigger {
+        let mut bigger = Bigger { bytes: [0; size_of::<Bigger>()] };
+        bigger.bytes[..4].copy_from_slice(&size.to_ne_bytes());
+        bigger
+    }
+
+    fn read(bigger: &Bigger) -> Result<WindowRequest, Failure> {
+        // SAFETY: no test claims more bytes than there are.
+        unsafe { sized(core::ptr::from_ref(bigger).cast()) }
+    }
+
+    #[test]
+    fn a_structure_may_be_newer_if_what_it_adds_is_zero() {
+        let (first, most) = (WindowRequest::FIRST as u32, size_of::<Bigger>() as u32);
+        for size in [first, most] {
+            assert_eq!(read(&with_size(size)).unwrap().struct_size, size);
+        }
+        for size in [0, first - 1, u32::MAX] {
+            assert!(read(&with_size(size)).is_err(), "{size}");
+        }
+        let mut newer = with_size(most);
+        *newer.bytes.last_mut().unwrap() = 1;
+        assert!(read(&newer).is_err());
+        // What lies after it is not looked at.
+        newer.bytes[..4].copy_from_slice(&first.to_ne_bytes());
+        assert!(read(&newer).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_copied_at_any_place_and_never_outside() {
+        let mut words = [0_u64; 8];
+        // SAFETY: `words` is there until the end of the test, and used only by its pointer.
+        let bytes = unsafe { Bytes::new(words.as_mut_ptr().cast(), 64) }.unwrap();
+        let start = bytes.range().start();
+        let at = |offset| UserAddr(start.0 + offset);
+        for (offset, len) in [(0, 64), (1, 20), (7, 9), (8, 8), (63, 1), (64, 0)] {
+            let data: Vec<u8> = (0..len).map(|byte| byte as u8 + 1).collect();
+            LentMemory::write(&bytes, at(0), &[0; 64]).unwrap();
+            LentMemory::write(&bytes, at(offset), &data).unwrap();
+            let mut all = [9; 64];
+            LentMemory::read(&bytes, at(0), &mut all).unwrap();
+            let mut expected = [0; 64];
+            expected[offset as usize..][..len].copy_from_slice(&data);
+            assert_eq!(all, expected, "{len} bytes at {offset}");
+            let mut back = vec![0; len];
+            LentMemory::read(&bytes, at(offset), &mut back).unwrap();
+            assert_eq!(back, data);
+        }
+        for (at, len) in [(at(0), 65), (at(60), 5), (UserAddr(start.0 - 1), 1), (UserAddr(u64::MAX), 2)] {
+            assert_eq!(LentMemory::write(&bytes, at, &vec![0; len]), Err(Errno::EFAULT));
+        }
+    }
+}

@@ -94,7 +94,8 @@ pub extern "C" fn spapr_iommu_lease_release(lease: Option<Box<Lease>>) -> Status
 
 /// Gives the lease up without asking whether devices still reach the memory: it stays registered
 /// until its last mapping is gone, but takes no new one. Memory of spapr_iommu_memory_borrow must
-/// then stay until an address space no longer maps it.
+/// stay until then; memory of spapr_iommu_memory_allocate that devices of a model still reach is
+/// never freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn spapr_iommu_lease_free(lease: Option<Box<Lease>>) {
     free(lease);

@@ -91,6 +91,11 @@ impl Failure {
         Self { status: Status::NOT_FOUND, code, message }
     }
 
+    /// Something is in the way.
+    pub(crate) fn busy(code: &'static str, message: String) -> Self {
+        Self { status: Status(SPAPR_IOMMU_BUSY), code, message }
+    }
+
     /// An error number of the host.
     pub(crate) fn errno(what: &str, errno: Errno) -> Self {
         let status = Status(if errno == Errno::ENOMEM { SPAPR_IOMMU_NO_MEMORY } else { SPAPR_IOMMU_KERNEL });
@@ -270,4 +275,46 @@ pub extern "C" fn spapr_iommu_status_name(status: i32) -> *const c_char {
         (SPAPR_IOMMU_INTERNAL, c"internal"),
     ];
     NAMES.iter().find(|(known, _)| *known == status).map_or(c"unknown", |(_, name)| name).as_ptr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded() -> (Status, &'static str, String) {
+        // SAFETY: both are strings of this thread, and nothing fails until they are read.
+        let [code, message] = [spapr_iommu_error_code(), spapr_iommu_error_message()]
+            .map(|text| unsafe { CStr::from_ptr(text) }.to_str().unwrap().to_owned());
+        (spapr_iommu_error_status(), code.leak(), message)
+    }
+
+    #[test]
+    fn a_panic_is_an_internal_error() {
+        assert_eq!(call(|| panic!("of {}", "a test")), Status::INTERNAL);
+        assert_eq!(recorded(), (Status::INTERNAL, "panic", "a fault in spapr-iommu: of a test".into()));
+        assert_eq!(value(7, || panic!("again")), 7);
+        assert_eq!(recorded().2, "a fault in spapr-iommu: again");
+        // What is freed may panic, too.
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("while it was freed");
+            }
+        }
+        free(Some(Box::new(Panics)));
+        assert_eq!(recorded().2, "a fault in spapr-iommu: while it was freed");
+    }
+
+    #[test]
+    fn a_cause_is_named_once_and_a_zero_byte_ends_no_message() {
+        let inner = spapr_iommu::guest::NoMemory { at: spapr_iommu::addr::GuestAddr(0x1000), len: 8 };
+        let error = spapr_iommu::guest::HcallError::List(inner);
+        record(&error.into());
+        let message = "the list of TCEs is not in the guest's RAM: no guest RAM at 0x1000 for 8 bytes";
+        assert_eq!(recorded(), (Status::ARGUMENT, "list", message.into()));
+        record(&spapr_iommu::addr::RangeError::Empty { start: 0 }.into());
+        assert_eq!(recorded().1, "empty");
+        record(&Failure::argument("x", "a\0b"));
+        assert_eq!(recorded().2, "a\u{fffd}b");
+    }
 }

@@ -1,6 +1,9 @@
-//! The C interface, as a program in C uses it.
+//! The C interface, as programs in C use it. The tests build and install it first, as a user would.
 
+mod guide;
 mod header;
+mod install;
+mod programs;
 
 use std::path::PathBuf;
 

@@ -755,7 +755,8 @@ spapr_iommu_status spapr_iommu_lease_release(struct spapr_iommu_lease *lease);
 /**
  * Gives the lease up without asking whether devices still reach the memory: it stays registered
  * until its last mapping is gone, but takes no new one. Memory of spapr_iommu_memory_borrow must
- * then stay until an address space no longer maps it.
+ * stay until then; memory of spapr_iommu_memory_allocate that devices of a model still reach is
+ * never freed.
  */
 void spapr_iommu_lease_free(struct spapr_iommu_lease *lease);
 
