@@ -23,7 +23,7 @@ pub const SPAPR_IOMMU_BIG_ENDIAN: u32 = 1;
 
 /// Opens a device of an attached group by its PCI address. Its BARs answer, and it does no DMA.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_device_open(
+pub unsafe extern "C" fn spapr_iommu_device_open(
     space: Option<&Space>,
     group: u32,
     address: *const c_char,

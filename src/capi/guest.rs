@@ -132,7 +132,7 @@ pub extern "C" fn spapr_iommu_guest_keep_memory(guest: Option<&Guest>, start: u6
 
 /// Adds a PHB with its default window. `phb` may be NULL: spapr_iommu_guest_phb finds it.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_guest_add_phb(
+pub unsafe extern "C" fn spapr_iommu_guest_add_phb(
     guest: Option<&Guest>,
     config: *const PhbConfig,
     phb: Option<&mut MaybeUninit<Option<Box<Phb>>>>,
@@ -181,7 +181,7 @@ pub extern "C" fn spapr_iommu_guest_reset(guest: Option<&Guest>) -> Status {
 /// r12, which may be changed. `result` gets r3 for the guest. SPAPR_IOMMU_NOT_HANDLED if it is not
 /// a TCE hypercall. A call that the guest may not make is answered, and is no error.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_guest_hcall(
+pub unsafe extern "C" fn spapr_iommu_guest_hcall(
     guest: Option<&Guest>,
     number: u64,
     args: *mut u64,
@@ -287,7 +287,7 @@ pub extern "C" fn spapr_iommu_guest_translate(
 /// Saves windows and entries: `size` gets the number of bytes, of which up to `capacity` go to
 /// `bytes`. The guest must not run. The bytes are for spapr_iommu_guest_restore of any machine.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_guest_save(
+pub unsafe extern "C" fn spapr_iommu_guest_save(
     guest: Option<&Guest>,
     bytes: *mut u8,
     capacity: usize,
@@ -307,7 +307,7 @@ pub extern "C" fn spapr_iommu_guest_save(
 /// were added, and before groups are attached. All of the state is checked before any of it is
 /// built.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_guest_restore(guest: Option<&Guest>, bytes: *const u8, size: usize) -> Status {
+pub unsafe extern "C" fn spapr_iommu_guest_restore(guest: Option<&Guest>, bytes: *const u8, size: usize) -> Status {
     call(|| {
         let guest = required(guest, "guest")?;
         // SAFETY: an array of so many bytes, as the header demands.

@@ -91,7 +91,7 @@ pub extern "C" fn spapr_iommu_host_kernel(host: Option<&mut MaybeUninit<Option<B
 /// A model counts locked memory and checks its limit, but neither pins memory nor touches /dev. It
 /// sees only memory of spapr_iommu_memory_*.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_host_model(
+pub unsafe extern "C" fn spapr_iommu_host_model(
     preset: *const c_char,
     host: Option<&mut MaybeUninit<Option<Box<Host>>>>,
 ) -> Status {
@@ -119,7 +119,7 @@ pub extern "C" fn spapr_iommu_host_page_shift(host: Option<&Host>) -> u32 {
 /// Lists the devices in IOMMU groups: up to `capacity` go to `devices`, and `count` gets the number
 /// there are. With `capacity` 0, `devices` may be NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_host_devices(
+pub unsafe extern "C" fn spapr_iommu_host_devices(
     host: Option<&Host>,
     devices: *mut DeviceFacts,
     capacity: usize,

@@ -179,7 +179,7 @@ pub extern "C" fn spapr_iommu_memory_file(
 /// Until the handle is freed, each lease on it is released and each guest slot of it is removed,
 /// the caller keeps it mapped as it is: no munmap, mremap, madvise(MADV_DONTNEED) or free().
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_memory_borrow(
+pub unsafe extern "C" fn spapr_iommu_memory_borrow(
     host: Option<&Host>,
     start: *mut c_void,
     size: u64,

@@ -136,7 +136,7 @@ pub extern "C" fn spapr_iommu_phb_translate(
 /// Reads guest memory at a bus address as an emulated device does. After an error, some of it may
 /// have been read.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_phb_read(phb: Option<&Phb>, iova: u64, data: *mut c_void, size: usize) -> Status {
+pub unsafe extern "C" fn spapr_iommu_phb_read(phb: Option<&Phb>, iova: u64, data: *mut c_void, size: usize) -> Status {
     call(|| {
         let phb = required(phb, "phb")?;
         // SAFETY: so many bytes, as the header demands.
@@ -148,7 +148,12 @@ pub extern "C" fn spapr_iommu_phb_read(phb: Option<&Phb>, iova: u64, data: *mut 
 /// Writes guest memory at a bus address as an emulated device does. After an error, some of it may
 /// have been written.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_phb_write(phb: Option<&Phb>, iova: u64, data: *const c_void, size: usize) -> Status {
+pub unsafe extern "C" fn spapr_iommu_phb_write(
+    phb: Option<&Phb>,
+    iova: u64,
+    data: *const c_void,
+    size: usize,
+) -> Status {
     call(|| {
         let phb = required(phb, "phb")?;
         // SAFETY: as above.

@@ -104,7 +104,7 @@ pub extern "C" fn spapr_iommu_lease_free(lease: Option<Box<Lease>>) {
 /// Lists the kernel's regions, by address: up to `capacity` go to `regions`, and `count` gets the
 /// number there are. With `capacity` 0, `regions` may be NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_registry_regions(
+pub unsafe extern "C" fn spapr_iommu_registry_regions(
     registry: Option<&Registry>,
     regions: *mut Region,
     capacity: usize,

@@ -60,7 +60,7 @@ impl DtProperty {
 /// SPAPR_IOMMU_NOT_HANDLED. rets[0] gets the status for the guest, also if this fails; the error is
 /// for the VMM to log.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_guest_rtas(
+pub unsafe extern "C" fn spapr_iommu_guest_rtas(
     guest: Option<&Guest>,
     tokens: Option<&Tokens>,
     token: u32,
@@ -105,7 +105,7 @@ pub extern "C" fn spapr_iommu_guest_h_rtas(
 /// Lists the DMA properties of the PHB's node: up to `capacity` go to `properties`, and `count`
 /// gets the number there are. With `capacity` 0, `properties` may be NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_phb_properties(
+pub unsafe extern "C" fn spapr_iommu_phb_properties(
     phb: Option<&Phb>,
     tokens: Option<&Tokens>,
     properties: *mut DtProperty,

@@ -108,7 +108,7 @@ pub extern "C" fn spapr_iommu_space_detach(space: Option<&Space>, group: u32) ->
 
 /// Plans a window and creates nothing.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_space_plan_window(
+pub unsafe extern "C" fn spapr_iommu_space_plan_window(
     space: Option<&Space>,
     request: *const WindowRequest,
     plan: Option<&mut MaybeUninit<WindowPlan>>,
@@ -124,7 +124,7 @@ pub extern "C" fn spapr_iommu_space_plan_window(
 
 /// Creates a window. `window` may be NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_space_create_window(
+pub unsafe extern "C" fn spapr_iommu_space_create_window(
     space: Option<&Space>,
     request: *const WindowRequest,
     window: Option<&mut MaybeUninit<WindowStatus>>,
@@ -176,7 +176,7 @@ pub extern "C" fn spapr_iommu_space_unreserve(space: Option<&Space>, range: Rang
 /// there are. `state` gets that of the default window,
 /// SPAPR_IOMMU_DEFAULT_*; it may be NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_space_windows(
+pub unsafe extern "C" fn spapr_iommu_space_windows(
     space: Option<&Space>,
     windows: *mut WindowStatus,
     capacity: usize,
@@ -211,7 +211,7 @@ pub extern "C" fn spapr_iommu_space_map(
 /// Makes all mappings, or none. Neighbours that continue each other become one MAP. `flags` is 0 or
 /// SPAPR_IOMMU_REPLACE.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_space_map_all(
+pub unsafe extern "C" fn spapr_iommu_space_map_all(
     space: Option<&Space>,
     maps: *const Mapping,
     number: usize,
@@ -265,7 +265,7 @@ pub extern "C" fn spapr_iommu_space_translate(
 /// Lists the mappings in `range`, cut to it, in order: up to `capacity` go to `maps`, and `count`
 /// gets the number there are.
 #[unsafe(no_mangle)]
-pub extern "C" fn spapr_iommu_space_mappings(
+pub unsafe extern "C" fn spapr_iommu_space_mappings(
     space: Option<&Space>,
     range: Range,
     maps: *mut Mapping,

@@ -284,7 +284,7 @@ mod tests {
     fn recorded() -> (Status, &'static str, String) {
         // SAFETY: both are strings of this thread, and nothing fails until they are read.
         let [code, message] = [spapr_iommu_error_code(), spapr_iommu_error_message()]
-            .map(|text| unsafe { CStr::from_ptr(text) }.to_str().unwrap().to_owned());
+            .map(|text| unsafe { crate::pointer::string(text, "text") }.unwrap().to_owned());
         (spapr_iommu_error_status(), code.leak(), message)
     }
 

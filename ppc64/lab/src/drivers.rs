@@ -41,7 +41,7 @@ pub struct Drivers {
 
 impl Drivers {
     /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
-    /// share buffers, and rounds of it.
+    /// share buffers, and rounds of it; the monitor in C.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
@@ -51,7 +51,7 @@ impl Drivers {
         words.extend(["drivers", "--rounds", &rounds, "--format", "terse"]);
         if cell.has_windows() {
             words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
-            words.extend(["--then", "nvme", "--rounds", &rounds, "--json"]);
+            words.extend(["--then", "nvme", "--rounds", &rounds, "--json", "--then", "monitor"]);
         }
         words.into_iter().map(str::to_owned).collect()
     }
@@ -87,6 +87,13 @@ impl Drivers {
         let rounds = documents.iter().any(|line| line.get("rounds").is_some());
         checks.push(("NVMe rounds".into(), if rounds { Ok(()) } else { Err("they did not end well".into()) }));
         checks
+    }
+
+    /// What the monitor in C showed, by its last line.
+    pub(crate) fn monitor(cell: &Cell, output: &str) -> Checks {
+        let ended = output.lines().any(|line| line == "nothing stays registered");
+        let result = if ended { Ok(()) } else { Err("it did not come to its end".into()) };
+        if cell.has_windows() { vec![("the monitor in C".into(), result)] } else { Checks::new() }
     }
 
     pub(crate) fn keep(&self, cell: &Cell, logs: &Path) -> Result<()> {
@@ -149,6 +156,14 @@ mod tests {
         assert_eq!(good(lines), 3);
         assert_eq!(Drivers::nvme(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
         assert_eq!(Drivers::nvme(&"powernv9:6.12".parse().unwrap(), lines).len(), 11);
+    }
+
+    #[test]
+    fn the_monitor_must_come_to_its_end() {
+        let well = |cell: &str, output| Drivers::monitor(&cell.parse().unwrap(), output)[0].1.is_ok();
+        assert!(well("pseries:6.12", "x\nnothing stays registered\n"));
+        assert!(!well("pseries:6.12", "the device copied a page\n"));
+        assert_eq!(Drivers::monitor(&"pseries-noddw:6.12".parse().unwrap(), ""), []);
     }
 
     #[test]
