@@ -19,3 +19,20 @@ pub mod rtas;
 pub mod space;
 pub mod status;
 pub mod window;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn handles_may_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<crate::host::Host>();
+        shared::<crate::memory::Memory>();
+        shared::<crate::registry::Registry>();
+        shared::<crate::registry::Lease>();
+        shared::<crate::space::Space>();
+        shared::<crate::device::Device>();
+        shared::<crate::device::Bar>();
+        shared::<crate::guest::Guest>();
+        shared::<crate::phb::Phb>();
+    }
+}

@@ -25,8 +25,8 @@ const METADATA_COMMANDS: &str = "ppc64-commands";
 /// Where it says which program of Debian a command runs.
 const METADATA_DEBIAN: &str = "ppc64-debian";
 
-/// Where a package says which programs in C it has, and the source of each. They are linked with its
-/// library, and find its headers in `include`.
+/// Where a package says which programs in C it has, and the source of each. They are linked with
+/// its library, and find its headers in `include`.
 const METADATA_C: &str = "ppc64-c";
 
 /// Commands the first process knows itself.
