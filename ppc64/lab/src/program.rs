@@ -261,8 +261,11 @@ fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
     let mut compiler = Command::new(LINKER);
     compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-static"]);
     compiler.arg("-I").arg(&source.include).arg("-o").arg(&file).arg(&source.file).arg(&library);
-    let status = compiler.args(["-lpthread", "-lm", "-ldl"]).status().context("start the C compiler")?;
-    ensure!(status.success(), "could not compile {} for {TARGET}", source.file.display());
+    // The linker warns of what programs that are linked statically cannot do, such as to look up
+    // users; nothing does.
+    let done = compiler.args(["-lpthread", "-lm", "-ldl"]).output().context("start the C compiler")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "could not compile {} for {TARGET}:\n{said}", source.file.display());
     Ok(Program { name, file })
 }
 
