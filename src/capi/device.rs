@@ -11,7 +11,7 @@ use spapr_iommu::device::{self, Endian};
 use std::os::fd::AsRawFd;
 
 /// An open device. It keeps its address space.
-pub struct Device(device::Device);
+pub struct Device(pub(crate) device::Device);
 
 /// A BAR of a device, which it keeps open.
 pub struct Bar(device::Bar);

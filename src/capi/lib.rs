@@ -11,6 +11,7 @@
 pub mod device;
 pub mod guest;
 pub mod host;
+pub mod interrupt;
 pub mod memory;
 pub mod phb;
 mod pointer;
@@ -32,6 +33,7 @@ mod tests {
         shared::<crate::space::Space>();
         shared::<crate::device::Device>();
         shared::<crate::device::Bar>();
+        shared::<crate::interrupt::Interrupts>();
         shared::<crate::guest::Guest>();
         shared::<crate::phb::Phb>();
     }

@@ -7,8 +7,8 @@ use std::fs;
 use std::process::Command;
 
 /// The modules with exported functions, in the order of the header.
-const MODULES: [&str; 10] =
-    ["status", "host", "memory", "registry", "window", "space", "device", "guest", "phb", "rtas"];
+const MODULES: [&str; 11] =
+    ["status", "host", "memory", "registry", "window", "space", "device", "interrupt", "guest", "phb", "rtas"];
 
 fn made() -> String {
     let config = cbindgen::Config::from_file(package().join("cbindgen.toml")).unwrap();

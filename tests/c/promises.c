@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -156,6 +157,11 @@ static void null_is_an_error(void)
     IS_NULL(spapr_iommu_bar_read(NULL, 0, 4, args));
     IS_NULL(spapr_iommu_bar_write(NULL, 0, 4, 0));
 
+    IS_NULL(spapr_iommu_device_interrupts(NULL, SPAPR_IOMMU_MSI, (uint32_t *)args));
+    IS_NULL(spapr_iommu_interrupts_enable(NULL, SPAPR_IOMMU_MSI, NULL, 0, (spapr_iommu_interrupts **)&handle));
+    IS_NULL(spapr_iommu_interrupts_rearm(NULL));
+    IS_NULL(spapr_iommu_interrupts_rearm_by(NULL, 0));
+
     IS_NULL(spapr_iommu_guest_new(NULL, (spapr_iommu_guest **)&handle));
     IS_NULL(spapr_iommu_guest_new_kvm(NULL, 0, -1, (spapr_iommu_guest **)&handle));
     IS_NULL(spapr_iommu_guest_add_memory(NULL, 0, m.memory));
@@ -192,6 +198,7 @@ static void null_is_an_error(void)
     spapr_iommu_space_free(NULL);
     spapr_iommu_device_free(NULL);
     spapr_iommu_bar_free(NULL);
+    spapr_iommu_interrupts_free(NULL);
     spapr_iommu_guest_free(NULL);
     spapr_iommu_phb_free(NULL);
     end(&m);
@@ -397,6 +404,41 @@ static void memory_of_the_caller_is_lent(void)
     end(&m);
 }
 
+static void interrupts_come_by_eventfd(void)
+{
+    struct machine m = machine("powernv9-64k");
+    spapr_iommu_device *device;
+    spapr_iommu_bar *bar;
+    spapr_iommu_interrupts *interrupts;
+    int fd = eventfd(0, EFD_NONBLOCK), wrong = -1;
+    uint64_t fired;
+    uint32_t count;
+
+    GOOD(spapr_iommu_device_open(m.space, 0, "0000:00:00.0", &device));
+    GOOD(spapr_iommu_bar_open(device, 0, SPAPR_IOMMU_BIG_ENDIAN, &bar));
+    GOOD(spapr_iommu_device_interrupts(device, SPAPR_IOMMU_MSI, &count));
+    TRUE(count == 1);
+    REFUSED(spapr_iommu_device_interrupts(device, 9, &count), SPAPR_IOMMU_ARGUMENT, "interrupt-kind");
+    REFUSED(spapr_iommu_interrupts_enable(device, SPAPR_IOMMU_MSI, &wrong, 1, &interrupts), SPAPR_IOMMU_ARGUMENT,
+            "file");
+    REFUSED(spapr_iommu_interrupts_enable(device, SPAPR_IOMMU_MSI, NULL, 0, &interrupts), SPAPR_IOMMU_ARGUMENT,
+            "vectors");
+    TRUE(interrupts == NULL);
+    GOOD(spapr_iommu_interrupts_enable(device, SPAPR_IOMMU_MSI, &fd, 1, &interrupts));
+    REFUSED(spapr_iommu_interrupts_rearm_by(interrupts, -1), SPAPR_IOMMU_ARGUMENT, "file");
+    GOOD(spapr_iommu_device_start_dma(device));
+    TRUE(read(fd, &fired, sizeof fired) == -1);
+    /* edu raises an interrupt. */
+    GOOD(spapr_iommu_bar_write(bar, 0x60, 4, 1));
+    TRUE(read(fd, &fired, sizeof fired) == sizeof fired && fired == 1);
+    GOOD(spapr_iommu_interrupts_rearm(interrupts));
+    spapr_iommu_interrupts_free(interrupts);
+    spapr_iommu_bar_free(bar);
+    spapr_iommu_device_free(device);
+    close(fd);
+    end(&m);
+}
+
 static void a_guest_gets_answers(void)
 {
     struct machine m = machine("powernv9-64k");
@@ -550,6 +592,7 @@ int main(void)
     a_space_maps_and_a_lease_stays();
     handles_may_be_freed_in_any_order();
     memory_of_the_caller_is_lent();
+    interrupts_come_by_eventfd();
     a_guest_gets_answers();
     threads_share_handles_and_no_errors();
     a_child_leaves_everything_to_its_parent();

@@ -183,6 +183,21 @@
 #define SPAPR_IOMMU_BIG_ENDIAN 1
 
 /**
+ * Kind of interrupts: the pin.
+ */
+#define SPAPR_IOMMU_INTX 0
+
+/**
+ * Kind of interrupts: messages.
+ */
+#define SPAPR_IOMMU_MSI 1
+
+/**
+ * Kind of interrupts: messages of MSI-X.
+ */
+#define SPAPR_IOMMU_MSIX 2
+
+/**
  * Hypercall H_GET_TCE.
  */
 #define SPAPR_IOMMU_H_GET_TCE 28
@@ -246,6 +261,11 @@ typedef struct spapr_iommu_guest spapr_iommu_guest;
  * A kernel: the running one, or a model in this process. What is made on it keeps it.
  */
 typedef struct spapr_iommu_host spapr_iommu_host;
+
+/**
+ * The enabled interrupts of one kind. They keep the device's file open.
+ */
+typedef struct spapr_iommu_interrupts spapr_iommu_interrupts;
 
 /**
  * Keeps memory registered.
@@ -955,6 +975,41 @@ spapr_iommu_status spapr_iommu_bar_write(const struct spapr_iommu_bar *bar,
                                          uint64_t offset,
                                          uint32_t width,
                                          uint64_t value);
+
+/**
+ * Returns in `count` how many interrupts of a kind the device has. SPAPR_IOMMU_NOT_FOUND if none.
+ */
+spapr_iommu_status spapr_iommu_device_interrupts(const struct spapr_iommu_device *device,
+                                                 uint32_t kind,
+                                                 uint32_t *count);
+
+/**
+ * Enables the first `count` interrupts of a kind, all at once: each signals its eventfd, such as
+ * one that KVM turns into an interrupt of a guest. The kernel keeps the eventfds open. They are
+ * disabled when the handle or the device is freed.
+ */
+spapr_iommu_status spapr_iommu_interrupts_enable(const struct spapr_iommu_device *device,
+                                                 uint32_t kind,
+                                                 const int32_t *eventfds,
+                                                 size_t count,
+                                                 struct spapr_iommu_interrupts **interrupts);
+
+/**
+ * Lets INTx fire again, after the device has deasserted its pin. Messages do not need it.
+ */
+spapr_iommu_status spapr_iommu_interrupts_rearm(const struct spapr_iommu_interrupts *interrupts);
+
+/**
+ * Has the kernel do this whenever `eventfd` is signalled, as KVM does at the guest's end of
+ * interrupt (resamplefd). For INTx only.
+ */
+spapr_iommu_status spapr_iommu_interrupts_rearm_by(const struct spapr_iommu_interrupts *interrupts,
+                                                   int32_t eventfd);
+
+/**
+ * Disables the interrupts.
+ */
+void spapr_iommu_interrupts_free(struct spapr_iommu_interrupts *interrupts);
 
 /**
  * Creates the IOMMU of a guest without RAM.
