@@ -74,8 +74,8 @@ pub(crate) fn field<const N: usize>(text: &str) -> [c_char; N] {
     field
 }
 
-/// Opens the running kernel. Always succeeds: what a machine lacks is said by the call that needs
-/// it.
+/// Opens the running kernel. Succeeds on any machine: a call that needs what the machine lacks says
+/// so.
 #[unsafe(no_mangle)]
 pub extern "C" fn spapr_iommu_host_kernel(host: Option<&mut MaybeUninit<Option<Box<Host>>>>) -> Status {
     call(|| {

@@ -176,8 +176,9 @@ pub extern "C" fn spapr_iommu_memory_file(
 /// Takes memory of the caller: `size` bytes at `start`, whole pages of the host, readable and
 /// writable.
 ///
-/// Until the handle is freed, each lease on it is released and each guest slot of it is removed,
-/// the caller keeps it mapped as it is: no munmap, mremap, madvise(MADV_DONTNEED) or free().
+/// The caller keeps it mapped as it is (no munmap, mremap, madvise(MADV_DONTNEED) or free()) until
+/// the handle is freed, each lease on it is released, and each guest that has it as RAM has removed
+/// it or is freed with all handles of its PHBs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn spapr_iommu_memory_borrow(
     host: Option<&Host>,

@@ -665,8 +665,8 @@ const char *spapr_iommu_error_message(void);
 const char *spapr_iommu_status_name(int32_t status);
 
 /**
- * Opens the running kernel. Always succeeds: what a machine lacks is said by the call that needs
- * it.
+ * Opens the running kernel. Succeeds on any machine: a call that needs what the machine lacks says
+ * so.
  */
 spapr_iommu_status spapr_iommu_host_kernel(struct spapr_iommu_host **host);
 
@@ -723,8 +723,9 @@ spapr_iommu_status spapr_iommu_memory_file(const struct spapr_iommu_host *host,
  * Takes memory of the caller: `size` bytes at `start`, whole pages of the host, readable and
  * writable.
  *
- * Until the handle is freed, each lease on it is released and each guest slot of it is removed,
- * the caller keeps it mapped as it is: no munmap, mremap, madvise(MADV_DONTNEED) or free().
+ * The caller keeps it mapped as it is (no munmap, mremap, madvise(MADV_DONTNEED) or free()) until
+ * the handle is freed, each lease on it is released, and each guest that has it as RAM has removed
+ * it or is freed with all handles of its PHBs.
  */
 spapr_iommu_status spapr_iommu_memory_borrow(const struct spapr_iommu_host *host,
                                              void *start,
