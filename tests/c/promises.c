@@ -391,6 +391,24 @@ static void memory_of_the_caller_is_lent(void)
         /* Then it may be lent again. */
         GOOD(spapr_iommu_lease_release(lease));
     }
+    /* A guest that is freed has nothing left of it either. */
+    spapr_iommu_guest *guest;
+    spapr_iommu_phb *phb;
+    spapr_iommu_phb_config config = {.struct_size = sizeof config, .buid = 1, .liobn = LIOBN};
+    size_t count;
+    GOOD(spapr_iommu_memory_borrow(m.host, mine, MIB, &memory));
+    GOOD(spapr_iommu_guest_new(m.registry, &guest));
+    GOOD(spapr_iommu_guest_add_memory(guest, 0, memory));
+    spapr_iommu_memory_free(memory);
+    GOOD(spapr_iommu_guest_add_phb(guest, &config, &phb));
+    GOOD(spapr_iommu_phb_attach(phb, 1));
+    GOOD(spapr_iommu_guest_put_tce(guest, LIOBN, 0, 3, NULL));
+    spapr_iommu_guest_free(guest);
+    GOOD(spapr_iommu_registry_regions(m.registry, NULL, 0, &count));
+    TRUE(count == 2);
+    spapr_iommu_phb_free(phb);
+    GOOD(spapr_iommu_registry_regions(m.registry, NULL, 0, &count));
+    TRUE(count == 1);
     free(mine);
 
     REFUSED(spapr_iommu_memory_file(m.host, fd, 0, MIB, &memory), SPAPR_IOMMU_ARGUMENT, "short");
