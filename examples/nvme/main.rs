@@ -14,6 +14,7 @@
 mod cases;
 mod driver;
 mod find;
+mod held;
 mod rounds;
 mod share;
 
