@@ -6,6 +6,7 @@ mod input;
 mod list;
 mod log;
 mod output;
+mod plan;
 mod remedy;
 mod replay;
 mod run;
@@ -50,6 +51,9 @@ enum Command {
     /// Replay QEMU traces of a guest's TCE hypercalls, and compare with what QEMU answered
     #[command(after_help = EXIT_CODES)]
     Replay(ReplayArguments),
+
+    /// Plan windows, locked memory and calls for devices and memory; nothing is changed
+    Plan(plan::PlanArguments),
 
     /// Give PCI devices to vfio-pci, so that a program can drive them
     #[command(after_help = EXIT_CODES)]
@@ -245,6 +249,7 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),
         Command::Replay(replay) => replay::run(&replay).into(),
+        Command::Plan(arguments) => plan::run(&arguments).into(),
         Command::Bind(arguments) => bind::run(&arguments, bind::Direction::Bind).into(),
         Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
         Command::Doctor(arguments) => doctor::run(&arguments).into(),
