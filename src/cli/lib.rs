@@ -11,5 +11,6 @@ mod machine;
 pub mod plan;
 pub mod replay;
 pub mod scenario;
+mod suggest;
 
 pub use machine::{HostNote, Machine, NotHere};

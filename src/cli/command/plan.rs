@@ -1,6 +1,7 @@
 //! `spapr-iommu plan`.
 
 use super::output::{Sink, section};
+use super::terminal::{BAD, GOOD, chain, paint, say};
 use super::{DEFAULT_PRESET, EXIT_CODES, Exit, HostChoice, remedy, size, written};
 use crate::plan::{
     Alternative, Course, HostError, Note, NoteLevel, PlanDocument, PlanHost, Refused, Wanted, WantedError, WindowRow,
@@ -8,6 +9,10 @@ use crate::plan::{
 };
 use spapr_iommu::addr::{Amount, PageShift};
 use std::io;
+
+/// Columns of a wrapped line of words below a table, and below a note.
+const INDENT: usize = 5;
+const NOTE_INDENT: usize = 9;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
@@ -74,7 +79,7 @@ pub(super) fn run(arguments: &PlanArguments) -> Exit {
             judge(&document).and(written(result))
         }
         Err(error) => {
-            eprintln!("{error}{}", error.remedy());
+            say(format_args!("{}{}", chain(&error), error.remedy()));
             error.exit()
         }
     }
@@ -121,7 +126,7 @@ fn make(arguments: &PlanArguments) -> Result<(PlanHost, PlanDocument), Error> {
 /// Reports on stderr why there is no plan, and returns the exit code.
 fn judge(document: &PlanDocument) -> Exit {
     if let Some(refused) = &document.refused {
-        eprintln!("refused, {}: {}", refused.code, refused.message);
+        say(format_args!("refused, {}: {}", refused.code, refused.message));
         return Exit::Obstacle;
     }
     let wrong = document.notes.iter().any(|note| note.level == NoteLevel::Wrong);
@@ -136,22 +141,24 @@ fn json(document: &PlanDocument) -> io::Result<()> {
 
 fn text(host: &PlanHost, document: &PlanDocument) -> io::Result<()> {
     let mut sink = Sink::stdout();
-    sink.line(&format!("Plan for {}; nothing is changed.", host.described));
-    sink.line(&document.wanted.to_string());
+    sink.words(&format!("Plan for {}; nothing is changed.", host.described), 0);
+    sink.words(&document.wanted.to_string(), 0);
     if let Some(course) = &document.chosen {
         sink.line(windows(course).trim_end());
-        course.windows.iter().flat_map(reasons).for_each(|line| sink.line(&line));
+        course.windows.iter().flat_map(reasons).for_each(|line| sink.words(&line, INDENT));
         sink.line(locked(course).trim_end());
-        sink.line(&limit(course));
+        limit(course).lines().for_each(|line| sink.words(line, INDENT));
         sink.line(calls(course).trim_end());
     }
     let alternatives = alternatives(document);
-    if !alternatives.is_empty() {
-        sink.line(&alternatives);
+    if let Some((table, refusals)) = alternatives {
+        // Its lines below the table are words.
+        sink.line(&table);
+        refusals.iter().for_each(|line| sink.words(line, INDENT));
     }
     if !document.notes.is_empty() {
         sink.line("\nThis host");
-        document.notes.iter().flat_map(note).for_each(|line| sink.line(&line));
+        document.notes.iter().flat_map(note).for_each(|line| sink.words(&line, NOTE_INDENT));
     }
     sink.finish()
 }
@@ -237,7 +244,8 @@ fn calls(course: &Course) -> String {
     format!("{}\n   removal visits {} entries one by one", table.trim_end(), teardown.entries)
 }
 
-fn alternatives(document: &PlanDocument) -> String {
+/// Formats the alternatives as a table, and why some are refused, each reason once.
+fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
     let headings = ["", "way", "window", "tables>", "limit>", "ioctls>", "entries to clear>"];
     let row = |other: &Alternative| {
         let mark = if other.chosen { "*" } else { "" };
@@ -262,10 +270,10 @@ fn alternatives(document: &PlanDocument) -> String {
     let differs = |other: &&Alternative| other.course.is_some() || code(&other.refused) != code(&document.refused);
     let shown: Vec<_> = document.alternatives.iter().filter(differs).collect();
     if shown.is_empty() {
-        return String::new();
+        return None;
     }
     let table = section("Alternatives (* as planned)", &headings, shown.iter().map(|other| row(other)));
-    let mut lines = vec![table.trim_end().to_owned()];
+    let mut lines = Vec::new();
     let mut codes = Vec::new();
     for refused in shown.iter().filter_map(|other| other.refused.as_ref()) {
         if !codes.contains(&refused.code) {
@@ -273,7 +281,7 @@ fn alternatives(document: &PlanDocument) -> String {
             lines.push(format!("   {}: {}", refused.code, refused.message));
         }
     }
-    lines.join("\n")
+    Some((table.trim_end().to_owned(), lines))
 }
 
 /// Formats the window that matters in a few words: the dynamic one, if there is one.
@@ -283,7 +291,8 @@ fn shape(course: &Course) -> String {
 }
 
 fn note(note: &Note) -> Vec<String> {
-    let line = format!("{:<8} {}", note.level, note.text);
+    let style = if note.level == NoteLevel::Wrong { BAD } else { GOOD };
+    let line = format!("{} {}", paint(style, &format!("{:<8}", note.level)), note.text);
     let remedy = note.remedy.iter().map(|remedy| format!("{:<8} fix: {remedy}", ""));
     std::iter::once(line).chain(remedy).collect()
 }
