@@ -2,8 +2,7 @@
 
 use super::output::Sink;
 use super::terminal::say;
-use super::{Arguments, Exit, written};
-use clap::CommandFactory;
+use super::{Exit, parser, written};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -27,7 +26,7 @@ pub(super) struct ManArguments {
 /// Prints the completions of a shell.
 pub(super) fn completions(arguments: &CompletionsArguments) -> Exit {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Arguments::command(), NAME, &mut script);
+    clap_complete::generate(arguments.shell, &mut parser(), NAME, &mut script);
     write(&script)
 }
 
@@ -35,10 +34,10 @@ pub(super) fn completions(arguments: &CompletionsArguments) -> Exit {
 pub(super) fn man(arguments: &ManArguments) -> Exit {
     let Some(folder) = &arguments.folder else {
         let mut page = Vec::new();
-        let rendered = clap_mangen::Man::new(Arguments::command().disable_help_subcommand(true)).render(&mut page);
+        let rendered = clap_mangen::Man::new(parser().disable_help_subcommand(true)).render(&mut page);
         return written(rendered).and(write(&page));
     };
-    match clap_mangen::generate_to(Arguments::command(), folder) {
+    match clap_mangen::generate_to(parser(), folder) {
         Ok(()) => Exit::Success,
         Err(error) => {
             say(format_args!("{}: cannot write the pages: {error}", folder.display()));

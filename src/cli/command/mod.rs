@@ -46,6 +46,11 @@ struct Arguments {
     color: Color,
 }
 
+/// Returns the command line: its subcommands, arguments and help.
+pub fn parser() -> clap::Command {
+    Arguments::command()
+}
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 everything as expected, 1 an unexpected result, 2 a wrong file or wrong usage, 3 something is in the way \
 on this host, 130 interrupted.";
@@ -260,7 +265,7 @@ fn print(message: &clap::Error) -> Exit {
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
     let color = Color::of_arguments(std::env::args_os().skip(1));
-    let command = Arguments::command().color(color.into());
+    let command = parser().color(color.into());
     let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
