@@ -39,6 +39,10 @@ pub(super) struct PlanArguments {
     #[arg(long, value_name = "PAGE", value_parser = page, value_delimiter = ',')]
     guest_pages: Vec<PageShift>,
 
+    /// Plan for a guest whose TCE hypercalls KVM answers
+    #[arg(long)]
+    accel: bool,
+
     /// Host to plan for: `vfio` is the running kernel, which is only asked, `model` the kernel in
     /// process, for example model:pseries-4k
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
@@ -119,6 +123,7 @@ fn make(arguments: &PlanArguments) -> Result<(PlanHost, PlanDocument), Error> {
     wanted.backing = arguments.backing;
     wanted.devices.clone_from(&arguments.devices);
     wanted.guest_pages.clone_from(&arguments.guest_pages);
+    wanted.accelerated = arguments.accel;
     let document = plan(&host, &wanted)?;
     Ok((host, document))
 }
@@ -203,6 +208,7 @@ fn locked(course: &Course) -> String {
     let mut rows = vec![
         ("memory", locked.registered, locked.registered_max),
         ("TCE tables", locked.tables, locked.tables),
+        ("KVM's tables", locked.kvm, locked.kvm),
         ("more while windows are created", locked.creating, locked.creating),
         ("sum", locked.start + locked.creating, locked.max + locked.creating),
     ];

@@ -8,6 +8,7 @@ use crate::Machine;
 use crate::replay::{Offer, Options, ReplayError, Report, Trace, TraceError};
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::guest::PhbError;
+use spapr_iommu::uapi::papr::DDW_PAGE_SHIFTS;
 use std::io;
 use std::path::Path;
 
@@ -198,10 +199,17 @@ fn compared(report: &Report) -> String {
     section("Translations of emulated devices", &["", "lines>"], rows.into_iter())
 }
 
+/// Formats a mask of page sizes, and what its bits stand for.
+fn page_sizes(mask: u32) -> String {
+    let shifts = DDW_PAGE_SHIFTS.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
+    let pages: Vec<_> = shifts.map(|(_, shift)| Bytes(1 << shift).to_string()).collect();
+    format!("{mask:#x}: {}", pages.join(", "))
+}
+
 fn offers(report: &Report) -> String {
     let row = |line: u64, place: &str, offer: Offer| {
         let numbers = [line.to_string(), place.to_owned(), offer.windows.to_string()];
-        numbers.into_iter().chain([format!("{:#x}", offer.largest), format!("{:#x}", offer.pages)]).collect()
+        numbers.into_iter().chain([format!("{:#x}", offer.largest), page_sizes(offer.pages)]).collect()
     };
     let rows = report
         .offers
@@ -209,7 +217,7 @@ fn offers(report: &Report) -> String {
         .flat_map(|offers| [row(offers.line, "QEMU", offers.qemu), row(offers.line, "here", offers.here)]);
     section(
         "Windows a query offers (what the host can back; not compared)",
-        &["line>", "", "windows>", "largest>", "pages>"],
+        &["line>", "", "windows>", "largest>", "pages"],
         rows,
     )
 }

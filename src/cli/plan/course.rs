@@ -5,6 +5,7 @@ use super::report::{Course, Hypercalls, Ioctls, Locked, Teardown, WindowRow};
 use super::{PlanHost, Wanted};
 use spapr_iommu::addr::{IovaRange, PageShift};
 use spapr_iommu::host::Platform;
+use spapr_iommu::kvm;
 use spapr_iommu::uapi::papr::hcall::MAX_INDIRECT;
 use spapr_iommu::window::{DEFAULT_PAGE, Forecast, Plan, PlanError, WindowRequest, locked_bytes};
 
@@ -186,11 +187,14 @@ impl Walk {
         let containers = u64::from(choice.containers);
         let (tables, pseries) = (end.locked_bytes(), host.facts.platform == Platform::Pseries);
         let creating = self.peak.saturating_sub(tables);
-        let (start, max) = (wanted.memory.saturating_add(tables), wanted.max_memory.saturating_add(tables));
+        let kvm = if wanted.accelerated { kvm_tables(host, wanted, &self.windows) } else { 0 };
+        let all = tables.saturating_add(kvm);
+        let (start, max) = (wanted.memory.saturating_add(all), wanted.max_memory.saturating_add(all));
         let locked = Locked {
             registered: wanted.memory,
             registered_max: wanted.max_memory,
             tables,
+            kvm,
             creating,
             start,
             max,
@@ -226,6 +230,18 @@ impl Walk {
         let windows = self.windows.into_iter().map(|used| used.row).collect();
         Course { containers: choice.containers, windows, locked, ioctls, hypercalls, teardown }
     }
+}
+
+/// Default window of a guest of the library and of QEMU, in TCEs.
+const GUEST_DEFAULT: u64 = (1 << 30) >> DEFAULT_PAGE.get();
+/// KVM keeps a table of up to so many bytes, and more with the guest's memory.
+const KVM_TABLE: u64 = 16 << 20;
+
+/// Returns what KVM locks for its copies of the guest's tables.
+fn kvm_tables(host: &PlanHost, wanted: &Wanted, windows: &[Used]) -> u64 {
+    let entries = windows.iter().map(|used| used.row.guest_page.map_or(GUEST_DEFAULT, |page| used.row.size / page));
+    let kept = entries.filter(|entries| entries.saturating_mul(8) <= KVM_TABLE + wanted.memory / 64);
+    kept.map(|entries| kvm::locked_bytes(host.facts.host_page, entries)).fold(0, u64::saturating_add)
 }
 
 /// Returns the MAPs in each container, and the hypercalls, of a guest that sets `tces` entries of

@@ -37,6 +37,7 @@ pub struct WantedRow {
     backing: u64,
     devices: Vec<u32>,
     guest_pages: Vec<u64>,
+    accelerated: bool,
 }
 
 impl fmt::Display for WantedRow {
@@ -62,6 +63,7 @@ impl WantedRow {
             backing: wanted.backing(host).bytes(),
             devices: wanted.devices.clone(),
             guest_pages: wanted.guest_pages.iter().map(|page| page.bytes()).collect(),
+            accelerated: wanted.accelerated,
         }
     }
 }
@@ -135,6 +137,8 @@ pub struct Locked {
     pub registered_max: u64,
     /// TCE tables, over all containers.
     pub tables: u64,
+    /// KVM's tables.
+    pub kvm: u64,
     /// More that is locked while windows are created.
     pub creating: u64,
     /// The sum at the start.

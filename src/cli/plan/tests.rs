@@ -304,6 +304,24 @@ fn what_cannot_be_is_refused() {
 }
 
 #[test]
+fn kvm_locks_a_copy_of_each_table_it_keeps() {
+    let host = PlanHost::model("powernv9-64k".parse().unwrap());
+    let locked = |accelerated, max_memory, page| {
+        let wanted = Wanted { accelerated, max_memory, guest_pages: vec![page], ..Wanted::new(G) };
+        plan(&host, &wanted).unwrap().chosen.unwrap().locked
+    };
+    let (without, with) = (locked(false, 8 * G, PageShift::P64K), locked(true, 8 * G, PageShift::P64K));
+    // 1 GiB with pages of 4 KiB, 8 GiB with pages of 64 KiB, and a page of pointers for each.
+    assert_eq!(with.kvm, 2 * M + M + 2 * (64 << 10));
+    assert_eq!((without.kvm, with.start - without.start, with.tables), (0, with.kvm, without.tables));
+    assert_eq!(with.limit_kib - without.limit_kib, with.kvm >> 10);
+    // A table of 128 MiB is more than the library lets KVM have.
+    assert_eq!(locked(true, 64 * G, PageShift::P4K).kvm, 2 * M + (64 << 10));
+    let wanted = Wanted { accelerated: true, ..Wanted::new(G) };
+    assert_eq!(plan(&host, &wanted).unwrap_err(), WantedError::NoGuest);
+}
+
+#[test]
 fn a_guest_gets_what_was_planned() {
     let pages = [PageShift::P4K, PageShift::P64K, PageShift::P2M, PageShift::P16M];
     for preset in PRESETS {

@@ -22,12 +22,15 @@ pub struct Wanted {
     pub devices: Vec<u32>,
     /// IOMMU pages that a pseries guest is offered; none if no guest fills the tables.
     pub guest_pages: Vec<PageShift>,
+    /// Whether KVM keeps the guest's tables and answers what it can.
+    pub accelerated: bool,
 }
 
 impl Wanted {
     /// Wants `memory` bytes for one device with 64 address bits, and no guest.
     pub fn new(memory: u64) -> Self {
-        Self { memory, max_memory: memory, backing: None, devices: vec![ALL_BITS], guest_pages: Vec::new() }
+        let devices = vec![ALL_BITS];
+        Self { memory, max_memory: memory, backing: None, devices, guest_pages: Vec::new(), accelerated: false }
     }
 
     /// Returns the page of the memory.
@@ -70,6 +73,7 @@ impl Wanted {
         match self.devices.iter().find(|bits| !(12..=ALL_BITS).contains(*bits)) {
             Some(&bits) => Err(WantedError::Mask { bits }),
             None if self.devices.is_empty() => Err(WantedError::NoDevice),
+            None if self.accelerated && !self.has_guest() => Err(WantedError::NoGuest),
             None => Ok(()),
         }
     }
@@ -102,6 +106,9 @@ pub enum WantedError {
     /// No device, no window.
     #[error("at least one device is needed: without one there is no window")]
     NoDevice,
+    /// KVM keeps tables of guests.
+    #[error("`--accel` is for a guest, whose tables KVM keeps: add `--guest-pages`")]
+    NoGuest,
 }
 
 fn pages(host_page: PageShift, huge: &[PageShift]) -> String {
