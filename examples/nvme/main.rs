@@ -24,6 +24,7 @@
 mod cases;
 mod driver;
 mod find;
+mod held;
 mod machine;
 mod registers;
 mod rounds;

@@ -2,46 +2,25 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
+use crate::held::Held;
 use crate::machine::Machine;
 use crate::{Options, find};
 use fastrand::Rng;
-use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
 use spapr_iommu::host::Host;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes that each round writes and reads.
 const BYTES: u64 = 64 << 10;
-/// KiB of memory that may be missing afterwards: pages that the kernel keeps for slabs, some per
-/// processor.
-const TOLERANCE: u64 = 1024;
 /// Number of rounds that are not measured: they fill caches of kernel and allocator.
 const WARM_UP: u32 = 3;
 /// Interval between two lines of progress.
 const EVERY: Duration = Duration::from_secs(20);
-
-/// Resources in use.
-#[derive(Debug)]
-struct Held {
-    locked: u64,
-    files: usize,
-    /// Of the machine; a model has none of its own.
-    free_kib: u64,
-}
-
-impl Held {
-    fn now(machine: &Machine) -> Result<Self, Box<dyn Error>> {
-        let files = fs::read_dir("/proc/self/fd")?.count();
-        let free_kib = if machine.is_model { 0 } else { settled_free_kib()? };
-        Ok(Self { locked: machine.host.memlock()?.locked, files, free_kib })
-    }
-}
 
 /// Runs `rounds` rounds, and a few before them.
 pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
@@ -50,7 +29,7 @@ pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }
-    let before = Held::now(machine)?;
+    let before = Held::now(host.as_ref(), machine.is_model)?;
     let began = Instant::now();
     let mut told = began;
     for done in 0..rounds {
@@ -61,31 +40,19 @@ pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
     }
     let took = began.elapsed();
-    let after = Held::now(machine)?;
-    let missing = before.free_kib.saturating_sub(after.free_kib);
+    let after = Held::now(host.as_ref(), machine.is_model)?;
     let each = took / rounds.max(1);
     if options.json {
         let line = serde_json::json!({
             "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,
-            "files": after.files, "missing_kib": missing,
+            "files": after.files, "missing_kib": after.missing_kib(&before),
         });
         println!("{line}");
     } else {
         println!("{rounds} rounds in {took:.1?}, {each:.2?} each, of {} each way", Bytes(BYTES));
-        println!(
-            "locked memory {} before, {} after; open files {}, {}; free memory {} KiB, {} KiB",
-            Bytes(before.locked),
-            Bytes(after.locked),
-            before.files,
-            after.files,
-            before.free_kib,
-            after.free_kib
-        );
+        after.print(&before);
     }
-    if (before.locked, before.files) != (after.locked, after.files) || missing > TOLERANCE {
-        return Err("something was not given back".into());
-    }
-    Ok(())
+    after.check(&before)
 }
 
 /// Sets up everything from scratch (registry, container, window, controller, queues) and releases
