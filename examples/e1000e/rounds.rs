@@ -26,7 +26,7 @@ pub(crate) fn run(host: &Arc<Kernel>, options: &Options, rounds: u32) -> Result<
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }
-    let before = Held::now(host.as_ref())?;
+    let before = Held::now(host.as_ref(), false)?;
     let began = Instant::now();
     let mut told = began;
     for done in 0..rounds {
@@ -37,7 +37,7 @@ pub(crate) fn run(host: &Arc<Kernel>, options: &Options, rounds: u32) -> Result<
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
     }
     let took = began.elapsed();
-    let after = Held::now(host.as_ref())?;
+    let after = Held::now(host.as_ref(), false)?;
     if options.json {
         let line = serde_json::json!({
             "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,

@@ -15,13 +15,15 @@ const TOLERANCE: u64 = 1024;
 pub(crate) struct Held {
     pub(crate) locked: u64,
     pub(crate) files: usize,
+    /// Of the machine; a model has none of its own.
     free_kib: u64,
 }
 
 impl Held {
-    pub(crate) fn now(host: &dyn Host) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn now(host: &dyn Host, is_model: bool) -> Result<Self, Box<dyn Error>> {
         let files = fs::read_dir("/proc/self/fd")?.count();
-        Ok(Self { locked: host.memlock()?.locked, files, free_kib: settled_free_kib()? })
+        let free_kib = if is_model { 0 } else { settled_free_kib()? };
+        Ok(Self { locked: host.memlock()?.locked, files, free_kib })
     }
 
     /// Returns the memory that is missing since `before`, KiB.

@@ -3,11 +3,12 @@
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
 use crate::held::Held;
+use crate::machine::Machine;
 use crate::{Options, find};
 use fastrand::Rng;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
-use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::Host;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
@@ -22,12 +23,13 @@ const WARM_UP: u32 = 3;
 const EVERY: Duration = Duration::from_secs(20);
 
 /// Runs `rounds` rounds, and a few before them.
-pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+    let host = &machine.host;
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }
-    let before = Held::now(host.as_ref())?;
+    let before = Held::now(host.as_ref(), machine.is_model)?;
     let began = Instant::now();
     let mut told = began;
     for done in 0..rounds {
@@ -38,7 +40,7 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<()
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
     }
     let took = began.elapsed();
-    let after = Held::now(host.as_ref())?;
+    let after = Held::now(host.as_ref(), machine.is_model)?;
     let each = took / rounds.max(1);
     if options.json {
         let line = serde_json::json!({
@@ -55,7 +57,7 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<()
 
 /// Sets up everything from scratch (registry, container, window, controller, queues) and releases
 /// it.
-fn round(host: &Arc<Vfio>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
+fn round(host: &Arc<dyn Host>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
     let mask = DmaMask::bits(options.mask.unwrap_or(64)).ok_or("1 to 64 bits")?;
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(BYTES, mask < DmaMask::ALL));
     let wait = options.wait.map_or(Wait::Interrupts, Into::into);

@@ -22,6 +22,9 @@ pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "-
 /// Packets that the Ethernet driver sends in each case: one of each size.
 const PACKETS: &str = "1455";
 
+/// What an NVMe controller of QEMU shows to a driver, which the model shows as well.
+const REGISTERS: &str = include_str!("../../../examples/nvme/registers.json");
+
 /// The kernel test that recovers a PE. Afterwards the firmware of an emulated machine refuses a
 /// fundamental reset, which the rules of the contract and the walk ask for, so it is not run before
 /// them.
@@ -44,7 +47,8 @@ pub struct Drivers {
 
 impl Drivers {
     /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
-    /// share buffers, and rounds of it; the Ethernet driver in each way it works.
+    /// share buffers, rounds of it, and what it finds; the Ethernet driver in each way it works; the
+    /// monitor in C.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
@@ -54,8 +58,8 @@ impl Drivers {
         words.extend(["drivers", "--rounds", &rounds, "--format", "terse"]);
         if cell.has_windows() {
             words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
-            words.extend(["--then", "nvme", "--rounds", &rounds, "--json"]);
-            words.extend(["--then", "e1000e", "--packets", PACKETS, "--json"]);
+            words.extend(["--then", "nvme", "--rounds", &rounds, "--json", "--then", "nvme", "--registers"]);
+            words.extend(["--then", "e1000e", "--packets", PACKETS, "--json", "--then", "monitor"]);
         }
         words.into_iter().map(str::to_owned).collect()
     }
@@ -99,7 +103,17 @@ impl Drivers {
                 }
             }
         }
+        let registers = serde_json::from_str(REGISTERS).is_ok_and(|expected: Value| documents.contains(&expected));
+        let differ = || "they are not those of examples/nvme/registers.json".into();
+        checks.push(("NVMe registers".into(), if registers { Ok(()) } else { Err(differ()) }));
         checks
+    }
+
+    /// What the monitor in C showed, by its last line.
+    pub(crate) fn monitor(cell: &Cell, output: &str) -> Checks {
+        let ended = output.lines().any(|line| line == "nothing stays registered");
+        let result = if ended { Ok(()) } else { Err("it did not come to its end".into()) };
+        if cell.has_windows() { vec![("the monitor in C".into(), result)] } else { Checks::new() }
     }
 
     pub(crate) fn keep(&self, cell: &Cell, logs: &Path) -> Result<()> {
@@ -155,13 +169,22 @@ mod tests {
     fn each_way_of_working_is_a_check() {
         let cell = "pseries:6.12".parse().unwrap();
         let good = |output: &str| Drivers::lines(&cell, output).iter().filter(|(_, result)| result.is_ok()).count();
-        assert_eq!(Drivers::lines(&cell, "").len(), 10 + 12);
+        assert_eq!(Drivers::lines(&cell, "").len(), 11 + 12);
         assert_eq!(good(""), 0);
         let lines = "x\n{\"mask\":64,\"depth\":1,\"wait\":\"polling\",\"crc32\":\"0\"}\n{\"containers\":2}\n{\"rounds\":5}\n\
             {\"mask\":32,\"wait\":\"polling\",\"maps\":\"once\"}\n";
         assert_eq!(good(lines), 4);
+        assert_eq!(good(&REGISTERS.replace('\n', "")), 1);
         assert_eq!(Drivers::lines(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
-        assert_eq!(Drivers::lines(&"powernv9:6.12".parse().unwrap(), lines).len(), 11 + 12);
+        assert_eq!(Drivers::lines(&"powernv9:6.12".parse().unwrap(), lines).len(), 12 + 12);
+    }
+
+    #[test]
+    fn the_monitor_must_come_to_its_end() {
+        let well = |cell: &str, output| Drivers::monitor(&cell.parse().unwrap(), output)[0].1.is_ok();
+        assert!(well("pseries:6.12", "x\nnothing stays registered\n"));
+        assert!(!well("pseries:6.12", "the device copied a page\n"));
+        assert_eq!(Drivers::monitor(&"pseries-noddw:6.12".parse().unwrap(), ""), []);
     }
 
     #[test]
