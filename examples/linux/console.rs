@@ -2,7 +2,7 @@
 //! process reports.
 
 use parking_lot::Mutex;
-use ppc64_linux_init::{FAILED, PASSED, STATUS, Wrote};
+use ppc64_linux_init::{FAILED, PASSED, STARTED, STATUS, Wrote};
 use std::io::Write;
 
 /// What stands before each line of the guest that is no check.
@@ -16,6 +16,8 @@ pub(crate) struct Console(Mutex<Said>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Said {
     line: Vec<u8>,
+    /// Kernels that came to user space.
+    pub(crate) kernels: u32,
     /// Checks that passed.
     pub(crate) passed: u32,
     /// Checks that failed.
@@ -56,6 +58,7 @@ impl Said {
         let check = line.starts_with(PASSED) || line.starts_with(FAILED);
         self.passed += u32::from(line.starts_with(PASSED));
         self.failed += u32::from(line.starts_with(FAILED));
+        self.kernels += u32::from(line.contains(STARTED));
         if let Some(status) = line.strip_prefix(STATUS) {
             self.status = status.trim().parse().ok();
         }

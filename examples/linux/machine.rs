@@ -9,7 +9,8 @@ use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
 use super::options::{Accel, Bars, Options};
 use super::virtio::Disk;
-use super::{image, rtas, tree};
+use super::{image, next, rtas, tree};
+use ppc64_linux_init::Restart;
 use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
@@ -135,8 +136,12 @@ impl Machine {
     /// Loads what the guest starts with, and starts its first processor.
     pub(crate) fn boot(&self, options: &Options, arguments: &str) -> Result<(), Box<dyn Error>> {
         let memory = self.memory.as_ref();
-        let entry = image::load(&read(&options.kernel)?, memory)? & REAL;
-        let initrd = read(&options.initrd)?;
+        let kernel = read(&options.kernel)?;
+        let entry = image::load(&kernel, memory)? & REAL;
+        let mut initrd = read(&options.initrd)?;
+        if options.restart != Restart::Reboot {
+            next::append(&mut initrd, &kernel, &read(&options.programs)?)?;
+        }
         memory.write(INITRD, &initrd)?;
         memory.write(RTAS, &FIRMWARE.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())?;
         let boot = tree::Boot { arguments, initrd: initrd.len() as u64, memory: options.memory << 20 };

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, ValueEnum};
+use ppc64_linux_init::Restart;
 use std::path::PathBuf;
 
 /// Boots a Linux guest with devices of the host.
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     /// How often the guest boots: it restarts itself before the last time
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,
+    /// How the guest comes to its second boot
+    #[arg(long, value_enum, default_value_t = Restart::Reboot)]
+    pub(crate) restart: Restart,
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,
@@ -37,6 +41,9 @@ pub(crate) struct Options {
     /// The guest's initial file system
     #[arg(long, default_value = "/guest/initramfs.gz")]
     pub(crate) initrd: PathBuf,
+    /// Programs for a guest that restarts itself
+    #[arg(long, default_value = "/guest/programs.gz")]
+    pub(crate) programs: PathBuf,
     /// Further words for the guest's kernel, such as loglevel=7
     #[arg(long, default_value = "quiet")]
     pub(crate) append: String,

@@ -5,6 +5,8 @@ use super::cpus::End;
 use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
+use super::options::Options;
+use ppc64_linux_init::Restart;
 use spapr_iommu::Group;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,6 +18,8 @@ pub(crate) struct Report {
     began: Instant,
     took: Duration,
     boots: u32,
+    /// How many kernels should run, and how many of them the monitor should boot.
+    wanted: [u32; 2],
     end: Option<End>,
     said: Said,
     /// NVMe controllers, and their groups.
@@ -30,14 +34,18 @@ pub(crate) struct Report {
     leaked: u64,
 }
 
-impl Default for Report {
-    fn default() -> Self {
+impl Report {
+    /// Creates the report of a run that has not begun.
+    pub(crate) fn new(options: &Options) -> Self {
+        let by_guest = options.boots > 1 && options.restart != Restart::Reboot;
+        let wanted = [options.boots, options.boots - u32::from(by_guest)];
         let (began, took) = (Instant::now(), Duration::ZERO);
         let (said, exits, end) = (Said::default(), String::new(), None);
         Self {
             began,
             took,
             boots: 0,
+            wanted,
             end,
             said,
             controllers: [0; 2],
@@ -50,9 +58,17 @@ impl Default for Report {
             leaked: 0,
         }
     }
-}
 
-impl Report {
+    /// Returns how often the monitor has booted the guest.
+    pub(crate) fn boots(&self) -> u32 {
+        self.boots
+    }
+
+    /// Returns how many kernels came to user space.
+    pub(crate) fn kernels(&self) -> u32 {
+        self.said.kernels
+    }
+
     /// Takes the end of a boot.
     pub(crate) fn take(&mut self, machine: &Machine, vcpus: &[Vcpu], end: End) {
         self.boots += 1;
@@ -75,10 +91,19 @@ impl Report {
         self.leaked = bytes;
     }
 
+    /// Returns how many kernels the guest started without the monitor.
+    fn restarts(&self) -> u32 {
+        self.said.kernels.saturating_sub(self.boots)
+    }
+
     fn is_good(&self) -> bool {
         let checked = self.said.failed == 0 && self.said.passed > 0 && self.said.status == Some(0);
         let file = !matches!(self.file, Some(Err(_)));
-        checked && file && self.end == Some(End::Off) && self.leaked == 0
+        checked
+            && file
+            && [self.said.kernels, self.boots] == self.wanted
+            && self.end == Some(End::Off)
+            && self.leaked == 0
     }
 
     /// Returns success if the guest powered off with status 0, all its checks passed, and nothing
@@ -98,6 +123,7 @@ impl fmt::Display for Report {
             None => "did not run",
         };
         writeln!(f, "the guest booted {boots} times in {} ms, then: {end}", took.as_millis())?;
+        writeln!(f, "kernels that came to user space: {}, started by another: {}", self.said.kernels, self.restarts())?;
         writeln!(f, "exits: {total}: {exits}")?;
         writeln!(f, "TCE hypercalls that reached the monitor: {tce}")?;
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
