@@ -52,7 +52,9 @@ pub(crate) fn answer(machine: &Machine, cpu: usize, number: u64, args: &mut [u64
         H_PUT_TERM_CHAR => {
             let text = (u128::from(args[2]) << 64 | u128::from(args[3])).to_be_bytes();
             let len = usize::try_from(args[1]).unwrap_or(usize::MAX).min(text.len());
-            machine.console.put(&text[..len]);
+            if machine.console.put(&text[..len]) {
+                machine.cpus.end(End::Ready);
+            }
             H_SUCCESS
         }
         // Nobody types.

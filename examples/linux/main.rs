@@ -28,9 +28,11 @@ mod next;
 mod options;
 mod pci;
 mod processor;
+mod ram;
 mod report;
 mod rtas;
 mod run;
+mod saved;
 mod tree;
 mod virtio;
 
@@ -72,7 +74,7 @@ fn kill() -> Result<bool, Box<dyn Error>> {
 fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let host = Arc::new(Vfio::new());
     let before = host.memlock()?.locked;
-    let (machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
+    let (mut machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
     let mut report = Report::new(options);
     // What an earlier guest wrote to the same disks is other data.
     let seed = fastrand::u32(..);
@@ -80,12 +82,18 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
         if report.boots() > 0 {
             machine.reset()?;
         }
-        machine.boot(options, &arguments(options, &machine, report.kernels(), seed))?;
+        match &options.restore {
+            Some(file) if report.boots() == 0 => machine.restore(file)?,
+            _ => machine.boot(options, &arguments(options, &machine, report.kernels(), seed))?,
+        }
         let end = run::run(&machine, &mut vcpus);
         report.take(&machine, &vcpus, end.clone());
         if end != End::Reboot || report.kernels() >= options.boots {
             break;
         }
+    }
+    if let Some(file) = options.save.as_ref().filter(|_| report.is_ready()) {
+        machine.save(file)?;
     }
     drop(vcpus);
     machine.end()?;
@@ -98,9 +106,10 @@ fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> Stri
     let Options { append, cpus, boots, init, restart, .. } = options;
     let disks = machine.devices.len();
     let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
+    let saved = if options.save.is_some() { "--saved" } else { "" };
     let crash = next::crash_kernel(options);
     format!(
         "console=hvc0 panic=1 oops=panic {crash} {append} -- --boot {boot} --boots {boots} --restart {restart} \
-         --cpus {cpus} --disks {disks} --seed {seed} {emulated} {init}"
+         --cpus {cpus} --disks {disks} --seed {seed} {emulated} {saved} {init}"
     )
 }

@@ -26,6 +26,13 @@ pub(crate) struct Options {
     /// How the guest reaches the registers of its devices
     #[arg(long, value_enum, default_value_t = Bars::Mapped)]
     pub(crate) bars: Bars,
+    /// Have the guest write to the emulated disk, save the machine to that file meanwhile, and its
+    /// RAM to another beside it, and end
+    #[arg(long, value_name = "FILE", requires = "emulated")]
+    pub(crate) save: Option<PathBuf>,
+    /// Go on with the guest that was saved to that file, with the same options
+    #[arg(long, value_name = "FILE", conflicts_with = "save")]
+    pub(crate) restore: Option<PathBuf>,
     /// How often the guest boots: it restarts itself before the last time
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,

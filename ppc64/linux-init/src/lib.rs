@@ -76,6 +76,9 @@ impl fmt::Display for Restart {
 /// In the line that says that user space runs.
 pub const STARTED: &str = ", in user space ";
 
+/// The line that says that the machine may be saved, as disks are written.
+pub const READY: &str = "ready to be saved";
+
 /// Of a line with a result: [`Measure::name`], a colon, a number.
 pub const MEASURED: &str = "measured ";
 

@@ -10,6 +10,7 @@ mod measure;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use clap::Parser;
 use disk::{Disk, Kind};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, setup};
-use ppc64_linux_init::{Restart, STARTED, STATUS};
+use ppc64_linux_init::{READY, Restart, STARTED, STATUS};
 
 /// Number of the part of a disk that the first boot writes beside others.
 const AT_ONCE: u32 = 8;
@@ -58,6 +59,9 @@ struct Options {
     /// How often the controllers' driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
+    /// The machine is saved while disks are written, and another one goes on
+    #[arg(long)]
+    saved: bool,
     /// Measure the first disk
     #[arg(long)]
     measure: bool,
@@ -151,6 +155,9 @@ fn work(options: &Options, checks: &mut Checks) {
             checks.run(&name, || disk::verify(disk, options.boot));
         }
     }
+    if options.saved {
+        checks.run("disks read as they were written while the machine was saved and restored", || saved(&disks));
+    }
     if options.measure
         && let Some(&disk) = disks.first()
     {
@@ -178,6 +185,32 @@ fn crash(options: &Options) -> Result<()> {
     }
     sleep(WRITING);
     kexec::crash()
+}
+
+/// Writes all disks and reads them, again and again, and says meanwhile that the machine may be
+/// saved.
+fn saved(disks: &[Disk]) -> Result<()> {
+    let done = AtomicBool::new(false);
+    let work = |disk: Disk| {
+        for round in 1.. {
+            // Other data each time.
+            let disk = Disk { seed: disk.seed ^ round, ..disk };
+            disk::check(disk, SCRATCH).with_context(|| format!("{disk}, round {round}"))?;
+            if done.load(Ordering::Relaxed) {
+                println!("{disk} was written {round} times");
+                break;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = disks.iter().map(|&disk| scope.spawn(move || work(disk))).collect();
+        sleep(WRITING);
+        println!("{READY}");
+        sleep(WRITING);
+        done.store(true, Ordering::Relaxed);
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
 }
 
 /// Says which kernel it is, and how long it took to come here.
