@@ -16,6 +16,10 @@ pub(crate) struct Options {
     /// MiB of guest RAM
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..))]
     pub(crate) memory: u64,
+    /// MiB of RAM that the guest may ever have, by which it sizes its DMA window: a crash kernel
+    /// finds 2048 TCEs for itself only in one of 64 GiB [default: its RAM]
+    #[arg(long)]
+    pub(crate) max_memory: Option<u64>,
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,

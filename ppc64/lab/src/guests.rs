@@ -27,7 +27,7 @@ const RUNS: [(&str, &str); 15] = [
     ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
     ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
     ("kexec", "--disks 1 --emulated /tmp/fifth --memory 768 --boots 2 --restart kexec"),
-    ("crash kernel", "--disks 1 --emulated /tmp/sixth --memory 768 --boots 2 --restart crash"),
+    ("crash kernel", "--disks 1 --emulated /tmp/sixth --memory 768 --max-memory 65536 --boots 2 --restart crash"),
     ("saved", "--disks 0 --emulated /tmp/seventh --save /tmp/state"),
     ("restored", "--disks 0 --emulated /tmp/seventh --restore /tmp/state"),
 ];

@@ -9,9 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use ppc64_linux_init::{NEXT_INITRD, NEXT_KERNEL};
 
-/// Words of the command line that a crash kernel does not get, and those that it gets instead: it
-/// runs on the processor that crashed.
+/// Words of the command line that a crash kernel does not get: it reserves nothing. `kexec` adds a
+/// word for the kernel at the end, so there can be no dashes after which all words are for the
+/// first process; that gets the words that the kernel does not know anyway.
 const RESERVES: &str = "crashkernel=";
+const DASHES: &str = "--";
+/// It runs on the processor that crashed.
 const ALONE: &str = "maxcpus=1";
 /// How long a kernel may take to crash.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,7 +27,8 @@ pub(crate) fn load(options: &str) -> Result<()> {
 /// Loads a kernel that takes over when this one crashes.
 pub(crate) fn load_for_crash(options: &str) -> Result<()> {
     let own = arguments()?;
-    let words: Vec<&str> = own.split(' ').filter(|word| !word.starts_with(RESERVES)).collect();
+    let words: Vec<&str> =
+        own.split_whitespace().filter(|word| !word.starts_with(RESERVES) && *word != DASHES).collect();
     load_next("--load-panic", &format!("{ALONE} {} {options}", words.join(" ")))
 }
 
