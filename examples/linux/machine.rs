@@ -144,8 +144,8 @@ impl Machine {
         let initrd = next::initrd(options, &kernel)?;
         memory.write(INITRD, &initrd)?;
         memory.write(RTAS, &FIRMWARE.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())?;
-        let max_memory = options.max_memory.unwrap_or(options.memory) << 20;
-        let boot = tree::Boot { arguments, initrd: initrd.len() as u64, memory: options.memory << 20, max_memory };
+        let memory_sizes = [options.memory, options.max_memory.unwrap_or(options.memory)].map(|mib| mib << 20);
+        let boot = tree::Boot { arguments, initrd: initrd.len() as u64, memory: memory_sizes };
         memory.write(TREE, &tree::make(self, &boot)?)?;
         // r3 is the tree; that r5 is 0 says that there is no Open Firmware to ask.
         self.cpus.start(0, entry, TREE.0);

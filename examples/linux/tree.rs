@@ -21,14 +21,13 @@ pub(crate) struct Boot<'a> {
     pub(crate) arguments: &'a str,
     /// Bytes of the initial file system.
     pub(crate) initrd: u64,
-    /// Bytes of RAM.
-    pub(crate) memory: u64,
-    /// Bytes of RAM that there may ever be.
-    pub(crate) max_memory: u64,
+    /// Bytes of RAM: what there is, and the most there may ever be.
+    pub(crate) memory: [u64; 2],
 }
 
 /// Builds the flattened tree.
 pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
+    let [memory, max_memory] = boot.memory;
     let cpus = machine.cpus.files().len() as u32;
     let encodings = machine.vm.radix_encodings()?;
     let host = processor::Host::read()?;
@@ -43,10 +42,10 @@ pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
         tree.node("chosen", |tree| chosen(tree, boot));
         tree.node("memory@0", |tree| {
             tree.strings("device_type", &["memory"]);
-            tree.cells("reg", &halves([0, boot.memory]));
+            tree.cells("reg", &halves([0, memory]));
         });
         tree.node("cpus", |tree| processor::nodes(tree, &host, cpus, &encodings));
-        tree.node("rtas", |tree| rtas_node(tree, boot.max_memory, cpus));
+        tree.node("rtas", |tree| rtas_node(tree, max_memory, cpus));
         tree.node("interrupt-controller", |tree| {
             tree.strings("device_type", &["PowerPC-External-Interrupt-Presentation"]);
             tree.strings("compatible", &["IBM,ppc-xicp"]);
