@@ -108,6 +108,9 @@ const REPORT: [&str; 3] =
 const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
 const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
 const RESTARTED: &str = "\nkernels that came to user space: 2, started by another: 1\n";
+/// The second kernel goes on with the window of the first, and a crash kernel reads its TCEs.
+const KEPT: &str = " 1 RTAS ibm,create-pe-dma-window,";
+const READ: &str = " H_GET_TCE,";
 /// A guest that is saved has made no check at its end.
 const SAVED: [&str; 2] = ["\nsaved, with ", REPORT[2]];
 
@@ -119,8 +122,9 @@ fn wanted(options: &str) -> Vec<&'static str> {
     if options.contains("--save") {
         return SAVED.to_vec();
     }
-    let further = [("--emulated", EMULATED), ("--disks 3", THREE), ("--restart", RESTARTED)];
-    let further = further.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
+    let restarted = [("--restart", RESTARTED), ("--restart", KEPT), ("--restart crash", READ)];
+    let further = [("--emulated", EMULATED), ("--disks 3", THREE)].into_iter().chain(restarted);
+    let further = further.filter(|(option, _)| options.contains(option)).map(|(_, line)| line);
     REPORT.into_iter().chain(further).collect()
 }
 
@@ -185,6 +189,7 @@ mod tests {
 
     const GOOD: &str = "ok a\nsaved, with 9 TCEs\nthe guest booted 1 times in 9 ms, then: powered off\n\
         kernels that came to user space: 2, started by another: 1\n\
+        exits: 9: 8 H_GET_TCE, 1 RTAS ibm,create-pe-dma-window, 0 signal\n\
         NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
         checks passed: 5, failed: 0, status of the guest: 0\nmemory still locked: 0 bytes\n";
 
@@ -210,6 +215,7 @@ mod tests {
         assert_eq!(failed("nothing"), 0);
         assert_eq!((failed(SAVED[0]), failed(EMULATED)), (with("--save"), with("--emulated") - with("--save")));
         assert_eq!((failed(THREE), failed(RESTARTED)), (with("--disks 3"), with("--restart")));
+        assert_eq!((failed(KEPT), failed(READ)), (with("--restart"), with("--restart crash")));
     }
 
     #[test]
