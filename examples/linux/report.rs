@@ -133,7 +133,11 @@ impl fmt::Display for Report {
             Some(End::Failed(why)) => why,
             None => "did not run",
         };
-        writeln!(f, "the guest booted {boots} times in {} ms, then: {end}", took.as_millis())?;
+        let took = took.as_millis();
+        match self.wanted {
+            [0, _] => writeln!(f, "the guest was restored and ran for {took} ms, then: {end}")?,
+            _ => writeln!(f, "the guest booted {boots} times in {took} ms, then: {end}")?,
+        }
         writeln!(f, "kernels that came to user space: {}, started by another: {}", self.said.kernels, self.restarts())?;
         writeln!(f, "exits: {total}: {exits}")?;
         writeln!(f, "TCE hypercalls that reached the monitor: {tce}")?;
