@@ -3,18 +3,21 @@
 use super::console::Console;
 use super::cpus::Cpus;
 use super::device::{self, Passed};
+use super::drc::Connectors;
 use super::exits::Exits;
 use super::function::{Function, MMIO_OFFSET};
+use super::gate::Gate;
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
+use super::memory::Ram;
 use super::options::{Accel, Bars, Options};
 use super::virtio::Disk;
 use super::{image, rtas, tree};
 use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
-use spapr_iommu::host::Host;
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig};
 use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Errno, Host};
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::DeviceArea;
@@ -23,7 +26,6 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 const BUID: u64 = 0x800_0000_2000_0000;
 const LIOBN: Liobn = Liobn(0x8000_0000);
@@ -57,8 +59,10 @@ pub(crate) struct Machine {
     pub(crate) console: Console,
     pub(crate) exits: Exits,
     xics: Xics,
+    pub(crate) connectors: Connectors,
+    pub(crate) gate: Gate,
     pub(crate) vm: Vm,
-    memory: Arc<VmMemory<Arc<GuestMemoryMmap>>>,
+    pub(crate) ram: Ram,
     pub(crate) registry: Registry,
 }
 
@@ -66,13 +70,8 @@ impl Machine {
     /// Creates a machine, and its processors, which are all stopped.
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
-        let size = usize::try_from(options.memory << 20)?;
-        let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?);
-        let memory = Arc::new(VmMemory::new(Arc::clone(&ram)));
-        for (number, slot) in (0..).zip(memory.slots()) {
-            // SAFETY: the memory is dropped after the VM; nobody holds references into it.
-            unsafe { vm.add_memory(number, slot.guest.start().0, slot.user.0, slot.guest.len()) }?;
-        }
+        let ram = Ram::new(&vm, options.memory << 20, options.plug)?;
+        let memory = ram.memory();
         let (xics, vcpus) = processors(&vm, options.cpus)?;
 
         let registry = Registry::new(host.clone());
@@ -112,10 +111,12 @@ impl Machine {
             }
             devices.push(device);
         }
-        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, &ram, file)).transpose()?;
+        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, ram.map(), file)).transpose()?;
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
-        let machine = Self { disk, bars, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry };
+        let (connectors, gate) = (Connectors::default(), Gate::default());
+        let machine =
+            Self { disk, bars, devices, phb, iommu, cpus, console, exits, xics, connectors, gate, vm, ram, registry };
         machine.reset_sources()?;
         Ok((machine, vcpus))
     }
@@ -134,12 +135,12 @@ impl Machine {
 
     /// Loads what the guest starts with, and starts its first processor.
     pub(crate) fn boot(&self, options: &Options, arguments: &str) -> Result<(), Box<dyn Error>> {
-        let memory = self.memory.as_ref();
+        let memory = self.ram.memory().as_ref();
         let entry = image::load(&read(&options.kernel)?, memory)? & REAL;
         let initrd = read(&options.initrd)?;
         memory.write(INITRD, &initrd)?;
         memory.write(RTAS, &FIRMWARE.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())?;
-        let boot = tree::Boot { arguments, initrd: initrd.len() as u64, memory: options.memory << 20 };
+        let boot = tree::Boot { arguments, initrd: initrd.len() as u64 };
         memory.write(TREE, &tree::make(self, &boot)?)?;
         // r3 is the tree; that r5 is 0 says that there is no Open Firmware to ask.
         self.cpus.start(0, entry, TREE.0);
@@ -150,6 +151,7 @@ impl Machine {
     pub(crate) fn reset(&self) -> Result<(), Box<dyn Error>> {
         self.functions().try_for_each(|function| function.reset(&self.vm))?;
         self.iommu.reset()?;
+        self.connectors.reset(self)?;
         self.cpus.reset()?;
         self.vm.set_process_table(0)?;
         for file in self.cpus.files() {
@@ -158,14 +160,26 @@ impl Machine {
         Ok(self.reset_sources()?)
     }
 
+    /// Returns the bytes of locked memory.
+    pub(crate) fn locked(&self) -> Result<u64, Errno> {
+        Ok(self.registry.host().memlock()?.locked)
+    }
+
+    /// Returns how many TCEs there are in all tables.
+    pub(crate) fn tces(&self) -> u64 {
+        let mut count = 0;
+        self.phb.tables().iter().for_each(|table| table.each(&mut |_, _| count += 1));
+        count
+    }
+
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
         self.functions().for_each(|function| function.messages().off(&self.vm));
-        let Self { disk, bars, devices, phb, iommu, vm, memory, .. } = self;
+        let Self { disk, bars, devices, phb, iommu, vm, ram, .. } = self;
         let groups: BTreeSet<Group> = devices.iter().map(|device| device.group).collect();
         drop((disk, bars, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
-        drop((phb, iommu, vm, memory));
+        drop((phb, iommu, vm, ram));
         Ok(())
     }
 }

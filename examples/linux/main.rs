@@ -10,19 +10,24 @@
 //! ```
 
 mod bar;
+mod blocks;
 mod config;
+mod connector;
 mod console;
 mod cpus;
 mod device;
+mod drc;
 mod exits;
 mod fdt;
 mod function;
+mod gate;
 mod hcall;
 #[path = "../vmm/image.rs"]
 mod image;
 mod killed;
 mod kvm;
 mod machine;
+mod memory;
 mod messages;
 mod options;
 mod pci;
@@ -95,8 +100,13 @@ fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> Stri
     let Options { append, cpus, boots, init, .. } = options;
     let disks = machine.devices.len();
     let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
+    // Memory that the kernel has for itself could not be unplugged.
+    let (movable, plug) = match options.plug {
+        0 => ("", String::new()),
+        blocks => ("movable_node ", format!("--plug {blocks}")),
+    };
     format!(
-        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} \
-         --seed {seed} {emulated} {init}"
+        "console=hvc0 panic=1 oops=panic {movable}{append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} \
+         --seed {seed} {emulated} {plug} {init}"
     )
 }

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// MiB of guest RAM
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..))]
     pub(crate) memory: u64,
+    /// Blocks of 64 MiB that the guest plugs and unplugs
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    pub(crate) plug: u32,
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,

@@ -2,6 +2,7 @@
 
 use super::console::Said;
 use super::cpus::End;
+use super::drc::Tally;
 use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
@@ -27,6 +28,7 @@ pub(crate) struct Report {
     tce: u64,
     lost: u64,
     calls: [u64; 3],
+    tally: Tally,
     leaked: u64,
 }
 
@@ -47,6 +49,7 @@ impl Default for Report {
             tce: 0,
             lost: 0,
             calls: [0; 3],
+            tally: Tally::default(),
             leaked: 0,
         }
     }
@@ -66,6 +69,7 @@ impl Report {
         self.total = machine.exits.total();
         self.tce = machine.exits.hcalls(&hcall::TCE);
         self.lost = vcpus.iter().map(Vcpu::lost).sum();
+        self.tally = machine.connectors.tally();
         let space = machine.phb.space().stats();
         self.calls = [machine.registry.stats().registers, space.maps, space.unmaps];
     }
@@ -78,7 +82,7 @@ impl Report {
     fn is_good(&self) -> bool {
         let checked = self.said.failed == 0 && self.said.passed > 0 && self.said.status == Some(0);
         let file = !matches!(self.file, Some(Err(_)));
-        checked && file && self.end == Some(End::Off) && self.leaked == 0
+        checked && file && self.tally.wrong.is_empty() && self.end == Some(End::Off) && self.leaked == 0
     }
 
     /// Returns success if the guest powered off with status 0, all its checks passed, and nothing
@@ -103,6 +107,10 @@ impl fmt::Display for Report {
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
         writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
+        if self.tally.plugged > 0 {
+            let Tally { plugged, unplugged, wrong } = &self.tally;
+            writeln!(f, "blocks plugged: {plugged}, unplugged: {unplugged}, wrong: {}", wrong.len())?;
+        }
         match &self.file {
             Some(Ok(requests)) => {
                 writeln!(f, "the emulated disk's file has what the guest wrote, by {requests} requests")?

@@ -6,6 +6,7 @@ mod checks;
 mod disk;
 mod driver;
 mod measure;
+mod memory;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
@@ -46,6 +47,9 @@ struct Options {
     /// How often the controllers' driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
+    /// Blocks of memory that are plugged and unplugged
+    #[arg(long, default_value_t = 0)]
+    plug: usize,
     /// Measure the first disk
     #[arg(long)]
     measure: bool,
@@ -111,6 +115,9 @@ fn work(options: &Options) -> u32 {
             let name = format!("{disk} has what was written after {} times", options.reloads);
             checks.run(&name, || disk::verify(disk, options.boot));
         }
+    }
+    if options.plug > 0 {
+        memory::plug(&mut checks, options.plug, &disks, options.boot);
     }
     if options.measure
         && let Some(&disk) = disks.first()
