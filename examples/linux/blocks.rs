@@ -1,8 +1,8 @@
 //! Blocks of RAM in the device tree: those that may be plugged (LoPAR, C.6.6.2), and one that was.
 
-use super::drc::MEMORY;
 use super::fdt::{Fdt, halves};
 use super::memory::{BLOCK, Ram};
+use super::plug::BLOCKS;
 
 /// Where memory is, in levels of closeness: all of it is in one place.
 const ASSOCIATIVITY: [u32; 4] = [0; 4];
@@ -16,7 +16,7 @@ pub(crate) fn node(tree: &mut Fdt, ram: &Ram) {
         tree.cells("ibm,lmb-size", &halves([BLOCK]));
         // One run of blocks: how many, where, the first one's connector, the row of the table
         // below, no flags.
-        let runs = [&[1, ram.blocks()], &halves([ram.start(0)])[..], &[MEMORY, 0, 0]].concat();
+        let runs = [&[1, ram.blocks()], &halves([ram.start(0)])[..], &[BLOCKS, 0, 0]].concat();
         tree.cells("ibm,dynamic-memory-v2", &runs);
         let table = [&[1, ASSOCIATIVITY.len() as u32], &ASSOCIATIVITY[..]].concat();
         tree.cells("ibm,associativity-lookup-arrays", &table);
@@ -29,7 +29,7 @@ pub(crate) fn block(tree: &mut Fdt, ram: &Ram, block: u32) {
     tree.node(&format!("memory@{start:x}"), |tree| {
         tree.strings("device_type", &["memory"]);
         tree.cells("reg", &halves([start, BLOCK]));
-        tree.cells("ibm,my-drc-index", &[MEMORY + block]);
+        tree.cells("ibm,my-drc-index", &[BLOCKS + block]);
         tree.cells("ibm,associativity", &[&[ASSOCIATIVITY.len() as u32], &ASSOCIATIVITY[..]].concat());
     });
 }

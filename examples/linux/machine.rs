@@ -2,15 +2,16 @@
 
 use super::console::Console;
 use super::cpus::Cpus;
-use super::device::{self, Passed};
+use super::device;
 use super::drc::Connectors;
 use super::exits::Exits;
-use super::function::{Function, MMIO_OFFSET};
+use super::function::Function;
 use super::gate::Gate;
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
 use super::memory::Ram;
 use super::options::{Accel, Bars, Options};
+use super::slot::Slot;
 use super::virtio::Disk;
 use super::{image, rtas, tree};
 use spapr_iommu::Group;
@@ -20,7 +21,6 @@ use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Errno, Host};
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
-use spapr_iommu::space::DeviceArea;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
@@ -36,9 +36,6 @@ pub(crate) const RTAS: GuestAddr = GuestAddr(0x07f0_0000);
 pub(crate) const RTAS_SIZE: u64 = 0x1000;
 pub(crate) const INITRD: GuestAddr = GuestAddr(0x0800_0000);
 
-/// KVM's memory slot of the first BAR; RAM has those before.
-const FIRST_BAR: u32 = 8;
-
 /// Firmware: hands r3, the argument block, to H_RTAS (`mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1;
 /// blr`). Big endian, as it is called.
 const FIRMWARE: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0022, 0x4e80_0020];
@@ -50,9 +47,7 @@ const REAL: u64 = (1 << 60) - 1;
 /// before its RAM.
 pub(crate) struct Machine {
     pub(crate) disk: Option<Disk>,
-    /// BARs that are the guest's memory.
-    bars: Vec<DeviceArea>,
-    pub(crate) devices: Vec<Passed>,
+    pub(crate) devices: Vec<Slot>,
     pub(crate) phb: Arc<Phb>,
     pub(crate) iommu: GuestIommu,
     pub(crate) cpus: Cpus,
@@ -93,30 +88,19 @@ impl Machine {
         if found.len() < wanted {
             return Err(format!("{} NVMe controllers are bound to vfio-pci, {wanted} are wanted", found.len()).into());
         }
-        let (mut devices, mut bars) = (Vec::new(), Vec::new());
-        for (slot, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
-            if devices.iter().all(|other: &Passed| other.group != group) {
+        let mut devices: Vec<Slot> = Vec::new();
+        for (number, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
+            if devices.iter().all(|other| other.group != group) {
                 phb.attach(group)?;
             }
-            let device = Passed::open(&phb, group, &pci, slot)?;
-            if options.bars == Bars::Mapped
-                && let Some(bar) = device.map_bar()?
-            {
-                let (at, user, slot) = (device.bar().0 + MMIO_OFFSET, bar.as_ptr() as u64, FIRST_BAR + slot);
-                // The host's kernel lets no other BAR be on the last page.
-                let size = (bar.len() as u64).next_multiple_of(host.page_shift().bytes());
-                // SAFETY: no vCPU runs when the mapping ends, with the machine.
-                unsafe { vm.add_memory(slot, at, user, size) }?;
-                bars.push(bar);
-            }
-            devices.push(device);
+            devices.push(Slot::new(&phb, group, pci, number, options.bars == Bars::Mapped)?);
         }
         let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, ram.map(), file)).transpose()?;
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
         let (connectors, gate) = (Connectors::default(), Gate::default());
         let machine =
-            Self { disk, bars, devices, phb, iommu, cpus, console, exits, xics, connectors, gate, vm, ram, registry };
+            Self { disk, devices, phb, iommu, cpus, console, exits, xics, connectors, gate, vm, ram, registry };
         machine.reset_sources()?;
         Ok((machine, vcpus))
     }
@@ -175,9 +159,10 @@ impl Machine {
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
         self.functions().for_each(|function| function.messages().off(&self.vm));
-        let Self { disk, bars, devices, phb, iommu, vm, ram, .. } = self;
-        let groups: BTreeSet<Group> = devices.iter().map(|device| device.group).collect();
-        drop((disk, bars, devices));
+        let Self { disk, devices, phb, iommu, vm, ram, .. } = self;
+        let plugged = devices.iter().filter(|device| device.is_plugged());
+        let groups: BTreeSet<Group> = plugged.map(|device| device.group).collect();
+        drop((disk, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
         drop((phb, iommu, vm, ram));
         Ok(())

@@ -31,10 +31,12 @@ mod memory;
 mod messages;
 mod options;
 mod pci;
+mod plug;
 mod processor;
 mod report;
 mod rtas;
 mod run;
+mod slot;
 mod tree;
 mod virtio;
 

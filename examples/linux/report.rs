@@ -2,10 +2,10 @@
 
 use super::console::Said;
 use super::cpus::End;
-use super::drc::Tally;
 use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
+use super::plug::Tally;
 use spapr_iommu::Group;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -107,9 +107,10 @@ impl fmt::Display for Report {
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
         writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
-        if self.tally.plugged > 0 {
-            let Tally { plugged, unplugged, wrong } = &self.tally;
-            writeln!(f, "blocks plugged: {plugged}, unplugged: {unplugged}, wrong: {}", wrong.len())?;
+        if self.tally.plugged + self.tally.unplugged > 0 {
+            let Tally { plugged, unplugged, wrong, .. } = &self.tally;
+            writeln!(f, "plugged {plugged} times, unplugged {unplugged} times, {} wrong", wrong.len())?;
+            wrong.iter().try_for_each(|line| writeln!(f, "wrong: {line}"))?;
         }
         match &self.file {
             Some(Ok(requests)) => {

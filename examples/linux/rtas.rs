@@ -85,6 +85,7 @@ fn carry_out(machine: &Machine, cpu: usize, token: u32, args: &[u32]) -> Option<
         (WRITE_CONFIG, &[address, high, low, size, value]) => {
             if let Some(device) = device(machine, address, high, low) {
                 device.write_config(register(address), size, value);
+                device.follow_bar(&machine.vm);
             }
             Some([0; 2])
         }

@@ -14,7 +14,7 @@ const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guest
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
 /// What guests run with, by the name their column has. Each emulated disk begins empty.
-const RUNS: [(&str, &str); 11] = [
+const RUNS: [(&str, &str); 13] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
     ("H_PUT_TCE in the kernel", "--disks 1 --accel put-only"),
@@ -26,6 +26,8 @@ const RUNS: [(&str, &str); 11] = [
     ("emulated, all in the kernel", "--disks 1 --emulated /tmp/second --accel on"),
     ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
     ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
+    ("memory plugged and unplugged", "--disks 1 --emulated /tmp/fifth --plug 2"),
+    ("disks that leave and return", "--disks 2 --init --replug"),
 ];
 
 /// What the machine has.
@@ -102,6 +104,8 @@ const REPORT: [&str; 3] =
     [", then: powered off\n", ", failed: 0, status of the guest: 0\n", "memory still locked: 0 bytes\n"];
 
 const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
+const PLUGGED: &str = "\nplugged 3 times, unplugged 2 times, 0 wrong\n";
+const RETURNED: &str = "\nplugged 2 times, unplugged 2 times, 0 wrong\n";
 const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
 
 /// What a run with these options has to print.
@@ -109,7 +113,7 @@ fn wanted(options: &str) -> Vec<&'static str> {
     if options.contains("--kill") {
         return vec![KILLED];
     }
-    let further = [("--emulated", EMULATED), ("--disks 3", THREE)];
+    let further = [("--emulated", EMULATED), ("--disks 3", THREE), ("--plug", PLUGGED), ("--replug", RETURNED)];
     let further = further.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
     REPORT.into_iter().chain(further).collect()
 }
@@ -174,6 +178,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "ok a\nthe guest booted 1 times in 9 ms, then: powered off\n\
+        plugged 3 times, unplugged 2 times, 0 wrong\nplugged 2 times, unplugged 2 times, 0 wrong\n\
         NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
         checks passed: 5, failed: 0, status of the guest: 0\nmemory still locked: 0 bytes\n";
 
@@ -196,7 +201,12 @@ mod tests {
             Guests::checks(&output).iter().filter(|(_, result)| result.is_err()).count()
         };
         let with = |option| RUNS.iter().filter(|(_, options)| options.contains(option)).count();
-        assert_eq!((failed("nothing"), failed(EMULATED), failed(THREE)), (0, with("--emulated"), with("--disks 3")));
+        assert_eq!(failed("nothing"), 0);
+        for (option, line) in
+            [("--emulated", EMULATED), ("--disks 3", THREE), ("--plug", PLUGGED), ("--replug", RETURNED)]
+        {
+            assert_eq!(failed(line), with(option), "{option}");
+        }
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn find(number: u32) -> Option<PathBuf> {
 }
 
 /// Cuts a boot's part of the disk into requests of random length.
-fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+pub(crate) fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut memory = vec![0; (LONGEST + 1) * BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);

@@ -7,6 +7,8 @@ mod disk;
 mod driver;
 mod measure;
 mod memory;
+mod replug;
+mod rtas;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
@@ -50,6 +52,9 @@ struct Options {
     /// Blocks of memory that are plugged and unplugged
     #[arg(long, default_value_t = 0)]
     plug: usize,
+    /// Give the controllers of the host's disks back while they are written, and take them again
+    #[arg(long)]
+    replug: bool,
     /// Measure the first disk
     #[arg(long)]
     measure: bool,
@@ -118,6 +123,9 @@ fn work(options: &Options) -> u32 {
     }
     if options.plug > 0 {
         memory::plug(&mut checks, options.plug, &disks, options.boot);
+    }
+    if options.replug {
+        replug::run(&mut checks, &disks, options.boot);
     }
     if options.measure
         && let Some(&disk) = disks.first()

@@ -11,7 +11,7 @@ use crate::checks::Checks;
 use crate::disk::{self, BYTES, Disk};
 
 /// Where the kernel is told to plug and unplug, and where it lists blocks of memory.
-const DLPAR: &str = "/sys/kernel/dlpar";
+pub(crate) const DLPAR: &str = "/sys/kernel/dlpar";
 const BLOCKS: &str = "/sys/devices/system/memory";
 
 /// Number of the part of a disk that is written from plugged memory.
