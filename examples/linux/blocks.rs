@@ -1,4 +1,5 @@
-//! Blocks of RAM in the device tree: those that may be plugged (LoPAR, C.6.6.2), and one that was.
+//! Blocks of RAM in the device tree: those that may be plugged (Linux reads them in
+//! `arch/powerpc/mm/drmem.c`), and one that was.
 
 use super::fdt::{Fdt, halves};
 use super::memory::{BLOCK, Ram};

@@ -1,12 +1,13 @@
 //! `ibm,configure-connector`: hands the guest the nodes of the device tree for what it has just
-//! connected, a node or property for each call (LoPAR, 13.5.3.5).
+//! connected, a node or property for each call (LoPAR, chapter 13; Linux asks in
+//! `arch/powerpc/platforms/pseries/dlpar.c`).
 
 use super::fdt::{Fdt, Token};
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestMemory, NoMemory};
 use std::vec::IntoIter;
 
-/// What a call returns: all nodes are told, or what it tells of.
+/// What a call returns: all nodes were handed out, or what it hands out.
 const COMPLETE: i32 = 0;
 const CHILD: i32 = 2;
 const PROPERTY: i32 = 3;
@@ -19,13 +20,13 @@ const NAME: u32 = 20;
 /// Bytes of the work area.
 const AREA: usize = 4096;
 
-/// Nodes that the guest is being told.
-pub(crate) struct Told {
+/// Nodes on their way to the guest.
+pub(crate) struct NodeWalk {
     tokens: IntoIter<Token>,
     depth: u32,
 }
 
-impl Told {
+impl NodeWalk {
     /// Starts with the nodes of a tree.
     pub(crate) fn new(tree: &Fdt) -> Self {
         Self { tokens: tree.tokens().into_iter(), depth: 0 }

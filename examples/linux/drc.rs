@@ -1,8 +1,8 @@
-//! Connectors (DRC) of what the guest takes and gives back while it runs, by RTAS (LoPAR, 13.5).
+//! Connectors (DRC) of what the guest takes and gives back while it runs, by RTAS (LoPAR, chapter 13).
 
-use super::connector::Told;
+use super::connector::NodeWalk;
 use super::machine::Machine;
-use super::plug::{Behind, Tally};
+use super::plug::{Entity, Tally};
 use parking_lot::Mutex;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestMemory, RemoveMemoryError};
@@ -18,11 +18,11 @@ const CONFIGURE: u32 = 0x2052;
 pub(crate) const CALLS: [(u32, &str); 3] =
     [(SET_INDICATOR, "set-indicator"), (GET_SENSOR, "get-sensor-state"), (CONFIGURE, "ibm,configure-connector")];
 
-/// Indicators: whether the guest is cut off from what is behind, and whether it may have it.
+/// Indicators: whether the guest is cut off from the entity, and whether it may have it.
 const ISOLATION: u32 = 9001;
 const ALLOCATION: u32 = 9003;
 
-/// The sensor of whether the guest may have something, and what it says.
+/// The sensor of whether the guest may have the entity, and what it says.
 const ENTITY_SENSE: u32 = 9003;
 const PRESENT: u32 = 1;
 const UNUSABLE: u32 = 2;
@@ -37,7 +37,7 @@ pub(crate) struct Connectors(Mutex<Shared>);
 #[derive(Default)]
 struct Shared {
     /// Those that the guest has touched.
-    states: BTreeMap<Behind, State>,
+    states: BTreeMap<Entity, State>,
     tally: Tally,
 }
 
@@ -45,7 +45,7 @@ struct State {
     usable: bool,
     connected: bool,
     /// Nodes of the device tree that the guest is asking for.
-    told: Option<Told>,
+    nodes: Option<NodeWalk>,
 }
 
 /// Answers a call with its status and a value; `None` if it is another's.
@@ -56,7 +56,7 @@ pub(crate) fn answer(machine: &Machine, token: u32, args: &[u32]) -> Option<[u32
     let shared = &mut *machine.connectors.0.lock();
     let (status, value) = match (token, args) {
         (SET_INDICATOR, &[indicator, index, value @ 0..=1]) => (shared.set(machine, indicator, index, value == 1), 0),
-        (GET_SENSOR, &[ENTITY_SENSE, index]) => match Behind::of(machine, index) {
+        (GET_SENSOR, &[ENTITY_SENSE, index]) => match Entity::of(machine, index) {
             Some(what) => (SUCCESS, if shared.state(what).usable { PRESENT } else { UNUSABLE }),
             None => (PARAMETER_ERROR, 0),
         },
@@ -76,7 +76,7 @@ impl Connectors {
     pub(crate) fn reset(&self, machine: &Machine) -> Result<(), Box<dyn Error>> {
         let Shared { states, tally } = &mut *self.0.lock();
         for (what, state) in std::mem::take(states) {
-            match (state.connected, what.is_there_at_first()) {
+            match (state.connected, what.is_there_at_boot()) {
                 (true, false) => tally.unplug(machine, what)?,
                 (false, true) => tally.plug(machine, what)?,
                 _ => {}
@@ -87,14 +87,14 @@ impl Connectors {
 }
 
 impl Shared {
-    fn state(&mut self, what: Behind) -> &mut State {
-        let there = what.is_there_at_first();
-        self.states.entry(what).or_insert(State { usable: there, connected: there, told: None })
+    fn state(&mut self, what: Entity) -> &mut State {
+        let there = what.is_there_at_boot();
+        self.states.entry(what).or_insert(State { usable: there, connected: there, nodes: None })
     }
 
     /// `set-indicator`.
     fn set(&mut self, machine: &Machine, indicator: u32, index: u32, on: bool) -> i32 {
-        let Some(what) = Behind::of(machine, index) else { return PARAMETER_ERROR };
+        let Some(what) = Entity::of(machine, index) else { return PARAMETER_ERROR };
         let state = self.state(what);
         let changed = match indicator {
             ALLOCATION if !state.connected => {
@@ -107,7 +107,7 @@ impl Shared {
             _ => return PARAMETER_ERROR,
         };
         let state = self.state(what);
-        state.told = None;
+        state.nodes = None;
         let Err(error) = changed else {
             state.connected = on;
             return SUCCESS;
@@ -124,13 +124,13 @@ impl Shared {
         let memory = machine.ram.memory().as_ref();
         let mut index = [0; 4];
         let read = memory.read(area, &mut index).ok();
-        let what = read.and_then(|()| Behind::of(machine, u32::from_be_bytes(index)));
+        let what = read.and_then(|()| Entity::of(machine, u32::from_be_bytes(index)));
         let Some(what) = what.filter(|what| self.state(*what).connected) else { return PARAMETER_ERROR };
         let state = self.state(what);
-        let told = state.told.get_or_insert_with(|| Told::new(&what.nodes(machine)));
-        let status = told.next(memory, area).unwrap_or(PARAMETER_ERROR);
+        let nodes = state.nodes.get_or_insert_with(|| NodeWalk::new(&what.nodes(machine)));
+        let status = nodes.next(memory, area).unwrap_or(PARAMETER_ERROR);
         if status <= 0 {
-            state.told = None;
+            state.nodes = None;
         }
         status
     }

@@ -1,4 +1,4 @@
-//! What is behind a connector: a block of RAM, or a device of the host in a slot of the bus.
+//! What a connector is for: a block of RAM, or a device of the host in a slot of the bus.
 
 use super::fdt::Fdt;
 use super::machine::Machine;
@@ -13,14 +13,14 @@ use std::fmt;
 pub(crate) const BLOCKS: u32 = 0x8000_0000;
 pub(crate) const SLOTS: u32 = 0x4000_0000;
 
-/// What is behind a connector.
+/// What a connector is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Behind {
+pub(crate) enum Entity {
     Block(u32),
     Slot(u32),
 }
 
-impl fmt::Display for Behind {
+impl fmt::Display for Entity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Block(number) => write!(f, "block {number}"),
@@ -29,7 +29,7 @@ impl fmt::Display for Behind {
     }
 }
 
-impl Behind {
+impl Entity {
     /// Returns what a connector's index stands for; `None` if there is none.
     pub(crate) fn of(machine: &Machine, index: u32) -> Option<Self> {
         match (index.checked_sub(BLOCKS), index.checked_sub(SLOTS)) {
@@ -40,7 +40,7 @@ impl Behind {
     }
 
     /// Returns whether the guest boots with it.
-    pub(crate) fn is_there_at_first(self) -> bool {
+    pub(crate) fn is_there_at_boot(self) -> bool {
         matches!(self, Self::Slot(_))
     }
 
@@ -65,7 +65,7 @@ impl Behind {
             machine.phb.attach(slot.group)?;
         }
         slot.plug(&machine.phb).inspect_err(|_| {
-            // Fails only if it was not attached.
+            // Nobody has a device of it open.
             let _ = first.then(|| machine.phb.detach(slot.group));
         })
     }
@@ -101,27 +101,27 @@ pub(crate) struct Tally {
     /// Where the memory that is locked did not change as it must.
     pub(crate) wrong: Vec<String>,
     /// How much less was locked without a device.
-    without: BTreeMap<Behind, u64>,
+    without: BTreeMap<Entity, u64>,
 }
 
 impl Tally {
     /// Plugs it, and compares how much more is locked.
-    pub(crate) fn plug(&mut self, machine: &Machine, what: Behind) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn plug(&mut self, machine: &Machine, what: Entity) -> Result<(), Box<dyn Error>> {
         let before = machine.locked()?;
         let closed = machine.gate.close(&machine.cpus);
         what.plug(machine)?;
         drop(closed);
         self.plugged += 1;
         let wanted = match what {
-            Behind::Block(_) => Some(BLOCK),
-            Behind::Slot(_) => self.without.remove(&what),
+            Entity::Block(_) => Some(BLOCK),
+            Entity::Slot(_) => self.without.remove(&what),
         };
         self.compare(machine, &format!("plugged {what}: more"), machine.locked()?.saturating_sub(before), wanted);
         Ok(())
     }
 
     /// Unplugs it, and compares how much less is locked.
-    pub(crate) fn unplug(&mut self, machine: &Machine, what: Behind) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn unplug(&mut self, machine: &Machine, what: Entity) -> Result<(), Box<dyn Error>> {
         let before = machine.locked()?;
         let closed = machine.gate.close(&machine.cpus);
         what.unplug(machine)?;
@@ -129,8 +129,8 @@ impl Tally {
         self.unplugged += 1;
         let less = before.saturating_sub(machine.locked()?);
         let wanted = match what {
-            Behind::Block(_) => Some(BLOCK),
-            Behind::Slot(_) => {
+            Entity::Block(_) => Some(BLOCK),
+            Entity::Slot(_) => {
                 self.without.insert(what, less);
                 None
             }

@@ -116,7 +116,8 @@ impl Function for Slot {
         self.with(|device| device.config().write(at, size, value));
     }
 
-    /// Has the guest's memory follow its BAR. Where the host's pages do not allow it, accesses exit.
+    /// Has the guest's memory follow its BAR. Where the host's pages do not allow it, accesses
+    /// exit.
     fn follow_bar(&self, vm: &Vm) {
         let mut plugged = self.plugged.write();
         let Some(Plugged { at, bar: Some(bar), device }) = plugged.as_mut() else { return };
