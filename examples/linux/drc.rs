@@ -1,4 +1,5 @@
-//! Connectors (DRC) of what the guest takes and gives back while it runs, by RTAS (LoPAR, chapter 13).
+//! Connectors (DRC) of what the guest takes and gives back while it runs, by RTAS (LoPAR, chapter
+//! 13).
 
 use super::connector::NodeWalk;
 use super::machine::Machine;
