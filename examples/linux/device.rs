@@ -24,6 +24,7 @@ pub(crate) fn find(groups: &[GroupFacts]) -> Vec<(Group, PciDevice)> {
 /// An open device.
 pub(crate) struct Passed {
     device: Arc<Device>,
+    size: u64,
     config: GuestConfig,
     bar: GuestBar,
 }
@@ -33,8 +34,11 @@ impl Passed {
     pub(crate) fn open(phb: &Phb, group: Group, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
         let device = Arc::new(Device::open(phb.space(), group, pci.address.parse()?)?);
         let bar = GuestBar::new(&device)?;
-        let config = GuestConfig::new(Arc::clone(&device), function::bar_address(slot), bar.size());
-        Ok(Self { device, config, bar })
+        // Whole pages of the host, or the guest would put another BAR on the last one, where it would
+        // reach this device.
+        let size = bar.size().next_multiple_of(phb.space().registry().host().page_shift().bytes());
+        let config = GuestConfig::new(Arc::clone(&device), function::bar_address(slot), size);
+        Ok(Self { device, size, config, bar })
     }
 
     /// Maps BAR 0; `None` where the host cannot map all of it.
@@ -52,6 +56,11 @@ impl Passed {
     /// Returns the configuration space as the guest sees it.
     pub(crate) fn config(&self) -> &GuestConfig {
         &self.config
+    }
+
+    /// Returns the size that the guest sees of BAR 0.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Returns BAR 0.

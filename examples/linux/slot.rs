@@ -26,8 +26,6 @@ pub(crate) struct Slot {
     /// Size of BAR 0, and whether it is to be the guest's memory.
     size: u64,
     mapped: bool,
-    /// Bytes of a page of the host.
-    page: u64,
     messages: Messages,
     plugged: RwLock<Option<Plugged>>,
 }
@@ -50,9 +48,8 @@ impl Slot {
         mapped: bool,
     ) -> Result<Self, Box<dyn Error>> {
         let device = Passed::open(phb, group, &pci, number)?;
-        let (size, page) = (device.bar().size(), phb.space().registry().host().page_shift().bytes());
         let messages = Messages::new(device.device(), number)?;
-        let slot = Self { group, pci, number, size, mapped, page, messages, plugged: RwLock::default() };
+        let slot = Self { group, pci, number, size: device.size(), mapped, messages, plugged: RwLock::default() };
         slot.put(device)?;
         Ok(slot)
     }
@@ -131,11 +128,9 @@ impl Function for Slot {
             let _ = vm.remove_memory(FIRST_BAR + self.number);
         }
         *at = wanted.filter(|at| {
-            // The host's kernel lets no other BAR be on the last page.
-            let size = (bar.len() as u64).next_multiple_of(self.page);
-            // SAFETY: the mapping stays until it is taken from the VM.
-            let given = unsafe { vm.add_memory(FIRST_BAR + self.number, at + MMIO_OFFSET, bar.as_ptr() as u64, size) };
-            given.is_ok()
+            let (at, user) = (at + MMIO_OFFSET, bar.as_ptr() as u64);
+            // SAFETY: the mapping, of whole pages, stays until it is taken from the VM.
+            unsafe { vm.add_memory(FIRST_BAR + self.number, at, user, self.size) }.is_ok()
         });
     }
 
