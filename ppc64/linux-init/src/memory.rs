@@ -15,9 +15,10 @@ pub(crate) const DLPAR: &str = "/sys/kernel/dlpar";
 const BLOCKS: &str = "/sys/devices/system/memory";
 
 /// Number of the part of a disk that is written from plugged memory.
-const PART: u32 = 16;
-/// Bytes of memory that are taken, as some of it is not plugged memory.
-const TAKEN: usize = 24 << 20;
+const PART: u32 = 10;
+/// Bytes of memory that are taken until enough of it is plugged memory: the kernel may give other
+/// memory first.
+const TAKEN: [usize; 3] = [24 << 20, 96 << 20, 256 << 20];
 
 /// In an entry of the page map: the page is there, and its number.
 const THERE: u64 = 1 << 63;
@@ -75,14 +76,20 @@ fn transfer(checks: &mut Checks, disks: &[Disk], before: &BTreeSet<u64>, part: u
 fn check(which: Disk, before: &BTreeSet<u64>, part: u32) -> Result<()> {
     let disk = disk::open(which)?;
     let size = sysconf(SysconfVar::PAGE_SIZE)?.context("pages have no size")? as usize;
-    let mut memory = vec![0; TAKEN + size];
-    let start = memory.as_ptr().align_offset(size);
-    let memory = &mut memory[start..start + TAKEN];
-    // Memory that was never written is no page yet.
-    memory.iter_mut().step_by(size).for_each(|byte| *byte = 1);
-    let plugged = plugged(memory, size, before)?;
     let count = BYTES as usize / size;
-    ensure!(plugged.len() >= 2 * count, "only {} of {} pages are in plugged memory", plugged.len(), TAKEN / size);
+    let (mut memory, mut plugged) = (vec![], vec![]);
+    for bytes in TAKEN {
+        memory = vec![0; bytes];
+        // Memory that was never written is no page yet.
+        memory.iter_mut().step_by(size).for_each(|byte| *byte = 1);
+        plugged = self::plugged(aligned(&mut memory, size), size, before)?;
+        if plugged.len() >= 2 * count {
+            break;
+        }
+    }
+    let memory = aligned(&mut memory, size);
+    let taken = memory.len() / size;
+    ensure!(plugged.len() >= 2 * count, "only {} of {taken} pages are in plugged memory", plugged.len());
     let at = |number: usize| u64::from(part) * BYTES + (number * size) as u64;
     let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
     let mut data = which.data(part);
@@ -102,6 +109,13 @@ fn check(which: Disk, before: &BTreeSet<u64>, part: u32) -> Result<()> {
     ensure!(wanted == found, "checksum {found:08x}, {wanted:08x} was written");
     ensure!(self::plugged(memory, size, before)? == plugged, "pages moved meanwhile");
     Ok(())
+}
+
+/// Returns the whole pages of memory.
+fn aligned(memory: &mut [u8], size: usize) -> &mut [u8] {
+    let start = memory.as_ptr().align_offset(size);
+    let pages = (memory.len() - start) / size;
+    &mut memory[start..][..pages * size]
 }
 
 /// Returns which pages of `memory` are in blocks that were plugged.
