@@ -10,29 +10,36 @@
 //! ```
 
 mod bar;
+mod blocks;
 mod config;
+mod connector;
 mod console;
 mod cpus;
 mod device;
+mod drc;
 mod exits;
 mod fdt;
 mod function;
+mod gate;
 mod hcall;
 #[path = "../vmm/image.rs"]
 mod image;
 mod killed;
 mod kvm;
 mod machine;
+mod memory;
 mod messages;
 mod next;
 mod options;
 mod pci;
+mod plug;
 mod processor;
 mod ram;
 mod report;
 mod rtas;
 mod run;
 mod saved;
+mod slot;
 mod tree;
 mod virtio;
 
@@ -108,8 +115,13 @@ fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> Stri
     let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
     let saved = if options.save.is_some() { "--saved" } else { "" };
     let crash = next::crash_kernel(options);
+    // Memory that the kernel has for itself could not be unplugged.
+    let (movable, plug) = match options.plug {
+        0 => ("", String::new()),
+        blocks => ("movable_node ", format!("--plug {blocks}")),
+    };
     format!(
-        "console=hvc0 panic=1 oops=panic {crash} {append} -- --boot {boot} --boots {boots} --restart {restart} \
-         --cpus {cpus} --disks {disks} --seed {seed} {emulated} {saved} {init}"
+        "console=hvc0 panic=1 oops=panic {crash} {movable}{append} -- --boot {boot} --boots {boots} \
+         --restart {restart} --cpus {cpus} --disks {disks} --seed {seed} {emulated} {saved} {plug} {init}"
     )
 }

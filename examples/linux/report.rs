@@ -6,6 +6,7 @@ use super::hcall;
 use super::kvm::Vcpu;
 use super::machine::Machine;
 use super::options::Options;
+use super::plug::Tally;
 use ppc64_linux_init::Restart;
 use spapr_iommu::Group;
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ pub(crate) struct Report {
     tce: u64,
     lost: u64,
     calls: [u64; 3],
+    tally: Tally,
     leaked: u64,
 }
 
@@ -62,6 +64,7 @@ impl Report {
             tce: 0,
             lost: 0,
             calls: [0; 3],
+            tally: Tally::default(),
             leaked: 0,
         }
     }
@@ -95,6 +98,7 @@ impl Report {
         self.total = machine.exits.total();
         self.tce = machine.exits.hcalls(&hcall::TCE);
         self.lost = vcpus.iter().map(Vcpu::lost).sum();
+        self.tally = machine.connectors.tally();
         let space = machine.phb.space().stats();
         self.calls = [machine.registry.stats().registers, space.maps, space.unmaps];
     }
@@ -113,7 +117,9 @@ impl Report {
         let (status, end) = if self.saves { (None, End::Ready) } else { (Some(0), End::Off) };
         let checked = self.said.failed == 0 && self.said.passed > 0 && self.said.status == status;
         let file = !matches!(self.file, Some(Err(_)));
-        checked && file && [self.said.kernels, self.boots] == self.wanted && self.end == Some(end) && self.leaked == 0
+        let plugged = self.tally.wrong.is_empty();
+        let booted = [self.said.kernels, self.boots] == self.wanted;
+        checked && file && plugged && booted && self.end == Some(end) && self.leaked == 0
     }
 
     /// Returns success if the guest powered off with status 0, all its checks passed, and nothing
@@ -144,6 +150,11 @@ impl fmt::Display for Report {
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
         writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
+        if self.tally.plugged + self.tally.unplugged > 0 {
+            let Tally { plugged, unplugged, wrong, .. } = &self.tally;
+            writeln!(f, "plugged {plugged} times, unplugged {unplugged} times, {} wrong", wrong.len())?;
+            wrong.iter().try_for_each(|line| writeln!(f, "wrong: {line}"))?;
+        }
         match &self.file {
             Some(Ok(requests)) => {
                 writeln!(f, "the emulated disk's file has what the guest wrote, by {requests} requests")?

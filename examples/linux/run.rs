@@ -52,7 +52,10 @@ fn run_vcpu(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box
 
 /// Runs the processor to its next exit, and handles that.
 fn step(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box<dyn Error>> {
-    match vcpu.run()? {
+    let inside = machine.gate.enter();
+    let exit = vcpu.run()?;
+    drop(inside);
+    match exit {
         Exit::Hcall { nr, mut args } => {
             let code = hcall::answer(machine, number, nr, &mut args);
             vcpu.answer_hcall(code, args);

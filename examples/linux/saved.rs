@@ -39,7 +39,7 @@ impl Machine {
         let (iommu, process_table) = (self.iommu.save(), self.vm.process_table());
         let saved = SavedMachine { iommu, disk, process_table, sources, processors };
         fs::write(file, serde_json::to_vec(&saved)?)?;
-        ram::save(self.memory.as_ref(), &ram_file(file))?;
+        ram::save(self.ram.memory().as_ref(), &ram_file(file))?;
         let tces = saved.iommu.phbs.iter().flat_map(|phb| &phb.windows).flat_map(|window| &window.runs);
         println!("saved, with {} TCEs", tces.map(|run| run.count).sum::<u64>());
         Ok(())
@@ -52,7 +52,7 @@ impl Machine {
         if (saved.disk.is_some(), saved.processors.len()) != (self.disk.is_some(), self.cpus.files().len()) {
             return Err("the saved machine has other devices or processors".into());
         }
-        ram::restore(self.memory.as_ref(), &ram_file(file))?;
+        ram::restore(self.ram.memory().as_ref(), &ram_file(file))?;
         self.iommu.restore(&saved.iommu)?;
         self.vm.set_process_table(saved.process_table)?;
         for (file, (vcpu, _)) in self.cpus.files().iter().zip(&saved.processors) {

@@ -57,12 +57,20 @@ impl Vm {
     /// addresses.
     ///
     /// # Safety
-    /// The memory must belong to the guest until the VM is closed: nothing here holds a reference
-    /// to it, and it stays mapped.
+    /// The memory must belong to the guest until it is removed or the VM is closed: nothing here
+    /// holds a reference to it, and it stays mapped.
     pub(crate) unsafe fn add_memory(&self, slot: u32, guest: u64, user: u64, size: u64) -> io::Result<()> {
         let region = MemoryRegion { slot, flags: 0, guest, size, user };
         // SAFETY: the kernel reads a structure of that type; what it does with the memory is the
         // caller's promise.
+        unsafe { ioctl::set_memory(self.vm.as_raw_fd(), &region) }?;
+        Ok(())
+    }
+
+    /// Takes memory from the guest.
+    pub(crate) fn remove_memory(&self, slot: u32) -> io::Result<()> {
+        let region = MemoryRegion { slot, flags: 0, guest: 0, size: 0, user: 0 };
+        // SAFETY: the kernel reads a structure of that type, whose size of 0 names no memory.
         unsafe { ioctl::set_memory(self.vm.as_raw_fd(), &region) }?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use ppc64_linux_init::Wrote;
 
 /// Bytes that each boot writes.
-const BYTES: u64 = 4 << 20;
+pub(crate) const BYTES: u64 = 4 << 20;
 /// What direct I/O wants of addresses and lengths.
 pub(crate) const BLOCK: usize = 4096;
 /// Blocks of the longest request.
@@ -46,7 +46,7 @@ impl Disk {
     }
 
     /// Random bytes, the same for the same disk, seed and boot, and others for others.
-    fn data(self, boot: u32) -> Data {
+    pub(crate) fn data(self, boot: u32) -> Data {
         let number = match self.kind {
             Kind::Passed(number) => number,
             Kind::Emulated => 0xff,
@@ -132,7 +132,7 @@ fn find(number: u32) -> Option<PathBuf> {
 }
 
 /// Cuts a boot's part of the disk into requests of random length.
-fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+pub(crate) fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut memory = vec![0; (LONGEST + 1) * BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);
@@ -146,11 +146,11 @@ fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>)
 }
 
 /// Random bytes.
-struct Data(fastrand::Rng);
+pub(crate) struct Data(fastrand::Rng);
 
 impl Data {
     /// Buffers are whole words, so the stream does not depend on how it is cut.
-    fn fill(&mut self, buffer: &mut [u8]) {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());
     }
 }

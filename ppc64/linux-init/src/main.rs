@@ -7,6 +7,9 @@ mod disk;
 mod driver;
 mod kexec;
 mod measure;
+mod memory;
+mod replug;
+mod rtas;
 
 use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
@@ -62,6 +65,12 @@ struct Options {
     /// The machine is saved while disks are written, and another one goes on
     #[arg(long)]
     saved: bool,
+    /// Blocks of memory that are plugged and unplugged
+    #[arg(long, default_value_t = 0)]
+    plug: usize,
+    /// Give the controllers of the host's disks back while they are written, and take them again
+    #[arg(long)]
+    replug: bool,
     /// Measure the first disk
     #[arg(long)]
     measure: bool,
@@ -157,6 +166,12 @@ fn work(options: &Options, checks: &mut Checks) {
     }
     if options.saved {
         checks.run("disks read as they were written while the machine was saved and restored", || saved(&disks));
+    }
+    if options.plug > 0 {
+        memory::plug(checks, options.plug, &disks, options.boot);
+    }
+    if options.replug {
+        replug::run(checks, &disks, options.boot);
     }
     if options.measure
         && let Some(&disk) = disks.first()
