@@ -30,6 +30,7 @@ mod processor;
 mod report;
 mod rtas;
 mod run;
+mod snapshot;
 mod tree;
 mod virtio;
 
@@ -43,6 +44,7 @@ use spapr_iommu::host::vfio::Vfio;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -77,7 +79,7 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let seed = fastrand::u32(..);
     for boot in 0.. {
         machine.boot(options, &arguments(options, &machine, boot, seed))?;
-        let end = run::run(&machine, &mut vcpus);
+        let end = run::run(&machine, &mut vcpus, Duration::from_secs(options.limit));
         report.take(&machine, &vcpus, end.clone());
         if end != End::Reboot || boot + 1 >= options.boots {
             break;

@@ -75,10 +75,15 @@ impl Report {
         self.leaked = bytes;
     }
 
+    /// Returns whether devices could reach other things at one time without a driver than at another.
+    fn differs(&self) -> bool {
+        self.said.idle.windows(2).any(|two| two[0] != two[1])
+    }
+
     fn is_good(&self) -> bool {
         let checked = self.said.failed == 0 && self.said.passed > 0 && self.said.status == Some(0);
         let file = !matches!(self.file, Some(Err(_)));
-        checked && file && self.end == Some(End::Off) && self.leaked == 0
+        checked && file && !self.differs() && self.end == Some(End::Off) && self.leaked == 0
     }
 
     /// Returns success if the guest powered off with status 0, all its checks passed, and nothing
@@ -95,6 +100,7 @@ impl fmt::Display for Report {
             Some(End::Off) => "powered off",
             Some(End::Reboot) => "wants to boot again",
             Some(End::Failed(why)) => why,
+            Some(End::Hung(places)) => &format!("took too long, {places}"),
             None => "did not run",
         };
         writeln!(f, "the guest booted {boots} times in {} ms, then: {end}", took.as_millis())?;
@@ -103,6 +109,12 @@ impl fmt::Display for Report {
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
         writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
+        for idle in &self.said.idle {
+            writeln!(f, "devices without a driver: {idle}")?;
+        }
+        if self.differs() {
+            writeln!(f, "devices without a driver: not as before")?;
+        }
         match &self.file {
             Some(Ok(requests)) => {
                 writeln!(f, "the emulated disk's file has what the guest wrote, by {requests} requests")?
