@@ -69,8 +69,8 @@ pub struct Walk {
 /// What to run in a cell.
 #[derive(Debug)]
 pub struct Run {
-    /// The native command, for the models.
-    pub command: PathBuf,
+    /// The native command, for the models, which a run of a single part does without.
+    pub command: Option<PathBuf>,
     /// The scenarios.
     pub scenarios: Vec<String>,
     /// Random operations to compare.
@@ -270,7 +270,7 @@ impl Lab<'_> {
 
         shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
         if windows {
-            let model = Command::new(&run.command)
+            let model = Command::new(run.command.as_ref().context("the native command is not built")?)
                 .args(["run", "--json", "--host", &format!("model:{preset}")])
                 .args(&run.scenarios)
                 .current_dir(self.repository)

@@ -75,7 +75,6 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<bool> {
     let repository = repository();
-    let command = show::native_command(&repository)?;
     let logs = repository.join("target/cells");
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
     let scenarios = scenarios(&repository)?;
@@ -84,6 +83,7 @@ fn run(options: &Options) -> Result<bool> {
         (_, true) => Some(Only::Drivers),
         _ => options.guests.then_some(Only::Guests),
     };
+    let command = only.is_none().then(|| show::native_command(&repository)).transpose()?;
     let (operations, seed, rounds) = (options.ops, options.seed, options.rounds);
     let run = Run { command, scenarios, operations, seed, rounds, guest_kernel: options.guest_kernel, only };
     let cells = match (options.cells.is_empty(), options.all) {
