@@ -75,7 +75,7 @@ impl Report {
         self.leaked = bytes;
     }
 
-    /// Returns whether devices could reach other things at one time without a driver than at another.
+    /// Returns whether what devices could reach without a driver was not always the same.
     fn differs(&self) -> bool {
         self.said.idle.windows(2).any(|two| two[0] != two[1])
     }
