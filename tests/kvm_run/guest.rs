@@ -1,4 +1,5 @@
-//! A guest that loops for a while and makes a hypercall, again and again; KVM by its ioctls alone.
+//! A guest that loops or sleeps for a while and makes a hypercall, again and again; KVM by its ioctls
+//! alone.
 
 #![allow(unsafe_code, reason = "the calls of KVM, and assembly")]
 
@@ -22,8 +23,8 @@ const SET_ONE_REGISTER: c_ulong = 0x8010_aeac;
 const REGISTERS: usize = 49;
 const MSR: usize = 5;
 const GPR4: usize = 21;
-/// 64-bit mode, little endian.
-const MODE: u64 = 1 << 63 | 1;
+/// 64-bit mode, big endian.
+const MODE: u64 = 1 << 63;
 const CAP_PAPR: u64 = 68;
 /// `KVM_REG_PPC_FPR31`, `KVM_REG_PPC_VR31`.
 const F31: u64 = 0x1030_0000_0000_003f;
@@ -34,9 +35,24 @@ const REASON: usize = 8;
 const R4: usize = 48;
 
 const RAM: usize = 1 << 20;
-/// `mtctr r4; bdnz .; lis r3,0; ori r3,r3,0xf100; sc 1; b 0`: loops r4 times, and makes a hypercall
-/// that nobody knows. It answers with the next r4.
-const CODE: [u32; 6] = [0x7c89_03a6, 0x4200_0000, 0x3c60_0000, 0x6063_f100, 0x4400_0022, 0x4bff_ffec];
+/// `mtctr r4; bdnz .; cmpdi r5,0; bne 0x20`: loops r4 times. Then, as it goes on at 0x900, where
+/// `lis r3,0; ori r3,r3,0xf100; sc 1; ba 0` makes a hypercall that nobody knows. It answers with the
+/// next r4 and r5.
+const LOOPS: [u32; 5] = [0x7c89_03a6, 0x4200_0000, 0x2c25_0000, 0x4082_0014, 0x4800_0902];
+/// `lis r6,0x10; mtdec r6; li r3,0xe0; sc 1; b .`: sleeps (`H_CEDE`) until the decrementer
+/// interrupts, some milliseconds.
+const SLEEPS: [u32; 5] = [0x3cc0_0010, 0x7cd6_03a6, 0x3860_00e0, 0x4400_0022, 0x4800_0000];
+const CALLS: [u32; 4] = [0x3c60_0000, 0x6063_f100, 0x4400_0022, 0x4800_0002];
+/// Where they are: the start, and the vector of the decrementer.
+const SLEEP_AT: usize = 0x20;
+const DECREMENTER: usize = 0x900;
+
+/// What the guest does before it makes the call again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    Loops(u64),
+    Sleep,
+}
 
 /// What is in v31 and f31.
 #[repr(C, align(16))]
@@ -70,7 +86,9 @@ impl Guest {
             let vm = OwnedFd::from_raw_fd(call(kvm.as_raw_fd(), CREATE_VM, 0)?);
             let vcpu = OwnedFd::from_raw_fd(call(vm.as_raw_fd(), CREATE_VCPU, 0)?);
             let ram = mapped(mmap(null_mut(), RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))?;
-            ram.cast::<[u32; 6]>().write(CODE);
+            ram.cast::<[u32; 5]>().write(LOOPS.map(u32::to_be));
+            ram.add(SLEEP_AT).cast::<[u32; 5]>().write(SLEEPS.map(u32::to_be));
+            ram.add(DECREMENTER).cast::<[u32; 4]>().write(CALLS.map(u32::to_be));
             // Slot and flags, address, size, user address.
             let memory = [0u64, 0, RAM as u64, ram as u64];
             call(vm.as_raw_fd(), SET_MEMORY, memory.as_ptr() as u64)?;
@@ -89,9 +107,9 @@ impl Guest {
         }
     }
 
-    /// Runs the guest to its next hypercall, after which it will loop `loops` times. Returns what
-    /// this thread's registers have then; they had `marks` before.
-    pub(crate) fn run(&mut self, loops: u64, marks: &Marks) -> Result<Marks> {
+    /// Runs the guest to its next hypercall, after which it makes a pause. Returns what this
+    /// thread's registers have then; they had `marks` before.
+    pub(crate) fn run(&mut self, pause: Pause, marks: &Marks) -> Result<Marks> {
         let (result, after) = run(self.vcpu.as_raw_fd(), marks);
         if result < 0 {
             return Err(Error::from_raw_os_error(-result as i32));
@@ -102,7 +120,11 @@ impl Guest {
             if reason != EXIT_HCALL {
                 return Err(Error::other(format!("KVM exit {reason}")));
             }
-            self.area.add(R4).cast::<u64>().write_volatile(loops);
+            let next = match pause {
+                Pause::Loops(loops) => [loops, 0],
+                Pause::Sleep => [1, 1],
+            };
+            self.area.add(R4).cast::<[u64; 2]>().write_volatile(next);
         }
         Ok(after)
     }

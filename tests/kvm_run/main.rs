@@ -42,27 +42,34 @@ struct Exits {
 
 #[cfg(target_arch = "powerpc64")]
 fn shown() -> Result<(), Box<dyn std::error::Error>> {
-    use guest::{Guest, Marks};
+    use guest::{Guest, Marks, Pause};
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// Loops of the guest between two exits: too few to be switched out, and many.
-    const FEW: u64 = 1;
-    const MANY: u64 = 5_000_000;
-    const ROUNDS: [(u64, u32); 2] = [(FEW, 500), (MANY, 100)];
+    /// What it does between two exits, and how often.
+    const ROUNDS: [(&str, Pause, u32); 3] = [
+        ("exits at once", Pause::Loops(1), 500),
+        ("runs for a while", Pause::Loops(5_000_000), 100),
+        ("sleeps", Pause::Sleep, 100),
+    ];
     const OURS: Marks = Marks::of(0x4b56_4d5f_5255_4e21);
     const THEIRS: Marks = Marks::of(0x6775_6573_7421_2121);
 
     let mut guest = Guest::new(&THEIRS)?;
-    // Not switched, switched.
-    let mut exits = [Exits::default(), Exits::default()];
-    for (loops, times) in ROUNDS {
-        let done = AtomicBool::new(loops == FEW);
+    let (mut kept, mut switched) = (Exits::default(), Exits::default());
+    for (what, pause, times) in ROUNDS {
+        let done = AtomicBool::new(pause == Pause::Loops(1));
+        // Not switched out, switched out.
+        let mut exits = [Exits::default(), Exits::default()];
         std::thread::scope(|scope| -> std::io::Result<()> {
             // Wants the processor as well.
-            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
             let result = (0..times).try_for_each(|_| {
                 let before = switches()?;
-                let after = guest.run(loops, &OURS)?;
+                let after = guest.run(pause, &OURS)?;
                 let exits = &mut exits[usize::from(switches()? != before)];
                 exits.all += 1;
                 exits.lost += u32::from(after != OURS);
@@ -72,13 +79,9 @@ fn shown() -> Result<(), Box<dyn std::error::Error>> {
             done.store(true, Ordering::Relaxed);
             result
         })?;
-    }
-    let [kept, switched] = &exits;
-    for (what, exits) in [("not switched out", kept), ("switched out", switched)] {
-        println!(
-            "{} exits of a thread that was {what}: registers lost at {}, the guest's found at {}",
-            exits.all, exits.lost, exits.guests
-        );
+        println!("the guest {what}: thread not switched out: {}; switched out: {}", exits[0], exits[1]);
+        kept.add(&exits[0]);
+        switched.add(&exits[1]);
     }
     if kept.all == 0 || switched.all == 0 {
         return Err("one of both kinds of exits did not occur".into());
@@ -87,6 +90,22 @@ fn shown() -> Result<(), Box<dyn std::error::Error>> {
         return Err("registers are lost in another way than docs/guest.md says".into());
     }
     Ok(())
+}
+
+#[cfg(target_arch = "powerpc64")]
+impl Exits {
+    fn add(&mut self, other: &Self) {
+        let Self { all, lost, guests } = other;
+        (self.all, self.lost, self.guests) = (self.all + all, self.lost + lost, self.guests + guests);
+    }
+}
+
+#[cfg(target_arch = "powerpc64")]
+impl std::fmt::Display for Exits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { all, lost, guests } = self;
+        write!(f, "{all} exits, registers lost {lost} times, the guest's found {guests} times")
+    }
 }
 
 /// How often the calling thread was switched out.
