@@ -1,5 +1,5 @@
-//! A guest that loops or sleeps for a while and makes a hypercall, again and again; KVM by its ioctls
-//! alone.
+//! A guest that loops or sleeps for a while and makes a hypercall, again and again; KVM by its
+//! ioctls alone.
 
 #![allow(unsafe_code, reason = "the calls of KVM, and assembly")]
 
@@ -36,8 +36,8 @@ const R4: usize = 48;
 
 const RAM: usize = 1 << 20;
 /// `mtctr r4; bdnz .; cmpdi r5,0; bne 0x20`: loops r4 times. Then, as it goes on at 0x900, where
-/// `lis r3,0; ori r3,r3,0xf100; sc 1; ba 0` makes a hypercall that nobody knows. It answers with the
-/// next r4 and r5.
+/// `lis r3,0; ori r3,r3,0xf100; sc 1; ba 0` makes a hypercall that nobody knows. It answers with
+/// the next r4 and r5.
 const LOOPS: [u32; 5] = [0x7c89_03a6, 0x4200_0000, 0x2c25_0000, 0x4082_0014, 0x4800_0902];
 /// `lis r6,0x10; mtdec r6; li r3,0xe0; sc 1; b .`: sleeps (`H_CEDE`) until the decrementer
 /// interrupts, some milliseconds.
