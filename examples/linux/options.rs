@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,
     /// Seconds that a boot may take: then the monitor says where each processor is, and gives up
-    #[arg(long, default_value_t = 3600)]
+    #[arg(long, default_value_t = 250)]
     pub(crate) limit: u64,
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
