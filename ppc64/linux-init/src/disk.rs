@@ -208,3 +208,26 @@ impl Data {
         buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compared_lies_apart() {
+        for boot in [0, 1, KEPT, 49] {
+            let earlier = (boot.saturating_sub(KEPT)..=boot).map(Part::Boot);
+            let mut parts: Vec<Range<u64>> =
+                earlier.chain([Part::AtOnce(boot)]).map(|part| part.range(BYTES)).collect();
+            parts.sort_by_key(|part| part.start);
+            assert!(parts.windows(2).all(|two| two[0].end <= two[1].start), "{parts:?}");
+        }
+        let data = |part| {
+            let mut bytes = [0; 16];
+            Disk { kind: Kind::Passed(0), seed: 1 }.data(part).fill(&mut bytes);
+            bytes
+        };
+        assert_ne!(data(Part::Boot(1)), data(Part::Boot(9)));
+        assert_ne!(data(Part::Boot(1)), data(Part::AtOnce(1)));
+    }
+}
