@@ -41,9 +41,9 @@ const SAME: &str = "the same";
 /// What was not run.
 const NOT_RUN: &str = "–";
 
-/// What the machine has. All guests of a row cost up to 2176 KiB there (powernv9, 7.2-64k), of which
-/// some 24 KiB each come with every further guest. What may be missing is less than that and the
-/// 2 MiB of a default window's table.
+/// What the machine has. All guests of a row cost up to 2176 KiB there (powernv9, 7.2-64k); every
+/// further guest costs some 24 KiB of it. What may be missing is less than that and the 2 MiB of a
+/// default window's table.
 pub(crate) const OPTIONS: [&str; 9] =
     ["--kvm", "--device", "nvme", "--device", "nvme-pair", "--timeout", "3600", "--leak-tolerance", "3072"];
 
