@@ -1,8 +1,9 @@
 //! The guest's console: printed line by line, and searched for the checks that the guest's first
 //! process reports.
 
+use super::snapshot::Snapshot;
 use parking_lot::Mutex;
-use ppc64_linux_init::{FAILED, PASSED, READY, STARTED, STATUS, Wrote};
+use ppc64_linux_init::{FAILED, IDLE, PASSED, READY, STARTED, STATUS, Wrote};
 use std::io::Write;
 
 /// What stands before each line of the guest that is no check.
@@ -26,17 +27,25 @@ pub(crate) struct Said {
     pub(crate) status: Option<u8>,
     /// It has just said that it is ready to be saved.
     ready: bool,
+    /// What its devices could reach, each time it said that they have no driver.
+    pub(crate) idle: Vec<Snapshot>,
     /// What it wrote to the disk that is emulated.
     pub(crate) wrote: Vec<Wrote>,
 }
 
 impl Console {
-    /// Takes what the guest prints. Returns whether it says that it is ready to be saved.
-    pub(crate) fn put(&self, text: &[u8]) -> bool {
+    /// Takes what the guest prints. Returns whether it says that it is ready to be saved. `snapshot`
+    /// is called when it says that its devices have no driver.
+    pub(crate) fn put(&self, text: &[u8], snapshot: impl Fn() -> Snapshot) -> bool {
         let said = &mut *self.0.lock();
         for &byte in text {
             match byte {
-                b'\n' => said.end_line(),
+                b'\n' => {
+                    if said.line.starts_with(IDLE.as_bytes()) {
+                        said.idle.push(snapshot());
+                    }
+                    said.end_line();
+                }
                 b'\r' => {}
                 byte => said.line.push(byte),
             }
@@ -67,8 +76,8 @@ impl Said {
         }
         self.ready |= line == READY;
         if let Ok(wrote) = line.parse::<Wrote>() {
-            // In the place of what was there before.
-            self.wrote.retain(|other| other.start != wrote.start);
+            // A later boot may take the place of an earlier one.
+            self.wrote.retain(|earlier| earlier.start != wrote.start);
             self.wrote.push(wrote);
         }
         let prefix = if check { "" } else { PREFIX };

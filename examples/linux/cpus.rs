@@ -30,6 +30,8 @@ pub(crate) enum End {
     Reboot,
     /// It is ready to be saved.
     Ready,
+    /// It took too long: where its processors were.
+    Hung(String),
     /// It cannot go on.
     Failed(String),
 }
@@ -146,6 +148,17 @@ impl Cpus {
     /// Gets all threads out of the guest.
     pub(crate) fn kick(&self) {
         self.shared.lock().threads.iter().flatten().for_each(|thread| thread.kick());
+    }
+
+    /// Returns where all processors are; none runs.
+    pub(crate) fn places(&self) -> String {
+        let place = |(number, file): (usize, &Arc<VcpuFile>)| match file.registers() {
+            Ok(Registers { pc, lr, msr, gpr, .. }) => {
+                format!("processor {number}: pc {pc:x}, lr {lr:x}, msr {msr:x}, r1 {:x}, r3 {:x}", gpr[1], gpr[3])
+            }
+            Err(error) => format!("processor {number}: {error}"),
+        };
+        self.files.iter().enumerate().map(place).collect::<Vec<_>>().join("; ")
     }
 
     /// Changes bits of every processor's LPCR.

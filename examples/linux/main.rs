@@ -40,6 +40,7 @@ mod rtas;
 mod run;
 mod saved;
 mod slot;
+mod snapshot;
 mod tree;
 mod virtio;
 
@@ -53,6 +54,7 @@ use spapr_iommu::host::vfio::Vfio;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -93,7 +95,7 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
             Some(file) if report.boots() == 0 => machine.restore(file)?,
             _ => machine.boot(options, &arguments(options, &machine, report.kernels(), seed))?,
         }
-        let end = run::run(&machine, &mut vcpus);
+        let end = run::run(&machine, &mut vcpus, Duration::from_secs(options.limit));
         report.take(&machine, &vcpus, end.clone());
         if end != End::Reboot || report.kernels() >= options.boots {
             break;

@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// How the guest comes to its second boot
     #[arg(long, value_enum, default_value_t = Restart::Reboot)]
     pub(crate) restart: Restart,
+    /// Seconds that a boot may take: then the monitor says where each processor is, and gives up
+    #[arg(long, default_value_t = 250)]
+    pub(crate) limit: u64,
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,

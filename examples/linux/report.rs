@@ -113,13 +113,18 @@ impl Report {
         self.said.kernels.saturating_sub(self.boots)
     }
 
+    /// Returns whether what devices could reach without a driver was not always the same.
+    fn differs(&self) -> bool {
+        self.said.idle.windows(2).any(|two| two[0] != two[1])
+    }
+
     fn is_good(&self) -> bool {
         let (status, end) = if self.saves { (None, End::Ready) } else { (Some(0), End::Off) };
         let checked = self.said.failed == 0 && self.said.passed > 0 && self.said.status == status;
         let file = !matches!(self.file, Some(Err(_)));
         let plugged = self.tally.wrong.is_empty();
         let booted = [self.said.kernels, self.boots] == self.wanted;
-        checked && file && plugged && booted && self.end == Some(end) && self.leaked == 0
+        checked && file && !self.differs() && plugged && booted && self.end == Some(end) && self.leaked == 0
     }
 
     /// Returns success if the guest powered off with status 0, all its checks passed, and nothing
@@ -137,6 +142,7 @@ impl fmt::Display for Report {
             Some(End::Ready) => "ready to be saved",
             Some(End::Reboot) => "wants to boot again",
             Some(End::Failed(why)) => why,
+            Some(End::Hung(places)) => &format!("took too long, {places}"),
             None => "did not run",
         };
         let took = took.as_millis();
@@ -150,6 +156,12 @@ impl fmt::Display for Report {
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;
         writeln!(f, "KVM_RUN lost floating-point registers of the monitor {lost} times")?;
         writeln!(f, "NVMe controllers: {}, in {} groups", self.controllers[0], self.controllers[1])?;
+        for idle in &self.said.idle {
+            writeln!(f, "devices without a driver: {idle}")?;
+        }
+        if self.differs() {
+            writeln!(f, "devices without a driver: not as before")?;
+        }
         if self.tally.plugged + self.tally.unplugged > 0 {
             let Tally { plugged, unplugged, wrong, .. } = &self.tally;
             writeln!(f, "plugged {plugged} times, unplugged {unplugged} times, {} wrong", wrong.len())?;

@@ -12,6 +12,9 @@ pub const FAILED: &str = "FAIL ";
 /// Of the last line, which the exit status ends.
 pub const STATUS: &str = "exit status ";
 
+/// Of a line that says that devices have no driver: what they may reach is the same each time.
+pub const IDLE: &str = "the disks have no driver";
+
 /// What the first process wrote to the disk that the monitor emulates, and found there again: a
 /// line that the monitor compares with the disk's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

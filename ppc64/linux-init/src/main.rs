@@ -20,17 +20,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use checks::Checks;
 use clap::Parser;
-use disk::{Disk, Kind};
+use disk::{Disk, Kind, Part};
 use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, setup};
-use ppc64_linux_init::{READY, Restart, STARTED, STATUS};
+use ppc64_linux_init::{IDLE, READY, Restart, STARTED, STATUS};
 
-/// Number of the part of a disk that the first boot writes beside others.
-const AT_ONCE: u32 = 8;
-
-/// Number of the first part that is written when the kernel crashes, and how many are at once, for
-/// how long.
-const SCRATCH: u32 = 12;
+/// How many parts are written at once when the kernel crashes, and for how long.
 const WRITERS: u32 = 4;
 const WRITING: Duration = Duration::from_secs(1);
 
@@ -145,23 +140,20 @@ fn work(options: &Options, checks: &mut Checks) {
         checks.run("it has the memory of the kernel that crashed", kexec::has_crashed);
     }
     for &disk in &disks {
-        checks.run(&format!("{disk} reads as it was written"), || disk::check(disk, options.boot));
-        for boot in 0..options.boot {
-            checks.run(&format!("{disk} has what boot {boot} wrote"), || disk::verify(disk, boot));
+        checks.run(&format!("{disk} reads as it was written"), || disk::check(disk, Part::Boot(options.boot)));
+        for boot in options.boot.saturating_sub(disk::KEPT)..options.boot {
+            checks.run(&format!("{disk} has what boot {boot} wrote"), || disk::verify(disk, Part::Boot(boot)));
         }
     }
     if disks.len() > 1 {
         checks.run("all disks read as they were written at once", || at_once(&disks, options.boot));
     }
-    for _ in 0..options.reloads {
-        if let Err(error) = driver::reload() {
-            checks.run("the driver of its disks loads again", || Err(error));
-        }
-    }
     if options.reloads > 0 {
+        let name = format!("the driver of the disks is loaded {} times, with I/O of random sizes", options.reloads);
+        checks.run(&name, || flood(&disks, options));
         for &disk in &disks {
             let name = format!("{disk} has what was written after {} times", options.reloads);
-            checks.run(&name, || disk::verify(disk, options.boot));
+            checks.run(&name, || disk::verify(disk, Part::Boot(options.boot)));
         }
     }
     if options.saved {
@@ -181,7 +173,7 @@ fn work(options: &Options, checks: &mut Checks) {
     if options.forever
         && let Some(&disk) = disks.first()
     {
-        checks.run("the first disk is written until the end", || disk::write_forever(disk, 0));
+        checks.run("the first disk is written until the end", || disk::write_forever(disk, Part::Boot(0)));
     }
     checks.run("its kernel has no warnings", || {
         let faults = kernel_log::faults()?;
@@ -195,7 +187,7 @@ fn crash(options: &Options) -> Result<()> {
     kexec::load_for_crash(&format!("--boot {} --cpus 1", options.boot + 1))?;
     for disk in options.all_disks() {
         for number in 0..WRITERS {
-            thread::spawn(move || disk::write_forever(disk, SCRATCH + number));
+            thread::spawn(move || disk::write_forever(disk, Part::Scratch(number)));
         }
     }
     sleep(WRITING);
@@ -210,7 +202,7 @@ fn saved(disks: &[Disk]) -> Result<()> {
         for round in 1.. {
             // Other data each time.
             let disk = Disk { seed: disk.seed ^ round, ..disk };
-            disk::check(disk, SCRATCH).with_context(|| format!("{disk}, round {round}"))?;
+            disk::check(disk, Part::Scratch(0)).with_context(|| format!("{disk}, round {round}"))?;
             if done.load(Ordering::Relaxed) {
                 println!("{disk} was written {round} times");
                 break;
@@ -237,11 +229,26 @@ fn kernel() -> Result<()> {
     Ok(())
 }
 
+/// Unloads and loads the driver, with requests of random size each time. Before and after, when
+/// there is no driver, says so.
+fn flood(disks: &[Disk], options: &Options) -> Result<()> {
+    driver::unload()?;
+    println!("{IDLE}");
+    for round in 0..options.reloads {
+        driver::load()?;
+        let flood = |&disk| disk::flood(disk, Part::Boot(options.boot), round).with_context(|| disk.to_string());
+        disks.iter().try_for_each(flood)?;
+        driver::unload().with_context(|| format!("round {round}"))?;
+    }
+    println!("{IDLE}");
+    driver::load()
+}
+
 /// Writes and reads all disks side by side, past what boots wrote before.
 fn at_once(disks: &[Disk], boot: u32) -> Result<()> {
     thread::scope(|scope| {
         let work =
-            |disk: Disk| scope.spawn(move || disk::check(disk, AT_ONCE + boot).with_context(|| disk.to_string()));
+            |disk: Disk| scope.spawn(move || disk::check(disk, Part::AtOnce(boot)).with_context(|| disk.to_string()));
         let threads: Vec<_> = disks.iter().map(|disk| work(*disk)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })

@@ -8,14 +8,12 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::checks::Checks;
-use crate::disk::{self, BYTES, Disk};
+use crate::disk::{self, BYTES, Disk, Part};
 
 /// Where the kernel is told to plug and unplug, and where it lists blocks of memory.
 pub(crate) const DLPAR: &str = "/sys/kernel/dlpar";
 const BLOCKS: &str = "/sys/devices/system/memory";
 
-/// Number of the part of a disk that is written from plugged memory.
-const PART: u32 = 10;
 /// Bytes of memory that are taken until enough of it is plugged memory: the kernel may give other
 /// memory first.
 const TAKEN: [usize; 3] = [24 << 20, 96 << 20, 256 << 20];
@@ -28,10 +26,10 @@ const NUMBER: u64 = (1 << 55) - 1;
 pub(crate) fn plug(checks: &mut Checks, count: usize, disks: &[Disk], boot: u32) {
     let before = online().unwrap_or_default();
     checks.run(&format!("blocks of memory are plugged: {count}"), || change("add", count, &before, count));
-    transfer(checks, disks, &before, PART + 2 * boot);
+    transfer(checks, disks, &before, Part::Scratch(2 * boot));
     checks.run(&format!("blocks of memory are unplugged: {count}"), || change("remove", count, &before, 0));
     checks.run("a block of memory is plugged again", || change("add", 1, &before, 1));
-    transfer(checks, disks, &before, PART + 2 * boot + 1);
+    transfer(checks, disks, &before, Part::Scratch(2 * boot + 1));
 }
 
 /// Has the kernel plug or unplug blocks. `more` are there then than there were `before`.
@@ -66,14 +64,14 @@ fn hexadecimal(text: &str) -> Result<u64> {
 }
 
 /// Has each disk write from plugged memory and read into it.
-fn transfer(checks: &mut Checks, disks: &[Disk], before: &BTreeSet<u64>, part: u32) {
+fn transfer(checks: &mut Checks, disks: &[Disk], before: &BTreeSet<u64>, part: Part) {
     for &disk in disks {
         checks.run(&format!("{disk} reads plugged memory as it was written"), || check(disk, before, part));
     }
 }
 
 /// Writes a part of a disk from pages of plugged memory, and reads it into others.
-fn check(which: Disk, before: &BTreeSet<u64>, part: u32) -> Result<()> {
+fn check(which: Disk, before: &BTreeSet<u64>, part: Part) -> Result<()> {
     let disk = disk::open(which)?;
     let size = sysconf(SysconfVar::PAGE_SIZE)?.context("pages have no size")? as usize;
     let count = BYTES as usize / size;
@@ -90,7 +88,7 @@ fn check(which: Disk, before: &BTreeSet<u64>, part: u32) -> Result<()> {
     let memory = aligned(&mut memory, size);
     let taken = memory.len() / size;
     ensure!(plugged.len() >= 2 * count, "only {} of {taken} pages are in plugged memory", plugged.len());
-    let at = |number: usize| u64::from(part) * BYTES + (number * size) as u64;
+    let at = |number: usize| part.range(BYTES).start + (number * size) as u64;
     let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
     let mut data = which.data(part);
     for (number, page) in plugged[..count].iter().enumerate() {

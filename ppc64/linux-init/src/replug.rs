@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::checks::Checks;
-use crate::disk::{self, Disk, Kind};
+use crate::disk::{self, BYTES, Disk, Kind, Part};
 use crate::memory::DLPAR;
 use crate::rtas;
 
@@ -22,8 +22,9 @@ const ALLOCATION: u32 = 9003;
 const OFF: u32 = 0;
 const ON: u32 = 1;
 
-/// Number of the part of the disk that is written meanwhile.
-const PART: u32 = 40;
+/// Parts of the disk that are written meanwhile and afterwards.
+const MEANWHILE: Part = Part::Scratch(8);
+const AFTERWARDS: Part = Part::Scratch(9);
 /// Requests that are made before the controller leaves.
 const REQUESTS: u64 = 20;
 
@@ -38,14 +39,16 @@ pub(crate) fn run(checks: &mut Checks, disks: &[Disk], boot: u32) {
             index.as_ref().map(drop).map_err(|error| anyhow!("{error:#}"))
         });
         for &other in &others {
-            checks.run(&format!("{other} reads as it was written without {disk}"), || disk::check(other, boot));
+            checks.run(&format!("{other} reads as it was written without {disk}"), || {
+                disk::check(other, Part::Boot(boot))
+            });
         }
         checks.run(&format!("{disk} returns"), || {
             arrive(index?)?;
             disk::open(disk).map(drop)
         });
-        checks.run(&format!("{disk} has what was written before"), || disk::verify(disk, boot));
-        checks.run(&format!("{disk} reads as it was written then"), || disk::check(disk, PART + boot));
+        checks.run(&format!("{disk} has what was written before"), || disk::verify(disk, Part::Boot(boot)));
+        checks.run(&format!("{disk} reads as it was written then"), || disk::check(disk, AFTERWARDS));
     }
 }
 
@@ -102,7 +105,7 @@ fn write(disk: &File, done: &AtomicU64, leaves: &AtomicBool) -> Result<()> {
         Ok(())
     };
     let error = loop {
-        if let Err(error) = disk::each(PART, 3, write) {
+        if let Err(error) = disk::each(MEANWHILE.range(BYTES), 3, write) {
             break error;
         }
     };
