@@ -34,8 +34,8 @@ pub(crate) struct Said {
 }
 
 impl Console {
-    /// Takes what the guest prints. Returns whether it says that it is ready to be saved. `snapshot`
-    /// is called when it says that its devices have no driver.
+    /// Takes what the guest prints. Returns whether it says that it is ready to be saved.
+    /// `snapshot` is called when it says that its devices have no driver.
     pub(crate) fn put(&self, text: &[u8], snapshot: impl Fn() -> Snapshot) -> bool {
         let said = &mut *self.0.lock();
         for &byte in text {
