@@ -126,7 +126,7 @@ fn packages_hold_no_tests_and_nothing_of_the_lab() {
     let command = files("spapr-iommu-cli");
     for file in &command {
         let folder = file.split_once('/').map_or("", |(folder, _)| folder);
-        assert!(["", "command", "doctor", "replay", "scenario"].contains(&folder), "{file}");
+        assert!(["", "command", "doctor", "inspect", "picture", "replay", "scenario"].contains(&folder), "{file}");
     }
     for (files, entry) in [(&library, "src/lib.rs"), (&command, "main.rs")] {
         let needed = [entry, "README.md", "LICENSE-APACHE", "LICENSE-MIT"];

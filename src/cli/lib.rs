@@ -7,6 +7,7 @@ mod by_address;
 pub mod command;
 mod doctor;
 mod edu;
+mod inspect;
 mod machine;
 pub mod replay;
 pub mod scenario;

@@ -3,12 +3,15 @@
 mod bind;
 mod doctor;
 mod input;
+mod inspect;
 mod list;
 mod log;
 mod output;
 mod remedy;
 mod replay;
 mod run;
+
+pub(crate) use output::section;
 
 use crate::replay::Trace;
 use crate::scenario::{NumberError, checked_number};
@@ -18,6 +21,7 @@ use spapr_iommu::model::{HostPage, KernelVersion, Machine, Preset};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::filter::Targets;
 
 /// Model used if neither the command line nor the file names one.
@@ -66,6 +70,10 @@ enum Command {
     /// List PCI devices by IOMMU group, with their drivers
     #[command(after_help = EXIT_CODES)]
     List(ListArguments),
+
+    /// Show what a running process has registered and mapped, if it lets itself be inspected
+    #[command(after_help = EXIT_CODES)]
+    Inspect(InspectArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -164,6 +172,48 @@ struct ListArguments {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct InspectArguments {
+    /// Number of the process, or path of its socket [default: lists the processes that can be
+    /// inspected]
+    #[arg(value_name = "PID|SOCKET")]
+    target: Option<PathBuf>,
+
+    /// Show it again and again, until the process ends; every second, or as many seconds as given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true,
+        value_parser = seconds)]
+    watch: Option<Duration>,
+
+    /// The most mapped runs and regions to list [default: 20, with --json 10000]
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
+
+    /// List mapped runs from this bus address on
+    #[arg(long, value_name = "IOVA", value_parser = size, default_value = "0")]
+    from: u64,
+
+    /// List mapped runs of this space only
+    #[arg(long, value_name = "NAME")]
+    space: Option<String>,
+
+    /// List regions from this user address on
+    #[arg(long, value_name = "ADDRESS", value_parser = size, default_value = "0")]
+    regions_from: u64,
+
+    /// Print one JSON document on one line, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// A time of at least a tenth of a second.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "a number of seconds is wanted, such as 2 or 0.5".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
+        _ => Err("at least 0.1 seconds are wanted".into()),
+    }
+}
+
 /// A number of bytes.
 fn size(text: &str) -> Result<u64, NumberError> {
     checked_number(text)
@@ -249,6 +299,7 @@ pub fn main() -> ExitCode {
         Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
         Command::Doctor(arguments) => doctor::run(&arguments).into(),
         Command::List(arguments) => list::run(&arguments).into(),
+        Command::Inspect(arguments) => inspect::run(&arguments).into(),
     }
 }
 
