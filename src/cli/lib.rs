@@ -9,6 +9,7 @@ mod doctor;
 mod edu;
 mod inspect;
 mod machine;
+pub mod picture;
 pub mod replay;
 pub mod scenario;
 

@@ -1,8 +1,9 @@
 //! `spapr-iommu inspect`.
 
 use super::output::{Sink, section};
-use super::{Exit, InspectArguments, written};
+use super::{Exit, InspectArguments, picture, written};
 use crate::inspect::draw;
+use crate::picture::{Memory, addresses};
 use spapr_iommu::inspect::{FetchError, MAX_ROWS, Query, Snapshot, fetch, folders, sockets};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ pub(super) fn run(arguments: &InspectArguments) -> Exit {
                 return Exit::Obstacle;
             }
         };
-        let exit = written(show(&snapshot, arguments));
+        let exit = written(show(&snapshot, arguments)).and(draw_svg(&path, arguments));
         let Some(pause) = arguments.watch.filter(|_| exit == Exit::Success) else { return exit };
         shown = true;
         thread::sleep(pause);
@@ -60,6 +61,20 @@ fn show(snapshot: &Snapshot, arguments: &InspectArguments) -> io::Result<()> {
         sink.line(&format!("{clear}{}", draw(snapshot, arguments.space.as_deref())));
     }
     sink.finish()
+}
+
+/// Draws everything, whatever the tables list.
+fn draw_svg(path: &Path, arguments: &InspectArguments) -> Exit {
+    let Some(svg) = &arguments.svg else { return Exit::Success };
+    match fetch(path, &Query { space: arguments.space.clone(), ..Query::default() }) {
+        Ok(snapshot) => picture::write(svg, &addresses(&Memory::from(&snapshot))),
+        // The next look at the process reports it.
+        Err(FetchError::NotThere { .. } | FetchError::Closed { .. }) if arguments.watch.is_some() => Exit::Success,
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Obstacle
+        }
+    }
 }
 
 /// Lists the processes that can be inspected.

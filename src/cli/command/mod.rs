@@ -4,9 +4,11 @@ mod bind;
 mod doctor;
 mod input;
 mod inspect;
+mod inspected;
 mod list;
 mod log;
 mod output;
+mod picture;
 mod remedy;
 mod replay;
 mod run;
@@ -92,6 +94,13 @@ struct RunArguments {
     #[arg(long)]
     raw: bool,
 
+    /// Let `spapr-iommu inspect` see the run, and wait for Enter before everything is released
+    #[arg(long)]
+    inspect: bool,
+
+    #[command(flatten)]
+    pictures: picture::PictureArguments,
+
     /// Print one JSON document per scenario, a line each, and nothing else
     #[arg(long)]
     json: bool,
@@ -121,6 +130,9 @@ struct ReplayArguments {
     /// Maximum number of events of a trace: they are kept in memory, 150 bytes each
     #[arg(long, value_name = "N", default_value_t = Trace::MAX_EVENTS)]
     max_events: usize,
+
+    #[command(flatten)]
+    pictures: picture::PictureArguments,
 
     /// Print one JSON document per trace, a line each, and nothing else
     #[arg(long)]
@@ -199,6 +211,10 @@ struct InspectArguments {
     /// List regions from this user address on
     #[arg(long, value_name = "ADDRESS", value_parser = size, default_value = "0")]
     regions_from: u64,
+
+    /// Draw bus addresses against user memory into that file, as SVG, too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 
     /// Print one JSON document on one line, and nothing else
     #[arg(long)]

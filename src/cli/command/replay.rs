@@ -1,6 +1,7 @@
 //! `spapr-iommu replay`.
 
 use super::output::{Sink, Watch, section};
+use super::picture::TraceRecord;
 use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, remedy, written};
 use crate::Machine;
 use crate::replay::{Offer, Options, ReplayError, Report, Trace, TraceError};
@@ -14,6 +15,10 @@ pub(super) fn run(arguments: &ReplayArguments) -> Exit {
         eprintln!("{message}");
         return Exit::Usage;
     }
+    if arguments.pictures.any() && arguments.traces.len() > 1 {
+        eprintln!("a picture is of one trace: name that alone with `--svg`");
+        return Exit::Usage;
+    }
     let mut exit = Exit::Success;
     for path in &arguments.traces {
         exit = exit.and(run_one(path, arguments));
@@ -24,12 +29,15 @@ pub(super) fn run(arguments: &ReplayArguments) -> Exit {
 fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
     let shown = input::name(path);
     let watch = Watch::new();
-    let result = replay_one(path, arguments, &watch);
+    let mut record = TraceRecord::default();
+    let result = replay_one(path, arguments, &watch, &mut record);
     watch.end();
     match result {
         Ok((machine, report)) => {
             let result = if arguments.json { json(&shown, &report) } else { text(&shown, &machine, &report) };
-            judge(&shown, &report).and(written(result))
+            let exit = judge(&shown, &report).and(written(result));
+            let (memory, steps) = record.finish(&shown, &machine.describe());
+            exit.and(arguments.pictures.write(&memory, &steps))
         }
         Err(error) => {
             eprintln!("{shown}: {error}{}", remedy::of_replay(&error));
@@ -49,12 +57,22 @@ fn exit(error: &ReplayError) -> Exit {
     }
 }
 
-fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
+fn replay_one(
+    path: &Path,
+    arguments: &ReplayArguments,
+    watch: &Watch,
+    record: &mut TraceRecord,
+) -> Result<(Machine, Report), ReplayError> {
     let file = input::open(path).map_err(TraceError::Open)?;
     let trace = Trace::read_limited(file, arguments.max_events, |lines| watch.message(format!("{lines} lines read")))?;
     let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
-    let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;
+    let progress = |done, all| watch.progress("replaying", done as u64, all as u64);
+    let report = if arguments.pictures.any() {
+        trace.replay_watched(&machine, &options, progress, record)?
+    } else {
+        trace.replay(&machine, &options, progress)?
+    };
     Ok((machine, report))
 }
 

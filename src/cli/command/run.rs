@@ -1,6 +1,8 @@
 //! `spapr-iommu run`.
 
+use super::inspected::Inspected;
 use super::output::{Sink, TICK, Watch, draw};
+use super::picture::Record;
 use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
 use crate::Machine;
 use crate::scenario::{Observer, PlanReport, Report, Scenario, StepReport};
@@ -27,6 +29,10 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
                 return Exit::Usage;
             }
         }
+    }
+    if arguments.pictures.any() && (scenarios.len() > 1 || scenarios.iter().any(|(_, scenario)| scenario.is_raw())) {
+        eprintln!("a picture is of one scenario, whose steps are not raw: name that alone with `--svg`");
+        return Exit::Usage;
     }
     let mut exit = Exit::Success;
     for (path, scenario) in scenarios {
@@ -81,10 +87,13 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
         if arguments.json { Box::new(Json { sink: Sink::stdout() }) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
     let shown = input::name(path);
-    let exit = match scenario.run(&machine, output.observer()) {
+    let mut record = Record::new(output.observer(), arguments.pictures.any());
+    let result = scenario.run(&machine, &mut Inspected::new(&mut record, arguments.inspect));
+    let (memory, steps) = record.finish(scenario.title(), &machine.describe());
+    let exit = match result {
         Ok(report) => {
             output.end(&report);
-            judge(&shown, &report)
+            judge(&shown, &report).and(arguments.pictures.write(&memory, &steps))
         }
         Err(error) => {
             eprintln!("{shown}: {error}{}", remedy::of_start(&error));
