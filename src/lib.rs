@@ -127,4 +127,7 @@ mod guides {
     mod readme {}
     #[doc = include_str!("../docs/drivers.md")]
     mod drivers {}
+    #[cfg(feature = "inspect")]
+    #[doc = include_str!("../docs/inspect.md")]
+    mod inspect {}
 }

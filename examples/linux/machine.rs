@@ -15,6 +15,7 @@ use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::inspect::Inspector;
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::DeviceArea;
@@ -124,6 +125,13 @@ impl Machine {
     pub(crate) fn functions(&self) -> impl Iterator<Item = &dyn Function> {
         let disk = self.disk.iter().map(|disk| disk as &dyn Function);
         self.devices.iter().map(|device| device as &dyn Function).chain(disk)
+    }
+
+    /// Returns what another process may see of it.
+    pub(crate) fn inspector(&self) -> Inspector {
+        let inspector = Inspector::new(&self.registry);
+        inspector.add_guest("linux", &self.iommu);
+        inspector
     }
 
     /// Brings the sources of the devices' messages back to how they are made.

@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,
+    /// Let `spapr-iommu inspect` see the monitor
+    #[arg(long)]
+    pub(crate) inspect: bool,
     /// The guest's kernel, an ELF image
     #[arg(long, default_value = "/guest/vmlinux")]
     pub(crate) kernel: PathBuf,

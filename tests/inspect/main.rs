@@ -2,6 +2,7 @@
 
 mod clients;
 mod command;
+mod documents;
 mod place;
 mod snapshot;
 

@@ -4,6 +4,7 @@
 
 mod device;
 mod forks;
+mod inspect;
 mod kills;
 mod process;
 mod victim;
@@ -127,6 +128,9 @@ fn main() -> ExitCode {
     if let Some(how) = victim::asked() {
         return victim::die(how);
     }
+    if let Some(socket) = inspect::asked() {
+        return inspect::look(socket);
+    }
     if let Some(seed) = worker::asked() {
         return worker::work(seed);
     }
@@ -155,6 +159,7 @@ fn main() -> ExitCode {
             "what_cannot_be_locked_is_refused_before_anything_is_touched",
             windows::what_cannot_be_locked_is_refused_before_anything_is_touched,
         ),
+        Trial::test("another_process_sees_what_is_mapped", inspect::another_process_sees_what_is_mapped),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),

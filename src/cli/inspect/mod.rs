@@ -32,7 +32,7 @@ fn heading(snapshot: &Snapshot) -> String {
     if let Some(locked) = host.locked {
         let limit = match (locked.limit, locked.unlimited) {
             (Some(limit), false) => format!("limit {}", size(limit)),
-            (Some(limit), true) => format!("limit {}, which does not hold for it", size(limit)),
+            (Some(limit), true) => format!("limit {}, not enforced: CAP_IPC_LOCK", size(limit)),
             (None, _) => "no limit".into(),
         };
         text += &format!("Locked memory: {} ({limit})\n", size(locked.bytes));

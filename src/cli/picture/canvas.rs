@@ -1,7 +1,6 @@
 //! A canvas of fixed width whose height grows: shapes, text and colours.
 
 use svg::Document;
-use svg::node::Text as Content;
 use svg::node::element::{Definitions, Group, Line, Path, Pattern, Rectangle, Text, Title};
 
 /// Width of all pictures.
@@ -86,12 +85,13 @@ impl Canvas {
     pub(super) fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, room: f64, style: Style, text: &str) {
         let text = clean(text);
         let shown = fit(&text, room, style);
+        let cut = shown != text;
         let anchor = match anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
-        let mut shape = Text::new("").set("x", round(x)).set("y", round(y)).set("text-anchor", anchor);
+        let mut shape = Text::new(shown).set("x", round(x)).set("y", round(y)).set("text-anchor", anchor);
         shape = shape.set("font-size", style.size).set("fill", style.colour);
         if style.bold {
             shape = shape.set("font-weight", "bold");
@@ -99,8 +99,6 @@ impl Canvas {
         if style.fixed {
             shape = shape.set("font-family", "DejaVu Sans Mono, Menlo, Consolas, monospace");
         }
-        let cut = shown != text;
-        shape = shape.add(Content::new(shown));
         if cut {
             shape = shape.add(Title::new(text));
         }
@@ -113,9 +111,9 @@ impl Canvas {
         // It is turned by 60 degrees.
         let shown = fit(&text, room / 0.87, style);
         let turn = format!("rotate(-60 {} {})", round(x), round(y));
-        let shape = Text::new("").set("x", round(x)).set("y", round(y)).set("text-anchor", "end");
+        let shape = Text::new(shown).set("x", round(x)).set("y", round(y)).set("text-anchor", "end");
         let shape = shape.set("font-size", style.size).set("fill", style.colour).set("transform", turn);
-        self.add(shape.add(Content::new(shown)));
+        self.add(shape);
     }
 
     pub(super) fn add(&mut self, node: impl Into<Box<dyn svg::Node>>) {
