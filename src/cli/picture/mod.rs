@@ -5,8 +5,6 @@ mod axis;
 mod canvas;
 mod steps;
 mod tables;
-#[cfg(test)]
-mod tests;
 
 pub use addresses::addresses;
 pub(crate) use canvas::amount;

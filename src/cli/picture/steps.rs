@@ -216,7 +216,7 @@ impl Plot {
             return;
         }
         if bars.len() > MAX_NAMED || each > 1 {
-            let y = canvas.take(24.0) + 12.0;
+            let y = canvas.take(28.0) + 15.0;
             let stride = bars.len().div_ceil(10);
             for number in (0..bars.len()).step_by(stride) {
                 let x = LEFT + self.step * (number as f64 + 0.5);

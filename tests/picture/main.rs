@@ -1,8 +1,14 @@
 //! Pictures of empty, tiny, huge and crowded address spaces: nothing overlaps, nothing is cut.
 
-use super::*;
+use snapbox::{Data, assert_data_eq};
+use spapr_iommu_cli::picture::{Memory, Region, Run, Space, StepPart, Steps, Window, addresses, steps};
+use std::path::Path;
 
 const GIB: u64 = 1 << 30;
+const WIDTH: f64 = 960.0;
+
+/// Pictures that are kept: a change of them is to be looked at.
+const KEPT: [&str; 6] = ["empty", "tiny", "two-windows", "huge", "names", "20-steps"];
 
 fn window(start: u64, size: u64) -> Window {
     Window { start, size, page: 0x1_0000, note: "requested".into() }
@@ -138,7 +144,7 @@ fn runs() -> Vec<(&'static str, Steps)> {
     ]
 }
 
-/// All pictures, for people to look at: `PICTURES=folder cargo test -p spapr-iommu-cli pictures`.
+/// All pictures. For people to look at: `PICTURES=folder cargo test --test picture`.
 fn all() -> Vec<(&'static str, String)> {
     let memories = cases().into_iter().map(|(name, memory)| (name, addresses(&memory)));
     memories.chain(runs().into_iter().map(|(name, run)| (name, steps(&run)))).collect()
@@ -214,13 +220,21 @@ fn nothing_is_cut_and_no_text_lies_on_other_text() {
         let (height, texts, shapes) = bounds(&picture);
         assert!(!texts.is_empty() && height > 0.0, "{name}");
         for [left, top, right, bottom] in texts.iter().map(|(_, bounds)| bounds).chain(&shapes) {
-            let inside = *left >= 0.0 && *top >= 0.0 && *right <= canvas::WIDTH && *bottom <= height;
+            let inside = *left >= 0.0 && *top >= 0.0 && *right <= WIDTH && *bottom <= height;
             assert!(inside, "{name}: {left} {top} {right} {bottom} of {height}");
         }
         for (at, (text, own)) in texts.iter().enumerate() {
             let other = texts[at + 1..].iter().find(|(_, other)| overlap(own, other));
             assert!(other.is_none(), "{name}: {text:?} {own:?} lies on {other:?}");
         }
+    }
+}
+
+#[test]
+fn pictures_are_as_they_were_looked_at() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/picture/snapshots");
+    for (name, picture) in all().into_iter().filter(|(name, _)| KEPT.contains(name)) {
+        assert_data_eq!(picture, Data::read_from(&folder.join(format!("{name}.svg")), None).raw());
     }
 }
 
