@@ -206,7 +206,7 @@ fn ribbons(space: &Space, bus: &mut Side<'_>, user: &mut Side<'_>) -> Vec<Ribbon
         *ribbon =
             Ribbon { bus: hull(ribbon.bus, bus), user: hull(ribbon.user, user), access: ribbon.access.and(access) };
     }
-    found.into_iter().map(|(_, ribbon)| ribbon).collect()
+    found.into_values().collect()
 }
 
 fn draw_ribbon(canvas: &mut Canvas, top: f64, (bus, user): (&Axis, &Axis), ribbon: &Ribbon) {
