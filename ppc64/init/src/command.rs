@@ -39,6 +39,13 @@ pub(crate) fn warm_up(environment: &BTreeMap<String, String>) -> Result<()> {
     sched_setaffinity(this, &all).context("go back to all processors")
 }
 
+/// Runs a command with this process's environment and output, and returns its status.
+pub(crate) fn run_here(words: &[String]) -> Result<u8> {
+    let environment = std::env::vars().collect();
+    let status = prepare(words, &environment)?.status().with_context(|| format!("start {words:?}"))?;
+    Ok(code(status))
+}
+
 fn run_with(
     words: &[String],
     environment: &BTreeMap<String, String>,

@@ -6,6 +6,7 @@
 mod builtin;
 mod command;
 mod console;
+mod provoke;
 
 use std::fs;
 use std::process::ExitCode;

@@ -35,9 +35,14 @@ impl fmt::Display for TestDevice {
     }
 }
 
-/// Binds every test device to vfio-pci, or leaves those that have a host driver with it.
+/// Binds every test device to vfio-pci, or leaves those that have a host driver with it. A kernel
+/// that cannot bind vfio-pci leaves all as they are.
 pub fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
     let binder = Binder::new();
+    if let Some(obstacle) = binder.kernel_obstacle() {
+        eprintln!("init: {obstacle}");
+        return list();
+    }
     for device in binder.devices() {
         match kind(&device)? {
             Some("nvme") if host_driver => {}

@@ -14,10 +14,13 @@ use crate::apt::{Archive, Mirror};
 use crate::archive;
 use crate::label::{Label, Match, Release, choose};
 
-/// Suites to look for a kernel in. The second list is read only where the first has none of the
+/// Suites to look for a kernel in. A list is read only where those before it have none of the
 /// series.
-pub(crate) const SUITES: [&[&str]; 2] =
-    [&["trixie", "trixie-updates", "trixie-security", "trixie-backports"], &["forky", "sid"]];
+pub(crate) const SUITES: [&[&str]; 3] = [
+    &["trixie", "trixie-updates", "trixie-security", "trixie-backports"],
+    &["forky", "sid"],
+    &["bookworm", "bookworm-security"],
+];
 
 /// For how long a label's meaning is taken from the cache.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);

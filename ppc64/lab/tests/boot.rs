@@ -209,6 +209,59 @@ fn the_doctor_tells_machines_apart() {
     }
 }
 
+/// One machine that lacks one thing after another.
+#[test]
+fn the_doctor_names_what_is_missing() {
+    let doctor = "selftest expect 3 spapr-iommu doctor --json";
+    let (bind, unbind) =
+        ("selftest expect 3 spapr-iommu bind 0001:00:00.0", "selftest expect 0 spapr-iommu unbind 0001:00:00.0");
+    let steps: [(&str, &str, &str); 10] = [
+        // A command of its own, so that the program is in the machine.
+        ("spapr-iommu list", "", ""),
+        ("selftest expect 0 spapr-iommu doctor --json", "", ""),
+        (bind, "", ""),
+        (doctor, "not-viable", "spapr-iommu bind 0001:00:00.1"),
+        (unbind, "", ""),
+        ("selftest expect 3 selftest as 1000 65536 spapr-iommu doctor --json", "permission", "/dev/vfio/vfio"),
+        ("selftest mode 0666 /dev/vfio/vfio /dev/vfio/0", "", ""),
+        (
+            "selftest expect 3 selftest as 1000 65536 spapr-iommu doctor --memory 1G --json",
+            "memlock-too-small",
+            "ulimit -l",
+        ),
+        ("selftest unload vfio_iommu_spapr_tce", "", ""),
+        (doctor, "no-module", "modprobe -a vfio_iommu_spapr_tce"),
+    ];
+    let words = steps.map(|(words, _, _)| words).join(" --then ");
+    let (status, output, _) = run(&format!("{PSERIES} --host-driver --device edu --device nvme-pair -- {words}"));
+    assert_eq!(status, 0, "{output}");
+    let mut answers = output.lines().filter(|line| line.starts_with('{'));
+    assert!(answers.next().unwrap().starts_with(r#"{"verdict":"#), "{output}");
+    for (words, code, remedy) in steps.iter().filter(|(_, code, _)| !code.is_empty()) {
+        let answer = answers.next().unwrap();
+        let wrong = answer.split(r#"{"level":"wrong""#).nth(1).unwrap_or_else(|| panic!("{words}: {answer}"));
+        assert!(wrong.contains(&format!(r#""code":"{code}""#)), "{words}: {answer}");
+        assert!(answer.contains(remedy), "{words}: {answer}");
+    }
+}
+
+/// A kernel that cannot bind vfio-pci, and one whose version is newer than all that were compared.
+#[test]
+fn the_doctor_knows_kernels_by_their_version() {
+    for (kernel, words, code) in [
+        ("6.1", "spapr-iommu list --then selftest expect 3 spapr-iommu doctor --json", "kernel-too-old"),
+        (
+            "6.12-64k",
+            "spapr-iommu list --then selftest expect 0 selftest release 7.9.1-powerpc64le-64k spapr-iommu doctor --json",
+            "unknown-kernel",
+        ),
+    ] {
+        let (status, output, _) = run(&format!("--machine pseries --kernel {kernel} -- {words}"));
+        assert_eq!(status, 0, "{output}");
+        assert!(output.contains(&format!(r#""code":"{code}""#)), "{output}");
+    }
+}
+
 /// A device that a host driver has goes to vfio-pci and comes back, with what the driver makes of
 /// it.
 #[test]

@@ -17,7 +17,7 @@ pub(crate) use output::section;
 
 use crate::replay::Trace;
 use crate::scenario::{NumberError, checked_number};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use core::str::FromStr;
 use spapr_iommu::model::{HostPage, KernelVersion, Machine, Preset};
 use std::io::{self, Write};
@@ -41,6 +41,11 @@ struct Arguments {
     /// filter as in RUST_LOG
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
     log: Option<Targets>,
+}
+
+/// Returns the command line: its subcommands, arguments and help.
+pub fn parser() -> clap::Command {
+    Arguments::command()
 }
 
 const EXIT_CODES: &str = "\
