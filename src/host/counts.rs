@@ -1,7 +1,7 @@
 //! Counts of kernel calls, by the call's name.
 //!
-//! They are of the process, as the kernel's state is: whoever wants to know what a program asked of
-//! the kernel reads them at any time, without a lock.
+//! They belong to the process, as the kernel's state does. A program reads them at any time,
+//! without a lock.
 
 use super::Call;
 use crate::stats::Counter;

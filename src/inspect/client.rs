@@ -25,7 +25,7 @@ pub(super) enum Answer<S> {
     Refused(String),
 }
 
-/// Connects without waiting for a process that accepts no more.
+/// Connects without waiting for a process that no longer accepts.
 pub(super) fn connect(path: &Path) -> Result<UnixStream, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

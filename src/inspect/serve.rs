@@ -165,7 +165,7 @@ impl Loop {
             until = Some(until.map_or(at, |other| other.min(at)));
         }
         let timeout = until.map_or(PollTimeout::NONE, |until| {
-            // Rounded up, lest it wait for nothing again and again.
+            // Rounded up: rounded down, it would poll in a loop for the last millisecond.
             let millis = until.saturating_duration_since(now).as_micros().div_ceil(1000);
             u16::try_from(millis).map_or(PollTimeout::MAX, PollTimeout::from)
         });

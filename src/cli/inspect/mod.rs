@@ -98,9 +98,9 @@ fn windows(spaces: &[&Space]) -> String {
 }
 
 fn maps(spaces: &[&Space], only: Option<&str>) -> String {
-    let (runs, bytes) = spaces.iter().fold((0, 0), |(runs, bytes), space| {
+    let (runs, bytes) = spaces.iter().fold((0u64, 0u64), |(runs, bytes), space| {
         let Maps { runs: more, bytes: more_bytes, .. } = space.maps;
-        (runs + more, bytes + more_bytes)
+        (runs.saturating_add(more), bytes.saturating_add(more_bytes))
     });
     let rows = spaces.iter().flat_map(|space| {
         space.maps.rows.iter().map(|row| {
@@ -121,7 +121,7 @@ fn maps(spaces: &[&Space], only: Option<&str>) -> String {
 }
 
 fn guest_windows(guest: &Guest) -> String {
-    let ram: u64 = guest.slots.iter().map(|slot| slot.size).sum();
+    let ram = guest.slots.iter().fold(0u64, |bytes, slot| bytes.saturating_add(slot.size));
     let unplugging = guest.slots.iter().filter(|slot| slot.unplugging).count();
     let unplugging = if unplugging == 0 { String::new() } else { format!(", {unplugging} being removed") };
     let title = format!("Guest {}: {} RAM in {} slots{unplugging}", guest.name, size(ram), guest.all_slots);

@@ -200,7 +200,8 @@ fn ribbons(space: &Space, bus: &mut Side<'_>, user: &mut Side<'_>) -> Vec<Ribbon
         let access = Access::new(&run.access);
         bus.access[from] = bus.access[from].and(access);
         user.access[to] = user.access[to].and(access);
-        let (bus, user) = ((run.iova, run.iova + run.size), (run.user, run.user + run.size));
+        let ends = |start: u64| (start, start.saturating_add(run.size));
+        let (bus, user) = (ends(run.iova), ends(run.user));
         let ribbon = found.entry((from, to)).or_insert(Ribbon { bus, user, access });
         let hull = |a: (u64, u64), b: (u64, u64)| (a.0.min(b.0), a.1.max(b.1));
         *ribbon =
@@ -308,7 +309,7 @@ fn note(canvas: &mut Canvas, space: &Space, scale: f64) {
         }
         canvas.text((x + 10.0, y + 2.0), Anchor::Start, 110.0, SMALL, &amount(1 << shift));
     }
-    let mapped: u64 = space.runs.iter().map(|run| run.size).sum();
+    let mapped = space.runs.iter().fold(0u64, |bytes, run| bytes.saturating_add(run.size));
     let text = match (space.runs.len(), space.more_runs) {
         (1, 0) => format!("1 run, {} mapped", amount(mapped)),
         (runs, 0) => format!("{runs} runs, {} mapped", amount(mapped)),
