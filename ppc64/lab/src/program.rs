@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use cargo_metadata::{Message, MetadataCommand, TargetKind};
+use cargo_metadata::{Artifact, Message, MetadataCommand, Package, TargetKind};
 
 use crate::packaged::Packaged;
 
@@ -24,6 +24,10 @@ const METADATA_COMMANDS: &str = "ppc64-commands";
 
 /// Where it says which program of Debian a command runs.
 const METADATA_DEBIAN: &str = "ppc64-debian";
+
+/// Where a package says which programs in C it has, and the source of each. They are linked with
+/// its library, and find its headers in `include`.
+const METADATA_C: &str = "ppc64-c";
 
 /// Commands the first process knows itself.
 pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
@@ -52,6 +56,16 @@ struct Buildable {
     commands: Vec<String>,
     /// The program of Debian it runs.
     debian: Option<Packaged>,
+    /// Where a program in C is.
+    source: Option<Source>,
+}
+
+/// The source of a program in C.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    file: PathBuf,
+    /// Where its headers are.
+    include: PathBuf,
 }
 
 /// What commands need inside the machine.
@@ -74,11 +88,14 @@ enum Kind {
     Example,
     Test,
     Bench,
+    /// A program in C; cargo builds the library that it is linked with.
+    C,
 }
 
 impl Buildable {
     fn arguments(&self) -> Vec<String> {
         let (command, option) = match self.kind {
+            Kind::C => (&["rustc"][..], "--lib"),
             Kind::Bin | Kind::Guest => (&["build"][..], "--bin"),
             Kind::Example => (&["build"][..], "--example"),
             Kind::Test => (&["test", "--no-run"][..], "--test"),
@@ -91,7 +108,11 @@ impl Buildable {
             Kind::Guest => Some("--profile=guest".to_owned()),
             _ => Some("--release".to_owned()),
         });
-        arguments.extend(["--package", &self.package, option, &self.name].map(str::to_owned));
+        arguments.extend(["--package", &self.package, option].map(str::to_owned));
+        match self.kind {
+            Kind::C => arguments.extend(["--crate-type", "staticlib"].map(str::to_owned)),
+            _ => arguments.push(self.name.clone()),
+        }
         if !self.features.is_empty() {
             arguments.extend(["--features".to_owned(), self.features.join(",")]);
         }
@@ -145,17 +166,19 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     bail!(
-        "there is no command {name}\ncommands: {}\nexamples: {}\nintegration tests: {}\nbenchmarks: {}\nbuilt in: {}",
+        "there is no command {name}\ncommands: {}\nexamples: {}\nprograms in C: {}\nintegration tests: {}\nbenchmarks: {}\n\
+         built in: {}",
         names(Kind::Bin),
         names(Kind::Example),
+        names(Kind::C),
         names(Kind::Test),
         names(Kind::Bench),
         BUILT_IN.join(", ")
     )
 }
 
-/// Commands, examples, integration tests and benchmarks of the workspace's default members:
-/// library, command and tests.
+/// Commands, examples, programs in C, integration tests and benchmarks of the workspace's default
+/// members: library, C interface, command and tests.
 fn list(repository: &Path) -> Result<Vec<Buildable>> {
     let metadata = MetadataCommand::new()
         .manifest_path(repository.join("Cargo.toml"))
@@ -184,9 +207,22 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             linux: linux(&package.metadata, &target.name),
             commands: names(&package.metadata, METADATA_COMMANDS, &target.name),
             debian: package.metadata.get(METADATA_DEBIAN).and_then(|of| of.get(&target.name)).and_then(packaged),
+            source: None,
         })
     });
-    Ok(buildables.collect())
+    Ok(buildables.chain(packages.iter().flat_map(|package| in_c(package))).collect())
+}
+
+/// The programs in C of a package.
+fn in_c(package: &Package) -> Vec<Buildable> {
+    let programs = package.metadata.get(METADATA_C).and_then(serde_json::Value::as_object);
+    let folder = package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned()).unwrap_or_default();
+    let program = |(name, source): (&String, &serde_json::Value)| {
+        let source = Source { file: folder.join(source.as_str()?), include: folder.join("include") };
+        let (package, kind) = (package.name.to_string(), Kind::C);
+        Some(Buildable { package, name: name.clone(), kind, source: Some(source), ..Buildable::default() })
+    };
+    programs.into_iter().flatten().filter_map(program).collect()
 }
 
 /// The names that a table of the metadata lists for a command.
@@ -211,6 +247,30 @@ fn linux(metadata: &serde_json::Value, command: &str) -> Option<String> {
 }
 
 fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
+    let name = buildable.name.clone();
+    let Some(source) = &buildable.source else {
+        let executable = |artifact: Artifact| {
+            artifact.executable.filter(|_| artifact.target.name == buildable.name).map(PathBuf::from)
+        };
+        return Ok(Program { name, file: cargo(buildable, repository, executable)? });
+    };
+    let library = cargo(buildable, repository, |artifact| {
+        artifact.filenames.into_iter().map(PathBuf::from).find(|file| file.extension().is_some_and(|end| end == "a"))
+    })?;
+    let file = library.with_file_name(&buildable.name);
+    let mut compiler = Command::new(LINKER);
+    compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-static"]);
+    compiler.arg("-I").arg(&source.include).arg("-o").arg(&file).arg(&source.file).arg(&library);
+    // The linker warns of what programs that are linked statically cannot do, such as to look up
+    // users; nothing does.
+    let done = compiler.args(["-lpthread", "-lm", "-ldl"]).output().context("start the C compiler")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "could not compile {} for {TARGET}:\n{said}", source.file.display());
+    Ok(Program { name, file })
+}
+
+/// Has cargo build something, and returns the file of it that `pick` finds among what was built.
+fn cargo(buildable: &Buildable, repository: &Path, pick: impl Fn(Artifact) -> Option<PathBuf>) -> Result<PathBuf> {
     let variable = TARGET.to_uppercase().replace('-', "_");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // There is no C library inside the machine. A guest lies where it was linked to.
@@ -235,19 +295,13 @@ fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
     let messages = child.stdout.take().context("no output of cargo")?;
     let mut file = None;
     for message in Message::parse_stream(BufReader::new(messages)) {
-        if let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")?
-            && artifact.target.name == buildable.name
-            && let Some(executable) = artifact.executable
-        {
-            file = Some(executable.into_std_path_buf());
+        if let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")? {
+            file = pick(artifact).or(file);
         }
     }
     let status = child.wait()?;
     ensure!(status.success(), "could not build {} for {TARGET}; ci/install installs what that needs", buildable.name);
-    Ok(Program {
-        name: buildable.name.clone(),
-        file: file.with_context(|| format!("cargo built no executable {}", buildable.name))?,
-    })
+    file.with_context(|| format!("cargo built no {}", buildable.name))
 }
 
 #[cfg(test)]
@@ -263,9 +317,13 @@ mod tests {
         let all = [buildable("spapr-iommu", Kind::Bin), buildable("windows", Kind::Test)];
         assert_eq!(find("windows", &all).unwrap(), &all[1]);
         let error = find("window", &all).unwrap_err().to_string();
-        for part in
-            ["commands: spapr-iommu", "examples: none", "integration tests: windows", "built in: report, selftest"]
-        {
+        for part in [
+            "commands: spapr-iommu",
+            "examples: none",
+            "programs in C: none",
+            "integration tests: windows",
+            "built in: report, selftest",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }
@@ -298,6 +356,16 @@ mod tests {
         let qemu = beside.debian.as_ref().unwrap();
         assert_eq!(qemu.package, "qemu-system-ppc");
         assert!(qemu.files.contains(&"usr/bin/qemu-system-ppc64".into()));
+    }
+
+    #[test]
+    fn a_program_in_c_is_linked_with_the_library_of_its_package() {
+        let all = list(&crate::repository()).unwrap();
+        let monitor = find("monitor", &all).unwrap();
+        let source = monitor.source.as_ref().unwrap();
+        assert!(source.file.is_file() && source.include.join("spapr_iommu.h").is_file(), "{source:?}");
+        let arguments = monitor.arguments().join(" ");
+        assert_eq!(arguments, "rustc --release --package spapr-iommu-c --lib --crate-type staticlib");
     }
 
     #[test]

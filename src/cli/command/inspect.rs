@@ -1,6 +1,7 @@
 //! `spapr-iommu inspect`.
 
 use super::output::{Sink, section};
+use super::terminal::{chain, say};
 use super::{Exit, InspectArguments, picture, written};
 use crate::inspect::draw;
 use crate::picture::{Memory, addresses};
@@ -32,7 +33,7 @@ pub(super) fn run(arguments: &InspectArguments) -> Exit {
             // The process that was watched has ended.
             Err(FetchError::NotThere { .. } | FetchError::Closed { .. }) if shown => return Exit::Success,
             Err(error) => {
-                eprintln!("{error}");
+                say(chain(&error));
                 return Exit::Obstacle;
             }
         };
@@ -71,7 +72,7 @@ fn draw_svg(path: &Path, arguments: &InspectArguments) -> Exit {
         // The next look at the process reports it.
         Err(FetchError::NotThere { .. } | FetchError::Closed { .. }) if arguments.watch.is_some() => Exit::Success,
         Err(error) => {
-            eprintln!("{error}");
+            say(chain(&error));
             Exit::Obstacle
         }
     }

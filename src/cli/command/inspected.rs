@@ -1,10 +1,13 @@
 //! `run --inspect`: lets `spapr-iommu inspect` see a run.
 
+use super::output::TICK;
+use super::terminal::{chain, say};
 use crate::scenario::{Observer, StepReport, Tables};
 use spapr_iommu::inspect::{Inspector, Server};
 use spapr_iommu::space::AddressSpace;
 use std::collections::BTreeSet;
 use std::io;
+use std::thread;
 
 /// Shows a run to inspections, for another observer.
 pub(super) struct Inspected<'a> {
@@ -31,7 +34,7 @@ impl<'a> Inspected<'a> {
             let inspector = Inspector::new(space.registry());
             match inspector.listen() {
                 Ok(server) => self.server = Some(server),
-                Err(error) => eprintln!("this run cannot be inspected: {error}"),
+                Err(error) => say(format_args!("this run cannot be inspected: {}", chain(&error))),
             }
             self.inspector = Some(inspector);
         }
@@ -42,6 +45,10 @@ impl<'a> Inspected<'a> {
 }
 
 impl Observer for Inspected<'_> {
+    fn ends_run(&mut self) -> bool {
+        self.inner.ends_run()
+    }
+
     fn begins(&mut self, number: usize, count: usize, action: &str) {
         self.inner.begins(number, count, action);
     }
@@ -68,9 +75,12 @@ impl Observer for Inspected<'_> {
         self.inner.before_release();
         if self.server.is_some() {
             let pid = std::process::id();
-            eprintln!("Look at it with `spapr-iommu inspect {pid}`. Enter releases everything.");
+            say(format_args!("Look at it with `spapr-iommu inspect {pid}`. Enter releases everything."));
             // What fails to be read is as good as Enter.
-            let _ = io::stdin().read_line(&mut String::new());
+            let enter = thread::spawn(|| io::stdin().read_line(&mut String::new()));
+            while !enter.is_finished() && !self.inner.ends_run() {
+                thread::sleep(TICK);
+            }
         }
     }
 

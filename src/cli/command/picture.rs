@@ -1,6 +1,7 @@
 //! `--svg` and `--svg-steps`, and what is recorded for them while a scenario or a trace runs.
 
 use super::Exit;
+use super::terminal::say;
 use crate::picture::{Call, MAX_BARS, Memory, StepPart, Steps, addresses, amount, steps};
 use crate::replay::Watcher;
 use crate::scenario::{Observer, StepReport, Tables};
@@ -42,7 +43,7 @@ pub(super) fn write(path: &Path, picture: &str) -> Exit {
     match fs::write(path, picture) {
         Ok(()) => Exit::Success,
         Err(error) => {
-            eprintln!("cannot write the picture {}: {error}", path.display());
+            say(format_args!("cannot write the picture {}: {error}", path.display()));
             Exit::Obstacle
         }
     }
@@ -85,6 +86,10 @@ impl<'a> Record<'a> {
 }
 
 impl Observer for Record<'_> {
+    fn ends_run(&mut self) -> bool {
+        self.inner.ends_run()
+    }
+
     fn begins(&mut self, number: usize, count: usize, action: &str) {
         self.step = (number, action.to_owned(), calls());
         self.inner.begins(number, count, action);

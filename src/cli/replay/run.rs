@@ -64,15 +64,30 @@ impl Trace {
         options: &Options,
         progress: impl FnMut(usize, usize),
     ) -> Result<Report, ReplayError> {
-        self.replay_watched(machine, options, progress, &mut ())
+        self.replay_until(machine, options, progress, || false)
     }
 
-    /// Replays the trace on a machine as [`Self::replay`] does, and lets a watcher see its steps.
+    /// Replays the trace until `ends` returns true; then everything is released.
+    ///
+    /// # Errors
+    /// As for [`Self::replay`], and [`ReplayError::Interrupted`].
+    pub fn replay_until(
+        &self,
+        machine: &Machine,
+        options: &Options,
+        progress: impl FnMut(usize, usize),
+        ends: impl FnMut() -> bool,
+    ) -> Result<Report, ReplayError> {
+        self.replay_watched(machine, options, progress, ends, &mut ())
+    }
+
+    /// Replays the trace as [`Self::replay_until`] does, and lets a watcher see its steps.
     pub fn replay_watched(
         &self,
         machine: &Machine,
         options: &Options,
         mut progress: impl FnMut(usize, usize),
+        mut ends: impl FnMut() -> bool,
         watcher: &mut dyn Watcher,
     ) -> Result<Report, ReplayError> {
         let default = options.default_range()?;
@@ -98,7 +113,12 @@ impl Trace {
         };
         for (at, located) in timeline.steps.iter().enumerate() {
             if at % STRIDE == 0 {
-                progress(at, timeline.steps.len());
+                let all = timeline.steps.len();
+                progress(at, all);
+                if ends() {
+                    guest.end();
+                    return Err(ReplayError::Interrupted { done: at, all });
+                }
             }
             run.step(at, located);
             let (map, unmap) = guest.ioctls();
