@@ -1,8 +1,8 @@
 //! An axis of addresses: stretches to scale, and breaks where nothing is.
 //!
 //! It stands from top to bottom: a heading for each box (a window or a region), then the rows in
-//! it. Rows are to scale, except that a mapped row is at least as high as a line of text, and that a
-//! long stretch without mappings is a break of fixed height.
+//! it. Rows are to scale, except that a mapped row is at least as high as a line of text, and that
+//! a long stretch without mappings is a break of fixed height.
 
 use super::canvas::LINE;
 
@@ -44,8 +44,8 @@ impl Stretch {
     }
 }
 
-/// Joins neighbours until there are at most `most`. What stays apart are the widest gaps that can be
-/// seen, and the edges of a fence.
+/// Joins neighbours until there are at most `most`. What stays apart are the widest gaps that can
+/// be seen, and the edges of a fence.
 fn join(mut all: Vec<Stretch>, most: usize, fence: &[Stretch]) -> Vec<Stretch> {
     all.sort_by_key(|stretch| stretch.start);
     if all.len() <= most {
