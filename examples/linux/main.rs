@@ -84,6 +84,7 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let host = Arc::new(Vfio::new());
     let before = host.memlock()?.locked;
     let (mut machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
+    let _server = if options.inspect { Some(machine.inspector().listen()?) } else { None };
     let mut report = Report::new(options);
     // What an earlier guest wrote to the same disks is other data.
     let seed = fastrand::u32(..);

@@ -2,7 +2,7 @@
 
 use clap::{Parser, ValueEnum};
 use ppc64_linux_init::Restart;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Boots a Linux guest with devices of the host.
 #[derive(Debug, Parser)]
@@ -52,6 +52,9 @@ pub(crate) struct Options {
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,
+    /// Let `spapr-iommu inspect` see the monitor
+    #[arg(long)]
+    pub(crate) inspect: bool,
     /// The guest's kernel, an ELF image
     #[arg(long, default_value = "/guest/vmlinux")]
     pub(crate) kernel: PathBuf,
@@ -85,4 +88,9 @@ pub(crate) enum Bars {
     Mapped,
     /// Each access exits to the monitor
     Trapped,
+}
+
+/// Reads a file of the guest.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}; ppc64/run packs it", path.display()))
 }
