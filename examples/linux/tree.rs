@@ -21,12 +21,13 @@ pub(crate) struct Boot<'a> {
     pub(crate) arguments: &'a str,
     /// Bytes of the initial file system.
     pub(crate) initrd: u64,
-    /// Bytes of RAM.
-    pub(crate) memory: u64,
+    /// Bytes of RAM: what there is, and the most there may ever be.
+    pub(crate) memory: [u64; 2],
 }
 
 /// Builds the flattened tree.
 pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
+    let [memory, max_memory] = boot.memory;
     let cpus = machine.cpus.files().len() as u32;
     let encodings = machine.vm.radix_encodings()?;
     let host = processor::Host::read()?;
@@ -41,10 +42,10 @@ pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
         tree.node("chosen", |tree| chosen(tree, boot));
         tree.node("memory@0", |tree| {
             tree.strings("device_type", &["memory"]);
-            tree.cells("reg", &halves([0, boot.memory]));
+            tree.cells("reg", &halves([0, memory]));
         });
         tree.node("cpus", |tree| processor::nodes(tree, &host, cpus, &encodings));
-        tree.node("rtas", |tree| rtas_node(tree, boot.memory, cpus));
+        tree.node("rtas", |tree| rtas_node(tree, max_memory, cpus));
         tree.node("interrupt-controller", |tree| {
             tree.strings("device_type", &["PowerPC-External-Interrupt-Presentation"]);
             tree.strings("compatible", &["IBM,ppc-xicp"]);
@@ -77,7 +78,7 @@ fn chosen(tree: &mut Fdt, boot: &Boot<'_>) {
 }
 
 /// Firmware's calls, and where it lies.
-fn rtas_node(tree: &mut Fdt, memory: u64, cpus: u32) {
+fn rtas_node(tree: &mut Fdt, max_memory: u64, cpus: u32) {
     let functions = "pft term dabr interrupt tce vio splpar bulk set-mode sprg0 copy debug multi-tce";
     let functions: Vec<String> = functions.split(' ').map(|name| format!("hcall-{name}")).collect();
     tree.strings("ibm,hypertas-functions", &functions.iter().map(String::as_str).collect::<Vec<_>>());
@@ -91,7 +92,7 @@ fn rtas_node(tree: &mut Fdt, memory: u64, cpus: u32) {
     tree.flag("ibm,change-msix-capable");
     // The most memory there may ever be, by which Linux sizes its DMA window; the piece that is
     // plugged; processors.
-    tree.cells("ibm,lrdr-capacity", &[&halves([memory])[..], &[0, PLUG, cpus]].concat());
+    tree.cells("ibm,lrdr-capacity", &[&halves([max_memory])[..], &[0, PLUG, cpus]].concat());
 }
 
 /// Devices of the hypervisor: the console. It has no interrupt, so Linux polls it.

@@ -15,7 +15,7 @@ const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guest
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
 /// What guests run with, by the name their column has. Each emulated disk begins empty.
-const RUNS: [(&str, &str); 11] = [
+const RUNS: [(&str, &str); 15] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
     ("H_PUT_TCE in the kernel", "--disks 1 --accel put-only"),
@@ -27,6 +27,10 @@ const RUNS: [(&str, &str); 11] = [
     ("emulated, all in the kernel", "--disks 1 --emulated /tmp/second --accel on"),
     ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
     ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
+    ("kexec", "--disks 1 --emulated /tmp/fifth --memory 768 --boots 2 --restart kexec"),
+    ("crash kernel", "--disks 1 --emulated /tmp/sixth --memory 768 --max-memory 65536 --boots 2 --restart crash"),
+    ("saved", "--disks 0 --emulated /tmp/seventh --save /tmp/state"),
+    ("restored", "--disks 0 --emulated /tmp/seventh --restore /tmp/state"),
 ];
 
 /// Those of them that a guest with another kernel than its host makes: what depends on the pages of
@@ -129,14 +133,24 @@ const REPORT: [&str; 3] =
 
 const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
 const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
+const RESTARTED: &str = "\nkernels that came to user space: 2, started by another: 1\n";
+/// The second kernel goes on with the window of the first, and a crash kernel reads its TCEs.
+const KEPT: &str = " 1 RTAS ibm,create-pe-dma-window,";
+const READ: &str = " H_GET_TCE,";
+/// A guest that is saved has made no check at its end.
+const SAVED: [&str; 2] = ["\nsaved, with ", REPORT[2]];
 
 /// What a run with these options has to print.
 fn wanted(options: &str) -> Vec<&'static str> {
     if options.contains("--kill") {
         return vec![KILLED];
     }
-    let further = [("--emulated", EMULATED), ("--disks 3", THREE)];
-    let further = further.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
+    if options.contains("--save") {
+        return SAVED.to_vec();
+    }
+    let restarted = [("--restart", RESTARTED), ("--restart", KEPT), ("--restart crash", READ)];
+    let further = [("--emulated", EMULATED), ("--disks 3", THREE)].into_iter().chain(restarted);
+    let further = further.filter(|(option, _)| options.contains(option)).map(|(_, line)| line);
     REPORT.into_iter().chain(further).collect()
 }
 
@@ -222,7 +236,9 @@ fn replaced(text: &str, kept: impl Fn(&Cell, Option<&str>) -> Option<Guests>) ->
 mod tests {
     use super::*;
 
-    const GOOD: &str = "ok a\nthe guest booted 1 times in 9 ms, then: powered off\n\
+    const GOOD: &str = "ok a\nsaved, with 9 TCEs\nthe guest booted 1 times in 9 ms, then: powered off\n\
+        kernels that came to user space: 2, started by another: 1\n\
+        exits: 9: 8 H_GET_TCE, 1 RTAS ibm,create-pe-dma-window, 0 signal\n\
         NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
         checks passed: 5, failed: 0, status of the guest: 0\nmemory still locked: 0 bytes\n";
 
@@ -246,7 +262,10 @@ mod tests {
             Guests::checks(&output, false).iter().filter(|(_, result)| result.is_err()).count()
         };
         let with = |option| RUNS.iter().filter(|(_, options)| options.contains(option)).count();
-        assert_eq!((failed("nothing"), failed(EMULATED), failed(THREE)), (0, with("--emulated"), with("--disks 3")));
+        assert_eq!(failed("nothing"), 0);
+        assert_eq!((failed(SAVED[0]), failed(EMULATED)), (with("--save"), with("--emulated") - with("--save")));
+        assert_eq!((failed(THREE), failed(RESTARTED)), (with("--disks 3"), with("--restart")));
+        assert_eq!((failed(KEPT), failed(READ)), (with("--restart"), with("--restart crash")));
     }
 
     #[test]

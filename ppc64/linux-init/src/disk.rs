@@ -20,6 +20,8 @@ const FLOOD: u64 = 1 << 20;
 const PARTS: u32 = 8;
 /// Boots before the present one whose parts are still there.
 pub(crate) const KEPT: u32 = PARTS - 1;
+/// Parts for tests, the last ones; a boot that writes there at once compares that before.
+const SCRATCH: u32 = 4;
 /// Of requests' lengths: in a flood they start from here.
 const FLOODS: u64 = 16;
 /// What direct I/O wants of addresses and lengths.
@@ -80,6 +82,8 @@ pub(crate) enum Part {
     Boot(u32),
     /// What it writes to all disks side by side.
     AtOnce(u32),
+    /// What a test writes for itself, by number from 0.
+    Scratch(u32),
 }
 
 impl Part {
@@ -87,6 +91,7 @@ impl Part {
         match self {
             Self::Boot(boot) => boot,
             Self::AtOnce(boot) => 1 << 15 | boot,
+            Self::Scratch(number) => 1 << 14 | number,
         }
     }
 
@@ -95,6 +100,7 @@ impl Part {
         let number = match self {
             Self::Boot(boot) => boot % PARTS,
             Self::AtOnce(boot) => PARTS + boot % PARTS,
+            Self::Scratch(number) => 2 * PARTS - SCRATCH + number,
         };
         let start = u64::from(number) * BYTES;
         start..start + len
@@ -151,12 +157,12 @@ fn compare(which: Disk, disk: &File, part: Part, len: u64, seed: u64) -> Result<
     Ok(found)
 }
 
-/// Writes without end.
-pub(crate) fn write_forever() -> Result<()> {
-    let disk = open(Disk { kind: Kind::Passed(0), seed: 0 })?;
-    println!("writing to the first disk");
+/// Writes a part without end.
+pub(crate) fn write_forever(which: Disk, part: Part) -> Result<()> {
+    let disk = open(which)?;
+    println!("writing to {which}");
     loop {
-        each(Part::Boot(0).range(BYTES), 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
+        each(part.range(BYTES), 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
     }
 }
 
