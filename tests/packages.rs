@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The packages that are published.
-const PUBLISHED: [&str; 2] = ["spapr-iommu", "spapr-iommu-cli"];
+const PUBLISHED: [&str; 3] = ["spapr-iommu", "spapr-iommu-c", "spapr-iommu-cli"];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -19,7 +19,7 @@ fn metadata() -> Metadata {
     command.current_dir(root()).features(CargoOpt::AllFeatures).other_options(options).exec().unwrap()
 }
 
-fn published(metadata: &Metadata) -> [&Package; 2] {
+fn published(metadata: &Metadata) -> [&Package; 3] {
     PUBLISHED.map(|name| *metadata.workspace_packages().iter().find(|package| *package.name == name).unwrap())
 }
 
@@ -59,7 +59,7 @@ fn files(package: &str) -> Vec<String> {
 #[test]
 fn the_library_has_at_most_eleven_dependencies() {
     let metadata = metadata();
-    let [library, _] = published(&metadata);
+    let [library, ..] = published(&metadata);
     let always = library.dependencies.iter().filter(|other| other.kind == DependencyKind::Normal && !other.optional);
     let names: Vec<_> = always.map(|other| &other.name).collect();
     assert!((1..=11).contains(&names.len()), "{names:?}");
@@ -112,12 +112,12 @@ fn manifests_say_what_registries_ask_for() {
 #[test]
 fn packages_hold_no_tests_and_nothing_of_the_lab() {
     let library = files("spapr-iommu");
-    let examples = ["examples/edu/", "examples/share.rs"];
+    let examples = ["examples/adder/", "examples/edu/", "examples/share.rs"];
     for file in &library {
         let folder = file.split_once('/').map(|(folder, _)| folder);
         let expected = match folder {
             None => !file.ends_with(".rs"),
-            Some("src") => !file.starts_with("src/cli/"),
+            Some("src") => !file.starts_with("src/cli/") && !file.starts_with("src/capi/"),
             Some("examples") => file.ends_with(".toml") || examples.iter().any(|example| file.starts_with(example)),
             folder => folder == Some("docs"),
         };
@@ -126,9 +126,17 @@ fn packages_hold_no_tests_and_nothing_of_the_lab() {
     let command = files("spapr-iommu-cli");
     for file in &command {
         let folder = file.split_once('/').map_or("", |(folder, _)| folder);
-        assert!(["", "command", "doctor", "replay", "scenario"].contains(&folder), "{file}");
+        assert!(["", "command", "doctor", "plan", "replay", "scenario"].contains(&folder), "{file}");
     }
-    for (files, entry) in [(&library, "src/lib.rs"), (&command, "main.rs")] {
+    let interface = files("spapr-iommu-c");
+    for file in &interface {
+        let folder = file.split_once('/').map_or("", |(folder, _)| folder);
+        assert!(["", "examples", "include"].contains(&folder), "{file}");
+    }
+    for needed in ["include/spapr_iommu.h", "spapr_iommu.pc.in", "install"] {
+        assert!(interface.iter().any(|file| file == needed), "{interface:?}");
+    }
+    for (files, entry) in [(&library, "src/lib.rs"), (&interface, "lib.rs"), (&command, "main.rs")] {
         let needed = [entry, "README.md", "LICENSE-APACHE", "LICENSE-MIT"];
         assert!(needed.iter().all(|needed| files.iter().any(|file| file == needed)), "{files:?}");
     }

@@ -13,7 +13,7 @@ use super::memory::Ram;
 use super::options::{Accel, Bars, Options};
 use super::slot::Slot;
 use super::virtio::Disk;
-use super::{image, rtas, tree};
+use super::{image, next, rtas, tree};
 use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig};
@@ -53,7 +53,7 @@ pub(crate) struct Machine {
     pub(crate) cpus: Cpus,
     pub(crate) console: Console,
     pub(crate) exits: Exits,
-    xics: Xics,
+    pub(crate) xics: Xics,
     pub(crate) connectors: Connectors,
     pub(crate) gate: Gate,
     pub(crate) vm: Vm,
@@ -111,20 +111,26 @@ impl Machine {
         self.devices.iter().map(|device| device as &dyn Function).chain(disk)
     }
 
-    /// Brings the sources of the devices' messages back to how they are made.
+    /// Returns the sources of the devices' messages.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = u32> {
+        self.functions().flat_map(|function| function.messages().sources())
+    }
+
+    /// Brings these sources back to how they are made.
     fn reset_sources(&self) -> io::Result<()> {
-        let mut sources = self.functions().flat_map(|function| function.messages().sources());
-        sources.try_for_each(|source| self.xics.reset_source(source))
+        self.sources().try_for_each(|source| self.xics.reset_source(source))
     }
 
     /// Loads what the guest starts with, and starts its first processor.
     pub(crate) fn boot(&self, options: &Options, arguments: &str) -> Result<(), Box<dyn Error>> {
         let memory = self.ram.memory().as_ref();
-        let entry = image::load(&read(&options.kernel)?, memory)? & REAL;
-        let initrd = read(&options.initrd)?;
+        let kernel = read(&options.kernel)?;
+        let entry = image::load(&kernel, memory)? & REAL;
+        let initrd = next::initrd(options, &kernel)?;
         memory.write(INITRD, &initrd)?;
         memory.write(RTAS, &FIRMWARE.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())?;
-        let boot = tree::Boot { arguments, initrd: initrd.len() as u64 };
+        let max_memory = self.ram.end().max(options.max_memory.unwrap_or_default() << 20);
+        let boot = tree::Boot { arguments, initrd: initrd.len() as u64, max_memory };
         memory.write(TREE, &tree::make(self, &boot)?)?;
         // r3 is the tree; that r5 is 0 says that there is no Open Firmware to ask.
         self.cpus.start(0, entry, TREE.0);
@@ -185,6 +191,7 @@ fn processors(vm: &Vm, count: u32) -> Result<(Xics, Vec<Vcpu>), Box<dyn Error>> 
     Ok((xics, vcpus))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file of the guest.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}; ppc64/run packs it", path.display()))
 }

@@ -69,11 +69,20 @@ impl Messages {
         self.first..self.first + self.max
     }
 
+    /// Returns how many are on.
+    pub(crate) fn count(&self) -> u32 {
+        self.on.lock().as_ref().map_or(0, |on| on.eventfds.len() as u32)
+    }
+
     /// Returns the source number of a message that is on.
     pub(crate) fn source(&self, message: u32) -> Option<u32> {
-        let on = self.on.lock();
-        let count = on.as_ref().map_or(0, |on| on.eventfds.len());
-        ((message as usize) < count).then_some(self.first + message)
+        (message < self.count()).then_some(self.first + message)
+    }
+
+    /// Turns on as many as were on when the machine was saved.
+    pub(crate) fn restore(&self, vm: &Vm, count: u32) -> Result<(), &'static str> {
+        let on = self.change(vm, CHANGE_MSIX, count);
+        if on == Some(count) { Ok(()) } else { Err("messages of the saved device cannot be turned on") }
     }
 
     /// `ibm,change-msi`: turns on `count` messages in the place of those that are on, 0 for none.

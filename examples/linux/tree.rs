@@ -3,7 +3,7 @@
 
 use super::fdt::{Fdt, halves};
 use super::machine::{INITRD, Machine, RTAS, RTAS_SIZE};
-use super::memory::{BLOCK, Ram};
+use super::memory::BLOCK;
 use super::{blocks, pci, processor, rtas};
 use std::io;
 
@@ -19,6 +19,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) arguments: &'a str,
     /// Bytes of the initial file system.
     pub(crate) initrd: u64,
+    /// The end of all RAM that there may ever be.
+    pub(crate) max_memory: u64,
 }
 
 /// Builds the flattened tree.
@@ -41,7 +43,7 @@ pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
         });
         blocks::node(tree, &machine.ram);
         tree.node("cpus", |tree| processor::nodes(tree, &host, cpus, &encodings));
-        tree.node("rtas", |tree| rtas_node(tree, &machine.ram, cpus));
+        tree.node("rtas", |tree| rtas_node(tree, boot.max_memory, cpus));
         tree.node("interrupt-controller", |tree| {
             tree.strings("device_type", &["PowerPC-External-Interrupt-Presentation"]);
             tree.strings("compatible", &["IBM,ppc-xicp"]);
@@ -75,7 +77,7 @@ fn chosen(tree: &mut Fdt, boot: &Boot<'_>) {
 }
 
 /// Firmware's calls, and where it lies.
-fn rtas_node(tree: &mut Fdt, ram: &Ram, cpus: u32) {
+fn rtas_node(tree: &mut Fdt, max_memory: u64, cpus: u32) {
     let functions = "pft term dabr interrupt tce vio splpar bulk set-mode sprg0 copy debug multi-tce";
     let functions: Vec<String> = functions.split(' ').map(|name| format!("hcall-{name}")).collect();
     tree.strings("ibm,hypertas-functions", &functions.iter().map(String::as_str).collect::<Vec<_>>());
@@ -89,7 +91,7 @@ fn rtas_node(tree: &mut Fdt, ram: &Ram, cpus: u32) {
     tree.flag("ibm,change-msix-capable");
     // The most memory there may ever be, by which Linux sizes its DMA window; the piece that is
     // plugged; processors.
-    tree.cells("ibm,lrdr-capacity", &[&halves([ram.end(), BLOCK])[..], &[cpus]].concat());
+    tree.cells("ibm,lrdr-capacity", &[&halves([max_memory, BLOCK])[..], &[cpus]].concat());
 }
 
 /// Devices of the hypervisor: the console. It has no interrupt, so Linux polls it.

@@ -7,7 +7,6 @@ use serde::Serialize;
 use spapr_iommu::addr::{Bytes, Iova, IovaRange};
 use spapr_iommu::dma::{Buffer, Dma, DmaConfig, DmaMask};
 use spapr_iommu::host::Host;
-use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
@@ -55,7 +54,7 @@ impl Case {
 }
 
 /// Runs the cases that the options select.
-pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn Error>> {
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     let before = host.memlock()?.locked;
     let mut cases = Vec::new();

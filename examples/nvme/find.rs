@@ -4,7 +4,8 @@ use spapr_iommu::Group;
 use spapr_iommu::host::Host;
 use std::error::Error;
 
-/// QEMU's controller. The host's list of devices has no class, by which any could be found.
+/// QEMU's controller, and the model's. The host's list of devices has no class, by which any could
+/// be found.
 const QEMU: (u16, u16) = (0x1b36, 0x0010);
 
 /// A controller that is bound to vfio-pci.

@@ -5,6 +5,16 @@
 //! buffer and compares checksums: in the dynamic and in the default window, one command at a time
 //! and 32, by interrupts and by polling. **Data on the disk is lost.**
 //!
+//! On a machine that is not POWER it runs on a model with a disk of memory, which completes
+//! commands within the write to the doorbell; so the driver never sleeps, and counts no interrupts:
+//!
+//! ```text
+//! cargo run --example nvme
+//! cargo run --example nvme -- --host model:pseries-4k --share
+//! ```
+//!
+//! On emulated machines with QEMU's controllers:
+//!
 //! ```text
 //! ppc64/run --machine powernv9 --kernel 6.12-64k --device nvme -- nvme
 //! ppc64/run --machine pseries --kernel 6.12 --device nvme --device nvme -- nvme --share
@@ -14,20 +24,28 @@
 mod cases;
 mod driver;
 mod find;
+mod held;
+mod machine;
+mod registers;
 mod rounds;
 mod share;
+#[cfg(test)]
+mod tests;
 
 use clap::{Parser, ValueEnum};
 use driver::Wait;
-use spapr_iommu::host::vfio::Vfio;
+use machine::Machine;
 use std::error::Error;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Writes random data to an NVMe disk and reads it back. What is on the disk is lost.
 #[derive(Debug, Parser)]
 #[command(name = "nvme")]
 struct Options {
+    /// The running kernel (vfio), or a model of one, such as model:pseries-64k [default: vfio on
+    /// POWER, else model:powernv9-64k]
+    #[arg(long)]
+    host: Option<String>,
     /// PCI address of the controller [default: the first that is bound to vfio-pci]
     #[arg(long)]
     device: Option<String>,
@@ -52,6 +70,9 @@ struct Options {
     /// Two disks, in different groups, share a buffer
     #[arg(long, conflicts_with_all = ["device", "depth", "wait", "mask"])]
     share: bool,
+    /// Print what a driver finds on the controller, as JSON, and nothing else
+    #[arg(long, conflicts_with_all = ["rounds", "share"])]
+    registers: bool,
     /// Print JSON, a line for each case
     #[arg(long)]
     json: bool,
@@ -100,10 +121,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let host = Arc::new(Vfio::new());
+    let machine = Machine::new(options.host.as_deref())?;
     match options.rounds {
-        Some(rounds) => rounds::run(&host, options, rounds),
-        None if options.share => share::run(&host, options),
-        None => cases::run(&host, options),
+        Some(rounds) => rounds::run(&machine, options, rounds),
+        None if options.registers => registers::run(&machine.host, options),
+        None if options.share => share::run(&machine.host, options),
+        None => cases::run(&machine.host, options),
     }
 }

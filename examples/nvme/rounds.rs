@@ -2,52 +2,34 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
+use crate::held::Held;
+use crate::machine::Machine;
 use crate::{Options, find};
 use fastrand::Rng;
-use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
 use spapr_iommu::host::Host;
-use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes that each round writes and reads.
 const BYTES: u64 = 64 << 10;
-/// KiB of memory that may be missing afterwards: pages that the kernel keeps for slabs, some per
-/// processor.
-const TOLERANCE: u64 = 1024;
 /// Number of rounds that are not measured: they fill caches of kernel and allocator.
 const WARM_UP: u32 = 3;
 /// Interval between two lines of progress.
 const EVERY: Duration = Duration::from_secs(20);
 
-/// Resources in use.
-#[derive(Debug)]
-struct Held {
-    locked: u64,
-    files: usize,
-    free_kib: u64,
-}
-
-impl Held {
-    fn now(host: &Vfio) -> Result<Self, Box<dyn Error>> {
-        let files = fs::read_dir("/proc/self/fd")?.count();
-        Ok(Self { locked: host.memlock()?.locked, files, free_kib: settled_free_kib()? })
-    }
-}
-
 /// Runs `rounds` rounds, and a few before them.
-pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+    let host = &machine.host;
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }
-    let before = Held::now(host)?;
+    let before = Held::now(host.as_ref(), machine.is_model)?;
     let began = Instant::now();
     let mut told = began;
     for done in 0..rounds {
@@ -58,36 +40,24 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options, rounds: u32) -> Result<()
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
     }
     let took = began.elapsed();
-    let after = Held::now(host)?;
-    let missing = before.free_kib.saturating_sub(after.free_kib);
+    let after = Held::now(host.as_ref(), machine.is_model)?;
     let each = took / rounds.max(1);
     if options.json {
         let line = serde_json::json!({
             "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,
-            "files": after.files, "missing_kib": missing,
+            "files": after.files, "missing_kib": after.missing_kib(&before),
         });
         println!("{line}");
     } else {
         println!("{rounds} rounds in {took:.1?}, {each:.2?} each, of {} each way", Bytes(BYTES));
-        println!(
-            "locked memory {} before, {} after; open files {}, {}; free memory {} KiB, {} KiB",
-            Bytes(before.locked),
-            Bytes(after.locked),
-            before.files,
-            after.files,
-            before.free_kib,
-            after.free_kib
-        );
+        after.print(&before);
     }
-    if (before.locked, before.files) != (after.locked, after.files) || missing > TOLERANCE {
-        return Err("something was not given back".into());
-    }
-    Ok(())
+    after.check(&before)
 }
 
 /// Sets up everything from scratch (registry, container, window, controller, queues) and releases
 /// it.
-fn round(host: &Arc<Vfio>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
+fn round(host: &Arc<dyn Host>, options: &Options, address: &str) -> Result<(), Box<dyn Error>> {
     let mask = DmaMask::bits(options.mask.unwrap_or(64)).ok_or("1 to 64 bits")?;
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(BYTES, mask < DmaMask::ALL));
     let wait = options.wait.map_or(Wait::Interrupts, Into::into);

@@ -7,7 +7,6 @@ use crate::find::{self, Found};
 use fastrand::Rng;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
-use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Host, Platform};
 use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 
 /// Runs with a container for each group, which every platform supports, and one for both, which
 /// powernv supports.
-pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn Error>> {
     let found = find::all(host.as_ref());
     let [a, b, ..] = &found[..] else {
         return Err(format!("two NVMe controllers are needed, {} bound to vfio-pci", found.len()).into());
@@ -30,7 +29,13 @@ pub(crate) fn run(host: &Arc<Vfio>, options: &Options) -> Result<(), Box<dyn Err
 
 /// Copies data of disk A to disk B through one buffer, and back from B through another one that A
 /// has written from.
-fn share(host: &Arc<Vfio>, options: &Options, a: &Found, b: &Found, containers: usize) -> Result<(), Box<dyn Error>> {
+fn share(
+    host: &Arc<dyn Host>,
+    options: &Options,
+    a: &Found,
+    b: &Found,
+    containers: usize,
+) -> Result<(), Box<dyn Error>> {
     let before = host.memlock()?.locked;
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(options.blocks.saturating_mul(LARGEST), false));
     if containers == 1 {

@@ -1,4 +1,4 @@
-//! The command `spapr-iommu` and its parts: scenario files and replayed traces.
+//! The command `spapr-iommu` and its parts: scenario files, replayed traces and plans.
 //!
 //! Everything here uses the public interface of [`spapr_iommu`] and nothing else.
 #![deny(unsafe_code)]
@@ -8,7 +8,9 @@ pub mod command;
 mod doctor;
 mod edu;
 mod machine;
+pub mod plan;
 pub mod replay;
 pub mod scenario;
+mod suggest;
 
 pub use machine::{HostNote, Machine, NotHere};

@@ -14,7 +14,7 @@ use super::error::HcallError;
 use super::phb::{Phb, PhbError};
 use super::table::TceTable;
 use crate::addr::UserRange;
-use crate::kvm::{KernelTable, TableSpec};
+use crate::kvm::{KernelTable, TableSpec, locked_bytes};
 use crate::pci::Group;
 use crate::space::MapError;
 use std::sync::Arc;
@@ -65,14 +65,16 @@ impl Phb {
             return Arc::new(table);
         }
         // Does not lock what is reserved for default windows.
-        let charging =
-            match self.space().registry().charge("the kernel's copy of a TCE table", self.kvm_table_bytes(&table)) {
-                Ok(charging) => charging,
-                Err(error) => {
-                    tracing::warn!(%liobn, %error, "not accelerated");
-                    return Arc::new(table);
-                }
-            };
+        let charging = match self.space().registry().charge(
+            "the kernel's copy of a TCE table",
+            locked_bytes(self.space().registry().host().page_shift(), table.len()),
+        ) {
+            Ok(charging) => charging,
+            Err(error) => {
+                tracing::warn!(%liobn, %error, "not accelerated");
+                return Arc::new(table);
+            }
+        };
         let added = kvm.add_table(TableSpec { liobn, window, page });
         drop(charging);
         match added {
@@ -85,15 +87,6 @@ impl Phb {
                 Arc::new(table)
             }
         }
-    }
-
-    /// Returns the bytes that the kernel locks for a table it keeps: its entries, and a pointer to
-    /// each page of them; saturates (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
-    fn kvm_table_bytes(&self, table: &TceTable) -> u64 {
-        let page = self.space().registry().host().page_shift();
-        let whole = |bytes: u64| page.ceil(bytes).unwrap_or(u64::MAX);
-        let entries = whole(table.len().saturating_mul(8));
-        entries.saturating_add(whole((entries >> page.get()).saturating_mul(8).saturating_add(page.bytes() / 2)))
     }
 
     /// Takes a table from the kernel, which no longer changes anything in its window.

@@ -34,5 +34,5 @@ pub mod model;
 mod tests;
 mod vm;
 
-pub use acceleration::{Acceleration, KernelTable, Kvm, KvmError, TableSpec};
+pub use acceleration::{Acceleration, KernelTable, Kvm, KvmError, TableSpec, locked_bytes};
 pub use vm::Vm;

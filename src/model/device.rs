@@ -1,8 +1,8 @@
 //! A device's file: device information, and access to its regions.
 
-use super::edu::{self, BAR_SIZE, CONFIG_SIZE, Edu};
-use super::group::Device;
 use super::irq;
+use super::lock;
+use super::pci::{Reset, Slot, is_virtual, region_size};
 use super::spapr_tce::Result;
 use super::vfio::{File, State};
 use crate::host::pieces;
@@ -23,9 +23,11 @@ const INFO_SIZE: u32 = 16;
 
 impl State {
     pub(super) fn device_call(&mut self, group: u32, index: usize, call: &mut Call) -> Result {
-        // A function alone on its bus is reset with the bus; on pseries that is the root bus, which
-        // cannot be reset.
-        let resets = self.kernel.preset.platform() == Platform::Powernv;
+        // A function that cannot be reset by itself is reset with its bus if it is alone there; on
+        // pseries that is the root bus, which cannot be reset.
+        let powernv = self.kernel.preset.platform() == Platform::Powernv;
+        let slot = self.kernel.slot_mut(group, index).ok_or(Errno::ENODEV)?;
+        let resets = powernv || slot.description.express;
         match call {
             Call::DeviceGetInfo(info) => {
                 if info.argsz < INFO_SIZE {
@@ -40,19 +42,19 @@ impl State {
                     return Err(Errno::EINVAL);
                 }
                 let access = vfio::REGION_INFO_FLAG_READ | vfio::REGION_INFO_FLAG_WRITE;
-                (info.size, info.flags) = match info.index {
-                    vfio::PCI_BAR0_REGION_INDEX => (BAR_SIZE, access | vfio::REGION_INFO_FLAG_MMAP),
-                    vfio::PCI_CONFIG_REGION_INDEX => (CONFIG_SIZE, access),
-                    _ => (0, 0),
+                (info.size, info.flags) = match (info.index, region_size(slot, info.index)) {
+                    (vfio::PCI_CONFIG_REGION_INDEX, _) => (slot.config.size(), access),
+                    (_, 0) => (0, 0),
+                    (_, size) => (size, access | vfio::REGION_INFO_FLAG_MMAP),
                 };
                 info.offset = u64::from(info.index) << 40;
                 Ok(0)
             }
-            Call::DeviceGetIrqInfo(info) => irq::info(info),
+            Call::DeviceGetIrqInfo(info) => slot.irqs.info(info),
             // After the device is gone, the reset is not supported.
             Call::DeviceReset if self.gone(group) => Err(Errno::ENOTTY),
             Call::DeviceReset if resets => {
-                self.edu(group, index)?.reset();
+                self.kernel.reset_device(group, index, Reset::Function);
                 Ok(0)
             }
             Call::DeviceReset => Err(Errno::EINVAL),
@@ -63,15 +65,12 @@ impl State {
     /// `VFIO_DEVICE_SET_IRQS`.
     pub(super) fn set_irqs(&mut self, fd: Fd, set: &IrqSet, eventfds: &[Option<BorrowedFd<'_>>]) -> Result {
         let (group, index) = self.device(fd)?;
-        let group = self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?;
-        let device = group.devices.get_mut(index).ok_or(Errno::ENODEV)?;
-        let line = device.edu.asserts();
-        device.irqs.set(set, eventfds, line)
-    }
-
-    fn edu(&mut self, group: u32, index: usize) -> Result<&mut Edu> {
-        let group = self.kernel.groups.get_mut(&group).ok_or(Errno::ENODEV)?;
-        group.devices.get_mut(index).map(|device| &mut device.edu).ok_or(Errno::ENODEV)
+        let refills = self.kernel.refills_msix();
+        let slot = self.kernel.slot_mut(group, index).ok_or(Errno::ENODEV)?;
+        let line = slot.line();
+        let result = slot.irqs.set(set, eventfds, line)?;
+        slot.interrupts_changed(refills);
+        Ok(result)
     }
 
     fn device(&self, fd: Fd) -> Result<(u32, usize)> {
@@ -86,20 +85,10 @@ impl State {
     }
 
     /// Returns whether loads from the device fail: it is gone, or its PE is frozen or in reset.
-    fn stopped(&self, group: u32) -> bool {
-        let group = self.kernel.groups.get(&group);
-        group.is_some_and(|group| group.gone || matches!(group.eeh_state, STOPPED | RESET))
-    }
-
-    /// Delivers the interrupt the device raised to user space.
-    fn interrupt(&mut self, group: u32, index: usize) {
-        let device = self.kernel.groups.get_mut(&group).and_then(|group| group.devices.get_mut(index));
-        let Some(Device { edu, irqs, .. }) = device else { return };
-        // A message is a write to memory.
-        if edu.take_raised() && edu.is_master() {
-            irqs.message();
-        }
-        irqs.level(edu.asserts());
+    pub(super) fn stopped(&self, group: u32, index: usize) -> bool {
+        let Some(group) = self.kernel.groups.get(&group) else { return true };
+        let failed = group.devices.get(index).is_none_or(|device| device.slot.failed());
+        failed || group.gone || matches!(group.eeh_state, STOPPED | RESET)
     }
 }
 
@@ -114,12 +103,12 @@ pub(super) struct DeviceRegion {
 
 impl DeviceRegion {
     pub(super) fn open(shared: &Arc<Mutex<State>>, device: Fd, index: u32) -> Result<Self> {
-        let mut state = shared.lock();
-        state.device(device)?;
+        let mut state = lock(shared);
+        let (group, number) = state.device(device)?;
+        let slot: &Slot = state.kernel.slot_mut(group, number).ok_or(Errno::ENODEV)?;
         let size = match index {
-            vfio::PCI_BAR0_REGION_INDEX => BAR_SIZE,
-            vfio::PCI_CONFIG_REGION_INDEX => CONFIG_SIZE,
-            index if index < VGA => return Err(Errno::ENXIO),
+            vfio::PCI_CONFIG_REGION_INDEX => slot.config.size(),
+            index if index < VGA => Some(region_size(slot, index)).filter(|size| *size > 0).ok_or(Errno::ENXIO)?,
             _ => return Err(Errno::EINVAL),
         };
         let device = state.duplicate(device)?;
@@ -134,7 +123,7 @@ impl DeviceRegion {
 
 impl Drop for DeviceRegion {
     fn drop(&mut self) {
-        self.state.lock().close(self.device);
+        lock(&self.state).close(self.device);
     }
 }
 
@@ -145,41 +134,32 @@ impl Region for DeviceRegion {
 
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
         self.check(offset, data.len())?;
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         let (group, index) = state.device(self.device)?;
-        let stopped = state.stopped(group);
-        let edu = state.edu(group, index)?;
-        if self.index == vfio::PCI_CONFIG_REGION_INDEX {
-            edu.read_config(offset, data)?;
-        } else {
-            for (at, piece) in pieces(offset, data.len()) {
-                edu.read_bar(at, &mut data[piece])?;
-            }
+        let stopped = state.stopped(group, index);
+        if self.index != vfio::PCI_CONFIG_REGION_INDEX {
+            return pieces(offset, data.len())
+                .try_for_each(|(at, piece)| state.bar_read((group, index), self.index, at, &mut data[piece], stopped));
         }
+        state.config_read(group, index, offset, data)?;
         if stopped {
-            let physical = |at: &u64| self.index != vfio::PCI_CONFIG_REGION_INDEX || !edu::is_virtual(*at);
-            let ones = (offset..).zip(data).filter(|(at, _)| physical(at));
-            ones.for_each(|(_, byte)| *byte = 0xff);
+            let physical = (offset..).zip(data).filter(|(at, _)| !is_virtual(*at));
+            physical.for_each(|(_, byte)| *byte = 0xff);
         }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check(offset, data.len())?;
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         let (group, index) = state.device(self.device)?;
-        if state.stopped(group) {
+        if state.stopped(group, index) {
             return Ok(());
         }
         if self.index == vfio::PCI_CONFIG_REGION_INDEX {
-            return state.edu(group, index)?.write_config(offset, data);
+            return state.config_write(group, index, offset, data);
         }
-        for (at, piece) in pieces(offset, data.len()) {
-            if let Some(transfer) = state.edu(group, index)?.write_bar(at, &data[piece])? {
-                state.transfer(group, index, transfer);
-            }
-            state.interrupt(group, index);
-        }
-        Ok(())
+        pieces(offset, data.len())
+            .try_for_each(|(at, piece)| state.bar_write((group, index), self.index, at, &data[piece]))
     }
 }

@@ -1,5 +1,6 @@
 //! EEH_PE_OP, and the effects of a freeze.
 
+use super::pci::Reset;
 use super::preset::Machine;
 use super::spapr_tce::{Driver, Kernel, Result, check_args};
 use crate::host::{Errno, Platform};
@@ -15,16 +16,19 @@ const LAST_FUNC: u32 = 19;
 impl Driver {
     /// Runs the operation on each group, newest first, until one returns something other than 0.
     pub(super) fn eeh(&mut self, kernel: &mut Kernel, args: &PeOp) -> Result {
-        for group in &self.groups {
+        for &number in &self.groups {
             // Emulated pseries devices have no EEH PE.
             if kernel.preset.platform() == Platform::Pseries {
                 return Err(Errno::ENODEV);
             }
             check_args(args.argsz, SHORT, args.flags)?;
-            let Some(group) = kernel.groups.get_mut(group) else { continue };
+            let Some(group) = kernel.groups.get(&number) else { continue };
             if matches!(args.op, op::RESET_HOT | op::RESET_FUNDAMENTAL) {
-                group.devices.iter_mut().for_each(|device| device.edu.reset_bus());
+                for index in 0..group.devices.len() {
+                    kernel.reset_device(number, index, Reset::Bus);
+                }
             }
+            let Some(group) = kernel.groups.get_mut(&number) else { continue };
             match operate(kernel.preset.machine, &mut group.eeh_state, args)? {
                 0 => {}
                 state => return Ok(state),

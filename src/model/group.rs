@@ -1,7 +1,7 @@
 //! An IOMMU group and its devices.
 
-use super::edu::{self, Edu};
-use super::irq::Irqs;
+use super::edu::Edu;
+use super::pci::Slot;
 use super::platform::Pe;
 use crate::host::{GroupFacts, PciDevice};
 use crate::uapi::eeh::state;
@@ -31,14 +31,20 @@ pub(super) struct Device {
     driver: String,
     /// Number of files of this device.
     pub(super) files: u32,
-    pub(super) edu: Edu,
-    pub(super) irqs: Irqs,
+    pub(super) slot: Slot,
 }
 
 impl Group {
-    /// Creates a group with one device, alone under its PHB.
+    /// Creates a group with one `edu`, alone under its PHB.
     pub(super) fn new(number: u32) -> Self {
-        let mut group = Self {
+        let mut group = Self::empty(number);
+        group.add_edu(VFIO_PCI);
+        group
+    }
+
+    /// Creates a group without devices.
+    pub(super) fn empty(number: u32) -> Self {
+        Self {
             number,
             devices: Vec::new(),
             pe: Pe::new(number),
@@ -47,30 +53,33 @@ impl Group {
             container: None,
             files: 0,
             device_files: 0,
-        };
-        group.add_device(VFIO_PCI);
-        group
+        }
     }
 
     pub(super) fn set_devices(&mut self, count: u32) {
         self.devices.clear();
-        (0..count.max(1)).for_each(|_| self.add_device(VFIO_PCI));
+        (0..count.max(1)).for_each(|_| self.add_edu(VFIO_PCI));
     }
 
     /// Adds a device that is bound to a host driver.
     pub(super) fn add_host_device(&mut self, driver: &str) {
-        self.add_device(driver);
+        self.add_edu(driver);
     }
 
-    fn add_device(&mut self, driver: &str) {
+    fn add_edu(&mut self, driver: &str) {
+        if let Ok(edu) = Slot::new(Box::new(Edu::new())) {
+            self.add_slot(driver, edu);
+        }
+    }
+
+    /// Adds a device that is bound to vfio-pci.
+    pub(super) fn add_device(&mut self, slot: Slot) {
+        self.add_slot(VFIO_PCI, slot);
+    }
+
+    fn add_slot(&mut self, driver: &str, slot: Slot) {
         let address = format!("{:04x}:00:{:02x}.0", self.number, self.devices.len());
-        self.devices.push(Device {
-            address,
-            driver: driver.into(),
-            files: 0,
-            edu: Edu::default(),
-            irqs: Irqs::default(),
-        });
+        self.devices.push(Device { address, driver: driver.into(), files: 0, slot });
     }
 
     /// Counts one more file of a device, which also holds the group.
@@ -102,7 +111,7 @@ impl Group {
     pub(super) fn facts(&self) -> GroupFacts {
         let devices = self.devices.iter().map(|device| PciDevice {
             address: device.address.clone(),
-            id: (edu::VENDOR, edu::DEVICE),
+            id: device.slot.description.id,
             driver: Some(device.driver.clone()),
         });
         GroupFacts { number: crate::pci::Group(self.number), devices: devices.collect() }

@@ -1,9 +1,10 @@
 //! A kernel in process: the same calls, results and traps, on any machine and without privileges.
 //!
 //! A [`Model`] is one machine with one process on it. It answers as Linux does and checks in the
-//! order Linux does, with the same positive results and the same silent losses; DMA of its `edu`
-//! devices goes through its TCE tables. What would crash or corrupt a real machine, or lose memory
-//! until reboot, is recorded as a [`Violation`].
+//! order Linux does, with the same positive results and the same silent losses; DMA of its devices
+//! ([`edu`](Edu), [NVMe controllers](Nvme), [a program's own](pci)) goes through its TCE tables.
+//! What would crash or corrupt a real machine, or lose memory until reboot, is recorded as a
+//! [`Violation`].
 //!
 //! ```
 //! use spapr_iommu::addr::PageShift;
@@ -40,12 +41,15 @@ mod group;
 mod host;
 mod irq;
 mod memlock;
+mod nvme;
+pub mod pci;
 mod physical;
 mod platform;
 mod preset;
 mod process;
 mod region;
 mod spapr_tce;
+mod sparse;
 mod table;
 mod version;
 mod vfio;
@@ -53,6 +57,8 @@ mod view;
 mod violation;
 mod wrap;
 
+pub use edu::Edu;
+pub use nvme::Nvme;
 pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};
 pub use process::MemoryKind;
 pub use version::{KernelVersion, Known};
@@ -62,10 +68,11 @@ pub use wrap::{Faulty, Record, Recording};
 
 use crate::addr::{Iova, UserRange};
 use crate::host::{Errno, Fd, Platform};
-use crate::pci;
+use crate::pci::{Group as GroupNumber, PciAddress};
 
 use group::Group;
 use parking_lot::{Mutex, MutexGuard};
+use pci::{DescriptionError, DeviceFault, DeviceModel, Slot};
 use process::Process;
 use region::Regions;
 use spapr_tce::Kernel;
@@ -115,15 +122,37 @@ impl Model {
     }
 
     /// Sets the number of devices in a group.
-    pub fn with_devices(self, group: pci::Group, count: u32) -> Self {
+    pub fn with_devices(self, group: GroupNumber, count: u32) -> Self {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.set_devices(count);
         }
         self
     }
 
+    /// Makes a [device model](pci) the only device of a group, in place of its `edu`; creates the
+    /// group if there is none of that number. Its PCI address is `NNNN:00:00.0`, where `NNNN` is
+    /// the group in hexadecimal digits.
+    pub fn with_device(self, group: GroupNumber, device: impl DeviceModel + 'static) -> Result<Self, DescriptionError> {
+        let mut alone = Group::empty(group.0);
+        alone.add_device(Slot::new(Box::new(device))?);
+        self.lock().kernel.groups.insert(group.0, alone);
+        Ok(self)
+    }
+
+    /// Adds a device model to a group, in one PE with the devices it has; creates the group if
+    /// there is none of that number. The n-th device of group 0 is `0000:00:0n.0`, from 0.
+    pub fn with_device_beside(
+        self,
+        group: GroupNumber,
+        device: impl DeviceModel + 'static,
+    ) -> Result<Self, DescriptionError> {
+        let slot = Slot::new(Box::new(device))?;
+        self.lock().kernel.groups.entry(group.0).or_insert_with(|| Group::empty(group.0)).add_device(slot);
+        Ok(self)
+    }
+
     /// Adds a device bound to a host driver to a group, which makes the group not viable.
-    pub fn with_host_driver(self, group: pci::Group, driver: &str) -> Self {
+    pub fn with_host_driver(self, group: GroupNumber, driver: &str) -> Self {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.add_host_device(driver);
         }
@@ -161,7 +190,7 @@ impl Model {
         self
     }
 
-    /// Panics at the first violation, except DMA of a device.
+    /// Panics at the first violation that [harms a kernel](Violation::harms_kernel).
     pub fn panic_on_violation(self) -> Self {
         self.lock().strict = true;
         self
@@ -182,19 +211,38 @@ impl Model {
 
     /// Sets the EEH state of a group's PE, one of [`crate::uapi::eeh::state`], as a hardware error
     /// would.
-    pub fn set_eeh_state(&self, group: pci::Group, state: i32) {
+    pub fn set_eeh_state(&self, group: GroupNumber, state: i32) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.eeh_state = state;
         }
     }
 
+    /// Gives a device a fault, in place of an earlier one, or takes it away with `None`.
+    ///
+    /// Fails with ENODEV if there is no such device.
+    pub fn set_fault(&self, device: PciAddress, fault: Option<DeviceFault>) -> Result<(), Errno> {
+        let name = device.to_string();
+        let mut state = self.lock();
+        let mut devices = state.kernel.groups.values_mut().flat_map(|group| &mut group.devices);
+        let device = devices.find(|device| device.address == name).ok_or(Errno::ENODEV)?;
+        device.slot.set_fault(fault);
+        Ok(())
+    }
+
+    /// Lets each device model that answers do work that is due
+    /// ([`DeviceModel::step`]), lowest group first. Returns whether any did:
+    /// `while model.step() {}` lets all of it be done.
+    pub fn step(&self) -> bool {
+        self.run(State::step)
+    }
+
     /// Unplugs the devices of a group, as when a card is pulled: loads read ones, stores are lost,
     /// and the eventfds of [`PCI_REQ_IRQ_INDEX`](crate::uapi::vfio::PCI_REQ_IRQ_INDEX) are
     /// signalled.
-    pub fn unplug(&self, group: pci::Group) {
+    pub fn unplug(&self, group: GroupNumber) {
         if let Some(group) = self.lock().kernel.groups.get_mut(&group.0) {
             group.gone = true;
-            group.devices.iter().for_each(|device| device.irqs.request_back());
+            group.devices.iter().for_each(|device| device.slot.irqs.request_back());
         }
     }
 
@@ -239,10 +287,10 @@ impl Model {
     }
 
     /// Returns the groups in an open container, newest first.
-    pub fn groups_in(&self, container: Fd) -> Vec<pci::Group> {
+    pub fn groups_in(&self, container: Fd) -> Vec<GroupNumber> {
         let state = self.lock();
         match state.file(container) {
-            Ok(File::Container(id)) => view::groups(&state, id).into_iter().map(pci::Group).collect(),
+            Ok(File::Container(id)) => view::groups(&state, id).into_iter().map(GroupNumber).collect(),
             _ => Vec::new(),
         }
     }
@@ -280,7 +328,7 @@ impl Model {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        lock(&self.state)
     }
 
     /// Runs `what` under the lock; in a strict model a violation panics after the lock is released.
@@ -288,11 +336,18 @@ impl Model {
         let mut state = self.lock();
         let before = state.kernel.violations.len();
         let result = what(&mut state);
-        let first = state.kernel.violations.get(before).filter(|_| state.strict && !std::thread::panicking()).cloned();
+        let mut new = state.kernel.violations.iter().skip(before).filter(|_| state.strict && !std::thread::panicking());
+        let first = new.find(|violation| violation.harms_kernel()).cloned();
         drop(state);
         if let Some(violation) = first {
             panic!("{violation}");
         }
         result
     }
+}
+
+/// Locks a machine. A device model must not: this thread holds the lock already.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    assert!(!pci::is_inside(), "a device model used a Model: it reaches its machine through the Bus of each call only");
+    state.lock()
 }

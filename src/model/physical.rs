@@ -1,6 +1,7 @@
 //! Physical memory: addresses are allocated once and never reused; contents are stored where they
 //! are not zero.
 
+use super::sparse::{BLOCK, Sparse, pieces};
 use crate::addr::{UserAddr, UserRange};
 use crate::host::{Errno, LentMemory, Shared};
 use std::collections::BTreeMap;
@@ -8,8 +9,6 @@ use std::sync::Arc;
 
 /// End of user addresses, as on 64-bit POWER.
 pub(super) const TASK_SIZE: u64 = 1 << 52;
-/// Contents are stored in blocks of 4 KiB, the smallest page of any kind.
-const BLOCK: u64 = 4096;
 /// Allocated memory starts after every user address, so that open memory can lie at its own user
 /// address.
 const FIRST: u64 = TASK_SIZE;
@@ -17,7 +16,7 @@ const FIRST: u64 = TASK_SIZE;
 #[derive(Clone, Debug)]
 pub(super) struct Physical {
     /// Shared with forks of the machine until one of them writes.
-    blocks: BTreeMap<u64, Arc<[u8]>>,
+    contents: Sparse,
     /// Memory of the program that runs the model, by where it starts.
     lent: BTreeMap<u64, Lent>,
     next: u64,
@@ -56,7 +55,7 @@ impl Lent {
 
 impl Default for Physical {
     fn default() -> Self {
-        Self { blocks: BTreeMap::new(), lent: BTreeMap::new(), next: FIRST }
+        Self { contents: Sparse::default(), lent: BTreeMap::new(), next: FIRST }
     }
 }
 
@@ -102,16 +101,14 @@ impl Physical {
     pub(super) fn read(&self, at: u64, data: &mut [u8]) {
         for (block, offset, span) in pieces(at, data.len()) {
             let target = &mut data[span];
-            if let Some((memory, at)) = self.lent(block * BLOCK + offset as u64) {
-                // After its owner took it back, it reads as zeros.
-                if memory.read(at, target).is_err() {
-                    target.fill(0);
-                }
+            let at = block * BLOCK + offset as u64;
+            let Some((memory, at)) = self.lent(at) else {
+                self.contents.read(at, target);
                 continue;
-            }
-            match self.blocks.get(&block) {
-                Some(bytes) => target.copy_from_slice(&bytes[offset..offset + target.len()]),
-                None => target.fill(0),
+            };
+            // After its owner took it back, it reads as zeros.
+            if memory.read(at, target).is_err() {
+                target.fill(0);
             }
         }
     }
@@ -119,40 +116,18 @@ impl Physical {
     pub(super) fn write(&mut self, at: u64, data: &[u8]) {
         for (block, offset, span) in pieces(at, data.len()) {
             let source = &data[span];
-            if let Some((memory, at)) = self.lent(block * BLOCK + offset as u64) {
-                let _ = memory.write(at, source);
-                continue;
+            let at = block * BLOCK + offset as u64;
+            match self.lent(at) {
+                Some((memory, at)) => drop(memory.write(at, source)),
+                None => self.contents.write(at, source),
             }
-            if source.iter().all(|byte| *byte == 0) && !self.blocks.contains_key(&block) {
-                continue;
-            }
-            let bytes = self.blocks.entry(block).or_insert_with(|| vec![0; BLOCK as usize].into());
-            Arc::make_mut(bytes)[offset..offset + source.len()].copy_from_slice(source);
         }
     }
 
     /// Discards the contents of whole pages.
     pub(super) fn discard(&mut self, at: u64, len: u64) {
-        let (first, end) = (at / BLOCK, at.saturating_add(len) / BLOCK);
-        let gone: Vec<u64> = self.blocks.range(first..end).map(|(block, _)| *block).collect();
-        for block in gone {
-            self.blocks.remove(&block);
-        }
+        self.contents.discard(at, len);
     }
-}
-
-/// Cuts an access at block borders. Yields the block number, the offset in it, and the bytes of the
-/// access.
-fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, usize, core::ops::Range<usize>)> {
-    let mut done = 0;
-    core::iter::from_fn(move || {
-        let address = at.wrapping_add(done as u64);
-        let offset = (address % BLOCK) as usize;
-        let take = (len - done).min(BLOCK as usize - offset);
-        let piece = (take != 0).then(|| (address / BLOCK, offset, done..done + take));
-        done += take;
-        piece
-    })
 }
 
 #[cfg(test)]
@@ -189,7 +164,7 @@ mod tests {
         let mut memory = Physical::default();
         let at = memory.allocate(0x4000, 0x10000).unwrap();
         memory.write(at, &[0; 0x4000]);
-        assert!(memory.blocks.is_empty());
+        assert!(memory.contents.is_empty());
         memory.write(at + 4094, b"abcd");
         let mut back = [0xff; 6];
         memory.read(at + 4093, &mut back);

@@ -53,6 +53,12 @@ impl KernelVersion {
         matches!(self, Self::V7_2_0 | Self::V7_2)
     }
 
+    /// Returns whether the kernel fills the MSI-X table of a device on pseries each time MSI-X is
+    /// enabled, rather than once for each binding to a driver (seen on 7.2.13).
+    pub const fn refills_msix(self) -> bool {
+        matches!(self, Self::V6_12 | Self::V6_12_112)
+    }
+
     /// Returns the model that is like a kernel, by its release or version:
     /// `7.2.13+deb14-powerpc64le` or `7.2.6`.
     ///

@@ -1,13 +1,9 @@
 //! The kernel state under the lock: open files, and which group is in which container
 //! (`drivers/vfio/{container,group}.c`).
 
-use super::dma;
-use super::edu::{self, Transfer};
 use super::spapr_tce::{Container, Driver, Kernel, Result};
-use super::violation::{DmaDirection, Violation};
-use crate::addr::Iova;
+use super::violation::Violation;
 use crate::host::{Call, Errno, Fd, Node, Platform};
-use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
 use crate::uapi::{eeh, spapr, vfio};
 use std::collections::BTreeMap;
 
@@ -100,20 +96,21 @@ impl State {
             }
             Some(File::Group(number)) => self.close_group(number),
             Some(File::Device { group, index }) => {
-                if let Some(group) = self.kernel.groups.get_mut(&group) {
-                    group.device_files -= 1;
-                    let device = &mut group.devices[index];
-                    device.files -= 1;
-                    // When its last file is closed, a device is reset and loses bus mastering.
-                    if device.files == 0 {
-                        device.edu = edu::Edu::default();
-                        device.irqs = Default::default();
-                        group.change_owner();
-                    }
-                }
+                self.close_device(group, index);
                 self.close_group(group);
             }
             None => {}
+        }
+    }
+
+    fn close_device(&mut self, number: u32, index: usize) {
+        let Some(group) = self.kernel.groups.get_mut(&number) else { return };
+        group.device_files -= 1;
+        let device = &mut group.devices[index];
+        device.files -= 1;
+        if device.files == 0 {
+            group.change_owner();
+            self.device_closed(number, index);
         }
     }
 
@@ -233,50 +230,6 @@ impl State {
         if locked != 0 || !regions.is_empty() {
             self.kernel.violations.push(Violation::LeftBehind { locked, regions });
         }
-    }
-
-    pub(super) fn transfer(&mut self, group: u32, index: usize, transfer: Transfer) {
-        let Some(group) = self.kernel.groups.get_mut(&group) else { return };
-        // A frozen PE does no DMA.
-        if group.eeh_state != eeh::state::NORMAL {
-            if let Transfer::Read { offset, len, .. } = transfer {
-                group.devices[index].edu.buffer[offset..offset + len].fill(0);
-            }
-            return;
-        }
-        let driver = group.container.and_then(|id| self.containers.get(&id)).and_then(|c| c.driver.as_ref());
-        let (iova, len, access, direction) = match transfer {
-            Transfer::Read { iova, len, .. } => (iova, len, DMA_MAP_FLAG_READ, DmaDirection::Read),
-            Transfer::Write { iova, len, .. } => (iova, len, DMA_MAP_FLAG_WRITE, DmaDirection::Write),
-        };
-        let refused = match driver {
-            Some(driver) => dma::refused(&self.kernel.preset, driver, iova, len, access),
-            None => (len > 0).then_some(iova),
-        };
-        if let Some(at) = refused {
-            let device = group.devices[index].address.clone();
-            self.kernel.violations.push(Violation::DeviceDma { device, at: Iova(at), direction });
-            if self.kernel.freezes {
-                group.eeh_state = eeh::state::STOPPED;
-            }
-        }
-        let buffer = &mut group.devices[index].edu.buffer;
-        let memory = &mut self.kernel.process.physical;
-        let preset = &self.kernel.preset;
-        let result = match (transfer, driver) {
-            (Transfer::Read { iova, offset, len }, Some(driver)) => {
-                dma::read(preset, driver, memory, iova, &mut buffer[offset..offset + len])
-            }
-            (Transfer::Write { iova, offset, len }, Some(driver)) => {
-                dma::write(preset, driver, memory, iova, &buffer[offset..offset + len])
-            }
-            (Transfer::Read { offset, len, .. }, None) => {
-                buffer[offset..offset + len].fill(0);
-                Ok(())
-            }
-            (Transfer::Write { .. }, None) => Ok(()),
-        };
-        self.kernel.violations.extend(result.err());
     }
 }
 

@@ -130,6 +130,14 @@ pub enum Violation {
         /// What the device wanted to do there.
         direction: DmaDirection,
     },
+    /// A device model of the program's own panicked: the device is gone, as if it had been
+    /// unplugged.
+    DevicePanicked {
+        /// The device's PCI address.
+        device: String,
+        /// The message of the panic.
+        message: String,
+    },
     /// The process ended and left memory locked, or regions.
     LeftBehind {
         /// Locked bytes.
@@ -140,9 +148,10 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// Returns whether it harms a kernel. DMA that the hardware refuses does not.
+    /// Returns whether it harms a kernel. DMA that the hardware refuses does not, nor does a device
+    /// that fails.
     pub fn harms_kernel(&self) -> bool {
-        !matches!(self, Self::DeviceDma { .. })
+        !matches!(self, Self::DeviceDma { .. } | Self::DevicePanicked { .. })
     }
 }
 
@@ -184,6 +193,9 @@ impl fmt::Display for Violation {
             Self::SecondGroup { groups } => write!(f, "several groups in a pseries container: {groups:?}"),
             Self::DeviceDma { device, at, direction } => {
                 write!(f, "device {device} tried to {direction} at {at}, which no TCE allows")
+            }
+            Self::DevicePanicked { device, message } => {
+                write!(f, "the model of device {device} panicked and is gone: {message}")
             }
             Self::LeftBehind { locked, regions } => {
                 write!(f, "process ended with {locked:#x} bytes locked and regions {regions:?}")

@@ -4,12 +4,14 @@
 //! [`AddressSpace::plan`]: crate::space::AddressSpace::plan
 
 mod error;
+mod forecast;
 mod plan;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use error::{PlanError, Reason};
+pub use forecast::Forecast;
 pub(crate) use plan::{LiveWindow, PlanInput, plan, plan_removal};
 pub use plan::{Plan, Planned, Step};
 pub(crate) use table::Holder;

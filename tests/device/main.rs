@@ -5,7 +5,9 @@ mod access;
 mod capabilities;
 mod eeh;
 mod interrupts;
+mod nvme;
 mod open;
+mod own;
 
 use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};

@@ -81,13 +81,15 @@ fn the_lab_accepts_what_is_shown() {
     });
 }
 
-/// Names of packages, of what cargo builds, and of the lab's own commands.
+/// Names of packages, of what cargo builds, of programs in C, and of the lab's own commands.
 fn programs() -> BTreeSet<String> {
     let metadata =
         MetadataCommand::new().current_dir(root()).no_deps().other_options(["--offline".into()]).exec().unwrap();
     let targets = metadata.packages.iter().flat_map(|package| &package.targets).map(|target| target.name.clone());
     let packages = metadata.packages.iter().map(|package| package.name.to_string());
-    targets.chain(packages).chain(ppc64_lab::program::BUILT_IN.map(str::to_owned)).collect()
+    let in_c = metadata.packages.iter().filter_map(|package| package.metadata.get("ppc64-c")?.as_object());
+    let in_c = in_c.flat_map(|programs| programs.keys().cloned());
+    targets.chain(packages).chain(in_c).chain(ppc64_lab::program::BUILT_IN.map(str::to_owned)).collect()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k --device edu --device nvme --device nvme --
 //! drivers`, `--rounds N` behind `drivers` for longer rounds; `cargo test --test drivers` on
-//! models, of which there is none with NVMe.
+//! models.
 
 mod edu;
 #[path = "../../examples/edu/driver.rs"]
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let Options { mut arguments, rounds } = Options::parse();
     // A device has one driver at a time.
     arguments.test_threads = Some(1);
-    let mut trials = vec![Trial::test("the_guide_shows_the_drivers_code", guide_shows_the_drivers_code)];
+    let mut trials = vec![Trial::test("the_guides_show_the_drivers_code", guides_show_the_drivers_code)];
     let grounds = match Fixture::running(rounds) {
         Some(fixture) => vec![("kernel".to_owned(), fixture)],
         None => PRESETS.map(|preset| (format!("model:{preset}"), Fixture::model(preset, rounds))).into(),
@@ -65,20 +65,37 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-const GUIDE: &str = include_str!("../../docs/drivers.md");
-const DRIVER: &str = include_str!("../../examples/edu/driver.rs");
+/// Each guide, and the files that its code is from.
+const GUIDES: [(&str, &str, &[&str]); 2] = [
+    ("drivers.md", include_str!("../../docs/drivers.md"), &[include_str!("../../examples/edu/driver.rs")]),
+    (
+        "device-model.md",
+        include_str!("../../docs/device-model.md"),
+        &[
+            include_str!("../../examples/adder/driver.rs"),
+            include_str!("../../examples/adder/main.rs"),
+            include_str!("../../examples/adder/model.rs"),
+            include_str!("../../examples/adder/tests.rs"),
+        ],
+    ),
+];
 
-/// Each block of `docs/drivers.md` marked as the driver's code is in the driver, except for the
-/// indentation of its first line.
-fn guide_shows_the_drivers_code() -> Result<(), Failed> {
-    let mut blocks = 0;
-    for block in GUIDE.split("```rust,ignore\n").skip(1) {
-        let code = block.split("```").next().unwrap_or_default();
-        let bare = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
-        if !bare(DRIVER).contains(bare(code).trim()) {
-            return Err(format!("examples/edu/driver.rs has no such lines:\n{code}").into());
+/// Each block of a guide marked as the driver's code is in one of its files, except for the
+/// indentation of its lines.
+fn guides_show_the_drivers_code() -> Result<(), Failed> {
+    let bare = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    for (name, guide, files) in GUIDES {
+        let mut blocks = 0;
+        for block in guide.split("```rust,ignore\n").skip(1) {
+            let code = block.split("```").next().unwrap_or_default();
+            if !files.iter().any(|file| bare(file).contains(bare(code).trim())) {
+                return Err(format!("no file of {name} has such lines:\n{code}").into());
+            }
+            blocks += 1;
         }
-        blocks += 1;
+        if blocks < 4 {
+            return Err(format!("{blocks} blocks of {name} are from its files").into());
+        }
     }
-    if blocks >= 4 { Ok(()) } else { Err(format!("{blocks} blocks of the guide are from the driver").into()) }
+    Ok(())
 }

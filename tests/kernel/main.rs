@@ -5,6 +5,7 @@
 mod device;
 mod forks;
 mod kills;
+mod plan;
 mod process;
 mod victim;
 mod vmm;
@@ -155,6 +156,7 @@ fn main() -> ExitCode {
             "what_cannot_be_locked_is_refused_before_anything_is_touched",
             windows::what_cannot_be_locked_is_refused_before_anything_is_touched,
         ),
+        Trial::test("a_plan_is_what_the_kernel_charges", plan::a_plan_is_what_the_kernel_charges),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),
         Trial::test("a_killed_process_leaves_nothing", || victims_leave_nothing(victim::How::Killed)),

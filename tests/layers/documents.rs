@@ -32,8 +32,9 @@ fn each_file_that_a_document_names_exists() {
         let named: BTreeSet<_> = words.iter().filter_map(|word| path(word)).collect();
         assert!(!named.is_empty(), "{document} names files");
         for path in named {
-            // A file of the library, or of its command, may be named from there.
-            let exists = ["", "src", "src/cli"].iter().any(|folder| root().join(folder).join(path).exists());
+            // A file of a package may be named from there.
+            let exists =
+                ["", "src", "src/capi", "src/cli"].iter().any(|folder| root().join(folder).join(path).exists());
             assert!(exists, "{document} names {path}");
         }
     }
@@ -55,23 +56,45 @@ fn each_item_that_the_design_names_exists() {
     }
 }
 
-/// The files of the library that allow `unsafe`, as docs/design.md writes them: throughout, or at
+/// The files of a package that allow `unsafe`, as docs/design.md writes them: throughout, or at
 /// least at one item.
-fn allowing(text: &str) -> BTreeSet<String> {
+fn allowing(package: &str, text: &str) -> BTreeSet<String> {
+    let package = root().join(package);
     let mut files = Vec::new();
-    sources(&root().join("src"), &mut files);
+    sources(&package, &mut files);
     files.retain(|file| !file.ends_with("tests.rs") && fs::read_to_string(file).unwrap().contains(text));
-    let below = files.iter().map(|file| file.strip_prefix(root().join("src")).unwrap());
+    let below = files.iter().map(|file| file.strip_prefix(&package).unwrap());
     below.map(|file| file.to_str().unwrap().to_owned()).collect()
+}
+
+/// The files in each row of a table of the design.
+fn rows(heading: &str) -> Vec<BTreeSet<String>> {
+    let design = read("docs/design.md");
+    let table = design.split(heading).nth(1).expect("docs/design.md has the tables of unsafe");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| code_words(row).into_iter().collect()).collect()
 }
 
 #[test]
 fn unsafe_is_allowed_in_the_files_that_the_design_lists() {
-    let design = read("docs/design.md");
-    let table = design.split("| `unsafe` | files |").nth(1).expect("docs/design.md has the table of unsafe");
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let rows: Vec<BTreeSet<String>> = rows.map(|row| code_words(row).into_iter().collect()).collect();
-    assert_eq!(rows[0], allowing("#![allow(unsafe_code"), "files that do the work");
+    let rows = rows("| `unsafe` | files |");
+    assert_eq!(rows[0], allowing("src", "#![allow(unsafe_code"), "files that do the work");
     let all: BTreeSet<_> = rows.iter().flatten().cloned().collect();
-    assert_eq!(all, allowing("allow(unsafe_code"), "all files");
+    assert_eq!(all, allowing("src", "allow(unsafe_code"), "all files");
+}
+
+#[test]
+fn unsafe_of_the_c_interface_is_in_the_files_that_the_design_lists() {
+    let rows = rows("| `unsafe` of the C interface | files |");
+    let all: BTreeSet<_> = rows.iter().flatten().cloned().collect();
+    assert_eq!(all, allowing("src/capi", "allow(unsafe_code"));
+    // Pointers are read and written in one file; the others hand them over.
+    let works = |file: &&String| {
+        let text = fs::read_to_string(root().join("src/capi").join(file)).unwrap();
+        [".read()", ".write_unaligned(", "from_raw_parts", "from_ptr(", "from_raw(", "unsafe fn"]
+            .iter()
+            .any(|work| text.lines().any(|line| line.contains(work) && !line.trim_start().starts_with("//")))
+    };
+    let working: BTreeSet<_> = all.iter().filter(works).cloned().collect();
+    assert_eq!(working, rows[0]);
 }

@@ -79,6 +79,65 @@ fn a_device_tells_its_regions() {
 }
 
 #[test]
+fn registers_are_big_endian_and_configuration_is_little() {
+    let b = fixture("powernv9");
+    let edu = Edu::open(&b, 0, DEVICE);
+    let (mut id, mut config) = ([0; 4], [0; 12]);
+    edu.bar.read(0, &mut id).unwrap();
+    edu.config.read(0, &mut config).unwrap();
+    assert_eq!(id, [1, 0, 0, 0xed]);
+    assert_eq!(config, [0x34, 0x12, 0xe8, 0x11, 6, 0, 0x10, 0, 0x10, 0, 0, 0xff]);
+    let mut capability = [0; 4];
+    edu.config.read(0x40, &mut capability).unwrap();
+    assert_eq!(capability, [5, 0, 0x80, 0]);
+    edu.bar.write(4, &[0, 0, 0, 5]).unwrap();
+    edu.bar.read(4, &mut id).unwrap();
+    assert_eq!(id, [0xff, 0xff, 0xff, 0xfa], "liveness is the complement");
+}
+
+#[test]
+fn the_bar_answers_only_with_memory_enabled() {
+    let b = fixture("powernv9");
+    let edu = Edu::open(&b, 0, DEVICE);
+    edu.config.write(4, &[0]).unwrap();
+    assert_eq!((edu.bar.read(0, &mut [0; 4]), edu.bar.write(4, &[0; 4])), (Err(Errno::EIO), Err(Errno::EIO)));
+}
+
+#[test]
+fn interrupts_stay_until_they_are_acknowledged() {
+    let b = fixture("powernv9");
+    let edu = Edu::open(&b, 0, DEVICE);
+    let read = |register| {
+        let mut value = [0; 4];
+        edu.bar.read(register, &mut value).map(|()| u32::from_be_bytes(value)).unwrap()
+    };
+    edu.bar.write(0x20, &[0xff; 4]).unwrap();
+    edu.bar.write(0x08, &5u32.to_be_bytes()).unwrap();
+    assert_eq!([0x08, 0x20, 0x24].map(read), [120, 0x80, 1]);
+    edu.set(0x98, 5);
+    edu.bar.write(0x60, &6u32.to_be_bytes()).unwrap();
+    assert_eq!(read(0x24), 0x107);
+    edu.bar.write(0x64, &0x107u32.to_be_bytes()).unwrap();
+    assert_eq!(read(0x24), 0);
+}
+
+#[test]
+fn a_transfer_stays_in_the_buffer() {
+    let b = fixture("powernv9");
+    let memory = mapped(&b, &[7; 0x2000]);
+    let edu = Edu::open(&b, 0, DEVICE);
+    // Past its end, and before its start: nothing moves.
+    for device in [BUFFER + 97, BUFFER - 1, 0] {
+        edu.transfer(0, device, 4000, 1);
+        edu.transfer(BUFFER, 0x10000, 4096, 3);
+        assert_eq!(text(&b, at(memory, 0x10000), 4096), [0; 4096], "{device:#x}");
+    }
+    edu.transfer(0, BUFFER + 96, 4000, 1);
+    edu.transfer(BUFFER, 0x10000, 4096, 3);
+    assert_eq!(text(&b, at(memory, 0x10000), 4096), [[0; 96].as_slice(), &[7; 4000]].concat());
+}
+
+#[test]
 fn a_device_reads_and_writes_what_is_mapped() {
     for preset in ["powernv8-4k", "powernv9", "pseries", "pseries-7.2"] {
         let b = fixture(preset);

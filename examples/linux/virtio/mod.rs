@@ -5,6 +5,7 @@ mod block;
 mod common;
 mod config;
 mod msix;
+mod saved;
 mod worker;
 
 use super::function::{self, Function};
@@ -18,6 +19,7 @@ use msix::Msix;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use ppc64_linux_init::Wrote;
+pub(crate) use saved::SavedDisk;
 use spapr_iommu::guest::{Phb, PhbIommu};
 use std::error::Error;
 use std::os::fd::AsFd;
@@ -34,7 +36,7 @@ const NOTIFICATION: u32 = 2;
 
 /// The disk. Its worker is dropped first.
 pub(crate) struct Disk {
-    _worker: Worker,
+    worker: Option<Worker>,
     device: Arc<Device>,
 }
 
@@ -74,7 +76,7 @@ impl Disk {
             block: Block::open(file).map_err(|error| format!("{}: {error}", file.display()))?,
             notified,
         });
-        Ok(Self { _worker: Worker::start(&device)?, device })
+        Ok(Self { worker: Some(Worker::start(&device)?), device })
     }
 
     /// Compares the file with what the guest says that it wrote. Returns how many requests the

@@ -16,6 +16,8 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Vendor and device of `edu`.
 const EDU: (u16, u16) = (0x1234, 0x11e8);
+/// Of an 82574L Ethernet controller.
+const E1000E: (u16, u16) = (0x8086, 0x10d3);
 /// Class and subclass of an NVMe controller.
 const NVME_CLASS: u32 = 0x0108;
 
@@ -69,6 +71,8 @@ fn kind(device: &PciDevice) -> Result<Option<&'static str>> {
         Ok(Some("edu"))
     } else if class(&device.address)? >> 8 == NVME_CLASS {
         Ok(Some("nvme"))
+    } else if device.id == E1000E {
+        Ok(Some("e1000e"))
     } else {
         Ok(None)
     }

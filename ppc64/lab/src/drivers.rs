@@ -16,8 +16,14 @@ const BEGIN: &str = "<!-- The table of drivers is written by ppc64/matrix --only
 const END: &str = "<!-- The end of the table of drivers. -->\n";
 const HEADING: &str = "| cell | kernel | tests | rounds | time | commit |\n|---|---|---|---|---|---|\n";
 
-/// What stands on the host bridges: as many as POWER8's has.
-pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "--device", "nvme"];
+/// What stands on the host bridges, of which POWER8 has three.
+pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "--device", "nvme-e1000e"];
+
+/// Packets that the Ethernet driver sends in each case: one of each size.
+const PACKETS: &str = "1455";
+
+/// What an NVMe controller of QEMU shows to a driver, which the model shows as well.
+const REGISTERS: &str = include_str!("../../../examples/nvme/registers.json");
 
 /// The kernel test that recovers a PE. Afterwards the firmware of an emulated machine refuses a
 /// fundamental reset, which the rules of the contract and the walk ask for, so it is not run before
@@ -41,7 +47,8 @@ pub struct Drivers {
 
 impl Drivers {
     /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
-    /// share buffers, and rounds of it.
+    /// share buffers, rounds of it, and what it finds; the Ethernet driver in each way it works;
+    /// the monitor in C.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
@@ -51,7 +58,8 @@ impl Drivers {
         words.extend(["drivers", "--rounds", &rounds, "--format", "terse"]);
         if cell.has_windows() {
             words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
-            words.extend(["--then", "nvme", "--rounds", &rounds, "--json"]);
+            words.extend(["--then", "nvme", "--rounds", &rounds, "--json", "--then", "nvme", "--registers"]);
+            words.extend(["--then", "e1000e", "--packets", PACKETS, "--json", "--then", "monitor"]);
         }
         words.into_iter().map(str::to_owned).collect()
     }
@@ -61,8 +69,9 @@ impl Drivers {
         600 + u64::from(rounds) * 4
     }
 
-    /// What the NVMe driver showed, by the lines it printed: a check for each way of working.
-    pub(crate) fn nvme(cell: &Cell, output: &str) -> Checks {
+    /// What the NVMe and the Ethernet driver showed, by the lines they printed: a check for each
+    /// way of working.
+    pub(crate) fn lines(cell: &Cell, output: &str) -> Checks {
         if !cell.has_windows() {
             return Checks::new();
         }
@@ -86,7 +95,25 @@ impl Drivers {
         }
         let rounds = documents.iter().any(|line| line.get("rounds").is_some());
         checks.push(("NVMe rounds".into(), if rounds { Ok(()) } else { Err("they did not end well".into()) }));
+        for mask in [64, 32] {
+            for wait in ["interrupts", "polling"] {
+                for maps in ["each", "scattered", "once"] {
+                    let fields = [("mask", mask.into()), ("wait", wait.into()), ("maps", maps.into())];
+                    checks.push(shown(format!("Ethernet with {mask} bits, {wait}, mapped {maps}"), &fields));
+                }
+            }
+        }
+        let registers = serde_json::from_str(REGISTERS).is_ok_and(|expected: Value| documents.contains(&expected));
+        let differ = || "they are not those of examples/nvme/registers.json".into();
+        checks.push(("NVMe registers".into(), if registers { Ok(()) } else { Err(differ()) }));
         checks
+    }
+
+    /// What the monitor in C showed, by its last line.
+    pub(crate) fn monitor(cell: &Cell, output: &str) -> Checks {
+        let ended = output.lines().any(|line| line == "nothing stays registered");
+        let result = if ended { Ok(()) } else { Err("it did not come to its end".into()) };
+        if cell.has_windows() { vec![("the monitor in C".into(), result)] } else { Checks::new() }
     }
 
     pub(crate) fn keep(&self, cell: &Cell, logs: &Path) -> Result<()> {
@@ -141,14 +168,23 @@ mod tests {
     #[test]
     fn each_way_of_working_is_a_check() {
         let cell = "pseries:6.12".parse().unwrap();
-        let good = |output: &str| Drivers::nvme(&cell, output).iter().filter(|(_, result)| result.is_ok()).count();
-        assert_eq!(Drivers::nvme(&cell, "").len(), 10);
+        let good = |output: &str| Drivers::lines(&cell, output).iter().filter(|(_, result)| result.is_ok()).count();
+        assert_eq!(Drivers::lines(&cell, "").len(), 11 + 12);
         assert_eq!(good(""), 0);
-        let lines =
-            "x\n{\"mask\":64,\"depth\":1,\"wait\":\"polling\",\"crc32\":\"0\"}\n{\"containers\":2}\n{\"rounds\":5}\n";
-        assert_eq!(good(lines), 3);
-        assert_eq!(Drivers::nvme(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
-        assert_eq!(Drivers::nvme(&"powernv9:6.12".parse().unwrap(), lines).len(), 11);
+        let lines = "x\n{\"mask\":64,\"depth\":1,\"wait\":\"polling\",\"crc32\":\"0\"}\n{\"containers\":2}\n{\"rounds\":5}\n\
+            {\"mask\":32,\"wait\":\"polling\",\"maps\":\"once\"}\n";
+        assert_eq!(good(lines), 4);
+        assert_eq!(good(&REGISTERS.replace('\n', "")), 1);
+        assert_eq!(Drivers::lines(&"pseries-noddw:6.12".parse().unwrap(), lines), []);
+        assert_eq!(Drivers::lines(&"powernv9:6.12".parse().unwrap(), lines).len(), 12 + 12);
+    }
+
+    #[test]
+    fn the_monitor_must_come_to_its_end() {
+        let well = |cell: &str, output| Drivers::monitor(&cell.parse().unwrap(), output)[0].1.is_ok();
+        assert!(well("pseries:6.12", "x\nnothing stays registered\n"));
+        assert!(!well("pseries:6.12", "the device copied a page\n"));
+        assert_eq!(Drivers::monitor(&"pseries-noddw:6.12".parse().unwrap(), ""), []);
     }
 
     #[test]

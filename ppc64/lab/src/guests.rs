@@ -14,7 +14,7 @@ const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guest
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
 /// What guests run with, by the name their column has. Each emulated disk begins empty.
-const RUNS: [(&str, &str); 13] = [
+const RUNS: [(&str, &str); 17] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
     ("H_PUT_TCE in the kernel", "--disks 1 --accel put-only"),
@@ -26,7 +26,11 @@ const RUNS: [(&str, &str); 13] = [
     ("emulated, all in the kernel", "--disks 1 --emulated /tmp/second --accel on"),
     ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
     ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
-    ("memory plugged and unplugged", "--disks 1 --emulated /tmp/fifth --plug 2"),
+    ("kexec", "--disks 1 --emulated /tmp/fifth --memory 768 --boots 2 --restart kexec"),
+    ("crash kernel", "--disks 1 --emulated /tmp/sixth --memory 768 --max-memory 65536 --boots 2 --restart crash"),
+    ("saved", "--disks 0 --emulated /tmp/seventh --save /tmp/state"),
+    ("restored", "--disks 0 --emulated /tmp/seventh --restore /tmp/state"),
+    ("memory plugged and unplugged", "--disks 1 --emulated /tmp/eighth --plug 2"),
     ("disks that leave and return", "--disks 2 --init --replug"),
 ];
 
@@ -107,14 +111,25 @@ const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
 const PLUGGED: &str = "\nplugged 3 times, unplugged 2 times, 0 wrong\n";
 const RETURNED: &str = "\nplugged 2 times, unplugged 2 times, 0 wrong\n";
 const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
+const RESTARTED: &str = "\nkernels that came to user space: 2, started by another: 1\n";
+/// The second kernel goes on with the window of the first, and a crash kernel reads its TCEs.
+const KEPT: &str = " 1 RTAS ibm,create-pe-dma-window,";
+const READ: &str = " H_GET_TCE,";
+/// A guest that is saved has made no check at its end.
+const SAVED: [&str; 2] = ["\nsaved, with ", REPORT[2]];
 
 /// What a run with these options has to print.
 fn wanted(options: &str) -> Vec<&'static str> {
     if options.contains("--kill") {
         return vec![KILLED];
     }
-    let further = [("--emulated", EMULATED), ("--disks 3", THREE), ("--plug", PLUGGED), ("--replug", RETURNED)];
-    let further = further.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
+    if options.contains("--save") {
+        return SAVED.to_vec();
+    }
+    let restarted = [("--restart", RESTARTED), ("--restart", KEPT), ("--restart crash", READ)];
+    let plugged = [("--plug", PLUGGED), ("--replug", RETURNED)];
+    let further = [("--emulated", EMULATED), ("--disks 3", THREE)].into_iter().chain(restarted).chain(plugged);
+    let further = further.filter(|(option, _)| options.contains(option)).map(|(_, line)| line);
     REPORT.into_iter().chain(further).collect()
 }
 
@@ -177,7 +192,9 @@ fn replaced(text: &str, kept: impl Fn(&Cell) -> Option<Guests>) -> Option<String
 mod tests {
     use super::*;
 
-    const GOOD: &str = "ok a\nthe guest booted 1 times in 9 ms, then: powered off\n\
+    const GOOD: &str = "ok a\nsaved, with 9 TCEs\nthe guest booted 1 times in 9 ms, then: powered off\n\
+        kernels that came to user space: 2, started by another: 1\n\
+        exits: 9: 8 H_GET_TCE, 1 RTAS ibm,create-pe-dma-window, 0 signal\n\
         plugged 3 times, unplugged 2 times, 0 wrong\nplugged 2 times, unplugged 2 times, 0 wrong\n\
         NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
         checks passed: 5, failed: 0, status of the guest: 0\nmemory still locked: 0 bytes\n";
@@ -202,11 +219,10 @@ mod tests {
         };
         let with = |option| RUNS.iter().filter(|(_, options)| options.contains(option)).count();
         assert_eq!(failed("nothing"), 0);
-        for (option, line) in
-            [("--emulated", EMULATED), ("--disks 3", THREE), ("--plug", PLUGGED), ("--replug", RETURNED)]
-        {
-            assert_eq!(failed(line), with(option), "{option}");
-        }
+        assert_eq!((failed(SAVED[0]), failed(EMULATED)), (with("--save"), with("--emulated") - with("--save")));
+        assert_eq!((failed(THREE), failed(RESTARTED)), (with("--disks 3"), with("--restart")));
+        assert_eq!((failed(KEPT), failed(READ)), (with("--restart"), with("--restart crash")));
+        assert_eq!((failed(PLUGGED), failed(RETURNED)), (with("--plug"), with("--replug")));
     }
 
     #[test]

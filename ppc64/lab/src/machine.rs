@@ -99,26 +99,27 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
             let bridge = format!("spapr-pci-host-bridge,index={index},id=phb{index}");
             add(&["-device", &bridge]);
         }
-        match device {
-            Device::Edu => {
-                // The default mask is 28 bits and would hide what lies above.
-                let device = format!("edu,bus={bus},dma_mask=0xffffffffffffffff");
-                add(&["-device", &device]);
-            }
-            Device::Nvme | Device::NvmePair => {
-                for function in 0..device.disks() {
-                    let image = image(files.scratch, index, function);
-                    let image = path(&image)?.replace(',', ",,");
-                    let id = disk(index, function);
-                    let drive = format!("if=none,id={id},format=raw,file={image}");
-                    let mut line = format!("nvme,bus={bus},drive={id},serial={id}");
-                    // Functions of one device: what is on a bus is one group.
-                    if device == Device::NvmePair {
-                        line += &format!(",addr=0.{function},multifunction=on");
-                    }
-                    add(&["-drive", &drive, "-device", &line]);
-                }
-            }
+        if device == Device::Edu {
+            // The default mask is 28 bits and would hide what lies above.
+            add(&["-device", &format!("edu,bus={bus},dma_mask=0xffffffffffffffff")]);
+        }
+        // Functions of one device: what is on a bus is one group.
+        let place = |function: usize| match device.count() {
+            1 => format!("bus={bus}"),
+            _ => format!("bus={bus},addr=0.{function},multifunction=on"),
+        };
+        for function in 0..device.disks() {
+            let image = image(files.scratch, index, function);
+            let image = path(&image)?.replace(',', ",,");
+            let id = disk(index, function);
+            let drive = format!("if=none,id={id},format=raw,file={image}");
+            add(&["-drive", &drive, "-device", &format!("nvme,{},drive={id},serial={id}", place(function))]);
+        }
+        if device.ports() > 0 {
+            let network = format!("hubport,id=net{index},hubid=0");
+            // Without a program for firmware to boot from it.
+            let device = format!("e1000e,{},netdev=net{index},romfile=", place(device.disks()));
+            add(&["-netdev", &network, "-device", &device]);
         }
     }
     line.extend(options.qemu_args.iter().cloned());
@@ -187,8 +188,20 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         for (id, function) in [("disk1", 0), ("disk1.1", 1)] {
-            let device = format!("nvme,bus=pcie.1,drive={id},serial={id},addr=0.{function},multifunction=on");
+            let device = format!("nvme,bus=pcie.1,addr=0.{function},multifunction=on,drive={id},serial={id}");
             assert!(text.contains(&device), "{device} in {text}");
+        }
+    }
+
+    #[test]
+    fn ethernet_controllers_are_on_one_network() {
+        let text = line("--machine powernv9 --device e1000e --device nvme-e1000e").unwrap();
+        for part in [
+            "-netdev hubport,id=net0,hubid=0 -device e1000e,bus=pcie.0,netdev=net0,romfile=",
+            "-device nvme,bus=pcie.1,addr=0.0,multifunction=on,drive=disk1,",
+            "-netdev hubport,id=net1,hubid=0 -device e1000e,bus=pcie.1,addr=0.1,multifunction=on,netdev=net1,romfile=",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
         }
     }
 

@@ -110,21 +110,30 @@ pub enum Device {
     Nvme,
     /// Two disk controllers, in one IOMMU group
     NvmePair,
+    /// An Ethernet controller
+    E1000e,
+    /// A disk controller and an Ethernet controller, in one IOMMU group
+    NvmeE1000e,
 }
 
 impl Device {
     /// How many disk controllers that is.
     pub fn disks(self) -> usize {
         match self {
-            Device::Edu => 0,
-            Device::Nvme => 1,
+            Device::Edu | Device::E1000e => 0,
+            Device::Nvme | Device::NvmeE1000e => 1,
             Device::NvmePair => 2,
         }
     }
 
+    /// How many Ethernet controllers that is.
+    pub fn ports(self) -> usize {
+        usize::from(matches!(self, Device::E1000e | Device::NvmeE1000e))
+    }
+
     /// How many devices that is.
     pub fn count(self) -> usize {
-        self.disks().max(1)
+        (self.disks() + self.ports()).max(1)
     }
 }
 

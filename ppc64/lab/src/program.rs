@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use cargo_metadata::{Message, MetadataCommand, TargetKind};
+use cargo_metadata::{Artifact, Message, MetadataCommand, Package, TargetKind};
 
 use crate::packaged::Packaged;
 
@@ -24,6 +24,13 @@ const METADATA_COMMANDS: &str = "ppc64-commands";
 
 /// Where it says which program of Debian a command runs.
 const METADATA_DEBIAN: &str = "ppc64-debian";
+
+/// Where it says which program of Debian the Linux runs that a command boots with an option.
+const METADATA_DEBIAN_GUEST: &str = "ppc64-debian-guest";
+
+/// Where a package says which programs in C it has, and the source of each. They are linked with
+/// its library, and find its headers in `include`.
+const METADATA_C: &str = "ppc64-c";
 
 /// Commands the first process knows itself.
 pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
@@ -52,6 +59,18 @@ struct Buildable {
     commands: Vec<String>,
     /// The program of Debian it runs.
     debian: Option<Packaged>,
+    /// The one that the Linux runs that it boots with an option.
+    debian_guest: Option<(String, Packaged)>,
+    /// Where a program in C is.
+    source: Option<Source>,
+}
+
+/// The source of a program in C.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    file: PathBuf,
+    /// Where its headers are.
+    include: PathBuf,
 }
 
 /// What commands need inside the machine.
@@ -63,6 +82,8 @@ pub struct Programs {
     pub linux_init: Option<Program>,
     /// The program of Debian that a command runs.
     pub debian: Option<Packaged>,
+    /// The program of Debian that the Linux runs that a command boots as a guest.
+    pub debian_guest: Option<Packaged>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,11 +95,14 @@ enum Kind {
     Example,
     Test,
     Bench,
+    /// A program in C; cargo builds the library that it is linked with.
+    C,
 }
 
 impl Buildable {
     fn arguments(&self) -> Vec<String> {
         let (command, option) = match self.kind {
+            Kind::C => (&["rustc"][..], "--lib"),
             Kind::Bin | Kind::Guest => (&["build"][..], "--bin"),
             Kind::Example => (&["build"][..], "--example"),
             Kind::Test => (&["test", "--no-run"][..], "--test"),
@@ -91,7 +115,11 @@ impl Buildable {
             Kind::Guest => Some("--profile=guest".to_owned()),
             _ => Some("--release".to_owned()),
         });
-        arguments.extend(["--package", &self.package, option, &self.name].map(str::to_owned));
+        arguments.extend(["--package", &self.package, option].map(str::to_owned));
+        match self.kind {
+            Kind::C => arguments.extend(["--crate-type", "staticlib"].map(str::to_owned)),
+            _ => arguments.push(self.name.clone()),
+        }
         if !self.features.is_empty() {
             arguments.extend(["--features".to_owned(), self.features.join(",")]);
         }
@@ -127,13 +155,16 @@ pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Pro
         }
     }
     let debian = wanted.iter().find_map(|buildable| buildable.debian.clone());
+    let given = |option: &String| commands.iter().flatten().any(|word| word == option);
+    let debian_guest = wanted.iter().find_map(|buildable| buildable.debian_guest.clone());
+    let debian_guest = debian_guest.filter(|(option, _)| given(option)).map(|(_, packaged)| packaged);
     let guests: BTreeSet<&String> = wanted.iter().flat_map(|buildable| &buildable.guests).collect();
     let guests: Vec<Buildable> = guests.into_iter().map(|name| of_package(name, Kind::Guest)).collect();
     let linux = wanted.iter().find_map(|buildable| buildable.linux.as_deref());
     let linux_init = linux.map(|package| build(&of_package(package, Kind::Bin), repository)).transpose()?;
     let commands =
         wanted.into_iter().chain(&guests).map(|buildable| build(buildable, repository)).collect::<Result<_>>()?;
-    Ok(Programs { commands, linux_init, debian })
+    Ok(Programs { commands, linux_init, debian, debian_guest })
 }
 
 fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
@@ -145,17 +176,19 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     bail!(
-        "there is no command {name}\ncommands: {}\nexamples: {}\nintegration tests: {}\nbenchmarks: {}\nbuilt in: {}",
+        "there is no command {name}\ncommands: {}\nexamples: {}\nprograms in C: {}\nintegration tests: {}\nbenchmarks: {}\n\
+         built in: {}",
         names(Kind::Bin),
         names(Kind::Example),
+        names(Kind::C),
         names(Kind::Test),
         names(Kind::Bench),
         BUILT_IN.join(", ")
     )
 }
 
-/// Commands, examples, integration tests and benchmarks of the workspace's default members:
-/// library, command and tests.
+/// Commands, examples, programs in C, integration tests and benchmarks of the workspace's default
+/// members: library, C interface, command and tests.
 fn list(repository: &Path) -> Result<Vec<Buildable>> {
     let metadata = MetadataCommand::new()
         .manifest_path(repository.join("Cargo.toml"))
@@ -175,6 +208,7 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
     ensure!(!packages.is_empty(), "the repository has no default members");
     let targets = packages.iter().flat_map(|package| package.targets.iter().map(move |target| (package, target)));
     let buildables = targets.filter_map(|(package, target)| {
+        let entry = |table| package.metadata.get(table).and_then(|of| of.get(&target.name));
         Some(Buildable {
             package: package.name.to_string(),
             name: target.name.clone(),
@@ -183,10 +217,24 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             guests: names(&package.metadata, METADATA, &target.name),
             linux: linux(&package.metadata, &target.name),
             commands: names(&package.metadata, METADATA_COMMANDS, &target.name),
-            debian: package.metadata.get(METADATA_DEBIAN).and_then(|of| of.get(&target.name)).and_then(packaged),
+            debian: entry(METADATA_DEBIAN).and_then(packaged),
+            debian_guest: entry(METADATA_DEBIAN_GUEST).and_then(with_option),
+            source: None,
         })
     });
-    Ok(buildables.collect())
+    Ok(buildables.chain(packages.iter().flat_map(|package| in_c(package))).collect())
+}
+
+/// The programs in C of a package.
+fn in_c(package: &Package) -> Vec<Buildable> {
+    let programs = package.metadata.get(METADATA_C).and_then(serde_json::Value::as_object);
+    let folder = package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned()).unwrap_or_default();
+    let program = |(name, source): (&String, &serde_json::Value)| {
+        let source = Source { file: folder.join(source.as_str()?), include: folder.join("include") };
+        let (package, kind) = (package.name.to_string(), Kind::C);
+        Some(Buildable { package, name: name.clone(), kind, source: Some(source), ..Buildable::default() })
+    };
+    programs.into_iter().flatten().filter_map(program).collect()
 }
 
 /// The names that a table of the metadata lists for a command.
@@ -205,12 +253,41 @@ fn packaged(entry: &serde_json::Value) -> Option<Packaged> {
     Some(Packaged { package, files: strings(entry.get("files")) })
 }
 
+/// An option, and what it needs.
+fn with_option(entry: &serde_json::Value) -> Option<(String, Packaged)> {
+    Some((entry.get("option")?.as_str()?.to_owned(), packaged(entry)?))
+}
+
 /// The package with the first process of the Linux that a command boots.
 fn linux(metadata: &serde_json::Value, command: &str) -> Option<String> {
     Some(metadata.get(METADATA_LINUX)?.get(command)?.as_str()?.to_owned())
 }
 
 fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
+    let name = buildable.name.clone();
+    let Some(source) = &buildable.source else {
+        let executable = |artifact: Artifact| {
+            artifact.executable.filter(|_| artifact.target.name == buildable.name).map(PathBuf::from)
+        };
+        return Ok(Program { name, file: cargo(buildable, repository, executable)? });
+    };
+    let library = cargo(buildable, repository, |artifact| {
+        artifact.filenames.into_iter().map(PathBuf::from).find(|file| file.extension().is_some_and(|end| end == "a"))
+    })?;
+    let file = library.with_file_name(&buildable.name);
+    let mut compiler = Command::new(LINKER);
+    compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-static"]);
+    compiler.arg("-I").arg(&source.include).arg("-o").arg(&file).arg(&source.file).arg(&library);
+    // The linker warns of what programs that are linked statically cannot do, such as to look up
+    // users; nothing does.
+    let done = compiler.args(["-lpthread", "-lm", "-ldl"]).output().context("start the C compiler")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "could not compile {} for {TARGET}:\n{said}", source.file.display());
+    Ok(Program { name, file })
+}
+
+/// Has cargo build something, and returns the file of it that `pick` finds among what was built.
+fn cargo(buildable: &Buildable, repository: &Path, pick: impl Fn(Artifact) -> Option<PathBuf>) -> Result<PathBuf> {
     let variable = TARGET.to_uppercase().replace('-', "_");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // There is no C library inside the machine. A guest lies where it was linked to.
@@ -235,19 +312,13 @@ fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
     let messages = child.stdout.take().context("no output of cargo")?;
     let mut file = None;
     for message in Message::parse_stream(BufReader::new(messages)) {
-        if let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")?
-            && artifact.target.name == buildable.name
-            && let Some(executable) = artifact.executable
-        {
-            file = Some(executable.into_std_path_buf());
+        if let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")? {
+            file = pick(artifact).or(file);
         }
     }
     let status = child.wait()?;
     ensure!(status.success(), "could not build {} for {TARGET}; ci/install installs what that needs", buildable.name);
-    Ok(Program {
-        name: buildable.name.clone(),
-        file: file.with_context(|| format!("cargo built no executable {}", buildable.name))?,
-    })
+    file.with_context(|| format!("cargo built no {}", buildable.name))
 }
 
 #[cfg(test)]
@@ -263,9 +334,13 @@ mod tests {
         let all = [buildable("spapr-iommu", Kind::Bin), buildable("windows", Kind::Test)];
         assert_eq!(find("windows", &all).unwrap(), &all[1]);
         let error = find("window", &all).unwrap_err().to_string();
-        for part in
-            ["commands: spapr-iommu", "examples: none", "integration tests: windows", "built in: report, selftest"]
-        {
+        for part in [
+            "commands: spapr-iommu",
+            "examples: none",
+            "programs in C: none",
+            "integration tests: windows",
+            "built in: report, selftest",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }
@@ -287,7 +362,10 @@ mod tests {
         let all = list(&crate::repository()).unwrap();
         let monitor = find("linux", &all).unwrap();
         assert_eq!((monitor.linux.as_deref(), &monitor.guests[..]), (Some("ppc64-linux-init"), &[][..]));
-        assert_eq!(find("vmm", &all).unwrap().linux, None);
+        let (option, program) = monitor.debian_guest.as_ref().unwrap();
+        assert_eq!((&option[..], &program.files[..]), ("--restart", &["usr/sbin/kexec".to_owned()][..]));
+        let vmm = find("vmm", &all).unwrap();
+        assert_eq!((&vmm.linux, &vmm.debian_guest), (&None, &None));
     }
 
     #[test]
@@ -298,6 +376,16 @@ mod tests {
         let qemu = beside.debian.as_ref().unwrap();
         assert_eq!(qemu.package, "qemu-system-ppc");
         assert!(qemu.files.contains(&"usr/bin/qemu-system-ppc64".into()));
+    }
+
+    #[test]
+    fn a_program_in_c_is_linked_with_the_library_of_its_package() {
+        let all = list(&crate::repository()).unwrap();
+        let monitor = find("monitor", &all).unwrap();
+        let source = monitor.source.as_ref().unwrap();
+        assert!(source.file.is_file() && source.include.join("spapr_iommu.h").is_file(), "{source:?}");
+        let arguments = monitor.arguments().join(" ");
+        assert_eq!(arguments, "rustc --release --package spapr-iommu-c --lib --crate-type staticlib");
     }
 
     #[test]

@@ -336,7 +336,8 @@ impl Lab<'_> {
             checks.extend(compare::tests("recovery", programs.next()));
         }
         checks.extend(compare::tests("driver test", programs.next()));
-        checks.extend(Drivers::nvme(self.cell, &done.output));
+        checks.extend(Drivers::lines(self.cell, &done.output));
+        checks.extend(Drivers::monitor(self.cell, &done.output));
         checks.push(("the machine lost nothing to drivers".into(), done.well));
         let (kernel, commit) = (self.cell.kernel().to_owned(), shown.commit.clone());
         shown.checks = checks.clone();

@@ -97,12 +97,12 @@ pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
     Ok(())
 }
 
-/// Writes without end.
-pub(crate) fn write_forever() -> Result<()> {
-    let disk = open(Disk { kind: Kind::Passed(0), seed: 0 })?;
-    println!("writing to the first disk");
+/// Writes the part of a boot without end.
+pub(crate) fn write_forever(which: Disk, boot: u32) -> Result<()> {
+    let disk = open(which)?;
+    println!("writing to {which}");
     loop {
-        each(0, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
+        each(boot, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
     }
 }
 

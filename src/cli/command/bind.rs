@@ -1,6 +1,7 @@
 //! `spapr-iommu bind` and `spapr-iommu unbind`.
 
 use super::output::{Sink, section};
+use super::terminal::{chain, say};
 use super::{BindArguments, Exit, remedy, written};
 use spapr_iommu::Group;
 use spapr_iommu::host::Obstacle;
@@ -20,7 +21,7 @@ pub(super) fn run(arguments: &BindArguments, direction: Direction) -> Exit {
     let addresses = match addresses(&binder, arguments) {
         Ok(addresses) => addresses,
         Err(error) => {
-            eprintln!("{error}");
+            say(chain(&error));
             return if matches!(error, BindError::Address { .. }) { Exit::Usage } else { Exit::Obstacle };
         }
     };
@@ -108,7 +109,7 @@ fn judge(report: &Report) -> Exit {
     let errors = report.devices.iter().filter_map(|device| device.error.as_ref());
     let mut exit = Exit::Success;
     for problem in errors.chain(report.groups.iter().flat_map(|group| &group.in_the_way)) {
-        eprintln!("{}{}", problem.message, remedy::of_obstacle(problem.code));
+        say(format_args!("{}{}", problem.message, remedy::of_obstacle(problem.code)));
         exit = Exit::Obstacle;
     }
     exit

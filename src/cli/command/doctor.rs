@@ -1,6 +1,7 @@
 //! `spapr-iommu doctor`.
 
 use super::output::Sink;
+use super::terminal::{BAD, FAIR, GOOD, paint};
 use super::{DoctorArguments, Exit, written};
 use crate::doctor::{Finding, Level, Needs, Place, examine, verdict};
 use std::io;
@@ -30,13 +31,22 @@ fn json(report: &Report<'_>) -> io::Result<()> {
 
 fn text(report: &Report<'_>) -> io::Result<()> {
     let mut sink = Sink::stdout();
-    report.findings.iter().flat_map(lines).for_each(|line| sink.line(&line));
+    report.findings.iter().flat_map(lines).for_each(|line| sink.words(&line, INDENT));
     sink.finish()
 }
 
+/// Columns before the text of a finding.
+const INDENT: usize = 24;
+
 /// Formats a finding: a line for it, and one for what mends it.
 fn lines(finding: &Finding) -> Vec<String> {
-    let line = format!("{:<8} {:<14} {}", finding.level, finding.topic, finding.text);
+    let style = match finding.level {
+        Level::Ok => GOOD,
+        Level::Warning => FAIR,
+        Level::Wrong => BAD,
+    };
+    let level = paint(style, &format!("{:<8}", finding.level));
+    let line = format!("{level} {:<14} {}", finding.topic, finding.text);
     // What is as it must be needs no mending, though a remedy may say how to change it.
     let remedy = finding.remedy.iter().filter(|_| finding.level != Level::Ok);
     std::iter::once(line).chain(remedy.map(|remedy| format!("{:<8} {:<14} fix: {remedy}", "", ""))).collect()

@@ -1,7 +1,7 @@
 //! The log, on stderr.
 
+use super::terminal::{say, stderr_has_color};
 use spapr_iommu::host::calls::TARGET;
-use std::io::IsTerminal;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,14 +37,16 @@ pub(super) fn start(requested: Option<Targets>) {
     let environment = || match std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())?.parse() {
         Ok(filter) => Some(filter),
         Err(error) => {
-            eprintln!("RUST_LOG is not a filter, so only warnings are logged: {error}");
+            say(format_args!("RUST_LOG is not a filter, so only warnings are logged: {error}"));
             None
         }
     };
     let filter = requested.or_else(environment).unwrap_or_else(|| Targets::new().with_default(QUIET));
     let format = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(stderr_has_color())
+        // A closed pipe would end the run.
+        .log_internal_errors(false)
         .without_time();
     tracing_subscriber::registry().with(format).with(filter).init();
 }

@@ -2,22 +2,27 @@
 
 mod bind;
 mod doctor;
+mod generate;
 mod input;
+mod interrupt;
 mod list;
 mod log;
 mod output;
+mod plan;
 mod remedy;
 mod replay;
 mod run;
+mod terminal;
 
 use crate::replay::Trace;
 use crate::scenario::{NumberError, checked_number};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use core::str::FromStr;
 use spapr_iommu::model::{HostPage, KernelVersion, Machine, Preset};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use terminal::{Color, say};
 use tracing_subscriber::filter::Targets;
 
 /// Model used if neither the command line nor the file names one.
@@ -26,7 +31,7 @@ const DEFAULT_PRESET: Preset =
 
 /// DMA memory manager for POWER: registers memory, plans and makes DMA windows, maps TCEs.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(name = "spapr-iommu", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +40,10 @@ struct Arguments {
     /// filter as in RUST_LOG
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
     log: Option<Targets>,
+
+    /// When to use colour; `auto` is on a terminal unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: Color,
 }
 
 /// Returns the command line: its subcommands, arguments and help.
@@ -44,7 +53,7 @@ pub fn parser() -> clap::Command {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 everything as expected, 1 an unexpected result, 2 a wrong file or wrong usage, 3 something is in the way \
-on this host.";
+on this host, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -55,6 +64,9 @@ enum Command {
     /// Replay QEMU traces of a guest's TCE hypercalls, and compare with what QEMU answered
     #[command(after_help = EXIT_CODES)]
     Replay(ReplayArguments),
+
+    /// Plan windows, locked memory and calls for devices and memory; nothing is changed
+    Plan(plan::PlanArguments),
 
     /// Give PCI devices to vfio-pci, so that a program can drive them
     #[command(after_help = EXIT_CODES)]
@@ -71,6 +83,12 @@ enum Command {
     /// List PCI devices by IOMMU group, with their drivers
     #[command(after_help = EXIT_CODES)]
     List(ListArguments),
+
+    /// Print completions for a shell
+    Completions(generate::CompletionsArguments),
+
+    /// Print the man page, or write the pages of all subcommands
+    Man(generate::ManArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -169,9 +187,13 @@ struct ListArguments {
     json: bool,
 }
 
-/// A number of bytes.
+/// A number of bytes, as people and this command write it: 64K, 64 KiB, 65536, 0x10000.
 fn size(text: &str) -> Result<u64, NumberError> {
-    checked_number(text)
+    let binary = text.strip_suffix("iB").map(str::trim_end).filter(|rest| rest.ends_with(|c: char| c.is_alphabetic()));
+    match binary.and_then(|rest| Some((rest, rest.strip_suffix(['K', 'M', 'G', 'T', 'P', 'E'])?))) {
+        Some((rest, number)) => checked_number(&format!("{}{}", number.trim_end(), &rest[number.len()..])),
+        None => checked_number(text),
+    }
 }
 
 /// The host to run on.
@@ -188,9 +210,7 @@ impl FromStr for HostChoice {
         match text.split_once(':') {
             None if text == "vfio" => Ok(Self::Vfio),
             None if text == "model" => Ok(Self::Model(None)),
-            Some(("model", preset)) => {
-                preset.parse().map(|preset| Self::Model(Some(preset))).map_err(|e| format!("{e}"))
-            }
+            Some(("model", preset)) => crate::suggest::preset(preset).map(|preset| Self::Model(Some(preset))),
             _ => Err("hosts are model, model:PRESET (for example model:powernv9-4k) and vfio".into()),
         }
     }
@@ -203,6 +223,8 @@ enum Exit {
     Surprise = 1,
     Usage = 2,
     Obstacle = 3,
+    /// 128 and the number of SIGINT, as shells have it.
+    Interrupted = 130,
 }
 
 impl Exit {
@@ -217,7 +239,7 @@ fn written(result: io::Result<()>) -> Exit {
     match result {
         Ok(()) => Exit::Success,
         Err(error) => {
-            eprintln!("cannot write to standard output, which is incomplete: {error}");
+            say(format_args!("cannot write to standard output, which is incomplete: {error}"));
             Exit::Obstacle
         }
     }
@@ -242,25 +264,42 @@ fn print(message: &clap::Error) -> Exit {
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let color = Color::of_arguments(std::env::args_os().skip(1));
+    let command = parser().color(color.into());
+    let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => return print(&error).into(),
     };
+    arguments.color.start();
     log::start(arguments.log);
     match arguments.command {
         Command::Run(run) => run::run(&run).into(),
         Command::Replay(replay) => replay::run(&replay).into(),
+        Command::Plan(arguments) => plan::run(&arguments).into(),
         Command::Bind(arguments) => bind::run(&arguments, bind::Direction::Bind).into(),
         Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
         Command::Doctor(arguments) => doctor::run(&arguments).into(),
         Command::List(arguments) => list::run(&arguments).into(),
+        Command::Completions(arguments) => generate::completions(&arguments).into(),
+        Command::Man(arguments) => generate::man(&arguments).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    #[test]
+    fn a_size_is_read_in_each_form() {
+        for text in ["65536", "0x10000", "64K", "64KiB", "64 KiB"] {
+            assert_eq!(size(text), Ok(64 << 10), "{text}");
+        }
+        assert_eq!(size("2 GiB"), Ok(2 << 30));
+        for wrong in ["", "iB", "KiB", "64iB", "64KB", "64kib", "64 K", "0x10 KiB", "64 KiBiB", "6 4 KiB", "-1"] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn the_definition_is_sound() {

@@ -1,7 +1,8 @@
 //! What the subcommands print with: standard output, progress and tables.
 
+use super::terminal::{HEADING, paint, width, wrapped};
 use crate::scenario::Tables;
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
 use spapr_iommu::addr::Bytes;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -31,6 +32,11 @@ impl<W: Write> Sink<W> {
         if self.failed.is_none() {
             self.failed = writeln!(self.inner, "{text}").err();
         }
+    }
+
+    /// Writes a line of words, which a terminal shows with later lines indented by `indent`.
+    pub(super) fn words(&mut self, text: &str, indent: usize) {
+        self.line(&wrapped(text, indent));
     }
 
     /// Writes a document as JSON, on one line.
@@ -157,10 +163,13 @@ pub(super) fn draw(tables: &Tables) -> String {
 pub(super) fn section(title: &str, headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
+    if let Some(width) = width() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     table.set_header(headings.iter().map(|heading| heading.trim_end_matches('>')));
     table.add_rows(rows);
     if table.is_empty() {
-        return format!("\n{title}: none\n");
+        return format!("\n{}: none\n", paint(HEADING, title));
     }
     for (column, heading) in table.column_iter_mut().zip(headings) {
         if heading.ends_with('>') {
@@ -169,7 +178,7 @@ pub(super) fn section(title: &str, headings: &[&str], rows: impl Iterator<Item =
     }
     let drawn = table.to_string();
     let lines: Vec<_> = drawn.lines().map(str::trim_end).collect();
-    format!("\n{title}\n{}\n", lines.join("\n"))
+    format!("\n{}\n{}\n", paint(HEADING, title), lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -1,30 +1,37 @@
 //! `spapr-iommu replay`.
 
+use super::interrupt::Interrupt;
 use super::output::{Sink, Watch, section};
+use super::terminal::{chain, say};
 use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, remedy, written};
 use crate::Machine;
 use crate::replay::{Offer, Options, ReplayError, Report, Trace, TraceError};
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::guest::PhbError;
+use spapr_iommu::uapi::papr::DDW_PAGE_SHIFTS;
 use std::io;
 use std::path::Path;
 
 pub(super) fn run(arguments: &ReplayArguments) -> Exit {
     if let Err(message) = input::check(&arguments.traces) {
-        eprintln!("{message}");
+        say(message);
         return Exit::Usage;
     }
+    let interrupt = Interrupt::watch();
     let mut exit = Exit::Success;
     for path in &arguments.traces {
-        exit = exit.and(run_one(path, arguments));
+        if interrupt.arrived() {
+            return exit.and(Exit::Interrupted);
+        }
+        exit = exit.and(run_one(path, arguments, &interrupt));
     }
     exit
 }
 
-fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
+fn run_one(path: &Path, arguments: &ReplayArguments, interrupt: &Interrupt) -> Exit {
     let shown = input::name(path);
     let watch = Watch::new();
-    let result = replay_one(path, arguments, &watch);
+    let result = replay_one(path, arguments, &watch, interrupt);
     watch.end();
     match result {
         Ok((machine, report)) => {
@@ -32,7 +39,7 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
             judge(&shown, &report).and(written(result))
         }
         Err(error) => {
-            eprintln!("{shown}: {error}{}", remedy::of_replay(&error));
+            say(format_args!("{shown}: {}{}", chain(&error), remedy::of_replay(&error)));
             exit(&error)
         }
     }
@@ -40,6 +47,7 @@ fn run_one(path: &Path, arguments: &ReplayArguments) -> Exit {
 
 fn exit(error: &ReplayError) -> Exit {
     match error {
+        ReplayError::Interrupted { .. } => Exit::Interrupted,
         ReplayError::Trace(_)
         | ReplayError::Size(_)
         | ReplayError::MemorySize { .. }
@@ -49,12 +57,18 @@ fn exit(error: &ReplayError) -> Exit {
     }
 }
 
-fn replay_one(path: &Path, arguments: &ReplayArguments, watch: &Watch) -> Result<(Machine, Report), ReplayError> {
+fn replay_one(
+    path: &Path,
+    arguments: &ReplayArguments,
+    watch: &Watch,
+    interrupt: &Interrupt,
+) -> Result<(Machine, Report), ReplayError> {
     let file = input::open(path).map_err(TraceError::Open)?;
     let trace = Trace::read_limited(file, arguments.max_events, |lines| watch.message(format!("{lines} lines read")))?;
     let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
-    let report = trace.replay(&machine, &options, |done, all| watch.progress("replaying", done as u64, all as u64))?;
+    let progress = |done, all| watch.progress("replaying", done as u64, all as u64);
+    let report = trace.replay_until(&machine, &options, progress, || interrupt.arrived())?;
     Ok((machine, report))
 }
 
@@ -71,16 +85,16 @@ const MAX_PRINTED: usize = 20;
 /// Reports on stderr what differed from QEMU, and returns the exit code.
 fn judge(path: &str, report: &Report) -> Exit {
     let printed = report.differences.iter().take(MAX_PRINTED);
-    printed.clone().for_each(|difference| eprintln!("{path}:{}: {difference}", difference.line));
+    printed.clone().for_each(|difference| say(format_args!("{path}:{}: {difference}", difference.line)));
     let more = report.different.saturating_sub(printed.len() as u64);
     if more != 0 {
-        eprintln!("{path}: and {more} more differences");
+        say(format_args!("{path}: and {more} more differences"));
     }
     if report.end.locked != 0 {
-        eprintln!("{path}: after everything was released {} bytes are still locked", report.end.locked);
+        say(format_args!("{path}: after everything was released {} bytes are still locked", report.end.locked));
     }
     for damage in &report.end.damage {
-        eprintln!("{path}: in the kernel: {damage}");
+        say(format_args!("{path}: in the kernel: {damage}"));
     }
     if report.passed { Exit::Success } else { Exit::Surprise }
 }
@@ -185,10 +199,17 @@ fn compared(report: &Report) -> String {
     section("Translations of emulated devices", &["", "lines>"], rows.into_iter())
 }
 
+/// Formats a mask of page sizes, and what its bits stand for.
+fn page_sizes(mask: u32) -> String {
+    let shifts = DDW_PAGE_SHIFTS.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
+    let pages: Vec<_> = shifts.map(|(_, shift)| Bytes(1 << shift).to_string()).collect();
+    format!("{mask:#x}: {}", pages.join(", "))
+}
+
 fn offers(report: &Report) -> String {
     let row = |line: u64, place: &str, offer: Offer| {
         let numbers = [line.to_string(), place.to_owned(), offer.windows.to_string()];
-        numbers.into_iter().chain([format!("{:#x}", offer.largest), format!("{:#x}", offer.pages)]).collect()
+        numbers.into_iter().chain([format!("{:#x}", offer.largest), page_sizes(offer.pages)]).collect()
     };
     let rows = report
         .offers
@@ -196,7 +217,7 @@ fn offers(report: &Report) -> String {
         .flat_map(|offers| [row(offers.line, "QEMU", offers.qemu), row(offers.line, "here", offers.here)]);
     section(
         "Windows a query offers (what the host can back; not compared)",
-        &["line>", "", "windows>", "largest>", "pages>"],
+        &["line>", "", "windows>", "largest>", "pages"],
         rows,
     )
 }

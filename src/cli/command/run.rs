@@ -1,6 +1,8 @@
 //! `spapr-iommu run`.
 
+use super::interrupt::Interrupt;
 use super::output::{Sink, TICK, Watch, draw};
+use super::terminal::{BAD, GOOD, HEADING, chain, paint, say};
 use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
 use crate::Machine;
 use crate::scenario::{Observer, PlanReport, Report, Scenario, StepReport};
@@ -15,7 +17,7 @@ const MAX_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     if let Err(message) = input::check(&arguments.scenarios) {
-        eprintln!("{message}");
+        say(message);
         return Exit::Usage;
     }
     let mut scenarios = Vec::new();
@@ -23,14 +25,18 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
         match read(path).and_then(|scenario| allow(path, scenario, arguments)) {
             Ok(scenario) => scenarios.push((path, scenario)),
             Err(message) => {
-                eprintln!("{message}");
+                say(message);
                 return Exit::Usage;
             }
         }
     }
+    let interrupt = Interrupt::watch();
     let mut exit = Exit::Success;
     for (path, scenario) in scenarios {
-        exit = exit.and(run_one(path, &scenario, arguments));
+        if interrupt.arrived() {
+            return exit.and(Exit::Interrupted);
+        }
+        exit = exit.and(run_one(path, &scenario, arguments, &interrupt));
     }
     exit
 }
@@ -75,19 +81,19 @@ fn machine(scenario: &Scenario, host: HostChoice) -> Machine {
     }
 }
 
-fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments) -> Exit {
+fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments, interrupt: &Interrupt) -> Exit {
     let machine = machine(scenario, arguments.host);
     let mut output: Box<dyn Output> =
         if arguments.json { Box::new(Json { sink: Sink::stdout() }) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
     let shown = input::name(path);
-    let exit = match scenario.run(&machine, output.observer()) {
+    let exit = match scenario.run(&machine, &mut UntilInterrupt { observer: output.observer(), interrupt }) {
         Ok(report) => {
             output.end(&report);
             judge(&shown, &report)
         }
         Err(error) => {
-            eprintln!("{shown}: {error}{}", remedy::of_start(&error));
+            say(format_args!("{shown}: {}{}", chain(&error), remedy::of_start(&error)));
             Exit::Obstacle
         }
     };
@@ -99,18 +105,46 @@ fn judge(path: &str, report: &Report) -> Exit {
     if let Some(step) = report.surprise() {
         let place = format!("{path}:{}: step {} ({})", step.line, step.number, step.action);
         if step.obstacle {
-            eprintln!("{place}: {}{}", step.message, remedy::of_obstacle(&step.outcome));
+            say(format_args!("{place}: {}{}", step.message, remedy::of_obstacle(&step.outcome)));
             return Exit::Obstacle;
         }
-        eprintln!("{place}: {}", step.difference());
+        say(format_args!("{place}: {}", step.difference()));
     }
     if report.end.locked != 0 {
-        eprintln!("{path}: after everything was released {} bytes are still locked", report.end.locked);
+        say(format_args!("{path}: after everything was released {} bytes are still locked", report.end.locked));
     }
     for damage in &report.end.damage {
-        eprintln!("{path}: in the kernel: {damage}");
+        say(format_args!("{path}: in the kernel: {damage}"));
+    }
+    if report.interrupted {
+        say(format_args!("{path}: interrupted after {} steps; everything was released", report.steps.len()));
+        return if report.end.is_clean() { Exit::Interrupted } else { Exit::Surprise };
     }
     if report.passed { Exit::Success } else { Exit::Surprise }
+}
+
+/// Ends a run at the step after an interrupt.
+struct UntilInterrupt<'a> {
+    observer: &'a mut dyn Observer,
+    interrupt: &'a Interrupt,
+}
+
+impl Observer for UntilInterrupt<'_> {
+    fn ends_run(&mut self) -> bool {
+        self.interrupt.arrived()
+    }
+
+    fn begins(&mut self, number: usize, count: usize, action: &str) {
+        self.observer.begins(number, count, action);
+    }
+
+    fn progress(&mut self, done: u64, all: u64) {
+        self.observer.progress(done, all);
+    }
+
+    fn done(&mut self, step: &StepReport) {
+        self.observer.done(step);
+    }
 }
 
 /// Width of the longest action, and of the longest raw step.
@@ -202,7 +236,7 @@ impl Output for Text {
     fn begin(&mut self, scenario: &Scenario, machine: &Machine) {
         self.raw = scenario.is_raw();
         let about = scenario.about().map(|about| format!("\n{}", about.trim_end())).unwrap_or_default();
-        self.heading = Some(format!("{} ({}){about}\n", scenario.title(), machine.describe()));
+        self.heading = Some(format!("{} ({}){about}\n", paint(HEADING, scenario.title()), machine.describe()));
     }
 
     fn observer(&mut self) -> &mut dyn Observer {
@@ -224,6 +258,7 @@ impl Output for Text {
         let count = report.steps.len();
         self.print(&match (report.passed, report.surprise()) {
             (true, _) => format!("{count} steps, all as expected.\n"),
+            (false, None) if report.interrupted => format!("Interrupted after {count} steps.\n"),
             (false, Some(step)) => format!("Step {} had an unexpected result.\n", step.number),
             (false, None) => "The steps were as expected, but something was left behind.\n".to_owned(),
         });
@@ -236,7 +271,7 @@ impl Output for Text {
 
 /// Formats a step in one line, under its note.
 fn line(step: &StepReport, width: usize, raw: bool) -> String {
-    let mark = if step.surprise { '✗' } else { '✓' };
+    let mark = if step.surprise { paint(BAD, "✗") } else { paint(GOOD, "✓") };
     let action_width = if raw { RAW_WIDTH } else { ACTION_WIDTH };
     let mut text = String::new();
     for note in step.note.iter().flat_map(|note| note.lines()) {

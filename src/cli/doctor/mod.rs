@@ -10,7 +10,9 @@ mod place;
 mod tests;
 mod vfio;
 
+pub(crate) use offer::info as window_info;
 pub(crate) use place::Place;
+pub(crate) use vfio::usable;
 
 use serde::Serialize;
 

@@ -60,7 +60,8 @@ fn ask(place: &Place) -> Option<Result<TceInfo, String>> {
     Some(info(&place.host, Node::Group(group.number)))
 }
 
-pub(super) fn info(host: &Arc<dyn Host>, group: Node<'_>) -> Result<TceInfo, String> {
+/// Returns what the kernel says of windows through a group, which it releases afterwards.
+pub(crate) fn info(host: &Arc<dyn Host>, group: Node<'_>) -> Result<TceInfo, String> {
     let open = |node| File::open(host, node).map_err(|errno| format!("open: {errno}"));
     let container = open(Node::Container)?;
     let group = open(group)?;

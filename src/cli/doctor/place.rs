@@ -70,7 +70,7 @@ impl Place {
     }
 
     /// Returns the huge pages: bytes of each, number, and number free.
-    pub(super) fn huge_pages(&self) -> Vec<(u64, u64, u64)> {
+    pub(crate) fn huge_pages(&self) -> Vec<(u64, u64, u64)> {
         let folder = "sys/kernel/mm/hugepages";
         let number = |name: &str, file| self.read(&format!("{folder}/{name}/{file}"))?.parse().ok();
         let names = self.names(folder).into_iter();

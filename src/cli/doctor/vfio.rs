@@ -64,7 +64,7 @@ fn is_given(driver: Option<&str>) -> bool {
 }
 
 /// Returns the groups with a device that is bound to VFIO and nothing in the way.
-pub(super) fn usable(place: &Place) -> Vec<GroupFacts> {
+pub(crate) fn usable(place: &Place) -> Vec<GroupFacts> {
     let mut groups = place.host.groups();
     groups.retain(|group| {
         group.devices.iter().any(|device| is_given(device.driver.as_deref()))

@@ -98,6 +98,9 @@ pub enum ReplayError {
     /// The guest's RAM cannot be registered.
     #[error("the guest's RAM: {0}")]
     Register(AddMemoryError),
+    /// The caller ended it.
+    #[error("interrupted after {done} of {all} steps; everything was released")]
+    Interrupted { done: usize, all: usize },
     /// A bridge could not be created, or no group attached to it.
     #[error("a PCI host bridge of the guest: {0}")]
     Bridge(PhbError),

@@ -62,7 +62,21 @@ impl Trace {
         &self,
         machine: &Machine,
         options: &Options,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Report, ReplayError> {
+        self.replay_until(machine, options, progress, || false)
+    }
+
+    /// Replays the trace until `ends` returns true; then everything is released.
+    ///
+    /// # Errors
+    /// As for [`Self::replay`], and [`ReplayError::Interrupted`].
+    pub fn replay_until(
+        &self,
+        machine: &Machine,
+        options: &Options,
         mut progress: impl FnMut(usize, usize),
+        mut ends: impl FnMut() -> bool,
     ) -> Result<Report, ReplayError> {
         let default = options.default_range()?;
         progress(0, self.events.len());
@@ -82,7 +96,12 @@ impl Trace {
         let mut ioctls = Ioctls::default();
         for (at, located) in timeline.steps.iter().enumerate() {
             if at % STRIDE == 0 {
-                progress(at, timeline.steps.len());
+                let all = timeline.steps.len();
+                progress(at, all);
+                if ends() {
+                    guest.end();
+                    return Err(ReplayError::Interrupted { done: at, all });
+                }
             }
             run.step(at, located);
             let (map, unmap) = guest.ioctls();

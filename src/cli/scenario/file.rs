@@ -4,6 +4,7 @@ use super::action::{Action, Name, Nothing, Protection};
 use super::expect::{Expect, Verdict};
 use super::raw::Line;
 use super::value::{Mistake, Offset, Page, Size, one_action, one_of, unknown_key};
+use crate::suggest;
 use core::fmt;
 use core::ops::Range;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -31,7 +32,7 @@ struct ModelName(Preset);
 
 impl<'de> Deserialize<'de> for ModelName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+        suggest::preset(&String::deserialize(deserializer)?).map(Self).map_err(de::Error::custom)
     }
 }
 

@@ -21,6 +21,9 @@ pub struct Report {
     pub end: End,
     /// Whether everything was as expected.
     pub passed: bool,
+    /// Whether the observer ended the run before the last step.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub interrupted: bool,
     /// The host. Leave it out to compare hosts.
     pub host: HostNote,
     /// Whether the steps were raw: then the tables are empty, and what was left at the end is

@@ -23,7 +23,12 @@ impl Scenario {
         let host = machine.host();
         let (platform, page) = (host.platform(), host.page_shift());
         let mut steps: Vec<StepReport> = Vec::new();
+        let mut interrupted = false;
         for (at, step) in self.steps.iter().enumerate() {
+            interrupted = observer.ends_run();
+            if interrupted {
+                break;
+            }
             observer.begins(at + 1, self.steps.len(), step.action.key());
             let report = run_step(&mut context, at + 1, step, (platform, page), observer);
             observer.after_step(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
@@ -37,10 +42,11 @@ impl Scenario {
         let tables = tables(&context);
         let host = machine.note(&context.groups);
         let end = context.end();
-        let passed = end.is_clean() && !steps.iter().any(|step| step.surprise);
+        let passed = end.is_clean() && !interrupted && !steps.iter().any(|step| step.surprise);
         let platform = platform.map(|platform| platform.to_string());
         let title = self.title.clone();
-        Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host, raw: false })
+        let page = page.bytes();
+        Ok(Report { title, platform, page, steps, tables, end, passed, interrupted, host, raw: false })
     }
 }
 
@@ -153,6 +159,11 @@ fn add_space(context: &Context<'_>, name: &str, space: &AddressSpace, tables: &m
 
 /// Watches a run.
 pub trait Observer {
+    /// Returns whether to end the run before the next step, and release everything.
+    fn ends_run(&mut self) -> bool {
+        false
+    }
+
     /// A step begins: its number, the number of steps, and its action.
     fn begins(&mut self, number: usize, count: usize, action: &str) {
         let _ = (number, count, action);

@@ -38,7 +38,12 @@ pub(in super::super) fn run(
     let (platform, page, locked) = (host.platform(), host.page_shift(), machine.locked());
     let mut run = RawRun { machine, host, process: Process::new(groups), locked, reported: 0 };
     let mut steps: Vec<StepReport> = Vec::new();
+    let mut interrupted = false;
     for (at, line) in scenario.raw.iter().enumerate() {
+        interrupted = observer.ends_run();
+        if interrupted {
+            break;
+        }
         observer.begins(at + 1, scenario.raw.len(), line.entry.step.key());
         let report = run.step(at + 1, line, (platform, page));
         observer.done(&report);
@@ -49,10 +54,11 @@ pub(in super::super) fn run(
         }
     }
     let end = run.end();
-    let passed = !steps.iter().any(|step| step.surprise);
+    let passed = !interrupted && !steps.iter().any(|step| step.surprise);
     let (title, platform) = (scenario.title.clone(), platform.map(|platform| platform.to_string()));
     let tables = Tables::default();
-    Ok(Report { title, platform, page: page.bytes(), steps, tables, end, passed, host: note, raw: true })
+    let page = page.bytes();
+    Ok(Report { title, platform, page, steps, tables, end, passed, interrupted, host: note, raw: true })
 }
 
 impl RawRun<'_> {

@@ -1,0 +1,6 @@
+//! Gives the shared library its name for the dynamic linker, which changes with the ABI.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libspapr_iommu.so.1");
+}
