@@ -121,7 +121,7 @@ fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> Stri
     // Memory that the kernel has for itself could not be unplugged.
     let (movable, plug) = match options.plug {
         0 => ("", String::new()),
-        blocks => ("movable_node ", format!("--plug {blocks}")),
+        blocks => ("movable_node", format!("--plug {blocks}")),
     };
     format!(
         "console=hvc0 panic=1 oops=panic {crash} {movable}{append} -- --boot {boot} --boots {boots} \

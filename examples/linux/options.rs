@@ -20,8 +20,9 @@ pub(crate) struct Options {
     /// finds 2048 TCEs for itself only in one of 64 GiB [default: its RAM]
     #[arg(long)]
     pub(crate) max_memory: Option<u64>,
-    /// Blocks of 64 MiB that the guest plugs and unplugs
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    /// Blocks of 64 MiB that the guest plugs and unplugs; they are not saved
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["save", "restore"],
+        value_parser = clap::value_parser!(u32).range(..=64))]
     pub(crate) plug: u32,
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
