@@ -26,12 +26,15 @@ mod buffers;
 mod cases;
 mod driver;
 mod find;
+#[path = "../nvme/function.rs"]
+mod function;
 #[path = "../nvme/held.rs"]
 mod held;
 #[path = "../nvme/machine.rs"]
 mod machine;
 mod model;
 mod packets;
+mod registers;
 mod rounds;
 #[cfg(test)]
 mod tests;
@@ -81,6 +84,9 @@ struct Options {
     /// Open, use and close the controller so many times, and see what is left
     #[arg(long, value_name = "N", conflicts_with = "packets")]
     rounds: Option<u32>,
+    /// Print what a driver finds on the controller, as JSON, and nothing else
+    #[arg(long, conflicts_with = "rounds")]
+    registers: bool,
     /// Print JSON, a line for each case
     #[arg(long)]
     json: bool,
@@ -133,6 +139,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let host = Arc::new(Recording::new(host));
     match options.rounds {
         Some(rounds) => rounds::run(&host, is_model, options, rounds),
+        None if options.registers => registers::run(&host, options.device.as_deref()),
         None => cases::run(&host, options),
     }
 }

@@ -24,6 +24,7 @@
 mod cases;
 mod driver;
 mod find;
+mod function;
 mod held;
 mod machine;
 mod model;

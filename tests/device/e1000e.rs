@@ -344,7 +344,9 @@ fn causes_interrupt_by_their_vector_once() {
     assert_eq!(rig.read(IMS), 1 << 22 | 1 << 24, "EIAC");
     rig.send(&packet(STATION, 60), 60);
     assert!(!fired(&vectors[0]) && !fired(&vectors[1]), "one is pending still, one is forbidden");
-    assert_eq!(rig.read(ICR) & 5 << 20, 5 << 20);
+    for _ in 0..2 {
+        assert_eq!(rig.read(ICR) & 5 << 20, 5 << 20, "reading clears none");
+    }
     rig.write(ICR, u32::MAX);
     assert_eq!(rig.read(ICR), 0);
     rig.write(ICS, 1 << 22 | 1 << 20);
@@ -379,7 +381,8 @@ fn the_pin_is_held_until_the_causes_are_read() {
     rig.write(IMS, 1 << 7);
     assert!(fired(&msi));
     rig.send(&packet(STATION, 60), 60);
-    assert!(!fired(&msi), "it was told");
+    rig.write(IMS, 1);
+    assert!(!fired(&msi), "something else is pending already");
     rig.read(ICR);
     rig.send(&packet(STATION, 60), 60);
     assert!(fired(&msi));
