@@ -112,7 +112,7 @@ fn manifests_say_what_registries_ask_for() {
 #[test]
 fn packages_hold_no_tests_and_nothing_of_the_lab() {
     let library = files("spapr-iommu");
-    let examples = ["examples/edu/", "examples/share.rs"];
+    let examples = ["examples/adder/", "examples/edu/", "examples/share.rs"];
     for file in &library {
         let folder = file.split_once('/').map(|(folder, _)| folder);
         let expected = match folder {

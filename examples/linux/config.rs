@@ -10,7 +10,8 @@ const COMMAND: u64 = 4;
 const BARS: Range<u64> = 0x10..0x28;
 const ROM: Range<u64> = 0x30..0x34;
 
-/// Bit of the command register: the device may use the bus.
+/// Bits of the command register: the device answers to its BARs; it may use the bus.
+const MEMORY: u16 = 2;
 const MASTER: u16 = 4;
 /// Bits of a BAR that say what it is.
 const BAR_FLAGS: u32 = 0xf;
@@ -42,6 +43,18 @@ impl GuestConfig {
     fn initial(&self) -> Registers {
         let flags = self.config().read::<u32>(BARS.start).unwrap_or(0) & BAR_FLAGS;
         Registers { command: 0, bars: [self.at as u32 | flags, (self.at >> 32) as u32, 0, 0, 0, 0] }
+    }
+
+    /// Returns the bus address of BAR 0.
+    pub(crate) fn address(&self) -> u64 {
+        let [low, high, ..] = self.registers.lock().bars;
+        u64::from(high) << 32 | u64::from(low & !BAR_FLAGS)
+    }
+
+    /// Returns it while the device answers there.
+    pub(crate) fn decoded(&self) -> Option<u64> {
+        let answers = self.registers.lock().command & MEMORY != 0;
+        answers.then(|| self.address())
     }
 
     fn config(&self) -> &Config {

@@ -1,8 +1,9 @@
 //! The guest's console: printed line by line, and searched for the checks that the guest's first
 //! process reports.
 
+use super::snapshot::Snapshot;
 use parking_lot::Mutex;
-use ppc64_linux_init::{FAILED, PASSED, STATUS, Wrote};
+use ppc64_linux_init::{FAILED, IDLE, PASSED, READY, STARTED, STATUS, Wrote};
 use std::io::Write;
 
 /// What stands before each line of the guest that is no check.
@@ -16,27 +17,40 @@ pub(crate) struct Console(Mutex<Said>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Said {
     line: Vec<u8>,
+    /// Kernels that came to user space.
+    pub(crate) kernels: u32,
     /// Checks that passed.
     pub(crate) passed: u32,
     /// Checks that failed.
     pub(crate) failed: u32,
     /// The last exit status.
     pub(crate) status: Option<u8>,
+    /// It has just said that it is ready to be saved.
+    ready: bool,
+    /// What its devices could reach, each time it said that they have no driver.
+    pub(crate) idle: Vec<Snapshot>,
     /// What it wrote to the disk that is emulated.
     pub(crate) wrote: Vec<Wrote>,
 }
 
 impl Console {
-    /// Takes what the guest prints.
-    pub(crate) fn put(&self, text: &[u8]) {
+    /// Takes what the guest prints. Returns whether it says that it is ready to be saved.
+    /// `snapshot` is called when it says that its devices have no driver.
+    pub(crate) fn put(&self, text: &[u8], snapshot: impl Fn() -> Snapshot) -> bool {
         let said = &mut *self.0.lock();
         for &byte in text {
             match byte {
-                b'\n' => said.end_line(),
+                b'\n' => {
+                    if said.line.starts_with(IDLE.as_bytes()) {
+                        said.idle.push(snapshot());
+                    }
+                    said.end_line();
+                }
                 b'\r' => {}
                 byte => said.line.push(byte),
             }
         }
+        std::mem::take(&mut said.ready)
     }
 
     /// Returns what the guest has said until now.
@@ -56,10 +70,16 @@ impl Said {
         let check = line.starts_with(PASSED) || line.starts_with(FAILED);
         self.passed += u32::from(line.starts_with(PASSED));
         self.failed += u32::from(line.starts_with(FAILED));
+        self.kernels += u32::from(line.contains(STARTED));
         if let Some(status) = line.strip_prefix(STATUS) {
             self.status = status.trim().parse().ok();
         }
-        self.wrote.extend(line.parse::<Wrote>());
+        self.ready |= line == READY;
+        if let Ok(wrote) = line.parse::<Wrote>() {
+            // A later boot may take the place of an earlier one.
+            self.wrote.retain(|earlier| earlier.start != wrote.start);
+            self.wrote.push(wrote);
+        }
         let prefix = if check { "" } else { PREFIX };
         // The reader may have gone; the guest continues.
         let _ = writeln!(std::io::stdout(), "{prefix}{line}");

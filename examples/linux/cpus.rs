@@ -28,6 +28,10 @@ pub(crate) enum End {
     Off,
     /// It wants to boot again.
     Reboot,
+    /// It is ready to be saved.
+    Ready,
+    /// It took too long: where its processors were.
+    Hung(String),
     /// It cannot go on.
     Failed(String),
 }
@@ -63,6 +67,11 @@ impl Cpus {
     pub(crate) fn start(&self, number: u32, pc: u64, r3: u64) -> bool {
         let mut registers = Registers { pc, msr: MSR, ..Default::default() };
         registers.gpr[3] = r3;
+        self.resume(number, registers)
+    }
+
+    /// Starts a processor that is stopped with these registers. Returns whether it was.
+    pub(crate) fn resume(&self, number: u32, registers: Registers) -> bool {
         let shared = &mut *self.shared.lock();
         match shared.states.get_mut(number as usize) {
             Some(state @ State::Stopped) => *state = State::Starting(Box::new(registers)),
@@ -70,6 +79,15 @@ impl Cpus {
         }
         self.changed.notify_all();
         true
+    }
+
+    /// Returns the registers with which a processor goes on; `None` if it is stopped.
+    pub(crate) fn registers(&self, number: usize) -> io::Result<Option<Registers>> {
+        match &self.shared.lock().states[number] {
+            State::Stopped => Ok(None),
+            State::Starting(registers) => Ok(Some(**registers)),
+            State::Running => self.files[number].registers().map(Some),
+        }
     }
 
     /// Stops the calling processor.
@@ -132,9 +150,20 @@ impl Cpus {
         self.shared.lock().threads.iter().flatten().for_each(|thread| thread.kick());
     }
 
+    /// Returns where all processors are; none runs.
+    pub(crate) fn places(&self) -> String {
+        let place = |(number, file): (usize, &Arc<VcpuFile>)| match file.registers() {
+            Ok(Registers { pc, lr, msr, gpr, .. }) => {
+                format!("processor {number}: pc {pc:x}, lr {lr:x}, msr {msr:x}, r1 {:x}, r3 {:x}", gpr[1], gpr[3])
+            }
+            Err(error) => format!("processor {number}: {error}"),
+        };
+        self.files.iter().enumerate().map(place).collect::<Vec<_>>().join("; ")
+    }
+
     /// Changes bits of every processor's LPCR.
     pub(crate) fn set_lpcr(&self, mask: u64, value: u64) -> io::Result<()> {
-        self.files.iter().try_for_each(|file| file.set(LPCR, file.get(LPCR)? & !mask | value & mask))
+        self.files.iter().try_for_each(|file| file.set(LPCR, file.get::<u64>(LPCR)? & !mask | value & mask))
     }
 
     /// Brings all processors back to how they were at first; none runs.

@@ -2,9 +2,7 @@
 
 use super::bar::GuestBar;
 use super::config::GuestConfig;
-use super::function::{self, Function};
-use super::kvm::Vm;
-use super::messages::Messages;
+use super::function;
 use spapr_iommu::Group;
 use spapr_iommu::device::{Device, DeviceError};
 use spapr_iommu::guest::Phb;
@@ -26,13 +24,8 @@ pub(crate) fn find(groups: &[GroupFacts]) -> Vec<(Group, PciDevice)> {
 /// An open device.
 pub(crate) struct Passed {
     device: Arc<Device>,
-    pub(crate) group: Group,
-    /// Bus, device and function, as a configuration address has them.
-    place: u32,
-    /// Bus address of BAR 0.
-    at: u64,
+    size: u64,
     config: GuestConfig,
-    messages: Messages,
     bar: GuestBar,
 }
 
@@ -41,10 +34,11 @@ impl Passed {
     pub(crate) fn open(phb: &Phb, group: Group, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
         let device = Arc::new(Device::open(phb.space(), group, pci.address.parse()?)?);
         let bar = GuestBar::new(&device)?;
-        let at = function::bar_address(slot);
-        let config = GuestConfig::new(Arc::clone(&device), at, bar.size());
-        let messages = Messages::new(Arc::clone(&device), slot)?;
-        Ok(Self { device, group, place: function::place(slot), at, config, messages, bar })
+        // Whole pages of the host, or the guest would put another BAR on the last one, where it would
+        // reach this device.
+        let size = bar.size().next_multiple_of(phb.space().registry().host().page_shift().bytes());
+        let config = GuestConfig::new(Arc::clone(&device), function::bar_address(slot), size);
+        Ok(Self { device, size, config, bar })
     }
 
     /// Maps BAR 0; `None` where the host cannot map all of it.
@@ -53,43 +47,24 @@ impl Passed {
         let area = self.device.bar_areas(0)?.into_iter().find(whole);
         area.map(|area| self.device.map_bar_area(0, area)).transpose()
     }
-}
 
-impl Function for Passed {
-    fn name(&self) -> &'static str {
-        "nvme"
+    /// Returns the device, whose messages are forwarded.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
     }
 
-    fn place(&self) -> u32 {
-        self.place
+    /// Returns the configuration space as the guest sees it.
+    pub(crate) fn config(&self) -> &GuestConfig {
+        &self.config
     }
 
-    fn bar(&self) -> (u64, u64) {
-        (self.at, self.bar.size())
+    /// Returns the size that the guest sees of BAR 0.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
-    fn read_config(&self, at: u64, size: u32) -> u32 {
-        self.config.read(at, size)
-    }
-
-    fn write_config(&self, at: u64, size: u32, value: u32) {
-        self.config.write(at, size, value);
-    }
-
-    fn load(&self, at: u64, len: usize) -> Vec<u8> {
-        self.bar.load(at, len)
-    }
-
-    fn store(&self, at: u64, data: &[u8]) {
-        self.bar.store(at, data);
-    }
-
-    fn messages(&self) -> &Messages {
-        &self.messages
-    }
-
-    fn reset(&self, vm: &Vm) -> Result<(), Box<dyn Error>> {
-        self.messages.off(vm);
-        Ok(self.config.reset()?)
+    /// Returns BAR 0.
+    pub(crate) fn bar(&self) -> &GuestBar {
+        &self.bar
     }
 }

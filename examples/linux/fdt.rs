@@ -19,6 +19,13 @@ pub(crate) struct Fdt {
     strings: Vec<u8>,
 }
 
+/// A part of a tree: a node, its properties, its nodes, its end.
+pub(crate) enum Token {
+    Node(String),
+    Property(String, Vec<u8>),
+    End,
+}
+
 impl Fdt {
     /// Writes a node, whose properties and nodes `inside` writes.
     pub(crate) fn node(&mut self, name: &str, inside: impl FnOnce(&mut Self)) {
@@ -69,6 +76,33 @@ impl Fdt {
         header.chain(reserved).chain(self.structure).chain(self.strings).collect()
     }
 
+    /// Returns what was written.
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let text = |bytes: &[u8]| -> String {
+            let text = bytes.iter().take_while(|byte| **byte != 0);
+            text.map(|byte| char::from(*byte)).collect()
+        };
+        let mut rest = self.structure.as_slice();
+        let mut tokens = Vec::new();
+        while let Some(word) = take_word(&mut rest) {
+            match word {
+                BEGIN_NODE => {
+                    let name = text(rest);
+                    take(&mut rest, name.len() + 1);
+                    tokens.push(Token::Node(name));
+                }
+                PROPERTY => {
+                    let (len, name) = (take_word(&mut rest), take_word(&mut rest));
+                    let name = name.and_then(|at| self.strings.get(at as usize..)).map_or_else(String::new, text);
+                    let value = take(&mut rest, len.unwrap_or_default() as usize);
+                    tokens.push(Token::Property(name, value.to_vec()));
+                }
+                _ => tokens.push(Token::End),
+            }
+        }
+        tokens
+    }
+
     fn word(&mut self, word: u32) {
         self.structure.extend(word.to_be_bytes());
     }
@@ -76,6 +110,19 @@ impl Fdt {
     fn pad(&mut self) {
         self.structure.resize(self.structure.len().next_multiple_of(4), 0);
     }
+}
+
+/// Takes bytes, and what pads them to whole cells.
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> &'a [u8] {
+    let (taken, after) = rest.split_at(len.next_multiple_of(4).min(rest.len()));
+    *rest = after;
+    &taken[..len.min(taken.len())]
+}
+
+fn take_word(rest: &mut &[u8]) -> Option<u32> {
+    let (word, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(u32::from_be_bytes(*word))
 }
 
 /// Returns the cells of 64-bit numbers.

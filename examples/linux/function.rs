@@ -25,6 +25,11 @@ pub(crate) trait Function: Send + Sync {
     /// The name of its node in the device tree.
     fn name(&self) -> &'static str;
 
+    /// The connector by which it leaves and returns.
+    fn connector(&self) -> Option<u32> {
+        None
+    }
+
     /// Bus, device and function, as a configuration address has them.
     fn place(&self) -> u32;
 
@@ -36,6 +41,9 @@ pub(crate) trait Function: Send + Sync {
 
     /// Writes such a register.
     fn write_config(&self, at: u64, size: u32, value: u32);
+
+    /// Called after writes: the guest may have moved BAR 0.
+    fn follow_bar(&self, _: &Vm) {}
 
     /// Performs a load from BAR 0.
     fn load(&self, at: u64, len: usize) -> Vec<u8>;

@@ -4,6 +4,7 @@ use super::cpus::{End, LPCR_AIL, LPCR_AIL_SHIFT, LPCR_ILE};
 use super::exits::Kind;
 use super::machine::Machine;
 use super::rtas;
+use super::snapshot::Snapshot;
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::uapi::papr::hcall::{
     H_FUNCTION, H_GET_TCE, H_PARAMETER, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_RTAS, H_STUFF_TCE, H_SUCCESS,
@@ -19,7 +20,7 @@ const H_REGISTER_PROC_TBL: u64 = 0x37c;
 /// TCE hypercalls.
 pub(crate) const TCE: [u64; 4] = [H_GET_TCE, H_PUT_TCE, H_STUFF_TCE, H_PUT_TCE_INDIRECT];
 
-const NAMES: [(u64, &str); 13] = [
+const NAMES: [(u64, &str); 14] = [
     (H_GET_TCE, "H_GET_TCE"),
     (H_PUT_TCE, "H_PUT_TCE"),
     (H_STUFF_TCE, "H_STUFF_TCE"),
@@ -33,6 +34,7 @@ const NAMES: [(u64, &str); 13] = [
     (0x1c8, "H_GET_CPU_CHARACTERISTICS"),
     (0x398, "H_QUERY_VAS_CAPABILITIES"),
     (0xf8, "H_POLL_PENDING"),
+    (0x380, "H_SIGNAL_SYS_RESET"),
     (0xf080, "H_GET_PERF_COUNTER_INFO"),
 ];
 
@@ -52,7 +54,9 @@ pub(crate) fn answer(machine: &Machine, cpu: usize, number: u64, args: &mut [u64
         H_PUT_TERM_CHAR => {
             let text = (u128::from(args[2]) << 64 | u128::from(args[3])).to_be_bytes();
             let len = usize::try_from(args[1]).unwrap_or(usize::MAX).min(text.len());
-            machine.console.put(&text[..len]);
+            if machine.console.put(&text[..len], || Snapshot::take(machine)) {
+                machine.cpus.end(End::Ready);
+            }
             H_SUCCESS
         }
         // Nobody types.

@@ -2,28 +2,30 @@
 
 use super::console::Console;
 use super::cpus::Cpus;
-use super::device::{self, Passed};
+use super::device;
+use super::drc::Connectors;
 use super::exits::Exits;
-use super::function::{Function, MMIO_OFFSET};
+use super::function::Function;
+use super::gate::Gate;
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
+use super::memory::Ram;
 use super::options::{Accel, Bars, Options};
+use super::slot::Slot;
 use super::virtio::Disk;
-use super::{image, rtas, tree};
+use super::{image, next, rtas, tree};
 use spapr_iommu::Group;
 use spapr_iommu::addr::GuestAddr;
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, VmMemory};
-use spapr_iommu::host::Host;
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig};
 use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::{Errno, Host};
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
-use spapr_iommu::space::DeviceArea;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 const BUID: u64 = 0x800_0000_2000_0000;
 const LIOBN: Liobn = Liobn(0x8000_0000);
@@ -33,9 +35,6 @@ const TREE: GuestAddr = GuestAddr(0x07e0_0000);
 pub(crate) const RTAS: GuestAddr = GuestAddr(0x07f0_0000);
 pub(crate) const RTAS_SIZE: u64 = 0x1000;
 pub(crate) const INITRD: GuestAddr = GuestAddr(0x0800_0000);
-
-/// KVM's memory slot of the first BAR; RAM has those before.
-const FIRST_BAR: u32 = 8;
 
 /// Firmware: hands r3, the argument block, to H_RTAS (`mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1;
 /// blr`). Big endian, as it is called.
@@ -48,17 +47,17 @@ const REAL: u64 = (1 << 60) - 1;
 /// before its RAM.
 pub(crate) struct Machine {
     pub(crate) disk: Option<Disk>,
-    /// BARs that are the guest's memory.
-    bars: Vec<DeviceArea>,
-    pub(crate) devices: Vec<Passed>,
+    pub(crate) devices: Vec<Slot>,
     pub(crate) phb: Arc<Phb>,
     pub(crate) iommu: GuestIommu,
     pub(crate) cpus: Cpus,
     pub(crate) console: Console,
     pub(crate) exits: Exits,
-    xics: Xics,
+    pub(crate) xics: Xics,
+    pub(crate) connectors: Connectors,
+    pub(crate) gate: Gate,
     pub(crate) vm: Vm,
-    memory: Arc<VmMemory<Arc<GuestMemoryMmap>>>,
+    pub(crate) ram: Ram,
     pub(crate) registry: Registry,
 }
 
@@ -66,13 +65,9 @@ impl Machine {
     /// Creates a machine, and its processors, which are all stopped.
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
-        let size = usize::try_from(options.memory << 20)?;
-        let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])?);
-        let memory = Arc::new(VmMemory::new(Arc::clone(&ram)));
-        for (number, slot) in (0..).zip(memory.slots()) {
-            // SAFETY: the memory is dropped after the VM; nobody holds references into it.
-            unsafe { vm.add_memory(number, slot.guest.start().0, slot.user.0, slot.guest.len()) }?;
-        }
+        let max_memory = options.max_memory.unwrap_or(options.memory) << 20;
+        let ram = Ram::new(&vm, options.memory << 20, options.plug, max_memory)?;
+        let memory = ram.memory();
         let (xics, vcpus) = processors(&vm, options.cpus)?;
 
         let registry = Registry::new(host.clone());
@@ -94,28 +89,19 @@ impl Machine {
         if found.len() < wanted {
             return Err(format!("{} NVMe controllers are bound to vfio-pci, {wanted} are wanted", found.len()).into());
         }
-        let (mut devices, mut bars) = (Vec::new(), Vec::new());
-        for (slot, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
-            if devices.iter().all(|other: &Passed| other.group != group) {
+        let mut devices: Vec<Slot> = Vec::new();
+        for (number, (group, pci)) in (0..).zip(found.into_iter().take(wanted)) {
+            if devices.iter().all(|other| other.group != group) {
                 phb.attach(group)?;
             }
-            let device = Passed::open(&phb, group, &pci, slot)?;
-            if options.bars == Bars::Mapped
-                && let Some(bar) = device.map_bar()?
-            {
-                let (at, user, slot) = (device.bar().0 + MMIO_OFFSET, bar.as_ptr() as u64, FIRST_BAR + slot);
-                // The host's kernel lets no other BAR be on the last page.
-                let size = (bar.len() as u64).next_multiple_of(host.page_shift().bytes());
-                // SAFETY: no vCPU runs when the mapping ends, with the machine.
-                unsafe { vm.add_memory(slot, at, user, size) }?;
-                bars.push(bar);
-            }
-            devices.push(device);
+            devices.push(Slot::new(&phb, group, pci, number, options.bars == Bars::Mapped)?);
         }
-        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, &ram, file)).transpose()?;
+        let disk = options.emulated.as_ref().map(|file| Disk::new(&vm, &phb, ram.map(), file)).transpose()?;
         let cpus = Cpus::new(vcpus.iter().map(|vcpu| Arc::clone(vcpu.file())).collect());
         let (console, exits) = (Console::default(), Exits::default());
-        let machine = Self { disk, bars, devices, phb, iommu, cpus, console, exits, xics, vm, memory, registry };
+        let (connectors, gate) = (Connectors::default(), Gate::default());
+        let machine =
+            Self { disk, devices, phb, iommu, cpus, console, exits, xics, connectors, gate, vm, ram, registry };
         machine.reset_sources()?;
         Ok((machine, vcpus))
     }
@@ -126,20 +112,25 @@ impl Machine {
         self.devices.iter().map(|device| device as &dyn Function).chain(disk)
     }
 
-    /// Brings the sources of the devices' messages back to how they are made.
+    /// Returns the sources of the devices' messages.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = u32> {
+        self.functions().flat_map(|function| function.messages().sources())
+    }
+
+    /// Brings these sources back to how they are made.
     fn reset_sources(&self) -> io::Result<()> {
-        let mut sources = self.functions().flat_map(|function| function.messages().sources());
-        sources.try_for_each(|source| self.xics.reset_source(source))
+        self.sources().try_for_each(|source| self.xics.reset_source(source))
     }
 
     /// Loads what the guest starts with, and starts its first processor.
     pub(crate) fn boot(&self, options: &Options, arguments: &str) -> Result<(), Box<dyn Error>> {
-        let memory = self.memory.as_ref();
-        let entry = image::load(&read(&options.kernel)?, memory)? & REAL;
-        let initrd = read(&options.initrd)?;
+        let memory = self.ram.memory().as_ref();
+        let kernel = read(&options.kernel)?;
+        let entry = image::load(&kernel, memory)? & REAL;
+        let initrd = next::initrd(options, &kernel)?;
         memory.write(INITRD, &initrd)?;
         memory.write(RTAS, &FIRMWARE.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())?;
-        let boot = tree::Boot { arguments, initrd: initrd.len() as u64, memory: options.memory << 20 };
+        let boot = tree::Boot { arguments, initrd: initrd.len() as u64 };
         memory.write(TREE, &tree::make(self, &boot)?)?;
         // r3 is the tree; that r5 is 0 says that there is no Open Firmware to ask.
         self.cpus.start(0, entry, TREE.0);
@@ -150,6 +141,7 @@ impl Machine {
     pub(crate) fn reset(&self) -> Result<(), Box<dyn Error>> {
         self.functions().try_for_each(|function| function.reset(&self.vm))?;
         self.iommu.reset()?;
+        self.connectors.reset(self)?;
         self.cpus.reset()?;
         self.vm.set_process_table(0)?;
         for file in self.cpus.files() {
@@ -158,14 +150,27 @@ impl Machine {
         Ok(self.reset_sources()?)
     }
 
+    /// Returns the bytes of locked memory.
+    pub(crate) fn locked(&self) -> Result<u64, Errno> {
+        Ok(self.registry.host().memlock()?.locked)
+    }
+
+    /// Returns how many TCEs there are in all tables.
+    pub(crate) fn tces(&self) -> u64 {
+        let mut count = 0;
+        self.phb.tables().iter().for_each(|table| table.each(&mut |_, _| count += 1));
+        count
+    }
+
     /// Takes everything down, in the order that leaks nothing.
     pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
         self.functions().for_each(|function| function.messages().off(&self.vm));
-        let Self { disk, bars, devices, phb, iommu, vm, memory, .. } = self;
-        let groups: BTreeSet<Group> = devices.iter().map(|device| device.group).collect();
-        drop((disk, bars, devices));
+        let Self { disk, devices, phb, iommu, vm, ram, .. } = self;
+        let plugged = devices.iter().filter(|device| device.is_plugged());
+        let groups: BTreeSet<Group> = plugged.map(|device| device.group).collect();
+        drop((disk, devices));
         groups.into_iter().try_for_each(|group| phb.detach(group))?;
-        drop((phb, iommu, vm, memory));
+        drop((phb, iommu, vm, ram));
         Ok(())
     }
 }
@@ -186,6 +191,7 @@ fn processors(vm: &Vm, count: u32) -> Result<(Xics, Vec<Vcpu>), Box<dyn Error>> 
     Ok((xics, vcpus))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file of the guest.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}; ppc64/run packs it", path.display()))
 }

@@ -10,26 +10,37 @@
 //! ```
 
 mod bar;
+mod blocks;
 mod config;
+mod connector;
 mod console;
 mod cpus;
 mod device;
+mod drc;
 mod exits;
 mod fdt;
 mod function;
+mod gate;
 mod hcall;
 #[path = "../vmm/image.rs"]
 mod image;
 mod killed;
 mod kvm;
 mod machine;
+mod memory;
 mod messages;
+mod next;
 mod options;
 mod pci;
+mod plug;
 mod processor;
+mod ram;
 mod report;
 mod rtas;
 mod run;
+mod saved;
+mod slot;
+mod snapshot;
 mod tree;
 mod virtio;
 
@@ -43,6 +54,7 @@ use spapr_iommu::host::vfio::Vfio;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -71,18 +83,26 @@ fn kill() -> Result<bool, Box<dyn Error>> {
 fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let host = Arc::new(Vfio::new());
     let before = host.memlock()?.locked;
-    let (machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
-    let mut report = Report::default();
+    let (mut machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
+    let mut report = Report::new(options);
     // What an earlier guest wrote to the same disks is other data.
     let seed = fastrand::u32(..);
-    for boot in 0.. {
-        machine.boot(options, &arguments(options, &machine, boot, seed))?;
-        let end = run::run(&machine, &mut vcpus);
+    for _ in 0..options.boots {
+        if report.boots() > 0 {
+            machine.reset()?;
+        }
+        match &options.restore {
+            Some(file) if report.boots() == 0 => machine.restore(file)?,
+            _ => machine.boot(options, &arguments(options, &machine, report.kernels(), seed))?,
+        }
+        let end = run::run(&machine, &mut vcpus, Duration::from_secs(options.limit));
         report.take(&machine, &vcpus, end.clone());
-        if end != End::Reboot || boot + 1 >= options.boots {
+        if end != End::Reboot || report.kernels() >= options.boots {
             break;
         }
-        machine.reset()?;
+    }
+    if let Some(file) = options.save.as_ref().filter(|_| report.is_ready()) {
+        machine.save(file)?;
     }
     drop(vcpus);
     machine.end()?;
@@ -92,11 +112,18 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
 
 /// Returns the kernel's command line: what comes after the dashes is for its first process.
 fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> String {
-    let Options { append, cpus, boots, init, .. } = options;
+    let Options { append, cpus, boots, init, restart, .. } = options;
     let disks = machine.devices.len();
     let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
+    let saved = if options.save.is_some() { "--saved" } else { "" };
+    let crash = next::crash_kernel(options);
+    // Memory that the kernel has for itself could not be unplugged.
+    let (movable, plug) = match options.plug {
+        0 => ("", String::new()),
+        blocks => ("movable_node ", format!("--plug {blocks}")),
+    };
     format!(
-        "console=hvc0 panic=1 oops=panic {append} -- --boot {boot} --boots {boots} --cpus {cpus} --disks {disks} \
-         --seed {seed} {emulated} {init}"
+        "console=hvc0 panic=1 oops=panic {crash} {movable}{append} -- --boot {boot} --boots {boots} \
+         --restart {restart} --cpus {cpus} --disks {disks} --seed {seed} {emulated} {saved} {plug} {init}"
     )
 }

@@ -19,8 +19,8 @@ const CHANGE_MSIX: u32 = 4;
 
 /// The messages of a device.
 pub(crate) struct Messages {
-    /// `None` if it is emulated.
-    device: Option<Arc<Device>>,
+    /// `None` if it is emulated, or not there.
+    device: Mutex<Option<Arc<Device>>>,
     /// Source number of the first.
     first: u32,
     max: u32,
@@ -35,14 +35,20 @@ struct On {
 
 impl Messages {
     /// Creates them with source numbers from that of the device's slot on.
-    pub(crate) fn new(device: Arc<Device>, slot: u32) -> Result<Self, DeviceError> {
+    pub(crate) fn new(device: &Arc<Device>, slot: u32) -> Result<Self, DeviceError> {
         let max = device.interrupts(InterruptKind::Msix)?.count.min(MAX);
-        Ok(Self { device: Some(device), first: FIRST_SOURCE + slot * MAX, max, on: Mutex::default() })
+        let device = Mutex::new(Some(Arc::clone(device)));
+        Ok(Self { device, first: FIRST_SOURCE + slot * MAX, max, on: Mutex::default() })
     }
 
     /// Creates those of a device that is emulated.
     pub(crate) fn emulated(slot: u32, count: u32) -> Self {
-        Self { device: None, first: FIRST_SOURCE + slot * MAX, max: count.min(MAX), on: Mutex::default() }
+        Self { device: Mutex::default(), first: FIRST_SOURCE + slot * MAX, max: count.min(MAX), on: Mutex::default() }
+    }
+
+    /// Has them come from another device, or from none.
+    pub(crate) fn forward(&self, device: Option<Arc<Device>>) {
+        *self.device.lock() = device;
     }
 
     /// Sends a message of a device that is emulated, if it is on.
@@ -63,11 +69,20 @@ impl Messages {
         self.first..self.first + self.max
     }
 
+    /// Returns how many are on.
+    pub(crate) fn count(&self) -> u32 {
+        self.on.lock().as_ref().map_or(0, |on| on.eventfds.len() as u32)
+    }
+
     /// Returns the source number of a message that is on.
     pub(crate) fn source(&self, message: u32) -> Option<u32> {
-        let on = self.on.lock();
-        let count = on.as_ref().map_or(0, |on| on.eventfds.len());
-        ((message as usize) < count).then_some(self.first + message)
+        (message < self.count()).then_some(self.first + message)
+    }
+
+    /// Turns on as many as were on when the machine was saved.
+    pub(crate) fn restore(&self, vm: &Vm, count: u32) -> Result<(), &'static str> {
+        let on = self.change(vm, CHANGE_MSIX, count);
+        if on == Some(count) { Ok(()) } else { Err("messages of the saved device cannot be turned on") }
     }
 
     /// `ibm,change-msi`: turns on `count` messages in the place of those that are on, 0 for none.
@@ -79,7 +94,9 @@ impl Messages {
         self.off(vm);
         let count = count.min(self.max);
         if count > 0 {
-            *self.on.lock() = Some(self.turn_on(vm, count).ok()?);
+            // The guest hears only that it has none.
+            let on = self.turn_on(vm, count).inspect_err(|error| eprintln!("linux: {count} messages: {error}"));
+            *self.on.lock() = Some(on.ok()?);
         }
         Some(count)
     }
@@ -92,7 +109,7 @@ impl Messages {
         }
         let borrowed: Vec<_> = eventfds.iter().map(AsFd::as_fd).collect();
         let forward = |device: &Arc<Device>| device.forward_interrupts(InterruptKind::Msix, &borrowed);
-        let forwarded = self.device.as_ref().map(forward).transpose()?;
+        let forwarded = self.device.lock().as_ref().map(forward).transpose()?;
         Ok(On { _forwarded: forwarded, eventfds })
     }
 

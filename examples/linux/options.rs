@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, ValueEnum};
+use ppc64_linux_init::Restart;
 use std::path::PathBuf;
 
 /// Boots a Linux guest with devices of the host.
@@ -15,6 +16,13 @@ pub(crate) struct Options {
     /// MiB of guest RAM
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..))]
     pub(crate) memory: u64,
+    /// MiB of RAM that the guest may ever have, by which it sizes its DMA window: a crash kernel
+    /// finds 2048 TCEs for itself only in one of 64 GiB [default: its RAM]
+    #[arg(long)]
+    pub(crate) max_memory: Option<u64>,
+    /// Blocks of 64 MiB that the guest plugs and unplugs
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    pub(crate) plug: u32,
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,
@@ -25,9 +33,22 @@ pub(crate) struct Options {
     /// How the guest reaches the registers of its devices
     #[arg(long, value_enum, default_value_t = Bars::Mapped)]
     pub(crate) bars: Bars,
+    /// Have the guest write to the emulated disk, save the machine to that file meanwhile, and its
+    /// RAM to another beside it, and end
+    #[arg(long, value_name = "FILE", requires = "emulated")]
+    pub(crate) save: Option<PathBuf>,
+    /// Go on with the guest that was saved to that file, with the same options
+    #[arg(long, value_name = "FILE", conflicts_with = "save")]
+    pub(crate) restore: Option<PathBuf>,
     /// How often the guest boots: it restarts itself before the last time
     #[arg(long, default_value_t = 1)]
     pub(crate) boots: u32,
+    /// How the guest comes to its second boot
+    #[arg(long, value_enum, default_value_t = Restart::Reboot)]
+    pub(crate) restart: Restart,
+    /// Seconds that a boot may take: then the monitor says where each processor is, and gives up
+    #[arg(long, default_value_t = 250)]
+    pub(crate) limit: u64,
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,
@@ -37,6 +58,9 @@ pub(crate) struct Options {
     /// The guest's initial file system
     #[arg(long, default_value = "/guest/initramfs.gz")]
     pub(crate) initrd: PathBuf,
+    /// Programs for a guest that restarts itself
+    #[arg(long, default_value = "/guest/programs.gz")]
+    pub(crate) programs: PathBuf,
     /// Further words for the guest's kernel, such as loglevel=7
     #[arg(long, default_value = "quiet")]
     pub(crate) append: String,

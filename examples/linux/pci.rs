@@ -4,6 +4,7 @@
 use super::fdt::{Fdt, halves};
 use super::function::{Function, MMIO, MMIO_OFFSET};
 use super::machine::Machine;
+use super::plug::SLOTS;
 use super::rtas::DDW;
 
 /// Bits of an address's first cell: memory with 32 or 64 bits of address, which does not move.
@@ -30,6 +31,7 @@ pub(crate) fn node(tree: &mut Fdt, machine: &Machine) {
         tree.cells("ibm,pe-total-#msi", &[messages]);
         let (start, size) = MMIO;
         tree.cells("ranges", &[&[MEMORY_32], &halves([start, start + MMIO_OFFSET, size])[..]].concat());
+        tree.bytes("ibm,drc-info", &connectors(machine.devices.len() as u32));
         for property in machine.phb.properties(&DDW) {
             tree.bytes(property.name, &property.value);
         }
@@ -37,7 +39,16 @@ pub(crate) fn node(tree: &mut Fdt, machine: &Machine) {
     });
 }
 
-fn device_node(tree: &mut Fdt, device: &dyn Function) {
+/// Returns the connectors of the bus: one run of them with its type, the beginning of names, the
+/// first index and number, how many, their distance, no power domain.
+fn connectors(slots: u32) -> Vec<u8> {
+    let text = b"SLOT\0Slot \0";
+    let cells = [SLOTS, 1, slots, 1, u32::MAX].into_iter().flat_map(u32::to_be_bytes);
+    1u32.to_be_bytes().into_iter().chain(*text).chain(cells).collect()
+}
+
+/// Writes the node of a device.
+pub(crate) fn device_node(tree: &mut Fdt, device: &dyn Function) {
     let register = |at, size| device.read_config(at, size);
     tree.node(&format!("{}@{:x}", device.name(), device.place() >> 11), |tree| {
         let (at, size) = device.bar();
@@ -53,5 +64,8 @@ fn device_node(tree: &mut Fdt, device: &dyn Function) {
         tree.cells("subsystem-id", &[register(0x2e, 2)]);
         tree.cells("ibm,req#msi-x", &[device.messages().max()]);
         tree.cells("ibm,pci-config-space-type", &[1]);
+        if let Some(connector) = device.connector() {
+            tree.cells("ibm,my-drc-index", &[connector]);
+        }
     });
 }

@@ -1,6 +1,7 @@
 //! RTAS: the firmware's calls, each with a token that the device tree names.
 
 use super::cpus::End;
+use super::drc;
 use super::exits::Kind;
 use super::function::Function;
 use super::machine::Machine;
@@ -44,7 +45,7 @@ pub(crate) const KERNELS: [(u32, &str); 4] =
 /// Returns all calls, as the `/rtas` node has them.
 pub(crate) fn calls() -> impl Iterator<Item = (u32, &'static str)> {
     let library = DDW.names().into_iter().map(|(name, token)| (token, name));
-    OURS.into_iter().chain(KERNELS).chain(library)
+    OURS.into_iter().chain(drc::CALLS).chain(KERNELS).chain(library)
 }
 
 /// Returns the name of a call.
@@ -59,6 +60,9 @@ pub(crate) fn answer(machine: &Machine, cpu: usize, at: GuestAddr) -> i64 {
     machine.exits.count(Kind::Rtas(block.token()));
     if let Some(code) = machine.iommu.h_rtas(&DDW, at) {
         return code;
+    }
+    if let Some(results) = drc::answer(machine, block.token(), block.args()) {
+        return block.write(memory, &results).map_or(H_PARAMETER, |()| H_SUCCESS);
     }
     let results = match carry_out(machine, cpu, block.token(), block.args()) {
         Some(results) => [SUCCESS.cast_unsigned(), results[0], results[1]],
@@ -81,6 +85,7 @@ fn carry_out(machine: &Machine, cpu: usize, token: u32, args: &[u32]) -> Option<
         (WRITE_CONFIG, &[address, high, low, size, value]) => {
             if let Some(device) = device(machine, address, high, low) {
                 device.write_config(register(address), size, value);
+                device.follow_bar(&machine.vm);
             }
             Some([0; 2])
         }

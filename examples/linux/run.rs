@@ -7,11 +7,12 @@ use super::machine::Machine;
 use super::{function, hcall};
 use std::error::Error;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Runs the guest from one boot to its end.
-pub(crate) fn run(machine: &Machine, vcpus: &mut [Vcpu]) -> End {
-    thread::scope(|scope| {
+/// Runs the guest from one boot to its end, or until it has taken `limit`.
+pub(crate) fn run(machine: &Machine, vcpus: &mut [Vcpu], limit: Duration) -> End {
+    let began = Instant::now();
+    let mut end = thread::scope(|scope| {
         let run = |(number, vcpu): (usize, &mut Vcpu)| {
             if let Err(error) = run_vcpu(machine, number, vcpu) {
                 machine.cpus.end(End::Failed(format!("processor {number}: {error}")));
@@ -23,6 +24,7 @@ pub(crate) fn run(machine: &Machine, vcpus: &mut [Vcpu]) -> End {
             match machine.cpus.wait_for_end() {
                 Some(end) => break end,
                 None if ended() => break End::Failed("the processors' threads ended".into()),
+                None if began.elapsed() >= limit => break End::Hung(String::new()),
                 None => {}
             }
         };
@@ -32,7 +34,12 @@ pub(crate) fn run(machine: &Machine, vcpus: &mut [Vcpu]) -> End {
             thread::sleep(Duration::from_millis(1));
         }
         end
-    })
+    });
+    if let End::Hung(places) = &mut end {
+        // No processor is in the guest any longer, so its registers can be read.
+        *places = machine.cpus.places();
+    }
+    end
 }
 
 /// Runs one processor whenever it is started.
@@ -52,7 +59,10 @@ fn run_vcpu(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box
 
 /// Runs the processor to its next exit, and handles that.
 fn step(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box<dyn Error>> {
-    match vcpu.run()? {
+    let inside = machine.gate.enter();
+    let exit = vcpu.run()?;
+    drop(inside);
+    match exit {
         Exit::Hcall { nr, mut args } => {
             let code = hcall::answer(machine, number, nr, &mut args);
             vcpu.answer_hcall(code, args);

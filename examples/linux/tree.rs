@@ -3,7 +3,8 @@
 
 use super::fdt::{Fdt, halves};
 use super::machine::{INITRD, Machine, RTAS, RTAS_SIZE};
-use super::{pci, processor, rtas};
+use super::memory::{BLOCK, Ram};
+use super::{blocks, pci, processor, rtas};
 use std::io;
 
 /// Of the interrupt controller, which devices point to.
@@ -12,17 +13,12 @@ const XICS: u32 = 1;
 const CONSOLE: &str = "/vdevice/vty@71000000";
 const CONSOLE_UNIT: u32 = 0x7100_0000;
 
-/// The largest piece of memory that could be plugged.
-const PLUG: u32 = 256 << 20;
-
 /// What differs from boot to boot.
 pub(crate) struct Boot<'a> {
     /// The kernel's command line.
     pub(crate) arguments: &'a str,
     /// Bytes of the initial file system.
     pub(crate) initrd: u64,
-    /// Bytes of RAM.
-    pub(crate) memory: u64,
 }
 
 /// Builds the flattened tree.
@@ -41,10 +37,11 @@ pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
         tree.node("chosen", |tree| chosen(tree, boot));
         tree.node("memory@0", |tree| {
             tree.strings("device_type", &["memory"]);
-            tree.cells("reg", &halves([0, boot.memory]));
+            tree.cells("reg", &halves([0, machine.ram.boot()]));
         });
+        blocks::node(tree, &machine.ram);
         tree.node("cpus", |tree| processor::nodes(tree, &host, cpus, &encodings));
-        tree.node("rtas", |tree| rtas_node(tree, boot.memory, cpus));
+        tree.node("rtas", |tree| rtas_node(tree, &machine.ram, cpus));
         tree.node("interrupt-controller", |tree| {
             tree.strings("device_type", &["PowerPC-External-Interrupt-Presentation"]);
             tree.strings("compatible", &["IBM,ppc-xicp"]);
@@ -68,16 +65,17 @@ fn chosen(tree: &mut Fdt, boot: &Boot<'_>) {
     tree.strings("stdout-path", &[CONSOLE]);
     tree.strings("linux,stdout-path", &[CONSOLE]);
     // Option vector 5: what `ibm,client-architecture-support` would have resulted in. Associativity
-    // of form 1; XICS (byte 23); a radix MMU (24) whose translations the guest flushes itself (26).
+    // of form 1; XICS (byte 23); a radix MMU (24) whose translations the guest flushes itself (26);
+    // memory in blocks (2), described by runs (22).
     let mut options = [0; 32];
-    for (byte, value) in [(5, 0x80), (23, 0), (24, 0x40), (26, 0x40)] {
+    for (byte, value) in [(2, 0x20), (5, 0x80), (22, 0x80), (23, 0), (24, 0x40), (26, 0x40)] {
         options[byte] = value;
     }
     tree.bytes("ibm,architecture-vec-5", &options);
 }
 
 /// Firmware's calls, and where it lies.
-fn rtas_node(tree: &mut Fdt, memory: u64, cpus: u32) {
+fn rtas_node(tree: &mut Fdt, ram: &Ram, cpus: u32) {
     let functions = "pft term dabr interrupt tce vio splpar bulk set-mode sprg0 copy debug multi-tce";
     let functions: Vec<String> = functions.split(' ').map(|name| format!("hcall-{name}")).collect();
     tree.strings("ibm,hypertas-functions", &functions.iter().map(String::as_str).collect::<Vec<_>>());
@@ -91,7 +89,7 @@ fn rtas_node(tree: &mut Fdt, memory: u64, cpus: u32) {
     tree.flag("ibm,change-msix-capable");
     // The most memory there may ever be, by which Linux sizes its DMA window; the piece that is
     // plugged; processors.
-    tree.cells("ibm,lrdr-capacity", &[&halves([memory])[..], &[0, PLUG, cpus]].concat());
+    tree.cells("ibm,lrdr-capacity", &[&halves([ram.end(), BLOCK])[..], &[cpus]].concat());
 }
 
 /// Devices of the hypervisor: the console. It has no interrupt, so Linux polls it.

@@ -5,8 +5,8 @@
 //! buffer and compares checksums: in the dynamic and in the default window, one command at a time
 //! and 32, by interrupts and by polling. **Data on the disk is lost.**
 //!
-//! On a machine that is not POWER it runs on a model with a disk of memory, which completes commands
-//! within the write to the doorbell; so the driver never sleeps, and counts no interrupts:
+//! On a machine that is not POWER it runs on a model with a disk of memory, which completes
+//! commands within the write to the doorbell; so the driver never sleeps, and counts no interrupts:
 //!
 //! ```text
 //! cargo run --example nvme

@@ -22,9 +22,9 @@ pub struct TableSpec {
     pub page: PageShift,
 }
 
-/// Returns the bytes that the kernel locks for a table of so many entries that it keeps: the entries,
-/// and a pointer to each page of them; at most a page less, and it saturates (`kvmppc_stt_pages`,
-/// arch/powerpc/kvm/book3s_64_vio.c).
+/// Returns the bytes that the kernel locks for a table of so many entries that it keeps: the
+/// entries, and a pointer to each page of them; at most a page less, and it saturates
+/// (`kvmppc_stt_pages`, arch/powerpc/kvm/book3s_64_vio.c).
 pub fn locked_bytes(host_page: PageShift, entries: u64) -> u64 {
     let whole = |bytes: u64| host_page.ceil(bytes).unwrap_or(u64::MAX);
     let entries = whole(entries.saturating_mul(8));

@@ -1,5 +1,5 @@
-//! `spapr-iommu plan`: its answers for programs, and what it refuses. `docs/plan.md` is checked with
-//! the other documents.
+//! `spapr-iommu plan`: its answers for programs, and what it refuses. The tests of the documents
+//! check `docs/plan.md`.
 
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
 

@@ -2,6 +2,7 @@
 //! `arch/powerpc/include/uapi/asm/kvm.h`).
 
 use nix::{ioctl_readwrite, ioctl_write_int_bad, ioctl_write_ptr, request_code_none, request_code_write};
+use serde::{Deserialize, Serialize};
 
 const KVM: u8 = 0xae;
 
@@ -25,6 +26,7 @@ ioctl_write_ptr!(configure_mmu, KVM, 0xaf, MmuV3);
 nix::ioctl_read_bad!(get_radix_info, request_code_write!(KVM, 0xb0, size_of::<RadixInfo>()), RadixInfo);
 ioctl_readwrite!(create_device, KVM, 0xe0, CreateDevice);
 ioctl_write_ptr!(set_device_attr, KVM, 0xe1, DeviceAttr);
+ioctl_write_ptr!(get_device_attr, KVM, 0xe2, DeviceAttr);
 
 /// `struct kvm_userspace_memory_region`.
 #[repr(C)]
@@ -60,7 +62,7 @@ pub(crate) struct IoEventfd {
 
 /// `struct kvm_regs` of POWER.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Registers {
     pub(crate) pc: u64,
     pub(crate) cr: u64,

@@ -5,11 +5,13 @@ mod ioctl;
 mod kick;
 mod run;
 mod run_area;
+mod saved;
 mod vcpu;
 mod xics;
 
 pub(crate) use ioctl::Registers;
 pub(crate) use kick::Kick;
+pub(crate) use saved::SavedVcpu;
 pub(crate) use vcpu::{Exit, Vcpu, VcpuFile};
 pub(crate) use xics::Xics;
 
@@ -18,6 +20,7 @@ use nix::errno::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The kernel answers a hypercall: `KVM_CAP_PPC_ENABLE_HCALL`.
 const CAP_ENABLE_HCALL: u32 = 104;
@@ -32,6 +35,7 @@ const RADIX: u64 = 1 << 63;
 pub(crate) struct Vm {
     kvm: File,
     vm: OwnedFd,
+    process_table: AtomicU64,
 }
 
 impl Vm {
@@ -41,7 +45,7 @@ impl Vm {
         // SAFETY: this number takes a value, and no address.
         let vm = unsafe { ioctl::create_vm(kvm.as_raw_fd(), 0) }?;
         // SAFETY: the kernel has just opened this file for us.
-        Ok(Self { kvm, vm: unsafe { OwnedFd::from_raw_fd(vm) } })
+        Ok(Self { kvm, vm: unsafe { OwnedFd::from_raw_fd(vm) }, process_table: AtomicU64::new(0) })
     }
 
     /// Returns the VM's file.
@@ -53,12 +57,20 @@ impl Vm {
     /// addresses.
     ///
     /// # Safety
-    /// The memory must belong to the guest until the VM is closed: nothing here holds a reference
-    /// to it, and it stays mapped.
+    /// The memory must belong to the guest until it is removed or the VM is closed: nothing here
+    /// holds a reference to it, and it stays mapped.
     pub(crate) unsafe fn add_memory(&self, slot: u32, guest: u64, user: u64, size: u64) -> io::Result<()> {
         let region = MemoryRegion { slot, flags: 0, guest, size, user };
         // SAFETY: the kernel reads a structure of that type; what it does with the memory is the
         // caller's promise.
+        unsafe { ioctl::set_memory(self.vm.as_raw_fd(), &region) }?;
+        Ok(())
+    }
+
+    /// Takes memory from the guest.
+    pub(crate) fn remove_memory(&self, slot: u32) -> io::Result<()> {
+        let region = MemoryRegion { slot, flags: 0, guest: 0, size: 0, user: 0 };
+        // SAFETY: the kernel reads a structure of that type, whose size of 0 names no memory.
         unsafe { ioctl::set_memory(self.vm.as_raw_fd(), &region) }?;
         Ok(())
     }
@@ -95,7 +107,13 @@ impl Vm {
         let config = MmuV3 { flags: RADIX_GTSE, process_table: RADIX | table };
         // SAFETY: the kernel reads a structure of that type.
         unsafe { ioctl::configure_mmu(self.vm.as_raw_fd(), &config) }?;
+        self.process_table.store(table, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Returns the process table that was set last.
+    pub(crate) fn process_table(&self) -> u64 {
+        self.process_table.load(Ordering::Relaxed)
     }
 
     /// Returns the page sizes of the radix MMU, as `ibm,processor-radix-AP-encodings` has them.

@@ -1,9 +1,9 @@
 //! `KVM_RUN`, after which the floating-point and vector registers of this thread may hold anything.
 //!
 //! They should not: a system call keeps f14 to f31 and v20 to v31 of its caller (OpenPOWER ELFv2
-//! ABI). But the guest runs with them, and hosts are seen that do not put them all back (Linux
-//! 6.12.107 and 7.2.13, emulated). A compiler that keeps a value in f31 over the loop that runs a
-//! vCPU then computes with 0. So the call is made here, in assembly that names them as lost, and it
+//! ABI). But Linux leaves the guest's in a thread that was switched out within the call, as
+//! docs/guest.md explains. A compiler that keeps a value in f31 over the loop that runs a vCPU then
+//! computes with the guest's. So the call is made here, in assembly that names them as lost, and it
 //! looks whether they were.
 
 use nix::errno::Errno;

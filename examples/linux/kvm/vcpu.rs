@@ -20,20 +20,27 @@ impl VcpuFile {
         &self.0
     }
 
-    /// Returns a register of 64 bits, by its `KVM_REG_PPC_` number.
-    pub(crate) fn get(&self, id: u64) -> io::Result<u64> {
-        let mut value = 0u64;
+    /// Returns a register, by its `KVM_REG_PPC_` number, which names its size.
+    pub(crate) fn get<T: Register>(&self, id: u64) -> io::Result<T> {
+        if T::SIZE != id & SIZE {
+            return Err(Errno::EINVAL.into());
+        }
+        let mut value = T::default();
         let register = OneRegister { id, addr: (&raw mut value).expose_provenance() as u64 };
-        // SAFETY: the kernel reads a structure of that type and writes 64 bits at its address.
+        // SAFETY: the kernel reads a structure of that type, and writes at its address as much as
+        // a value of that type has: the size was compared.
         unsafe { ioctl::get_one_register(self.0.as_raw_fd(), &register) }?;
         Ok(value)
     }
 
-    /// Sets a register of 64 or 128 bits.
+    /// Sets a register.
     pub(crate) fn set<T: Register>(&self, id: u64, value: T) -> io::Result<()> {
+        if T::SIZE != id & SIZE {
+            return Err(Errno::EINVAL.into());
+        }
         let register = OneRegister { id, addr: (&raw const value).expose_provenance() as u64 };
-        // SAFETY: the kernel reads a structure of that type, and at its address no more than a
-        // value of that type has: the number names its size.
+        // SAFETY: the kernel reads a structure of that type, and at its address as much as a
+        // value of that type has: the size was compared.
         unsafe { ioctl::set_one_register(self.0.as_raw_fd(), &register) }?;
         Ok(())
     }
@@ -128,7 +135,22 @@ impl Vcpu {
     }
 }
 
-/// Values of registers, by their size.
-pub(crate) trait Register {}
-impl Register for u64 {}
-impl Register for [u64; 2] {}
+/// Part of a register's number that is its size.
+const SIZE: u64 = 0xf0_0000_0000_0000;
+
+/// Values of registers, by their size: `KVM_REG_SIZE_U32`, `_U64`, `_U128`.
+pub(crate) trait Register: Default {
+    const SIZE: u64;
+}
+
+impl Register for u32 {
+    const SIZE: u64 = 0x20_0000_0000_0000;
+}
+
+impl Register for u64 {
+    const SIZE: u64 = 0x30_0000_0000_0000;
+}
+
+impl Register for [u64; 2] {
+    const SIZE: u64 = 0x40_0000_0000_0000;
+}

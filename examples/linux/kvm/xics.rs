@@ -38,7 +38,21 @@ impl Xics {
 
     /// Makes a source of interrupts, or brings it back to how it was made.
     pub(crate) fn reset_source(&self, source: u32) -> io::Result<()> {
-        let state = MASKED_EDGE;
+        self.set_source(source, MASKED_EDGE)
+    }
+
+    /// Returns the state of a source.
+    pub(crate) fn source(&self, source: u32) -> io::Result<u64> {
+        let mut state = 0u64;
+        let addr = (&raw mut state).expose_provenance() as u64;
+        let attr = DeviceAttr { flags: 0, group: SOURCES, attr: source.into(), addr };
+        // SAFETY: the kernel reads a structure of that type, and writes 64 bits at its address.
+        unsafe { ioctl::get_device_attr(self.0.as_raw_fd(), &attr) }?;
+        Ok(state)
+    }
+
+    /// Sets the state of a source. An interrupt that is pending is delivered.
+    pub(crate) fn set_source(&self, source: u32, state: u64) -> io::Result<()> {
         let addr = std::ptr::from_ref(&state).expose_provenance() as u64;
         let attr = DeviceAttr { flags: 0, group: SOURCES, attr: source.into(), addr };
         // SAFETY: the kernel reads a structure of that type, and at its address 64 bits, which

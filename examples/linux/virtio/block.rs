@@ -14,7 +14,7 @@ use vm_memory::{Le32, Le64};
 
 const SECTOR: u64 = 512;
 /// Size of a file that is made.
-const BYTES: u64 = 64 << 20;
+const BYTES: u64 = 128 << 20;
 /// Bytes that are moved at a time.
 const CHUNK: usize = 64 << 10;
 /// What the guest finds in `/sys/block/vda/serial`.

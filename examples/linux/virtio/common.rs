@@ -1,6 +1,7 @@
 //! Registers of the virtio transport: features, status, the queue (virtio 1.2, section 4.1.4.3).
 
 use super::config::VECTORS;
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_ACCESS_PLATFORM,
@@ -41,6 +42,7 @@ const QUEUE_DRIVER: u64 = 0x28;
 const QUEUE_DEVICE: u64 = 0x30;
 
 /// The registers of a device with one queue.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Common {
     device_select: u32,
     driver_select: u32,
@@ -50,6 +52,7 @@ pub(super) struct Common {
     pub(super) config_vector: u16,
     queue_select: u16,
     pub(super) queue_vector: u16,
+    #[serde(with = "super::saved::queue")]
     pub(super) queue: Queue,
 }
 

@@ -85,6 +85,18 @@ impl Space {
         space
     }
 
+    /// Creates it with registers as they were saved.
+    pub(super) fn restored(bar: u64, bytes: &[u8]) -> Option<Self> {
+        let mut space = Self::new(bar);
+        space.bytes = bytes.try_into().ok()?;
+        Some(space)
+    }
+
+    /// Returns all registers.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn put(&mut self, at: usize, value: &[u8]) {
         self.bytes[at..at + value.len()].copy_from_slice(value);
     }

@@ -5,10 +5,12 @@ mod block;
 mod common;
 mod config;
 mod msix;
+mod saved;
 mod worker;
 
 use super::function::{self, Function};
 use super::kvm::Vm;
+use super::memory::Map;
 use super::messages::Messages;
 use block::Block;
 use common::Common;
@@ -17,12 +19,13 @@ use msix::Msix;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use ppc64_linux_init::Wrote;
+pub(crate) use saved::SavedDisk;
 use spapr_iommu::guest::{Phb, PhbIommu};
 use std::error::Error;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use vm_memory::{GuestMemoryMmap, IommuMemory};
+use vm_memory::{GuestAddressSpace, GuestMemoryMmap, IommuMemory};
 use worker::Worker;
 
 /// The slot of the disk on the guest's bus: after all devices of the host.
@@ -33,7 +36,7 @@ const NOTIFICATION: u32 = 2;
 
 /// The disk. Its worker is dropped first.
 pub(crate) struct Disk {
-    _worker: Worker,
+    worker: Option<Worker>,
     device: Arc<Device>,
 }
 
@@ -41,6 +44,7 @@ pub(crate) struct Disk {
 struct Device {
     /// Guest memory as devices behind the PHB see it.
     memory: IommuMemory<GuestMemoryMmap, PhbIommu>,
+    ram: Map,
     space: Mutex<Space>,
     common: Mutex<Common>,
     msix: Msix,
@@ -49,22 +53,30 @@ struct Device {
     notified: EventFd,
 }
 
+impl Device {
+    /// Returns the memory with the RAM that there is now.
+    fn memory(&self) -> IommuMemory<GuestMemoryMmap, PhbIommu> {
+        self.memory.with_replaced_backend(GuestMemoryMmap::clone(&self.ram.memory()))
+    }
+}
+
 impl Disk {
     /// Creates a disk over a file.
-    pub(crate) fn new(vm: &Vm, phb: &Arc<Phb>, memory: &GuestMemoryMmap, file: &Path) -> Result<Self, Box<dyn Error>> {
-        let memory = IommuMemory::new(memory.clone(), PhbIommu::new(Arc::clone(phb)), true, ());
+    pub(crate) fn new(vm: &Vm, phb: &Arc<Phb>, ram: &Map, file: &Path) -> Result<Self, Box<dyn Error>> {
+        let memory = IommuMemory::new(GuestMemoryMmap::clone(&ram.memory()), PhbIommu::new(Arc::clone(phb)), true, ());
         let notified = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let at = function::bar_address(SLOT);
         vm.set_ioeventfd(notified.as_fd(), at + function::MMIO_OFFSET + NOTIFY, NOTIFICATION)?;
         let device = Arc::new(Device {
             memory,
+            ram: ram.clone(),
             space: Mutex::new(Space::new(at)),
             common: Mutex::new(Common::new()?),
             msix: Msix::new(Messages::emulated(SLOT, VECTORS.into())),
             block: Block::open(file).map_err(|error| format!("{}: {error}", file.display()))?,
             notified,
         });
-        Ok(Self { _worker: Worker::start(&device)?, device })
+        Ok(Self { worker: Some(Worker::start(&device)?), device })
     }
 
     /// Compares the file with what the guest says that it wrote. Returns how many requests the

@@ -3,6 +3,7 @@
 use super::super::messages::Messages;
 use super::config::VECTORS;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 /// Bits of the control register: messages are on, all of them are masked.
 const ENABLE: u16 = 1 << 15;
@@ -20,7 +21,8 @@ pub(super) struct Msix {
     state: Mutex<State>,
 }
 
-struct State {
+#[derive(Serialize, Deserialize)]
+pub(super) struct State {
     control: u16,
     /// Addresses and data are kept for the guest only: where a message goes RTAS has said.
     table: [u8; TABLE_BYTES],
@@ -51,6 +53,18 @@ impl Msix {
     /// Masks all messages and forgets those that wait.
     pub(super) fn reset(&self) {
         *self.state.lock() = State::new();
+    }
+
+    /// Takes all that there is to save.
+    pub(super) fn take(&self) -> State {
+        std::mem::replace(&mut *self.state.lock(), State::new())
+    }
+
+    /// Puts it back. Messages that wait are delivered once they may.
+    pub(super) fn restore(&self, saved: State) {
+        let state = &mut *self.state.lock();
+        *state = saved;
+        self.deliver(state);
     }
 
     /// Sends a message, now or once the guest lets it through.

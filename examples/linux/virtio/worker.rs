@@ -72,7 +72,7 @@ fn serve(device: &Device) {
 
 /// Carries out all requests. Returns whether the driver wants to hear of it.
 fn drain(device: &Device, common: &mut Common) -> Result<bool, Error> {
-    let (memory, queue) = (&device.memory, &mut common.queue);
+    let (memory, queue) = (&device.memory(), &mut common.queue);
     let mut done = false;
     loop {
         queue.disable_notification(memory)?;

@@ -26,7 +26,8 @@ const MACHINES: [&str; 8] = [
     "pseries-pgsz=0x11000",
 ];
 
-const KERNELS: [&str; 4] = ["6.12", "6.12-64k", "7.2", "7.2-64k"];
+/// Labels of the kernels.
+pub(crate) const KERNELS: [&str; 4] = ["6.12", "6.12-64k", "7.2", "7.2-64k"];
 
 /// What every change is checked on: each machine, and each kernel on both platforms.
 const DEFAULT: [&str; 8] = [

@@ -1,5 +1,6 @@
 //! Linux guests in a cell: what the monitor `examples/linux` shows there, and the table of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +15,7 @@ const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guest
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
 /// What guests run with, by the name their column has. Each emulated disk begins empty.
-const RUNS: [(&str, &str); 11] = [
+const RUNS: [(&str, &str); 17] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
     ("H_PUT_TCE in the kernel", "--disks 1 --accel put-only"),
@@ -26,10 +27,31 @@ const RUNS: [(&str, &str); 11] = [
     ("emulated, all in the kernel", "--disks 1 --emulated /tmp/second --accel on"),
     ("emulated, default window", "--disks 1 --emulated /tmp/third --append disable_ddw"),
     ("three disks in two groups", "--disks 3 --emulated /tmp/fourth --cpus 2"),
+    ("kexec", "--disks 1 --emulated /tmp/fifth --memory 768 --boots 2 --restart kexec"),
+    ("crash kernel", "--disks 1 --emulated /tmp/sixth --memory 768 --max-memory 65536 --boots 2 --restart crash"),
+    ("saved", "--disks 0 --emulated /tmp/seventh --save /tmp/state"),
+    ("restored", "--disks 0 --emulated /tmp/seventh --restore /tmp/state"),
+    ("memory plugged and unplugged", "--disks 1 --emulated /tmp/eighth --plug 2"),
+    ("disks that leave and return", "--disks 2 --init --replug"),
 ];
 
-/// What the machine has.
-pub(crate) const OPTIONS: [&str; 7] = ["--kvm", "--device", "nvme", "--device", "nvme-pair", "--timeout", "3600"];
+/// Those of them that a guest with another kernel than its host makes: what depends on the pages of
+/// both.
+const OTHER_KERNEL: [&str; 4] = ["one disk", "all in the kernel", "two disks, reloads", "emulated disk"];
+
+/// What a row has beside them, before and after.
+const FIRST: [&str; 3] = ["host", "kernel", "guest"];
+const LAST_COLUMNS: [&str; 3] = ["nothing lost", "time", "commit"];
+/// In the column `guest`: it has the host's kernel.
+const SAME: &str = "the same";
+/// What was not run.
+const NOT_RUN: &str = "–";
+
+/// What the machine has. All guests of a row cost up to 2176 KiB there (powernv9, 7.2-64k); every
+/// further guest costs some 24 KiB of it. What may be missing is less than that and the 2 MiB of a
+/// default window's table.
+pub(crate) const OPTIONS: [&str; 9] =
+    ["--kvm", "--device", "nvme", "--device", "nvme-pair", "--timeout", "3600", "--leak-tolerance", "3072"];
 
 /// The last line of a run's report begins with one of these.
 const LAST: [&str; 2] = ["memory still locked: ", "the monitor was "];
@@ -39,8 +61,11 @@ const KILLED: &str = "\nthe monitor was killed\n";
 /// What guests showed in a cell.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Guests {
-    /// The kernel of host and guest.
+    /// The host's kernel.
     pub kernel: String,
+    /// The guest's, if it is another.
+    #[serde(default)]
+    pub guest: Option<String>,
     /// What was checked: each run.
     pub checks: Checks,
     /// How long it took.
@@ -55,46 +80,53 @@ impl Guests {
         matches!(cell.machine().as_str(), "powernv9" | "powernv10" | "pseries")
     }
 
-    /// The words of all runs.
-    pub(crate) fn words() -> Vec<String> {
-        let runs: Vec<String> = RUNS.iter().map(|(_, options)| format!("linux {options}")).collect();
+    /// The words of all runs, of guests with the host's kernel or another.
+    pub(crate) fn words(other: bool) -> Vec<String> {
+        let runs: Vec<String> = runs(other).map(|(_, options)| format!("linux {options}")).collect();
         runs.join(" --then ").split(' ').map(str::to_owned).collect()
     }
 
     /// What each run showed, by what all printed.
-    pub(crate) fn checks(output: &str) -> Checks {
-        let mut runs: Vec<String> = vec![String::new()];
+    pub(crate) fn checks(output: &str, other: bool) -> Checks {
+        let mut printed: Vec<String> = vec![String::new()];
         for line in output.lines() {
-            if let Some(run) = runs.last_mut() {
+            if let Some(run) = printed.last_mut() {
                 run.push_str(line);
                 run.push('\n');
             }
             if LAST.iter().any(|last| line.starts_with(last)) {
-                runs.push(String::new());
+                printed.push(String::new());
             }
         }
         let check = |(number, (name, options)): (usize, &(&str, &str))| {
-            let run = runs.get(number).map(String::as_str).unwrap_or_default();
+            let run = printed.get(number).map(String::as_str).unwrap_or_default();
             ((*name).to_owned(), judge(run, &wanted(options)))
         };
-        RUNS.iter().enumerate().map(check).collect()
+        runs(other).enumerate().map(check).collect()
     }
 
-    pub(crate) fn keep(&self, cell: &Cell, logs: &Path) -> Result<()> {
-        std::fs::write(file(cell, logs), serde_json::to_vec(self)?).context("keep what guests showed")
+    /// Keeps it for the table; `guest` is the label of the guest's kernel, if it is another.
+    pub(crate) fn keep(&self, cell: &Cell, guest: Option<&str>, logs: &Path) -> Result<()> {
+        std::fs::write(file(cell, guest, logs), serde_json::to_vec(self)?).context("keep what guests showed")
     }
 
-    fn row(&self, cell: &Cell) -> String {
-        let mut row = format!("| {} | {} |", cell.machine(), self.kernel.replace("-powerpc64le", ""));
-        for (name, _) in RUNS {
-            let shown = self.checks.iter().find(|(check, _)| check == name);
-            let _ = write!(row, " {} |", if shown.is_some_and(|(_, result)| result.is_ok()) { "yes" } else { "no" });
-        }
-        let whole = self.checks.last().is_some_and(|(_, result)| result.is_ok());
-        let _ =
-            write!(row, " {} | {:.0} s | {} |", if whole { "yes" } else { "no" }, self.took.as_secs_f64(), self.commit);
-        row
+    /// Its row in the table, by column.
+    fn row(&self, cell: &Cell) -> Row {
+        let short = |kernel: &str| kernel.replace("-powerpc64le", "");
+        let yes = |result: &Result<(), String>| if result.is_ok() { "yes" } else { "no" }.to_owned();
+        let guest = self.guest.as_deref().map_or(SAME.to_owned(), short);
+        let took = format!("{:.0} s", self.took.as_secs_f64());
+        let first = FIRST.map(str::to_owned).into_iter().zip([cell.machine(), short(&self.kernel), guest]);
+        let runs = self.checks.iter().map(|(name, result)| (name.clone(), yes(result)));
+        let whole = self.checks.last().map_or("no".into(), |(_, result)| yes(result));
+        let last = LAST_COLUMNS.map(str::to_owned).into_iter().zip([whole, took, self.commit.clone()]);
+        first.chain(runs).chain(last).collect()
     }
+}
+
+/// The runs of a guest with the host's kernel, or with another.
+fn runs(other: bool) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    RUNS.iter().filter(move |(name, _)| !other || OTHER_KERNEL.contains(name))
 }
 
 /// What the report of a run says that went well.
@@ -102,15 +134,36 @@ const REPORT: [&str; 3] =
     [", then: powered off\n", ", failed: 0, status of the guest: 0\n", "memory still locked: 0 bytes\n"];
 
 const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
+const PLUGGED: &str = "\nplugged 3 times, unplugged 2 times, 0 wrong\n";
+const RETURNED: &str = "\nplugged 2 times, unplugged 2 times, 0 wrong\n";
 const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
+const RESTARTED: &str = "\nkernels that came to user space: 2, started by another: 1\n";
+/// The second kernel goes on with the window of the first, and a crash kernel reads its TCEs.
+const KEPT: &str = " 1 RTAS ibm,create-pe-dma-window,";
+const READ: &str = " H_GET_TCE,";
+/// A guest that is saved has made no check at its end.
+const SAVED: [&str; 2] = ["\nsaved, with ", REPORT[2]];
+
+/// What a run with an option has to print besides.
+const FURTHER: [(&str, &str); 7] = [
+    ("--emulated", EMULATED),
+    ("--disks 3", THREE),
+    ("--restart", RESTARTED),
+    ("--restart", KEPT),
+    ("--restart crash", READ),
+    ("--plug", PLUGGED),
+    ("--replug", RETURNED),
+];
 
 /// What a run with these options has to print.
 fn wanted(options: &str) -> Vec<&'static str> {
     if options.contains("--kill") {
         return vec![KILLED];
     }
-    let further = [("--emulated", EMULATED), ("--disks 3", THREE)];
-    let further = further.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
+    if options.contains("--save") {
+        return SAVED.to_vec();
+    }
+    let further = FURTHER.iter().filter(|(option, _)| options.contains(option)).map(|(_, line)| *line);
     REPORT.into_iter().chain(further).collect()
 }
 
@@ -126,44 +179,67 @@ fn judge(run: &str, wanted: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-fn file(cell: &Cell, logs: &Path) -> PathBuf {
-    logs.join(format!("{}.guests.json", cell.file_name()))
+fn file(cell: &Cell, guest: Option<&str>, logs: &Path) -> PathBuf {
+    let guest = guest.map(|label| format!("-{label}")).unwrap_or_default();
+    logs.join(format!("{}.guests{guest}.json", cell.file_name()))
 }
 
 /// Puts what guests showed, as far as it was kept, into the table of a file; other rows stay.
 pub fn write(document: &Path, logs: &Path) -> Result<()> {
-    let kept = |cell: &Cell| serde_json::from_slice::<Guests>(&std::fs::read(file(cell, logs)).ok()?).ok();
+    let kept = |cell: &Cell, guest: Option<&str>| {
+        serde_json::from_slice::<Guests>(&std::fs::read(file(cell, guest, logs)).ok()?).ok()
+    };
     let name = document.display();
     let before = std::fs::read_to_string(document).with_context(|| format!("read {name}"))?;
     let after = replaced(&before, kept).with_context(|| format!("{name} has no place for the table of guests"))?;
     std::fs::write(document, after).with_context(|| format!("write {name}"))
 }
 
-fn heading() -> String {
-    let names: String = RUNS.iter().map(|(name, _)| format!(" {name} |")).collect();
-    format!(
-        "| host | kernel |{names} nothing lost | time | commit |\n|---|---|{}---|---|---|\n",
-        "---|".repeat(RUNS.len())
-    )
+/// A row of the table, by column.
+type Row = BTreeMap<String, String>;
+
+fn columns() -> impl Iterator<Item = &'static str> {
+    FIRST.into_iter().chain(RUNS.iter().map(|(name, _)| *name)).chain(LAST_COLUMNS)
 }
 
-fn replaced(text: &str, kept: impl Fn(&Cell) -> Option<Guests>) -> Option<String> {
+/// The rows of a table.
+fn rows(table: &str) -> Vec<Row> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim().trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut lines = table.lines().map(cells);
+    let names = lines.next().unwrap_or_default();
+    lines.skip(1).map(|row| names.iter().cloned().zip(row).collect()).collect()
+}
+
+/// Whether a version of a kernel is one that a label stands for.
+fn stands_for(label: &str, version: &str) -> bool {
+    let (series, large) = (label.trim_end_matches("-64k"), label.ends_with("-64k"));
+    version.starts_with(&format!("{series}.")) && version.ends_with("-64k") == large
+}
+
+fn replaced(text: &str, kept: impl Fn(&Cell, Option<&str>) -> Option<Guests>) -> Option<String> {
     let (head, rest) = text.split_once(BEGIN)?;
     let (old, tail) = rest.split_once(END)?;
-    let mut table = heading();
+    let old = rows(old);
+    let names: Vec<&str> = columns().collect();
+    let mut table = format!("| {} |\n|{}\n", names.join(" | "), "---|".repeat(names.len()));
     for cell in cell::all() {
-        let pages = if cell.kernel().ends_with("-64k") { "-64k |" } else { " |" };
-        let series = cell.kernel().trim_end_matches("-64k").to_owned() + ".";
-        let is_of = |line: &&str| {
-            let rest = line.strip_prefix(&format!("| {} | {series}", cell.machine())).unwrap_or_default();
-            let kernel = rest.split_inclusive(" |").next().unwrap_or_default();
-            !kernel.is_empty() && kernel.ends_with(pages) && kernel.contains("-64k") == (pages == "-64k |")
-        };
-        // A row of other columns is of an older version.
-        let is_whole = |line: &&str| line.matches('|').count() == RUNS.len() + 6;
-        let older = old.lines().find(|line| is_of(line) && is_whole(line)).map(str::to_owned);
-        if let Some(row) = kept(&cell).map(|guests| guests.row(&cell)).or(older) {
-            let _ = writeln!(table, "{row}");
+        for guest in [None].into_iter().chain(cell::KERNELS.map(Some)) {
+            let is_same = |row: &&Row| {
+                let at = |name: &str| row.get(name).map_or("", String::as_str);
+                let (host, other) = (at("host") == cell.machine(), row.get("guest").filter(|guest| *guest != SAME));
+                let same = guest.map_or(other.is_none(), |label| other.is_some_and(|other| stands_for(label, other)));
+                host && stands_for(cell.kernel(), at("kernel")) && same
+            };
+            let older = || old.iter().find(is_same).cloned();
+            let Some(row) = kept(&cell, guest).map(|guests| guests.row(&cell)).or_else(older) else { continue };
+            // A row may be older than a column.
+            let value = |name: &&str| match (*name, row.get(*name)) {
+                ("guest", None) => SAME.to_owned(),
+                (_, value) => value.map_or(NOT_RUN.to_owned(), String::clone),
+            };
+            let _ = writeln!(table, "| {} |", names.iter().map(value).collect::<Vec<_>>().join(" | "));
         }
     }
     Some(format!("{head}{BEGIN}{table}{END}{tail}"))
@@ -173,14 +249,18 @@ fn replaced(text: &str, kept: impl Fn(&Cell) -> Option<Guests>) -> Option<String
 mod tests {
     use super::*;
 
-    const GOOD: &str = "ok a\nthe guest booted 1 times in 9 ms, then: powered off\n\
+    const GOOD: &str = "ok a\nsaved, with 9 TCEs\nthe guest booted 1 times in 9 ms, then: powered off\n\
+        kernels that came to user space: 2, started by another: 1\n\
+        exits: 9: 8 H_GET_TCE, 1 RTAS ibm,create-pe-dma-window, 0 signal\n\
+        plugged 3 times, unplugged 2 times, 0 wrong\nplugged 2 times, unplugged 2 times, 0 wrong\n\
         NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
         checks passed: 5, failed: 0, status of the guest: 0\nmemory still locked: 0 bytes\n";
 
     #[test]
     fn each_run_is_a_check() {
-        assert_eq!(Guests::words().iter().filter(|word| *word == "linux").count(), RUNS.len());
-        let good = |output: &str| Guests::checks(output).iter().map(|(_, result)| result.is_ok()).collect::<Vec<_>>();
+        assert_eq!(Guests::words(false).iter().filter(|word| *word == "linux").count(), RUNS.len());
+        let good =
+            |output: &str| Guests::checks(output, false).iter().map(|(_, result)| result.is_ok()).collect::<Vec<_>>();
         let two = format!("{KILLED}{GOOD}");
         assert_eq!(good(&two), [&[true, true][..], &[false; RUNS.len() - 2]].concat());
         assert_eq!(good(&two.replace("killed", "not killed"))[..2], [false, true]);
@@ -193,40 +273,59 @@ mod tests {
     fn what_a_run_adds_has_to_be_reported() {
         let failed = |left_out: &str| {
             let output = format!("{KILLED}{}", GOOD.replace(left_out, "\n").repeat(RUNS.len() - 1));
-            Guests::checks(&output).iter().filter(|(_, result)| result.is_err()).count()
+            Guests::checks(&output, false).iter().filter(|(_, result)| result.is_err()).count()
         };
         let with = |option| RUNS.iter().filter(|(_, options)| options.contains(option)).count();
-        assert_eq!((failed("nothing"), failed(EMULATED), failed(THREE)), (0, with("--emulated"), with("--disks 3")));
+        assert_eq!(failed("nothing"), 0);
+        assert_eq!((failed(SAVED[0]), failed(EMULATED)), (with("--save"), with("--emulated") - with("--save")));
+        for (option, line) in FURTHER.into_iter().filter(|(_, line)| *line != EMULATED) {
+            assert_eq!(failed(line), with(option), "{option}");
+        }
+    }
+
+    #[test]
+    fn another_kernel_makes_fewer_runs() {
+        let all = |other| Guests::words(other).iter().filter(|word| *word == "linux").count();
+        assert_eq!((all(false), all(true)), (RUNS.len(), OTHER_KERNEL.len()));
+        assert!(OTHER_KERNEL.iter().all(|name| RUNS.iter().any(|(run, _)| run == name)));
+        assert!(Guests::checks(&GOOD.repeat(OTHER_KERNEL.len()), true).iter().all(|(_, result)| result.is_ok()));
     }
 
     #[test]
     fn cells_that_were_not_run_keep_their_rows() {
-        let guests = |kernel: &str, commit: &str| Guests {
+        let guests = |kernel: &str, guest: Option<&str>, commit: &str| Guests {
             kernel: kernel.into(),
-            checks: Guests::checks(&format!("{KILLED}{}", GOOD.repeat(RUNS.len() - 1))),
+            guest: guest.map(str::to_owned),
+            checks: Guests::checks(&format!("{KILLED}{}", GOOD.repeat(RUNS.len() - 1)), false),
             commit: commit.into(),
             ..Guests::default()
         };
-        let only = |name: &'static str, kernel: &'static str, commit: &'static str| {
-            move |cell: &Cell| (cell.machine() == "powernv9" && cell.kernel() == name).then(|| guests(kernel, commit))
+        // A run on powernv9 with a kernel by its label and its version, of a commit.
+        let only = |label: &'static str, kernel: &'static str, commit: &'static str| {
+            move |cell: &Cell, guest: Option<&str>| {
+                let ours = cell.machine() == "powernv9" && cell.kernel() == label && guest.is_none();
+                ours.then(|| guests(kernel, None, commit))
+            }
         };
         let empty = format!("a\n{BEGIN}{END}b\n");
         let first = replaced(&empty, only("6.12", "6.12.1-powerpc64le", "one")).unwrap();
         let both = replaced(&first, only("6.12-64k", "6.12.1-powerpc64le-64k", "two")).unwrap();
         let commits = |text: &str| {
-            text.lines()
-                .filter_map(|line| line.strip_suffix(" |")?.rsplit(' ').next().map(str::to_owned))
-                .collect::<Vec<_>>()
+            let (_, rest) = text.split_once(BEGIN).unwrap();
+            rows(rest.split_once(END).unwrap().0).iter().map(|row| row["commit"].clone()).collect::<Vec<_>>()
         };
-        assert_eq!(commits(&both), ["commit", "one", "two"]);
+        assert_eq!(commits(&both), ["one", "two"]);
         let again = replaced(&both, only("6.12", "6.12.2-powerpc64le", "three")).unwrap();
-        assert_eq!(commits(&again), ["commit", "three", "two"]);
-        let columns: Vec<usize> =
-            both.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
-        assert_eq!(columns, [RUNS.len() + 6; 4]);
-        let narrow = both.replace("| yes | yes |", "| yes |");
-        let rest = replaced(&narrow, only("6.12", "6.12.2-powerpc64le", "three")).unwrap();
-        assert_eq!(commits(&rest), ["commit", "three"]);
+        assert_eq!(commits(&again), ["three", "two"]);
+        let other = |cell: &Cell, guest: Option<&str>| {
+            let ours = cell.machine() == "powernv9" && cell.kernel() == "6.12" && guest == Some("7.2-64k");
+            ours.then(|| guests("6.12.2-powerpc64le", Some("7.2.3-powerpc64le-64k"), "four"))
+        };
+        let mixed = replaced(&again, other).unwrap();
+        assert_eq!(commits(&mixed), ["three", "four", "two"]);
+        assert_eq!(replaced(&mixed, |_, _| None).unwrap(), mixed);
+        let narrow = mixed.replace("| three boots ", "").replacen("| yes ", "", 3);
+        assert!(replaced(&narrow, |_, _| None).unwrap().contains(" | – | "), "a column that a row does not have");
     }
 
     #[test]

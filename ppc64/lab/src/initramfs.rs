@@ -51,11 +51,14 @@ impl Initramfs {
         Ok(tree)
     }
 
-    /// Adds what a monitor boots its Linux guest with: a kernel, and its initial file system.
-    pub fn add_guest(&mut self, kernel: &Path, guest: &Initramfs) -> Result<()> {
-        let mut packed = Vec::new();
-        guest.write(&mut packed)?;
-        self.add("guest/initramfs.gz", FILE, packed);
+    /// Adds what a monitor boots its Linux guest with: a kernel, its initial file system, and
+    /// programs for it that not every run needs.
+    pub fn add_guest(&mut self, kernel: &Path, guest: &Initramfs, programs: &Initramfs) -> Result<()> {
+        for (name, tree) in [("guest/initramfs.gz", guest), ("guest/programs.gz", programs)] {
+            let mut packed = Vec::new();
+            tree.write(&mut packed)?;
+            self.add(name, FILE, packed);
+        }
         self.add("guest/vmlinux", FILE, read(kernel)?);
         Ok(())
     }
@@ -217,9 +220,9 @@ mod tests {
         let (_, order) = &tree.files["modules/order"];
         assert_eq!(order, b"/modules/b.ko\n/modules/a.ko\n");
         let mut host = Initramfs::default();
-        host.add_guest(&init.file, &tree).unwrap();
+        host.add_guest(&init.file, &tree, &Initramfs::default()).unwrap();
         let names: Vec<&String> = host.files.keys().collect();
-        assert_eq!(names, ["guest", "guest/initramfs.gz", "guest/vmlinux"]);
+        assert_eq!(names, ["guest", "guest/initramfs.gz", "guest/programs.gz", "guest/vmlinux"]);
     }
 
     #[test]

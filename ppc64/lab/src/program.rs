@@ -25,6 +25,9 @@ const METADATA_COMMANDS: &str = "ppc64-commands";
 /// Where it says which program of Debian a command runs.
 const METADATA_DEBIAN: &str = "ppc64-debian";
 
+/// Where it says which program of Debian the Linux runs that a command boots with an option.
+const METADATA_DEBIAN_GUEST: &str = "ppc64-debian-guest";
+
 /// Where a package says which programs in C it has, and the source of each. They are linked with
 /// its library, and find its headers in `include`.
 const METADATA_C: &str = "ppc64-c";
@@ -56,6 +59,8 @@ struct Buildable {
     commands: Vec<String>,
     /// The program of Debian it runs.
     debian: Option<Packaged>,
+    /// The one that the Linux runs that it boots with an option.
+    debian_guest: Option<(String, Packaged)>,
     /// Where a program in C is.
     source: Option<Source>,
 }
@@ -77,6 +82,8 @@ pub struct Programs {
     pub linux_init: Option<Program>,
     /// The program of Debian that a command runs.
     pub debian: Option<Packaged>,
+    /// The program of Debian that the Linux runs that a command boots as a guest.
+    pub debian_guest: Option<Packaged>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,13 +155,16 @@ pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Pro
         }
     }
     let debian = wanted.iter().find_map(|buildable| buildable.debian.clone());
+    let given = |option: &String| commands.iter().flatten().any(|word| word == option);
+    let debian_guest = wanted.iter().find_map(|buildable| buildable.debian_guest.clone());
+    let debian_guest = debian_guest.filter(|(option, _)| given(option)).map(|(_, packaged)| packaged);
     let guests: BTreeSet<&String> = wanted.iter().flat_map(|buildable| &buildable.guests).collect();
     let guests: Vec<Buildable> = guests.into_iter().map(|name| of_package(name, Kind::Guest)).collect();
     let linux = wanted.iter().find_map(|buildable| buildable.linux.as_deref());
     let linux_init = linux.map(|package| build(&of_package(package, Kind::Bin), repository)).transpose()?;
     let commands =
         wanted.into_iter().chain(&guests).map(|buildable| build(buildable, repository)).collect::<Result<_>>()?;
-    Ok(Programs { commands, linux_init, debian })
+    Ok(Programs { commands, linux_init, debian, debian_guest })
 }
 
 fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
@@ -198,6 +208,7 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
     ensure!(!packages.is_empty(), "the repository has no default members");
     let targets = packages.iter().flat_map(|package| package.targets.iter().map(move |target| (package, target)));
     let buildables = targets.filter_map(|(package, target)| {
+        let entry = |table| package.metadata.get(table).and_then(|of| of.get(&target.name));
         Some(Buildable {
             package: package.name.to_string(),
             name: target.name.clone(),
@@ -206,7 +217,8 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
             guests: names(&package.metadata, METADATA, &target.name),
             linux: linux(&package.metadata, &target.name),
             commands: names(&package.metadata, METADATA_COMMANDS, &target.name),
-            debian: package.metadata.get(METADATA_DEBIAN).and_then(|of| of.get(&target.name)).and_then(packaged),
+            debian: entry(METADATA_DEBIAN).and_then(packaged),
+            debian_guest: entry(METADATA_DEBIAN_GUEST).and_then(with_option),
             source: None,
         })
     });
@@ -239,6 +251,11 @@ fn strings(list: Option<&serde_json::Value>) -> Vec<String> {
 fn packaged(entry: &serde_json::Value) -> Option<Packaged> {
     let package = entry.get("package")?.as_str()?.to_owned();
     Some(Packaged { package, files: strings(entry.get("files")) })
+}
+
+/// An option, and what it needs.
+fn with_option(entry: &serde_json::Value) -> Option<(String, Packaged)> {
+    Some((entry.get("option")?.as_str()?.to_owned(), packaged(entry)?))
 }
 
 /// The package with the first process of the Linux that a command boots.
@@ -345,7 +362,10 @@ mod tests {
         let all = list(&crate::repository()).unwrap();
         let monitor = find("linux", &all).unwrap();
         assert_eq!((monitor.linux.as_deref(), &monitor.guests[..]), (Some("ppc64-linux-init"), &[][..]));
-        assert_eq!(find("vmm", &all).unwrap().linux, None);
+        let (option, program) = monitor.debian_guest.as_ref().unwrap();
+        assert_eq!((&option[..], &program.files[..]), ("--restart", &["usr/sbin/kexec".to_owned()][..]));
+        let vmm = find("vmm", &all).unwrap();
+        assert_eq!((&vmm.linux, &vmm.debian_guest), (&None, &None));
     }
 
     #[test]

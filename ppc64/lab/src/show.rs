@@ -14,6 +14,7 @@ use crate::compare::{self, Checks};
 use crate::drivers::{DEVICES, Drivers, RECOVERY};
 use crate::guests::{self, Guests};
 use crate::kernel::Kernel;
+use crate::label::Label;
 use crate::spent::Spent;
 
 /// What a cell showed.
@@ -68,8 +69,8 @@ pub struct Walk {
 /// What to run in a cell.
 #[derive(Debug)]
 pub struct Run {
-    /// The native command, for the models.
-    pub command: PathBuf,
+    /// The native command, for the models, which a run of a single part does without.
+    pub command: Option<PathBuf>,
     /// The scenarios.
     pub scenarios: Vec<String>,
     /// Random operations to compare.
@@ -78,6 +79,8 @@ pub struct Run {
     pub seed: u64,
     /// Rounds of drivers in user space.
     pub rounds: u32,
+    /// Label of the guests' kernel, if it is not the host's.
+    pub guest_kernel: Option<Label>,
     /// Nothing else.
     pub only: Option<Only>,
 }
@@ -165,7 +168,7 @@ pub fn show(
         Part::Scars => lab.scars(&mut shown)?,
         Part::Fatal(rule) => lab.fatal(rule, &mut shown)?,
         Part::Drivers => lab.drivers(run.rounds, &mut shown)?,
-        Part::Guests => lab.guests(&mut shown)?,
+        Part::Guests => lab.guests(run, &mut shown)?,
     }
     Ok(shown)
 }
@@ -267,7 +270,7 @@ impl Lab<'_> {
 
         shown.checks.push(("no oops, no WARN, no memory lost, all commands ended well".into(), real.well));
         if windows {
-            let model = Command::new(&run.command)
+            let model = Command::new(run.command.as_ref().context("the native command is not built")?)
                 .args(["run", "--json", "--host", &format!("model:{preset}")])
                 .args(&run.scenarios)
                 .current_dir(self.repository)
@@ -345,14 +348,20 @@ impl Lab<'_> {
         drivers.keep(self.cell, self.logs)
     }
 
-    /// Linux guests, one after the other, with the machine's kernel.
-    fn guests(&self, shown: &mut Shown) -> Result<()> {
-        let done = self.run(Part::Guests, &guests::OPTIONS, &Guests::words(), shown)?;
-        let mut checks = Guests::checks(&done.output);
+    /// Linux guests, one after the other, with the machine's kernel or another.
+    fn guests(&self, run: &Run, shown: &mut Shown) -> Result<()> {
+        let label = run.guest_kernel.map(|label| label.to_string());
+        let cache = self.repository.join("ppc64/cache");
+        let guest =
+            run.guest_kernel.map(|label| Kernel::of_label(label, &cache)).transpose()?.map(|kernel| kernel.name);
+        let mut options = guests::OPTIONS.to_vec();
+        options.extend(label.iter().flat_map(|label| ["--guest-kernel", label.as_str()]));
+        let done = self.run(Part::Guests, &options, &Guests::words(label.is_some()), shown)?;
+        let mut checks = Guests::checks(&done.output, label.is_some());
         checks.push(("the machine lost nothing to guests".into(), done.well));
         shown.checks = checks.clone();
         let (kernel, commit) = (shown.kernel.clone(), shown.commit.clone());
-        Guests { kernel, checks, took: shown.took, commit }.keep(self.cell, self.logs)
+        Guests { kernel, guest, checks, took: shown.took, commit }.keep(self.cell, label.as_deref(), self.logs)
     }
 
     /// Runs commands in the machine.

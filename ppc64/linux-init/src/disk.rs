@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, DirEntry, File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -12,7 +13,15 @@ use nix::fcntl::OFlag;
 use ppc64_linux_init::Wrote;
 
 /// Bytes that each boot writes.
-const BYTES: u64 = 4 << 20;
+pub(crate) const BYTES: u64 = 4 << 20;
+/// Bytes of these that a round of a flood writes.
+const FLOOD: u64 = 1 << 20;
+/// Parts for what boots write: one boot more takes the place of the first.
+const PARTS: u32 = 8;
+/// Boots before the present one whose parts are still there.
+pub(crate) const KEPT: u32 = PARTS - 1;
+/// Of requests' lengths: in a flood they start from here.
+const FLOODS: u64 = 16;
 /// What direct I/O wants of addresses and lengths.
 pub(crate) const BLOCK: usize = 4096;
 /// Blocks of the longest request.
@@ -45,13 +54,13 @@ impl Disk {
         }
     }
 
-    /// Random bytes, the same for the same disk, seed and boot, and others for others.
-    fn data(self, boot: u32) -> Data {
+    /// Random bytes, the same for the same disk, seed and part, and others for others.
+    pub(crate) fn data(self, part: Part) -> Data {
         let number = match self.kind {
             Kind::Passed(number) => number,
             Kind::Emulated => 0xff,
         };
-        Data(fastrand::Rng::with_seed(u64::from(self.seed) << 32 | u64::from(number << 16 | boot)))
+        Data(fastrand::Rng::with_seed(u64::from(self.seed) << 32 | u64::from(number << 16 | part.tag())))
     }
 }
 
@@ -64,25 +73,77 @@ impl fmt::Display for Disk {
     }
 }
 
+/// Part of a disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// What a boot writes.
+    Boot(u32),
+    /// What it writes to all disks side by side.
+    AtOnce(u32),
+    /// What tests write while memory, disks or kernels come and go: one of 16.
+    Scratch(u32),
+}
+
+impl Part {
+    fn tag(self) -> u32 {
+        match self {
+            Self::Boot(boot) => boot,
+            Self::AtOnce(boot) => 1 << 15 | boot,
+            Self::Scratch(number) => 1 << 14 | number,
+        }
+    }
+
+    /// Returns where its first `len` bytes are.
+    pub(crate) fn range(self, len: u64) -> Range<u64> {
+        let number = match self {
+            Self::Boot(boot) => boot % PARTS,
+            Self::AtOnce(boot) => PARTS + boot % PARTS,
+            Self::Scratch(number) => 2 * PARTS + number % (2 * PARTS),
+        };
+        let start = u64::from(number) * BYTES;
+        start..start + len
+    }
+}
+
 /// Writes random data in requests of random length, and compares its checksum with that of what is
 /// read in other lengths.
-pub(crate) fn check(which: Disk, boot: u32) -> Result<()> {
+pub(crate) fn check(which: Disk, part: Part) -> Result<()> {
     let disk = open(which)?;
-    let mut data = which.data(boot);
-    each(boot, 1, |at, buffer| {
+    let mut data = which.data(part);
+    each(part.range(BYTES), 1, |at, buffer| {
         data.fill(buffer);
         disk.write_all_at(buffer, at).context("write")
     })?;
     disk.sync_all().context("flush")?;
-    verify(which, boot)
+    verify(which, part)
 }
 
-/// Compares what a boot wrote.
-pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
+/// Writes the first of a part again, in requests of other lengths each round, and compares it.
+pub(crate) fn flood(which: Disk, part: Part, round: u32) -> Result<()> {
+    let (disk, seed) = (open(which)?, u64::from(round) << 1);
+    let mut data = which.data(part);
+    each(part.range(FLOOD), FLOODS + seed, |at, buffer| {
+        data.fill(buffer);
+        disk.write_all_at(buffer, at).context("write")
+    })?;
+    compare(which, &disk, part, FLOOD, FLOODS + seed + 1).map(drop)
+}
+
+/// Compares a part with what was written.
+pub(crate) fn verify(which: Disk, part: Part) -> Result<()> {
     let disk = open(which)?;
+    let found = compare(which, &disk, part, BYTES, 2)?;
+    if let Kind::Emulated = which.kind {
+        println!("{}", Wrote { start: part.range(BYTES).start, len: BYTES, checksum: found });
+    }
+    Ok(())
+}
+
+/// Compares the first `len` bytes of a part, and returns their checksum.
+fn compare(which: Disk, disk: &File, part: Part, len: u64, seed: u64) -> Result<u32> {
     let (mut wanted, mut found) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
-    let mut data = which.data(boot);
-    each(boot, 2, |at, buffer| {
+    let mut data = which.data(part);
+    each(part.range(len), seed, |at, buffer| {
         disk.read_exact_at(buffer, at).context("read")?;
         found.update(buffer);
         data.fill(buffer);
@@ -91,18 +152,15 @@ pub(crate) fn verify(which: Disk, boot: u32) -> Result<()> {
     })?;
     let (wanted, found) = (wanted.finalize(), found.finalize());
     ensure!(wanted == found, "checksum {found:08x}, {wanted:08x} was written");
-    if let Kind::Emulated = which.kind {
-        println!("{}", Wrote { start: u64::from(boot) * BYTES, len: BYTES, checksum: found });
-    }
-    Ok(())
+    Ok(found)
 }
 
-/// Writes without end.
-pub(crate) fn write_forever() -> Result<()> {
-    let disk = open(Disk { kind: Kind::Passed(0), seed: 0 })?;
-    println!("writing to the first disk");
+/// Writes a part without end.
+pub(crate) fn write_forever(which: Disk, part: Part) -> Result<()> {
+    let disk = open(which)?;
+    println!("writing to {which}");
     loop {
-        each(0, 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
+        each(part.range(BYTES), 3, |at, buffer| disk.write_all_at(buffer, at).context("write"))?;
     }
 }
 
@@ -131,12 +189,12 @@ fn find(number: u32) -> Option<PathBuf> {
     Some(PathBuf::from(format!("/dev/{}n1", ours.file_name().to_str()?)))
 }
 
-/// Cuts a boot's part of the disk into requests of random length.
-fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+/// Cuts a range of the disk into requests of random length.
+pub(crate) fn each(range: Range<u64>, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut memory = vec![0; (LONGEST + 1) * BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);
-    let (mut at, end) = (u64::from(boot) * BYTES, u64::from(boot + 1) * BYTES);
+    let Range { start: mut at, end } = range;
     while at < end {
         let len = (random.usize(1..=LONGEST) * BLOCK).min((end - at) as usize);
         act(at, &mut memory[start..start + len])?;
@@ -146,11 +204,35 @@ fn each(boot: u32, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>)
 }
 
 /// Random bytes.
-struct Data(fastrand::Rng);
+pub(crate) struct Data(fastrand::Rng);
 
 impl Data {
     /// Buffers are whole words, so the stream does not depend on how it is cut.
-    fn fill(&mut self, buffer: &mut [u8]) {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compared_lies_apart() {
+        for boot in [0, 1, KEPT, 49] {
+            let earlier = (boot.saturating_sub(KEPT)..=boot).map(Part::Boot);
+            let mut parts: Vec<Range<u64>> =
+                earlier.chain([Part::AtOnce(boot), Part::Scratch(boot)]).map(|part| part.range(BYTES)).collect();
+            parts.sort_by_key(|part| part.start);
+            assert!(parts.windows(2).all(|two| two[0].end <= two[1].start), "{parts:?}");
+        }
+        let data = |part| {
+            let mut bytes = [0; 16];
+            Disk { kind: Kind::Passed(0), seed: 1 }.data(part).fill(&mut bytes);
+            bytes
+        };
+        assert_ne!(data(Part::Boot(1)), data(Part::Boot(9)));
+        assert_ne!(data(Part::Boot(1)), data(Part::AtOnce(1)));
+        assert_ne!(data(Part::Boot(1)), data(Part::Scratch(1)));
     }
 }

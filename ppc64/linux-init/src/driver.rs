@@ -18,8 +18,7 @@ pub(crate) fn load() -> Result<()> {
     setup::load_modules(&list()?)
 }
 
-/// Unloads the driver, and loads it again.
-pub(crate) fn reload() -> Result<()> {
-    delete_module(c"nvme", DeleteModuleFlags::from_bits_retain(OFlag::O_NONBLOCK.bits())).context("unload nvme")?;
-    load()
+/// Unloads the driver of the controllers.
+pub(crate) fn unload() -> Result<()> {
+    delete_module(c"nvme", DeleteModuleFlags::from_bits_retain(OFlag::O_NONBLOCK.bits())).context("unload nvme")
 }

@@ -1,6 +1,7 @@
 //! What the guest's first process and `examples/linux` agree on: how lines on the console begin,
 //! and where the host puts the modules.
 
+use clap::ValueEnum;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,6 +11,9 @@ pub const PASSED: &str = "ok ";
 pub const FAILED: &str = "FAIL ";
 /// Of the last line, which the exit status ends.
 pub const STATUS: &str = "exit status ";
+
+/// Of a line that says that devices have no driver: what they may reach is the same each time.
+pub const IDLE: &str = "the disks have no driver";
 
 /// What the first process wrote to the disk that the monitor emulates, and found there again: a
 /// line that the monitor compares with the disk's file.
@@ -46,8 +50,37 @@ impl FromStr for Wrote {
 /// A file that names the modules, a path a line, in the order they are loaded.
 pub const MODULES: &str = "/modules/order";
 
+/// The kernel that the guest restarts itself with.
+pub const NEXT_KERNEL: &str = "/next-kernel";
+/// Its initial file system.
+pub const NEXT_INITRD: &str = "/next-initrd";
+
+/// How a guest comes from its first boot to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Restart {
+    /// The monitor resets the machine
+    Reboot,
+    /// The first kernel starts the second, without the monitor
+    Kexec,
+    /// The first kernel crashes while it writes, and a crash kernel takes over
+    Crash,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reboot => "reboot",
+            Self::Kexec => "kexec",
+            Self::Crash => "crash",
+        })
+    }
+}
+
 /// In the line that says that user space runs.
 pub const STARTED: &str = ", in user space ";
+
+/// The line that says that the machine may be saved, as disks are written.
+pub const READY: &str = "ready to be saved";
 
 /// Of a line with a result: [`Measure::name`], a colon, a number.
 pub const MEASURED: &str = "measured ";

@@ -7,7 +7,7 @@ use crate::plan::{
     Alternative, Course, HostError, Note, NoteLevel, PlanDocument, PlanHost, Refused, Wanted, WantedError, WindowRow,
     plan,
 };
-use spapr_iommu::addr::{Amount, PageShift};
+use spapr_iommu::addr::{Amount, Bytes, PageShift};
 use std::io;
 
 /// Columns of a wrapped line of words below a table, and below a note.
@@ -154,6 +154,8 @@ fn text(host: &PlanHost, document: &PlanDocument) -> io::Result<()> {
         sink.line(locked(course).trim_end());
         limit(course).lines().for_each(|line| sink.words(line, INDENT));
         sink.line(calls(course).trim_end());
+        let entries = course.teardown.entries;
+        sink.words(&format!("   closing removes the windows, which clears {entries} entries one by one"), INDENT);
     }
     let alternatives = alternatives(document);
     if let Some((table, refusals)) = alternatives {
@@ -243,16 +245,15 @@ fn calls(course: &Course) -> String {
         row("map the memory", ioctls.map, hypercalls.guest_map, hypercalls.host_map),
         row("unmap it", ioctls.unmap, 0, hypercalls.host_unmap),
         row("unregister it", ioctls.unregister, 0, 0),
-        row("remove the windows, by closing", 0, 0, teardown.hypercalls),
+        row("remove the windows", 0, 0, teardown.hypercalls),
     ];
     let headings = ["", "ioctls>", "guest's hypercalls>", "kernel's hypercalls>"];
-    let table = section("Calls, for the memory at the start", &headings, rows.into_iter());
-    format!("{}\n   removal visits {} entries one by one", table.trim_end(), teardown.entries)
+    section("Calls, for the memory at the start", &headings, rows.into_iter())
 }
 
 /// Formats the alternatives as a table, and why some are refused, each reason once.
 fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
-    let headings = ["", "way", "window", "tables>", "limit>", "ioctls>", "entries to clear>"];
+    let headings = ["", "way", "window", "tables>", "limit>", "ioctls>", "clears>"];
     let row = |other: &Alternative| {
         let mark = if other.chosen { "*" } else { "" };
         let mut row = vec![mark.to_owned(), other.name.clone()];
@@ -260,13 +261,13 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
             (Some(course), _) => row.extend([
                 shape(course),
                 bytes(course.locked.tables),
-                format!("{} KiB", course.locked.limit_kib),
+                format!("{}K", course.locked.limit_kib),
                 course.ioctls.all.to_string(),
                 number(course.teardown.entries),
             ]),
             (None, refused) => {
                 let code = refused.as_ref().map_or("unknown", |refused| refused.code);
-                row.extend([format!("refused: {code}")].into_iter().chain((0..4).map(|_| "-".to_owned())));
+                row.extend([format!("({code})")].into_iter().chain((0..4).map(|_| "-".to_owned())));
             }
         }
         row
@@ -293,7 +294,7 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
 /// Formats the window that matters in a few words: the dynamic one, if there is one.
 fn shape(course: &Course) -> String {
     let window = course.windows.last();
-    window.map_or("none".into(), |window| format!("{} of {}", Amount(window.size), Amount(window.page)))
+    window.map_or("none".into(), |window| format!("{} of {}", Bytes(window.size), Bytes(window.page)))
 }
 
 fn note(note: &Note) -> Vec<String> {

@@ -107,7 +107,7 @@ fn wrap(text: &str, indent: usize, width: usize) -> String {
     let (mut lines, mut line) = (Vec::new(), text[..start].to_owned());
     let mut columns = start;
     for word in text[start..].split(' ') {
-        let long = word.chars().count();
+        let long = columns_of(word);
         let limit = if lines.is_empty() { width.max(MIN_COLUMNS) } else { room };
         if columns + 1 + long > limit && !line.trim().is_empty() {
             lines.push(std::mem::take(&mut line));
@@ -122,6 +122,13 @@ fn wrap(text: &str, indent: usize, width: usize) -> String {
     }
     lines.push(line);
     lines.join(&format!("\n{}", " ".repeat(indent)))
+}
+
+/// Returns the columns of a text: what styles it takes none.
+fn columns_of(text: &str) -> usize {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().map_or(0, |part| part.chars().count());
+    first + parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest).chars().count()).sum::<usize>()
 }
 
 /// Writes a message to standard error. If nobody reads that any longer, there is no one to tell.
@@ -170,6 +177,8 @@ mod tests {
         );
         assert_eq!(wrap("ok       topic  text", 5, 80), "ok       topic  text");
         assert_eq!(wrap("", 4, 20), "");
+        let styled = format!("{BAD}wrong{BAD:#} aaaaaaaa bbbbb cccccccc");
+        assert_eq!(wrap(&styled, 2, 20), styled.replace(" ccc", "\n  ccc"), "a style has no columns");
     }
 
     #[test]

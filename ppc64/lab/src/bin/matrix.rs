@@ -14,6 +14,7 @@ use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar};
 use ppc64_lab::cell::{self, Cell};
 use ppc64_lab::guests::{self, Guests};
+use ppc64_lab::label::Label;
 use ppc64_lab::show::{self, Only, Part, Run, Shown};
 use ppc64_lab::{document, drivers, repository, table};
 
@@ -42,6 +43,9 @@ struct Options {
     /// Nothing but Linux guests, by default on every host that can run them
     #[arg(long, conflicts_with_all = ["only_walk", "only_drivers"])]
     guests: bool,
+    /// Kernel label of the guests [default: the host's kernel]
+    #[arg(long, requires = "guests", value_name = "LABEL")]
+    guest_kernel: Option<Label>,
     /// How often drivers open, use and close their devices before what is left is counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
@@ -71,7 +75,6 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<bool> {
     let repository = repository();
-    let command = show::native_command(&repository)?;
     let logs = repository.join("target/cells");
     std::fs::create_dir_all(&logs).context("make a directory for logs")?;
     let scenarios = scenarios(&repository)?;
@@ -80,8 +83,9 @@ fn run(options: &Options) -> Result<bool> {
         (_, true) => Some(Only::Drivers),
         _ => options.guests.then_some(Only::Guests),
     };
+    let command = only.is_none().then(|| show::native_command(&repository)).transpose()?;
     let (operations, seed, rounds) = (options.ops, options.seed, options.rounds);
-    let run = Run { command, scenarios, operations, seed, rounds, only };
+    let run = Run { command, scenarios, operations, seed, rounds, guest_kernel: options.guest_kernel, only };
     let cells = match (options.cells.is_empty(), options.all) {
         (false, _) => options.cells.clone(),
         (true, _) if options.guests => cell::all().into_iter().filter(Guests::fit).collect(),

@@ -66,7 +66,11 @@ fn run(options: &Options) -> Result<u8> {
         let kernel = options.find_guest_kernel(&repository.join("ppc64/cache"))?;
         eprintln!("guest's kernel: {}", kernel.name);
         let modules = kernel.modules(&[&archive::NVME[..], &archive::VIRTIO].concat())?;
-        tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &modules)?)?;
+        let mut further = Initramfs::default();
+        if let Some(program) = &programs.debian_guest {
+            further.add_root(&program.find(&repository.join("ppc64/cache"))?)?;
+        }
+        tree.add_guest(&kernel.image, &Initramfs::of_guest(init, &modules)?, &further)?;
     }
     if let Some(program) = &programs.debian {
         tree.add_root(&program.find(&repository.join("ppc64/cache"))?)?;

@@ -1,0 +1,39 @@
+//! What the guest's devices may reach at a moment: a guest whose drivers are unloaded leaves it as
+//! it was, whatever they did.
+
+use super::machine::Machine;
+use spapr_iommu::host::Host;
+use std::fmt;
+
+/// What there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    tables: usize,
+    /// Entries of all tables that lead somewhere.
+    entries: u64,
+    windows: usize,
+    /// Bytes that are mapped for devices.
+    mapped: u64,
+    /// Bytes that are locked.
+    locked: u64,
+}
+
+impl Snapshot {
+    /// Takes it.
+    pub(crate) fn take(machine: &Machine) -> Self {
+        let tables = machine.phb.tables();
+        let mut entries = 0;
+        tables.iter().for_each(|table| table.each(&mut |_, _| entries += 1));
+        let space = machine.phb.space();
+        let locked = machine.registry.host().memlock().map_or(0, |memlock| memlock.locked);
+        let windows = space.status().windows.len();
+        Self { tables: tables.len(), entries, windows, mapped: space.mapped().1, locked }
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tables, entries, windows, mapped, locked } = self;
+        write!(f, "{tables} tables with {entries} entries, {windows} windows, {mapped} bytes mapped, {locked} locked")
+    }
+}
