@@ -22,9 +22,8 @@ const TABLE: u64 = 32;
 const KEY: u64 = 10;
 
 /// Registers by name. Base addresses and lengths of rings follow.
-const NAMES: [(&str, u64); 19] = [
+const NAMES: [(&str, u64); 18] = [
     ("ctrl", CTRL),
-    ("ctrl_copy", 0x0004),
     ("status", 0x0008),
     ("ctrl_ext", 0x0018),
     ("icr", 0x00c0),

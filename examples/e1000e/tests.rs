@@ -5,7 +5,7 @@ use crate::cases::{Kernel, config};
 use crate::driver::{E1000eError, Port, Setup, Wait};
 use crate::packets::{Packets, SMALLEST};
 use crate::traffic::{Plan, Traffic};
-use crate::{Options, model, run};
+use crate::{Options, model, registers, run};
 use clap::Parser;
 use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange};
@@ -43,6 +43,21 @@ fn the_program_works_on_every_kind_of_model() {
 fn rounds_leave_nothing_on_models() {
     for preset in ["powernv9-64k", "pseries-4k"] {
         program(&format!("--host model:{preset} --rounds 3"));
+    }
+}
+
+/// BAR 2 has 32 bytes of I/O space, which the model does not have.
+const IO: usize = 2;
+
+/// `ppc64/run --machine pseries --kernel 6.12-64k --device e1000e -- e1000e --registers` prints the
+/// file.
+#[test]
+fn the_model_shows_what_qemu_s_controller_shows() {
+    let mut expected: serde_json::Value = serde_json::from_str(include_str!("registers.json")).unwrap();
+    expected["pci"]["bars"][IO] = 0.into();
+    for preset in ["powernv9-64k", "pseries-4k"] {
+        let host: Arc<Kernel> = Arc::new(Recording::new(Arc::new(model::with_controller(preset).unwrap())));
+        assert_eq!(registers::read(&host, None).unwrap(), expected, "{preset}");
     }
 }
 

@@ -5,8 +5,6 @@ use super::ring;
 use std::collections::BTreeMap;
 
 const CTRL: u64 = 0x0000;
-/// CTRL, a second time.
-const CTRL_COPY: u64 = 0x0004;
 const STATUS: u64 = 0x0008;
 const CTRL_EXT: u64 = 0x0018;
 const EIAC: u64 = 0x00dc;
@@ -113,7 +111,6 @@ impl Registers {
     /// Reads a register; 0 if there is none.
     pub(super) fn read(&self, offset: u64) -> u32 {
         match offset {
-            CTRL_COPY => self.read(CTRL),
             STATUS => {
                 let link = if self.read(CTRL) & LINK_UP != 0 { STATUS_LINK_UP } else { 0 };
                 STATUS_FIXED | link | if self.is_master() { STATUS_MASTER } else { 0 }
@@ -127,7 +124,6 @@ impl Registers {
 
     /// Writes a register. Returns whether it asks for a reset.
     pub(super) fn write(&mut self, offset: u64, value: u32) -> bool {
-        let offset = if offset == CTRL_COPY { CTRL } else { offset };
         let Some((_, writable)) = known(offset) else { return false };
         self.words.insert(offset, self.read(offset) & !writable | value & writable);
         offset == CTRL && value & RESET != 0
