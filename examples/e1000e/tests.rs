@@ -46,15 +46,11 @@ fn rounds_leave_nothing_on_models() {
     }
 }
 
-/// BAR 2 has 32 bytes of I/O space, which the model does not have.
-const IO: usize = 2;
-
-/// `ppc64/run --machine pseries --kernel 6.12-64k --device e1000e -- e1000e --registers` prints the
-/// file.
+/// `ppc64/run --machine powernv9 --kernel 6.12-64k --device e1000e -- e1000e --registers` prints
+/// the file, and `ppc64/matrix` checks that each machine does.
 #[test]
 fn the_model_shows_what_qemu_s_controller_shows() {
-    let mut expected: serde_json::Value = serde_json::from_str(include_str!("registers.json")).unwrap();
-    expected["pci"]["bars"][IO] = 0.into();
+    let expected: serde_json::Value = serde_json::from_str(include_str!("registers.json")).unwrap();
     for preset in ["powernv9-64k", "pseries-4k"] {
         let host: Arc<Kernel> = Arc::new(Recording::new(Arc::new(model::with_controller(preset).unwrap())));
         assert_eq!(registers::read(&host, None).unwrap(), expected, "{preset}");
