@@ -50,13 +50,14 @@
 //! | [`guest`], [`kvm`] | a guest's tables and calls, answered here or in the kernel |
 //! | [`host`] | the seam to a kernel: [`host::vfio`] is the running one |
 //! | `model` | the kernel in process, on any machine (feature `model`) |
+//! | `inspect` | shows the state of the process to its owner (feature `inspect`) |
 //! | [`error`], [`stats`] | kinds of errors; counters of calls and refusals |
 //! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
 //!
 //! # Features
 //! None by default. `model`: the kernel in process, for tests and for machines that are no POWER.
-//! `serde`: a guest's saved tables can be serialized. `vm-memory`: guest memory and IOMMU of
-//! rust-vmm's crate.
+//! `inspect`: shows the state of the process through a socket. `serde`: a guest's saved tables can
+//! be serialized. `vm-memory`: guest memory and IOMMU of rust-vmm's crate.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -77,6 +78,8 @@ pub mod error;
 pub mod guest;
 #[cfg(target_os = "linux")]
 pub mod host;
+#[cfg(all(target_os = "linux", feature = "inspect"))]
+pub mod inspect;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 #[cfg(target_os = "linux")]
@@ -124,4 +127,7 @@ mod guides {
     mod readme {}
     #[doc = include_str!("../docs/drivers.md")]
     mod drivers {}
+    #[cfg(feature = "inspect")]
+    #[doc = include_str!("../docs/inspect.md")]
+    mod inspect {}
 }

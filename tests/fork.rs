@@ -11,6 +11,7 @@ use spapr_iommu::addr::{Iova, IovaRange, Liobn, PageShift};
 use spapr_iommu::device::InterruptKind;
 use spapr_iommu::dma::{Dma, DmaConfig, DmaMask};
 use spapr_iommu::host::Memory;
+use spapr_iommu::inspect::{Inspector, Query, fetch};
 use spapr_iommu::kvm::model::KvmModel;
 use spapr_iommu::kvm::{Acceleration, TableSpec};
 use spapr_iommu::model::{Model, Recording};
@@ -20,6 +21,8 @@ use spapr_iommu::space::AddressSpace;
 use spapr_iommu::uapi::vfio::PCI_CONFIG_REGION_INDEX;
 use spapr_iommu_tests::by_address::ByAddress;
 use std::error::Error;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
@@ -79,15 +82,18 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     // What the parent has is taken along by reference: forgotten there, dropped in the child.
     let mut everything = Some((interrupts, device, large, small, block, pool, stream, memory, dma, lease, space));
     let mut acceleration = Some(acceleration);
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700))?;
+    let mut server = Some(Inspector::new(&registry).listen_at(&folder.path().join("socket"))?);
     assert!(in_child(|| {
         let parent = command();
         let kept = everything.as_ref().is_some_and(|all| all.2.read(7) == Ok(42));
-        drop((everything.take(), acceleration.take()));
+        drop((everything.take(), acceleration.take(), server.take()));
         kept && parent == Ok(6) && command() == Ok(6) && nothing_said()
     }));
     // A grandchild, whose number may be anybody's.
     assert!(in_child(|| in_child(|| {
-        drop((everything.take(), acceleration.take()));
+        drop((everything.take(), acceleration.take(), server.take()));
         command() == Ok(6) && nothing_said()
     })));
     // A child may have devices of its own, which it does take down.
@@ -99,9 +105,14 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
         own.locked() == 0 && own.leaks().is_empty()
     }));
 
+    // The parent is still inspected.
+    let socket = server.as_ref().map(|server| server.path().to_owned()).ok_or("no server")?;
+    fetch(&socket, &Query::default())?;
+
     // The parent takes everything down.
     assert!(everything.as_ref().is_some_and(|all| all.1.is_dma_on()));
-    drop((everything, acceleration));
+    drop((everything, acceleration, server));
+    assert!(!socket.exists());
     assert!(!nothing_said());
     assert_eq!(command(), Ok(2));
     Ok(())

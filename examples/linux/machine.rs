@@ -10,7 +10,7 @@ use super::gate::Gate;
 use super::hcall::H_SET_MODE;
 use super::kvm::{Vcpu, Vm, Xics};
 use super::memory::Ram;
-use super::options::{Accel, Bars, Options};
+use super::options::{Accel, Bars, Options, read};
 use super::slot::Slot;
 use super::virtio::Disk;
 use super::{image, next, rtas, tree};
@@ -19,12 +19,12 @@ use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig};
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::{Errno, Host};
+use spapr_iommu::inspect::Inspector;
 use spapr_iommu::kvm::{self, Acceleration, Kvm};
 use spapr_iommu::registry::Registry;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 const BUID: u64 = 0x800_0000_2000_0000;
@@ -112,6 +112,13 @@ impl Machine {
         self.devices.iter().map(|device| device as &dyn Function).chain(disk)
     }
 
+    /// Returns what another process may see of it.
+    pub(crate) fn inspector(&self) -> Inspector {
+        let inspector = Inspector::new(&self.registry);
+        inspector.add_guest("linux", &self.iommu);
+        inspector
+    }
+
     /// Returns the sources of the devices' messages.
     pub(crate) fn sources(&self) -> impl Iterator<Item = u32> {
         self.functions().flat_map(|function| function.messages().sources())
@@ -189,9 +196,4 @@ fn processors(vm: &Vm, count: u32) -> Result<(Xics, Vec<Vcpu>), Box<dyn Error>> 
         vm.define_rtas_token(name, token)?;
     }
     Ok((xics, vcpus))
-}
-
-/// Reads a file of the guest.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}; ppc64/run packs it", path.display()))
 }

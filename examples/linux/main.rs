@@ -84,6 +84,7 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let host = Arc::new(Vfio::new());
     let before = host.memlock()?.locked;
     let (mut machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
+    let _server = if options.inspect { Some(machine.inspector().listen()?) } else { None };
     let mut report = Report::new(options);
     // What an earlier guest wrote to the same disks is other data.
     let seed = fastrand::u32(..);
@@ -120,7 +121,7 @@ fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> Stri
     // Memory that the kernel has for itself could not be unplugged.
     let (movable, plug) = match options.plug {
         0 => ("", String::new()),
-        blocks => ("movable_node ", format!("--plug {blocks}")),
+        blocks => ("movable_node", format!("--plug {blocks}")),
     };
     format!(
         "console=hvc0 panic=1 oops=panic {crash} {movable}{append} -- --boot {boot} --boots {boots} \

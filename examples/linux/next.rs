@@ -1,8 +1,8 @@
 //! The kernel that a guest restarts itself with: the one it was booted with, in an archive that
 //! Linux unpacks after the initial file system.
 
-use super::machine::read;
 use super::options::Options;
+use super::options::read;
 use cpio::newc::{self, Builder};
 use ppc64_linux_init::{NEXT_INITRD, NEXT_KERNEL, Restart};
 use std::error::Error;

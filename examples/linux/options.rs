@@ -2,7 +2,7 @@
 
 use clap::{Parser, ValueEnum};
 use ppc64_linux_init::Restart;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Boots a Linux guest with devices of the host.
 #[derive(Debug, Parser)]
@@ -20,8 +20,9 @@ pub(crate) struct Options {
     /// finds 2048 TCEs for itself only in one of 64 GiB [default: its RAM]
     #[arg(long)]
     pub(crate) max_memory: Option<u64>,
-    /// Blocks of 64 MiB that the guest plugs and unplugs
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    /// Blocks of 64 MiB that the guest plugs and unplugs; they are not saved
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["save", "restore"],
+        value_parser = clap::value_parser!(u32).range(..=64))]
     pub(crate) plug: u32,
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
@@ -52,6 +53,9 @@ pub(crate) struct Options {
     /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,
+    /// Let `spapr-iommu inspect` see the monitor
+    #[arg(long)]
+    pub(crate) inspect: bool,
     /// The guest's kernel, an ELF image
     #[arg(long, default_value = "/guest/vmlinux")]
     pub(crate) kernel: PathBuf,
@@ -85,4 +89,9 @@ pub(crate) enum Bars {
     Mapped,
     /// Each access exits to the monitor
     Trapped,
+}
+
+/// Reads a file of the guest.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}; ppc64/run packs it", path.display()))
 }

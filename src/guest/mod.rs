@@ -54,6 +54,8 @@ mod ddw;
 mod entries;
 mod error;
 mod hcall;
+#[cfg(feature = "inspect")]
+mod inspect;
 mod kvm;
 mod memory;
 mod phb;
@@ -72,6 +74,8 @@ pub use crate::addr::Liobn;
 pub use ddw::{DdwError, DdwOffer, ResetError};
 pub use entries::{Entries, TableFull};
 pub use error::HcallError;
+#[cfg(feature = "inspect")]
+pub(crate) use inspect::{PhbStatus, Watched};
 pub use memory::{GuestMemory, NoMemory, Slot, SlotOwner};
 pub use phb::{Phb, PhbConfig, PhbError};
 pub use ram::{AddMemoryError, GuestRam, RemoveMemoryError};
@@ -85,9 +89,11 @@ pub use translate::{DeviceAccessError, GuestTranslation};
 pub use vm_memory::{PhbIommu, VmMemory};
 
 use crate::addr::{GuestRange, Iova};
+use crate::host::Process;
 use crate::kvm::Acceleration;
 use crate::registry::Registry;
 use core::fmt;
+use core::ops::Deref;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use table::Directory;
@@ -96,13 +102,43 @@ use table::Directory;
 pub struct GuestIommu {
     ram: Arc<GuestRam>,
     directory: Arc<Directory>,
-    phbs: Mutex<Vec<Arc<Phb>>>,
+    phbs: Phbs,
     /// KVM acceleration; each PHB gets its own instance.
     kvm: Option<Acceleration>,
     /// Counts of hypercalls that name no window.
-    without_table: stats::Counters,
+    without_table: Arc<stats::Counters>,
     /// Taken before any other lock while RAM is removed or tables are restored.
     changes: Mutex<()>,
+}
+
+/// The PHBs of a guest. They end with it even while an inspection reads them.
+struct Phbs {
+    list: Arc<Mutex<Vec<Arc<Phb>>>>,
+    /// Process that created it.
+    process: Process,
+}
+
+impl Default for Phbs {
+    fn default() -> Self {
+        Self { list: Arc::default(), process: Process::current() }
+    }
+}
+
+impl Deref for Phbs {
+    type Target = Mutex<Vec<Arc<Phb>>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.list
+    }
+}
+
+impl Drop for Phbs {
+    fn drop(&mut self) {
+        // In a child of `fork` nobody will unlock it if a thread of the parent held it.
+        let locked = if self.process.is_current() { Some(self.list.lock()) } else { self.list.try_lock() };
+        let phbs = locked.map(|mut phbs| std::mem::take(&mut *phbs));
+        drop(phbs);
+    }
 }
 
 impl GuestIommu {
@@ -113,7 +149,7 @@ impl GuestIommu {
         Self {
             ram,
             directory: Arc::default(),
-            phbs: Mutex::default(),
+            phbs: Phbs::default(),
             kvm: None,
             without_table: Default::default(),
             changes: Mutex::default(),

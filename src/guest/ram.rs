@@ -129,6 +129,12 @@ impl Snapshot {
         }
     }
 
+    /// Returns the slots, each with whether it is being removed.
+    #[cfg(feature = "inspect")]
+    pub(super) fn slots_and_marks(&self) -> impl Iterator<Item = (Slot, bool)> + '_ {
+        self.0.iter().map(|ram| (ram.slot, ram.unplugging))
+    }
+
     fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         self.0.iter().map(|ram| ram.slot)
     }
@@ -140,14 +146,14 @@ pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,
     /// Read lock-free by hypercalls.
-    now: ArcSwap<Snapshot>,
+    pub(super) now: Arc<ArcSwap<Snapshot>>,
     leases: Mutex<Vec<(GuestRange, Lease)>>,
 }
 
 impl GuestRam {
     /// Creates it without registering any of `memory` yet.
     pub(super) fn new(registry: &Registry, memory: Arc<dyn GuestMemory>) -> Self {
-        Self { registry: registry.clone(), memory, now: ArcSwap::default(), leases: Mutex::default() }
+        Self { registry: registry.clone(), memory, now: Arc::default(), leases: Mutex::default() }
     }
 
     pub(super) fn registry(&self) -> &Registry {

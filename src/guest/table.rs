@@ -323,6 +323,13 @@ impl TceTable {
         self.entries.runs(0, self.len(), visit);
     }
 
+    /// Calls `visit` with each run of equal entries among `count` from `first` on: index, length,
+    /// and whether they give rights.
+    #[cfg(feature = "inspect")]
+    pub(super) fn each_run_in(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, bool)) {
+        self.entries.runs(first, count, &mut |first, count, tce| visit(first, count, runs::permission(tce).is_some()));
+    }
+
     /// Calls `visit` with every entry of `count` from `first` on that gives rights, in order.
     fn each_mapping(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64)) {
         self.entries.runs(first, count, &mut |first, count, tce| {

@@ -9,7 +9,7 @@
 //! Each call emits a `tracing` event with target `spapr_iommu::ioctl` and level `DEBUG`, with its
 //! arguments, result and duration.
 
-use super::{Errno, Fd, Host};
+use super::{Errno, Fd, Host, counts};
 use crate::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
 use crate::error::ErrorKind;
 use crate::pci::Group;
@@ -83,34 +83,6 @@ pub enum Call {
     DeviceReset,
 }
 
-impl Call {
-    /// Returns the call's name in the kernel's headers.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::GetApiVersion => "VFIO_GET_API_VERSION",
-            Self::CheckExtension(_) => "VFIO_CHECK_EXTENSION",
-            Self::SetIommu(_) => "VFIO_SET_IOMMU",
-            Self::TceGetInfo(_) => "VFIO_IOMMU_SPAPR_TCE_GET_INFO",
-            Self::Enable => "VFIO_IOMMU_ENABLE",
-            Self::Disable => "VFIO_IOMMU_DISABLE",
-            Self::RegisterMemory(_) => "VFIO_IOMMU_SPAPR_REGISTER_MEMORY",
-            Self::UnregisterMemory(_) => "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY",
-            Self::MapDma(_) => "VFIO_IOMMU_MAP_DMA",
-            Self::UnmapDma(_) => "VFIO_IOMMU_UNMAP_DMA",
-            Self::TceCreate(_) => "VFIO_IOMMU_SPAPR_TCE_CREATE",
-            Self::TceRemove(_) => "VFIO_IOMMU_SPAPR_TCE_REMOVE",
-            Self::EehPeOp(_) => "VFIO_EEH_PE_OP",
-            Self::GroupGetStatus(_) => "VFIO_GROUP_GET_STATUS",
-            Self::GroupSetContainer(_) => "VFIO_GROUP_SET_CONTAINER",
-            Self::GroupUnsetContainer => "VFIO_GROUP_UNSET_CONTAINER",
-            Self::DeviceGetInfo(_) => "VFIO_DEVICE_GET_INFO",
-            Self::DeviceGetRegionInfo(_) => "VFIO_DEVICE_GET_REGION_INFO",
-            Self::DeviceGetIrqInfo(_) => "VFIO_DEVICE_GET_IRQ_INFO",
-            Self::DeviceReset => "VFIO_DEVICE_RESET",
-        }
-    }
-}
-
 /// A call as it was made: a [`Call`], or `VFIO_DEVICE_SET_IRQS`, whose eventfds follow its
 /// structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +98,7 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Call(call) => call.name(),
-            Self::SetIrqs(_) => "VFIO_DEVICE_SET_IRQS",
+            Self::SetIrqs(_) => counts::SET_IRQS.name(),
         }
     }
 }
@@ -277,6 +249,7 @@ pub unsafe fn raw(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno
     let began = began();
     // SAFETY: the caller's promise, passed on.
     let result = unsafe { host.call(fd, call) };
+    counts::of(call).count(result.is_err());
     // Nothing is copied unless it is traced: maps make this call.
     if let Some(began) = began {
         trace(began, fd, (*call).into(), result);
@@ -513,6 +486,7 @@ fn set_irqs(
 ) -> Result<(), CallError> {
     let began = began();
     let result = host.set_irqs(device, set, eventfds);
+    counts::SET_IRQS.count(result.is_err());
     if let Some(began) = began {
         trace(began, device, set.into(), result);
     }

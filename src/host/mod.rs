@@ -16,12 +16,14 @@ pub mod vfio;
 #[doc(hidden)]
 pub use crate::model;
 
+mod counts;
 mod facts;
 mod shared;
 mod shared_file;
 mod wrap;
 
 pub use calls::{Call, Node};
+pub use counts::{CallCount, call_counts};
 pub use facts::{Extent, GroupFacts, Memlock, MemlockError, Obstacle, PciDevice, Platform};
 pub use nix::errno::Errno;
 pub use shared::Shared;

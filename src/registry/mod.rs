@@ -16,10 +16,14 @@
 
 mod charges;
 mod error;
+#[cfg(feature = "inspect")]
+mod inspect;
 mod lease;
 mod regions;
 
 pub use error::{PinError, RegisterError, ReleaseError};
+#[cfg(feature = "inspect")]
+pub(crate) use inspect::{HostStatus, Watched};
 pub use lease::Lease;
 pub use regions::RegionId;
 

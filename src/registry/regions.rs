@@ -306,19 +306,30 @@ impl Regions {
     }
 
     pub(super) fn status(&self) -> Vec<RegionStatus> {
-        let mut status: Vec<_> = self
-            .regions
-            .iter()
-            .map(|(_, region)| RegionStatus {
-                range: region.range,
-                max_iommu_page: region.max_iommu_page,
-                leases: self.covers(region.range).map(|(_, cover)| cover.leases).max().unwrap_or(0),
-                mapped: region.mapped,
-                containers: region.containers.len(),
-            })
-            .collect();
+        let mut status: Vec<_> = self.regions.iter().map(|(_, region)| self.status_of(region)).collect();
         status.sort_by_key(|region| region.range);
         status
+    }
+
+    fn status_of(&self, region: &Region) -> RegionStatus {
+        RegionStatus {
+            range: region.range,
+            max_iommu_page: region.max_iommu_page,
+            leases: self.covers(region.range).map(|(_, cover)| cover.leases).max().unwrap_or(0),
+            mapped: region.mapped,
+            containers: region.containers.len(),
+        }
+    }
+
+    /// Returns up to `most` regions from an address on, by address; a region that reaches over the
+    /// address is the first.
+    #[cfg(feature = "inspect")]
+    pub(super) fn status_from(&self, from: UserAddr, most: usize) -> Vec<RegionStatus> {
+        let Some(rest) = UserRange::between(from, UserAddr(u64::MAX)) else { return Vec::new() };
+        let mut last = None;
+        let mut regions = self.covers(rest).filter(|(_, cover)| last.replace(cover.region) != Some(cover.region));
+        let status = |(_, cover): (UserRange, Cover)| Some(self.status_of(self.get(cover.region)?));
+        core::iter::from_fn(|| regions.next()).filter_map(status).take(most).collect()
     }
 }
 

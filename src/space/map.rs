@@ -90,6 +90,17 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    pub(super) fn get(&self) -> SpaceStats {
+        SpaceStats {
+            maps: self.maps.load(Relaxed),
+            mapped: self.mapped.load(Relaxed),
+            unmaps: self.unmaps.load(Relaxed),
+            unmapped: self.unmapped.load(Relaxed),
+            map_refusals: self.map_refusals.get::<MapError>(),
+            unmap_refusals: self.unmap_refusals.get::<UnmapError>(),
+        }
+    }
+
     fn map(&self, requests: &[MapRequest], result: &Result<(), MapError>) {
         match result {
             Ok(()) => {
@@ -270,15 +281,7 @@ impl AddressSpace {
 
     /// Returns the counters of maps and unmaps.
     pub fn stats(&self) -> SpaceStats {
-        let counters = &self.0.counters;
-        SpaceStats {
-            maps: counters.maps.load(Relaxed),
-            mapped: counters.mapped.load(Relaxed),
-            unmaps: counters.unmaps.load(Relaxed),
-            unmapped: counters.unmapped.load(Relaxed),
-            map_refusals: counters.map_refusals.get::<MapError>(),
-            unmap_refusals: counters.unmap_refusals.get::<UnmapError>(),
-        }
+        self.0.counters.get()
     }
 
     /// Checks requests against windows and map. Leaves them in `scratch.requests`, in order of bus

@@ -22,6 +22,8 @@ mod charge;
 mod device;
 mod error;
 mod groups;
+#[cfg(feature = "inspect")]
+mod inspect;
 mod kvm;
 mod map;
 mod windows;
@@ -29,6 +31,8 @@ mod windows;
 pub(crate) use device::Driven;
 pub use device::{DeviceArea, DeviceRegion, GroupFile, RawDevice};
 pub use error::{AttachError, MapError, NotRestored, UnmapError, WindowError};
+#[cfg(feature = "inspect")]
+pub(crate) use inspect::{Watched, WatchedWindows};
 pub use map::{MapRequest, Overlap, SpaceStats};
 
 use crate::addr::{Iova, IovaRange, UserRange};
@@ -74,10 +78,12 @@ impl core::fmt::Debug for Inner {
     }
 }
 
+/// What an inspection reads is held on its own: an inspection that outlasts the space must not be
+/// the one that takes it down.
 struct Inner {
     registry: Registry,
-    state: Mutex<Locked>,
-    mappings: RwLock<IntervalMap<RegionId>>,
+    state: Arc<Mutex<Locked>>,
+    mappings: Arc<RwLock<IntervalMap<RegionId>>>,
     /// Bytes the pending default window will lock at its first map, while something is reserved in
     /// it.
     promise: Promise,
@@ -86,7 +92,7 @@ struct Inner {
     driven: Mutex<BTreeSet<String>>,
     /// Process that created it.
     process: Process,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -142,8 +148,8 @@ impl AddressSpace {
     pub fn new(registry: &Registry) -> Self {
         let inner = Arc::new(Inner {
             registry: registry.clone(),
-            state: Mutex::default(),
-            mappings: RwLock::default(),
+            state: Arc::default(),
+            mappings: Arc::default(),
             promise: registry.promise(),
             driven: Mutex::default(),
             process: Process::current(),
@@ -230,9 +236,9 @@ impl Drop for Inner {
             // are closed.
             return;
         }
-        let mut state = std::mem::take(&mut self.state.get_mut().state);
+        let mut state = std::mem::take(&mut self.state.lock().state);
         let host = Arc::clone(self.registry.host());
-        let mappings = std::mem::take(self.mappings.get_mut());
+        let mappings = std::mem::take(&mut *self.mappings.write());
         groups::close_all(&self.registry, host.as_ref(), &mut state, &mappings);
     }
 }

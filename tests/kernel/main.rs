@@ -4,6 +4,7 @@
 
 mod device;
 mod forks;
+mod inspect;
 mod kills;
 mod plan;
 mod process;
@@ -128,6 +129,9 @@ fn main() -> ExitCode {
     if let Some(how) = victim::asked() {
         return victim::die(how);
     }
+    if let Some(socket) = inspect::asked() {
+        return inspect::look(socket);
+    }
     if let Some(seed) = worker::asked() {
         return worker::work(seed);
     }
@@ -156,6 +160,7 @@ fn main() -> ExitCode {
             "what_cannot_be_locked_is_refused_before_anything_is_touched",
             windows::what_cannot_be_locked_is_refused_before_anything_is_touched,
         ),
+        Trial::test("another_process_sees_what_is_mapped", inspect::another_process_sees_what_is_mapped),
         Trial::test("a_plan_is_what_the_kernel_charges", plan::a_plan_is_what_the_kernel_charges),
         Trial::test("rounds_leave_nothing", rounds_leave_nothing),
         Trial::test("the_kernel_keeps_what_is_mapped", the_kernel_keeps_what_is_mapped),

@@ -4,15 +4,20 @@ mod bind;
 mod doctor;
 mod generate;
 mod input;
+mod inspect;
+mod inspected;
 mod interrupt;
 mod list;
 mod log;
 mod output;
+mod picture;
 mod plan;
 mod remedy;
 mod replay;
 mod run;
 mod terminal;
+
+pub(crate) use output::section;
 
 use crate::replay::Trace;
 use crate::scenario::{NumberError, checked_number};
@@ -22,6 +27,7 @@ use spapr_iommu::model::{HostPage, KernelVersion, Machine, Preset};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use terminal::{Color, say};
 use tracing_subscriber::filter::Targets;
 
@@ -84,6 +90,10 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     List(ListArguments),
 
+    /// Show what a running process has registered and mapped, if it lets itself be inspected
+    #[command(after_help = EXIT_CODES)]
+    Inspect(InspectArguments),
+
     /// Print completions for a shell
     Completions(generate::CompletionsArguments),
 
@@ -106,6 +116,13 @@ struct RunArguments {
     /// it boots again
     #[arg(long)]
     raw: bool,
+
+    /// Let `spapr-iommu inspect` see the run, and wait for Enter before everything is released
+    #[arg(long)]
+    inspect: bool,
+
+    #[command(flatten)]
+    pictures: picture::PictureArguments,
 
     /// Print one JSON document per scenario, a line each, and nothing else
     #[arg(long)]
@@ -136,6 +153,9 @@ struct ReplayArguments {
     /// Maximum number of events of a trace: they are kept in memory, 150 bytes each
     #[arg(long, value_name = "N", default_value_t = Trace::MAX_EVENTS)]
     max_events: usize,
+
+    #[command(flatten)]
+    pictures: picture::PictureArguments,
 
     /// Print one JSON document per trace, a line each, and nothing else
     #[arg(long)]
@@ -185,6 +205,52 @@ struct ListArguments {
     /// Print one JSON document on one line, and nothing else
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct InspectArguments {
+    /// Number of the process, or path of its socket [default: lists the processes that can be
+    /// inspected]
+    #[arg(value_name = "PID|SOCKET")]
+    target: Option<PathBuf>,
+
+    /// Show it again and again, until the process ends; every second, or as many seconds as given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true,
+        value_parser = seconds)]
+    watch: Option<Duration>,
+
+    /// The most mapped runs and regions to list [default: 20, with --json 10000]
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
+
+    /// List mapped runs from this bus address on
+    #[arg(long, value_name = "IOVA", value_parser = size, default_value = "0")]
+    from: u64,
+
+    /// List mapped runs of this space only
+    #[arg(long, value_name = "NAME")]
+    space: Option<String>,
+
+    /// List regions from this user address on
+    #[arg(long, value_name = "ADDRESS", value_parser = size, default_value = "0")]
+    regions_from: u64,
+
+    /// Draw bus addresses against user memory into that file, as SVG, too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Print one JSON document on one line, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// A time of at least a tenth of a second.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "a number of seconds is wanted, such as 2 or 0.5".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
+        _ => Err("at least 0.1 seconds are wanted".into()),
+    }
 }
 
 /// A number of bytes, as people and this command write it: 64K, 64 KiB, 65536, 0x10000.
@@ -281,6 +347,7 @@ pub fn main() -> ExitCode {
         Command::Unbind(arguments) => bind::run(&arguments, bind::Direction::Unbind).into(),
         Command::Doctor(arguments) => doctor::run(&arguments).into(),
         Command::List(arguments) => list::run(&arguments).into(),
+        Command::Inspect(arguments) => inspect::run(&arguments).into(),
         Command::Completions(arguments) => generate::completions(&arguments).into(),
         Command::Man(arguments) => generate::man(&arguments).into(),
     }

@@ -160,7 +160,7 @@ pub(super) fn draw(tables: &Tables) -> String {
 }
 
 /// Formats a table under its title; a heading that ends with `>` aligns its column to the right.
-pub(super) fn section(title: &str, headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn section(title: &str, headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     if let Some(width) = width() {

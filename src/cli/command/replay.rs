@@ -2,6 +2,7 @@
 
 use super::interrupt::Interrupt;
 use super::output::{Sink, Watch, section};
+use super::picture::TraceRecord;
 use super::terminal::{chain, say};
 use super::{DEFAULT_PRESET, Exit, HostChoice, ReplayArguments, input, remedy, written};
 use crate::Machine;
@@ -15,6 +16,10 @@ use std::path::Path;
 pub(super) fn run(arguments: &ReplayArguments) -> Exit {
     if let Err(message) = input::check(&arguments.traces) {
         say(message);
+        return Exit::Usage;
+    }
+    if arguments.pictures.any() && arguments.traces.len() > 1 {
+        say("a picture is of one trace: name that alone with `--svg`");
         return Exit::Usage;
     }
     let interrupt = Interrupt::watch();
@@ -31,12 +36,15 @@ pub(super) fn run(arguments: &ReplayArguments) -> Exit {
 fn run_one(path: &Path, arguments: &ReplayArguments, interrupt: &Interrupt) -> Exit {
     let shown = input::name(path);
     let watch = Watch::new();
-    let result = replay_one(path, arguments, &watch, interrupt);
+    let mut record = TraceRecord::default();
+    let result = replay_one(path, arguments, &watch, &mut record, interrupt);
     watch.end();
     match result {
         Ok((machine, report)) => {
             let result = if arguments.json { json(&shown, &report) } else { text(&shown, &machine, &report) };
-            judge(&shown, &report).and(written(result))
+            let exit = judge(&shown, &report).and(written(result));
+            let (memory, steps) = record.finish(&shown, &machine.describe());
+            exit.and(arguments.pictures.write(&memory, &steps))
         }
         Err(error) => {
             say(format_args!("{shown}: {}{}", chain(&error), remedy::of_replay(&error)));
@@ -61,6 +69,7 @@ fn replay_one(
     path: &Path,
     arguments: &ReplayArguments,
     watch: &Watch,
+    record: &mut TraceRecord,
     interrupt: &Interrupt,
 ) -> Result<(Machine, Report), ReplayError> {
     let file = input::open(path).map_err(TraceError::Open)?;
@@ -68,7 +77,12 @@ fn replay_one(
     let machine = machine(arguments.host, &trace);
     let options = Options { memory: arguments.memory, default_window: arguments.default_window };
     let progress = |done, all| watch.progress("replaying", done as u64, all as u64);
-    let report = trace.replay_until(&machine, &options, progress, || interrupt.arrived())?;
+    let ends = || interrupt.arrived();
+    let report = if arguments.pictures.any() {
+        trace.replay_watched(&machine, &options, progress, ends, record)?
+    } else {
+        trace.replay_until(&machine, &options, progress, ends)?
+    };
     Ok((machine, report))
 }
 

@@ -1,7 +1,9 @@
 //! `spapr-iommu run`.
 
+use super::inspected::Inspected;
 use super::interrupt::Interrupt;
 use super::output::{Sink, TICK, Watch, draw};
+use super::picture::Record;
 use super::terminal::{BAD, GOOD, HEADING, chain, paint, say};
 use super::{DEFAULT_PRESET, Exit, HostChoice, RunArguments, input, remedy, written};
 use crate::Machine;
@@ -29,6 +31,10 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
                 return Exit::Usage;
             }
         }
+    }
+    if arguments.pictures.any() && (scenarios.len() > 1 || scenarios.iter().any(|(_, scenario)| scenario.is_raw())) {
+        say("a picture is of one scenario, whose steps are not raw: name that alone with `--svg`");
+        return Exit::Usage;
     }
     let interrupt = Interrupt::watch();
     let mut exit = Exit::Success;
@@ -87,10 +93,14 @@ fn run_one(path: &Path, scenario: &Scenario, arguments: &RunArguments, interrupt
         if arguments.json { Box::new(Json { sink: Sink::stdout() }) } else { Box::new(Text::new()) };
     output.begin(scenario, &machine);
     let shown = input::name(path);
-    let exit = match scenario.run(&machine, &mut UntilInterrupt { observer: output.observer(), interrupt }) {
+    let mut until = UntilInterrupt { observer: output.observer(), interrupt };
+    let mut record = Record::new(&mut until, arguments.pictures.any());
+    let result = scenario.run(&machine, &mut Inspected::new(&mut record, arguments.inspect));
+    let (memory, steps) = record.finish(scenario.title(), &machine.describe());
+    let exit = match result {
         Ok(report) => {
             output.end(&report);
-            judge(&shown, &report)
+            judge(&shown, &report).and(arguments.pictures.write(&memory, &steps))
         }
         Err(error) => {
             say(format_args!("{shown}: {}{}", chain(&error), remedy::of_start(&error)));

@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(super) struct Guest<'a> {
     machine: &'a Machine,
     recording: Arc<Recording<Arc<dyn Host>>>,
-    ram: UserRange,
+    pub(super) ram: UserRange,
     slots: Arc<Slots>,
     pub(super) iommu: GuestIommu,
 }

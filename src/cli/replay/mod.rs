@@ -29,5 +29,5 @@ mod trace;
 
 pub use error::{ReplayError, TraceError};
 pub use report::{Difference, Entries, Hypercalls, Ioctls, Lines, Offer, Offers, Report, Rtas, Tces, Translations};
-pub use run::Options;
+pub use run::{Options, Watcher};
 pub use trace::Trace;

@@ -10,8 +10,8 @@ use super::timeline::{LocatedStep, Step, Timeline, bridges};
 use super::trace::Trace;
 use crate::machine::Machine;
 use crate::scenario::End;
-use spapr_iommu::addr::{Iova, IovaRange, PageShift};
-use spapr_iommu::guest::RtasCall;
+use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserRange};
+use spapr_iommu::guest::{GuestIommu, RtasCall};
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
 
 /// Steps between two progress reports.
@@ -75,8 +75,20 @@ impl Trace {
         &self,
         machine: &Machine,
         options: &Options,
+        progress: impl FnMut(usize, usize),
+        ends: impl FnMut() -> bool,
+    ) -> Result<Report, ReplayError> {
+        self.replay_watched(machine, options, progress, ends, &mut ())
+    }
+
+    /// Replays the trace as [`Self::replay_until`] does, and lets a watcher see its steps.
+    pub fn replay_watched(
+        &self,
+        machine: &Machine,
+        options: &Options,
         mut progress: impl FnMut(usize, usize),
         mut ends: impl FnMut() -> bool,
+        watcher: &mut dyn Watcher,
     ) -> Result<Report, ReplayError> {
         let default = options.default_range()?;
         progress(0, self.events.len());
@@ -94,6 +106,11 @@ impl Trace {
         let comparison = Comparison::new(&mut report);
         let mut run = Run { timeline: &timeline, proofs: &proofs, guest: &guest, liobns, comparison };
         let mut ioctls = Ioctls::default();
+        watcher.begins(timeline.steps.len());
+        let locked_now = || {
+            let all = machine.locked().saturating_sub(locked);
+            (memory.min(all), all.saturating_sub(memory))
+        };
         for (at, located) in timeline.steps.iter().enumerate() {
             if at % STRIDE == 0 {
                 let all = timeline.steps.len();
@@ -105,8 +122,10 @@ impl Trace {
             }
             run.step(at, located);
             let (map, unmap) = guest.ioctls();
+            watcher.step(at, &locked_now);
             ioctls = Ioctls { map: ioctls.map + map, unmap: ioctls.unmap + unmap, ..ioctls };
         }
+        watcher.ends(&guest.iommu, guest.ram);
         guest.end();
         let end = End { locked: machine.locked().saturating_sub(locked), damage: machine.damage() };
         report.ioctls = Ioctls { one_per_tce: report.tces.all(), ..ioctls };
@@ -115,6 +134,27 @@ impl Trace {
         Ok(report)
     }
 }
+
+/// Watches a replay.
+pub trait Watcher {
+    /// The trace has that many steps.
+    fn begins(&mut self, steps: usize) {
+        let _ = steps;
+    }
+
+    /// A step has run; `locked` returns the bytes locked now for RAM, and for everything else.
+    fn step(&mut self, at: usize, locked: &dyn Fn() -> (u64, u64)) {
+        let _ = (at, locked);
+    }
+
+    /// All steps have run, and nothing is released yet. The guest's RAM is one slot at address 0.
+    fn ends(&mut self, guest: &GuestIommu, ram: UserRange) {
+        let _ = (guest, ram);
+    }
+}
+
+/// Watches nothing.
+impl Watcher for () {}
 
 fn blank(trace: &Trace, timeline: &Timeline, machine: &Machine, memory: u64) -> Report {
     let host = machine.host();

@@ -32,6 +32,9 @@ impl Scenario {
             observer.begins(at + 1, self.steps.len(), step.action.key());
             let report = run_step(&mut context, at + 1, step, (platform, page), observer);
             observer.after_step(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
+            if observer.wants_tables() {
+                observer.tables(&tables(&context));
+            }
             observer.done(&report);
             let stop = report.surprise;
             steps.push(report);
@@ -39,6 +42,7 @@ impl Scenario {
                 break;
             }
         }
+        observer.before_release();
         let tables = tables(&context);
         let host = machine.note(&context.groups);
         let end = context.end();
@@ -178,6 +182,19 @@ pub trait Observer {
     fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
         let _ = spaces;
     }
+
+    /// Returns whether it wants the state after each step: [`Self::tables`].
+    fn wants_tables(&self) -> bool {
+        false
+    }
+
+    /// The state after a step that has run.
+    fn tables(&mut self, tables: &Tables) {
+        let _ = tables;
+    }
+
+    /// All steps have run, and nothing is released yet.
+    fn before_release(&mut self) {}
 
     /// A step is done.
     fn done(&mut self, step: &StepReport) {
