@@ -50,8 +50,8 @@ pub struct Drivers {
 
 impl Drivers {
     /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
-    /// share buffers, rounds of it, and what it finds; the Ethernet driver in each way it works, and
-    /// what it finds; the monitor in C.
+    /// share buffers, rounds of it, and what it finds; the same two of the
+    /// Ethernet driver; the monitor in C.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();

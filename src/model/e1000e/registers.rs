@@ -85,7 +85,7 @@ fn known(offset: u64) -> Option<(u32, u32)> {
         RXCSUM => Some((RXCSUM_INITIAL, 0xffff)),
         MISSED | RECEIVED | SENT => Some((0, 0)),
         ADDRESSES.. if offset < ADDRESSES + 8 * STATIONS => {
-            // The upper half has 16 bits of the address, what it is compared with, and its validity.
+            // The upper half has 16 bits of the address, its use, and its validity.
             Some((0, if offset.is_multiple_of(8) { u32::MAX } else { VALID | 0x3_ffff }))
         }
         RETA..RSSRK_END => Some((0, u32::MAX)),
