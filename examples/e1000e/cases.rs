@@ -4,21 +4,20 @@ use crate::buffers::Maps;
 use crate::driver::{QUEUES, Setup, Wait};
 use crate::packets::{Packets, SMALLEST};
 use crate::traffic::{Plan, Traffic};
-use crate::{Options, find};
+use crate::{Options, find, held};
 use serde::Serialize;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::device::Device;
 use spapr_iommu::dma::{Dma, DmaConfig, DmaMask};
 use spapr_iommu::host::Host;
-use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::model::Recording;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The kernel, with each call to it recorded.
-pub(crate) type Kernel = Recording<Vfio>;
+/// The kernel or a model of it, with each call to it recorded.
+pub(crate) type Kernel = Recording<Arc<dyn Host>>;
 
 /// Bytes of the dynamic window: full rings with a page of 64 KiB for each buffer fit.
 const CAPACITY: u64 = 64 << 20;
@@ -107,7 +106,7 @@ pub(crate) fn run(host: &Arc<Kernel>, options: &Options) -> Result<(), Box<dyn E
 
 /// Returns locked memory and the number of open files.
 fn held(host: &Arc<Kernel>) -> Result<(u64, usize), Box<dyn Error>> {
-    Ok((host.memlock()?.locked, std::fs::read_dir("/proc/self/fd")?.count()))
+    Ok((host.memlock()?.locked, held::open_files()?))
 }
 
 /// Returns the configuration. Its page is the host's: a larger one would expose more memory for

@@ -6,6 +6,16 @@
 //! window, by interrupts and by polling, with each packet mapped while the controller uses it, in
 //! one piece and in two, and with memory mapped once.
 //!
+//! On a machine that is not POWER it runs on a model, which sends and receives within the write to
+//! the tail of a ring:
+//!
+//! ```text
+//! cargo run --example e1000e
+//! cargo run --example e1000e -- --host model:pseries-4k --largest 9014
+//! ```
+//!
+//! On emulated machines with QEMU's controller:
+//!
 //! ```text
 //! ppc64/run --machine powernv9 --kernel 6.12-64k --device e1000e -- e1000e
 //! ppc64/run --machine pseries --kernel 6.12 --device e1000e -- e1000e --largest 9014
@@ -16,16 +26,24 @@ mod buffers;
 mod cases;
 mod driver;
 mod find;
+#[path = "../nvme/function.rs"]
+mod function;
 #[path = "../nvme/held.rs"]
 mod held;
+#[path = "../nvme/machine.rs"]
+mod machine;
+mod model;
 mod packets;
+mod registers;
 mod rounds;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 use buffers::Maps;
 use clap::{Parser, ValueEnum};
 use driver::Wait;
-use spapr_iommu::host::vfio::Vfio;
+use machine::Machine;
 use spapr_iommu::model::Recording;
 use std::error::Error;
 use std::process::ExitCode;
@@ -35,6 +53,10 @@ use std::sync::Arc;
 #[derive(Debug, Parser)]
 #[command(name = "e1000e")]
 struct Options {
+    /// The running kernel (vfio), or a model of one, such as model:pseries-64k [default: vfio on
+    /// POWER, else model:powernv9-64k]
+    #[arg(long)]
+    host: Option<String>,
     /// PCI address of the controller [default: the first that is bound to vfio-pci]
     #[arg(long)]
     device: Option<String>,
@@ -62,6 +84,9 @@ struct Options {
     /// Open, use and close the controller so many times, and see what is left
     #[arg(long, value_name = "N", conflicts_with = "packets")]
     rounds: Option<u32>,
+    /// Print what a driver finds on the controller, as JSON, and nothing else
+    #[arg(long, conflicts_with = "rounds")]
+    registers: bool,
     /// Print JSON, a line for each case
     #[arg(long)]
     json: bool,
@@ -110,9 +135,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let host = Arc::new(Recording::new(Vfio::new()));
+    let Machine { host, is_model } = Machine::new(options.host.as_deref(), model::with_controller)?;
+    let host = Arc::new(Recording::new(host));
     match options.rounds {
-        Some(rounds) => rounds::run(&host, options, rounds),
+        Some(rounds) => rounds::run(&host, is_model, options, rounds),
+        None if options.registers => registers::run(&host, options.device.as_deref()),
         None => cases::run(&host, options),
     }
 }

@@ -21,12 +21,12 @@ const WARM_UP: u32 = 3;
 const EVERY: Duration = Duration::from_secs(20);
 
 /// Runs `rounds` rounds, and a few before them.
-pub(crate) fn run(host: &Arc<Kernel>, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(host: &Arc<Kernel>, is_model: bool, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
     let address = find::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }
-    let before = Held::now(host.as_ref(), false)?;
+    let before = Held::now(host.as_ref(), is_model)?;
     let began = Instant::now();
     let mut told = began;
     for done in 0..rounds {
@@ -37,7 +37,7 @@ pub(crate) fn run(host: &Arc<Kernel>, options: &Options, rounds: u32) -> Result<
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
     }
     let took = began.elapsed();
-    let after = Held::now(host.as_ref(), false)?;
+    let after = Held::now(host.as_ref(), is_model)?;
     if options.json {
         let line = serde_json::json!({
             "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,

@@ -1,16 +1,16 @@
-//! The machine to work on: the running kernel, or a model of one with two disks.
+//! The machine to work on: the running kernel, or a model of one with devices.
 
-use spapr_iommu::Group;
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
-use spapr_iommu::model::{Model, Nvme};
+use spapr_iommu::model::Model;
 use std::error::Error;
 use std::sync::Arc;
 
 /// The model on a machine that is not POWER.
 const DEFAULT: &str = "powernv9-64k";
-/// Bytes of each disk of a model.
-const DISK: u64 = 64 << 20;
+
+/// Makes the model of a preset, with the devices of the program.
+type Make = fn(&str) -> Result<Model, Box<dyn Error>>;
 
 /// A host, and whether it is a model.
 pub(crate) struct Machine {
@@ -21,7 +21,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Takes what the option says: `vfio` or `model:PRESET`; without it the running kernel if the
     /// machine is POWER, else a model.
-    pub(crate) fn new(option: Option<&str>) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new(option: Option<&str>, model: Make) -> Result<Self, Box<dyn Error>> {
         match option {
             Some("vfio") => Ok(Self { host: Arc::new(Vfio::new()), is_model: false }),
             Some(text) => {
@@ -38,11 +38,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// A model with a disk in each of two groups.
-pub(crate) fn model(preset: &str) -> Result<Model, Box<dyn Error>> {
-    let disk = |serial| Nvme::new(DISK).with_serial(serial);
-    let model = Model::new(preset.parse()?).panic_on_violation();
-    Ok(model.with_device(Group(0), disk("disk0"))?.with_device(Group(1), disk("disk1"))?)
 }

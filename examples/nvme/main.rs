@@ -24,8 +24,10 @@
 mod cases;
 mod driver;
 mod find;
+mod function;
 mod held;
 mod machine;
+mod model;
 mod registers;
 mod rounds;
 mod share;
@@ -121,7 +123,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let machine = Machine::new(options.host.as_deref())?;
+    let machine = Machine::new(options.host.as_deref(), model::with_disks)?;
     match options.rounds {
         Some(rounds) => rounds::run(&machine, options, rounds),
         None if options.registers => registers::run(&machine.host, options),

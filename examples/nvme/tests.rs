@@ -2,7 +2,7 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, NvmeError, Operation, Request, Setup, Wait};
-use crate::{Options, machine, registers, run};
+use crate::{Options, model, registers, run};
 use clap::Parser;
 use fastrand::Rng;
 use spapr_iommu::Group;
@@ -61,7 +61,7 @@ fn the_model_shows_what_qemu_s_controller_shows() {
     let cap = expected["registers"]["cap"].as_u64().unwrap();
     expected["registers"]["cap"] = (cap & !COMMAND_SETS).into();
     for preset in ["powernv9-64k", "pseries-4k"] {
-        let host: Arc<dyn Host> = Arc::new(machine::model(preset).unwrap());
+        let host: Arc<dyn Host> = Arc::new(model::with_disks(preset).unwrap());
         assert_eq!(registers::read(&host, None).unwrap(), expected, "{preset}");
     }
 }
@@ -159,7 +159,7 @@ impl Rig {
     }
 
     fn with(preset: &str, kind: InterruptKind) -> Self {
-        let model = Arc::new(machine::model(preset).unwrap());
+        let model = Arc::new(model::with_disks(preset).unwrap());
         let dma = Dma::with_registry(&Registry::new(model.clone()), config(BYTES, false));
         let mut disk = open(&dma, DISK, kind);
         let buffer = dma.buffer::<u8>(BYTES as usize, Permission::ReadWrite).unwrap();

@@ -2,9 +2,9 @@
 //!
 //! A [`Model`] is one machine with one process on it. It answers as Linux does and checks in the
 //! order Linux does, with the same positive results and the same silent losses; DMA of its devices
-//! ([`edu`](Edu), [NVMe controllers](Nvme), [a program's own](pci)) goes through its TCE tables.
-//! What would crash or corrupt a real machine, or lose memory until reboot, is recorded as a
-//! [`Violation`].
+//! ([`edu`](Edu), [NVMe controllers](Nvme), [Ethernet controllers](E1000e), [a program's own](pci))
+//! goes through its TCE tables. What would crash or corrupt a real machine, or lose memory until
+//! reboot, is recorded as a [`Violation`].
 //!
 //! ```
 //! use spapr_iommu::addr::PageShift;
@@ -35,6 +35,7 @@
 
 mod device;
 mod dma;
+mod e1000e;
 mod edu;
 mod eeh;
 mod group;
@@ -57,6 +58,7 @@ mod view;
 mod violation;
 mod wrap;
 
+pub use e1000e::E1000e;
 pub use edu::Edu;
 pub use nvme::Nvme;
 pub use preset::{Firmware, HostPage, Machine, Preset, PresetError};

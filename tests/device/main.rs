@@ -3,6 +3,7 @@
 
 mod access;
 mod capabilities;
+mod e1000e;
 mod eeh;
 mod interrupts;
 mod nvme;

@@ -5,8 +5,8 @@
 //! accesses to its registers, and reaches memory and interrupts through the [`Bus`] that each
 //! access hands it. Everything else is the model's: the configuration space with its BARs and
 //! capabilities, bus mastering, the MSI-X table, masks, eventfds, resets, the freezing of its PE.
-//! `docs/device-model.md` builds a device and its driver on one page. [`Edu`](super::Edu) and
-//! [`Nvme`](super::Nvme) are device models too.
+//! `docs/device-model.md` builds a device and its driver on one page. [`Edu`](super::Edu),
+//! [`Nvme`](super::Nvme) and [`E1000e`](super::E1000e) are device models too.
 //!
 //! ```
 //! use spapr_iommu::model::pci::{Bus, Description, DeviceModel, Reset};

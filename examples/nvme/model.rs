@@ -1,0 +1,15 @@
+//! The model that the program runs on.
+
+use spapr_iommu::Group;
+use spapr_iommu::model::{Model, Nvme};
+use std::error::Error;
+
+/// Bytes of each disk.
+const DISK: u64 = 64 << 20;
+
+/// A model with a disk in each of two groups.
+pub(crate) fn with_disks(preset: &str) -> Result<Model, Box<dyn Error>> {
+    let disk = |serial| Nvme::new(DISK).with_serial(serial);
+    let model = Model::new(preset.parse()?).panic_on_violation();
+    Ok(model.with_device(Group(0), disk("disk0"))?.with_device(Group(1), disk("disk1"))?)
+}

@@ -1,0 +1,107 @@
+//! Receives packets: 82574 datasheet, section 7.1.
+
+use super::descriptor::{address, received, received_legacy};
+use super::interrupts::{FEW_BUFFERS, NO_BUFFER, RECEIVED as ARRIVED};
+use super::registers::{MISSED, RCTL, RECEIVED, RFCTL};
+use super::ring::Ring;
+use super::{E1000e, filter, rss};
+use crate::addr::Iova;
+use crate::model::pci::{Bus, BusError};
+
+/// RCTL: strip the checksum.
+const STRIP: u32 = 1 << 26;
+/// RFCTL: extended descriptors.
+const EXTENDED: u32 = 1 << 15;
+
+impl E1000e {
+    /// Puts a packet into buffers, if it is wanted.
+    pub(super) fn receive(&mut self, packet: &[u8], bus: &mut Bus<'_>) {
+        let control = self.registers.read(RCTL);
+        if !filter::accepts(&self.registers, packet) {
+            return;
+        }
+        let hash = rss::hash(&self.registers, packet);
+        let queue = hash.map_or(0, |hash| rss::queue(&self.registers, hash));
+        let mut data = packet.to_vec();
+        if control & STRIP == 0 {
+            data.extend(fcs(packet).to_le_bytes());
+        }
+        let (ring, size) = (Ring::receive(queue), buffer_size(control));
+        if (ring.available(&self.registers) as usize) < data.len().div_ceil(size) {
+            self.registers.count(MISSED);
+            return self.causes.raise(NO_BUFFER);
+        }
+        let last = (data.len() - 1) / size;
+        for (number, part) in data.chunks(size).enumerate() {
+            if self.fill(queue, part, number == last, hash, bus).is_err() {
+                // The rest is lost.
+                return;
+            }
+        }
+        self.registers.count(RECEIVED);
+        self.causes.raise(ARRIVED[queue]);
+        // RDMTS: a half of the ring, a quarter, an eighth.
+        let few = ring.entries(&self.registers) >> (1 + (control >> 8 & 3));
+        if ring.available(&self.registers) <= few {
+            self.causes.raise(FEW_BUFFERS);
+        }
+    }
+
+    /// Fills the next buffer of a queue.
+    fn fill(
+        &mut self,
+        queue: usize,
+        part: &[u8],
+        is_last: bool,
+        hash: Option<rss::Hash>,
+        bus: &mut Bus<'_>,
+    ) -> Result<(), BusError> {
+        let ring = Ring::receive(queue);
+        let descriptor = ring.fetch(&self.registers, bus)?;
+        match bus.write(Iova(address(&descriptor)), part) {
+            // Nothing answers a write on the bus, so the controller knows of none that is refused.
+            Ok(()) | Err(BusError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let length = part.len() as u16;
+        let done = match self.registers.has(RFCTL, EXTENDED) {
+            true => received(length, is_last, queue, hash),
+            false => received_legacy(&descriptor, length, is_last),
+        };
+        ring.write_back(&self.registers, 0, &done, bus)?;
+        ring.advance(&mut self.registers);
+        Ok(())
+    }
+}
+
+/// Returns the bytes of a buffer, RCTL.BSIZE and RCTL.BSEX.
+fn buffer_size(control: u32) -> usize {
+    let (size, extended) = (control >> 16 & 3, control & 1 << 25 != 0);
+    // The first extended size is reserved.
+    if extended && size != 0 { 32768 >> size } else { 2048 >> size }
+}
+
+/// Returns the checksum that Ethernet ends a packet with: CRC-32.
+fn fcs(packet: &[u8]) -> u32 {
+    let byte = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 })
+    };
+    !packet.iter().fold(u32::MAX, byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_have_the_sizes_of_the_datasheet() {
+        let sizes = |extended: u32| [0, 1, 2, 3].map(|size| buffer_size(size << 16 | extended << 25));
+        assert_eq!((sizes(0), sizes(1)[1..].to_vec()), ([2048, 1024, 512, 256], vec![16384, 8192, 4096]));
+    }
+
+    #[test]
+    fn the_checksum_is_the_one_of_ethernet() {
+        // The check value of CRC-32/ISO-HDLC.
+        assert_eq!(fcs(b"123456789"), 0xcbf4_3926);
+    }
+}
