@@ -124,7 +124,7 @@ fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> Stri
         blocks => ("movable_node", format!("--plug {blocks}")),
     };
     format!(
-        "console=hvc0 panic=1 oops=panic {crash} {movable}{append} -- --boot {boot} --boots {boots} \
+        "console=hvc0 panic=1 oops=panic {crash} {movable} {append} -- --boot {boot} --boots {boots} \
          --restart {restart} --cpus {cpus} --disks {disks} --seed {seed} {emulated} {saved} {plug} {init}"
     )
 }
