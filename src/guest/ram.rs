@@ -5,7 +5,7 @@ use super::memory::{GuestMemory, Slot};
 use crate::addr::{GuestAddr, GuestRange, IovaRange, PageShift};
 use crate::registry::{Lease, RegisterError, Registry, ReleaseError};
 use crate::space::MapError;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use core::fmt;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -140,6 +140,9 @@ impl Snapshot {
     }
 }
 
+/// A reader of snapshots with the latest one. Each user needs its own.
+pub(super) type SnapshotReader = Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>;
+
 /// A guest's RAM, registered in few regions: slots that are added together and continue each other
 /// in user memory are one region to the kernel.
 pub struct GuestRam {
@@ -167,6 +170,12 @@ impl GuestRam {
 
     pub(super) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.now.load()
+    }
+
+    /// Returns a reader of snapshots that keeps the latest one: looking at it again takes one plain
+    /// load while no slot changes.
+    pub(super) fn reader(&self) -> SnapshotReader {
+        Cache::new(Arc::clone(&self.now))
     }
 
     /// Returns the slots of RAM.

@@ -47,6 +47,7 @@ impl Run {
 }
 
 /// Splits `values`, the first of which has the index `first` in the table, after their first run.
+#[inline]
 fn split_run(first: u64, values: &[u64], page: PageShift) -> Option<(Run, &[u64])> {
     let (&tce, after) = values.split_first()?;
     let mut run = Run { first, count: 1, tce };

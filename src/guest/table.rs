@@ -2,7 +2,7 @@
 
 use super::entries::{Entries, Sparse};
 use super::error::HcallError;
-use super::ram::{GuestRam, Snapshot};
+use super::ram::{GuestRam, Snapshot, SnapshotReader};
 use super::runs::{self, Pages, Requests, Run};
 use super::stats::Counters;
 use crate::addr::{GuestRange, Iova, IovaRange, Liobn, PageShift};
@@ -40,6 +40,7 @@ pub(super) enum Backing {
 #[derive(Debug)]
 pub(super) struct Writer {
     pub backing: Backing,
+    ram: Option<SnapshotReader>,
     runs: Vec<Run>,
     requests: Requests,
 }
@@ -76,7 +77,8 @@ impl TceTable {
 
     /// Creates a table over existing storage of entries.
     pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
-        let writer = Mutex::new(Writer { backing: Backing::None, runs: Vec::new(), requests: Requests::default() });
+        let writer =
+            Mutex::new(Writer { backing: Backing::None, ram: None, runs: Vec::new(), requests: Requests::default() });
         Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
     }
 
@@ -160,16 +162,16 @@ impl TceTable {
     /// Sets `values` at `first`, all or none: checks them all, updates the kernel, then stores
     /// them. The caller has checked the indices.
     pub(super) fn put(&self, ram: &GuestRam, first: u64, values: &[u64]) -> Result<(), HcallError> {
-        let Writer { backing, runs, requests } = &mut *self.lock();
+        let Writer { backing, ram: reader, runs, requests } = &mut *self.lock();
         let memory = ram.memory();
         // With the lock held: a removal of memory marks the slot, then waits for the lock.
-        let ram = ram.snapshot();
-        let mut pages = Pages::new(&ram).present_in(memory);
+        let ram = reader.get_or_insert_with(|| ram.reader()).load();
+        let mut pages = Pages::new(ram).present_in(memory);
         let space = match backing {
             Backing::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
             Backing::None => {
                 pages.check_list(values, self.page)?;
-                self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
+                self.entries.reserve(first, values, &|| self.memory_limit(ram))?;
                 self.entries.store(first, values);
                 return Ok(());
             }
@@ -184,7 +186,7 @@ impl TceTable {
         for run in &*runs {
             requests.add(run, self.iova(run.first, run.count)?, self.page, &mut pages)?;
         }
-        self.entries.reserve(first, values, &|| self.memory_limit(&ram))?;
+        self.entries.reserve(first, values, &|| self.memory_limit(ram))?;
         if !runs.iter().all(Run::maps) {
             return self.put_and_clear(space, requests, runs);
         }
