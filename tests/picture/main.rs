@@ -2,13 +2,14 @@
 
 use snapbox::{Data, assert_data_eq};
 use spapr_iommu_cli::picture::{Memory, Region, Run, Space, StepPart, Steps, Window, addresses, steps};
+use spapr_iommu_cli::plan::{PlanHost, Wanted, plan};
 use std::path::Path;
 
 const GIB: u64 = 1 << 30;
 const WIDTH: f64 = 960.0;
 
 /// Pictures that are kept: a change of them is to be looked at.
-const KEPT: [&str; 6] = ["empty", "tiny", "two-windows", "huge", "names", "20-steps"];
+const KEPT: [&str; 7] = ["empty", "tiny", "two-windows", "huge", "names", "plan-pseries", "20-steps"];
 
 fn window(start: u64, size: u64) -> Window {
     Window { start, size, page: 0x1_0000, note: "requested".into() }
@@ -119,6 +120,21 @@ fn cases() -> Vec<(&'static str, Memory)> {
     ]
 }
 
+/// Plans for machines that differ in their windows, each with the name of its file.
+fn plans() -> Vec<(&'static str, Memory)> {
+    let plan = |preset: &str, devices: &[u32], memory| {
+        let mut wanted = Wanted::new(memory);
+        wanted.devices = devices.to_vec();
+        let plan = plan(&PlanHost::model(preset.parse().unwrap()), &wanted).unwrap();
+        Memory::of_plan(&plan.chosen.unwrap(), &format!("A plan for {preset}"))
+    };
+    vec![
+        ("plan-powernv9", plan("powernv9-64k", &[64], 8 * GIB)),
+        ("plan-powernv8", plan("powernv8-4k", &[32], GIB)),
+        ("plan-pseries", plan("pseries-64k", &[64, 32], GIB)),
+    ]
+}
+
 fn step(number: u64) -> StepPart {
     StepPart {
         name: ["attach", "register", "window", "a-very-long-name-of-a-step"][number as usize % 4].into(),
@@ -146,7 +162,7 @@ fn runs() -> Vec<(&'static str, Steps)> {
 
 /// All pictures. For people to look at: `PICTURES=folder cargo test --test picture`.
 fn all() -> Vec<(&'static str, String)> {
-    let memories = cases().into_iter().map(|(name, memory)| (name, addresses(&memory)));
+    let memories = cases().into_iter().chain(plans()).map(|(name, memory)| (name, addresses(&memory)));
     memories.chain(runs().into_iter().map(|(name, run)| (name, steps(&run)))).collect()
 }
 
@@ -254,4 +270,12 @@ fn what_is_named_by_a_user_is_text_and_nothing_else() {
     assert!(picture.contains("Named memory &lt;&amp;\"&gt;"), "{picture}");
     assert!(picture.contains("ram+0x11000"), "an address is shown by the name of its memory");
     assert!(!picture.contains('\u{7}'));
+}
+
+#[test]
+fn a_plan_shows_where_firmware_decides() {
+    let picture = |name| addresses(&plans().into_iter().find(|(other, _)| *other == name).unwrap().1);
+    assert!(picture("plan-pseries").contains("by firmware"));
+    assert!(picture("plan-pseries").contains("in each of 2 containers"));
+    assert!(picture("plan-powernv9").contains("dynamic") && !picture("plan-powernv9").contains("by firmware"));
 }

@@ -1,14 +1,17 @@
 //! `spapr-iommu plan`.
 
 use super::output::{Sink, section};
+use super::picture;
 use super::terminal::{BAD, GOOD, chain, paint, say};
 use super::{DEFAULT_PRESET, EXIT_CODES, Exit, HostChoice, remedy, size, written};
+use crate::picture::{Memory, addresses};
 use crate::plan::{
     Alternative, Course, HostError, Note, NoteLevel, PlanDocument, PlanHost, Refused, Wanted, WantedError, WindowRow,
     plan,
 };
 use spapr_iommu::addr::{Amount, Bytes, PageShift};
 use std::io;
+use std::path::PathBuf;
 
 /// Columns of a wrapped line of words below a table, and below a note.
 const INDENT: usize = 5;
@@ -48,6 +51,10 @@ pub(super) struct PlanArguments {
     #[arg(long, value_name = "model[:PRESET]|vfio", default_value = "model")]
     host: HostChoice,
 
+    /// Draw the windows against the memory into that file, as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
     /// Print one JSON document on one line, and nothing else
     #[arg(long)]
     json: bool,
@@ -80,13 +87,20 @@ pub(super) fn run(arguments: &PlanArguments) -> Exit {
     match make(arguments) {
         Ok((host, document)) => {
             let result = if arguments.json { json(&document) } else { text(&host, &document) };
-            judge(&document).and(written(result))
+            judge(&document).and(written(result)).and(draw(arguments, &host, &document))
         }
         Err(error) => {
             say(format_args!("{}{}", chain(&error), error.remedy()));
             error.exit()
         }
     }
+}
+
+/// Draws the plan, if that is wanted and there is one.
+fn draw(arguments: &PlanArguments, host: &PlanHost, document: &PlanDocument) -> Exit {
+    let (Some(path), Some(course)) = (&arguments.svg, &document.chosen) else { return Exit::Success };
+    let title = format!("A plan for {}", host.described);
+    picture::write(path, &addresses(&Memory::of_plan(course, &title)))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 mod addresses;
 mod axis;
 mod canvas;
+mod planned;
 mod steps;
 mod tables;
 
