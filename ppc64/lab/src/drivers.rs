@@ -49,21 +49,20 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// The words of the programs: recovery, tests, the NVMe driver in each way it works, two that
-    /// share buffers, rounds of it, and what it finds; the same two of the
-    /// Ethernet driver; the monitor in C.
+    /// The words of the programs: the monitor in C, before a test removes its device; recovery, tests,
+    /// the NVMe driver in each way it works, two that share buffers, rounds of it, and what it finds;
+    /// the Ethernet driver in each way it works, and what it finds.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
         if cell.has_windows() {
-            words.extend(["kernel", "--format", "terse", RECOVERY, "--then"]);
+            words.extend(["monitor", "--then", "kernel", "--format", "terse", RECOVERY, "--then"]);
         }
         words.extend(["drivers", "--rounds", &rounds, "--format", "terse"]);
         if cell.has_windows() {
             words.extend(["--then", "nvme", "--json", "--then", "nvme", "--share", "--json"]);
             words.extend(["--then", "nvme", "--rounds", &rounds, "--json", "--then", "nvme", "--registers"]);
-            words.extend(["--then", "e1000e", "--packets", PACKETS, "--json"]);
-            words.extend(["--then", "e1000e", "--registers", "--then", "monitor"]);
+            words.extend(["--then", "e1000e", "--packets", PACKETS, "--json", "--then", "e1000e", "--registers"]);
         }
         words.into_iter().map(str::to_owned).collect()
     }
