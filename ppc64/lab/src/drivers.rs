@@ -49,9 +49,9 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// The words of the programs: the monitor in C, before a test removes its device; recovery, tests,
-    /// the NVMe driver in each way it works, two that share buffers, rounds of it, and what it finds;
-    /// the Ethernet driver in each way it works, and what it finds.
+    /// The words of the programs: the monitor in C, before a test removes its device; recovery,
+    /// tests, the NVMe driver in each way it works, two that share buffers, rounds of it, and what
+    /// it finds; the Ethernet driver in each way it works, and what it finds.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
