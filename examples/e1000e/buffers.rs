@@ -21,7 +21,7 @@ const APART: u64 = 64 << 10;
 pub(crate) enum Maps {
     /// Each packet before it is sent, each buffer before it is posted
     Each,
-    /// Likewise, and packets lie in two pieces
+    /// As with `each`, and packets lie in two pieces
     Scattered,
     /// All of it once
     Once,

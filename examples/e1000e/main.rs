@@ -24,6 +24,8 @@
 
 mod buffers;
 mod cases;
+#[path = "../nvme/choices.rs"]
+mod choices;
 mod driver;
 mod find;
 #[path = "../nvme/function.rs"]
@@ -41,8 +43,8 @@ mod tests;
 mod traffic;
 
 use buffers::Maps;
-use clap::{Parser, ValueEnum};
-use driver::Wait;
+use choices::{How, Kind};
+use clap::Parser;
 use machine::Machine;
 use spapr_iommu::model::Recording;
 use std::error::Error;
@@ -90,38 +92,6 @@ struct Options {
     /// Print JSON, a line for each case
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum How {
-    Interrupts,
-    Polling,
-}
-
-impl From<How> for Wait {
-    fn from(how: How) -> Self {
-        match how {
-            How::Interrupts => Self::Interrupts,
-            How::Polling => Self::Polling,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
-    Msix,
-    Msi,
-    Intx,
-}
-
-impl From<Kind> for spapr_iommu::device::InterruptKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Msix => Self::Msix,
-            Kind::Msi => Self::Msi,
-            Kind::Intx => Self::Intx,
-        }
-    }
 }
 
 fn main() -> ExitCode {

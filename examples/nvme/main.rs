@@ -22,6 +22,7 @@
 //! ```
 
 mod cases;
+mod choices;
 mod driver;
 mod find;
 mod function;
@@ -34,8 +35,8 @@ mod share;
 #[cfg(test)]
 mod tests;
 
-use clap::{Parser, ValueEnum};
-use driver::Wait;
+use choices::{How, Kind};
+use clap::Parser;
 use machine::Machine;
 use std::error::Error;
 use std::process::ExitCode;
@@ -78,38 +79,6 @@ struct Options {
     /// Print JSON, a line for each case
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum How {
-    Interrupts,
-    Polling,
-}
-
-impl From<How> for Wait {
-    fn from(how: How) -> Self {
-        match how {
-            How::Interrupts => Self::Interrupts,
-            How::Polling => Self::Polling,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
-    Msix,
-    Msi,
-    Intx,
-}
-
-impl From<Kind> for spapr_iommu::device::InterruptKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Msix => Self::Msix,
-            Kind::Msi => Self::Msi,
-            Kind::Intx => Self::Intx,
-        }
-    }
 }
 
 fn main() -> ExitCode {

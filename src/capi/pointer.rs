@@ -167,8 +167,8 @@ impl Bytes {
 
     /// Registers it.
     pub(crate) fn register(&self, registry: &Registry) -> Result<spapr_iommu::Lease, Failure> {
-        // SAFETY: the lease's owner holds `self` until the lease is released, and whoever made
-        // `self` vouched for the memory.
+        // SAFETY: the lease's owner holds `self` until the lease is released, and the
+        // function that made `self` vouched for the memory.
         Ok(unsafe { registry.register_raw(self.range) }?)
     }
 

@@ -72,7 +72,7 @@ pub(super) fn received(length: u16, is_last: bool, queue: usize, hash: Option<Ha
     bytes
 }
 
-/// Likewise in the legacy format, which keeps the buffer's address.
+/// Returns the same in the legacy format, which keeps the buffer's address.
 pub(super) fn received_legacy(descriptor: &[u8; 16], length: u16, is_last: bool) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&descriptor[..8]);
