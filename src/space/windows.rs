@@ -89,7 +89,7 @@ impl AddressSpace {
         });
         // Unpinning may register a part of the memory again, which takes the same lock.
         drop(charging);
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        self.0.registry.unpin(&mut state.pinner, gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
         created?.ok_or(WindowError::NoGroup)
     }
 
@@ -119,7 +119,7 @@ impl AddressSpace {
         let windows = || state.windows.iter().copied().collect();
         let range = live.or(default).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
         let gone = self.discard_in(state, range)?;
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        self.0.registry.unpin(&mut state.pinner, gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
         Ok(())
     }
 
