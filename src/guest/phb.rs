@@ -8,7 +8,7 @@ use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
 use crate::pci::Group;
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
-use crate::window::{DEFAULT_PAGE, WindowRequest};
+use crate::window::{DEFAULT_PAGE, Want, WindowRequest};
 use arc_swap::{ArcSwap, Guard};
 use core::fmt;
 use parking_lot::Mutex;
@@ -372,7 +372,11 @@ impl Phb {
             }
             return Ok(());
         }
-        let request = self.host_window(table.page(), window.len());
+        let mut request = self.host_window(table.page(), window.len());
+        // By its size alone, a window goes to the start of the first dynamic one.
+        if self.config.default.contains_range(&window) {
+            request.want = Want::Cover(window);
+        }
         let planned = self.space.plan(&request).map_err(refused)?.window.start;
         if let Some(start) = planned.filter(|start| *start != window.start()) {
             return Err(PhbError::Elsewhere { window, start });
