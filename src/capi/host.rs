@@ -1,14 +1,15 @@
 //! Hosts: the running kernel, and models of it.
 #![allow(unsafe_code, reason = "exports functions")]
 
-use crate::pointer::{fill, space, string};
-use crate::status::{Status, call, free, required, value};
+use crate::pointer::{array, file, fill, space, string};
+use crate::status::{Failure, Status, call, free, required, value};
 use core::ffi::c_char;
 use core::mem::MaybeUninit;
-use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::vfio::{GivenFiles, Vfio};
 use spapr_iommu::host::{Host as _, Memory};
 use spapr_iommu::model::Model;
-use spapr_iommu::{PageShift, host};
+use spapr_iommu::{Group, PageShift, PciAddress, host};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A kernel: the running one, or a model in this process. What is made on it keeps it.
@@ -80,6 +81,78 @@ pub(crate) fn field<const N: usize>(text: &str) -> [c_char; N] {
 pub extern "C" fn spapr_iommu_host_kernel(host: Option<&mut MaybeUninit<Option<Box<Host>>>>) -> Status {
     call(|| {
         required(host, "host")?.write(Some(Box::new(Host(Kind::Kernel(Arc::new(Vfio::new()))))));
+        Ok(())
+    })
+}
+
+/// Kind of a file: /dev/vfio/vfio.
+pub const SPAPR_IOMMU_FILE_CONTAINER: u32 = 0;
+/// Kind of a file: /dev/vfio/N.
+pub const SPAPR_IOMMU_FILE_GROUP: u32 = 1;
+/// Kind of a file: what VFIO_GROUP_GET_DEVICE_FD returned.
+pub const SPAPR_IOMMU_FILE_DEVICE: u32 = 2;
+
+/// A file of VFIO that another process opened.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct VfioFile {
+    /// SPAPR_IOMMU_FILE_CONTAINER, SPAPR_IOMMU_FILE_GROUP or SPAPR_IOMMU_FILE_DEVICE.
+    pub kind: u32,
+    /// The open file, of which the library keeps a duplicate.
+    pub fd: i32,
+    /// Of a group: N of /dev/vfio/N. Otherwise 0.
+    pub group: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Of a device: its PCI address. Otherwise NULL.
+    pub address: *const c_char,
+}
+
+impl VfioFile {
+    /// # Safety
+    /// The file is open, or -1, and the address a C string or NULL.
+    unsafe fn give(&self, given: GivenFiles, names: &mut BTreeSet<String>) -> Result<GivenFiles, Failure> {
+        if self.reserved != 0 {
+            return Err(Failure::argument("reserved", "a file of VFIO has a reserved field that is not 0"));
+        }
+        // SAFETY: as the caller says.
+        let file = unsafe { file(self.fd, "fd") }?.try_clone_to_owned();
+        let file = file.map_err(|error| Failure::argument("file", format!("fd {}: {error}", self.fd)))?;
+        let (name, given) = match self.kind {
+            SPAPR_IOMMU_FILE_CONTAINER => return Ok(given.with_container(file)),
+            SPAPR_IOMMU_FILE_GROUP => (format!("group {}", self.group), given.with_group(Group(self.group), file)),
+            SPAPR_IOMMU_FILE_DEVICE => {
+                // SAFETY: as the caller says.
+                let address: PciAddress = unsafe { string(self.address, "address") }?.parse()?;
+                (format!("device {address}"), given.with_device(&address.to_string(), file))
+            }
+            kind => return Err(Failure::argument("file-kind", format!("{kind} is no kind of file: 0 to 2"))),
+        };
+        match names.insert(name.clone()) {
+            true => Ok(given),
+            false => Err(Failure::argument("twice", format!("two files of {name} were given: give one"))),
+        }
+    }
+}
+
+/// Opens the running kernel for a process that may not open /dev/vfio itself, and was handed files.
+/// Each is used once, where the library would open the node, containers in their order; nodes
+/// without a file are opened as usual. A container must be unused, or have its groups and the sPAPR
+/// TCE v2 driver set, and no more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn spapr_iommu_host_kernel_files(
+    files: *const VfioFile,
+    count: usize,
+    host: Option<&mut MaybeUninit<Option<Box<Host>>>>,
+) -> Status {
+    call(|| {
+        let place = required(host, "host")?.write(None);
+        // SAFETY: an array of so many, as the header demands.
+        let files = unsafe { array(files, count, "files") }?;
+        let mut names = BTreeSet::new();
+        // SAFETY: open files and C strings, as the header demands.
+        let given = files.iter().try_fold(GivenFiles::new(), |given, file| unsafe { file.give(given, &mut names) })?;
+        *place = Some(Box::new(Host(Kind::Kernel(Arc::new(Vfio::with_files(given))))));
         Ok(())
     })
 }
