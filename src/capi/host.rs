@@ -10,6 +10,7 @@ use spapr_iommu::host::{Host as _, Memory};
 use spapr_iommu::model::Model;
 use spapr_iommu::{Group, PageShift, PciAddress, host};
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A kernel: the running one, or a model in this process. What is made on it keeps it.
@@ -109,24 +110,27 @@ pub struct VfioFile {
 }
 
 impl VfioFile {
-    /// # Safety
-    /// The file is open, or -1, and the address a C string or NULL.
-    unsafe fn give(&self, given: GivenFiles, names: &mut BTreeSet<String>) -> Result<GivenFiles, Failure> {
+    /// Adds a duplicate of the file, with the address if it is a device's.
+    fn give(
+        &self,
+        file: BorrowedFd<'_>,
+        address: Option<&str>,
+        given: GivenFiles,
+        names: &mut BTreeSet<String>,
+    ) -> Result<GivenFiles, Failure> {
         if self.reserved != 0 {
             return Err(Failure::argument("reserved", "a file of VFIO has a reserved field that is not 0"));
         }
-        // SAFETY: as the caller says.
-        let file = unsafe { file(self.fd, "fd") }?.try_clone_to_owned();
+        let file = file.try_clone_to_owned();
         let file = file.map_err(|error| Failure::argument("file", format!("fd {}: {error}", self.fd)))?;
-        let (name, given) = match self.kind {
-            SPAPR_IOMMU_FILE_CONTAINER => return Ok(given.with_container(file)),
-            SPAPR_IOMMU_FILE_GROUP => (format!("group {}", self.group), given.with_group(Group(self.group), file)),
-            SPAPR_IOMMU_FILE_DEVICE => {
-                // SAFETY: as the caller says.
-                let address: PciAddress = unsafe { string(self.address, "address") }?.parse()?;
+        let (name, given) = match (self.kind, address) {
+            (SPAPR_IOMMU_FILE_CONTAINER, _) => return Ok(given.with_container(file)),
+            (SPAPR_IOMMU_FILE_GROUP, _) => (format!("group {}", self.group), given.with_group(Group(self.group), file)),
+            (SPAPR_IOMMU_FILE_DEVICE, Some(address)) => {
+                let address: PciAddress = address.parse()?;
                 (format!("device {address}"), given.with_device(&address.to_string(), file))
             }
-            kind => return Err(Failure::argument("file-kind", format!("{kind} is no kind of file: 0 to 2"))),
+            (kind, _) => return Err(Failure::argument("file-kind", format!("{kind} is no kind of file: 0 to 2"))),
         };
         match names.insert(name.clone()) {
             true => Ok(given),
@@ -150,8 +154,16 @@ pub unsafe extern "C" fn spapr_iommu_host_kernel_files(
         // SAFETY: an array of so many, as the header demands.
         let files = unsafe { array(files, count, "files") }?;
         let mut names = BTreeSet::new();
-        // SAFETY: open files and C strings, as the header demands.
-        let given = files.iter().try_fold(GivenFiles::new(), |given, file| unsafe { file.give(given, &mut names) })?;
+        let given = files.iter().try_fold(GivenFiles::new(), |given, one| {
+            // SAFETY: an open file, as the header demands.
+            let fd = unsafe { file(one.fd, "fd") }?;
+            let address = match one.kind {
+                // SAFETY: a C string, as the header demands.
+                SPAPR_IOMMU_FILE_DEVICE => Some(unsafe { string(one.address, "address") }?),
+                _ => None,
+            };
+            one.give(fd, address, given, &mut names)
+        })?;
         *place = Some(Box::new(Host(Kind::Kernel(Arc::new(Vfio::with_files(given))))));
         Ok(())
     })
