@@ -1,5 +1,5 @@
-//! A TCE table's entries: in the library's own memory, or in the kernel's under KVM. They can be read
-//! while they are written.
+//! A TCE table's entries: in the library's own memory, or in the kernel's under KVM. They can be
+//! read while they are written.
 
 use super::ddw::MAX_WINDOWS;
 use crate::kvm::KernelTable;
