@@ -262,21 +262,13 @@ impl GuestIommu {
 
     /// Returns the table with that LIOBN. Holding it keeps the PHB's devices attached.
     pub fn table(&self, liobn: Liobn) -> Result<Arc<TceTable>, HcallError> {
-        self.with_table(liobn, |table| Ok(Arc::clone(table)))
-    }
-
-    /// Runs `act` on the table without cloning its `Arc`, which would cost more than the lookup.
-    fn with_table<T>(
-        &self,
-        liobn: Liobn,
-        act: impl FnOnce(&Arc<TceTable>) -> Result<T, HcallError>,
-    ) -> Result<T, HcallError> {
-        self.directory.with(liobn, |table| act(table.ok_or(HcallError::NoTable { liobn })?))
+        self.directory.with(liobn, |table| table.map(Arc::clone)).ok_or(HcallError::NoTable { liobn })
     }
 
     /// Translates `iova` in the window with that LIOBN.
     pub fn translate(&self, liobn: Liobn, iova: Iova) -> Option<GuestTranslation> {
-        self.directory.with(liobn, |table| table?.translate(iova))
+        let (tce, page) = self.directory.with(liobn, |table| Some((table?.tce(iova)?, table?.page())))?;
+        GuestTranslation::of_tce(tce, iova, page)
     }
 
     /// Returns the counts of hypercalls of all PHBs, and of those that named no window.

@@ -1,7 +1,7 @@
 //! A value that many threads read and that seldom changes.
 
 use parking_lot::Mutex;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thread_local::ThreadLocal;
@@ -29,7 +29,7 @@ pub(super) struct ReadMostly<T: Send + Sync> {
     /// Number of the latest version.
     number: AtomicU64,
     latest: Mutex<Arc<T>>,
-    read: ThreadLocal<Cell<Option<Box<Version<T>>>>>,
+    read: ThreadLocal<RefCell<Version<T>>>,
 }
 
 impl<T: Send + Sync> ReadMostly<T> {
@@ -45,37 +45,48 @@ impl<T: Send + Sync> ReadMostly<T> {
         Arc::clone(&self.latest.lock())
     }
 
-    /// Replaces `version` if it is not the latest.
-    pub(super) fn refresh(&self, version: &mut Version<T>) {
-        if !self.is_latest(version) {
-            *version = self.latest();
-        }
-    }
-
-    /// Calls `act` with the latest value. A large result costs more than the rest of it.
-    #[inline]
-    pub(super) fn read<R>(&self, act: impl FnOnce(&T) -> R) -> R {
-        let kept = self.read.get_or_default();
-        // Nothing is there while an `act` further up the stack uses it.
-        let version = match kept.take() {
-            Some(version) if self.is_latest(&version) => version,
-            earlier => self.reread(earlier),
-        };
-        let result = act(&version.value);
-        kept.set(Some(version));
-        result
-    }
-
-    #[cold]
-    fn reread(&self, earlier: Option<Box<Version<T>>>) -> Box<Version<T>> {
-        drop(earlier);
-        Box::new(self.latest())
-    }
-
     /// Returns whether `version` is the latest.
     #[inline]
     pub(super) fn is_latest(&self, version: &Version<T>) -> bool {
         self.number.load(Ordering::Acquire) == version.number
+    }
+
+    /// Replaces `version` if it is not the latest.
+    #[inline]
+    pub(super) fn refresh(&self, version: &mut Version<T>) {
+        if !self.is_latest(version) {
+            self.replace(version);
+        }
+    }
+
+    #[cold]
+    fn replace(&self, version: &mut Version<T>) {
+        *version = self.latest();
+    }
+
+    /// Calls `act` with the latest value.
+    #[inline]
+    pub(super) fn read<R>(&self, act: impl FnOnce(&T) -> R) -> R {
+        let kept = self.read.get().unwrap_or_else(|| self.first_read());
+        let mut kept = kept.try_borrow_mut();
+        let apart;
+        let value = match &mut kept {
+            Ok(version) => {
+                self.refresh(version);
+                &version.value
+            }
+            // An `act` further up the stack is using the version.
+            Err(_) => {
+                apart = self.load();
+                &apart
+            }
+        };
+        act(value)
+    }
+
+    #[cold]
+    fn first_read(&self) -> &RefCell<Version<T>> {
+        self.read.get_or(|| RefCell::new(self.latest()))
     }
 
     /// Replaces the value by what `change` makes of it.

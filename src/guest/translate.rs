@@ -25,7 +25,7 @@ pub struct GuestTranslation {
 impl GuestTranslation {
     /// Returns where `tce`, of the page that holds `iova`, leads.
     #[inline]
-    fn of_tce(tce: u64, iova: Iova, page: PageShift) -> Option<Self> {
+    pub(super) fn of_tce(tce: u64, iova: Iova, page: PageShift) -> Option<Self> {
         let permission = runs::permission(tce)?;
         let start = runs::address(tce, page)?;
         Some(Self { guest: GuestAddr(start.0 | (iova.0 & page.mask())), permission, page })
@@ -41,11 +41,14 @@ impl TceTable {
     /// Translates `iova`; `None` outside the window, and where the guest gave no rights. Lock-free.
     #[inline]
     pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
+        GuestTranslation::of_tce(self.tce(iova)?, iova, self.page())
+    }
+
+    /// Returns the entry of the page that holds `iova`; `None` outside the window.
+    #[inline]
+    pub(super) fn tce(&self, iova: Iova) -> Option<u64> {
         let offset = iova.0.wrapping_sub(self.window().start().0);
-        if offset >= self.window().len() {
-            return None;
-        }
-        GuestTranslation::of_tce(self.load(offset >> self.page().get()), iova, self.page())
+        (offset < self.window().len()).then(|| self.load(offset >> self.page().get()))
     }
 }
 
@@ -74,23 +77,33 @@ impl View {
 
     #[inline]
     fn translate(&mut self, phb: &Phb, iova: Iova) -> Option<GuestTranslation> {
+        let (tce, page) = self.tce(phb, iova);
+        GuestTranslation::of_tce(tce, iova, page)
+    }
+
+    /// Returns the entry of the page that holds `iova`, 0 outside of all windows, and its page.
+    #[inline]
+    fn tce(&mut self, phb: &Phb, iova: Iova) -> (u64, PageShift) {
         if phb.tables.is_latest(&self.tables)
             && let Some(last) = &self.last
             && let offset = iova.0.wrapping_sub(last.start.0)
             && offset < last.len
         {
-            return GuestTranslation::of_tce(last.entries.load(offset >> last.page.get()), iova, last.page);
+            return (last.entries.load(offset >> last.page.get()), last.page);
         }
-        self.translate_elsewhere(phb, iova)
+        self.tce_elsewhere(phb, iova)
     }
 
-    /// Translates `iova`, and keeps the part of the table where it lies.
-    fn translate_elsewhere(&mut self, phb: &Phb, iova: Iova) -> Option<GuestTranslation> {
+    /// Does the same, and keeps the part of the table where it lies.
+    #[cold]
+    fn tce_elsewhere(&mut self, phb: &Phb, iova: Iova) -> (u64, PageShift) {
         self.last = None;
         phb.tables.refresh(&mut self.tables);
-        let table = self.tables.value().iter().find(|table| table.window().contains(iova))?;
+        let Some(table) = self.tables.value().iter().find(|table| table.window().contains(iova)) else {
+            return (0, PageShift::P4K);
+        };
         self.last = table.part(iova);
-        table.translate(iova)
+        (table.tce(iova).unwrap_or(0), table.page())
     }
 }
 
@@ -202,11 +215,18 @@ impl Phb {
     /// while vCPUs make hypercalls.
     #[inline]
     pub fn translate(&self, iova: Iova) -> Option<GuestTranslation> {
-        let kept = self.views.get_or(|| RefCell::new(View::new(self)));
-        match kept.try_borrow_mut() {
-            Ok(mut view) => view.translate(self, iova),
-            Err(_) => View::new(self).translate(self, iova),
-        }
+        let kept = self.views.get().unwrap_or_else(|| self.first_view());
+        let (tce, page) = match kept.try_borrow_mut() {
+            Ok(mut view) => view.tce(self, iova),
+            Err(_) => View::new(self).tce_elsewhere(self, iova),
+        };
+        GuestTranslation::of_tce(tce, iova, page)
+    }
+
+    /// Creates this thread's view.
+    #[cold]
+    fn first_view(&self) -> &RefCell<View> {
+        self.views.get_or(|| RefCell::new(View::new(self)))
     }
 
     /// Translates `iova` and what follows it in the same window: `len` bytes and `tces` TCEs at
