@@ -53,7 +53,7 @@ fn space(live: u64) -> (AddressSpace, Lease, u64) {
     space.attach(Group(0)).expect("attach");
     let size = live * 2 * PAGE;
     let memory = UserRange::new(UserAddr(USER), size).expect("range");
-    // SAFETY: addresses of a model's, which touches no memory.
+    // SAFETY: addresses of a model, which touches no memory.
     let lease = unsafe { registry.register_raw(memory) }.expect("register");
     let request = WindowRequest::bytes(size).page(PageShift::P4K);
     let start = space.create_window(&request).expect("window").range.start().0;

@@ -1,8 +1,8 @@
-//! A child of `fork` drops its copies of everything: no call reaches the kernel, and no device is
+//! A child of `fork` drops its copies of everything: the kernel gets no call, and no device is
 //! touched.
 //!
-//! One test, so that nothing else runs in this process while it forks. `tests/kernel` does it on
-//! real kernels.
+//! One test, so that nothing else runs in this process while it forks. `tests/kernel` does the same
+//! on real kernels.
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// Runs `f` in a child; whether it returned true there.
+/// Runs `f` in a child, and returns whether it returned true there.
 fn in_child(f: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child runs code of this test alone, which needs no lock that another thread may
     // hold.
@@ -79,7 +79,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     kvm.take_log();
     let nothing_said = || calls.take().is_empty() && kvm.take_log().is_empty();
 
-    // What the parent has is taken along by reference: forgotten there, dropped in the child.
+    // The parent's objects are passed by reference: forgotten there, dropped in the child.
     let mut everything = Some((interrupts, device, large, small, block, pool, stream, memory, dma, lease, space));
     let mut acceleration = Some(acceleration);
     let folder = tempfile::tempdir()?;
@@ -91,12 +91,12 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
         drop((everything.take(), acceleration.take(), server.take()));
         kept && parent == Ok(6) && command() == Ok(6) && nothing_said()
     }));
-    // A grandchild, whose number may be anybody's.
+    // A grandchild, whose process ID may coincide with any.
     assert!(in_child(|| in_child(|| {
         drop((everything.take(), acceleration.take(), server.take()));
         command() == Ok(6) && nothing_said()
     })));
-    // A child may have devices of its own, which it does take down.
+    // A child may open devices of its own, which it does close.
     assert!(in_child(|| {
         let own = Arc::new(Model::new("pseries".parse().unwrap()));
         let dma = Dma::new(own.clone());
@@ -109,7 +109,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     let socket = server.as_ref().map(|server| server.path().to_owned()).ok_or("no server")?;
     fetch(&socket, &Query::default())?;
 
-    // The parent takes everything down.
+    // The parent releases everything.
     assert!(everything.as_ref().is_some_and(|all| all.1.is_dma_on()));
     drop((everything, acceleration, server));
     assert!(!socket.exists());

@@ -15,7 +15,7 @@ use std::time::Duration;
 const CTRL: u64 = 0x0000;
 /// CTRL: reset.
 const RESET: u32 = 1 << 26;
-/// From the registers of one ring to those of the next.
+/// Distance from the registers of one ring to those of the next.
 const STRIDE: u64 = 0x100;
 /// Number of words of RETA and RSSRK.
 const TABLE: u64 = 32;
@@ -48,7 +48,7 @@ const RECEIVE: u64 = 0x2800;
 const TRANSMIT: u64 = 0x3800;
 const RETA: u64 = 0x5c00;
 
-/// Reads and prints them, as JSON.
+/// Reads the registers and prints them as JSON.
 pub(crate) fn run(host: &Arc<Kernel>, address: Option<&str>) -> Result<(), Box<dyn Error>> {
     println!("{}", read(host, address)?);
     Ok(())

@@ -28,10 +28,10 @@ pub(crate) fn run(host: &Arc<Kernel>, is_model: bool, options: &Options, rounds:
     }
     let before = Held::now(host.as_ref(), is_model)?;
     let began = Instant::now();
-    let mut told = began;
+    let mut reported = began;
     for done in 0..rounds {
-        if told.elapsed() > EVERY {
-            told = Instant::now();
+        if reported.elapsed() > EVERY {
+            reported = Instant::now();
             eprintln!("{done} rounds in {:.0?}", began.elapsed());
         }
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;

@@ -20,7 +20,7 @@ use spapr_iommu::uapi::eeh::state;
 use std::sync::Arc;
 
 const CONTROLLER: &str = "0000:00:00.0";
-/// The bus address of no memory.
+/// A bus address without memory.
 const NOWHERE: u64 = 0x7000_0000;
 
 fn program(arguments: &str) {
@@ -57,7 +57,8 @@ fn the_model_shows_what_qemu_s_controller_shows() {
     }
 }
 
-/// The freeze comes from outside, and from a packet that no TCE lets the controller read.
+/// Once the freeze is provoked from outside, and once by a packet that no TCE lets the controller
+/// read.
 #[test]
 fn a_controller_that_is_frozen_is_found_and_recovered() {
     for (wrong_dma, wait) in [(false, Wait::Interrupts), (true, Wait::Polling)] {
@@ -105,7 +106,7 @@ fn interrupts_without_cause_harm_nothing() {
     }
 }
 
-/// A controller of a model.
+/// A model with a controller.
 struct Rig {
     device: Device,
     dma: Dma,

@@ -60,7 +60,7 @@ pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn
     let mut cases = Vec::new();
     for mask in options.mask.map_or(vec![64, 32], |mask| vec![mask]) {
         let mask = DmaMask::bits(mask).ok_or("1 to 64 bits")?;
-        // A separate Dma for each, as one uses the best window that its devices reach.
+        // A separate Dma for each, because one Dma uses the best window that its devices reach.
         let dma =
             Dma::with_registry(&Registry::new(host.clone()), config(options.blocks.saturating_mul(LARGEST), true));
         for depth in options.depth.map_or(vec![1, 32], |depth| vec![depth]) {

@@ -1,10 +1,10 @@
-//! What a driver finds of any PCI function: IDs, BARs of memory, interrupts and capabilities.
+//! What a driver finds in any PCI function: IDs, memory BARs, interrupts and capabilities.
 
 use serde_json::{Value, json};
 use spapr_iommu::device::{Device, Endian, InterruptKind};
 use std::error::Error;
 
-/// Where BARs are in the configuration space, and the bit of one that is I/O space.
+/// Offset of the BARs in the configuration space, and the bit that marks I/O space.
 const BAR0: u64 = 0x10;
 const IO: u32 = 1;
 /// IDs of capabilities that drivers look for: power management, MSI, PCI Express, MSI-X.

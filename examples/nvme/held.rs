@@ -1,4 +1,4 @@
-//! What a process holds: for checks that nothing is left after a driver has closed its device.
+//! Resources held by a process, to check that nothing is left after a driver has closed its device.
 
 use ppc64_init::memory::settled_free_kib;
 use spapr_iommu::addr::Bytes;
@@ -10,7 +10,8 @@ use std::fs;
 /// processor.
 const TOLERANCE: u64 = 1024;
 
-/// Returns the number of open files. It is 0 in a test, since those beside it open files too.
+/// Returns the number of open files. It is 0 in a test, since other tests in the process open files
+/// too.
 pub(crate) fn open_files() -> Result<usize, Box<dyn Error>> {
     Ok(if cfg!(test) { 0 } else { fs::read_dir("/proc/self/fd")?.count() })
 }
@@ -20,7 +21,7 @@ pub(crate) fn open_files() -> Result<usize, Box<dyn Error>> {
 pub(crate) struct Held {
     pub(crate) locked: u64,
     pub(crate) files: usize,
-    /// Of the machine; a model has none of its own.
+    /// Free memory of the machine; a model has none of its own.
     free_kib: u64,
 }
 
@@ -49,7 +50,7 @@ impl Held {
         );
     }
 
-    /// Checks that no more is in use than before.
+    /// Checks that nothing more is in use than before.
     pub(crate) fn check(&self, before: &Self) -> Result<(), Box<dyn Error>> {
         if (before.locked, before.files) != (self.locked, self.files) || self.missing_kib(before) > TOLERANCE {
             return Err("something was not given back".into());

@@ -1,4 +1,4 @@
-//! The machine to work on: the running kernel, or a model of one with devices.
+//! The machine on which a program works: the running kernel, or a model of one with devices.
 
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
@@ -6,10 +6,10 @@ use spapr_iommu::model::Model;
 use std::error::Error;
 use std::sync::Arc;
 
-/// The model on a machine that is not POWER.
+/// Preset of the model on a machine that is not POWER.
 const DEFAULT: &str = "powernv9-64k";
 
-/// Makes the model of a preset, with the devices of the program.
+/// Creates the model of a preset, with the program's devices.
 type Make = fn(&str) -> Result<Model, Box<dyn Error>>;
 
 /// A host, and whether it is a model.
@@ -19,8 +19,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Takes what the option says: `vfio` or `model:PRESET`; without it the running kernel if the
-    /// machine is POWER, else a model.
+    /// Returns the host that the option names, `vfio` or `model:PRESET`; without it the running
+    /// kernel on POWER, otherwise a model.
     pub(crate) fn new(option: Option<&str>, model: Make) -> Result<Self, Box<dyn Error>> {
         match option {
             Some("vfio") => Ok(Self { host: Arc::new(Vfio::new()), is_model: false }),

@@ -1,5 +1,5 @@
 //! Prints what a driver finds on a controller before it does anything: regions, interrupts,
-//! capabilities, registers, and what the controller says of itself. `registers.json` is what QEMU's
+//! capabilities, registers, and the controller's IDENTIFY data. `registers.json` is what QEMU's
 //! controller shows, in all of ppc64's machines.
 
 use crate::driver::{Disk, Setup, Wait};
@@ -12,13 +12,13 @@ use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
 
-/// Reads and prints them, as JSON.
+/// Reads them and prints them as JSON.
 pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn Error>> {
     println!("{}", read(host, options.device.as_deref())?);
     Ok(())
 }
 
-/// Reads a controller that is not enabled, and then enables it and asks for its identity.
+/// Reads a controller that is not enabled; then enables it and requests its identity.
 pub(crate) fn read(host: &Arc<dyn Host>, address: Option<&str>) -> Result<Value, Box<dyn Error>> {
     let address = find::one(host.as_ref(), address)?.parse()?;
     let dma = Dma::with_registry(&Registry::new(host.clone()), crate::cases::config(1 << 20, false));

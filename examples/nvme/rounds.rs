@@ -31,10 +31,10 @@ pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(
     }
     let before = Held::now(host.as_ref(), machine.is_model)?;
     let began = Instant::now();
-    let mut told = began;
+    let mut reported = began;
     for done in 0..rounds {
-        if told.elapsed() > EVERY {
-            told = Instant::now();
+        if reported.elapsed() > EVERY {
+            reported = Instant::now();
             eprintln!("{done} rounds in {:.0?}", began.elapsed());
         }
         round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;

@@ -60,7 +60,7 @@ fn share(
 
     let written = fill(&shared, 0, bytes, &mut Rng::new())?;
     disk_a.transfer(Operation::Write, first, whole)?;
-    // Other data, so that what comes next can only be from A.
+    // Other data, so that the next data can only come from A.
     fill(&shared, 0, bytes, &mut Rng::new())?;
     disk_a.transfer(Operation::Read, first, whole)?;
     // From the same memory, which the program has not touched.

@@ -66,7 +66,7 @@ fn the_model_shows_what_qemu_s_controller_shows() {
     }
 }
 
-/// The freeze comes from outside, and from a transfer that no TCE allows.
+/// Once the freeze is provoked from outside, and once by a transfer that no TCE allows.
 #[test]
 fn a_disk_that_is_frozen_is_recovered_with_what_is_on_it() {
     for wrong_dma in [false, true] {
@@ -132,7 +132,7 @@ fn interrupts_without_cause_harm_nothing() {
     }
 }
 
-/// A disk, with a buffer of what was written to it.
+/// A disk, with a buffer that holds what was written to it.
 struct Rig {
     /// Dropped before it is opened again.
     disk: Disk,

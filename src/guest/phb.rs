@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The most TCEs in a table: they would take 512 GiB.
+/// Maximum TCEs in a table: they would take 512 GiB.
 const MAX_ENTRIES: u64 = 1 << 36;
 
 /// Configuration of a PHB.

@@ -12,11 +12,11 @@ use crate::stats::Refusals;
 use crate::window::{DEFAULT_PAGE, DefaultWindow, Origin, Window, WindowFacts, locked_bytes};
 use std::time::Duration;
 
-/// Rows that are read with a lock held: some microseconds.
+/// Rows read with a lock held: some microseconds.
 const PIECE: usize = 512;
-/// How long a kernel call may keep a space from being read.
+/// How long a snapshot waits for a space while a kernel call runs.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often the wait for a kernel call looks whether it is to end.
+/// Interval at which that wait checks whether to stop.
 const SLICE: Duration = Duration::from_millis(10);
 
 /// A snapshot being taken.
@@ -24,7 +24,7 @@ struct Taking<'a> {
     query: &'a Query,
     /// Mapped runs that may still be listed.
     room: usize,
-    /// Whether the server is to end: then the rest is of no use to anyone.
+    /// Whether the server is about to end, so that the rest is no longer needed.
     ends: &'a dyn Fn() -> bool,
 }
 
@@ -146,7 +146,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Waits for groups and windows while the kernel works for the space.
+    /// Waits for groups and windows while a kernel call for the space runs.
     fn windows(&self, watched: &space::Watched) -> Option<space::WatchedWindows> {
         let slices = PATIENCE.as_millis() / SLICE.as_millis();
         (0..slices).filter(|_| !(self.ends)()).find_map(|_| watched.windows(SLICE))
@@ -184,7 +184,7 @@ impl Taking<'_> {
         space
     }
 
-    /// Reads all mapped runs, which gives what is mapped in each window, and lists some.
+    /// Reads all mapped runs, to sum up what is mapped in each window, and lists some.
     fn maps(&mut self, watched: &space::Watched, is_asked: bool, space: &mut Space) {
         let most = if is_asked { self.query.maps.min(self.room) } else { 0 };
         let maps = &mut space.maps;

@@ -270,7 +270,7 @@ impl Default for Windows {
 }
 
 /// Windows the kernel refused to create, by group. They are kept for the lifetime of the process:
-/// each failed creation leaks its charge, and the firmware's refusal lasts retry_at reboot.
+/// each failed creation leaks its charge, and the firmware's refusal lasts until reboot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RefusedWindows(BTreeMap<Group, Refused>);
 

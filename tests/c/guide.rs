@@ -8,7 +8,7 @@ fn guide() -> String {
     fs::read_to_string(package().join("../../docs/c.md")).unwrap()
 }
 
-/// The blocks of the guide in a language.
+/// Returns the blocks of the guide in a language.
 fn blocks(guide: &str, language: &str) -> Vec<String> {
     let start = format!("```{language}\n");
     let blocks = guide.split(&*start).skip(1);

@@ -7,7 +7,7 @@ mod programs;
 
 use std::path::PathBuf;
 
-/// The package of the C interface.
+/// Returns the package of the C interface.
 fn package() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,4 +1,4 @@
-//! Programs in C: the example, and one that takes the header at its word.
+//! Programs in C: the example, and one that checks what the header promises.
 
 use crate::install::{compile, compile_c, good, pkg_config, prefix, run, with_library};
 use crate::package;

@@ -2,7 +2,7 @@
 //! controllers.
 //!
 //! `ppc64/run --machine powernv9 --kernel 6.12-64k --device edu --device nvme --device nvme --
-//! drivers`, `--rounds N` behind `drivers` for longer rounds; `cargo test --test drivers` on
+//! drivers`, `--rounds N` after `drivers` for longer rounds; `cargo test --test drivers` on
 //! models.
 
 mod edu;
@@ -17,10 +17,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// A test of one machine: the running kernel's, or a model.
+/// Returns a test for one machine: the running kernel's, or a model.
 type Test = fn(&Fixture) -> Result<(), Failed>;
 
-/// Where DMA windows can be made.
+/// On machines where DMA windows can be created.
 const TESTS: &[(&str, Test)] = &[
     ("edu_copies_through_both_windows_with_every_interrupt", edu::copies_through_both_windows_with_every_interrupt),
     ("edu_streams_through_memory_mapped_for_each_transfer", edu::streams),
@@ -33,14 +33,14 @@ const TESTS: &[(&str, Test)] = &[
     ("a_device_that_is_gone_is_named", wrong::a_device_that_is_gone_is_named),
 ];
 
-/// Where the firmware has none.
+/// On machines whose firmware has none.
 const WITHOUT_WINDOWS: &[(&str, Test)] = &[("firmware_without_windows_is_named", wrong::firmware_without_windows)];
 
 #[derive(Parser)]
 struct Options {
     #[command(flatten)]
     arguments: Arguments,
-    /// How often devices are opened, used and closed before what is left is counted
+    /// How often devices are opened, used and closed before leaks are counted
     #[arg(long, default_value_t = 10)]
     rounds: u32,
 }
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Each guide, and the files that its code is from.
+/// Each guide, and the files that contain its code.
 const GUIDES: [(&str, &str, &[&str]); 2] = [
     ("drivers.md", include_str!("../../docs/drivers.md"), &[include_str!("../../examples/edu/driver.rs")]),
     (

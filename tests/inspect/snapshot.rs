@@ -53,7 +53,7 @@ fn a_pending_window_is_shown_as_such() {
 #[test]
 fn a_long_list_is_cut_and_says_where_it_goes_on() {
     let process = Process::new();
-    // Not neighbours, so each is a run of its own.
+    // Not adjacent, so each is a run of its own.
     (0..2000).for_each(|n| process.map(2 * n, n % 256));
     let mut query = Query { maps: 700, ..Query::default() };
     let (mut seen, mut pages) = (Vec::new(), 0);
@@ -162,7 +162,7 @@ fn a_space_that_ends_during_inspections_is_taken_down_by_its_owner() {
         ends.store(true, Ordering::Relaxed);
         after
     });
-    // At once, on the thread that dropped it: the group is free, its window no longer charged.
+    // At once, on the thread that dropped it: the group is free, and its window no longer charged.
     assert!(after.iter().all(|locked| *locked == before), "{before}: {after:?}");
 }
 

@@ -1,4 +1,4 @@
-//! A plan for the running kernel is what it charges and what calls it takes.
+//! A plan for the running kernel matches what the kernel charges and which calls are made.
 
 use crate::{RAM, groups, process};
 use libtest_mimic::Failed;
@@ -19,7 +19,7 @@ pub(crate) fn a_plan_is_what_the_kernel_charges() -> Result<(), Failed> {
     for devices in [vec![64], vec![64, 64], vec![64, 32], vec![32]] {
         let mut wanted = Wanted::new(RAM);
         wanted.devices = devices;
-        // One that is rounded up, for a window larger than the memory.
+        // A rounded length, for a window larger than the memory.
         wanted.max_memory = 3 << 30;
         let document = plan(&PlanHost::running()?, &wanted)?;
         let course = document.chosen.ok_or_else(|| format!("{:?}", document.refused))?;
@@ -39,7 +39,7 @@ fn carry_out(wanted: &Wanted, planned: &Course) -> Result<(), Failed> {
     for group in groups.into_iter().take(wanted.devices.len()) {
         space.attach(group)?;
     }
-    // Memory that is plugged in later is in the limit, and not in this test.
+    // Memory that is plugged in later is in the limit, but not in this test.
     let limit = (planned.locked.limit_kib << 10) - (wanted.max_memory - wanted.memory);
     let limited = RealLimit::new(before + limit)?;
     let lease = registry.register(&memory)?;

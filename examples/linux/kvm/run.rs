@@ -9,18 +9,18 @@
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Runs the vCPU. Returns how that ended, and whether the kernel lost floating-point registers.
+/// Runs the vCPU. Returns how the run ended, and whether the kernel lost floating-point registers.
 #[cfg(target_arch = "powerpc64")]
 pub(super) fn run(vcpu: BorrowedFd<'_>) -> (Result<(), Errno>, bool) {
     /// Number of `ioctl`.
     const IOCTL: u64 = 54;
-    /// Any value that no guest has by chance.
+    /// A value that no guest has by chance.
     const MARK: u64 = 0x4b56_4d5f_5255_4e21;
     let marks: [u64; 18] = std::array::from_fn(|index| MARK + index as u64);
     let mut found = [0u64; 18];
     let mut result = vcpu.as_raw_fd() as u64;
-    // SAFETY: the kernel changes the guest's memory and the run area, to which nobody holds a
-    // reference. The assembly reads `marks` and writes `found`; what the kernel may lose is listed.
+    // SAFETY: the kernel changes the guest's memory and the run area, to which no reference exists.
+    // The assembly reads `marks` and writes `found`; registers that the kernel may lose are listed.
     unsafe {
         core::arch::asm!(
             "lfd 14, 0(14)", "lfd 15, 8(14)", "lfd 16, 16(14)", "lfd 17, 24(14)", "lfd 18, 32(14)",
@@ -60,7 +60,7 @@ pub(super) fn run(vcpu: BorrowedFd<'_>) -> (Result<(), Errno>, bool) {
     (result, marks != found)
 }
 
-/// Elsewhere there are no guests to run.
+/// Other architectures have no such guests.
 #[cfg(not(target_arch = "powerpc64"))]
 pub(super) fn run(vcpu: BorrowedFd<'_>) -> (Result<(), Errno>, bool) {
     let _ = (vcpu.as_raw_fd(), super::ioctl::RUN);

@@ -1,4 +1,4 @@
-//! The area in which the kernel says why a processor exited, and finds the answer.
+//! The area in which the kernel reports why a processor exited, and finds the answer.
 
 use super::vcpu::Exit;
 use nix::errno::Errno;

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Rows of each table unless the user asks for more.
+/// Rows of each table, unless the user asks for more.
 const ROWS: usize = 20;
 /// Clears the screen and moves to its top.
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -69,7 +69,7 @@ fn draw_svg(path: &Path, arguments: &InspectArguments) -> Exit {
     let Some(svg) = &arguments.svg else { return Exit::Success };
     match fetch(path, &Query { space: arguments.space.clone(), ..Query::default() }) {
         Ok(snapshot) => picture::write(svg, &addresses(&Memory::from(&snapshot))),
-        // The next look at the process reports it.
+        // The next snapshot reports it.
         Err(FetchError::NotThere { .. } | FetchError::Closed { .. }) if arguments.watch.is_some() => Exit::Success,
         Err(error) => {
             say(chain(&error));

@@ -13,7 +13,7 @@ use spapr_iommu::addr::{Amount, Bytes, PageShift};
 use std::io;
 use std::path::PathBuf;
 
-/// Columns of a wrapped line of words below a table, and below a note.
+/// Columns of a wrapped line of text below a table, and below a note.
 const INDENT: usize = 5;
 const NOTE_INDENT: usize = 9;
 
@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &PlanArguments) -> Exit {
     }
 }
 
-/// Draws the plan, if that is wanted and there is one.
+/// Draws the plan, if requested and there is one.
 fn draw(arguments: &PlanArguments, host: &PlanHost, document: &PlanDocument) -> Exit {
     let (Some(path), Some(course)) = (&arguments.svg, &document.chosen) else { return Exit::Success };
     let title = format!("A plan for {}", host.described);
@@ -173,7 +173,7 @@ fn text(host: &PlanHost, document: &PlanDocument) -> io::Result<()> {
     }
     let alternatives = alternatives(document);
     if let Some((table, refusals)) = alternatives {
-        // Its lines below the table are words.
+        // Lines below its table are text.
         sink.line(&table);
         refusals.iter().for_each(|line| sink.words(line, INDENT));
     }
@@ -184,7 +184,7 @@ fn text(host: &PlanHost, document: &PlanDocument) -> io::Result<()> {
     sink.finish()
 }
 
-/// Shows bytes for a reader; nothing that is not there.
+/// Shows bytes for a reader; nothing for an absent value.
 fn bytes(bytes: u64) -> String {
     if bytes == 0 { "-".into() } else { Amount(bytes).to_string() }
 }
@@ -214,7 +214,7 @@ fn windows(course: &Course) -> String {
     section(&title, &headings, course.windows.iter().map(row))
 }
 
-/// Formats why a window is as it is.
+/// Formats the reasons for a window.
 fn reasons(window: &WindowRow) -> impl Iterator<Item = String> + '_ {
     window.reasons.iter().map(|reason| format!("   {}: {reason}", window.name))
 }
@@ -238,7 +238,7 @@ fn locked(course: &Course) -> String {
     section("Locked memory", &headings[..=columns], rows)
 }
 
-/// Formats the limit to set, in the forms in which it is set.
+/// Formats the limit to set, in the notations of the places where it is set.
 fn limit(course: &Course) -> String {
     let locked = course.locked;
     let limit = locked.limit_kib;
@@ -286,7 +286,7 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
         }
         row
     };
-    // What refuses every way is said once.
+    // A reason that refuses every alternative is printed once.
     let code = |refused: &Option<Refused>| refused.as_ref().map(|refused| refused.code);
     let differs = |other: &&Alternative| other.course.is_some() || code(&other.refused) != code(&document.refused);
     let shown: Vec<_> = document.alternatives.iter().filter(differs).collect();
@@ -305,7 +305,7 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
     Some((table.trim_end().to_owned(), lines))
 }
 
-/// Formats the window that matters in a few words: the dynamic one, if there is one.
+/// Describes the important window briefly: the dynamic one, if there is one.
 fn shape(course: &Course) -> String {
     let window = course.windows.last();
     window.map_or("none".into(), |window| format!("{} of {}", Bytes(window.size), Bytes(window.page)))

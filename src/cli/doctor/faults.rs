@@ -6,10 +6,10 @@ use spapr_iommu::model::KernelVersion;
 
 const TOPIC: &str = "faults";
 
-/// Where the faults that remain in all kernels are listed.
+/// List of the faults that remain in all kernels.
 const CONTRACT: &str = "docs/kernel-contract.md";
 
-/// A kernel, as far as its faults depend on it.
+/// Properties of a kernel on which its faults depend.
 struct Kernel {
     platform: Option<Platform>,
     version: KernelVersion,
@@ -22,7 +22,7 @@ struct Fault {
     code: &'static str,
     /// What happens.
     text: &'static str,
-    /// What mends it.
+    /// Its remedy.
     remedy: &'static str,
     applies: fn(&Kernel) -> bool,
 }

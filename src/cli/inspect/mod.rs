@@ -4,7 +4,7 @@ use crate::command::section;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::inspect::{Guest, Hypercalls, Maps, Phb, Refusal, Regions, Snapshot, Space, WindowRow};
 
-/// Formats a snapshot; mapped runs are those of `only`, if that is given.
+/// Formats a snapshot; with `only`, only that space's mapped runs.
 pub(crate) fn draw(snapshot: &Snapshot, only: Option<&str>) -> String {
     let mut text = heading(snapshot);
     text += &regions(&snapshot.regions);
@@ -40,7 +40,8 @@ fn heading(snapshot: &Snapshot) -> String {
     text
 }
 
-/// An amount that may be odd, in at most three digits and a unit, or exactly if that is short.
+/// Formats an amount that may be odd, in at most three digits and a unit, or exactly if that is
+/// short.
 fn size(bytes: u64) -> String {
     let exact = Bytes(bytes).to_string();
     if !exact.starts_with("0x") {

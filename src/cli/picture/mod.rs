@@ -1,4 +1,4 @@
-//! Pictures as SVG: bus addresses against user memory, and what the steps of a run cost.
+//! Pictures as SVG: bus addresses against user memory, and the cost of the steps of a run.
 
 mod addresses;
 mod axis;
@@ -14,7 +14,7 @@ pub use steps::{Call, StepPart, Steps, steps};
 
 use spapr_iommu::inspect::Snapshot;
 
-/// What [`addresses`] draws.
+/// Contents of [`addresses`].
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Title.
@@ -49,7 +49,7 @@ pub struct Window {
     pub size: u64,
     /// IOMMU page, bytes.
     pub page: u64,
-    /// Further words, such as its origin.
+    /// Additional words, such as its origin.
     pub note: String,
 }
 
@@ -60,7 +60,7 @@ pub struct Run {
     pub iova: u64,
     /// Size in bytes.
     pub size: u64,
-    /// The user address it leads to.
+    /// The user address to which it leads.
     pub user: u64,
     /// What devices may do: `r`, `w` or `rw`.
     pub access: String,
@@ -73,7 +73,7 @@ pub struct Region {
     pub start: u64,
     /// Size in bytes.
     pub size: u64,
-    /// Name of the memory, and where in it the region starts. Addresses are shown without it.
+    /// Name of the memory, and the region's offset in it. Addresses are shown without the offset.
     pub name: Option<(String, u64)>,
 }
 

@@ -1,9 +1,9 @@
-//! Pictures of what a plan makes.
+//! Pictures of the result of a plan.
 
 use super::{Memory, Region, Run, Space, Window, amount};
 use crate::plan::{Course, WindowRow};
 
-/// Where firmware puts a dynamic window, as far as is known; a plan cannot say.
+/// Start of a dynamic window with all known firmware; a plan does not say.
 const FIRMWARE: u64 = 1 << 59;
 
 impl Memory {
@@ -21,7 +21,7 @@ impl Memory {
             let note = if window.start.is_some() { window.name } else { "by firmware" };
             Window { start: start(window), size: window.size, page: window.page, note: note.to_owned() }
         });
-        // A window maps the memory from its beginning.
+        // A window maps the memory from its start.
         let mapped = course.windows.iter().filter(|window| window.mapped != 0);
         let runs =
             mapped.map(|window| Run { iova: start(window), size: window.mapped, user: 0, access: "rw".to_owned() });

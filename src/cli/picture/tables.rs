@@ -1,10 +1,10 @@
-//! Pictures of what a scenario reports.
+//! Pictures of a scenario's report.
 
 use super::{Memory, Region, Run, Space, Window};
 use crate::scenario::{Tables, WindowRow};
 use std::collections::BTreeMap;
 
-/// Where the picture puts each memory of a scenario, whose real address is different in each run.
+/// Where the picture places each memory of a scenario, whose real address differs in each run.
 const APART: u32 = 48;
 
 /// Addresses for places such as `ram+0x1000`.
@@ -12,7 +12,7 @@ const APART: u32 = 48;
 struct Places(BTreeMap<String, u64>);
 
 impl Places {
-    /// Returns the address of a place, the name of its memory, and where in that it is.
+    /// Returns the address of a place, the name of its memory, and the offset in it.
     fn find(&mut self, place: &str) -> (u64, Option<(String, u64)>) {
         let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
         match place.rsplit_once('+').and_then(|(name, offset)| Some((name, number(offset)?))) {
@@ -27,7 +27,7 @@ impl Places {
 }
 
 impl Memory {
-    /// Returns what the tables of a scenario show.
+    /// Returns the contents of a scenario's tables.
     pub fn of_tables(tables: &Tables, title: &str, about: String) -> Self {
         let mut places = Places::default();
         let region = |(start, name), size| Region { start, size, name };

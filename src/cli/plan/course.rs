@@ -1,5 +1,4 @@
-//! One way to the windows: the plans of the library's planner in their order, and what follows from
-//! them for calls and locked memory.
+//! One way to get the windows: the library's plans in order, with their calls and locked memory.
 
 use super::report::{Course, Hypercalls, Ioctls, Locked, Teardown, WindowRow};
 use super::{PlanHost, Wanted};
@@ -9,18 +8,19 @@ use spapr_iommu::kvm;
 use spapr_iommu::uapi::papr::hcall::MAX_INDIRECT;
 use spapr_iommu::window::{DEFAULT_PAGE, Forecast, Plan, PlanError, WindowRequest, locked_bytes};
 
-/// The most TCEs of one MAP or UNMAP of the library.
+/// Maximum TCEs of one MAP or UNMAP of the library.
 const MAX_ENTRIES: u64 = 256 << 10;
 /// Calls with which the library attaches a group with a container of its own: API version,
 /// extension, status, container, driver and information.
 const ATTACH_CALLS: u64 = 6;
-/// Those for a group beside another: status, container and information.
+/// Calls with which it attaches a group to another group's container: status, container and
+/// information.
 const BESIDE_CALLS: u64 = 3;
 /// Hypercalls of a pseries kernel for each TCE that a MAP or UNMAP exchanges: H_GET_TCE and
 /// H_PUT_TCE.
 const EXCHANGE: u64 = 2;
 
-/// What is decided for a plan; the library decides the rest.
+/// Choices that are made for a plan; the library makes the rest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
     pub(super) containers: u32,
@@ -76,13 +76,13 @@ pub(super) fn course(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result
     } else if let Some(range) = low_range(host, wanted)? {
         let plan = now.plan(&WindowRequest::cover(range))?;
         now = walk.take(&now, plan, host, "default", range.len());
-        // Made by an UNMAP in it.
+        // Created by an UNMAP in it.
         walk.ioctls += u64::from(choice.containers);
     }
     if wanted.needs_dynamic() {
         let (request, guest_page) = dynamic(host, wanted, choice);
         let planned = match now.plan(&request) {
-            // The guest removes its default window then.
+            // The guest then removes its default window.
             Err(PlanError::OnlyWindowInUse) if wanted.has_guest() => {
                 now = walk.drop_default(Forecast::new(*facts, choice.containers).with_available_memory(available))?;
                 keeps_default = false;
@@ -102,9 +102,9 @@ pub(super) fn course(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result
         // Created along with the dynamic window, or by what a guest maps there.
         let plan = now.plan(&WindowRequest::cover(range.prefix(DEFAULT_PAGE.bytes()).unwrap_or(range)))?;
         now = walk.take(&now, plan, host, "default", 0);
-        // Made by an UNMAP in it unless it comes with another.
+        // Created by an UNMAP in it, unless it is created together with another.
         walk.ioctls += if walk.windows.len() == 1 { u64::from(choice.containers) } else { 0 };
-        // The planner speaks of a map in it, and there may be none.
+        // The planner's reason mentions a map in it, and there may be none.
         walk.windows.last_mut().into_iter().for_each(|used| used.row.reasons.clear());
     }
     walk.windows.sort_by_key(|used| used.row.name);
@@ -132,7 +132,7 @@ fn dynamic(host: &PlanHost, wanted: &Wanted, choice: Choice) -> (WindowRequest, 
         None if !wanted.has_guest() => (request, None),
         Some(page) if !wanted.has_guest() => (request.page(page), None),
         page => {
-            // Linux takes the largest page that its memory is aligned to, and a power of two.
+            // Linux uses the largest page to which its memory is aligned, and a power of two.
             let aligned = |page: &PageShift| (wanted.memory | wanted.max_memory) & page.mask() == 0;
             let largest = wanted.guest_pages.iter().copied().filter(aligned).max();
             let page = page.or(largest).unwrap_or(DEFAULT_PAGE);
@@ -142,7 +142,7 @@ fn dynamic(host: &PlanHost, wanted: &Wanted, choice: Choice) -> (WindowRequest, 
     }
 }
 
-/// What a course comes to, plan by plan.
+/// The sum of a course, plan by plan.
 struct Walk {
     /// Most locked memory so far.
     peak: u64,
@@ -161,7 +161,7 @@ impl Walk {
         }
     }
 
-    /// Adds a plan, and returns the situation after it.
+    /// Adds a plan, and returns the planner's state after it.
     fn take(&mut self, now: &Forecast, plan: Plan, host: &PlanHost, name: &'static str, mapped: u64) -> Forecast {
         let window = plan.window;
         let row = WindowRow {
@@ -222,7 +222,7 @@ impl Walk {
         }
         let groups = wanted.devices.len() as u64;
         ioctls.attach = ATTACH_CALLS * containers + BESIDE_CALLS * (groups - containers);
-        // Each registers memory when it first maps some.
+        // Each container registers memory when it first maps some.
         ioctls.register = containers;
         ioctls.unregister = ioctls.register;
         let Ioctls { attach, windows, register, map, unmap, unregister, .. } = ioctls;
@@ -234,7 +234,7 @@ impl Walk {
 
 /// Default window of a guest of the library and of QEMU, in TCEs.
 const GUEST_DEFAULT: u64 = (1 << 30) >> DEFAULT_PAGE.get();
-/// KVM keeps a table of up to so many bytes, and more with the guest's memory.
+/// KVM keeps a table of up to this many bytes, and more with the guest's memory.
 const KVM_TABLE: u64 = 16 << 20;
 
 /// Returns what KVM locks for its copies of the guest's tables.

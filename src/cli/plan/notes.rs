@@ -1,11 +1,11 @@
-//! What a running host has too little of for a plan.
+//! Resources of which a running host has too little for a plan.
 
 use super::host::Live;
 use super::{Course, PlanHost, Wanted};
 use serde::Serialize;
 use spapr_iommu::addr::{Amount, PageShift};
 
-/// How much a note matters.
+/// Severity of a note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -17,17 +17,17 @@ pub enum NoteLevel {
     Wrong,
 }
 
-/// What a running host has for a plan.
+/// A resource of a running host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Note {
-    /// How much it matters.
+    /// Severity.
     pub level: NoteLevel,
     /// A stable name.
     pub code: &'static str,
-    /// What there is.
+    /// What is available.
     pub text: String,
-    /// What mends it.
+    /// Remedy.
     pub remedy: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl Note {
     }
 }
 
-/// Compares a plan with a running host; a model has plenty of everything.
+/// Compares a plan with a running host; a model has enough of everything.
 pub(super) fn notes(host: &PlanHost, wanted: &Wanted, course: Option<&Course>) -> Vec<Note> {
     let Some(live) = &host.live else { return Vec::new() };
     let mut notes = vec![groups(live, wanted)];

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use spapr_iommu::addr::Amount;
 use spapr_iommu::window::PlanError;
 
-/// A plan, its alternatives, and what is in the way of it on this host.
+/// A plan, its alternatives, and what prevents it on this host.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PlanDocument {
@@ -19,17 +19,17 @@ pub struct PlanDocument {
     pub host_page: u64,
     /// What is planned for.
     pub wanted: WantedRow,
-    /// What the library does; `None` if it refuses.
+    /// The library's choice; `None` if it refuses.
     pub chosen: Option<Course>,
     /// Why it refuses.
     pub refused: Option<Refused>,
-    /// Other ways, and the chosen one among them.
+    /// Alternatives, including the chosen one.
     pub alternatives: Vec<Alternative>,
-    /// What this host has too little of.
+    /// Resources of which this host has too little.
     pub notes: Vec<Note>,
 }
 
-/// What a plan was asked for.
+/// The request of a plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct WantedRow {
     memory: u64,
@@ -68,7 +68,7 @@ impl WantedRow {
     }
 }
 
-/// One way to get there, with its cost.
+/// One way to get the windows, with its cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Course {
@@ -82,7 +82,7 @@ pub struct Course {
     pub ioctls: Ioctls,
     /// Hypercalls, of the guest and of the host's kernel.
     pub hypercalls: Hypercalls,
-    /// What removing the windows costs the kernel, over all containers.
+    /// What the kernel does to remove the windows, over all containers.
     pub teardown: Teardown,
 }
 
@@ -137,9 +137,9 @@ pub struct Locked {
     pub registered_max: u64,
     /// TCE tables, over all containers.
     pub tables: u64,
-    /// KVM's tables.
+    /// Tables of KVM.
     pub kvm: u64,
-    /// More that is locked while windows are created.
+    /// Peak of additional locked memory while windows are created.
     pub creating: u64,
     /// The sum at the start.
     pub start: u64,
@@ -147,7 +147,7 @@ pub struct Locked {
     pub max: u64,
     /// The limit to set, in KiB: enough at any time, in any order of the calls.
     pub limit_kib: u64,
-    /// What libvirt allows a guest with so much memory and one PCI host bridge, in KiB; `None`
+    /// What libvirt allows a guest with that much memory and one PCI host bridge, in KiB; `None`
     /// without a guest.
     pub libvirt_kib: Option<u64>,
 }
@@ -158,7 +158,7 @@ pub struct Locked {
 pub struct Ioctls {
     /// To open containers and attach groups.
     pub attach: u64,
-    /// To create windows: CREATE, REMOVE, and an UNMAP that makes the default window.
+    /// To create windows: CREATE, REMOVE, and an UNMAP that creates the default window.
     pub windows: u64,
     /// REGISTER.
     pub register: u64,
@@ -178,9 +178,9 @@ pub struct Ioctls {
 pub struct Hypercalls {
     /// `H_PUT_TCE_INDIRECT` of a guest that maps all its memory in the dynamic window.
     pub guest_map: u64,
-    /// Of the host's kernel to map, on pseries.
+    /// Made by the host's kernel to map, on pseries.
     pub host_map: u64,
-    /// Of the host's kernel to unmap, on pseries.
+    /// Made by the host's kernel to unmap, on pseries.
     pub host_unmap: u64,
 }
 
@@ -210,13 +210,13 @@ impl Refused {
     }
 }
 
-/// Another way.
+/// An alternative.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Alternative {
-    /// What is different.
+    /// How it differs.
     pub name: String,
-    /// Whether it is what the library does by itself.
+    /// Whether the library chooses it by default.
     pub chosen: bool,
     /// Its cost; `None` if it is impossible.
     pub course: Option<Course>,

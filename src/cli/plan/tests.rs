@@ -1,4 +1,4 @@
-//! What is planned is what happens: each plan is carried out on a model that records its calls.
+//! A plan matches what happens: each plan is carried out on a model that records its calls.
 
 use super::course::{Choice, choices, course};
 use super::*;
@@ -28,11 +28,11 @@ const PRESETS: [&str; 8] = [
     "pseries-1window",
 ];
 
-/// What a kernel did.
+/// What the kernel did.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Done {
     ioctls: Ioctls,
-    /// Start, size, page, bytes that are mapped.
+    /// Start, size, page, bytes mapped.
     windows: Vec<(u64, u64, u64, u64)>,
     tables: u64,
     locked: u64,
@@ -81,7 +81,7 @@ impl Bench {
         self.calls().values().sum()
     }
 
-    /// Returns what the tables of the only or each container hold.
+    /// Returns the contents of the tables of each container.
     #[track_caller]
     fn windows(&self) -> Vec<(u64, u64, u64, u64)> {
         let mut all: Vec<Vec<_>> = Vec::new();
@@ -107,7 +107,7 @@ impl Bench {
         }
     }
 
-    /// Fills in what the calls so far were, and what there is now.
+    /// Records the calls so far, and the current state.
     fn count_calls(&self, done: &mut Done, wanted: &Wanted) {
         let calls = self.calls();
         let count = |name: &str| calls.get(name).copied().unwrap_or(0);
@@ -118,7 +118,7 @@ impl Bench {
         done.tables = done.locked - wanted.memory;
     }
 
-    /// Fills in what the calls of the end were, and checks that nothing is left.
+    /// Records the calls of the teardown, and checks that nothing is left.
     #[track_caller]
     fn end(&self, done: &mut Done) {
         let calls = self.calls();
@@ -167,7 +167,7 @@ fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> D
 /// Lets a guest map all its RAM, as Linux does.
 fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Done {
     const LIOBN: Liobn = Liobn(0x8000_0000);
-    /// Where the guest writes its lists.
+    /// Place of the guest's lists.
     const LIST: u64 = 0x10_0000;
     let bench = Bench::new(preset, wanted, planned.locked.start + planned.locked.creating);
     let mut done = Done::default();
@@ -201,7 +201,7 @@ fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Do
             }
         }
         if !wanted.needs_dynamic() {
-            // What a guest maps first makes the default window; its MAP is none of the plan's.
+            // The guest's first map creates the default window; its MAP is not in the plan.
             iommu.h_put_tce(LIOBN, 0, 3).unwrap();
             bench.count_calls(&mut done, wanted);
             iommu.h_put_tce(LIOBN, 0, 0).unwrap();
@@ -215,7 +215,7 @@ fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Do
     done
 }
 
-/// Plans for a preset and carries every way out that is not refused. Returns the number of those.
+/// Plans for a preset and carries out every alternative that is not refused. Returns their number.
 #[track_caller]
 fn check(preset: &str, wanted: &Wanted) -> usize {
     let preset: Preset = preset.parse().unwrap();
@@ -254,8 +254,8 @@ fn memory_of_hugetlb_is_planned_with_its_pages() {
     }
 }
 
-/// A page less than the limit of the plan is refused, by the library and before the kernel is
-/// asked; the other tests show that the limit is enough.
+/// One page less than the planned limit is refused, by the library and before the kernel is asked;
+/// the other tests show that the limit is enough.
 #[test]
 fn no_page_of_the_limit_is_too_much() {
     for preset in PRESETS {
@@ -294,7 +294,7 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(error(|wanted| wanted.memory = 4097), WantedError::NotWholePages { .. }));
     assert!(matches!(error(|wanted| wanted.devices = vec![64, 11]), WantedError::Mask { bits: 11 }));
     assert_eq!(error(|wanted| wanted.devices.clear()), WantedError::NoDevice);
-    // The largest sizes there are.
+    // The largest possible sizes.
     let mut wanted = Wanted::new(1 << 63);
     let document = plan(&host, &wanted).unwrap();
     assert_eq!(document.refused.unwrap().code, "too-large");

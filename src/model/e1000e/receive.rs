@@ -14,7 +14,7 @@ const STRIP: u32 = 1 << 26;
 const EXTENDED: u32 = 1 << 15;
 
 impl E1000e {
-    /// Puts a packet into buffers, if it is wanted.
+    /// Puts a packet into buffers, if it passes the filters.
     pub(super) fn receive(&mut self, packet: &[u8], bus: &mut Bus<'_>) {
         let control = self.registers.read(RCTL);
         if !filter::accepts(&self.registers, packet) {
@@ -40,7 +40,7 @@ impl E1000e {
         }
         self.registers.count(RECEIVED);
         self.causes.raise(ARRIVED[queue]);
-        // RDMTS: a half of the ring, a quarter, an eighth.
+        // RDMTS: half of the ring, a quarter, an eighth.
         let few = ring.entries(&self.registers) >> (1 + (control >> 8 & 3));
         if ring.available(&self.registers) <= few {
             self.causes.raise(FEW_BUFFERS);
@@ -59,7 +59,8 @@ impl E1000e {
         let ring = Ring::receive(queue);
         let descriptor = ring.fetch(&self.registers, bus)?;
         match bus.write(Iova(address(&descriptor)), part) {
-            // Nothing answers a write on the bus, so the controller knows of none that is refused.
+            // Nothing answers a write on the bus, so the controller does not learn that one was
+            // refused.
             Ok(()) | Err(BusError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -81,7 +82,7 @@ fn buffer_size(control: u32) -> usize {
     if extended && size != 0 { 32768 >> size } else { 2048 >> size }
 }
 
-/// Returns the checksum that Ethernet ends a packet with: CRC-32.
+/// Returns the checksum at the end of an Ethernet packet: CRC-32.
 fn fcs(packet: &[u8]) -> u32 {
     let byte = |crc: u32, byte: &u8| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 })

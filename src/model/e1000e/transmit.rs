@@ -11,7 +11,7 @@ use crate::model::pci::{Bus, BusError};
 /// TCTL: enable, pad short packets.
 const ENABLE: u32 = 1 << 1;
 const PAD: u32 = 1 << 3;
-/// RCTL.LBM: what is sent is received.
+/// RCTL.LBM: sent packets are received.
 const LOOPBACK_BITS: u32 = 3 << 6;
 const LOOPBACK: u32 = 1 << 6;
 
@@ -22,14 +22,15 @@ const SHORTEST: usize = 60;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sender {
     packet: Vec<u8>,
-    /// Whether it will not be sent: a piece could not be read, or it asks for too much.
+    /// Whether it is not sent: a piece could not be read, or the packet requests an unsupported
+    /// feature.
     dropped: bool,
     /// Whether a descriptor could not be read.
     pub(super) stopped: bool,
 }
 
 impl E1000e {
-    /// Sends what a ring has. Returns whether it had anything.
+    /// Sends the packets of a ring. Returns whether there were any descriptors.
     pub(super) fn transmit(&mut self, queue: usize, bus: &mut Bus<'_>) -> bool {
         let ring = Ring::transmit(queue);
         let mut done = false;
@@ -82,7 +83,7 @@ impl E1000e {
         Ok(())
     }
 
-    /// Sends a packet: to itself, or to a network where nobody is.
+    /// Sends a packet: to itself, or to a network without other stations.
     fn send(&mut self, mut packet: Vec<u8>, bus: &mut Bus<'_>) {
         if packet.len() < SHORTEST && self.registers.has(TCTL, PAD) {
             packet.resize(SHORTEST, 0);

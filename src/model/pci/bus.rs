@@ -1,4 +1,4 @@
-//! What a device reaches: memory through the TCEs of its container, interrupts, its PE; and the
+//! What a device can reach: memory through the TCEs of its container, interrupts, its PE; and the
 //! faults that a test gives it.
 
 use super::slot::Slot;
@@ -21,8 +21,8 @@ impl fmt::Debug for Bus<'_> {
     }
 }
 
-/// Why a transfer did not happen, or not as a whole. A device usually ends the command with an
-/// error of its own, or, for [`Self::Stuck`], leaves it unanswered.
+/// Why a transfer did not happen, or only in part. A device usually ends the command with an error
+/// of its own, or, for [`Self::Stuck`], leaves it unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
@@ -116,7 +116,7 @@ impl Bus<'_> {
     pub fn config(&self, offset: u64) -> u8 {
         let mut byte = [0xff];
         if let Some(slot) = self.slot() {
-            // Past the end nothing is read.
+            // Nothing is read past the end.
             let _ = slot.config.read(offset, &mut byte);
         }
         byte[0]
