@@ -4,7 +4,7 @@ use crate::buffers::Maps;
 use crate::driver::{QUEUES, Setup, Wait};
 use crate::packets::{Packets, SMALLEST};
 use crate::traffic::{Plan, Traffic};
-use crate::{Options, find, held};
+use crate::{Options, devices, program};
 use serde::Serialize;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::device::Device;
@@ -69,7 +69,7 @@ impl Case {
 
 /// Runs the cases that the options select.
 pub(crate) fn run(host: &Arc<Kernel>, options: &Options) -> Result<(), Box<dyn Error>> {
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
+    let address = devices::one(host.as_ref(), options.device.as_deref())?;
     let before = held(host)?;
     let (mut cases, mut packets) = (0, 0);
     for bits in options.mask.map_or(vec![64, 32], |mask| vec![mask]) {
@@ -106,7 +106,7 @@ pub(crate) fn run(host: &Arc<Kernel>, options: &Options) -> Result<(), Box<dyn E
 
 /// Returns locked memory and the number of open files.
 fn held(host: &Arc<Kernel>) -> Result<(u64, usize), Box<dyn Error>> {
-    Ok((host.memlock()?.locked, held::open_files()?))
+    Ok((host.memlock()?.locked, program::open_files()?))
 }
 
 /// Returns the configuration. Its page is the host's: a larger one would expose more memory for

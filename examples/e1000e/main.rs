@@ -24,18 +24,11 @@
 
 mod buffers;
 mod cases;
-#[path = "../nvme/choices.rs"]
-mod choices;
+mod devices;
 mod driver;
-mod find;
-#[path = "../nvme/function.rs"]
-mod function;
-#[path = "../nvme/held.rs"]
-mod held;
-#[path = "../nvme/machine.rs"]
-mod machine;
-mod model;
 mod packets;
+#[path = "../nvme/program.rs"]
+mod program;
 mod registers;
 mod rounds;
 #[cfg(test)]
@@ -43,9 +36,8 @@ mod tests;
 mod traffic;
 
 use buffers::Maps;
-use choices::{How, Kind};
 use clap::Parser;
-use machine::Machine;
+use program::{How, Kind, Machine};
 use spapr_iommu::model::Recording;
 use std::error::Error;
 use std::process::ExitCode;
@@ -105,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let Machine { host, is_model } = Machine::new(options.host.as_deref(), model::with_controller)?;
+    let Machine { host, is_model } = Machine::new(options.host.as_deref(), devices::with_controller)?;
     let host = Arc::new(Recording::new(host));
     match options.rounds {
         Some(rounds) => rounds::run(&host, is_model, options, rounds),

@@ -2,7 +2,7 @@
 //! registers. `registers.json` is what QEMU's controller shows.
 
 use crate::cases::{Kernel, config};
-use crate::{find, function};
+use crate::{devices, program};
 use serde_json::{Value, json};
 use spapr_iommu::device::Endian;
 use spapr_iommu::dma::{Dma, DmaMask};
@@ -57,7 +57,7 @@ pub(crate) fn run(host: &Arc<Kernel>, address: Option<&str>) -> Result<(), Box<d
 /// Resets a controller and reads it.
 pub(crate) fn read(host: &Arc<Kernel>, address: Option<&str>) -> Result<Value, Box<dyn Error>> {
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(host, false));
-    let device = dma.open(find::one(host.as_ref(), address)?.parse()?, DmaMask::ALL)?;
+    let device = dma.open(devices::one(host.as_ref(), address)?.parse()?, DmaMask::ALL)?;
     let bar = device.bar(0, Endian::Little)?;
     bar.write(CTRL, bar.read::<u32>(CTRL)? | RESET)?;
     // Registers may be accessed again after a microsecond.
@@ -73,5 +73,5 @@ pub(crate) fn read(host: &Arc<Kernel>, address: Option<&str>) -> Result<Value, B
         registers.insert(name, json!(words(offsets.collect())?));
     }
     registers.insert("rss", json!(words((0..TABLE + KEY).map(|word| RETA + 4 * word).collect())?));
-    Ok(json!({ "pci": function::read(&device)?, "registers": registers }))
+    Ok(json!({ "pci": program::read_function(&device)?, "registers": registers }))
 }

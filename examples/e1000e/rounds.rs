@@ -3,10 +3,10 @@
 use crate::buffers::Maps;
 use crate::cases::{Kernel, config, plan};
 use crate::driver::Wait;
-use crate::held::Held;
 use crate::packets::{Packets, SMALLEST};
+use crate::program::Held;
 use crate::traffic::Traffic;
-use crate::{Options, find};
+use crate::{Options, devices};
 use spapr_iommu::dma::{Dma, DmaMask};
 use spapr_iommu::registry::Registry;
 use std::error::Error;
@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(20);
 
 /// Runs `rounds` rounds, and a few before them.
 pub(crate) fn run(host: &Arc<Kernel>, is_model: bool, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
+    let address = devices::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }

@@ -22,22 +22,17 @@
 //! ```
 
 mod cases;
-mod choices;
+mod devices;
 mod driver;
-mod find;
-mod function;
-mod held;
-mod machine;
-mod model;
+mod program;
 mod registers;
 mod rounds;
 mod share;
 #[cfg(test)]
 mod tests;
 
-use choices::{How, Kind};
 use clap::Parser;
-use machine::Machine;
+use program::{How, Kind, Machine};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -92,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let machine = Machine::new(options.host.as_deref(), model::with_disks)?;
+    let machine = Machine::new(options.host.as_deref(), devices::with_disks)?;
     match options.rounds {
         Some(rounds) => rounds::run(&machine, options, rounds),
         None if options.registers => registers::run(&machine.host, options),

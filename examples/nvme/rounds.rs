@@ -2,9 +2,8 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
-use crate::held::Held;
-use crate::machine::Machine;
-use crate::{Options, find};
+use crate::program::{Held, Machine};
+use crate::{Options, devices};
 use fastrand::Rng;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
@@ -25,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(20);
 /// Runs `rounds` rounds, and a few before them.
 pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
     let host = &machine.host;
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
+    let address = devices::one(host.as_ref(), options.device.as_deref())?;
     for _ in 0..WARM_UP {
         round(host, options, &address)?;
     }

@@ -43,6 +43,7 @@ mod hex {
 /// What a snapshot lists. All counts and sums are complete, whatever it lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Query {
     /// Maximum mapped runs of each space, up to [`MAX_ROWS`] over all spaces.
     pub maps: usize,

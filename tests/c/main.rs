@@ -1,6 +1,5 @@
 //! The C interface, as programs in C use it. The tests build and install it first, as a user would.
 
-mod guide;
 mod header;
 mod install;
 mod programs;

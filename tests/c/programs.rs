@@ -16,7 +16,7 @@ fn promises() -> PathBuf {
 }
 
 /// What the monitor prints, on every host.
-pub(crate) fn printed_by_the_monitor() -> &'static str {
+fn printed_by_the_monitor() -> &'static str {
     static PRINTED: OnceLock<String> = OnceLock::new();
     PRINTED.get_or_init(|| {
         let program = compile_c(&monitor(), "monitor", &[]);
@@ -38,6 +38,14 @@ fn the_monitor_runs_on_every_machine() {
         refused.status.code() == Some(1) && error.contains("powernv9") && error.contains("unknown-machine"),
         "{error}"
     );
+}
+
+#[test]
+fn the_guide_shows_what_the_monitor_prints() {
+    let printed = printed_by_the_monitor();
+    let guide = fs::read_to_string(package().join("../../docs/c.md")).unwrap();
+    let mut shown = guide.split("```text\n").skip(1).map(|block| block.split("```").next().unwrap());
+    assert!(shown.any(|block| block == printed), "docs/c.md shows other output than:\n{printed}");
 }
 
 #[test]

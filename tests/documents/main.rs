@@ -1,7 +1,8 @@
 //! The documents form a book without loose ends: each page is in the table of contents, each link
-//! has a target, and each command can be run.
+//! has a target, each command can be run, and code is that of the examples.
 
 mod commands;
+mod guides;
 mod links;
 
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};

@@ -2,7 +2,6 @@
 //! gets.
 
 mod accelerated;
-mod guide;
 mod hcalls;
 mod limits;
 mod looks;

@@ -52,7 +52,9 @@ fn clients_that_are_stopped_or_never_read_do_not_slow_the_owner() {
         process.space.map_all(&[MapRequest { iova: at, user, permission }], Overlap::Replace).unwrap();
     }
     // The server cuts them off, so others are answered while these still hold their ends.
-    let snapshot = fetch(&path, &Query { maps: 0, ..Query::default() }).unwrap();
+    let mut query = Query::default();
+    query.maps = 0;
+    let snapshot = fetch(&path, &query).unwrap();
     let calls = snapshot.spaces[0].calls.as_ref().unwrap();
     assert_eq!(calls.maps, 105_000);
     drop(stuck);

@@ -2,15 +2,13 @@
 //! calls that hand memory to a VM.
 
 mod ioctl;
-mod kick;
 mod run;
-mod run_area;
 mod saved;
 mod vcpu;
 mod xics;
 
 pub(crate) use ioctl::Registers;
-pub(crate) use kick::Kick;
+pub(crate) use run::Kick;
 pub(crate) use saved::SavedVcpu;
 pub(crate) use vcpu::{Exit, Vcpu, VcpuFile};
 pub(crate) use xics::Xics;

@@ -1,7 +1,7 @@
 //! A virtual processor: its registers, and running it.
 
 use super::ioctl::OneRegister;
-use super::run_area::RunArea;
+use super::run::RunArea;
 use super::{Registers, enable, ioctl, run};
 use nix::errno::Errno;
 use std::io;

@@ -1,6 +1,5 @@
 //! Checks whether user space can drive devices on a machine, and names the remedy for each fault.
 
-mod faults;
 mod kernel;
 mod kvm;
 mod memory;
@@ -70,7 +69,7 @@ pub(crate) struct Needs {
 pub(crate) fn examine(place: &Place, needs: Needs) -> Vec<Finding> {
     let mut findings = kernel::check(place);
     if place.platform().is_some() {
-        findings.extend(faults::check(place));
+        findings.extend(kernel::faults(place));
         findings.extend(vfio::check(place));
         findings.extend(offer::check(place, needs));
     }

@@ -14,14 +14,12 @@
 
 mod course;
 mod host;
-mod notes;
 mod report;
 #[cfg(test)]
 mod tests;
 mod wanted;
 
-pub use host::{HostError, PlanHost};
-pub use notes::{Note, NoteLevel};
+pub use host::{HostError, Note, NoteLevel, PlanHost};
 pub use report::{
     Alternative, Course, Hypercalls, Ioctls, Locked, PlanDocument, Refused, Teardown, WantedRow, WindowRow,
 };
@@ -45,7 +43,7 @@ pub fn plan(host: &PlanHost, wanted: &Wanted) -> Result<PlanDocument, WantedErro
             there.chosen = true;
         }
     }
-    let notes = notes::notes(host, wanted, chosen.as_ref().ok());
+    let notes = host::notes(host, wanted, chosen.as_ref().ok());
     let (chosen, refused) = match chosen {
         Ok(course) => (Some(course), None),
         Err(error) => (None, Some(Refused::new(&error))),

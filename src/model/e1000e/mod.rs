@@ -1,7 +1,6 @@
 //! An Ethernet controller, after Intel's 82574 GbE controller family datasheet, revision 3.4.
 
 mod descriptor;
-mod filter;
 mod interrupts;
 mod receive;
 mod registers;

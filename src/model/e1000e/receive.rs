@@ -2,12 +2,24 @@
 
 use super::descriptor::{address, received, received_legacy};
 use super::interrupts::{FEW_BUFFERS, NO_BUFFER, RECEIVED as ARRIVED};
-use super::registers::{MISSED, RCTL, RECEIVED, RFCTL};
+use super::registers::{ADDRESSES, MISSED, RCTL, RECEIVED, RFCTL, Registers, STATIONS, VALID};
 use super::ring::Ring;
-use super::{E1000e, filter, rss};
+use super::{E1000e, rss};
 use crate::addr::Iova;
 use crate::model::pci::{Bus, BusError};
 
+/// RCTL: enable, all unicast packets, all multicast packets, long packets, broadcasts.
+const ENABLE: u32 = 1 << 1;
+const UNICAST: u32 = 1 << 3;
+const MULTICAST: u32 = 1 << 4;
+const LONG: u32 = 1 << 5;
+const BROADCAST: u32 = 1 << 15;
+
+/// Bytes of the longest packet with [`LONG`], and without it, without its checksum.
+pub(super) const LONGEST: usize = 16384 - 4;
+const ORDINARY: usize = 1522 - 4;
+/// Bytes of an Ethernet header.
+const HEADER: usize = 14;
 /// RCTL: strip the checksum.
 const STRIP: u32 = 1 << 26;
 /// RFCTL: extended descriptors.
@@ -17,7 +29,7 @@ impl E1000e {
     /// Puts a packet into buffers, if it passes the filters.
     pub(super) fn receive(&mut self, packet: &[u8], bus: &mut Bus<'_>) {
         let control = self.registers.read(RCTL);
-        if !filter::accepts(&self.registers, packet) {
+        if !accepts(&self.registers, packet) {
             return;
         }
         let hash = rss::hash(&self.registers, packet);
@@ -73,6 +85,26 @@ impl E1000e {
         ring.advance(&mut self.registers);
         Ok(())
     }
+}
+
+/// Returns whether the filters let a packet through (section 7.1.1).
+fn accepts(registers: &Registers, packet: &[u8]) -> bool {
+    let control = registers.read(RCTL);
+    let longest = if control & LONG != 0 { LONGEST } else { ORDINARY };
+    if control & ENABLE == 0 || !registers.is_master() || !(HEADER..=longest).contains(&packet.len()) {
+        return false;
+    }
+    let to = &packet[..6];
+    let any = match to[0] & 1 {
+        0 => control & UNICAST != 0,
+        _ => control & MULTICAST != 0 || control & BROADCAST != 0 && to == [0xff; 6],
+    };
+    any || (0..STATIONS).any(|number| {
+        let [low, high] = [0, 4].map(|half| registers.read(ADDRESSES + 8 * number + half));
+        let [a, b, c, d] = low.to_le_bytes();
+        let [e, f, ..] = high.to_le_bytes();
+        high & VALID != 0 && to == [a, b, c, d, e, f]
+    })
 }
 
 /// Returns the bytes of a buffer, RCTL.BSIZE and RCTL.BSEX.

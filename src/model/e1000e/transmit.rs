@@ -1,10 +1,11 @@
 //! Sends packets: 82574 datasheet, section 7.2.
 
+use super::E1000e;
 use super::descriptor::{DONE, STATUS, Transmit};
 use super::interrupts::{TRANSMIT_EMPTY, TRANSMITTED};
+use super::receive::LONGEST;
 use super::registers::{RCTL, SENT, TCTL};
 use super::ring::Ring;
-use super::{E1000e, filter};
 use crate::addr::Iova;
 use crate::model::pci::{Bus, BusError};
 
@@ -58,7 +59,7 @@ impl E1000e {
         let ring = Ring::transmit(queue);
         let descriptor = Transmit::new(&ring.fetch(&self.registers, bus)?);
         let (address, len) = descriptor.piece.unwrap_or((0, 0));
-        let mut data = vec![0; len.min(filter::LONGEST + 1)];
+        let mut data = vec![0; len.min(LONGEST + 1)];
         let readable = match if len > 0 { bus.read(Iova(address), &mut data) } else { Ok(()) } {
             Err(BusError::Refused { .. }) => false,
             read => read.map(|()| true)?,
@@ -69,7 +70,7 @@ impl E1000e {
         }
         ring.advance(&mut self.registers);
         let sender = &mut self.senders[queue];
-        let fits = sender.packet.len() + data.len() <= filter::LONGEST;
+        let fits = sender.packet.len() + data.len() <= LONGEST;
         sender.dropped |= !readable || !fits || descriptor.offloads;
         if fits {
             sender.packet.append(&mut data);

@@ -3,6 +3,7 @@
 
 use super::slot::Slot;
 use crate::addr::Iova;
+use crate::error::classify;
 use crate::host::Platform;
 use crate::model::vfio::State;
 use crate::uapi::eeh::state;
@@ -23,7 +24,8 @@ impl fmt::Debug for Bus<'_> {
 
 /// Why a transfer did not happen, or only in part. A device usually ends the command with an error
 /// of its own, or, for [`Self::Stuck`], leaves it unanswered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum BusError {
     /// The driver has not turned bus mastering on. Nothing was moved.
@@ -46,6 +48,11 @@ pub enum BusError {
         at: Iova,
     },
 }
+
+classify!(BusError {
+    Busy: NotMaster, Stuck;
+    Device: Frozen, Refused;
+});
 
 impl Bus<'_> {
     fn slot(&self) -> Option<&Slot> {
