@@ -115,10 +115,7 @@ impl GuestConfig {
     }
 
     fn set_master(&self, on: bool) -> Result<(), DeviceError> {
-        match on {
-            true => self.device.start_dma(),
-            false => self.device.stop_dma(),
-        }
+        if on { self.device.start_dma() } else { self.device.stop_dma() }
     }
 
     /// Resets the device, which is off the bus afterwards.

@@ -58,12 +58,13 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let result = match options.kill {
-        true => kill().map(|killed| if killed { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        false => run(&options).map(|report| {
+    let result = if options.kill {
+        kill().map(|killed| if killed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    } else {
+        run(&options).map(|report| {
             print!("{report}");
             report.status()
-        }),
+        })
     };
     match result {
         Ok(status) => status,

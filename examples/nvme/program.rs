@@ -1,5 +1,5 @@
-//! What programs of drivers share: options, the machine they work on, what a process holds, and what
-//! a driver finds in a PCI function.
+//! What programs of drivers share: options, the machine they work on, what a process holds after many
+//! rounds, and what a driver finds in a PCI function.
 
 use crate::driver::Wait;
 use clap::ValueEnum;
@@ -13,6 +13,7 @@ use spapr_iommu::model::Model;
 use std::error::Error;
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum How {
@@ -100,19 +101,19 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn now(host: &dyn Host, is_model: bool) -> Result<Self, Box<dyn Error>> {
+    fn now(host: &dyn Host, is_model: bool) -> Result<Self, Box<dyn Error>> {
         let files = open_files()?;
         let free_kib = if is_model { 0 } else { settled_free_kib()? };
         Ok(Self { locked: host.memlock()?.locked, files, free_kib })
     }
 
     /// Returns the memory that is missing since `before`, KiB.
-    pub(crate) fn missing_kib(&self, before: &Self) -> u64 {
+    fn missing_kib(&self, before: &Self) -> u64 {
         before.free_kib.saturating_sub(self.free_kib)
     }
 
     /// Prints what is in use, and what was in use before.
-    pub(crate) fn print(&self, before: &Self) {
+    fn print(&self, before: &Self) {
         println!(
             "locked memory {} before, {} after; open files {}, {}; free memory {} KiB, {} KiB",
             Bytes(before.locked),
@@ -125,11 +126,58 @@ impl Held {
     }
 
     /// Checks that nothing more is in use than before.
-    pub(crate) fn check(&self, before: &Self) -> Result<(), Box<dyn Error>> {
+    fn check(&self, before: &Self) -> Result<(), Box<dyn Error>> {
         if (before.locked, before.files) != (self.locked, self.files) || self.missing_kib(before) > TOLERANCE {
             return Err("something was not given back".into());
         }
         Ok(())
+    }
+}
+
+/// Number of rounds that are not measured: they fill caches of kernel and allocator.
+const WARM_UP: u32 = 3;
+/// Interval between two lines of progress.
+const EVERY: Duration = Duration::from_secs(20);
+
+/// Many rounds in which a driver opens, uses and closes its device.
+pub(crate) struct Rounds<'a> {
+    pub(crate) host: &'a dyn Host,
+    pub(crate) is_model: bool,
+    pub(crate) address: &'a str,
+    pub(crate) rounds: u32,
+    /// What each round moves, for people.
+    pub(crate) moves: String,
+    pub(crate) json: bool,
+}
+
+impl Rounds<'_> {
+    /// Runs the rounds, and a few before them, and checks that nothing is left.
+    pub(crate) fn run(&self, round: impl Fn() -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+        (0..WARM_UP).try_for_each(|_| round())?;
+        let before = Held::now(self.host, self.is_model)?;
+        let began = Instant::now();
+        let mut reported = began;
+        for done in 0..self.rounds {
+            if reported.elapsed() > EVERY {
+                reported = Instant::now();
+                eprintln!("{done} rounds in {:.0?}", began.elapsed());
+            }
+            round().map_err(|error| format!("round {done}: {error}"))?;
+        }
+        let took = began.elapsed();
+        let after = Held::now(self.host, self.is_model)?;
+        if self.json {
+            let line = json!({
+                "device": self.address, "rounds": self.rounds, "seconds": took.as_secs_f64(), "locked": after.locked,
+                "files": after.files, "missing_kib": after.missing_kib(&before),
+            });
+            println!("{line}");
+        } else {
+            let each = took / self.rounds.max(1);
+            println!("{} rounds in {took:.1?}, {each:.2?} each, of {}", self.rounds, self.moves);
+            after.print(&before);
+        }
+        after.check(&before)
     }
 }
 

@@ -181,9 +181,10 @@ pub(crate) fn a_page_shift_above_63_gives_einval_since_7_2(fixture: &Fixture) {
 /// A window must have room for a page; on powernv five levels and one level are no good either.
 pub(crate) fn an_empty_table_gives_einval(fixture: &Fixture) {
     let raw = without_default(fixture);
-    let refused: &[(u64, u32)] = match fixture.powernv() {
-        true => &[(0, 1), (3 << 30, 1), (u64::MAX, 1), (1 << 30, 0), (1 << 30, 6), (1 << 30, u32::MAX)],
-        false => &[(0, 1), (0x100, 1), (0x100, 0)],
+    let refused: &[(u64, u32)] = if fixture.powernv() {
+        &[(0, 1), (3 << 30, 1), (u64::MAX, 1), (1 << 30, 0), (1 << 30, 6), (1 << 30, u32::MAX)]
+    } else {
+        &[(0, 1), (0x100, 1), (0x100, 0)]
     };
     for &(size, levels) in refused {
         assert_eq!(fixture.cost(|| raw.create(12, size, levels)), (Err(Errno::EINVAL), 0), "{size:#x} {levels}");

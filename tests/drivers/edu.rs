@@ -73,9 +73,10 @@ pub(crate) fn streams(fixture: &Fixture) -> Result<(), Failed> {
     }
     drop((from, to));
     let again = memory.map(MOST, MOST, Permission::Read)?;
-    match again.iova_range() == first || again.iova_range().start().0 >> 20 == first.start().0 >> 20 {
-        true => Ok(()),
-        false => Err(format!("{} after {first}", again.iova_range()).into()),
+    if again.iova_range() == first || again.iova_range().start().0 >> 20 == first.start().0 >> 20 {
+        Ok(())
+    } else {
+        Err(format!("{} after {first}", again.iova_range()).into())
     }
 }
 

@@ -173,9 +173,10 @@ fn with_a_device_a_second_dynamic_window_is_what_the_host_can_have() {
         fixture.phb.remove_window(LIOBN).unwrap();
         fixture.phb.create_window(16, 32).unwrap();
         let offer = fixture.phb.offer();
-        match preset.starts_with("pseries") {
-            true => assert_eq!((offer.windows, offer.entries), (0, 0), "{preset}"),
-            false => assert_eq!(offer.windows, 1, "{preset}"),
+        if preset.starts_with("pseries") {
+            assert_eq!((offer.windows, offer.entries), (0, 0), "{preset}")
+        } else {
+            assert_eq!(offer.windows, 1, "{preset}")
         }
         assert_eq!(fixture.phb.create_window(16, 22).is_ok(), offer.windows == 1, "{preset}");
         fixture.agrees();

@@ -52,8 +52,9 @@ pub(crate) fn another_process_sees_what_is_mapped() -> Result<(), Failed> {
     let path = server.path().to_owned();
     drop(server);
     busy.end()?;
-    match seen == expected && !path.exists() {
-        true => Ok(()),
-        false => Err(format!("{expected}\nwas expected, and this was seen:\n{seen}{:?}", output.stderr).into()),
+    if seen == expected && !path.exists() {
+        Ok(())
+    } else {
+        Err(format!("{expected}\nwas expected, and this was seen:\n{seen}{:?}", output.stderr).into())
     }
 }

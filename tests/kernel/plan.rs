@@ -10,7 +10,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::window::WindowRequest;
-use spapr_iommu_cli::plan::{Course, PlanHost, Wanted, plan};
+use spapr_iommu_cli::plan::{Estimate, PlanHost, Wanted, plan};
 use spapr_iommu_tests::machine::RealLimit;
 use std::sync::Arc;
 
@@ -22,13 +22,13 @@ pub(crate) fn a_plan_is_what_the_kernel_charges() -> Result<(), Failed> {
         // A rounded length, for a window larger than the memory.
         wanted.max_memory = 3 << 30;
         let document = plan(&PlanHost::running()?, &wanted)?;
-        let course = document.chosen.ok_or_else(|| format!("{:?}", document.refused))?;
-        carry_out(&wanted, &course)?;
+        let estimate = document.chosen.ok_or_else(|| format!("{:?}", document.refused))?;
+        carry_out(&wanted, &estimate)?;
     }
     Ok(())
 }
 
-fn carry_out(wanted: &Wanted, planned: &Course) -> Result<(), Failed> {
+fn carry_out(wanted: &Wanted, planned: &Estimate) -> Result<(), Failed> {
     let vfio = Arc::new(Vfio::new());
     let groups = groups(&vfio)?;
     let host = Arc::new(Recording::new(Arc::clone(&vfio)));

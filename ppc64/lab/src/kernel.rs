@@ -41,10 +41,8 @@ impl Kernel {
         fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
         let _lock = lock(&cache.join("lock"))?;
         let meaning = cache.join(format!("{label}.label"));
-        let cached = match label.is_exact() {
-            true => exact(label, cache)?.map(|kernel| (kernel, true)),
-            false => cached(&meaning, cache),
-        };
+        let cached =
+            if label.is_exact() { exact(label, cache)?.map(|kernel| (kernel, true)) } else { cached(&meaning, cache) };
         let cached = cached.map(|(kernel, recent)| (recent && kernel.is_complete(), kernel));
         if let Some((true, kernel)) = cached {
             return Ok(kernel);

@@ -1,7 +1,7 @@
 //! What pictures are drawn of: a scenario's report, a plan, a snapshot of a process.
 
 use super::{Memory, Region, Run, Space, Window, amount};
-use crate::plan::{self, Course};
+use crate::plan::{self, Estimate};
 use crate::scenario::{self, Tables};
 use spapr_iommu::inspect::Snapshot;
 use std::collections::BTreeMap;
@@ -67,21 +67,21 @@ const FIRMWARE: u64 = 1 << 59;
 
 impl Memory {
     /// Returns the windows of a plan and the memory that is mapped in them at the start.
-    pub fn of_plan(course: &Course, title: &str) -> Self {
-        let locked = course.locked;
+    pub fn of_plan(estimate: &Estimate, title: &str) -> Self {
+        let locked = estimate.locked;
         let [registered, tables] = [locked.registered, locked.tables].map(amount);
         let about = format!("Would lock {registered} for memory and {tables} for tables");
-        let name = match course.containers {
+        let name = match estimate.containers {
             1 => "planned".to_owned(),
             containers => format!("planned, in each of {containers} containers"),
         };
         let start = |window: &plan::WindowRow| window.start.unwrap_or(FIRMWARE);
-        let windows = course.windows.iter().map(|window| {
+        let windows = estimate.windows.iter().map(|window| {
             let note = if window.start.is_some() { window.name } else { "by firmware" };
             Window { start: start(window), size: window.size, page: window.page, note: note.to_owned() }
         });
         // A window maps the memory from its start.
-        let mapped = course.windows.iter().filter(|window| window.mapped != 0);
+        let mapped = estimate.windows.iter().filter(|window| window.mapped != 0);
         let runs =
             mapped.map(|window| Run { iova: start(window), size: window.mapped, user: 0, access: "rw".to_owned() });
         let space = Space { name, windows: windows.collect(), runs: runs.collect(), more_runs: 0 };

@@ -2,7 +2,7 @@
 
 use crate::doctor::{Place, usable, window_info};
 use crate::machine::{HostNote, Machine};
-use crate::plan::{Course, Wanted};
+use crate::plan::{Estimate, Wanted};
 use serde::Serialize;
 use spapr_iommu::addr::{Amount, PageShift};
 use spapr_iommu::host::{Host, Memlock, Node, Obstacle};
@@ -130,11 +130,11 @@ impl Note {
 }
 
 /// Compares a plan with a running host; a model has enough of everything.
-pub(super) fn notes(host: &PlanHost, wanted: &Wanted, course: Option<&Course>) -> Vec<Note> {
+pub(super) fn notes(host: &PlanHost, wanted: &Wanted, estimate: Option<&Estimate>) -> Vec<Note> {
     let Some(live) = &host.live else { return Vec::new() };
     let mut notes = vec![groups(live, wanted)];
     notes.extend(huge_pages(live, wanted, host.facts.host_page));
-    notes.extend(course.and_then(|course| memlock(live, course)));
+    notes.extend(estimate.and_then(|estimate| memlock(live, estimate)));
     notes
 }
 
@@ -154,9 +154,9 @@ fn huge_pages(live: &Live, wanted: &Wanted, host_page: PageShift) -> Option<Note
     Some(Note::new("huge-pages", format!("free pages of {page}: {free} of {needed}"), remedy))
 }
 
-fn memlock(live: &Live, course: &Course) -> Option<Note> {
+fn memlock(live: &Live, estimate: &Estimate) -> Option<Note> {
     let memlock = live.memlock?;
-    let more = course.locked.limit_kib << 10;
+    let more = estimate.locked.limit_kib << 10;
     let missing = memlock.missing(more);
     let kilobytes = memlock.locked.saturating_add(more).div_ceil(1024);
     let remedy =

@@ -20,7 +20,7 @@ pub struct PlanDocument {
     /// What is planned for.
     pub wanted: WantedRow,
     /// The library's choice; `None` if it refuses.
-    pub chosen: Option<Course>,
+    pub chosen: Option<Estimate>,
     /// Why it refuses.
     pub refused: Option<Refused>,
     /// Alternatives, including the chosen one.
@@ -71,7 +71,7 @@ impl WantedRow {
 /// One way to get the windows, with its cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Course {
+pub struct Estimate {
     /// Number of containers; each has all the windows.
     pub containers: u32,
     /// The windows, the default one first.
@@ -86,11 +86,11 @@ pub struct Course {
     pub teardown: Teardown,
 }
 
-impl Course {
+impl Estimate {
     /// Returns whether the other one leads to the same windows in as many containers.
     pub(super) fn same_windows(&self, other: &Self) -> bool {
-        let windows = |course: &Self| -> Vec<_> {
-            course.windows.iter().map(|w| (w.start, w.size, w.page, w.levels, w.guest_page)).collect()
+        let windows = |estimate: &Self| -> Vec<_> {
+            estimate.windows.iter().map(|w| (w.start, w.size, w.page, w.levels, w.guest_page)).collect()
         };
         (self.containers, windows(self)) == (other.containers, windows(other))
     }
@@ -219,17 +219,17 @@ pub struct Alternative {
     /// Whether the library chooses it by default.
     pub chosen: bool,
     /// Its cost; `None` if it is impossible.
-    pub course: Option<Course>,
+    pub estimate: Option<Estimate>,
     /// Why it is impossible.
     pub refused: Option<Refused>,
 }
 
 impl Alternative {
-    pub(super) fn new(name: String, course: Result<Course, PlanError>) -> Self {
-        let (course, refused) = match course {
-            Ok(course) => (Some(course), None),
+    pub(super) fn new(name: String, estimate: Result<Estimate, PlanError>) -> Self {
+        let (estimate, refused) = match estimate {
+            Ok(estimate) => (Some(estimate), None),
             Err(error) => (None, Some(Refused::new(&error))),
         };
-        Self { name, chosen: false, course, refused }
+        Self { name, chosen: false, estimate, refused }
     }
 }

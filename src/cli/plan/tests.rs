@@ -1,6 +1,6 @@
 //! A plan matches what happens: each plan is carried out on a model that records its calls.
 
-use super::course::{Choice, choices, course};
+use super::estimate::{Choice, choices, estimate};
 use super::*;
 use crate::by_address;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, Liobn, PageShift, UserRange};
@@ -40,14 +40,14 @@ struct Done {
 }
 
 impl Done {
-    fn planned(course: &Course) -> Self {
+    fn planned(estimate: &Estimate) -> Self {
         let window = |window: &WindowRow| {
             let start = window.start.unwrap_or(1 << 59);
             (start, window.size, window.page, window.mapped)
         };
-        let Locked { tables, start, .. } = course.locked;
-        let windows = course.windows.iter().map(window).collect();
-        Self { ioctls: course.ioctls, windows, tables, locked: start, hypercalls: course.hypercalls.guest_map }
+        let Locked { tables, start, .. } = estimate.locked;
+        let windows = estimate.windows.iter().map(window).collect();
+        Self { ioctls: estimate.ioctls, windows, tables, locked: start, hypercalls: estimate.hypercalls.guest_map }
     }
 }
 
@@ -100,9 +100,10 @@ impl Bench {
 
     fn attach(&self, space: &AddressSpace, containers: u32, groups: usize) {
         for group in 0..groups as u32 {
-            match group < containers {
-                true => space.attach(Group(group)).unwrap(),
-                false => space.attach_beside(Group(group), Group(0)).unwrap(),
+            if group < containers {
+                space.attach(Group(group)).unwrap()
+            } else {
+                space.attach_beside(Group(group), Group(0)).unwrap()
             }
         }
     }
@@ -132,7 +133,7 @@ impl Bench {
 }
 
 /// Maps the memory as a driver does.
-fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Done {
+fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Estimate) -> Done {
     let bench = Bench::new(preset, wanted, planned.locked.start + planned.locked.creating);
     let mut done = Done::default();
     {
@@ -165,7 +166,7 @@ fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> D
 }
 
 /// Lets a guest map all its RAM, as Linux does.
-fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Done {
+fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Estimate) -> Done {
     const LIOBN: Liobn = Liobn(0x8000_0000);
     /// Place of the guest's lists.
     const LIST: u64 = 0x10_0000;
@@ -225,14 +226,15 @@ fn check(preset: &str, wanted: &Wanted) -> usize {
     let all = [("usual".to_owned(), usual)].into_iter().chain(choices(&host, wanted, usual));
     let mut carried_out = 0;
     for (name, choice) in all {
-        let planned = match course(&host, wanted, choice) {
+        let planned = match estimate(&host, wanted, choice) {
             Ok(planned) => planned,
             Err(PlanError::PageTooLarge { .. } | PlanError::OnlyWindowInUse) => continue,
             Err(error) => panic!("{preset}, {name}: {error}"),
         };
-        let done = match wanted.has_guest() {
-            true => boot(preset, wanted, choice, &planned),
-            false => drive(preset, wanted, choice, &planned),
+        let done = if wanted.has_guest() {
+            boot(preset, wanted, choice, &planned)
+        } else {
+            drive(preset, wanted, choice, &planned)
         };
         assert_eq!(done, Done::planned(&planned), "{preset}, {name}, {wanted:?}");
         carried_out += 1;
@@ -263,7 +265,7 @@ fn no_page_of_the_limit_is_too_much() {
         let (host, wanted) = (PlanHost::model(parsed), Wanted::new(64 * M));
         let usual = Choice { containers: 1, page: None, drop_default: false };
         for choice in choices(&host, &wanted, usual).into_iter().map(|(_, choice)| choice) {
-            let Ok(planned) = course(&host, &wanted, choice) else { continue };
+            let Ok(planned) = estimate(&host, &wanted, choice) else { continue };
             let limit = (planned.locked.limit_kib << 10) - parsed.page.shift().bytes();
             let bench = Bench::new(parsed, &wanted, limit);
             let space = AddressSpace::new(&bench.registry);

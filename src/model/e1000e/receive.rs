@@ -77,9 +77,10 @@ impl E1000e {
             Err(error) => return Err(error),
         }
         let length = part.len() as u16;
-        let done = match self.registers.has(RFCTL, EXTENDED) {
-            true => received(length, is_last, queue, hash),
-            false => received_legacy(&descriptor, length, is_last),
+        let done = if self.registers.has(RFCTL, EXTENDED) {
+            received(length, is_last, queue, hash)
+        } else {
+            received_legacy(&descriptor, length, is_last)
         };
         ring.write_back(&self.registers, 0, &done, bus)?;
         ring.advance(&mut self.registers);

@@ -107,9 +107,8 @@ impl Registers {
 
     /// Writes 32 bits.
     pub(super) fn write(&mut self, offset: u64, value: u32) -> Change {
-        let half = |old: u64, high: bool| match high {
-            false => old & !0xffff_ffff | u64::from(value),
-            true => old & 0xffff_ffff | u64::from(value) << 32,
+        let half = |old: u64, high: bool| {
+            if high { old & 0xffff_ffff | u64::from(value) << 32 } else { old & !0xffff_ffff | u64::from(value) }
         };
         // The admin queues cannot be moved while the controller is enabled.
         let fixed = self.config & ENABLE != 0;

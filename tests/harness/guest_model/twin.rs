@@ -334,9 +334,10 @@ impl Twin {
         }
         let found = result.err().unwrap_or_default();
         assert_eq!(found.iter().map(|range| (range.start().0, range.len())).collect::<Vec<_>>(), expected);
-        match expected.is_empty() {
-            true => self.slots.remove(&slot),
-            false => self.slots.insert(slot, true),
+        if expected.is_empty() {
+            self.slots.remove(&slot)
+        } else {
+            self.slots.insert(slot, true)
         };
     }
 }

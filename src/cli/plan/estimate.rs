@@ -1,6 +1,6 @@
 //! One way to get the windows: the library's plans in order, with their calls and locked memory.
 
-use super::report::{Course, Hypercalls, Ioctls, Locked, Teardown, WindowRow};
+use super::report::{Estimate, Hypercalls, Ioctls, Locked, Teardown, WindowRow};
 use super::{PlanHost, Wanted};
 use spapr_iommu::addr::{IovaRange, PageShift};
 use spapr_iommu::host::Platform;
@@ -33,13 +33,10 @@ pub(super) struct Choice {
 pub(super) fn choices(host: &PlanHost, wanted: &Wanted, usual: Choice) -> Vec<(String, Choice)> {
     let mut choices = Vec::new();
     if wanted.needs_dynamic() {
-        let pages: Vec<_> = match wanted.has_guest() {
-            true => wanted.guest_pages.clone(),
-            false => host.facts.page_sizes().collect(),
-        };
-        let name = |page: PageShift| match wanted.has_guest() {
-            true => format!("offer only {page}"),
-            false => format!("pages of {page}"),
+        let pages: Vec<_> =
+            if wanted.has_guest() { wanted.guest_pages.clone() } else { host.facts.page_sizes().collect() };
+        let name = |page: PageShift| {
+            if wanted.has_guest() { format!("offer only {page}") } else { format!("pages of {page}") }
         };
         choices.extend(pages.into_iter().map(|page| (name(page), Choice { page: Some(page), ..usual })));
         if wanted.low_reach().is_none() && host.facts.default.is_some() && host.facts.windows != Some(1) {
@@ -52,14 +49,14 @@ pub(super) fn choices(host: &PlanHost, wanted: &Wanted, usual: Choice) -> Vec<(S
     choices
 }
 
-/// A window of a course, with what is mapped in it.
+/// A window of a estimate, with what is mapped in it.
 struct Used {
     plan: Plan,
     row: WindowRow,
 }
 
 /// Plans one way.
-pub(super) fn course(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result<Course, PlanError> {
+pub(super) fn estimate(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result<Estimate, PlanError> {
     let facts = &host.facts;
     let available = host.live.as_ref().and_then(|live| live.available);
     let mut now = Forecast::new(*facts, choice.containers).with_available_memory(available);
@@ -142,7 +139,7 @@ fn dynamic(host: &PlanHost, wanted: &Wanted, choice: Choice) -> (WindowRequest, 
     }
 }
 
-/// The sum of a course, plan by plan.
+/// The sum of a estimate, plan by plan.
 struct Walk {
     /// Most locked memory so far.
     peak: u64,
@@ -183,7 +180,7 @@ impl Walk {
         after
     }
 
-    fn sum(self, end: &Forecast, host: &PlanHost, wanted: &Wanted, choice: Choice) -> Course {
+    fn sum(self, end: &Forecast, host: &PlanHost, wanted: &Wanted, choice: Choice) -> Estimate {
         let containers = u64::from(choice.containers);
         let (tables, pseries) = (end.locked_bytes(), host.facts.platform == Platform::Pseries);
         let creating = self.peak.saturating_sub(tables);
@@ -228,7 +225,7 @@ impl Walk {
         let Ioctls { attach, windows, register, map, unmap, unregister, .. } = ioctls;
         ioctls.all = attach + windows + register + map + unmap + unregister;
         let windows = self.windows.into_iter().map(|used| used.row).collect();
-        Course { containers: choice.containers, windows, locked, ioctls, hypercalls, teardown }
+        Estimate { containers: choice.containers, windows, locked, ioctls, hypercalls, teardown }
     }
 }
 
