@@ -1,5 +1,5 @@
-//! What programs of drivers share: options, the machine they work on, what a process holds after many
-//! rounds, and what a driver finds in a PCI function.
+//! What programs of drivers share: options, the machine they work on, what a process holds after
+//! many rounds, and what a driver finds in a PCI function.
 
 use crate::driver::Wait;
 use clap::ValueEnum;

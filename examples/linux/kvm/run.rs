@@ -5,8 +5,8 @@
 //! should not: a system call keeps f14 to f31 and v20 to v31 of its caller (OpenPOWER ELFv2 ABI).
 //! But Linux leaves the guest's in a thread that was switched out within the call, as docs/guest.md
 //! explains. A compiler that keeps a value in f31 over the loop that runs a vCPU then computes with
-//! the guest's. So the call is made here, in assembly that names them as lost, and it checks whether
-//! they were.
+//! the guest's. So the call is made here, in assembly that names them as lost, and it checks
+//! whether they were.
 
 use super::vcpu::Exit;
 use nix::errno::Errno;
