@@ -48,8 +48,8 @@ pub use client::{ANSWER_TIME, fetch};
 pub use error::{FetchError, ListenError};
 pub use place::{folders, sockets};
 pub use report::{
-    Calls, Entries, Group, Guest, GuestWindow, Host, Hypercalls, Locked, MapRow, Maps, Phb, Process, Query, Refusal,
-    RegionRow, Regions, Registrations, SlotRow, Snapshot, Space, SpaceCalls, VERSION, WindowRow,
+    Calls, GroupRow, Guest, GuestWindow, HostRow, Hypercalls, Locked, MapRow, Maps, PhbRow, Process, Query, Refusal,
+    RegionRow, Regions, Registrations, SlotRow, Snapshot, Space, SpaceCalls, TceCount, VERSION, WindowRow,
 };
 pub use serve::{CLIENT_TIME, MAX_CLIENTS, Server};
 

@@ -74,7 +74,7 @@ pub struct Snapshot {
     /// The process.
     pub process: Process,
     /// The kernel it runs on.
-    pub host: Option<Host>,
+    pub host: Option<HostRow>,
     /// Kernel calls of the process.
     pub calls: Vec<Calls>,
     /// Counts of registrations.
@@ -100,7 +100,7 @@ pub struct Process {
 
 /// The kernel below a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
+pub struct HostRow {
     /// `powernv` or `pseries`.
     pub platform: Option<String>,
     /// Page size of the kernel, bytes.
@@ -191,7 +191,7 @@ pub struct Space {
     /// Whether a kernel call for it took so long that groups and windows could not be read.
     pub busy: bool,
     /// Attached groups.
-    pub groups: Vec<Group>,
+    pub groups: Vec<GroupRow>,
     /// State of the default window: `pending`, `live` or `gone`.
     pub default: String,
     /// Windows by bus address.
@@ -206,7 +206,7 @@ pub struct Space {
 
 /// An attached group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
+pub struct GroupRow {
     /// Group number.
     pub group: u32,
     /// Number of its container in the space, from 0.
@@ -289,7 +289,7 @@ pub struct Guest {
     /// Number of all slots.
     pub all_slots: usize,
     /// PHBs.
-    pub phbs: Vec<Phb>,
+    pub phbs: Vec<PhbRow>,
     /// Number of all PHBs.
     pub all_phbs: usize,
     /// Hypercalls that named no window.
@@ -313,7 +313,7 @@ pub struct SlotRow {
 
 /// A PCI host bridge of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Phb {
+pub struct PhbRow {
     /// Bus unit ID.
     #[serde(with = "hex")]
     pub buid: u64,
@@ -341,12 +341,12 @@ pub struct GuestWindow {
     /// Page size, bytes.
     pub page: u64,
     /// TCEs that give permissions; `None` if the kernel keeps the table.
-    pub entries: Option<Entries>,
+    pub entries: Option<TceCount>,
 }
 
 /// Number of TCEs that give permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entries {
+pub struct TceCount {
     /// Number.
     pub count: u64,
     /// Whether all were counted; otherwise there may be more.

@@ -63,13 +63,13 @@ fn process() -> Process {
     Process { pid: std::process::id(), name: super::cut(name.trim_end()) }
 }
 
-fn host(host: registry::HostStatus) -> Host {
+fn host(host: registry::HostStatus) -> HostRow {
     let locked = host.memlock.map(|memlock| Locked {
         bytes: memlock.locked,
         limit: memlock.limit,
         unlimited: memlock.unlimited,
     });
-    Host { platform: host.platform.map(|platform| platform.to_string()), page: host.page.bytes(), locked }
+    HostRow { platform: host.platform.map(|platform| platform.to_string()), page: host.page.bytes(), locked }
 }
 
 fn refusals(refusals: &Refusals) -> Vec<Refusal> {
@@ -157,7 +157,7 @@ impl Taking<'_> {
         let mut space = Space { name: name.into(), busy: read.is_none() && watched.is_alive(), ..Space::default() };
         if let Some(read) = read {
             let groups = read.groups.iter();
-            space.groups = groups.map(|at| Group { group: at.group.0, container: at.container }).collect();
+            space.groups = groups.map(|at| GroupRow { group: at.group.0, container: at.container }).collect();
             space.default = read.default.to_string();
             space.stale = read.stale;
             space.windows = read.windows.iter().map(|at| window(read.facts.as_ref(), at)).collect();
@@ -240,9 +240,9 @@ impl Taking<'_> {
         }
     }
 
-    fn phb(&mut self, guest: &str, phb: guest::PhbStatus) -> Phb {
+    fn phb(&mut self, guest: &str, phb: guest::PhbStatus) -> PhbRow {
         let buid = phb.config.buid;
-        Phb {
+        PhbRow {
             buid,
             groups: phb.groups.map(|groups| groups.iter().map(|group| group.0).collect()),
             windows: phb
@@ -253,7 +253,7 @@ impl Taking<'_> {
                     start: table.window.start().0,
                     size: table.window.len(),
                     page: table.page.bytes(),
-                    entries: table.entries.map(|entries| Entries { count: entries.count, all: entries.all }),
+                    entries: table.entries.map(|entries| TceCount { count: entries.count, all: entries.all }),
                 })
                 .collect(),
             hypercalls: hypercalls(&phb.stats),

@@ -2,7 +2,7 @@
 //! the breaks of ci/breaks still match the code they break.
 
 mod documents;
-mod errors;
+mod types;
 
 use std::collections::BTreeSet;
 use std::fs;

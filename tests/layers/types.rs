@@ -1,8 +1,31 @@
-//! Each public error of the library can grow, and has a kind and a stable code.
+//! Public types of the library: each has a name of its own, and each error can grow and has a kind
+//! and a stable code.
 
 use super::{root, sources};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
+
+fn files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    files
+}
+
+#[test]
+fn no_two_public_types_have_the_same_name() {
+    let mut seen = BTreeSet::new();
+    // Those of `uapi` have the kernel's names.
+    for file in files().iter().filter(|file| !file.starts_with(root().join("src/uapi"))) {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            let starts = ["pub struct ", "pub enum ", "pub trait ", "pub type "];
+            let Some(rest) = starts.iter().find_map(|start| line.strip_prefix(start)) else { continue };
+            let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned();
+            assert!(seen.insert(name), "{}: another type has the name of `{line}`", file.display());
+        }
+    }
+    assert!(seen.len() > 100, "{seen:?}");
+}
 
 /// Returns the public types of a source that derive or implement `Error`, each with its attributes.
 fn errors(text: &str) -> Vec<(&str, String)> {
@@ -21,9 +44,7 @@ fn errors(text: &str) -> Vec<(&str, String)> {
 
 #[test]
 fn each_error_has_a_kind_and_a_code_and_can_grow() {
-    let mut files = Vec::new();
-    sources(&root().join("src"), &mut files);
-    let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let texts: Vec<_> = files().iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     let all = texts.concat();
     let classified: BTreeSet<_> =
         all.split("classify!(").skip(1).map(|list| list.split_whitespace().next().unwrap().to_owned()).collect();
