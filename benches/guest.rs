@@ -10,7 +10,7 @@ mod measure;
 use measure::{Null, Table, median_ns, median_ns_then};
 use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, UserAddr};
-use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, NoMemory, PhbConfig, Slot};
+use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, NoMemory, PhbConfig, Slot, Translator};
 use spapr_iommu::model::Model;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::uapi::papr::hcall::MAX_STUFFED;
@@ -126,7 +126,7 @@ fn singles(tces: &[u64], attached: bool) -> Result<(), Box<dyn Error>> {
     let (ours, theirs) = median_ns_then(TCES, (ours, || stuff(&iommu)), (theirs, || ()));
     Table::precise("H_PUT_TCE", ours, theirs);
     put(&iommu);
-    let ours = || each().for_each(|(ioba, _)| keep(iommu.h_get_tce(LIOBN, ioba)));
+    let ours = || each().for_each(|(ioba, _)| keep(iommu.h_get_tce(LIOBN, ioba).expect("right")));
     let plain_get = |ioba: u64| black_box(table[black_box(ioba / PAGE) as usize]);
     let (ours, theirs) = median_ns(TCES, ours, || each().for_each(|(ioba, _)| keep(plain_get(ioba))));
     Table::precise("H_GET_TCE", ours, theirs);
@@ -138,6 +138,10 @@ fn singles(tces: &[u64], attached: bool) -> Result<(), Box<dyn Error>> {
     let ours = || each().for_each(|(ioba, _)| keep(phb.translate(Iova(ioba + 8))));
     let (by_phb, theirs) = median_ns(TCES, ours, || each().for_each(|(ioba, _)| keep(plain(ioba + 8))));
     Table::precise("translation by PHB", by_phb, theirs);
+    let mut device = Translator::new(phb);
+    let ours = || each().for_each(|(ioba, _)| keep(device.translate(Iova(ioba + 8))));
+    let (by_device, theirs) = median_ns(TCES, ours, || each().for_each(|(ioba, _)| keep(plain(ioba + 8))));
+    Table::precise("translation by a device's handle", by_device, theirs);
     Ok(())
 }
 

@@ -30,12 +30,10 @@ impl Permission {
 
     /// Returns the permission of those bits; `None` if neither is set.
     pub const fn from_bits(bits: u32) -> Option<Self> {
-        match bits & 3 {
-            1 => Some(Self::Read),
-            2 => Some(Self::Write),
-            3 => Some(Self::ReadWrite),
-            _ => None,
-        }
+        // No branch: which of them comes next is hard to predict.
+        const BY_BITS: [Option<Permission>; 4] =
+            [None, Some(Permission::Read), Some(Permission::Write), Some(Permission::ReadWrite)];
+        BY_BITS[(bits & 3) as usize]
     }
 }
 

@@ -60,6 +60,20 @@ impl Counter {
     }
 }
 
+/// A count that one thread raises and any thread reads.
+#[derive(Debug, Default)]
+pub(crate) struct OwnCounter(AtomicU64);
+
+impl OwnCounter {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Counts errors of one type by kind.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalCounters([Counter; KINDS]);

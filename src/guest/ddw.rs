@@ -2,7 +2,8 @@
 
 use super::error::HcallError;
 use super::phb::{Phb, PhbError};
-use super::table::{self, Backing, TceTable};
+use super::table::{self, TceTable};
+use super::writer::Backing;
 use crate::addr::{Iova, IovaRange, Liobn, PageShift};
 use crate::error::ErrorKind;
 use crate::pci::Group;
@@ -13,7 +14,7 @@ use arrayvec::ArrayVec;
 use std::sync::Arc;
 
 /// Maximum windows of a PHB, including the default one: as in QEMU (`SPAPR_PCI_DMA_MAX_WINDOWS`).
-const MAX_WINDOWS: usize = 2;
+pub(super) const MAX_WINDOWS: usize = 2;
 
 /// The windows a guest may request now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +220,7 @@ impl Phb {
         if self.tables().iter().any(|table| table.window().intersection(&window).is_some()) {
             return Err(PhbError::Elsewhere { window, start }.into());
         }
-        Ok(TceTable::new(self.next().0, window, page))
+        Ok(TceTable::new(self.next().0, window, page, &self.table_bytes))
     }
 
     fn remove_created(&self, groups: &[Group], start: Iova) {
@@ -304,7 +305,7 @@ impl Phb {
         } else if let Some(replaced) = &replaced {
             self.remove_in(groups, replaced.liobn())?;
         }
-        let table = self.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE));
+        let table = self.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE, &self.table_bytes));
         table.lock().backing = self.backing(groups);
         if !self.add_table(table) {
             return Err(PhbError::LiobnTaken { liobn: config.liobn }.into());

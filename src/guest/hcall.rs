@@ -17,9 +17,13 @@ impl GuestIommu {
     /// `H_PUT_TCE`: sets the TCE of the page at the bus address `ioba`, in place of the earlier
     /// one. A TCE without rights unmaps, and is stored as it is.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
+        let put = |table: &TceTable| table.try_put(self.ram(), ioba, tce);
+        if self.directory.with(liobn, |table| table.is_some_and(|table| put(table))) {
+            return Ok(());
+        }
         self.counted(liobn, |table| {
             table.put(self.ram(), table.index(ioba, 1)?, &[tce])?;
-            table.counters().puts.add(1);
+            table.counters().calls().puts.add(1);
             Ok(())
         })
     }
@@ -30,8 +34,8 @@ impl GuestIommu {
     pub fn h_put_tce_indirect(&self, liobn: Liobn, ioba: u64, list: u64, count: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
             self.put_list(table, ioba, list, count)?;
-            table.counters().indirects.add(1);
-            table.counters().tces.add(count);
+            table.counters().calls().indirects.add(1);
+            table.counters().calls().tces.add(count);
             Ok(())
         })
     }
@@ -61,30 +65,30 @@ impl GuestIommu {
                 return Err(HcallError::StuffsTooMany { count });
             }
             table.stuff(self.ram(), first, count, tce)?;
-            table.counters().stuffs.add(1);
-            table.counters().tces.add(count);
+            table.counters().calls().stuffs.add(1);
+            table.counters().calls().tces.add(count);
             Ok(())
         })
     }
 
     /// `H_GET_TCE`: returns the TCE at `ioba` as the guest set it, 0 if it never did. Lock-free.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
-        self.counted(liobn, |table| {
-            let tce = table.load(table.index(ioba, 1)?);
-            table.counters().gets.add(1);
-            Ok(tce)
-        })
+        if let Some(tce) = self.directory.with(liobn, |table| table?.get(ioba)) {
+            return Ok(tce);
+        }
+        self.counted(liobn, |table| Ok(table.load(table.index(ioba, 1)?)))
     }
 
     /// Runs `act` on the table with that LIOBN, and counts refusals.
     fn counted<T>(&self, liobn: Liobn, act: impl FnOnce(&TceTable) -> Result<T, HcallError>) -> Result<T, HcallError> {
-        let tables = self.directory.load();
-        let Some(table) = tables.get(&liobn) else {
-            let error = HcallError::NoTable { liobn };
-            self.without_table.refusals.count(&error);
-            return Err(error);
-        };
-        act(table).inspect_err(|error| table.counters().refusals.count(error))
+        self.directory.with(liobn, |table| match table {
+            Some(table) => act(table).inspect_err(|error| table.counters().refusals.count(error)),
+            None => {
+                let error = HcallError::NoTable { liobn };
+                self.without_table.refusals.count(&error);
+                Err(error)
+            }
+        })
     }
 
     /// Handles a hypercall as `KVM_EXIT_PAPR_HCALL` passes it: its number and r4 to r12. Returns r3

@@ -5,13 +5,13 @@
 
 use super::phb::Phb;
 use super::ram::Snapshot;
+use super::read_mostly::ReadMostly;
 use super::stats::Counters;
 use super::table::TceTable;
 use super::{GuestIommu, HcallStats, PhbConfig, Slot};
 use crate::addr::{IovaRange, Liobn, PageShift};
 use crate::pci::Group;
 use crate::space;
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
@@ -24,7 +24,7 @@ const STRIDE: u64 = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct Watched {
     phbs: Weak<Mutex<Vec<Arc<Phb>>>>,
-    slots: Weak<ArcSwap<Snapshot>>,
+    slots: Weak<ReadMostly<Snapshot>>,
     without_table: Weak<Counters>,
 }
 
@@ -94,7 +94,7 @@ fn status(phb: &Phb) -> PhbStatus {
     PhbStatus {
         config: *phb.config(),
         groups: phb.groups.try_lock().map(|groups| groups.clone()),
-        tables: phb.tables_now().iter().map(|table| table_status(table)).collect(),
+        tables: phb.tables().iter().map(|table| table_status(table)).collect(),
         stats: phb.stats(),
         space: phb.space().watched(),
     }

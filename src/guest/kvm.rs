@@ -14,43 +14,10 @@ use super::error::HcallError;
 use super::phb::{Phb, PhbError};
 use super::table::TceTable;
 use crate::addr::UserRange;
-use crate::kvm::{KernelTable, TableSpec, locked_bytes};
+use crate::kvm::{TableSpec, locked_bytes};
 use crate::pci::Group;
 use crate::space::MapError;
 use std::sync::Arc;
-
-/// A table in the kernel.
-#[derive(Debug)]
-struct KvmEntries(Arc<dyn KernelTable>);
-
-impl Entries for KvmEntries {
-    fn load(&self, index: u64) -> u64 {
-        self.0.load(index)
-    }
-
-    fn store(&self, first: u64, values: &[u64]) {
-        (first..).zip(values).for_each(|(index, value)| self.0.store(index, *value));
-    }
-
-    fn fill(&self, first: u64, count: u64, value: u64) {
-        let end = first.saturating_add(count).min(self.0.entries());
-        (first..end).for_each(|index| self.0.store(index, value));
-    }
-
-    fn runs(&self, first: u64, count: u64, visit: &mut dyn FnMut(u64, u64, u64)) {
-        let end = first.saturating_add(count).min(self.0.entries());
-        for index in first..end {
-            let value = self.0.load(index);
-            if value != 0 {
-                visit(index, 1, value);
-            }
-        }
-    }
-
-    fn changes_by_itself(&self) -> bool {
-        true
-    }
-}
 
 impl Phb {
     /// Moves a table with its entries to the kernel, after the host's window for it was created. If
@@ -80,7 +47,7 @@ impl Phb {
         match added {
             Ok(in_kernel) => {
                 table.each(&mut |index, tce| in_kernel.store(index, tce));
-                Arc::new(TceTable::over(liobn, window, page, Box::new(KvmEntries(in_kernel))).counted(&self.counters))
+                Arc::new(TceTable::over(liobn, window, page, Entries::Kernel(in_kernel)).counted(&self.counters))
             }
             Err(error) => {
                 tracing::warn!(%liobn, %error, "not accelerated");

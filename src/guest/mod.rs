@@ -60,19 +60,21 @@ mod kvm;
 mod memory;
 mod phb;
 mod ram;
+mod read_mostly;
 mod rtas;
 mod runs;
 mod saved;
 mod slots;
+mod sparse;
 mod stats;
 mod table;
 mod translate;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
+mod writer;
 
 pub use crate::addr::Liobn;
 pub use ddw::{DdwError, DdwOffer, ResetError};
-pub use entries::{Entries, TableFull};
 pub use error::HcallError;
 #[cfg(feature = "inspect")]
 pub(crate) use inspect::{PhbStatus, Watched};
@@ -84,7 +86,7 @@ pub use saved::{RestoreError, SavedIommu, SavedPhb, SavedRun, SavedWindow, VERSI
 pub use slots::{SlotError, Slots};
 pub use stats::HcallStats;
 pub use table::TceTable;
-pub use translate::{DeviceAccessError, GuestTranslation};
+pub use translate::{DeviceAccessError, GuestTranslation, Translator};
 #[cfg(feature = "vm-memory")]
 pub use vm_memory::{PhbIommu, VmMemory};
 
@@ -186,7 +188,7 @@ impl GuestIommu {
         let _alone = self.changes.lock();
         self.ram.mark(slot, true)?;
         let mut mapped = Vec::new();
-        self.directory.load().values().for_each(|table| table.mappings_of(slot, &mut mapped));
+        self.directory.load().iter().for_each(|(_, table)| table.mappings_of(slot, &mut mapped));
         if !mapped.is_empty() {
             return Err(RemoveMemoryError::Mapped { slot, mapped });
         }
@@ -270,12 +272,12 @@ impl GuestIommu {
         liobn: Liobn,
         act: impl FnOnce(&Arc<TceTable>) -> Result<T, HcallError>,
     ) -> Result<T, HcallError> {
-        act(self.directory.load().get(&liobn).ok_or(HcallError::NoTable { liobn })?)
+        self.directory.with(liobn, |table| act(table.ok_or(HcallError::NoTable { liobn })?))
     }
 
     /// Translates `iova` in the window with that LIOBN.
     pub fn translate(&self, liobn: Liobn, iova: Iova) -> Option<GuestTranslation> {
-        self.with_table(liobn, |table| Ok(table.translate(iova))).ok()?
+        self.directory.with(liobn, |table| table?.translate(iova))
     }
 
     /// Returns the counts of hypercalls of all PHBs, and of those that named no window.

@@ -2,18 +2,22 @@
 
 use super::error::HcallError;
 use super::ram::{AddMemoryError, GuestRam};
+use super::read_mostly::ReadMostly;
 use super::stats::{Counters, HcallStats};
-use super::table::{Backing, Directory, TceTable};
+use super::table::{Directory, TceTable};
+use super::translate::View;
+use super::writer::Backing;
 use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
 use crate::pci::Group;
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
 use crate::window::{DEFAULT_PAGE, WindowRequest};
-use arc_swap::{ArcSwap, Guard};
 use core::fmt;
 use parking_lot::Mutex;
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use thread_local::ThreadLocal;
 
 /// Maximum TCEs in a table: they would take 512 GiB.
 const MAX_ENTRIES: u64 = 1 << 36;
@@ -171,12 +175,16 @@ pub struct Phb {
     pub(super) kvm: Option<Acceleration>,
     space: AddressSpace,
     /// Read lock-free by translations.
-    tables: ArcSwap<Vec<Arc<TceTable>>>,
+    pub(super) tables: ReadMostly<Vec<Arc<TceTable>>>,
     /// Attached groups of the host. Everything that changes windows or groups holds this lock.
     pub(super) groups: Mutex<Vec<Group>>,
     /// Set by [`GuestIommu::remove_phb`](super::GuestIommu::remove_phb) with `groups` locked.
     removed: AtomicBool,
     pub(super) counters: Arc<Counters>,
+    /// Bytes of the tables' entries.
+    pub(super) table_bytes: Arc<AtomicU64>,
+    /// What each thread translates by.
+    pub(super) views: ThreadLocal<RefCell<View>>,
 }
 
 impl Phb {
@@ -193,12 +201,14 @@ impl Phb {
             directory,
             kvm,
             space,
-            tables: ArcSwap::default(),
+            tables: ReadMostly::default(),
             groups: Mutex::default(),
             removed: AtomicBool::new(false),
             counters: Arc::default(),
+            table_bytes: Arc::default(),
+            views: ThreadLocal::new(),
         };
-        if !phb.add_table(phb.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE))) {
+        if !phb.add_table(phb.accelerate(TceTable::new(config.liobn, config.default, DEFAULT_PAGE, &phb.table_bytes))) {
             return Err(PhbError::LiobnTaken { liobn: config.liobn });
         }
         Ok(phb)
@@ -216,11 +226,6 @@ impl Phb {
 
     /// Returns its windows: the default one, if the guest still has it, and the dynamic one.
     pub fn tables(&self) -> Arc<Vec<Arc<TceTable>>> {
-        self.tables.load_full()
-    }
-
-    /// Returns its windows lock-free, without cloning an `Arc`.
-    pub(super) fn tables_now(&self) -> Guard<Arc<Vec<Arc<TceTable>>>> {
         self.tables.load()
     }
 
@@ -280,7 +285,7 @@ impl Phb {
     pub(super) fn add_table(&self, table: Arc<TceTable>) -> bool {
         let free = self.directory.insert(&table);
         if free {
-            self.tables.rcu(|tables| tables.iter().chain([&table]).cloned().collect::<Vec<_>>());
+            self.tables.update(|tables| (tables.iter().chain([&table]).cloned().collect(), ()));
         }
         free
     }
@@ -288,7 +293,8 @@ impl Phb {
     /// Removes a table from hypercalls and translations.
     pub(super) fn remove_table(&self, liobn: Liobn) {
         self.directory.remove(liobn);
-        self.tables.rcu(|tables| tables.iter().filter(|table| table.liobn() != liobn).cloned().collect::<Vec<_>>());
+        let others = |table: &&Arc<TceTable>| table.liobn() != liobn;
+        self.tables.update(|tables| (tables.iter().filter(others).cloned().collect(), ()));
     }
 
     /// Attaches an IOMMU group of the host: its devices see what the guest has mapped, with one MAP

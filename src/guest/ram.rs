@@ -2,10 +2,10 @@
 
 use super::error::HcallError;
 use super::memory::{GuestMemory, Slot};
+use super::read_mostly::ReadMostly;
 use crate::addr::{GuestAddr, GuestRange, IovaRange, PageShift};
 use crate::registry::{Lease, RegisterError, Registry, ReleaseError};
 use crate::space::MapError;
-use arc_swap::{ArcSwap, Cache};
 use core::fmt;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -129,6 +129,18 @@ impl Snapshot {
         }
     }
 
+    /// Returns the slot that holds `len` bytes at `at`, unless it is being removed.
+    #[inline]
+    pub(super) fn slot(&self, at: GuestAddr, len: u64) -> Option<&Slot> {
+        let has = |ram: &&Ram| at.0.wrapping_sub(ram.slot.guest.start().0) < ram.slot.guest.len();
+        let ram = match self.0.as_slice() {
+            [ram] => ram,
+            all => all.get(all.partition_point(|ram| ram.slot.guest.start() <= at).checked_sub(1)?)?,
+        };
+        let ram = Some(ram).filter(has).filter(|ram| !ram.unplugging && len <= ram.slot.guest.end().0 - at.0)?;
+        Some(&ram.slot)
+    }
+
     /// Returns the slots, each with whether it is being removed.
     #[cfg(feature = "inspect")]
     pub(super) fn slots_and_marks(&self) -> impl Iterator<Item = (Slot, bool)> + '_ {
@@ -140,16 +152,13 @@ impl Snapshot {
     }
 }
 
-/// A reader of snapshots with the latest one. Each user needs its own.
-pub(super) type SnapshotReader = Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>;
-
 /// A guest's RAM, registered in few regions: slots that are added together and continue each other
 /// in user memory are one region to the kernel.
 pub struct GuestRam {
     registry: Registry,
     memory: Arc<dyn GuestMemory>,
     /// Read lock-free by hypercalls.
-    pub(super) now: Arc<ArcSwap<Snapshot>>,
+    pub(super) now: Arc<ReadMostly<Snapshot>>,
     leases: Mutex<Vec<(GuestRange, Lease)>>,
 }
 
@@ -168,14 +177,14 @@ impl GuestRam {
         self.memory.as_ref()
     }
 
-    pub(super) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         self.now.load()
     }
 
-    /// Returns a reader of snapshots that keeps the latest one: looking at it again takes one plain
-    /// load while no slot changes.
-    pub(super) fn reader(&self) -> SnapshotReader {
-        Cache::new(Arc::clone(&self.now))
+    /// Calls `act` with the latest snapshot. Lock-free.
+    #[inline]
+    pub(super) fn read<R>(&self, act: impl FnOnce(&Snapshot) -> R) -> R {
+        self.now.read(act)
     }
 
     /// Returns the slots of RAM.
@@ -220,10 +229,14 @@ impl GuestRam {
         pages.min().map_or(Ok(()), check)?;
         leases.extend(added.iter().map(|slot| slot.guest).zip(new));
         let unplugging = |slot: &Slot| now.0.iter().any(|ram| ram.slot == *slot && ram.unplugging);
-        self.now.store(Arc::new(Snapshot(
-            all.iter().map(|slot| Ram { slot: *slot, unplugging: unplugging(slot) }).collect(),
-        )));
+        let all = all.iter().map(|slot| Ram { slot: *slot, unplugging: unplugging(slot) }).collect();
+        self.replace(all);
         Ok(())
+    }
+
+    /// Replaces the slots. The caller has locked `leases`.
+    fn replace(&self, slots: Vec<Ram>) {
+        self.now.update(|_| (Snapshot(slots), ()));
     }
 
     /// Marks a slot as unplugging, so that no new TCE may lead into it, or removes the mark.
@@ -232,7 +245,7 @@ impl GuestRam {
         let mut rams = self.snapshot().0.clone();
         let ram = rams.iter_mut().find(|ram| ram.slot.guest == slot);
         ram.ok_or(RemoveMemoryError::NoSlot { slot })?.unplugging = unplugging;
-        self.now.store(Arc::new(Snapshot(rams)));
+        self.replace(rams);
         Ok(())
     }
 
@@ -247,7 +260,7 @@ impl GuestRam {
             return Err(RemoveMemoryError::Mapped { slot, mapped });
         }
         let remaining = self.snapshot().0.iter().filter(|ram| ram.slot.guest != slot).copied().collect();
-        self.now.store(Arc::new(Snapshot(remaining)));
+        self.replace(remaining);
         Ok(())
     }
 }

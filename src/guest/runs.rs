@@ -17,6 +17,7 @@ pub(super) fn permission(tce: u64) -> Option<Permission> {
 }
 
 /// Returns the guest page it leads to; `None` if it is not aligned to the table's page.
+#[inline]
 pub(super) fn address(tce: u64, page: PageShift) -> Option<GuestAddr> {
     let address = tce & !RIGHTS;
     (address & page.mask() == 0).then_some(GuestAddr(address))
@@ -97,6 +98,11 @@ impl<'a> Pages<'a> {
     /// Creates it for the slots of a snapshot, except those that are being removed.
     pub(super) fn new(ram: &'a Snapshot) -> Self {
         Self { ram, slot: None, including_unplugging: false, memory: None }
+    }
+
+    /// Returns the snapshot.
+    pub(super) fn ram(&self) -> &'a Snapshot {
+        self.ram
     }
 
     /// Excludes slots that the VMM no longer has.

@@ -1,11 +1,11 @@
 //! Saves and restores windows and their entries: for migration, and for a VMM that restarts.
 
 use super::GuestIommu;
-use super::entries::Sparse;
 use super::error::HcallError;
 use super::phb::{Phb, PhbError};
 use super::ram::Snapshot;
 use super::runs::{self, Pages, Run};
+use super::sparse::Sparse;
 use super::table::{self, TceTable};
 use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use std::sync::Arc;
@@ -200,8 +200,8 @@ fn check_all<'a>(phb: &Phb, saved: &'a SavedPhb, ram: &Snapshot) -> Result<Vec<C
 }
 
 impl Checked<'_> {
-    fn build(&self) -> TceTable {
-        let table = TceTable::new(self.liobn, self.window, self.page);
+    fn build(&self, phb: &Phb) -> TceTable {
+        let table = TceTable::new(self.liobn, self.window, self.page, &phb.table_bytes);
         self.runs.iter().for_each(|run| table.store_run(&(*run).into()));
         table
     }
@@ -252,7 +252,7 @@ impl GuestIommu {
             }
             for window in windows {
                 let liobn = window.liobn;
-                if !phb.add_table(phb.accelerate(window.build())) {
+                if !phb.add_table(phb.accelerate(window.build(phb))) {
                     return Err(PhbError::LiobnTaken { liobn }.into());
                 }
             }

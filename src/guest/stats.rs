@@ -1,7 +1,8 @@
 //! Counts of hypercalls.
 
 use super::error::HcallError;
-use crate::stats::{Counter, RefusalCounters, Refusals};
+use crate::stats::{OwnCounter, RefusalCounters, Refusals};
+use thread_local::ThreadLocal;
 
 /// Counts of hypercalls since a PHB was added, except those that the kernel answers under KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,23 +25,38 @@ pub struct HcallStats {
 /// Counters of one PHB.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub gets: Counter,
-    pub puts: Counter,
-    pub indirects: Counter,
-    pub stuffs: Counter,
-    /// TCEs of `indirects` and `stuffs`.
-    pub tces: Counter,
+    /// By thread.
+    calls: ThreadLocal<Calls>,
     pub refusals: RefusalCounters,
 }
 
+/// Calls of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    pub gets: OwnCounter,
+    pub puts: OwnCounter,
+    pub indirects: OwnCounter,
+    pub stuffs: OwnCounter,
+    /// TCEs of `indirects` and `stuffs`.
+    pub tces: OwnCounter,
+}
+
 impl Counters {
+    /// Returns the counters of this thread.
+    #[inline]
+    pub(super) fn calls(&self) -> &Calls {
+        self.calls.get_or_default()
+    }
+
     pub(super) fn get(&self) -> HcallStats {
+        let sum = |counter: fn(&Calls) -> &OwnCounter| self.calls.iter().map(|calls| counter(calls).get()).sum::<u64>();
+        let puts = sum(|calls| &calls.puts);
         HcallStats {
-            gets: self.gets.get(),
-            puts: self.puts.get(),
-            indirects: self.indirects.get(),
-            stuffs: self.stuffs.get(),
-            tces: self.puts.get() + self.tces.get(),
+            gets: sum(|calls| &calls.gets),
+            puts,
+            indirects: sum(|calls| &calls.indirects),
+            stuffs: sum(|calls| &calls.stuffs),
+            tces: puts + sum(|calls| &calls.tces),
             refusals: self.refusals.get::<HcallError>(),
         }
     }

@@ -1,19 +1,20 @@
 //! A guest's TCE table: a DMA window as the guest sees it, named by its LIOBN.
 
-use super::entries::{Entries, Sparse};
+use super::entries::Entries;
 use super::error::HcallError;
-use super::ram::{GuestRam, Snapshot, SnapshotReader};
+use super::ram::{GuestRam, Snapshot};
+use super::read_mostly::ReadMostly;
 use super::runs::{self, Pages, Requests, Run};
+use super::sparse::Sparse;
 use super::stats::Counters;
+use super::writer::{Backing, Writer, WriterGuard, WriterLock};
 use crate::addr::{GuestRange, Iova, IovaRange, Liobn, PageShift};
 use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
 use crate::uapi::papr::hcall::MAX_INDIRECT;
-use arc_swap::{ArcSwap, Guard};
 use arrayvec::ArrayVec;
 use core::fmt;
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Bytes that a table may take whatever the guest's RAM: enough for 2 Mi TCEs that differ.
 const BASE_MEMORY: u64 = 16 << 20;
@@ -23,26 +24,6 @@ const RAM_PER_MEMORY: u64 = 64;
 /// Returns the most bytes that a table's entries may take, with that configuration.
 pub(super) fn memory_limit(configured: Option<u64>, ram: &Snapshot) -> u64 {
     configured.unwrap_or_else(|| BASE_MEMORY.saturating_add(ram.bytes() / RAM_PER_MEMORY))
-}
-
-/// What a change of a table must reach.
-#[derive(Debug)]
-pub(super) enum Backing {
-    /// No devices: the table is all there is.
-    None,
-    /// The space that devices see.
-    Space(AddressSpace),
-    /// The window was removed while a hypercall was in progress.
-    Removed,
-}
-
-/// Write access to the table, with buffers reused across calls.
-#[derive(Debug)]
-pub(super) struct Writer {
-    pub backing: Backing,
-    ram: Option<SnapshotReader>,
-    runs: Vec<Run>,
-    requests: Requests,
 }
 
 /// Unmaps what is mapped in `range`.
@@ -61,25 +42,24 @@ pub struct TceTable {
     liobn: Liobn,
     window: IovaRange,
     page: PageShift,
-    entries: Box<dyn Entries>,
+    entries: Entries,
     /// The most bytes its entries may take; `None` follows the guest's RAM.
     memory: Option<u64>,
     /// The PHB's.
     counters: Arc<Counters>,
-    writer: Mutex<Writer>,
+    writer: WriterLock,
 }
 
 impl TceTable {
-    /// Creates an empty table in the library's own memory.
-    pub(super) fn new(liobn: Liobn, window: IovaRange, page: PageShift) -> Self {
-        Self::over(liobn, window, page, Box::new(Sparse::new(window.len() >> page.get())))
+    /// Creates an empty table in the library's own memory, which is counted in `all_bytes` of the
+    /// PHB.
+    pub(super) fn new(liobn: Liobn, window: IovaRange, page: PageShift, all_bytes: &Arc<AtomicU64>) -> Self {
+        Self::over(liobn, window, page, Entries::Sparse(Sparse::new(window.len() >> page.get(), all_bytes)))
     }
 
     /// Creates a table over existing storage of entries.
-    pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Box<dyn Entries>) -> Self {
-        let writer =
-            Mutex::new(Writer { backing: Backing::None, ram: None, runs: Vec::new(), requests: Requests::default() });
-        Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer }
+    pub(super) fn over(liobn: Liobn, window: IovaRange, page: PageShift, entries: Entries) -> Self {
+        Self { liobn, window, page, entries, memory: None, counters: Arc::default(), writer: WriterLock::default() }
     }
 
     /// Limits the memory its entries take: see
@@ -93,6 +73,7 @@ impl TceTable {
         Self { counters: Arc::clone(counters), ..self }
     }
 
+    #[inline]
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -108,11 +89,13 @@ impl TceTable {
     }
 
     /// Returns its bus addresses.
+    #[inline]
     pub fn window(&self) -> IovaRange {
         self.window
     }
 
     /// Returns the page of an entry.
+    #[inline]
     pub fn page(&self) -> PageShift {
         self.page
     }
@@ -124,6 +107,7 @@ impl TceTable {
     }
 
     /// Returns the index of the first entry of `count` pages at `ioba`.
+    #[inline]
     pub(super) fn index(&self, ioba: u64, count: u64) -> Result<u64, HcallError> {
         let (at, page) = (Iova(ioba), self.page);
         if ioba & page.mask() != 0 {
@@ -139,12 +123,17 @@ impl TceTable {
 
     /// Returns whether the kernel keeps it and answers the guest's calls for it.
     pub fn is_in_kernel(&self) -> bool {
-        self.entries.changes_by_itself()
+        self.entries.is_in_kernel()
     }
 
     /// Returns the entry at `index`; 0 if none was ever written.
+    #[inline]
     pub(super) fn load(&self, index: u64) -> u64 {
         self.entries.load(index)
+    }
+
+    pub(super) fn entries(&self) -> &Entries {
+        &self.entries
     }
 
     /// Returns the bus addresses of entries.
@@ -155,18 +144,59 @@ impl TceTable {
     }
 
     /// Locks the table for writing.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn lock(&self) -> WriterGuard<'_> {
         self.writer.lock()
+    }
+
+    /// Returns the index of the entry of the page at `ioba`, if it begins a page of the window.
+    #[inline]
+    fn index_of(&self, ioba: u64) -> Option<u64> {
+        let offset = ioba.wrapping_sub(self.window.start().0);
+        (ioba & self.page.mask() == 0 && offset < self.window.len()).then_some(offset >> self.page.get())
+    }
+
+    /// Returns the entry at `ioba` and counts the call, if there is one.
+    #[inline]
+    pub(super) fn get(&self, ioba: u64) -> Option<u64> {
+        let tce = self.load(self.index_of(ioba)?);
+        self.counters.calls().gets.add(1);
+        Some(tce)
+    }
+
+    /// Sets the entry at `ioba` and counts the call, if that takes no more than a look at the RAM
+    /// and a store: no device sees the table, and nothing is wrong. Returns false otherwise, with
+    /// nothing changed.
+    #[inline]
+    pub(super) fn try_put(&self, ram: &GuestRam, ioba: u64, tce: u64) -> bool {
+        let Some(index) = self.index_of(ioba) else { return false };
+        let Some(_short) = self.writer.try_short() else { return false };
+        // With the lock held: a removal of memory marks the slot, then waits for the lock.
+        let is_ram = |at| ram.read(|now| now.slot(at, self.page.bytes()).is_some_and(|slot| ram.memory().has(slot)));
+        let allowed = runs::permission(tce).is_none() || runs::address(tce, self.page).is_some_and(is_ram);
+        let stored = allowed && self.entries.try_store(index, tce);
+        if stored {
+            self.counters.calls().puts.add(1);
+        }
+        stored
     }
 
     /// Sets `values` at `first`, all or none: checks them all, updates the kernel, then stores
     /// them. The caller has checked the indices.
     pub(super) fn put(&self, ram: &GuestRam, first: u64, values: &[u64]) -> Result<(), HcallError> {
-        let Writer { backing, ram: reader, runs, requests } = &mut *self.lock();
-        let memory = ram.memory();
+        let writer = &mut *self.lock();
         // With the lock held: a removal of memory marks the slot, then waits for the lock.
-        let ram = reader.get_or_insert_with(|| ram.reader()).load();
-        let mut pages = Pages::new(ram).present_in(memory);
+        ram.read(|now| self.put_locked(writer, Pages::new(now).present_in(ram.memory()), first, values))
+    }
+
+    fn put_locked(
+        &self,
+        writer: &mut Writer,
+        mut pages: Pages<'_>,
+        first: u64,
+        values: &[u64],
+    ) -> Result<(), HcallError> {
+        let Writer { backing, runs, requests } = writer;
+        let ram = pages.ram();
         let space = match backing {
             Backing::Removed => return Err(HcallError::NoTable { liobn: self.liobn }),
             Backing::None => {
@@ -354,41 +384,47 @@ impl fmt::Debug for TceTable {
     }
 }
 
-/// One snapshot of the tables, by LIOBN.
-pub(super) type Tables = BTreeMap<Liobn, Arc<TceTable>>;
+/// Tables, in order of their LIOBNs.
+pub(super) type Tables = Vec<(Liobn, Arc<TceTable>)>;
 
-/// The tables of all PHBs. Reads are lock-free.
+fn find(tables: &Tables, liobn: Liobn) -> Result<usize, usize> {
+    tables.binary_search_by_key(&liobn, |(liobn, _)| *liobn)
+}
+
+/// The tables of all PHBs.
 #[derive(Default)]
-pub(super) struct Directory(ArcSwap<Tables>);
+pub(super) struct Directory(ReadMostly<Tables>);
 
 impl Directory {
-    /// Returns the current snapshot.
-    pub(super) fn load(&self) -> Guard<Arc<Tables>> {
+    /// Returns the tables.
+    pub(super) fn load(&self) -> Arc<Tables> {
         self.0.load()
+    }
+
+    /// Calls `act` with the table that has that LIOBN, if there is one. Lock-free.
+    #[inline]
+    pub(super) fn with<R>(&self, liobn: Liobn, act: impl FnOnce(Option<&Arc<TceTable>>) -> R) -> R {
+        self.0.read(|tables| act(find(tables, liobn).ok().map(|at| &tables[at].1)))
     }
 
     /// Inserts a table; returns false if another one has its LIOBN.
     pub(super) fn insert(&self, table: &Arc<TceTable>) -> bool {
-        let mut free = true;
-        self.0.rcu(|tables| {
-            let mut tables = Tables::clone(tables);
-            free = !tables.contains_key(&table.liobn());
-            tables.entry(table.liobn()).or_insert_with(|| Arc::clone(table));
-            tables
-        });
-        free
+        self.0.update(|tables| {
+            let mut tables = tables.clone();
+            let free = find(&tables, table.liobn());
+            if let Err(at) = free {
+                tables.insert(at, (table.liobn(), Arc::clone(table)));
+            }
+            (tables, free.is_err())
+        })
     }
 
     pub(super) fn has(&self, liobn: Liobn) -> bool {
-        self.0.load().contains_key(&liobn)
+        self.with(liobn, |table| table.is_some())
     }
 
     pub(super) fn remove(&self, liobn: Liobn) {
-        self.0.rcu(|tables| {
-            let mut tables = Tables::clone(tables);
-            tables.remove(&liobn);
-            tables
-        });
+        self.0.update(|tables| (tables.iter().filter(|(other, _)| *other != liobn).cloned().collect(), ()));
     }
 }
 

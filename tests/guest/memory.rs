@@ -255,6 +255,26 @@ fn a_page_over_two_slots_leads_to_both() {
 }
 
 #[test]
+fn a_page_that_ends_past_ram_is_refused() {
+    for attached in [false, true] {
+        let fixture = Fixture::new("powernv9-4k");
+        if attached {
+            fixture.phb.attach(Group(0)).unwrap();
+        }
+        fixture.phb.create_window(24, 32).unwrap();
+        fixture.plug(RAM, 4 << 20);
+        let past = HcallError::NotRam { at: GuestAddr(RAM + (4 << 20)) };
+        // Also where the table has room already.
+        fixture.iommu.h_put_tce(DYNAMIC, BIG, 3).unwrap();
+        let next = BIG + (16 << 20);
+        assert_eq!(fixture.iommu.h_put_tce(DYNAMIC, next, RAM | 3), Err(past));
+        assert_eq!(fixture.iommu.h_get_tce(DYNAMIC, next), Ok(0));
+        fixture.agrees();
+        fixture.ends_clean();
+    }
+}
+
+#[test]
 fn a_host_without_the_guests_windows_is_refused_and_nothing_changes() {
     for preset in PRESETS {
         // The guest has its dynamic window where no host has one.
