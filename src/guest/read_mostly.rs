@@ -1,4 +1,4 @@
-//! A value that many threads read and that seldom changes.
+//! A value that many threads read and that rarely changes.
 
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -36,7 +36,7 @@ impl<T: Send + Sync> ReadMostly<T> {
     /// Returns the latest version.
     pub(super) fn latest(&self) -> Version<T> {
         let latest = self.latest.lock();
-        // Changes only with the lock held.
+        // Changes only while the lock is held.
         Version { number: self.number.load(Ordering::Relaxed), value: Arc::clone(&latest) }
     }
 
@@ -52,11 +52,11 @@ impl<T: Send + Sync> ReadMostly<T> {
         }
     }
 
-    /// Calls `act` with the latest value. A large result costs more than the rest of it.
+    /// Calls `act` with the latest value. A large result costs more than everything else here.
     #[inline]
     pub(super) fn read<R>(&self, act: impl FnOnce(&T) -> R) -> R {
         let kept = self.read.get_or_default();
-        // Nothing is there while an `act` further up the stack uses it.
+        // The place is empty while an `act` further up the stack uses the version.
         let version = match kept.take() {
             Some(version) if self.is_latest(&version) => version,
             earlier => self.reread(earlier),
@@ -78,7 +78,7 @@ impl<T: Send + Sync> ReadMostly<T> {
         self.number.load(Ordering::Acquire) == version.number
     }
 
-    /// Replaces the value by what `change` makes of it.
+    /// Replaces the value by the result of `change`.
     pub(super) fn update<R>(&self, change: impl FnOnce(&T) -> (T, R)) -> R {
         let mut latest = self.latest.lock();
         let (value, result) = change(&latest);

@@ -43,7 +43,7 @@ fn new_leaf(value: u64) -> Box<Leaf> {
 #[derive(Debug)]
 pub(super) struct Branch {
     leaves: [Node<Box<Leaf>>; BRANCH],
-    /// Bytes of it and its leaves.
+    /// Bytes of the branch and its leaves.
     bytes: AtomicU64,
     /// Bytes of all branches of the PHB, including those of removed windows that are still read.
     all_bytes: Arc<AtomicU64>,
@@ -100,8 +100,8 @@ impl Sparse {
         Self { branches, len, bytes: AtomicU64::new(0), all_bytes: Arc::clone(all_bytes) }
     }
 
-    /// Returns the most bytes of branches and leaves that an empty table needs for runs in order:
-    /// the first index, the length, and whether all are one value.
+    /// Returns the maximum bytes of branches and leaves that an empty table needs for runs in
+    /// order: the first index, the length, and whether all are one value.
     pub(super) fn bytes_for(runs: impl Iterator<Item = (u64, u64, bool)>) -> u64 {
         let (mut bytes, mut next_leaf, mut next_branch) = (0_u64, 0, 0);
         let mut touch = |first: u64, end: u64| {
