@@ -19,9 +19,10 @@ mod report;
 mod tests;
 mod wanted;
 
-pub use host::{HostError, Note, NoteLevel, PlanHost};
+pub use host::{HostError, PlanHost};
 pub use report::{
-    Alternative, Estimate, Hypercalls, Ioctls, Locked, PlanDocument, Refused, Teardown, WantedRow, WindowRow,
+    Alternative, Estimate, Hypercalls, Ioctls, Locked, Note, NoteLevel, PlanDocument, Refused, Teardown, WantedRow,
+    WindowRow,
 };
 pub use wanted::{Wanted, WantedError};
 
@@ -43,7 +44,7 @@ pub fn plan(host: &PlanHost, wanted: &Wanted) -> Result<PlanDocument, WantedErro
             there.chosen = true;
         }
     }
-    let notes = host::notes(host, wanted, chosen.as_ref().ok());
+    let notes = report::notes(host, wanted, chosen.as_ref().ok());
     let (chosen, refused) = match chosen {
         Ok(estimate) => (Some(estimate), None),
         Err(error) => (None, Some(Refused::new(&error))),
