@@ -158,6 +158,11 @@ impl<A: Address> Range<A> {
         self.start <= address && address < self.end()
     }
 
+    /// Returns whether both ranges share an address.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end() && other.start < self.end()
+    }
+
     /// Returns the part that both ranges share.
     pub fn intersection(&self, other: &Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
@@ -409,6 +414,9 @@ mod tests {
     fn intersection_is_what_both_share() {
         assert_eq!(range(0, 10).intersection(&range(5, 10)), Some(range(5, 5)));
         assert_eq!(range(0, 10).intersection(&range(10, 10)), None);
+        for (a, b) in [(range(0, 10), range(5, 10)), (range(0, 10), range(10, 10)), (range(3, 1), range(0, 9))] {
+            assert_eq!((a.overlaps(&b), b.overlaps(&a)), (a.intersection(&b).is_some(), a.intersection(&b).is_some()));
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! ppc64/run --machine pseries --kernel 6.12-64k --memory 2G,slots=1,maxmem=4G --device nvme --host-driver -- iops
 //! ```
 //!
+//! QEMU gives each read to a thread of a pool. With
+//! `--qemu-arg=-set --qemu-arg=drive.disk0.aio=io_uring` it does not, and the disk is faster.
+//!
 //! On pseries the machine needs room for more memory: without it Linux asks the firmware for a
 //! window of size 0 when its own driver starts. The firmware refuses, and Linux then creates no
 //! window for that device any longer.

@@ -251,7 +251,7 @@ impl Phb {
     }
 
     /// Removes the dynamic windows and gives the guest its default window back, empty. Refused with
-    /// nothing changed if the host cannot have the default window in place of the only dynamic one.
+    /// nothing changed if the host cannot have the default window in place of the dynamic ones.
     pub fn reset_windows(&self) -> Result<(), DdwError> {
         let groups = self.groups.lock();
         self.check_present()?;
@@ -289,6 +289,12 @@ impl Phb {
             return Err(PhbError::LiobnTaken { liobn: config.liobn }.into());
         }
         let other = dynamic.pop();
+        let request = WindowRequest::cover(config.default).page(DEFAULT_PAGE);
+        if !groups.is_empty() {
+            let starts: ArrayVec<_, MAX_WINDOWS> =
+                [&other, &replaced].into_iter().flatten().map(|table| table.window().start()).collect();
+            self.space().can_replace(&starts, &request)?;
+        }
         if let Some(other) = &other {
             self.remove_in(groups, other.liobn())?;
         }
@@ -297,7 +303,6 @@ impl Phb {
             None => why,
         };
         if !groups.is_empty() {
-            let request = WindowRequest::cover(config.default).page(DEFAULT_PAGE);
             match &replaced {
                 Some(replaced) => self.replace(replaced, &request).map_err(half)?,
                 None => self.space().create_window(&request).map(drop)?,
@@ -317,7 +322,6 @@ impl Phb {
     fn replace(&self, dynamic: &TceTable, request: &WindowRequest) -> Result<(), DdwError> {
         let start = dynamic.window().start();
         let mut writer = dynamic.lock();
-        self.space().can_replace_window(start, request)?;
         self.release_from_kvm(dynamic);
         let replaced = self.space().replace_window(start, request);
         let lost =

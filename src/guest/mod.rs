@@ -65,7 +65,6 @@ mod rtas;
 mod runs;
 mod saved;
 mod slots;
-mod sparse;
 mod stats;
 mod table;
 mod translate;

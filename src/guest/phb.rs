@@ -11,7 +11,7 @@ use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use crate::kvm::{Acceleration, KvmError};
 use crate::pci::Group;
 use crate::space::{AddressSpace, AttachError, MapError, Overlap, WindowError};
-use crate::window::{DEFAULT_PAGE, WindowRequest};
+use crate::window::{DEFAULT_PAGE, Want, WindowRequest};
 use core::fmt;
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -378,7 +378,11 @@ impl Phb {
             }
             return Ok(());
         }
-        let request = self.host_window(table.page(), window.len());
+        let mut request = self.host_window(table.page(), window.len());
+        // By its size alone, a window goes to the start of the first dynamic one.
+        if self.config.default.contains_range(&window) {
+            request.want = Want::Cover(window);
+        }
         let planned = self.space.plan(&request).map_err(refused)?.window.start;
         if let Some(start) = planned.filter(|start| *start != window.start()) {
             return Err(PhbError::Elsewhere { window, start });

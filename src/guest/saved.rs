@@ -1,11 +1,11 @@
 //! Saves and restores windows and their entries: for migration, and for a VMM that restarts.
 
 use super::GuestIommu;
+use super::entries::Sparse;
 use super::error::HcallError;
 use super::phb::{Phb, PhbError};
 use super::ram::Snapshot;
 use super::runs::{self, Pages, Run};
-use super::sparse::Sparse;
 use super::table::{self, TceTable};
 use crate::addr::{Iova, IovaRange, Liobn, PageShift, RangeError};
 use std::sync::Arc;

@@ -1,11 +1,10 @@
 //! A guest's TCE table: a DMA window as the guest sees it, named by its LIOBN.
 
-use super::entries::Entries;
+use super::entries::{Entries, Sparse};
 use super::error::HcallError;
 use super::ram::{GuestRam, Snapshot};
 use super::read_mostly::ReadMostly;
 use super::runs::{self, Pages, Requests, Run};
-use super::sparse::Sparse;
 use super::stats::Counters;
 use super::writer::{Backing, Writer, WriterGuard, WriterLock};
 use crate::addr::{GuestRange, Iova, IovaRange, Liobn, PageShift};

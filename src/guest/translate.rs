@@ -1,10 +1,10 @@
 //! Translates bus addresses to the guest's memory, for devices that the VMM emulates.
 
+use super::entries::{Branch, SPAN};
 use super::memory::NoMemory;
 use super::phb::Phb;
 use super::read_mostly::Version;
 use super::runs;
-use super::sparse::{Branch, SPAN};
 use super::table::TceTable;
 use crate::addr::{GuestAddr, Iova, PageShift};
 use crate::permission::Permission;

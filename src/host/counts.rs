@@ -2,30 +2,41 @@
 //!
 //! They belong to the process, as the kernel's state does. A program reads them at any time,
 //! without a lock.
+//!
+//! Threads that make calls at the same time must not wait for each other's cache lines, so each
+//! counts for itself, without an atomic change. Its counts stay when it ends.
 
 use super::Call;
-use crate::stats::Counter;
+use crate::stats::OwnCounter;
+use thread_local::ThreadLocal;
 
 /// Counts of one call.
-pub(super) struct Counts {
-    name: &'static str,
-    calls: Counter,
-    failed: Counter,
+#[derive(Default)]
+struct Counts {
+    calls: OwnCounter,
+    failed: OwnCounter,
 }
 
-impl Counts {
-    const fn new(name: &'static str) -> Self {
-        Self { name, calls: Counter::new(), failed: Counter::new() }
+/// Counts of all calls of one thread.
+type Sheet = [Counts; NAMES.len()];
+
+static SHEETS: ThreadLocal<Sheet> = ThreadLocal::new();
+
+/// The number of a call in `NAMES`.
+#[derive(Clone, Copy)]
+pub(super) struct Number(usize);
+
+impl Number {
+    pub(super) fn name(self) -> &'static str {
+        NAMES[self.0]
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    pub(super) fn count(&self, failed: bool) {
-        self.calls.add(1);
+    /// Counts a call that was made.
+    pub(super) fn count(self, failed: bool) {
+        let counts = &SHEETS.get_or(|| core::array::from_fn(|_| Counts::default()))[self.0];
+        counts.calls.add(1);
         if failed {
-            self.failed.add(1);
+            counts.failed.add(1);
         }
     }
 }
@@ -58,27 +69,33 @@ pub struct CallCount {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn call_counts() -> impl Iterator<Item = CallCount> {
-    let count =
-        |counts: &Counts| CallCount { name: counts.name, calls: counts.calls.get(), failed: counts.failed.get() };
-    ALL.iter().chain([&SET_IRQS]).map(count).filter(|count| count.calls != 0)
+    let count = |(number, name): (usize, &&'static str)| {
+        let sum = |count: fn(&Counts) -> &OwnCounter| SHEETS.iter().map(|sheet| count(&sheet[number]).get()).sum();
+        // The failed calls first: a call is counted before its failure.
+        let failed = sum(|counts| &counts.failed);
+        let calls = sum(|counts| &counts.calls);
+        CallCount { name, calls, failed }
+    };
+    NAMES.iter().enumerate().map(count).filter(|count| count.calls != 0)
 }
 
-/// `VFIO_DEVICE_SET_IRQS`, which is not a [`Call`].
-pub(super) static SET_IRQS: Counts = Counts::new("VFIO_DEVICE_SET_IRQS");
-
-/// Gives each call its name and its counts.
+/// Gives each call its name and its number.
 macro_rules! calls {
     ($($call:ident $name:literal,)+) => {
-        enum Number { $($call,)+ }
+        #[derive(Clone, Copy)]
+        enum Index { $($call,)+ SetIrqs }
 
-        static ALL: [Counts; [$($name),+].len()] = [$(Counts::new($name),)+];
+        /// Names of the calls, by number.
+        const NAMES: [&str; [$($name),+].len() + 1] = [$($name,)+ "VFIO_DEVICE_SET_IRQS"];
 
-        /// Returns the counts of a call.
-        pub(super) fn of(call: &Call) -> &'static Counts {
-            let number = match call {
-                $(Call::$call { .. } => Number::$call,)+
-            };
-            &ALL[number as usize]
+        /// `VFIO_DEVICE_SET_IRQS`, which is not a [`Call`].
+        pub(super) const SET_IRQS: Number = Number(Index::SetIrqs as usize);
+
+        /// Returns the number of a call.
+        pub(super) fn of(call: &Call) -> Number {
+            Number(match call {
+                $(Call::$call { .. } => Index::$call,)+
+            } as usize)
         }
     };
 }
@@ -109,23 +126,41 @@ calls! {
 impl Call {
     /// Returns the call's name in the kernel's headers.
     pub fn name(&self) -> &'static str {
-        of(self).name
+        of(self).name()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
+
+    fn found(call: &Call) -> Vec<CallCount> {
+        call_counts().filter(|count| count.name == call.name()).collect()
+    }
 
     #[test]
     fn a_call_is_counted_under_its_own_name() {
-        let counts = of(&Call::Disable);
-        assert_eq!(counts.name(), "VFIO_IOMMU_DISABLE");
+        let number = of(&Call::Disable);
+        assert_eq!(number.name(), "VFIO_IOMMU_DISABLE");
         // Nothing else in the unit tests makes this call.
-        counts.count(false);
-        counts.count(true);
-        let found: Vec<_> = call_counts().filter(|count| count.name == "VFIO_IOMMU_DISABLE").collect();
-        assert_eq!(found, [CallCount { name: "VFIO_IOMMU_DISABLE", calls: 2, failed: 1 }]);
+        number.count(false);
+        number.count(true);
+        assert_eq!(found(&Call::Disable), [CallCount { name: "VFIO_IOMMU_DISABLE", calls: 2, failed: 1 }]);
         assert!(call_counts().all(|count| count.calls >= count.failed && count.calls != 0));
+    }
+
+    #[test]
+    fn what_threads_counted_stays() {
+        const ROUNDS: u64 = 50;
+        const THREADS: u64 = 40;
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                // Nothing else in the unit tests makes this call.
+                scope.spawn(|| (0..ROUNDS).for_each(|round| of(&Call::Enable).count(round % 2 == 0)));
+            }
+        });
+        let calls = THREADS * ROUNDS;
+        assert_eq!(found(&Call::Enable), [CallCount { name: "VFIO_IOMMU_ENABLE", calls, failed: calls / 2 }]);
     }
 }

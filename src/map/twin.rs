@@ -48,7 +48,18 @@ proptest! {
                     let iova = IovaRange::new(Iova(page * PAGE), pages * PAGE).unwrap();
                     let mapping = Mapping { iova, user: UserAddr(user_page * PAGE), permission, region };
                     let free = !(page..page + pages).any(|page| twin.contains_key(&page));
-                    prop_assert_eq!(map.insert(mapping).is_ok(), free);
+                    let spot = map.free_spot(iova);
+                    prop_assert_eq!(spot.is_some(), free);
+                    let placed = match spot {
+                        Some(spot) => map.insert_at(spot, mapping),
+                        None => None,
+                    };
+                    for next in page + pages..PAGES {
+                        let next = IovaRange::new(Iova(next * PAGE), PAGE).unwrap();
+                        let after = placed.and_then(|placed| map.free_spot_after(placed, next));
+                        prop_assert!(after.is_none() || after == map.free_spot(next));
+                    }
+                    prop_assert!(free || map.insert(mapping).is_err());
                     if free {
                         twin.extend(pages_of(&mapping));
                     }
@@ -56,7 +67,16 @@ proptest! {
                 Step::Remove { page, pages } => {
                     let range = IovaRange::new(Iova(page * PAGE), pages * PAGE).unwrap();
                     let mut taken = BTreeMap::new();
-                    map.remove(range, |piece| taken.extend(pages_of(&piece)));
+                    let whole = map.iter().find(|run| run.iova == range);
+                    let exact = map.exact(range);
+                    prop_assert_eq!(exact.map(|(_, found)| found), whole);
+                    match exact {
+                        Some((spot, found)) => {
+                            map.remove_at(spot);
+                            taken.extend(pages_of(&found));
+                        }
+                        None => map.remove(range, |piece| taken.extend(pages_of(&piece))),
+                    }
                     let expected: BTreeMap<_, _> = twin.range(page..page + pages).map(|(&k, &v)| (k, v)).collect();
                     twin.retain(|at, _| !(page..page + pages).contains(at));
                     prop_assert_eq!(taken, expected);

@@ -12,13 +12,16 @@
 //! bookkeeping only, never across a kernel call, so that maps of registered memory never wait for a
 //! registration. Order: an address space's lock, `kernel`, `regions`. Unregistering idle regions
 //! never waits for `kernel`: its holder does that before unlocking. `charges` is held from the
-//! check of locked memory until the kernel has charged it, and is taken last.
+//! check of locked memory until the kernel has charged it, and is taken last. A space that has
+//! pinned part of a region pins more of it without a lock (`pins`).
 
 mod charges;
+mod delegated;
 mod error;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod lease;
+mod pins;
 mod regions;
 
 pub use error::{PinError, RegisterError, ReleaseError};
@@ -29,6 +32,7 @@ pub use regions::RegionId;
 
 pub(crate) use charges::{Charging, Promise};
 pub(crate) use lease::Owner;
+pub(crate) use pins::Pinner;
 pub(crate) use regions::Part;
 
 use crate::addr::{IovaRange, PageShift, UserRange};
@@ -38,6 +42,7 @@ use crate::stats::{Counter, RefusalCounters, Refusals};
 use crate::window::RefusedWindows;
 use charges::Charges;
 use parking_lot::{Mutex, MutexGuard};
+use pins::Generation;
 use rangemap::RangeSet;
 use regions::{IdleRegion, Regions, Stretch, survey};
 use std::sync::{Arc, Weak};
@@ -105,6 +110,8 @@ struct Inner {
     spaces: Mutex<Spaces>,
     counters: Counters,
     charges: Charges,
+    /// Of the leases in `regions`, read without a lock.
+    generation: Generation,
 }
 
 #[derive(Default)]
@@ -129,14 +136,17 @@ impl Registry {
     /// Creates the registry of this process on `host`. Create one and share it: two would compete
     /// for the kernel's regions.
     pub fn new(host: Arc<dyn Host>) -> Self {
+        let regions = Regions::default();
+        let generation = regions.generation().clone();
         Self(Arc::new(Inner {
             host,
             kernel: Mutex::default(),
-            regions: Mutex::default(),
+            regions: Mutex::new(regions),
             refused: Mutex::default(),
             spaces: Mutex::default(),
             counters: Default::default(),
             charges: Charges::default(),
+            generation,
         }))
     }
 
@@ -264,7 +274,7 @@ impl Registry {
             self.register_stretches(first, &stretches)?;
             let mut regions = self.0.regions.lock();
             for stretch in &stretches {
-                regions.insert(stretch.range, stretch.max_iommu_page, first.into_iter().collect());
+                regions.insert(stretch.range, stretch.max_iommu_page, first.map_or_else(Vec::new, |first| vec![first]));
             }
             for &range in ranges {
                 regions.add_lease(range);
@@ -327,7 +337,7 @@ impl Registry {
                 if range.is_some_and(|range| register(host, first, range).is_ok())
                     && let Some(region) = self.0.regions.lock().get_mut(id)
                 {
-                    region.containers.push(first);
+                    region.add_container(first);
                 }
             }
         }
@@ -403,7 +413,7 @@ impl Registry {
             let mut regions = self.0.regions.lock();
             for id in ids {
                 if let Some(region) = regions.get_mut(id) {
-                    region.containers.push(container);
+                    region.add_container(container);
                 }
             }
             containers.push(container);
@@ -442,11 +452,37 @@ impl Registry {
         });
     }
 
-    /// Pins user memory for maps, each with its IOMMU page, in `containers`, all or none; their
-    /// regions then stay until they are unpinned. Leaves the pinned parts in `parts`, request by
-    /// request, in address order.
+    /// Pins user memory for maps of a space, each with its IOMMU page, in `containers`, all or
+    /// none; their regions then stay until they are unpinned. Leaves the pinned parts in `parts`,
+    /// request by request, in address order.
+    ///
+    /// `containers` are all of the space's: it must have its pinner [`Pinner::recheck`] when they
+    /// change.
     pub(crate) fn pin(
         &self,
+        pinner: &mut Pinner,
+        wanted: impl Iterator<Item = (UserRange, PageShift)> + Clone,
+        containers: &[Fd],
+        parts: &mut Vec<Part>,
+    ) -> Result<(), PinError> {
+        parts.clear();
+        if pinner.pin(&self.0.generation, wanted.clone(), parts) {
+            return Ok(());
+        }
+        self.pin_locked(pinner, wanted, containers, parts)
+    }
+
+    /// Pins memory for one map without a lock, if that suffices. Returns its region.
+    #[inline]
+    pub(crate) fn pin_again(&self, pinner: &mut Pinner, user: UserRange, page: PageShift) -> Option<RegionId> {
+        pinner.pin_one(&self.0.generation, user, page)
+    }
+
+    /// Pins under the lock.
+    #[inline(never)]
+    fn pin_locked(
+        &self,
+        pinner: &mut Pinner,
         wanted: impl Iterator<Item = (UserRange, PageShift)> + Clone,
         containers: &[Fd],
         parts: &mut Vec<Part>,
@@ -464,7 +500,12 @@ impl Registry {
                     Some((run[0].region, *container))
                 });
                 let Some(absent) = absent else {
-                    runs().for_each(|run| regions.pin(run[0].region, run.iter().map(|part| part.user.len()).sum()));
+                    runs().for_each(|run| {
+                        regions.pin(pinner, run[0].region, run.iter().map(|part| part.user.len()).sum());
+                    });
+                    if let Some(last) = parts.last() {
+                        regions.delegate(pinner, last.region, last.user);
+                    }
                     return Ok(());
                 };
                 absent
@@ -493,25 +534,39 @@ impl Registry {
             let Some(range) = range else { return Ok(()) };
             register(self.host().as_ref(), container, range)?;
             if let Some(region) = self.0.regions.lock().get_mut(id) {
-                region.containers.push(container);
+                region.add_container(container);
             }
             Ok(())
         })
     }
 
-    /// Unpins parts and unregisters regions that are no longer needed. Must be called after the
-    /// TCEs are gone.
-    pub(crate) fn unpin(&self, parts: impl Iterator<Item = (RegionId, u64)>) {
+    /// Unpins parts of a space and unregisters regions that are no longer needed. Must be called
+    /// after the TCEs are gone.
+    pub(crate) fn unpin(&self, pinner: &mut Pinner, parts: impl Iterator<Item = (RegionId, u64)> + Clone) {
+        if !pinner.unpin(parts.clone()) {
+            self.unpin_locked(pinner, parts);
+        }
+    }
+
+    /// Unpins under the lock.
+    #[inline(never)]
+    fn unpin_locked(&self, pinner: &Pinner, parts: impl Iterator<Item = (RegionId, u64)>) {
         let idle = {
             let mut regions = self.0.regions.lock();
             for (region, bytes) in parts {
-                regions.unpin(region, bytes);
+                regions.unpin(pinner, region, bytes);
             }
             regions.has_idle()
         };
         if idle {
             self.unregister_idle();
         }
+    }
+
+    /// Unpins all that a space has pinned.
+    pub(crate) fn unpin_rest(&self, pinner: &mut Pinner, parts: impl Iterator<Item = (RegionId, u64)>) {
+        self.unpin_locked(pinner, parts);
+        self.0.regions.lock().remove_space(pinner);
     }
 
     /// Returns the kernel regions, by address.

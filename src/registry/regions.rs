@@ -3,6 +3,8 @@
 //! The backing of memory decides where one region ends and the next begins, and the largest IOMMU
 //! page a region can serve.
 
+use super::delegated::{PinningSpace, Pins};
+use super::pins::Generation;
 use super::{PinError, RegionStatus, RegisterError};
 use crate::addr::{PageShift, UserAddr, UserRange};
 use crate::host::{Fd, Host};
@@ -14,7 +16,7 @@ use slab::Slab;
 pub struct RegionId(u32);
 
 impl RegionId {
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         self.0 as usize
     }
 }
@@ -29,10 +31,19 @@ pub(super) struct Region {
     pub pending_releases: u32,
     /// Whether part of it no longer has a lease.
     pub partly_leased: bool,
-    /// Bytes of bus addresses that point into it, over all address spaces.
-    pub mapped: u64,
+    /// Bytes of bus addresses that point into it, by address space.
+    pub pins: Box<[Pins]>,
     /// Containers it is registered in; none until there is a container.
     pub containers: Vec<Fd>,
+}
+
+impl Region {
+    /// Adds a container it is registered in.
+    pub(super) fn add_container(&mut self, container: Fd) {
+        // Most regions have one.
+        self.containers.reserve_exact(1);
+        self.containers.push(container);
+    }
 }
 
 /// A part of user memory that was pinned for a map, within one region.
@@ -51,10 +62,14 @@ struct Cover {
 
 #[derive(Debug, Default)]
 pub(super) struct Regions {
-    regions: Slab<Region>,
+    pub(super) regions: Slab<Region>,
     coverage: RangeMap<u64, Cover>,
     /// Regions that may no longer be needed, or not as a whole.
     idle: Vec<RegionId>,
+    /// Spaces that pin.
+    pub(super) spaces: Slab<PinningSpace>,
+    /// Advances whenever a lease ends.
+    pub(super) generation: Generation,
 }
 
 /// A region to unregister.
@@ -89,7 +104,7 @@ impl Regions {
             max_iommu_page,
             pending_releases: 0,
             partly_leased: false,
-            mapped: 0,
+            pins: Box::default(),
             containers,
         });
         let id = RegionId(index as u32);
@@ -102,13 +117,11 @@ impl Regions {
     /// keep it: devices would not see memory the user maps there next.
     pub(super) fn take_idle(&mut self) -> Option<IdleRegion> {
         while let Some(id) = self.idle.pop() {
-            if !self
-                .get(id)
-                .is_some_and(|region| region.partly_leased && region.mapped == 0 && region.pending_releases == 0)
-            {
+            if !self.get(id).is_some_and(|region| self.is_idle(region)) {
                 continue;
             }
             let region = self.regions.remove(id.index());
+            self.free_slots(&region);
             let leased: Vec<_> = self.covers(region.range).filter(|(_, cover)| cover.leases > 0).collect();
             self.coverage.remove(region.range.raw());
             let mut remaining = Vec::new();
@@ -149,10 +162,14 @@ impl Regions {
 
     /// Queues a region that may have to be unregistered, wholly or in part.
     pub(super) fn queue_if_idle(&mut self, id: RegionId) {
-        if self.get(id).is_some_and(|region| region.partly_leased && region.mapped == 0 && region.pending_releases == 0)
-        {
+        if self.get(id).is_some_and(|region| self.is_idle(region)) {
             self.idle.push(id);
         }
+    }
+
+    /// Returns whether a region is not leased throughout, and nothing needs it as it is.
+    fn is_idle(&self, region: &Region) -> bool {
+        region.partly_leased && region.pending_releases == 0 && self.mapped(region) == 0
     }
 
     /// Changes the count of pending releases of each region in `range`.
@@ -206,9 +223,12 @@ impl Regions {
     /// may be mapped.
     pub(super) fn begin_release(&mut self, range: UserRange) -> Vec<UserRange> {
         self.recount(range, |leases| leases.saturating_sub(1));
+        self.generation.advance();
         self.change_pending(range, |pending| pending + 1);
         self.covers(range)
-            .filter(|(_, cover)| cover.leases == 0 && self.get(cover.region).is_some_and(|region| region.mapped > 0))
+            .filter(|(_, cover)| {
+                cover.leases == 0 && self.get(cover.region).is_some_and(|region| self.mapped(region) > 0)
+            })
             .map(|(part, _)| part)
             .collect()
     }
@@ -250,7 +270,7 @@ impl Regions {
     }
 
     /// Returns the leased stretch at an address, its region, and the largest page that can serve.
-    fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
+    pub(super) fn leased_at(&self, at: UserAddr) -> Option<(UserRange, RegionId, PageShift)> {
         let (stretch, cover) = self.coverage.get_key_value(&at.0).filter(|(_, cover)| cover.leases > 0)?;
         Some((UserRange::from_raw(stretch)?, cover.region, self.get(cover.region)?.max_iommu_page))
     }
@@ -290,21 +310,6 @@ impl Regions {
         }
     }
 
-    /// Counts bytes of bus addresses that point into a region.
-    pub(super) fn pin(&mut self, region: RegionId, bytes: u64) {
-        if let Some(region) = self.get_mut(region) {
-            region.mapped += bytes;
-        }
-    }
-
-    /// Counts bytes that no longer point into a region.
-    pub(super) fn unpin(&mut self, id: RegionId, bytes: u64) {
-        if let Some(region) = self.get_mut(id) {
-            region.mapped = region.mapped.saturating_sub(bytes);
-        }
-        self.queue_if_idle(id);
-    }
-
     pub(super) fn status(&self) -> Vec<RegionStatus> {
         let mut status: Vec<_> = self.regions.iter().map(|(_, region)| self.status_of(region)).collect();
         status.sort_by_key(|region| region.range);
@@ -316,7 +321,7 @@ impl Regions {
             range: region.range,
             max_iommu_page: region.max_iommu_page,
             leases: self.covers(region.range).map(|(_, cover)| cover.leases).max().unwrap_or(0),
-            mapped: region.mapped,
+            mapped: self.mapped(region),
             containers: region.containers.len(),
         }
     }
@@ -380,6 +385,7 @@ fn max_iommu_page(range: UserRange, backing: PageShift) -> PageShift {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pins::Pinner;
     use super::*;
 
     const HALF: u64 = 0x10_0000;
@@ -387,18 +393,19 @@ mod tests {
 
     /// A region of two halves with a lease on each. The first lease is dropped while 64 KiB are
     /// mapped.
-    fn half_leased() -> (Regions, RegionId, UserRange) {
+    fn half_leased() -> (Regions, Pinner, RegionId, UserRange) {
         let half = |number| UserRange::new(UserAddr(number * HALF), HALF).unwrap();
         let (low, high) = (half(1), half(2));
         let mut regions = Regions::default();
         let id = regions.insert(UserRange::between(low.start(), high.end()).unwrap(), PAGE, vec![Fd(7)]);
         regions.add_lease(low);
         regions.add_lease(high);
-        regions.pin(id, PAGE.bytes());
+        let mut pinner = Pinner::default();
+        regions.pin(&mut pinner, id, PAGE.bytes());
         assert_eq!(regions.begin_release(low), [low]);
         regions.finish_release(low);
         assert!(!regions.has_idle() && regions.take_idle().is_none(), "it is mapped");
-        (regions, id, high)
+        (regions, pinner, id, high)
     }
 
     /// Ends a release that was refused: the lease still holds, over a region of its own size, and
@@ -417,43 +424,43 @@ mod tests {
 
     #[test]
     fn a_region_stays_while_a_release_is_decided_though_its_last_map_goes() {
-        let (mut regions, id, high) = half_leased();
+        let (mut regions, pinner, id, high) = half_leased();
         assert_eq!(regions.begin_release(high), [high]);
-        regions.unpin(id, PAGE.bytes());
+        regions.unpin(&pinner, id, PAGE.bytes());
         assert!(regions.take_idle().is_none());
         refused(regions, high);
     }
 
     #[test]
     fn a_region_noted_as_idle_before_stays_as_well() {
-        let (mut regions, id, high) = half_leased();
-        regions.unpin(id, PAGE.bytes());
+        let (mut regions, mut pinner, id, high) = half_leased();
+        regions.unpin(&pinner, id, PAGE.bytes());
         assert!(regions.has_idle(), "and nobody has given it back yet");
-        regions.pin(id, PAGE.bytes());
+        regions.pin(&mut pinner, id, PAGE.bytes());
         assert_eq!(regions.begin_release(high), [high]);
-        regions.unpin(id, PAGE.bytes());
+        regions.unpin(&pinner, id, PAGE.bytes());
         assert!(regions.take_idle().is_none());
         refused(regions, high);
     }
 
     #[test]
     fn a_region_that_is_mapped_again_before_it_is_given_back_stays() {
-        let (mut regions, id, high) = half_leased();
-        regions.unpin(id, PAGE.bytes());
-        regions.pin(id, PAGE.bytes());
+        let (mut regions, mut pinner, id, high) = half_leased();
+        regions.unpin(&pinner, id, PAGE.bytes());
+        regions.pin(&mut pinner, id, PAGE.bytes());
         assert!(regions.has_idle() && regions.take_idle().is_none(), "it was noted as idle");
-        regions.unpin(id, PAGE.bytes());
+        regions.unpin(&pinner, id, PAGE.bytes());
         let idle = regions.take_idle().unwrap();
         assert_eq!(idle.remaining.iter().map(|&id| regions.get(id).unwrap().range).collect::<Vec<_>>(), [high]);
     }
 
     #[test]
     fn two_releases_are_decided_before_a_region_goes() {
-        let (mut regions, id, high) = half_leased();
+        let (mut regions, pinner, id, high) = half_leased();
         regions.add_lease(high);
         assert_eq!(regions.begin_release(high), []);
         assert_eq!(regions.begin_release(high), [high]);
-        regions.unpin(id, PAGE.bytes());
+        regions.unpin(&pinner, id, PAGE.bytes());
         regions.finish_release(high);
         assert!(regions.take_idle().is_none(), "one is still being decided");
         regions.finish_release(high);
@@ -487,7 +494,7 @@ mod tests {
         assert_eq!(regions.begin_release(whole), [], "nothing is mapped");
         regions.add_lease(whole);
         regions.add_lease(half(2));
-        regions.pin(id, 1);
+        regions.pin(&mut Pinner::default(), id, 1);
         assert_eq!(regions.begin_release(whole), [half(1)]);
     }
 

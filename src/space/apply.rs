@@ -233,6 +233,9 @@ impl StaleMappings {
 
 /// Retries the UNMAP of stale mappings, and unpins those that are gone from all containers.
 pub(super) fn clear_stale(registry: &Registry, state: &mut State) {
+    if state.stale.is_empty() {
+        return;
+    }
     let host = registry.host().as_ref();
     for mapping in std::mem::take(&mut state.stale.0) {
         let page = state.windows.containing(mapping.iova).map_or(PageShift::P4K, |window| window.page);
@@ -242,7 +245,7 @@ pub(super) fn clear_stale(registry: &Registry, state: &mut State) {
             .filter(|&&container| clear(host, container, &[mapping], page).is_err())
             .count();
         if failed == 0 {
-            registry.unpin([(mapping.region, mapping.iova.len())].into_iter());
+            registry.unpin(&mut state.pinner, [(mapping.region, mapping.iova.len())].into_iter());
         } else {
             state.stale.insert(mapping);
         }

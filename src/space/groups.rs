@@ -152,6 +152,8 @@ impl AddressSpace {
         }
         state.container_files.push(container.fd());
         state.containers.push(container);
+        // It may lack regions.
+        state.pinner.recheck();
         self.update_promise(state);
         Ok(())
     }
@@ -286,14 +288,14 @@ pub(super) fn close_all(registry: &Registry, host: &dyn Host, state: &mut State,
     let clean = map_is_complete(state) && state.containers.iter().all(empty);
     let counts = || mappings.iter().map(|mapping| (mapping.region, mapping.iova.len()));
     if clean {
-        registry.unpin(counts());
+        registry.unpin_rest(&mut state.pinner, counts());
     }
     for container in state.containers.drain(..) {
         registry.remove_container(container.fd(), clean);
     }
     if !clean {
         let stale = state.stale.iter().map(|mapping| (mapping.region, mapping.iova.len()));
-        registry.unpin(counts().chain(stale).chain(state.kvm_pins.parts()));
+        registry.unpin_rest(&mut state.pinner, counts().chain(stale).chain(state.kvm_pins.parts()));
     }
     *state = State::default();
 }

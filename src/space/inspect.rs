@@ -7,6 +7,7 @@ use super::{AddressSpace, Counters, GroupStatus, Locked, SpaceStats};
 use crate::addr::{Iova, IovaRange};
 use crate::map::{IntervalMap, Mapping};
 use crate::registry::RegionId;
+use crate::stats::Padded;
 use crate::window::{DefaultWindow, Window, WindowFacts};
 use parking_lot::{Mutex, RwLock};
 use std::sync::{Arc, Weak};
@@ -15,9 +16,9 @@ use std::time::Duration;
 /// An address space as seen by an inspection.
 #[derive(Clone)]
 pub(crate) struct Watched {
-    state: Weak<Mutex<Locked>>,
-    mappings: Weak<RwLock<IntervalMap<RegionId>>>,
-    counters: Weak<Counters>,
+    state: Weak<Padded<Mutex<Locked>>>,
+    mappings: Weak<Padded<RwLock<IntervalMap<RegionId>>>>,
+    counters: Weak<Padded<Counters>>,
 }
 
 /// Groups and windows of a space.

@@ -5,6 +5,7 @@ use super::{AddressSpace, Locked, MapError, MapRequest, Overlap};
 use crate::addr::{IovaRange, PageShift, UserRange};
 use crate::registry::RegionId;
 use crate::window::{DefaultWindow, PlanError};
+use parking_lot::RwLockUpgradableReadGuard;
 
 /// Memory that KVM may map, with the parts of regions pinned for it.
 #[derive(Debug, Default)]
@@ -34,11 +35,12 @@ impl AddressSpace {
         let pages = |range: &UserRange| (*range, PageShift::P4K);
         for range in memory {
             let parts = &mut scratch.parts;
-            self.0.registry.pin(std::iter::once(pages(range)), &state.container_files, parts)?;
+            let wanted = std::iter::once(pages(range));
+            self.0.registry.pin(&mut state.pinner, wanted, &state.container_files, parts)?;
             let parts = || parts.iter().map(|part| (part.region, part.user.len()));
             if state.kvm_pins.0.iter().any(|(pinned, _)| pinned == range) {
                 // Pinned again only to register it in containers that lacked it.
-                self.0.registry.unpin(parts());
+                self.0.registry.unpin(&mut state.pinner, parts());
             } else {
                 state.kvm_pins.0.push((*range, parts().collect()));
             }
@@ -55,7 +57,7 @@ impl AddressSpace {
         let state = &mut self.0.state.lock().state;
         let unpinned = state.kvm_pins.0.extract_if(.., |(pinned, _)| *pinned == memory);
         let parts: Vec<_> = unpinned.flat_map(|(_, parts)| parts).collect();
-        self.0.registry.unpin(parts.into_iter());
+        self.0.registry.unpin(&mut state.pinner, parts.into_iter());
     }
 
     /// Sets the mappings in `range` to `found` and nothing else, as KVM made them, without a kernel
@@ -76,18 +78,19 @@ impl AddressSpace {
             scratch.requests.clear();
             scratch.parts.clear();
         } else {
-            self.check(state, found, Overlap::Replace, scratch)?;
+            self.check(state, found, Overlap::Replace, scratch, &self.0.mappings.read())?;
             if let Some(&Checked { request, .. }) = scratch.requests.iter().find(|checked| checked.page.is_none()) {
                 let windows = state.windows.iter().copied().collect();
                 let why = PlanError::NoSuchWindow { start: request.iova.start(), windows };
                 return Err(MapError::NoWindow { asked: request.iova, why });
             }
             let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
-            self.0.registry.pin(wanted, &state.container_files, &mut scratch.parts)?;
+            self.0.registry.pin(&mut state.pinner, wanted, &state.container_files, &mut scratch.parts)?;
         }
+        let mappings = self.0.mappings.upgradable_read();
         scratch.displaced.clear();
-        scratch.displaced.extend(self.0.mappings.read().overlapping(range));
-        self.commit(scratch);
+        scratch.displaced.extend(mappings.overlapping(range));
+        self.commit(state, scratch, RwLockUpgradableReadGuard::upgrade(mappings));
         Ok(())
     }
 }

@@ -7,13 +7,12 @@ use super::apply::{self, ApplyError, Run};
 use super::windows::{Missing, with_reserved};
 use super::{AddressSpace, Locked, MapError, NotRestored, State, UnmapError, WindowError};
 use crate::addr::{IovaRange, PageShift, UserAddr, UserRange};
-use crate::map::Mapping;
+use crate::map::{IntervalMap, Mapping};
 use crate::permission::Permission;
 use crate::registry::{Part, PinError, RegionId};
-use crate::stats::{RefusalCounters, Refusals};
+use crate::stats::{OwnCounter, RefusalCounters, Refusals};
 use crate::window::{DefaultWindow, Plan, Planned, Window, WindowRequest};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use parking_lot::{RwLockUpgradableReadGuard, RwLockWriteGuard};
 
 /// Minimum number of TCEs of a window created on demand: room for more, cheap to tear down.
 const DEMAND_ENTRIES: u64 = 16 << 10;
@@ -79,12 +78,13 @@ pub struct SpaceStats {
     pub unmap_refusals: Refusals,
 }
 
+/// Changed with the state locked, and read at any time.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    maps: AtomicU64,
-    mapped: AtomicU64,
-    unmaps: AtomicU64,
-    unmapped: AtomicU64,
+    maps: OwnCounter,
+    mapped: OwnCounter,
+    unmaps: OwnCounter,
+    unmapped: OwnCounter,
     map_refusals: RefusalCounters,
     unmap_refusals: RefusalCounters,
 }
@@ -92,10 +92,10 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn get(&self) -> SpaceStats {
         SpaceStats {
-            maps: self.maps.load(Relaxed),
-            mapped: self.mapped.load(Relaxed),
-            unmaps: self.unmaps.load(Relaxed),
-            unmapped: self.unmapped.load(Relaxed),
+            maps: self.maps.get(),
+            mapped: self.mapped.get(),
+            unmaps: self.unmaps.get(),
+            unmapped: self.unmapped.get(),
             map_refusals: self.map_refusals.get::<MapError>(),
             unmap_refusals: self.unmap_refusals.get::<UnmapError>(),
         }
@@ -104,8 +104,8 @@ impl Counters {
     fn map(&self, requests: &[MapRequest], result: &Result<(), MapError>) {
         match result {
             Ok(()) => {
-                self.maps.fetch_add(1, Relaxed);
-                self.mapped.fetch_add(requests.iter().map(|request| request.iova.len()).sum(), Relaxed);
+                self.maps.add(1);
+                self.mapped.add(requests.iter().map(|request| request.iova.len()).sum());
             }
             Err(error) => self.map_refusals.count(error),
         }
@@ -114,8 +114,8 @@ impl Counters {
     fn unmap(&self, result: &Result<u64, UnmapError>) {
         match result {
             Ok(bytes) => {
-                self.unmaps.fetch_add(1, Relaxed);
-                self.unmapped.fetch_add(*bytes, Relaxed);
+                self.unmaps.add(1);
+                self.unmapped.add(*bytes);
             }
             Err(error) => self.unmap_refusals.count(error),
         }
@@ -137,11 +137,46 @@ impl AddressSpace {
             return Ok(());
         }
         let Locked { state, scratch } = &mut *self.0.state.lock();
-        let result = self.map_with(state, scratch, requests, overlap);
+        let usual = match requests {
+            [request] => self.map_one(state, scratch, request),
+            _ => None,
+        };
+        let result = usual.unwrap_or_else(|| self.map_with(state, scratch, requests, overlap));
         self.0.counters.map(requests, &result);
         result
     }
 
+    /// Maps a request in the usual case: a window holds it, nothing is mapped there, and its memory
+    /// is pinned without a lock. Otherwise returns `None`, with nothing changed.
+    #[inline]
+    fn map_one(&self, state: &mut State, scratch: &mut Scratch, request: &MapRequest) -> Option<Result<(), MapError>> {
+        let &MapRequest { iova, user: start, permission } = request;
+        let Window { page, .. } = *state.windows.containing(iova)?;
+        let user = UserRange::new(start, iova.len()).ok()?;
+        aligned(request, page).ok()?;
+        let blocked = state.facts.as_ref().is_some_and(|facts| facts.mmio_in(iova).is_some());
+        if blocked || !state.stale.is_empty() || lacks_default(state) {
+            return None;
+        }
+        let mappings = self.0.mappings.upgradable_read();
+        let spot = mappings.free_spot(iova)?;
+        let region = self.0.registry.pin_again(&mut state.pinner, user, page)?;
+        let run = Run { iova, user: start, permission, page };
+        state.interrupted = true;
+        let applied = apply::map(self.host(), &state.container_files, &[run], &[]);
+        state.interrupted = false;
+        if let Err(error) = applied {
+            drop(mappings);
+            scratch.requests.splice(.., [Checked { request: *request, user, page: Some(page) }]);
+            scratch.parts.splice(.., [Part { region, user }]);
+            return Some(Err(self.map_failed(state, scratch, &[], error)));
+        }
+        let mapping = Mapping { iova, user: start, permission, region };
+        let _ = RwLockUpgradableReadGuard::upgrade(mappings).insert_at(spot, mapping);
+        Some(Ok(()))
+    }
+
+    #[inline(never)]
     fn map_with(
         &self,
         state: &mut State,
@@ -150,14 +185,14 @@ impl AddressSpace {
         overlap: Overlap,
     ) -> Result<(), MapError> {
         apply::clear_stale(&self.0.registry, state);
-        self.check(state, requests, overlap, scratch)?;
+        // Nobody else changes the map while the state is locked; others read it meanwhile.
+        let mappings = self.0.mappings.upgradable_read();
+        self.check(state, requests, overlap, scratch, &mappings)?;
         let planned = self.plan_missing(state, scratch)?;
         let wanted = scratch.requests.iter().filter_map(|checked| Some((checked.user, checked.page?)));
-        self.0.registry.pin(wanted, &state.container_files, &mut scratch.parts)?;
+        self.0.registry.pin(&mut state.pinner, wanted, &state.container_files, &mut scratch.parts)?;
         let mut created = Vec::new();
-        let lacks_default = state.windows.default == DefaultWindow::Live
-            && state.containers.iter().any(|container| container.default_pending);
-        let ready = if lacks_default { self.create_default_everywhere(state) } else { Ok(()) };
+        let ready = if lacks_default(state) { self.create_default_everywhere(state) } else { Ok(()) };
         let ready = ready.and_then(|()| {
             for missing in planned {
                 created.extend(self.create_missing(state, missing)?);
@@ -165,7 +200,7 @@ impl AddressSpace {
             Ok(())
         });
         if let Err(error) = ready {
-            self.unpin(scratch);
+            self.unpin(state, scratch);
             self.remove_created(state, &created);
             return Err(error.into());
         }
@@ -175,41 +210,60 @@ impl AddressSpace {
         state.interrupted = false;
         match applied {
             Ok(()) => {
-                self.commit(scratch);
+                self.commit(state, scratch, RwLockUpgradableReadGuard::upgrade(mappings));
                 Ok(())
             }
-            Err(ApplyError::Refused(error)) => {
-                self.unpin(scratch);
-                self.remove_created(state, &created);
-                Err(MapError::Refused(error))
+            Err(error) => {
+                drop(mappings);
+                Err(self.map_failed(state, scratch, &created, error))
             }
-            Err(ApplyError::NotRestored(mut error)) => {
+        }
+    }
+
+    /// Makes good for a failed map: unpins its memory and removes the windows created for it.
+    #[cold]
+    fn map_failed(&self, state: &mut State, scratch: &Scratch, created: &[IovaRange], error: ApplyError) -> MapError {
+        match error {
+            ApplyError::Refused(error) => {
+                self.unpin(state, scratch);
+                self.remove_created(state, created);
+                MapError::Refused(error)
+            }
+            ApplyError::NotRestored(mut error) => {
                 let left = error.left.clone();
                 self.drop_lost(state, &mut error);
                 self.keep_stale(state, scratch, &left);
-                Err(error.into())
+                error.into()
             }
         }
     }
 
-    fn unpin(&self, scratch: &Scratch) {
-        self.0.registry.unpin(scratch.parts.iter().map(|part| (part.region, part.user.len())));
+    fn unpin(&self, state: &mut State, scratch: &Scratch) {
+        let parts = scratch.parts.iter().map(|part| (part.region, part.user.len()));
+        self.0.registry.unpin(&mut state.pinner, parts);
     }
 
     /// Records what the kernel has mapped, and unpins what it displaced.
-    pub(super) fn commit(&self, scratch: &mut Scratch) {
-        {
-            let mut mappings = self.0.mappings.write();
-            for displaced in &scratch.displaced {
-                mappings.remove(displaced.iova, |_| {});
-            }
-            for mapping in new_mappings(scratch) {
-                let entered = mappings.insert(mapping);
-                debug_assert!(entered.is_ok(), "checked before, and the state is locked");
-            }
+    pub(super) fn commit(
+        &self,
+        state: &mut State,
+        scratch: &Scratch,
+        mut mappings: RwLockWriteGuard<'_, IntervalMap<RegionId>>,
+    ) {
+        for displaced in &scratch.displaced {
+            mappings.remove(displaced.iova, |_| {});
         }
+        let mut last = None;
+        for mapping in new_mappings(scratch) {
+            let follows = last.and_then(|last| mappings.free_spot_after(last, mapping.iova));
+            let spot = follows.or_else(|| mappings.free_spot(mapping.iova));
+            debug_assert!(spot.is_some(), "checked before, and the state is locked");
+            last = spot.and_then(|spot| mappings.insert_at(spot, mapping));
+        }
+        drop(mappings);
         if !scratch.displaced.is_empty() {
-            self.0.registry.unpin(scratch.displaced.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+            let displaced = scratch.displaced.iter().map(|mapping| (mapping.region, mapping.iova.len()));
+            self.0.registry.unpin(&mut state.pinner, displaced);
         }
     }
 
@@ -237,20 +291,20 @@ impl AddressSpace {
                     rest -= stale.iova.len();
                 }
             }
-            self.0.registry.unpin([(mapping.region, rest)].into_iter());
+            self.0.registry.unpin(&mut state.pinner, [(mapping.region, rest)].into_iter());
         }
     }
 
     /// Unmaps everything in `range`, which must be whole IOMMU pages of one window: part of a
     /// mapping, or several mappings. Returns the number of bytes that were mapped.
     pub fn unmap(&self, range: IovaRange) -> Result<u64, UnmapError> {
-        let result = self.unmap_range(range);
+        let Locked { state, scratch } = &mut *self.0.state.lock();
+        let result = self.unmap_range(state, scratch, range);
         self.0.counters.unmap(&result);
         result
     }
 
-    fn unmap_range(&self, range: IovaRange) -> Result<u64, UnmapError> {
-        let Locked { state, scratch } = &mut *self.0.state.lock();
+    fn unmap_range(&self, state: &mut State, scratch: &mut Scratch, range: IovaRange) -> Result<u64, UnmapError> {
         apply::clear_stale(&self.0.registry, state);
         let Some(window) = state.windows.containing(range) else {
             return Err(UnmapError::NoWindow { asked: range });
@@ -259,20 +313,36 @@ impl AddressSpace {
         if !range.is_aligned(page) {
             return Err(UnmapError::Misaligned { asked: range, page });
         }
+        // Nobody else changes the map while the state is locked; others read it meanwhile.
+        let mappings = self.0.mappings.upgradable_read();
         let removed = &mut scratch.displaced;
         removed.clear();
-        removed.extend(self.0.mappings.read().overlapping(range));
+        let exact = mappings.exact(range);
+        match exact {
+            Some((_, mapping)) => removed.push(mapping),
+            None => removed.extend(mappings.overlapping(range)),
+        }
+        if removed.is_empty() {
+            return Ok(0);
+        }
         state.interrupted = true;
         let applied = apply::unmap(self.host(), &state.container_files, removed, page);
         state.interrupted = false;
         match applied {
             Ok(()) => {
-                self.0.mappings.write().remove(range, |_| {});
-                self.0.registry.unpin(removed.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+                let mut mappings = RwLockUpgradableReadGuard::upgrade(mappings);
+                match exact {
+                    Some((spot, _)) => mappings.remove_at(spot),
+                    None => mappings.remove(range, |_| {}),
+                }
+                drop(mappings);
+                let parts = removed.iter().map(|mapping| (mapping.region, mapping.iova.len()));
+                self.0.registry.unpin(&mut state.pinner, parts);
                 Ok(removed.iter().map(|mapping| mapping.iova.len()).sum())
             }
             Err(ApplyError::Refused(error)) => Err(UnmapError::Refused(error)),
             Err(ApplyError::NotRestored(mut error)) => {
+                drop(mappings);
                 self.drop_lost(state, &mut error);
                 Err(error.into())
             }
@@ -293,6 +363,7 @@ impl AddressSpace {
         requests: &[MapRequest],
         overlap: Overlap,
         scratch: &mut Scratch,
+        mappings: &IntervalMap<RegionId>,
     ) -> Result<(), MapError> {
         let Scratch { requests: sorted, displaced, .. } = scratch;
         sorted.clear();
@@ -306,7 +377,7 @@ impl AddressSpace {
             if window.is_none_or(|window: &Window| !window.range.contains_range(&request.iova)) {
                 window = state.windows.containing(request.iova);
             }
-            if let Some(facts) = state.facts.filter(|_| window.is_some()) {
+            if let (Some(facts), true) = (&state.facts, window.is_some()) {
                 let over = |why| MapError::NoWindow { asked: request.iova, why };
                 facts.check_mmio(request.iova).map_err(over)?;
             }
@@ -314,12 +385,11 @@ impl AddressSpace {
             aligned(&request, page.unwrap_or(PageShift::P4K))?;
             sorted.push(Checked { request, user: user_range(&request)?, page });
         }
-        if !sorted.is_sorted_by_key(|checked| checked.request.iova) {
+        let apart = |pair: &[Checked]| pair[0].request.iova.end() <= pair[1].request.iova.start();
+        if !sorted.windows(2).all(apart) {
             sorted.sort_unstable_by_key(|checked| checked.request.iova);
-        }
-        for pair in sorted.windows(2) {
-            let (first, second) = (pair[0].request.iova, pair[1].request.iova);
-            if first.end() > second.start() {
+            if let Some(pair) = sorted.windows(2).find(|pair| !apart(pair)) {
+                let (first, second) = (pair[0].request.iova, pair[1].request.iova);
                 return Err(MapError::Twice { first, second });
             }
         }
@@ -329,33 +399,7 @@ impl AddressSpace {
                 return Err(MapError::Overlap { asked: request.iova, present, user });
             }
         }
-        self.find_displaced(overlap, sorted, displaced)
-    }
-
-    /// Collects the mappings at the bus addresses of the requests, or fails at the first one.
-    fn find_displaced(
-        &self,
-        overlap: Overlap,
-        sorted: &[Checked],
-        displaced: &mut Vec<Mapping<RegionId>>,
-    ) -> Result<(), MapError> {
-        let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Ok(()) };
-        let mappings = self.0.mappings.read();
-        if mappings.first_overlap(first.request.iova.hull(&last.request.iova)).is_none() {
-            return Ok(());
-        }
-        for Checked { request, .. } in sorted {
-            match overlap {
-                Overlap::Replace => displaced.extend(mappings.overlapping(request.iova)),
-                Overlap::Refuse => {
-                    if let Some(present) = mappings.first_overlap(request.iova) {
-                        let (present, user) = (present.iova, present.user);
-                        return Err(MapError::Overlap { asked: request.iova, present, user });
-                    }
-                }
-            }
-        }
-        Ok(())
+        find_displaced(mappings, overlap, sorted, displaced)
     }
 
     /// Plans the windows for requests that no window holds, and sets their page: one window for
@@ -418,6 +462,36 @@ impl AddressSpace {
         }
         Ok(Some(Missing { range, plan }))
     }
+}
+
+/// Collects the mappings at the bus addresses of the requests, or fails at the first one.
+fn find_displaced(
+    mappings: &IntervalMap<RegionId>,
+    overlap: Overlap,
+    sorted: &[Checked],
+    displaced: &mut Vec<Mapping<RegionId>>,
+) -> Result<(), MapError> {
+    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Ok(()) };
+    if mappings.first_overlap(first.request.iova.hull(&last.request.iova)).is_none() {
+        return Ok(());
+    }
+    for Checked { request, .. } in sorted {
+        match overlap {
+            Overlap::Replace => displaced.extend(mappings.overlapping(request.iova)),
+            Overlap::Refuse => {
+                if let Some(present) = mappings.first_overlap(request.iova) {
+                    let (present, user) = (present.iova, present.user);
+                    return Err(MapError::Overlap { asked: request.iova, present, user });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a container that joined later still lacks the default window.
+fn lacks_default(state: &State) -> bool {
+    state.windows.default == DefaultWindow::Live && state.containers.iter().any(|container| container.default_pending)
 }
 
 /// Returns the user memory of a request.

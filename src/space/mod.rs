@@ -12,10 +12,11 @@
 //!
 //! # Locking
 //! `state` is held by whatever calls the kernel: MAP and UNMAP take no lock there, and must not
-//! meet a change of windows or groups. `mappings` is written only for the moment in which the map
-//! changes, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, the
-//! registry's locks, `mappings`. Spaces wait for each other only while a window or memory is being
-//! charged to the process.
+//! meet a change of windows or groups. Only its holder has `mappings` upgradable, which excludes no
+//! reader, or for writing: for the moment in which the map changes, and in which no other lock is
+//! taken, so that [`AddressSpace::translate`] never waits for an ioctl. Order: `state`, `mappings`,
+//! the registry's locks. Spaces wait for each other only while a window or memory is being charged
+//! to the process.
 
 mod apply;
 mod charge;
@@ -39,7 +40,8 @@ use crate::addr::{Iova, IovaRange, UserRange};
 use crate::host::{Fd, Host, Process};
 use crate::map::{IntervalMap, Mapping, Translation};
 use crate::pci::Group;
-use crate::registry::{Promise, RegionId, Registry, ReverseMap};
+use crate::registry::{Pinner, Promise, RegionId, Registry, ReverseMap};
+use crate::stats::Padded;
 use crate::window::{DefaultWindow, Window, WindowFacts, Windows};
 use apply::StaleMappings;
 use groups::Container;
@@ -82,8 +84,8 @@ impl core::fmt::Debug for Inner {
 /// the one that takes it down.
 struct Inner {
     registry: Registry,
-    state: Arc<Mutex<Locked>>,
-    mappings: Arc<RwLock<IntervalMap<RegionId>>>,
+    state: Arc<Padded<Mutex<Locked>>>,
+    mappings: Arc<Padded<RwLock<IntervalMap<RegionId>>>>,
     /// Bytes the pending default window will lock at its first map, while something is reserved in
     /// it.
     promise: Promise,
@@ -92,7 +94,7 @@ struct Inner {
     driven: Mutex<BTreeSet<String>>,
     /// Process that created it.
     process: Process,
-    counters: Arc<Counters>,
+    counters: Arc<Padded<Counters>>,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,8 @@ struct State {
     interrupted: bool,
     /// Pinned memory that KVM may map here itself.
     kvm_pins: KvmPins,
+    /// Counts all that is pinned for this space.
+    pinner: Pinner,
 }
 
 /// The data under the lock: the state, and buffers reused by every call.

@@ -65,8 +65,13 @@ impl AddressSpace {
     /// Checks that [`Self::replace_window`] could be carried out now. Makes no call that changes
     /// anything.
     pub fn can_replace_window(&self, start: Iova, request: &WindowRequest) -> Result<(), WindowError> {
-        let state = &self.0.state.lock().state;
-        self.plan_without(state, start, request).map(drop)
+        self.can_replace(&[start], request)
+    }
+
+    /// Checks that the windows that start at `starts` could be removed, and another created in
+    /// their place. Makes no call that changes anything.
+    pub(crate) fn can_replace(&self, starts: &[Iova], request: &WindowRequest) -> Result<(), WindowError> {
+        self.plan_without(&self.0.state.lock().state, starts, request).map(drop)
     }
 
     /// Removes the window that starts at `start`, with everything mapped in it, and then creates
@@ -78,7 +83,8 @@ impl AddressSpace {
     pub fn replace_window(&self, start: Iova, request: &WindowRequest) -> Result<Window, WindowError> {
         let state = &mut self.0.state.lock().state;
         let charging = self.0.registry.charging();
-        let (range, plan) = self.plan_without(state, start, request)?;
+        let plan = self.plan_without(state, &[start], request)?;
+        let range = window_at(state, start)?;
         let gone = self.discard_in(state, range)?;
         let created = self.execute_charged(state, &plan, Origin::Requested).map_err(|error| match error {
             WindowError::Call { error, mut gone } => {
@@ -89,23 +95,18 @@ impl AddressSpace {
         });
         // Unpinning may register a part of the memory again, which takes the same lock.
         drop(charging);
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        self.0.registry.unpin(&mut state.pinner, gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
         created?.ok_or(WindowError::NoGroup)
     }
 
-    /// Returns the range of the window that starts at `start`, and the plan of another after its
-    /// removal.
-    fn plan_without(
-        &self,
-        state: &State,
-        start: Iova,
-        request: &WindowRequest,
-    ) -> Result<(IovaRange, Plan), WindowError> {
-        let input = self.plan_input(state, None)?;
-        let windows = || state.windows.iter().copied().collect();
-        let range = state.windows.iter().map(|window| window.range).find(|range| range.start() == start);
-        let range = range.ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
-        Ok((range, self.plan_in(state, &input.without(start), request)?))
+    /// Plans a window as if those that start at `starts` were removed already.
+    fn plan_without(&self, state: &State, starts: &[Iova], request: &WindowRequest) -> Result<Plan, WindowError> {
+        let mut input = self.plan_input(state, None)?;
+        for &start in starts {
+            window_at(state, start)?;
+            input = input.without(start);
+        }
+        self.plan_in(state, &input, request)
     }
 
     /// Removes the window that starts at `start` with everything mapped in it, by the library or by
@@ -119,7 +120,7 @@ impl AddressSpace {
         let windows = || state.windows.iter().copied().collect();
         let range = live.or(default).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })?;
         let gone = self.discard_in(state, range)?;
-        self.0.registry.unpin(gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
+        self.0.registry.unpin(&mut state.pinner, gone.iter().map(|mapping| (mapping.region, mapping.iova.len())));
         Ok(())
     }
 
@@ -465,6 +466,13 @@ impl AddressSpace {
         }
         Ok(charging)
     }
+}
+
+/// Returns the range of the window that starts at `start`.
+fn window_at(state: &State, start: Iova) -> Result<IovaRange, PlanError> {
+    let mut ranges = state.windows.iter().map(|window| window.range);
+    let windows = || state.windows.iter().copied().collect();
+    ranges.find(|range| range.start() == start).ok_or_else(|| PlanError::NoSuchWindow { start, windows: windows() })
 }
 
 /// Checks that a created window holds the requested range: firmware may have placed it elsewhere.

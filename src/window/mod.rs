@@ -72,9 +72,14 @@ impl WindowFacts {
         IovaRange::between(default.end(), MMIO_END)
     }
 
+    /// Returns the MMIO that `asked` meets, if any.
+    pub(crate) fn mmio_in(&self, asked: IovaRange) -> Option<IovaRange> {
+        self.mmio().filter(|mmio| mmio.overlaps(&asked))
+    }
+
     /// Fails if any of `asked` is decoded as MMIO.
     pub(crate) fn check_mmio(&self, asked: IovaRange) -> Result<(), PlanError> {
-        match self.mmio().filter(|mmio| mmio.intersection(&asked).is_some()) {
+        match self.mmio_in(asked) {
             Some(mmio) => Err(PlanError::OverMmio { asked, mmio }),
             None => Ok(()),
         }

@@ -38,6 +38,9 @@ fn the_monitor_runs_on_every_machine() {
         refused.status.code() == Some(1) && error.contains("powernv9") && error.contains("unknown-machine"),
         "{error}"
     );
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let unwritten = with_library(&program).arg("pseries").stdout(full).status().unwrap();
+    assert_eq!(unwritten.code(), Some(1), "a full disk is an error");
 }
 
 #[test]

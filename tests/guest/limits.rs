@@ -243,6 +243,30 @@ fn a_reset_that_cannot_be_afforded_changes_nothing() {
 }
 
 #[test]
+fn a_reset_of_two_dynamic_windows_that_cannot_be_afforded_changes_nothing() {
+    for room in [DEFAULT / 2 - 3 * SMALL, DEFAULT / 2 - 2 * SMALL] {
+        let fixture = limited(DEFAULT + 2 * SMALL);
+        fixture.phb.attach(Group(0)).unwrap();
+        fixture.phb.create_window(16, 21).unwrap();
+        fixture.phb.remove_window(LIOBN).unwrap();
+        fixture.phb.create_window(16, 21).unwrap();
+        fixture.put(DYNAMIC, BIG, &tces(0, 32, PageShift::P64K));
+        fixture.put(LIOBN, 0, &tces(0, 32, PageShift::P64K));
+        fixture.plug(RAM, DEFAULT - room);
+        let before = (fixture.iommu.save(), fixture.model.locked());
+        let reset = fixture.phb.reset_windows();
+        if room + 2 * SMALL < DEFAULT / 2 {
+            assert!(matches!(&reset, Err(DdwError::Host(why)) if over_limit(why)), "{reset:?}");
+            assert_eq!((fixture.iommu.save(), fixture.model.locked()), before);
+        } else {
+            reset.unwrap();
+            assert_eq!(fixture.phb.tables().len(), 1);
+        }
+        fixture.agrees();
+    }
+}
+
+#[test]
 fn a_reset_that_the_kernel_refuses_half_way_says_what_is_gone() {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let faulty = Arc::new(Faulty::new(Arc::clone(&model)));

@@ -318,3 +318,38 @@ fn a_device_comes_back_to_a_guest_without_its_default_window() {
         }
     }
 }
+
+/// Of two dynamic windows, the second has the default window's place at 0. Which of them is older
+/// decides nothing when a device comes back.
+#[test]
+fn a_device_comes_back_to_two_dynamic_windows_in_either_order() {
+    for preset in PRESETS.iter().filter(|preset| preset.starts_with("powernv")) {
+        for (again, second_only) in [(false, false), (true, false), (false, true)] {
+            let fixture = Fixture::new(preset);
+            fixture.phb.attach(Group(0)).unwrap();
+            fixture.phb.remove_window(LIOBN).unwrap();
+            fixture.phb.create_window(16, 33).unwrap();
+            fixture.phb.create_window(16, 22).unwrap();
+            if again || second_only {
+                fixture.phb.remove_window(DYNAMIC).unwrap();
+            }
+            if again {
+                fixture.phb.create_window(16, 33).unwrap();
+            }
+            fixture.put(LIOBN, 0, &tces(0, 64, PageShift::P64K));
+            fixture.agrees();
+            let locked = fixture.model.locked();
+            fixture.phb.detach(Group(0)).unwrap();
+            fixture.phb.attach(Group(0)).unwrap();
+            assert_eq!(fixture.model.locked(), locked, "{preset}: the same windows as a moment ago");
+            fixture.agrees();
+            let saved = fixture.iommu.save();
+            let target = Fixture::new(preset);
+            target.iommu.restore(&saved).unwrap();
+            target.phb.attach(Group(1)).unwrap();
+            assert_eq!((target.model.locked(), target.iommu.save()), (locked, saved));
+            target.agrees();
+            [fixture, target].into_iter().for_each(Fixture::ends_clean);
+        }
+    }
+}

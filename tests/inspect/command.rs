@@ -68,3 +68,20 @@ fn without_a_target_it_lists_processes() {
     drop(server);
     assert!(!run(&[]).contains("12345"));
 }
+
+/// A watch that is piped into `head` would otherwise go on until the process ends.
+#[test]
+fn a_watch_that_nobody_reads_ends() {
+    let (process, folder) = (Process::new(), Folder::new());
+    let path = folder.closed().join("socket");
+    let _server = process.inspector.listen_at(&path).unwrap();
+    for more in [&["--watch=0.1"][..], &["--watch=0.1", "--json"]] {
+        let mut command = std::process::Command::new(cargo_bin!("spapr-iommu"));
+        let mut child =
+            command.arg("inspect").arg(&path).args(more).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // The first of what it prints was read; then the pipe is closed.
+        let mut first = [0];
+        std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut first).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{more:?}");
+    }
+}

@@ -81,6 +81,22 @@ pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -
     // One more table, no default window, and nothing left that occupied its slot.
     let twice = locked + (locked - before - RAM);
     ensure(process::locked()? == twice, format!("{} locked, not {twice}", process::locked()?))?;
+    if guest.host.platform() == Some(Platform::Powernv) {
+        // A second dynamic window takes the default one's place, whatever goes and comes back.
+        guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[DYNAMIC.0])?;
+        for start in [&[0x800_0000, 0], &[0, 0]] {
+            let page = guest.host.page_shift().get();
+            let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, page, page + 3])?;
+            ensure(made[2..] == *start, format!("{made:x?}"))?;
+        }
+        guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[DYNAMIC.0])?;
+        guest.iommu.h_put_tce(LIOBN, 0, 3)?;
+        guest.groups.iter().try_for_each(|group| guest.phb.detach(*group))?;
+        guest.phb.attach(guest.groups[0])?;
+        let windows: Vec<_> =
+            guest.phb.space().status().windows.iter().map(|(window, _)| window.range.start().0).collect();
+        ensure(windows == [0] && guest.phb.space().mapped().0 == 1, format!("{windows:x?}"))?;
+    }
     drop(guest);
     ensure(process::locked()? == before, format!("{} locked at the end, not {before}", process::locked()?))
 }

@@ -205,6 +205,16 @@ fn a_full_disk_is_an_error_of_every_command() {
         &["run", "examples/raw.toml"],
         &["replay", trace],
         &["replay", trace, "--json"],
+        &["plan", "--memory", "1G"],
+        &["plan", "--memory", "1G", "--json"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["list"],
+        &["list", "--json"],
+        &["inspect"],
+        &["inspect", "--json"],
+        &["completions", "bash"],
+        &["man"],
         &["--help"],
         &["run", "--help"],
         &["--version"],
@@ -247,8 +257,11 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn help_is_wrapped() {
-    for command in [&["--help"][..], &["run", "--help"], &["replay", "--help"], &["bind", "--help"]] {
-        let help = spapr_iommu(command).code(0);
+    let subcommands =
+        ["run", "replay", "plan", "bind", "unbind", "doctor", "list", "inspect", "completions", "man"].map(Some);
+    for command in subcommands.into_iter().chain([None]) {
+        let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
+        let help = spapr_iommu(&arguments).code(0);
         let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
         let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 100).collect();
         assert!(long.is_empty(), "{command:?}: {long:?}");

@@ -7,9 +7,8 @@ use spapr_iommu::host::Errno::{self, *};
 use spapr_iommu::host::{Host, Platform};
 use spapr_iommu::model::{Faulty, Model, Recording, Violation};
 use spapr_iommu::permission::Permission;
-use spapr_iommu::space::AddressSpace;
 use spapr_iommu_cli::Machine;
-use spapr_iommu_cli::scenario::{Observer, Scenario};
+use spapr_iommu_cli::scenario::{Observer, RunState, Scenario};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -47,12 +46,12 @@ struct Agreement<'a> {
 }
 
 impl Observer for Agreement<'_> {
-    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
+    fn after_step(&mut self, state: &RunState<'_>) {
         self.steps += 1;
         assert!(!self.model.violations().iter().any(Violation::harms_kernel), "{:?}", self.model.violations());
         let powernv = self.model.platform() == Some(Platform::Powernv);
         let mut mapped = None;
-        for (name, space) in spaces {
+        for (name, space) in state.spaces() {
             let seen = |permission| match permission {
                 Permission::Write if powernv => Permission::ReadWrite,
                 permission => permission,

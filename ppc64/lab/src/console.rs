@@ -1,7 +1,7 @@
 //! Takes the console of a running machine apart.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{ErrorKind, Result, Write};
 
 use ppc64_init::finding::{is_fatal, is_fault};
 use ppc64_init::protocol::{Channel, Decoded, Decoder, Report};
@@ -34,6 +34,20 @@ pub struct Seen {
     pub fatal: Option<String>,
     /// The last lines that firmware, kernel or QEMU printed.
     pub tail: VecDeque<String>,
+    /// What of the commands' output or of the log could not be written first, and why.
+    pub unwritten: Option<String>,
+}
+
+impl Seen {
+    /// Remembers what was not written. A reader that went away has all it wanted.
+    fn check(&mut self, what: &str, result: Result<()>) {
+        match result {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe && self.unwritten.is_none() => {
+                self.unwritten = Some(format!("{what}: {error}"));
+            }
+            _ => {}
+        }
+    }
 }
 
 impl<O: Write, E: Write, L: Write> Console<O, E, L> {
@@ -75,15 +89,15 @@ impl<O: Write, E: Write, L: Write> Console<O, E, L> {
                 None => {}
             }
         }
-        // A reader that went away must not end the run: the verdict is still needed.
-        let _ = self.output.write_all(&output).and_then(|()| self.output.flush());
-        let _ = self.error.write_all(&error).and_then(|()| self.error.flush());
-        let _ = self.log.write_all(&log);
+        // No failure ends the run: the verdict is still needed.
+        self.seen.check("standard output", self.output.write_all(&output).and_then(|()| self.output.flush()));
+        self.seen.check("standard error", self.error.write_all(&error).and_then(|()| self.error.flush()));
+        self.seen.check("the log", self.log.write_all(&log));
     }
 
     /// Takes QEMU's own messages.
     pub fn take_diagnostic(&mut self, bytes: &[u8]) {
-        let _ = self.log.write_all(bytes);
+        self.seen.check("the log", self.log.write_all(bytes));
         for &byte in bytes {
             self.take_noise(byte);
         }
@@ -92,7 +106,7 @@ impl<O: Write, E: Write, L: Write> Console<O, E, L> {
     /// Ends the stream.
     pub fn finish(mut self) -> Seen {
         self.end_line();
-        let _ = self.log.flush();
+        self.seen.check("the log", self.log.flush());
         self.seen
     }
 
@@ -180,6 +194,35 @@ mod tests {
         assert_eq!(seen.reports, [Report::Finished]);
         assert_eq!(seen.tail, ["skiboot", "kernel"]);
         assert!(seen.faults.is_empty() && seen.fatal.is_none());
+    }
+
+    /// Takes nothing.
+    struct Full(ErrorKind);
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_not_written_is_said_unless_its_reader_is_gone() {
+        let unwritten = |output: ErrorKind, log: ErrorKind| {
+            let mut console = Console::new(Full(output), Vec::new(), Full(log));
+            console.take(&encode(Channel::Output, b"out\n"));
+            console.take(&report(&Report::Finished));
+            let seen = console.finish();
+            assert_eq!(seen.reports, [Report::Finished], "the verdict is still known");
+            seen.unwritten
+        };
+        let full = ErrorKind::StorageFull;
+        assert!(unwritten(full, full).unwrap().starts_with("standard output: "));
+        assert!(unwritten(ErrorKind::BrokenPipe, full).unwrap().starts_with("the log: "));
+        assert_eq!(unwritten(ErrorKind::BrokenPipe, ErrorKind::BrokenPipe), None);
     }
 
     #[test]

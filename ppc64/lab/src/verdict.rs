@@ -46,10 +46,15 @@ pub struct Expected {
 }
 
 /// Judges a run. The first of these decides: interruption, an expected oops, a kernel fault, a
-/// time-out, a failure of the first process, a failed command, a leak.
+/// time-out, a failure of the first process, a failed command, a leak, output that could not be
+/// written.
 pub fn judge(seen: &Seen, end: End, expected: Expected) -> Verdict {
     let mut text = String::new();
-    let status = decide(seen, end, expected, &mut text);
+    let mut status = decide(seen, end, expected, &mut text);
+    if let Some(unwritten) = &seen.unwritten {
+        let _ = writeln!(text, "cannot write to {unwritten}");
+        status = if status == 0 { FAILED } else { status };
+    }
     Verdict { status, text }
 }
 
@@ -196,6 +201,15 @@ mod tests {
         assert!(judge(&leak, End::Off, EXPECTED).text.contains("leak: 1025 KiB"));
         assert_eq!(status(&seen(reports(3, after - 1)), End::Off, false), 3);
         assert_eq!(status(&seen(reports(0, 2 << 20)), End::Off, false), 0);
+    }
+
+    #[test]
+    fn output_that_was_not_written_fails_a_good_run() {
+        for (status, judged) in [(0, FAILED), (3, 3)] {
+            let seen = Seen { unwritten: Some("the log: full".into()), ..seen(reports(status, 1 << 20)) };
+            let verdict = judge(&seen, End::Off, EXPECTED);
+            assert_eq!((verdict.status, verdict.text.contains("cannot write to the log: full")), (judged, true));
+        }
     }
 
     #[test]

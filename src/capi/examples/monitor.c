@@ -269,5 +269,6 @@ int main(int argc, char **argv)
     spapr_iommu_host_free(host);
     check(munmap(start, 2 * RAM) == 0, "munmap");
     printf("nothing stays registered\n");
+    check(fflush(stdout) == 0, "standard output cannot be written");
     return 0;
 }

@@ -34,8 +34,9 @@ pub(super) fn run(arguments: &InspectArguments) -> Exit {
                 return Exit::Obstacle;
             }
         };
-        let exit = written(show(&snapshot, arguments)).and(draw_svg(&path, arguments));
-        let Some(pause) = arguments.watch.filter(|_| exit == Exit::Success) else { return exit };
+        let (is_read, shows) = show(&snapshot, arguments);
+        let exit = written(shows).and(draw_svg(&path, arguments));
+        let Some(pause) = arguments.watch.filter(|_| is_read && exit == Exit::Success) else { return exit };
         shown = true;
         thread::sleep(pause);
     }
@@ -50,7 +51,8 @@ fn path(target: &Path) -> PathBuf {
     paths.swap_remove(place.unwrap_or(0))
 }
 
-fn show(snapshot: &Snapshot, arguments: &InspectArguments) -> io::Result<()> {
+/// Prints a snapshot. Returns also whether somebody still reads what is printed.
+fn show(snapshot: &Snapshot, arguments: &InspectArguments) -> (bool, io::Result<()>) {
     let mut sink = Sink::stdout();
     if arguments.json {
         sink.json(snapshot);
@@ -58,7 +60,7 @@ fn show(snapshot: &Snapshot, arguments: &InspectArguments) -> io::Result<()> {
         let clear = if arguments.watch.is_some() && io::stdout().is_terminal() { CLEAR } else { "" };
         sink.line(&format!("{clear}{}", draw(snapshot, arguments.space.as_deref())));
     }
-    sink.finish()
+    (sink.is_read(), sink.finish())
 }
 
 /// Draws everything, whatever the tables list.

@@ -2,7 +2,7 @@
 
 use super::output::TICK;
 use super::terminal::{chain, say};
-use crate::scenario::{Observer, StepReport, Tables};
+use crate::scenario::{Observer, RunState, StepReport};
 use spapr_iommu::inspect::{Inspector, Server};
 use spapr_iommu::space::AddressSpace;
 use std::collections::BTreeSet;
@@ -57,22 +57,17 @@ impl Observer for Inspected<'_> {
         self.inner.progress(done, all);
     }
 
-    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
-        let spaces: Vec<_> = spaces.collect();
-        spaces.iter().for_each(|(name, space)| self.show(name, space));
-        self.inner.after_step(&mut spaces.into_iter());
+    fn before_step(&mut self, state: &RunState<'_>) {
+        self.inner.before_step(state);
     }
 
-    fn wants_tables(&self) -> bool {
-        self.inner.wants_tables()
+    fn after_step(&mut self, state: &RunState<'_>) {
+        state.spaces().for_each(|(name, space)| self.show(name, space));
+        self.inner.after_step(state);
     }
 
-    fn tables(&mut self, tables: &Tables) {
-        self.inner.tables(tables);
-    }
-
-    fn before_release(&mut self) {
-        self.inner.before_release();
+    fn before_release(&mut self, state: &RunState<'_>) {
+        self.inner.before_release(state);
         if self.server.is_some() {
             let pid = std::process::id();
             say(format_args!("Look at it with `spapr-iommu inspect {pid}`. Enter releases everything."));

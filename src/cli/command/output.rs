@@ -47,8 +47,14 @@ impl<W: Write> Sink<W> {
         }
     }
 
-    /// Flushes, and reports the first error. A closed pipe is not an error: its
-    /// reader has all it wanted.
+    /// Flushes, and returns whether the reader is still there.
+    pub(super) fn is_read(&mut self) -> bool {
+        self.failed = self.failed.take().or_else(|| self.inner.flush().err());
+        self.failed.as_ref().is_none_or(|error| error.kind() != ErrorKind::BrokenPipe)
+    }
+
+    /// Flushes, and reports the first error. A closed pipe is not an error: its reader has all it
+    /// wanted.
     pub(super) fn finish(mut self) -> io::Result<()> {
         match self.failed.map_or_else(|| self.inner.flush(), Err) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -4,12 +4,11 @@ use super::Exit;
 use super::terminal::say;
 use crate::picture::{Call, MAX_BARS, Memory, StepPart, Steps, addresses, amount, steps};
 use crate::replay::Watcher;
-use crate::scenario::{Observer, StepReport, Tables};
+use crate::scenario::{Observer, RunState, StepReport, Tables};
 use spapr_iommu::addr::UserRange;
 use spapr_iommu::guest::GuestIommu;
 use spapr_iommu::host::call_counts;
 use spapr_iommu::inspect::{Inspector, Query};
-use spapr_iommu::space::AddressSpace;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,23 +63,36 @@ pub(super) struct Record<'a> {
     /// The step in progress: its number, its name, and the calls before it.
     step: (usize, String, [u64; Call::ALL.len()]),
     steps: Vec<StepPart>,
-    /// The step after which most was mapped, and the tables at that point.
-    most: Option<(u64, String, Tables)>,
+    /// The most bytes that were mapped so far, and whether that many still are.
+    most: (u64, bool),
+    /// When that was, and the tables at that point.
+    shown: Option<(String, Tables)>,
 }
+
+/// Actions after which less may be mapped or registered than before. Tables are taken before them
+/// rather than after each step: taking them takes as long as they are.
+const TAKE_AWAY: [&str; 7] = ["unmap", "detach", "release", "remove-window", "drop-default", "unreserve", "trim"];
 
 impl<'a> Record<'a> {
     pub(super) fn new(inner: &'a mut dyn Observer, draws: bool) -> Self {
-        Self { inner, draws, step: Default::default(), steps: Vec::new(), most: None }
+        Self { inner, draws, step: Default::default(), steps: Vec::new(), most: (0, false), shown: None }
+    }
+
+    /// Takes the tables, if the most is mapped now and they were not taken before.
+    fn take(&mut self, when: impl FnOnce() -> String, state: &RunState<'_>) {
+        if core::mem::take(&mut self.most.1) {
+            self.shown = Some((when(), state.tables()));
+        }
     }
 
     /// Returns the data to draw.
     pub(super) fn finish(self, title: &str, host: &str) -> (Memory, Steps) {
         let steps = Steps { title: title.into(), about: host.into(), steps: self.steps, each: 1 };
-        let Some((_, step, tables)) = self.most else {
+        let Some((when, tables)) = self.shown else {
             return (Memory { title: title.into(), about: host.into(), ..Memory::default() }, steps);
         };
         let [registered, rest] = [tables.locked.registered, tables.locked.tables].map(amount);
-        let about = format!("After {step}, with {registered} locked for memory and {rest} for tables; {host}");
+        let about = format!("{when}, with {registered} locked for memory and {rest} for tables; {host}");
         (Memory::of_tables(&tables, title, about), steps)
     }
 }
@@ -99,29 +111,35 @@ impl Observer for Record<'_> {
         self.inner.progress(done, all);
     }
 
-    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
-        self.inner.after_step(spaces);
+    fn before_step(&mut self, state: &RunState<'_>) {
+        let (number, action, _) = &self.step;
+        if TAKE_AWAY.contains(&action.as_str()) {
+            let when = format!("Before step {number} ({action})");
+            self.take(|| when, state);
+        }
+        self.inner.before_step(state);
     }
 
-    fn wants_tables(&self) -> bool {
-        self.draws
-    }
-
-    fn tables(&mut self, tables: &Tables) {
-        let (number, name, before) = &self.step;
+    fn after_step(&mut self, state: &RunState<'_>) {
+        self.inner.after_step(state);
+        if !self.draws {
+            return;
+        }
+        let (_, name, before) = &self.step;
         let mut made = calls();
         made.iter_mut().zip(before).for_each(|(now, before)| *now -= before);
-        let locked = tables.locked;
-        let (registered, tables_locked) = (locked.registered, locked.tables);
-        self.steps.push(StepPart { name: name.clone(), calls: made, registered, tables: tables_locked });
-        let mapped = tables.maps.iter().map(|row| row.size).sum();
-        if self.most.as_ref().is_none_or(|(most, ..)| mapped > *most) {
-            self.most = Some((mapped, format!("step {number} ({name})"), tables.clone()));
+        let locked = state.locked();
+        let (registered, tables) = (locked.registered, locked.tables);
+        self.steps.push(StepPart { name: name.clone(), calls: made, registered, tables });
+        let mapped = state.mapped();
+        if mapped > self.most.0 || self.steps.len() == 1 {
+            self.most = (mapped, true);
         }
     }
 
-    fn before_release(&mut self) {
-        self.inner.before_release();
+    fn before_release(&mut self, state: &RunState<'_>) {
+        self.take(|| "At the end".into(), state);
+        self.inner.before_release(state);
     }
 
     fn done(&mut self, step: &StepReport) {
@@ -174,5 +192,51 @@ impl TraceRecord {
     pub(super) fn finish(self, title: &str, host: &str) -> (Memory, Steps) {
         let steps = Steps { title: title.into(), about: host.into(), steps: self.parts, each: self.each };
         (Memory { title: title.into(), about: format!("At the end of the trace; {host}"), ..self.memory }, steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Machine;
+    use crate::scenario::Scenario;
+
+    /// A scenario that maps and unmaps as `steps` says.
+    fn drawn(steps: &str) -> Memory {
+        let mut text =
+            "title = 't'\n[[memory]]\nname = 'ram'\nsize = '64K'\n[[step]]\nattach = { group = 0 }\n".to_owned();
+        text += "[[step]]\nregister = { memory = 'ram' }\n";
+        for (at, step) in steps.bytes().enumerate() {
+            let place = |number: usize| format!("at = 'default+{:#x}'", (number + 1) << 16);
+            text += &match step {
+                b'+' => format!("[[step]]\nmap = {{ {}, memory = 'ram' }}\n", place(at)),
+                _ => format!("[[step]]\nunmap = {{ {}, size = '64K' }}\n", place(at - 1)),
+            };
+        }
+        let scenario = Scenario::parse(&text).unwrap();
+        let machine = Machine::model("powernv9".parse().unwrap(), 1);
+        let mut nobody = ();
+        let mut record = Record::new(&mut nobody, true);
+        assert!(scenario.run(&machine, &mut record).unwrap().passed);
+        let (memory, parts) = record.finish("t", "a model");
+        assert_eq!(parts.steps.len(), 2 + steps.len());
+        memory
+    }
+
+    /// Tables are taken when they are about to shrink, not after each step: that would take a time
+    /// that grows with the square of the steps.
+    #[test]
+    fn what_is_drawn_is_the_most_that_was_mapped() {
+        for (steps, runs, when) in [
+            ("+++", 3, "At the end, "),
+            ("++-", 2, "Before step 5 (unmap), "),
+            ("++-+", 2, "Before step 5 (unmap), "),
+            ("++-++-", 3, "Before step 8 (unmap), "),
+            ("", 0, "At the end, "),
+        ] {
+            let memory = drawn(steps);
+            let found = memory.spaces.iter().map(|space| space.runs.len()).sum::<usize>();
+            assert_eq!((found, memory.about.starts_with(when)), (runs, true), "{steps:?}: {}", memory.about);
+        }
     }
 }

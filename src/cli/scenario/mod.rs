@@ -48,5 +48,5 @@ pub use places::NoMemory;
 pub use report::{
     End, GroupRow, LeaseRow, Locked, MapRow, PlanReport, RegionRow, Report, StepReport, Tables, WindowRow,
 };
-pub use run::Observer;
+pub use run::{Observer, RunState};
 pub(crate) use value::{NumberError, checked_number};

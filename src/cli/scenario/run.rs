@@ -9,6 +9,7 @@ use super::report::{GroupRow, LeaseRow, Locked, MapRow, RegionRow, Report, StepR
 use crate::machine::Machine;
 use spapr_iommu::addr::PageShift;
 use spapr_iommu::host::Platform;
+use spapr_iommu::registry::RegionStatus;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::window::{DEFAULT_PAGE, DefaultWindow};
 
@@ -30,11 +31,9 @@ impl Scenario {
                 break;
             }
             observer.begins(at + 1, self.steps.len(), step.action.key());
+            observer.before_step(&RunState(&context));
             let report = run_step(&mut context, at + 1, step, (platform, page), observer);
-            observer.after_step(&mut context.spaces.iter().map(|(name, space)| (name.as_str(), &space.space)));
-            if observer.wants_tables() {
-                observer.tables(&tables(&context));
-            }
+            observer.after_step(&RunState(&context));
             observer.done(&report);
             let stop = report.surprise;
             steps.push(report);
@@ -42,7 +41,7 @@ impl Scenario {
                 break;
             }
         }
-        observer.before_release();
+        observer.before_release(&RunState(&context));
         let tables = tables(&context);
         let host = machine.note(&context.groups);
         let end = context.end();
@@ -88,11 +87,8 @@ fn run_step(
 fn tables(context: &Context<'_>) -> Tables {
     let mut regions = context.registry.regions();
     regions.sort_by_key(|region| context.places.rank(region.range.start()));
-    let charged = regions.iter().filter(|region| region.containers > 0);
-    let registered = charged.map(|region| region.range.len()).sum();
-    let total = context.locked();
     let mut tables = Tables {
-        locked: Locked { total, registered, tables: total.saturating_sub(registered) },
+        locked: locked(context, &regions),
         registered: regions
             .iter()
             .map(|region| RegionRow {
@@ -119,6 +115,13 @@ fn tables(context: &Context<'_>) -> Tables {
         add_space(context, name, &space.space, &mut tables);
     }
     tables
+}
+
+fn locked(context: &Context<'_>, regions: &[RegionStatus]) -> Locked {
+    let charged = regions.iter().filter(|region| region.containers > 0);
+    let registered = charged.map(|region| region.range.len()).sum();
+    let total = context.locked();
+    Locked { total, registered, tables: total.saturating_sub(registered) }
 }
 
 fn add_space(context: &Context<'_>, name: &str, space: &AddressSpace, tables: &mut Tables) {
@@ -161,6 +164,37 @@ fn add_space(context: &Context<'_>, name: &str, space: &AddressSpace, tables: &m
     }));
 }
 
+/// The state between two steps.
+pub struct RunState<'a>(&'a Context<'a>);
+
+impl RunState<'_> {
+    /// Iterates over the address spaces, each with its name.
+    pub fn spaces(&self) -> impl Iterator<Item = (&str, &AddressSpace)> {
+        self.0.spaces.iter().map(|(name, space)| (name.as_str(), &space.space))
+    }
+
+    /// Returns the mapped bytes, over all spaces.
+    pub fn mapped(&self) -> u64 {
+        self.spaces().map(|(_, space)| space.mapped().1).sum()
+    }
+
+    /// Returns the locked memory.
+    pub fn locked(&self) -> Locked {
+        locked(self.0, &self.0.registry.regions())
+    }
+
+    /// Returns all that there is. Takes as long as that is.
+    pub fn tables(&self) -> Tables {
+        tables(self.0)
+    }
+}
+
+impl core::fmt::Debug for RunState<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "RunState({} bytes mapped)", self.mapped())
+    }
+}
+
 /// Watches a run.
 pub trait Observer {
     /// Returns whether to end the run before the next step, and release everything.
@@ -178,23 +212,20 @@ pub trait Observer {
         let _ = (done, all);
     }
 
-    /// A step has run: the spaces after it, each with its name.
-    fn after_step(&mut self, spaces: &mut dyn Iterator<Item = (&str, &AddressSpace)>) {
-        let _ = spaces;
+    /// The state before the step that begins.
+    fn before_step(&mut self, state: &RunState<'_>) {
+        let _ = state;
     }
 
-    /// Returns whether it wants the state after each step: [`Self::tables`].
-    fn wants_tables(&self) -> bool {
-        false
-    }
-
-    /// The state after a step that has run.
-    fn tables(&mut self, tables: &Tables) {
-        let _ = tables;
+    /// The state after a step has run.
+    fn after_step(&mut self, state: &RunState<'_>) {
+        let _ = state;
     }
 
     /// All steps have run, and nothing is released yet.
-    fn before_release(&mut self) {}
+    fn before_release(&mut self, state: &RunState<'_>) {
+        let _ = state;
+    }
 
     /// A step is done.
     fn done(&mut self, step: &StepReport) {
