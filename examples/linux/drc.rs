@@ -113,7 +113,7 @@ impl Shared {
             state.connected = on;
             return SUCCESS;
         };
-        eprintln!("{what} stays as it is: {error}");
+        eprintln!("{what} stays as it is: {}", super::chain(error.as_ref()));
         match error.downcast_ref() {
             Some(RemoveMemoryError::Mapped { .. }) => OUTSTANDING_TRANSLATION,
             _ => HARDWARE_ERROR,

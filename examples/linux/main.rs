@@ -52,6 +52,7 @@ use report::Report;
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
 use std::error::Error;
+use std::iter::successors;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,10 +70,15 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("linux: {error}");
+            eprintln!("linux: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns the messages of an error and of its causes.
+fn chain(error: &dyn Error) -> String {
+    successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Runs the same monitor as a child that is killed.

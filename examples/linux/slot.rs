@@ -68,8 +68,11 @@ impl Slot {
     /// Opens the device again, whose group is attached.
     pub(crate) fn plug(&self, phb: &Phb) -> Result<(), Box<dyn Error>> {
         let device = Passed::open(phb, self.group, &self.pci, self.number)?;
-        self.messages.forward(Some(Arc::clone(device.device())));
-        self.put(device)
+        let messages = Arc::clone(device.device());
+        self.put(device)?;
+        // Not before: they keep the device open, and with it its group.
+        self.messages.forward(Some(messages));
+        Ok(())
     }
 
     /// Closes the device. No processor may run.

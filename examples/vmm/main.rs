@@ -25,6 +25,7 @@ use machine::Machine;
 use spapr_iommu::host::Host;
 use spapr_iommu::host::vfio::Vfio;
 use std::error::Error;
+use std::iter::successors;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,7 +63,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("vmm: {error}");
+            let chain = successors(Some(error.as_ref()), |&error| error.source()).map(ToString::to_string);
+            eprintln!("vmm: {}", chain.collect::<Vec<_>>().join(": "));
             ExitCode::FAILURE
         }
     }

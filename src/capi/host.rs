@@ -1,14 +1,16 @@
 //! Hosts: the running kernel, and models of it.
 #![allow(unsafe_code, reason = "exports functions")]
 
-use crate::pointer::{fill, space, string};
-use crate::status::{Status, call, free, required, value};
+use crate::pointer::{array, file, fill, space, string};
+use crate::status::{Failure, Status, call, free, required, value};
 use core::ffi::c_char;
 use core::mem::MaybeUninit;
-use spapr_iommu::host::vfio::Vfio;
+use spapr_iommu::host::vfio::{GivenFiles, Vfio};
 use spapr_iommu::host::{Host as _, Memory};
 use spapr_iommu::model::Model;
-use spapr_iommu::{PageShift, host};
+use spapr_iommu::{Group, PageShift, PciAddress, host};
+use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A kernel: the running one, or a model in this process. What is made on it keeps it.
@@ -80,6 +82,89 @@ pub(crate) fn field<const N: usize>(text: &str) -> [c_char; N] {
 pub extern "C" fn spapr_iommu_host_kernel(host: Option<&mut MaybeUninit<Option<Box<Host>>>>) -> Status {
     call(|| {
         required(host, "host")?.write(Some(Box::new(Host(Kind::Kernel(Arc::new(Vfio::new()))))));
+        Ok(())
+    })
+}
+
+/// Kind of a file: /dev/vfio/vfio.
+pub const SPAPR_IOMMU_FILE_CONTAINER: u32 = 0;
+/// Kind of a file: /dev/vfio/N.
+pub const SPAPR_IOMMU_FILE_GROUP: u32 = 1;
+/// Kind of a file: what VFIO_GROUP_GET_DEVICE_FD returned.
+pub const SPAPR_IOMMU_FILE_DEVICE: u32 = 2;
+
+/// A file of VFIO that another process opened.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct VfioFile {
+    /// SPAPR_IOMMU_FILE_CONTAINER, SPAPR_IOMMU_FILE_GROUP or SPAPR_IOMMU_FILE_DEVICE.
+    pub kind: u32,
+    /// The open file, of which the library keeps a duplicate.
+    pub fd: i32,
+    /// Of a group: N of /dev/vfio/N. Otherwise 0.
+    pub group: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Of a device: its PCI address. Otherwise NULL.
+    pub address: *const c_char,
+}
+
+impl VfioFile {
+    /// Adds a duplicate of the file, with the address if it is a device's.
+    fn give(
+        &self,
+        file: BorrowedFd<'_>,
+        address: Option<&str>,
+        given: GivenFiles,
+        names: &mut BTreeSet<String>,
+    ) -> Result<GivenFiles, Failure> {
+        if self.reserved != 0 {
+            return Err(Failure::argument("reserved", "a file of VFIO has a reserved field that is not 0"));
+        }
+        let file = file.try_clone_to_owned();
+        let file = file.map_err(|error| Failure::argument("file", format!("fd {}: {error}", self.fd)))?;
+        let (name, given) = match (self.kind, address) {
+            (SPAPR_IOMMU_FILE_CONTAINER, _) => return Ok(given.with_container(file)),
+            (SPAPR_IOMMU_FILE_GROUP, _) => (format!("group {}", self.group), given.with_group(Group(self.group), file)),
+            (SPAPR_IOMMU_FILE_DEVICE, Some(address)) => {
+                let address: PciAddress = address.parse()?;
+                (format!("device {address}"), given.with_device(&address.to_string(), file))
+            }
+            (kind, _) => return Err(Failure::argument("file-kind", format!("{kind} is no kind of file: 0 to 2"))),
+        };
+        match names.insert(name.clone()) {
+            true => Ok(given),
+            false => Err(Failure::argument("twice", format!("two files of {name} were given: give one"))),
+        }
+    }
+}
+
+/// Opens the running kernel for a process that may not open /dev/vfio itself, and was handed files.
+/// Each is used once, where the library would open the node, containers in their order; nodes
+/// without a file are opened as usual. A container must be unused, or have its groups and the sPAPR
+/// TCE v2 driver set, and no more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn spapr_iommu_host_kernel_files(
+    files: *const VfioFile,
+    count: usize,
+    host: Option<&mut MaybeUninit<Option<Box<Host>>>>,
+) -> Status {
+    call(|| {
+        let place = required(host, "host")?.write(None);
+        // SAFETY: an array of so many, as the header demands.
+        let files = unsafe { array(files, count, "files") }?;
+        let mut names = BTreeSet::new();
+        let given = files.iter().try_fold(GivenFiles::new(), |given, one| {
+            // SAFETY: an open file, as the header demands.
+            let fd = unsafe { file(one.fd, "fd") }?;
+            let address = match one.kind {
+                // SAFETY: a C string, as the header demands.
+                SPAPR_IOMMU_FILE_DEVICE => Some(unsafe { string(one.address, "address") }?),
+                _ => None,
+            };
+            one.give(fd, address, given, &mut names)
+        })?;
+        *place = Some(Box::new(Host(Kind::Kernel(Arc::new(Vfio::with_files(given))))));
         Ok(())
     })
 }

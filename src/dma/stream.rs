@@ -64,7 +64,8 @@ impl Dma {
     }
 
     /// Registers `len` bytes of a file at `offset`, shared with all who map it: a memfd, or a file
-    /// of hugetlbfs. Both are whole pages of the host, and of the file.
+    /// of hugetlbfs. Both are whole pages of the host, and of the file. Fails if all windows that
+    /// the open devices reach have larger pages than the file.
     ///
     /// If the file shrank meanwhile, an access to the lost part would end the process with
     /// `SIGBUS`, and devices keep the old pages. So a memfd of `MFD_ALLOW_SEALING` is sealed with
@@ -74,7 +75,14 @@ impl Dma {
     pub fn file(&self, file: impl AsFd, offset: u64, len: u64) -> Result<DmaMemory, DmaError> {
         let registry = self.space().registry();
         let shared = Shared::file(file, offset, len, registry.host().page_shift())?;
-        Ok(DmaMemory { dma: self.clone(), memory: RegisteredMemory::adopt(registry, &shared)? })
+        let memory = RegisteredMemory::adopt(registry, &shared)?;
+        let pages = self.backing_pages(len)?;
+        match pages.iter().min() {
+            Some(&page) if memory.max_iommu_page < page => {
+                Err(DmaError::PageTooLarge { user: shared.range(), max_iommu_page: memory.max_iommu_page, page })
+            }
+            _ => Ok(DmaMemory { dma: self.clone(), memory }),
+        }
     }
 
     /// Maps a slice for devices while `f` runs, which gets the bus address of its first byte and

@@ -525,6 +525,9 @@ mod tests {
         entries.fill(0, len, 0);
         entries.store(5, &[0; 4096]);
         assert_eq!((bytes(&entries), entries.load(5)), (0, 0));
+        // Nor does it need any.
+        entries.reserve(5, &[0; 600], &|| 0).unwrap();
+        entries.reserve_fill(5, 600, 0, &|| 0).unwrap();
         entries.store((1 << 20) - 1, &[7, 8]);
         assert_eq!(bytes(&entries), 2 * (LEAF_BYTES + BRANCH_BYTES));
         assert_eq!(all(&entries), [((1 << 20) - 1, 7), (1 << 20, 8)]);

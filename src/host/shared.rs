@@ -176,7 +176,7 @@ impl Shared {
     ///
     /// The pointer is good for the bytes of [`Self::range`] as long as a clone of this lives. A
     /// device may change them at any moment: no reference to them may be made, and accesses are
-    /// volatile or the kernel's.
+    /// volatile, or atomic if other threads use the bytes at the same time, or the kernel's.
     pub fn as_ptr(&self) -> *mut u8 {
         self.0.base.as_ptr().cast()
     }
@@ -190,7 +190,7 @@ impl Shared {
         self.0.check(offset, len).ok()?;
         let start = self.as_ptr().wrapping_add(usize::try_from(offset).ok()?);
         // SAFETY: `check` saw that the bytes lie in the memory, which is there as long as `self` is
-        // borrowed, and all that this library does with it is volatile.
+        // borrowed. Nobody has a reference to it, and this library reaches it by atomics alone.
         Some(unsafe { vm_memory::VolatileSlice::new(start, len) })
     }
 

@@ -43,16 +43,16 @@ pub fn fetch(path: &Path, query: &Query) -> Result<Snapshot, FetchError> {
     let stream = connect(path).map_err(|errno| match errno {
         Errno::ECONNREFUSED | Errno::ENOENT => FetchError::NotThere { path: path.to_owned() },
         Errno::EAGAIN => FetchError::NoAnswer { path: path.to_owned() },
-        errno => FetchError::Io { path: path.to_owned(), source: errno.into() },
+        errno => FetchError::Io { path: path.to_owned(), error: errno.into() },
     })?;
-    let owner = peer(&stream).map_err(|errno| FetchError::Io { path: path.to_owned(), source: errno.into() })?.uid();
+    let owner = peer(&stream).map_err(|errno| FetchError::Io { path: path.to_owned(), error: errno.into() })?.uid();
     if owner != Uid::effective().as_raw() {
         return Err(FetchError::Owner { path: path.to_owned(), owner });
     }
-    let text = ask(stream, query).map_err(|source| match source.kind() {
+    let text = ask(stream, query).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => FetchError::NoAnswer { path: path.to_owned() },
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => FetchError::Closed { path: path.to_owned() },
-        _ => FetchError::Io { path: path.to_owned(), source },
+        _ => FetchError::Io { path: path.to_owned(), error },
     })?;
     if text.is_empty() {
         return Err(FetchError::Closed { path: path.to_owned() });

@@ -23,19 +23,14 @@ pub enum ListenError {
     )]
     InUse { path: PathBuf },
     /// The kernel refused a call.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot {doing} {}: {error}", path.display())]
+    Io { doing: &'static str, path: PathBuf, error: io::Error },
 }
 
 impl ListenError {
     pub(super) fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { doing, path, source }
+        move |error| Self::Io { doing, path, error }
     }
 }
 
@@ -72,12 +67,8 @@ pub enum FetchError {
     #[error("the answer of {} is not a snapshot: {why}", path.display())]
     Answer { path: PathBuf, why: String },
     /// The kernel refused a call.
-    #[error("cannot ask {}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot ask {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
 }
 
 crate::error::classify!(FetchError {

@@ -121,9 +121,9 @@ impl SocketFile {
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         check(folder, is_safe_folder)?;
         clear(path)?;
-        let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
+        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => ListenError::InUse { path: path.to_owned() },
-            _ => ListenError::io("listen at", path)(source),
+            _ => ListenError::io("listen at", path)(error),
         })?;
         // No other user can reach it before: the folder is closed to them.
         let set_up = || -> io::Result<(u64, u64)> {
@@ -134,9 +134,9 @@ impl SocketFile {
         };
         match set_up() {
             Ok(identity) => Ok((Self { path: path.to_owned(), identity }, listener)),
-            Err(source) => {
+            Err(error) => {
                 let _ = fs::remove_file(path);
-                Err(ListenError::io("set up", path)(source))
+                Err(ListenError::io("set up", path)(error))
             }
         }
     }

@@ -1,13 +1,14 @@
 //! Bytes that are stored only where they are not zero, in blocks that copies share until one of
 //! them writes.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes in a block: the smallest page of any kind.
 pub(super) const BLOCK: u64 = 4096;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Sparse {
     blocks: BTreeMap<u64, Arc<[u8]>>,
 }
@@ -46,6 +47,13 @@ impl Sparse {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.blocks.is_empty()
+    }
+}
+
+/// Without the bytes.
+impl fmt::Debug for Sparse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sparse({} blocks)", self.blocks.len())
     }
 }
 

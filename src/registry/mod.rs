@@ -608,3 +608,25 @@ fn unregister(host: &dyn Host, container: Fd, range: UserRange) {
         tracing::error!(%error, "memory stays registered until the process ends");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Model, Recording};
+    use crate::pci::Group;
+    use crate::space::AddressSpace;
+
+    /// Between a map that finds it absent and this, another thread's map may have registered it.
+    #[test]
+    fn a_region_is_registered_once_in_a_container() {
+        let host = Arc::new(Recording::new(Model::new("powernv9-64k".parse().unwrap())));
+        let registry = Registry::new(host.clone());
+        let space = AddressSpace::new(&registry);
+        space.attach(Group(0)).unwrap();
+        let lease = registry.register(&host.share(1 << 20, PageShift::P64K).unwrap()).unwrap();
+        let (id, container) = (registry.0.regions.lock().ids()[0], registry.0.kernel.lock()[0]);
+        registry.register_in(id, container).unwrap();
+        assert_eq!(host.count("VFIO_IOMMU_SPAPR_REGISTER_MEMORY"), 1);
+        drop((lease, space));
+    }
+}

@@ -313,3 +313,13 @@ fn what_was_refused_once_is_refused_from_that_size_on_and_for_that_group() {
     assert_eq!(refused.check(Group(1), PageShift::P2M, M), Err(PlanError::Poisoned), "for good");
     assert!(check(&refused, Group(0), PageShift::P2M, M));
 }
+
+#[test]
+fn what_memory_was_missing_for_is_refused_until_there_is_as_much() {
+    let mut refused = RefusedWindows::default();
+    refused.remember_no_memory(Group(1), PageShift::P64K, 4 * G, 100);
+    for (available, refuses) in [(None, true), (Some(99), true), (Some(100), false), (Some(99), false)] {
+        refused.retry_with(available);
+        assert_eq!(refused.check(Group(1), PageShift::P64K, 4 * G).is_err(), refuses, "{available:?}");
+    }
+}

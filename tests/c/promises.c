@@ -104,6 +104,10 @@ static void null_is_an_error(void)
     size_t count;
 
     IS_NULL(spapr_iommu_host_kernel(NULL));
+    IS_NULL(spapr_iommu_host_kernel_files(NULL, 0, NULL));
+    IS_NULL(spapr_iommu_host_kernel_files(NULL, 1, (spapr_iommu_host **)&handle));
+    TRUE(handle == NULL);
+    handle = &m;
     IS_NULL(spapr_iommu_host_model("powernv9", NULL));
     IS_NULL(spapr_iommu_host_model(NULL, (spapr_iommu_host **)&handle));
     TRUE(handle == NULL);
@@ -422,6 +426,50 @@ static void memory_of_the_caller_is_lent(void)
     end(&m);
 }
 
+static void files_of_vfio_are_handed_in(void)
+{
+    spapr_iommu_host *host;
+    spapr_iommu_registry *registry;
+    spapr_iommu_space *space;
+    int fd = memfd_create("vfio", MFD_CLOEXEC);
+    spapr_iommu_file files[] = {
+        {.kind = SPAPR_IOMMU_FILE_CONTAINER, .fd = fd},
+        {.kind = SPAPR_IOMMU_FILE_CONTAINER, .fd = fd},
+        {.kind = SPAPR_IOMMU_FILE_GROUP, .fd = fd, .group = 7},
+        {.kind = SPAPR_IOMMU_FILE_DEVICE, .fd = fd, .address = "0000:01:00.0"},
+        {.kind = SPAPR_IOMMU_FILE_GROUP, .fd = fd, .group = 7},
+    };
+    spapr_iommu_file wrong[] = {
+        {.kind = 3, .fd = fd},
+        {.kind = SPAPR_IOMMU_FILE_CONTAINER, .fd = -1},
+        {.kind = SPAPR_IOMMU_FILE_CONTAINER, .fd = fd, .reserved = 1},
+        {.kind = SPAPR_IOMMU_FILE_DEVICE, .fd = fd},
+        {.kind = SPAPR_IOMMU_FILE_DEVICE, .fd = fd, .address = "nvme0"},
+    };
+    const char *codes[] = {"file-kind", "file", "reserved", "null", "no-pci-address"};
+
+    TRUE(fd >= 0);
+    for (int i = 0; i < 5; i++) {
+        host = (spapr_iommu_host *)&fd;
+        REFUSED(spapr_iommu_host_kernel_files(&wrong[i], 1, &host), SPAPR_IOMMU_ARGUMENT, codes[i]);
+        TRUE(host == NULL);
+    }
+    REFUSED(spapr_iommu_host_kernel_files(files, 5, &host), SPAPR_IOMMU_ARGUMENT, "twice");
+    GOOD(spapr_iommu_host_kernel_files(files, 4, &host));
+    /* The library has its own. */
+    close(fd);
+    GOOD(spapr_iommu_registry_new(host, &registry));
+    GOOD(spapr_iommu_space_new(registry, &space));
+    /* This is no container, which the kernel alone can tell. */
+    for (int i = 0; i < 2; i++) {
+        TRUE(spapr_iommu_space_attach(space, 7) == SPAPR_IOMMU_KERNEL);
+        TRUE(strstr(spapr_iommu_error_message(), "VFIO_GET_API_VERSION"));
+    }
+    spapr_iommu_space_free(space);
+    spapr_iommu_registry_free(registry);
+    spapr_iommu_host_free(host);
+}
+
 static void interrupts_come_by_eventfd(void)
 {
     struct machine m = machine("powernv9-64k");
@@ -610,6 +658,7 @@ int main(void)
     a_space_maps_and_a_lease_stays();
     handles_may_be_freed_in_any_order();
     memory_of_the_caller_is_lent();
+    files_of_vfio_are_handed_in();
     interrupts_come_by_eventfd();
     a_guest_gets_answers();
     threads_share_handles_and_no_errors();

@@ -290,6 +290,7 @@ fn what_a_driver_holds_is_shown_in_a_line() {
             format!("{:?}", memory.map(0, 1 << 21, RW)),
             format!("{:?}", fixture.dma.space()),
             format!("{:?}", fixture.dma.space().registry()),
+            format!("{:?}", fixture.calls),
         ];
         let names = [
             "Dma(",
@@ -304,6 +305,7 @@ fn what_a_driver_holds_is_shown_in_a_line() {
             "Err",
             "AddressSpace",
             "Registry",
+            "Recording",
         ];
         for (text, name) in shown.iter().zip(names) {
             assert!(text.starts_with(name), "{text}");

@@ -49,7 +49,9 @@ fn large_memory_lies_in_hugetlb_pages_where_the_window_has_them() {
 fn memory_that_no_window_could_map_is_refused_at_once() {
     let config = DmaConfig::default().with_page(PageShift::P16M).without_default_window().with_capacity(1 << 30);
     let fixture = Fixture::with("powernv8-64k", config, |model| model.with_free_huge_pages(0));
-    let early = fixture.dma.memory(1 << 20).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (early, early_file) = (fixture.dma.memory(1 << 20).unwrap(), fixture.dma.file(&file, 0, 1 << 20).unwrap());
     let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     for bytes in [1, 1 << 20, 20 << 20] {
         let refused = fixture.dma.memory(bytes).unwrap_err();
@@ -58,15 +60,21 @@ fn memory_that_no_window_could_map_is_refused_at_once() {
         assert_eq!(fixture.dma.buffer::<u8>(bytes as usize, RW).unwrap_err().to_string().split(' ').next(), Some("no"));
     }
     // Memory that was created earlier, or belongs to the caller, is not refused for its alignment.
-    let refused = early.map(0, 1 << 20, RW).unwrap_err();
-    assert!(
-        matches!(refused, DmaError::PageTooLarge { max_iommu_page: PageShift::P64K, page: PageShift::P16M, .. }),
-        "{refused}"
-    );
+    for refused in [
+        fixture.dma.file(&file, 0, 1 << 20).unwrap_err(),
+        early.map(0, 1 << 20, RW).unwrap_err(),
+        early_file.map(0, 1 << 20, RW).unwrap_err(),
+    ] {
+        let (memory, window) = (PageShift::P64K, PageShift::P16M);
+        assert!(
+            matches!(refused, DmaError::PageTooLarge { max_iommu_page, page, .. } if (max_iommu_page, page) == (memory, window)),
+            "{refused}"
+        );
+    }
     let mut slice = fixture.dma.aligned_bytes(0x1_0000).unwrap();
     let refused = fixture.dma.with_slice(&mut slice, RW, |_| ()).unwrap_err();
     assert!(matches!(refused, DmaError::PageTooLarge { .. }), "{refused}");
-    drop((early, device));
+    drop((early, early_file, device));
     fixture.ends_clean();
     // As long as a hugetlb page is left, it is used.
     let fixture = Fixture::with("powernv8-64k", config, |model| model.with_free_huge_pages(1));

@@ -86,6 +86,32 @@ fn hugetlb_pages_are_used_when_there_are_some_and_small_buffers_share_one() {
 }
 
 #[test]
+fn hugetlb_pages_of_which_a_window_would_have_few_are_not_used() {
+    for (capacity, page) in [(127 << 20, PageShift::P4K), (128 << 20, PageShift::P2M)] {
+        let config = DmaConfig::default().with_capacity(capacity);
+        let fixture = Fixture::with("pseries-4k", config, |model| model.with_free_huge_pages(4));
+        let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
+        let windows = fixture.dma.space().status().windows;
+        let dynamic: Vec<_> = windows.iter().filter(|(window, _)| window.origin != Origin::Default).collect();
+        assert_eq!((dynamic.len(), dynamic[0].0.page), (1, page), "{capacity:#x}");
+        drop(device);
+        fixture.ends_clean();
+    }
+}
+
+#[test]
+fn what_the_dynamic_window_has_no_room_for_is_in_the_default_one() {
+    let config = DmaConfig::default().with_capacity(32 << 20);
+    let fixture = Fixture::with("powernv9-4k", config, |model| model.with_free_huge_pages(0));
+    let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
+    let buffers: Vec<_> = (0..5).map(|_| fixture.dma.buffer::<u8>(7 << 20, RW).unwrap()).collect();
+    let high: Vec<_> = buffers.iter().map(|buffer| buffer.iova().0 >= BIG).collect();
+    assert_eq!(high, [true, true, true, true, false]);
+    drop((buffers, device));
+    fixture.ends_clean();
+}
+
+#[test]
 fn without_the_default_window_there_is_one_window_and_less_to_lock() {
     for preset in PRESETS {
         let config = DmaConfig::default().without_default_window();

@@ -53,11 +53,14 @@ fn a_mask_that_reaches_no_window_is_refused() {
         assert_eq!((*told, lowest.0), (bits(mask), 4096));
         fixture.ends_clean();
     }
-    let config = DmaConfig::default().without_default_window();
-    let fixture = Fixture::with("pseries-64k", config, |model| model.with_free_huge_pages(0));
-    let refused = fixture.dma.open(FIRST.parse().unwrap(), bits(32)).unwrap_err();
-    assert!(matches!(refused, OpenError::Dma(DmaError::Window(_))), "{refused}");
-    fixture.ends_clean();
+    // On powernv a window of 8G goes on above the MMIO, from 4G on.
+    for (preset, capacity) in [("pseries-64k", 256 << 20), ("powernv9-64k", 8 << 30)] {
+        let config = DmaConfig::default().with_capacity(capacity).without_default_window();
+        let fixture = Fixture::with(preset, config, |model| model.with_free_huge_pages(0));
+        let refused = fixture.dma.open(FIRST.parse().unwrap(), bits(32)).unwrap_err();
+        assert!(matches!(refused, OpenError::Dma(DmaError::Window(_))), "{preset}: {refused}");
+        fixture.ends_clean();
+    }
 }
 
 #[test]

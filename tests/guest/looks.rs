@@ -182,6 +182,12 @@ fn an_emulated_device_reads_and_writes_through_the_guests_tces() {
     assert!(fixture.phb.device_read(at(0x4000), &mut data).is_err());
     assert!(matches!(fixture.phb.device_read(at(u64::MAX), &mut data), Err(DeviceAccessError::Wraps { .. })));
     fixture.phb.device_read(at(0x4000), &mut []).unwrap();
+    // Neighbours on the bus that lead to the same page.
+    [8, 9].into_iter().for_each(|page| fixture.iommu.h_put_tce(LIOBN, page << 12, 0x7003).unwrap());
+    fixture.phb.device_write(at(0x8ffe), &[5, 6, 7, 8]).unwrap();
+    fixture.slots.read(GuestAddr(0x7ffe), &mut data[..2]).unwrap();
+    fixture.slots.read(GuestAddr(0x7000), &mut data[2..]).unwrap();
+    assert_eq!(data, [5, 6, 7, 8]);
     fixture.ends_clean();
 }
 

@@ -8,7 +8,9 @@ use spapr_iommu::guest::{
 };
 use spapr_iommu::host::Memory;
 use spapr_iommu::model::Model;
+use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
+use spapr_iommu::space::AddressSpace;
 use spapr_iommu_tests::by_address::PlugByAddress;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, PRESETS, RAM, guest, iova, tces};
 use std::sync::Arc;
@@ -17,16 +19,16 @@ const MORE: u64 = 16 << 20;
 
 /// RAM whose owners can be counted.
 #[derive(Debug)]
-struct Counted(Slot, Arc<()>);
+struct Counted(Vec<Slot>, Arc<()>);
 
 // SAFETY: memory of a model, which is not this process's.
 unsafe impl GuestMemory for Counted {
     fn slots(&self) -> Vec<Slot> {
-        vec![self.0]
+        self.0.clone()
     }
 
     fn owner(&self, slot: &Slot) -> Option<SlotOwner> {
-        (*slot == self.0).then(|| self.1.clone() as SlotOwner)
+        self.0.contains(slot).then(|| self.1.clone() as SlotOwner)
     }
 
     fn read(&self, at: GuestAddr, data: &mut [u8]) -> Result<(), NoMemory> {
@@ -43,13 +45,25 @@ fn the_owner_of_a_slot_is_held_until_it_is_removed() {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
     let user = model.allocate(MORE, PageShift::P64K).unwrap().start();
     let owner = Arc::new(());
-    let ram = Counted(Slot { guest: guest(0, MORE), user }, owner.clone());
+    let ram = Counted(vec![Slot { guest: guest(0, MORE), user }], owner.clone());
     let iommu = GuestIommu::new(&Registry::new(model), Arc::new(ram));
     let before = Arc::strong_count(&owner);
     iommu.add_memory().unwrap();
     assert_eq!(Arc::strong_count(&owner), before + 1);
     iommu.remove_memory(guest(0, MORE)).unwrap();
     assert_eq!(Arc::strong_count(&owner), before);
+}
+
+#[test]
+fn slots_that_overlap_are_not_added() {
+    let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
+    let user = model.allocate(2 * MORE, PageShift::P64K).unwrap().start();
+    let slot = |start, user| Slot { guest: guest(start, MORE), user };
+    let (low, high) = (slot(0, user), slot(MORE - 0x1_0000, UserAddr(user.0 + MORE)));
+    let registry = Registry::new(model);
+    let iommu = GuestIommu::new(&registry, Arc::new(Counted(vec![high, low], Arc::default())));
+    assert_eq!(iommu.add_memory(), Err(AddMemoryError::Slot { slot: high }));
+    assert_eq!(registry.regions(), []);
 }
 
 #[test]
@@ -104,6 +118,39 @@ fn memory_that_is_mapped_is_not_removed_and_not_mapped_again_until_it_is_kept() 
         assert_eq!(fixture.registry.regions().len(), 1);
         fixture.ends_clean();
     }
+}
+
+#[test]
+fn memory_that_is_to_go_still_is_when_other_memory_comes() {
+    let fixture = Fixture::new("powernv9-64k");
+    fixture.plug(RAM, MORE);
+    fixture.iommu.h_put_tce(LIOBN, 0x1000, RAM | 3).unwrap();
+    let slot = guest(RAM, MORE);
+    fixture.iommu.remove_memory(slot).unwrap_err();
+    fixture.plug(RAM + MORE, MORE);
+    let leaving = HcallError::Unplugging { at: GuestAddr(RAM), slot };
+    assert_eq!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(leaving));
+    fixture.iommu.h_put_tce(LIOBN, 0, (RAM + MORE) | 3).unwrap();
+    fixture.ends_clean();
+}
+
+/// A device that the VMM uses itself, in a space of its own.
+#[test]
+fn memory_that_another_space_maps_is_not_removed_until_it_is_unmapped() {
+    let fixture = Fixture::new("powernv9-64k");
+    let space = AddressSpace::new(&fixture.registry);
+    space.attach(Group(1)).unwrap();
+    let (slot, at) = (guest(0, RAM), iova(0x1_0000, 0x1_0000));
+    space.map(at, fixture.iommu.ram().slots()[0].user, Permission::Read).unwrap();
+    for _ in 0..2 {
+        let refused = RemoveMemoryError::Mapped { slot, mapped: vec![at] };
+        assert_eq!(fixture.iommu.remove_memory(slot), Err(refused));
+    }
+    space.unmap(at).unwrap();
+    fixture.iommu.remove_memory(slot).unwrap();
+    assert_eq!(fixture.registry.regions(), []);
+    drop(space);
+    fixture.ends_clean();
 }
 
 #[test]

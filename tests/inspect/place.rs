@@ -3,8 +3,10 @@
 use super::{Folder, Process};
 use nix::unistd::Uid;
 use spapr_iommu::inspect::{FetchError, ListenError, Query, fetch};
+use std::error::Error;
 use std::fs;
 use std::io::Read;
+use std::iter::successors;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -107,7 +109,7 @@ fn first_line(output: &mut impl Read) -> String {
 fn another_user_is_refused() {
     const NOBODY: u32 = 65534;
     if !Uid::effective().is_root() {
-        // Only root can act as two users.
+        println!("skipped: only root can act as two users");
         return;
     }
     let runtime = tempfile::tempdir().unwrap();
@@ -156,4 +158,19 @@ fn the_runtime_folder_is_checked() {
     fs::remove_file(&folder).unwrap();
     fs::set_permissions(runtime.path(), fs::Permissions::from_mode(0o777)).unwrap();
     assert!(said(runtime.path()).contains("others may replace"));
+}
+
+#[test]
+fn a_chain_of_errors_says_the_kernels_reason_once() {
+    let folder = Folder::new().closed();
+    let listening = Process::new().inspector.listen_at(&folder.join("nowhere/socket")).unwrap_err();
+    assert!(matches!(listening, ListenError::Io { .. }), "{listening}");
+    // No socket has so long a name.
+    let asking = fetch(&folder.join("x".repeat(200)), &Query::default()).unwrap_err();
+    assert!(matches!(asking, FetchError::Io { .. }), "{asking}");
+    let errors: [(&dyn Error, &str); 2] = [(&listening, "No such file"), (&asking, "name too long")];
+    for (error, reason) in errors {
+        let chain: Vec<_> = successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
+        assert_eq!(chain.concat().matches(reason).count(), 1, "{chain:?}");
+    }
 }

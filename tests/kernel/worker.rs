@@ -23,7 +23,7 @@ use strum::{EnumIter, FromRepr, IntoStaticStr};
 
 /// Holds the seed of a worker.
 pub(crate) const WORD: &str = "SPAPR_IOMMU_WORKER";
-/// Registers memory as a whole or as two halves.
+/// Registered whole, or as two halves.
 pub(crate) const RAM: u64 = 8 << 20;
 const WINDOW: u64 = 64 << 20;
 /// Unit of maps: every window supports it.

@@ -329,3 +329,17 @@ fn no_requests_are_no_call() {
     fixture.agrees();
     fixture.ends_clean();
 }
+
+#[test]
+fn what_was_reserved_in_a_window_goes_with_it() {
+    for preset in PRESETS {
+        let fixture = Fixture::new(preset);
+        let large = fixture.space.reserve(iova(BIG, 64 * G)).unwrap().range.len();
+        fixture.space.discard_window(Iova(BIG)).unwrap();
+        let small = fixture.space.reserve(iova(BIG, M)).unwrap().range.len();
+        assert!(small < large, "{preset}: {small:#x} of {large:#x} bytes");
+        fixture.space.unreserve(iova(BIG, M)).unwrap();
+        fixture.agrees();
+        fixture.ends_clean();
+    }
+}

@@ -123,6 +123,21 @@
 #define SPAPR_IOMMU_INTERNAL -11
 
 /**
+ * Kind of a file: /dev/vfio/vfio.
+ */
+#define SPAPR_IOMMU_FILE_CONTAINER 0
+
+/**
+ * Kind of a file: /dev/vfio/N.
+ */
+#define SPAPR_IOMMU_FILE_GROUP 1
+
+/**
+ * Kind of a file: what VFIO_GROUP_GET_DEVICE_FD returned.
+ */
+#define SPAPR_IOMMU_FILE_DEVICE 2
+
+/**
  * Origin of a window: the platform's default window.
  */
 #define SPAPR_IOMMU_ORIGIN_DEFAULT 0
@@ -299,6 +314,32 @@ typedef struct spapr_iommu_space spapr_iommu_space;
  * negative.
  */
 typedef int32_t spapr_iommu_status;
+
+/**
+ * A file of VFIO that another process opened.
+ */
+typedef struct spapr_iommu_file {
+    /**
+     * SPAPR_IOMMU_FILE_CONTAINER, SPAPR_IOMMU_FILE_GROUP or SPAPR_IOMMU_FILE_DEVICE.
+     */
+    uint32_t kind;
+    /**
+     * The open file, of which the library keeps a duplicate.
+     */
+    int32_t fd;
+    /**
+     * Of a group: N of /dev/vfio/N. Otherwise 0.
+     */
+    uint32_t group;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * Of a device: its PCI address. Otherwise NULL.
+     */
+    const char *address;
+} spapr_iommu_file;
 
 /**
  * A device that a host offers for VFIO.
@@ -669,6 +710,16 @@ const char *spapr_iommu_status_name(int32_t status);
  * so.
  */
 spapr_iommu_status spapr_iommu_host_kernel(struct spapr_iommu_host **host);
+
+/**
+ * Opens the running kernel for a process that may not open /dev/vfio itself, and was handed files.
+ * Each is used once, where the library would open the node, containers in their order; nodes
+ * without a file are opened as usual. A container must be unused, or have its groups and the sPAPR
+ * TCE v2 driver set, and no more.
+ */
+spapr_iommu_status spapr_iommu_host_kernel_files(const struct spapr_iommu_file *files,
+                                                 size_t count,
+                                                 struct spapr_iommu_host **host);
 
 /**
  * Makes a model of a POWER machine with two groups, 0 and 1, of one `edu` device each. It is named

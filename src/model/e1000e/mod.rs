@@ -9,6 +9,7 @@ mod rss;
 mod transmit;
 
 use super::pci::{Bus, Description, DeviceModel, Reset};
+use core::fmt;
 use interrupts::Causes;
 use registers::{Access, Registers};
 use ring::Ring;
@@ -59,7 +60,7 @@ const ADDRESS: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 /// assert_eq!(registers.read::<u32>(0x5400)?.to_le_bytes(), [0x52, 0x54, 0x00, 0x12]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct E1000e {
     address: [u8; 6],
     registers: Registers,
@@ -171,5 +172,27 @@ impl DeviceModel for E1000e {
 
     fn fork(&self) -> Box<dyn DeviceModel> {
         Box::new(self.clone())
+    }
+}
+
+/// Without the registers and the packets under way.
+impl fmt::Debug for E1000e {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "E1000e({:02x?}, {:?})", self.address, self.causes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_shows_itself_in_a_line() {
+        let mut controller = E1000e::new();
+        for offset in (0..0x2_0000).step_by(4) {
+            controller.registers.write(offset, !0);
+        }
+        let text = format!("{controller:?}");
+        assert!(text.starts_with("E1000e([52, 54, 00") && text.len() < 250, "{text}");
     }
 }

@@ -11,6 +11,7 @@ mod registers;
 
 use super::pci::{Bus, BusError, Description, DeviceModel, Reset};
 use command::{Completion, Failure, Status};
+use core::fmt;
 use namespace::Namespace;
 use queue::{Completions, Submission};
 use registers::{Change, DOORBELLS, Registers};
@@ -56,7 +57,7 @@ const ERROR_LOG: u32 = 1 << 16;
 /// assert_eq!(registers.read::<u32>(0x08)?, 0x0001_0400, "version 1.4");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Nvme {
     serial: String,
     deferred: bool,
@@ -271,5 +272,26 @@ impl DeviceModel for Nvme {
 
     fn fork(&self) -> Box<dyn DeviceModel> {
         Box::new(self.clone())
+    }
+}
+
+/// Without the disk's contents and the commands under way.
+impl fmt::Debug for Nvme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (blocks, queues) = (self.namespace.blocks(), self.submissions.len());
+        write!(f, "Nvme({:?}, {blocks} blocks, {queues} queues)", self.serial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_shows_itself_in_a_line() {
+        let mut nvme = Nvme::new(1 << 20);
+        let queue = |id| (id, Submission::new(u64::MAX, 1024, id));
+        nvme.submissions.extend((0..64).map(queue));
+        assert_eq!(format!("{nvme:#?}"), "Nvme(\"model\", 2048 blocks, 64 queues)");
     }
 }

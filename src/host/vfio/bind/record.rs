@@ -17,6 +17,7 @@ const FOLDER: &str = "spapr-iommu";
 /// Only the owner reads and writes it.
 const FOLDER_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+const OTHERS_WRITE: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
 /// A record is two names of drivers.
 const MAX_RECORD: u64 = 4096;
 
@@ -54,11 +55,18 @@ impl Records {
         Ok(Self { path, folder, _lock: lock })
     }
 
-    /// Returns the record of a device.
+    /// Returns the record of a device. A file that others could have written is none: it may be
+    /// older than the folder's mode.
     pub(super) fn read(&self, address: &str) -> Option<Was> {
         // Does not wait if the file is a pipe.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.folder, address, flags, Mode::empty()).ok()?);
+        let stat = fstat(&file).ok()?;
+        if stat.st_uid != geteuid().as_raw()
+            || Mode::from_bits_truncate(stat.st_mode as mode_t).intersects(OTHERS_WRITE)
+        {
+            return None;
+        }
         let mut text = String::new();
         file.take(MAX_RECORD).read_to_string(&mut text).ok()?;
         parse(&text)
@@ -222,6 +230,20 @@ mod tests {
         std::fs::remove_file(run.join(FOLDER).join("lock")).unwrap();
         symlink(elsewhere.join("target"), run.join(FOLDER).join("lock")).unwrap();
         assert!(Records::open(&fixture.roots()).is_err());
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_no_record() {
+        use std::os::unix::fs::PermissionsExt;
+        let fixture = Fixture::new();
+        let (name, was) = ("0000:00:01.0", Was { driver: Some("x".to_owned()), driver_override: None });
+        fixture.write(&format!("run/spapr-iommu/{name}"), &render(&was));
+        let path = fixture.roots().run.join(FOLDER).join(name);
+        let records = Records::open(&fixture.roots()).unwrap();
+        for (mode, expected) in [(0o666, None), (0o620, None), (0o644, Some(was))] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(records.read(name), expected, "{mode:o}");
+        }
     }
 
     #[test]
