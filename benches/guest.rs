@@ -46,7 +46,7 @@ impl Ram {
     }
 }
 
-// SAFETY: addresses of a model's, which touches no memory.
+// SAFETY: addresses of a model, which touches no memory.
 unsafe impl GuestMemory for Ram {
     fn slots(&self) -> Vec<Slot> {
         let guest = GuestRange::new(GuestAddr(0), RAM).expect("a range");
@@ -145,8 +145,8 @@ fn singles(tces: &[u64], attached: bool) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The most that one call clears, no two TCEs continuing each other: with a device, the longest
-/// hypercall there is.
+/// The most TCEs that one call clears, none continuing another: with a device, this is the longest
+/// possible hypercall.
 fn longest(attached: bool) -> Result<(), Box<dyn Error>> {
     let scattered: Vec<u64> = (0..LIST).map(|n| ((256 + 2 * (LIST - n)) * PAGE) | 3).collect();
     let ram = Arc::new(Ram::new(&scattered));

@@ -1,4 +1,4 @@
-//! Measures maps and unmaps of 256 MiB through the library, compared with a bare loop of the same
+//! Measures maps and unmaps of 256 MiB through the library, compared with a plain loop of the same
 //! ioctls, on a real kernel.
 //!
 //! `ppc64/run --machine pseries --kernel 6.12-64k -- ioctls`

@@ -84,8 +84,8 @@ impl Allocator for Plain {
     }
 
     fn free(&mut self, (mut start, mut pages): (u64, u64)) {
-        if let Some(behind) = self.0.remove(&(start + pages)) {
-            pages += behind;
+        if let Some(next) = self.0.remove(&(start + pages)) {
+            pages += next;
         }
         if let Some((&before, &len)) = self.0.range(..start).next_back()
             && before + len == start

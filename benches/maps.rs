@@ -54,7 +54,7 @@ fn spaces(count: u32, live: u64) -> (Vec<(AddressSpace, u64)>, Lease) {
     let registry = Registry::new(host);
     let size = live * 2 * PAGE;
     let memory = UserRange::new(UserAddr(USER), size).expect("range");
-    // SAFETY: addresses of a model's, which touches no memory.
+    // SAFETY: addresses of a model, which touches no memory.
     let lease = unsafe { registry.register_raw(memory) }.expect("register");
     let space = |number| {
         let space = AddressSpace::new(&registry);

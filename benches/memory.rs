@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let space = AddressSpace::new(&registry);
         space.attach(Group(0))?;
         let size = 2 * COUNT * len;
-        // SAFETY: addresses of a model's, which touches no memory.
+        // SAFETY: addresses of a model, which touches no memory.
         let _lease = unsafe { registry.register_raw(UserRange::new(UserAddr(USER), size)?) }?;
         let request = WindowRequest::bytes(size).page(PageShift::P4K);
         let start = space.create_window(&request)?.range.start().0;

@@ -55,7 +55,7 @@
 //! | [`map`], [`uapi`] | the interval map; numbers and structures of the kernel's interface |
 //!
 //! # Features
-//! None by default. `model`: the kernel in process, for tests and for machines that are no POWER.
+//! None by default. `model`: the kernel in process, for tests and for machines other than POWER.
 //! `inspect`: shows the state of the process through a socket. `serde`: a guest's saved tables can
 //! be serialized. `vm-memory`: guest memory and IOMMU of rust-vmm's crate.
 #![deny(unsafe_code)]

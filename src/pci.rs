@@ -30,7 +30,7 @@ pub struct PciAddress {
     function: u8,
 }
 
-/// A text that is no PCI address.
+/// A text that is not a PCI address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
@@ -112,7 +112,7 @@ pub(crate) mod tests {
     pub(crate) const ADDRESSES: [(&str, &str); 3] =
         [("0000:00:01.0", "0000:00:01.0"), ("0031:FF:1f.7", "0031:ff:1f.7"), ("10000:e1:00.0", "10000:e1:00.0")];
 
-    /// Texts that are no addresses.
+    /// Texts that are not addresses.
     pub(crate) const NO_ADDRESSES: &[&str] = &[
         "",
         "00:01.0",

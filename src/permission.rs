@@ -1,10 +1,10 @@
-//! Rights of a device to a mapped page.
+//! Permissions of a device for a mapped page.
 
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
 use core::fmt;
 
-/// What a device may do with a mapped page. A TCE with neither right maps nothing, so there is no
-/// such value.
+/// What a device may do with a mapped page. A TCE with neither permission maps nothing, so there is
+/// no such value.
 ///
 /// On powernv the kernel adds READ wherever WRITE is given; on pseries write-only memory really
 /// cannot be read.

@@ -5,10 +5,10 @@ use core::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use strum::VariantNames;
 
-/// The most kinds of one error.
+/// Maximum number of kinds of an error.
 const KINDS: usize = 24;
 
-/// What was refused, by kind: the name of the error's variant.
+/// Refusals by kind: the name of the error's variant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Refusals {
     kinds: &'static [&'static str],
@@ -16,22 +16,22 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// All of them.
+    /// Returns the number of all refusals.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Those of a kind, such as `not-ram`; 0 for a kind that there is not.
+    /// Returns the number of a kind, such as `not-ram`; 0 for an unknown kind.
     pub fn of(&self, kind: &str) -> u64 {
         self.iter().find(|(name, _)| *name == kind).map_or(0, |(_, count)| count)
     }
 
-    /// The kinds that occurred, and how often.
+    /// Returns the kinds that occurred, with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.kinds.iter().copied().zip(self.counts).filter(|(_, count)| *count != 0)
     }
 
-    /// Adds those of another counter of the same error.
+    /// Adds the counts of another counter of the same error.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
     }

@@ -1,8 +1,8 @@
-//! A child of `fork` drops its copies of everything: no call reaches the kernel, and no device is
+//! A child of `fork` drops its copies of everything: the kernel gets no call, and no device is
 //! touched.
 //!
-//! One test, so that nothing else runs in this process while it forks. `tests/kernel` does it on
-//! real kernels.
+//! One test, so that nothing else runs in this process while it forks. `tests/kernel` does the same
+//! on real kernels.
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// Runs `f` in a child; whether it returned true there.
+/// Runs `f` in a child, and returns whether it returned true there.
 fn in_child(f: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child runs code of this test alone, which needs no lock that another thread may
     // hold.
@@ -89,7 +89,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     // Of interrupts, too, which have a call of their own.
     let made = || call_counts().map(|count| count.calls).sum::<u64>();
 
-    // What the parent has is taken along by reference: forgotten there, dropped in the child.
+    // The parent's objects are passed by reference: forgotten there, dropped in the child.
     let owned = (interrupts, device, large, small, block, pool, stream, memory, dma, (lease, idle), space);
     let mut everything = Some((owned, phb, guest));
     let mut acceleration = Some(acceleration);
@@ -102,12 +102,12 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
         drop((everything.take(), acceleration.take(), server.take()));
         kept && parent == Ok(6) && command() == Ok(6) && nothing_said() && made() == before
     }));
-    // A grandchild, whose number may be anybody's.
+    // A grandchild, whose process ID may coincide with any.
     assert!(in_child(|| in_child(|| {
         drop((everything.take(), acceleration.take(), server.take()));
         command() == Ok(6) && nothing_said()
     })));
-    // A child may have devices of its own, which it does take down.
+    // A child may open devices of its own, which it does close.
     assert!(in_child(|| {
         let own = Arc::new(Model::new("pseries".parse().unwrap()));
         let dma = Dma::new(own.clone());
@@ -120,7 +120,7 @@ fn a_child_that_drops_its_copies_changes_nothing() -> Result<(), Box<dyn Error>>
     let socket = server.as_ref().map(|server| server.path().to_owned()).ok_or("no server")?;
     fetch(&socket, &Query::default())?;
 
-    // The parent takes everything down.
+    // The parent releases everything.
     assert!(everything.as_ref().is_some_and(|all| all.0.1.is_dma_on()));
     drop((everything, acceleration, server));
     assert!(!socket.exists());

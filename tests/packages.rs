@@ -1,4 +1,4 @@
-//! What users of the packages get: few dependencies, under known licences, and no tests.
+//! What users of the packages get: few dependencies under known licences, and no tests.
 
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 use spdx::{Expression, ParseMode};
@@ -47,7 +47,7 @@ fn deny(table: &str, key: &str) -> Vec<String> {
     toml[table][key].as_array().unwrap().iter().map(|value| value.as_str().unwrap().to_owned()).collect()
 }
 
-/// The files that `cargo package` puts into a package.
+/// Returns the files that `cargo package` puts into a package.
 fn files(package: &str) -> Vec<String> {
     let mut cargo = Command::new(env!("CARGO"));
     let output = cargo.current_dir(root()).args(["package", "--list", "--allow-dirty", "--package", package]).output();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 const MAX_COLUMNS: usize = 100;
 
-/// Directories without text of this repository.
+/// Directories without prose of this project.
 const SKIPPED: [&str; 3] = [".git", "target", "cache"];
 
 /// Collects the text files below `path`.
@@ -21,8 +21,8 @@ fn files(path: &Path, found: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-/// What starts a line of prose in a file: nothing in a document, a marker in code. `None` for files
-/// without prose.
+/// Returns what starts a line of prose in a file: nothing in a document, a marker in code; `None`
+/// for files without prose.
 fn markers(path: &Path, text: &str) -> Option<&'static [&'static str]> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("md") => Some(&[""]),

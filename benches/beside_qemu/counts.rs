@@ -1,4 +1,4 @@
-//! Exits and ioctls of a run, as the monitors tell them: `examples/linux` in its report, QEMU in
+//! Exits and ioctls of a run, as the monitors report them: `examples/linux` in its report, QEMU in
 //! its trace.
 
 use spapr_iommu::uapi::papr::hcall::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE};
@@ -14,12 +14,12 @@ pub(crate) const EVENTS: [&str; 5] = [
     "vfio_spapr_create_window",
 ];
 
-/// Reason of an exit for a hypercall, in `linux/kvm.h`.
+/// Exit reason of a hypercall, in `linux/kvm.h`.
 const PAPR_HCALL: u32 = 19;
-/// And for a device's register.
+/// Exit reason of an access to a device's register.
 const MMIO: u32 = 6;
 
-/// The numbers.
+/// Counts of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// All exits to the monitor.
@@ -28,7 +28,7 @@ pub(crate) struct Counts {
     pub(crate) hcalls: u64,
     /// Those for registers of devices.
     pub(crate) mmio: u64,
-    /// TCE hypercalls among them.
+    /// TCE hypercalls among these.
     pub(crate) tce: u64,
     /// REGISTER_MEMORY, MAP_DMA and UNMAP_DMA.
     pub(crate) registers: u64,
@@ -42,7 +42,7 @@ impl Counts {
         let after = |start: &str| output.lines().find_map(|line| line.strip_prefix(start));
         let (total, kinds) = after("exits: ")?.split_once(": ")?;
         let exits = total.parse().ok()?;
-        // Loads and stores are MMIO, signals neither.
+        // Loads and stores are MMIO; signals are neither.
         let kinds: BTreeMap<&str, u64> = kinds
             .split(", ")
             .filter_map(|kind| kind.split_once(' '))
@@ -62,7 +62,7 @@ impl Counts {
         let mut counts = Self::default();
         for line in trace.lines() {
             let line = line?;
-            // A time may come first, before a colon.
+            // A time may precede, up to a colon.
             let words: Vec<&str> = line.split([' ', ':']).collect();
             let Some(at) = words.iter().position(|word| EVENTS.contains(word)) else { continue };
             let last = words.last().copied().unwrap_or_default();

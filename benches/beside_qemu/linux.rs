@@ -6,7 +6,7 @@ use crate::{Accel, Options};
 use std::error::Error;
 use std::process::Command;
 
-/// Runs it.
+/// Runs the monitor.
 pub(crate) fn run(options: &Options) -> Result<(Run, Counts), Box<dyn Error>> {
     let accel = if options.accel == Accel::On { "on" } else { "off" };
     let mut command = Command::new("/bin/linux");

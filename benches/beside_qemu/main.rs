@@ -22,13 +22,13 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::error::Error;
 
-/// Measures `examples/linux` and QEMU in turns.
+/// Measures `examples/linux` and QEMU alternately.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
     /// Rounds, each with both
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// MiB of guest RAM
+    /// RAM of the guest in MiB
     #[arg(long, default_value_t = 512)]
     memory: u64,
     /// Whether the kernel answers TCE hypercalls
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// Show what guests and monitors print
     #[arg(long)]
     verbose: bool,
-    /// What `cargo bench` adds
+    /// Added by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -51,13 +51,13 @@ enum Accel {
     Off,
 }
 
-/// Further words for the kernel, as `examples/linux` has them.
+/// Additional words for the guest's kernel, as `examples/linux` passes them.
 pub(crate) const KERNEL: &str = "console=hvc0 panic=1 oops=panic quiet";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     match mount(Some("debugfs"), monitor::DEBUGFS, Some("debugfs"), MsFlags::empty(), None::<&str>) {
-        // An earlier run did it.
+        // An earlier run installed it.
         Ok(()) | Err(Errno::EBUSY) => {}
         Err(error) => return Err(format!("debugfs: {error}").into()),
     }
@@ -66,8 +66,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut table = table::Table::default();
     for round in 0..options.rounds {
-        // Neither always has the disk, the host's caches and its free memory as the other left
-        // them.
+        // Alternate, so that neither always finds the disk, the host's caches and its free memory
+        // as the other left them.
         if round % 2 == 0 {
             table.linux.push(linux::run(&options)?);
         }

@@ -1,4 +1,4 @@
-//! Runs a monitor and observes it from outside, in the same way whichever it is.
+//! Runs a monitor and observes it from outside, the same way for either.
 
 use ppc64_linux_init::{FAILED, MEASURED, Measure, STARTED, STATUS};
 use std::collections::BTreeMap;
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 
 pub(crate) const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// What was seen of a run.
+/// Observations of a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
     /// From the start to user space of the guest.
     pub(crate) boot: Duration,
-    /// From the start to the monitor's end.
+    /// From the start to the end of the monitor.
     pub(crate) whole: Duration,
-    /// What the guest measured.
+    /// Results measured by the guest.
     pub(crate) measured: BTreeMap<Measure, f64>,
-    /// Most memory that was resident, in KiB.
+    /// Peak of resident memory, in KiB.
     pub(crate) resident: u64,
-    /// What KVM counted, by its name in debugfs, until the guest was in user space.
+    /// KVM's counters when the guest reached user space, by name in debugfs.
     pub(crate) kvm_boot: BTreeMap<String, u64>,
-    /// And until the guest had measured.
+    /// KVM's counters when the guest had measured.
     pub(crate) kvm: BTreeMap<String, u64>,
-    /// All that the monitor printed.
+    /// Everything that the monitor printed.
     pub(crate) output: String,
 }
 
-/// Runs a monitor to its end. An error if that or its guest fails.
+/// Runs a monitor to its end. Fails if the monitor or its guest does.
 pub(crate) fn run(mut command: Command, verbose: bool) -> Result<Run, Box<dyn Error>> {
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
@@ -52,7 +52,7 @@ pub(crate) fn run(mut command: Command, verbose: bool) -> Result<Run, Box<dyn Er
             run.measured.insert(what, value.trim().parse()?);
             run.kvm = kvm_counters();
         }
-        // The monitor may be gone before its last lines are read.
+        // The monitor may have ended before its last lines are read.
         run.resident = run.resident.max(resident(&status_file).unwrap_or(0));
         if line.starts_with(FAILED) {
             return Err(format!("a check of the guest failed: {line}").into());
@@ -76,7 +76,7 @@ fn resident(status: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Reads what KVM counts for all guests there are: one.
+/// Reads KVM's counters of all guests: there is one.
 fn kvm_counters() -> BTreeMap<String, u64> {
     let files = fs::read_dir(format!("{DEBUGFS}/kvm")).into_iter().flatten().flatten();
     let counter = |file: fs::DirEntry| {

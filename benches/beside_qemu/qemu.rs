@@ -9,18 +9,18 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::process::Command;
 
-/// What it leaves of its trace.
+/// File in which it leaves its trace.
 const TRACE: &str = "/tmp/qemu.trace";
-/// What KVM under emulation does not have.
+/// Features that KVM lacks under emulation.
 const MACHINE: &str = "pseries,accel=kvm,ic-mode=xics,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,\
     cap-ccf-assist=off,cap-large-decr=off";
 
-/// Runs it.
+/// Runs QEMU.
 pub(crate) fn run(options: &Options) -> Result<Run, Box<dyn Error>> {
     monitor::run(command(options)?, options.verbose)
 }
 
-/// Runs it once more, counting by trace events.
+/// Runs QEMU once more, counting by trace events.
 pub(crate) fn count(options: &Options) -> Result<Counts, Box<dyn Error>> {
     let mut command = command(options)?;
     command.args(["-D", TRACE]).args(EVENTS.iter().flat_map(|event| ["-trace", event]));
@@ -43,7 +43,7 @@ fn command(options: &Options) -> Result<Command, Box<dyn Error>> {
     command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
     command.args(["-kernel", "/guest/vmlinux", "-initrd", "/guest/initramfs.gz"]);
     command.args(["-append", &format!("{KERNEL} -- --boot 0 --boots 1 --cpus 1 --disks 1 --measure")]);
-    // The guest knows its disks by their slots.
+    // The guest identifies its disks by slot.
     command.args(["-device", &format!("vfio-pci,host={address},addr=1")]);
     Ok(command)
 }

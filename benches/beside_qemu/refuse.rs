@@ -1,8 +1,8 @@
 //! Keeps QEMU from having its TCE tables in the kernel.
 //!
 //! No option of QEMU does. On a host without KVM_CAP_SPAPR_TCE_VFIO QEMU keeps the tables of a PHB
-//! with VFIO itself and answers the guest's hypercalls; so that is what it is told.
-#![allow(unsafe_code, reason = "the kernel reads a filter that it is told of")]
+//! with VFIO itself and answers the guest's hypercalls; so QEMU is made to see such a host.
+#![allow(unsafe_code, reason = "the kernel reads a filter by its address")]
 
 use nix::errno::Errno;
 use nix::libc::{
@@ -15,13 +15,13 @@ use std::io;
 const CHECK_EXTENSION: u32 = 0xae03;
 const SPAPR_TCE_VFIO: u32 = 142;
 
-/// Where `struct seccomp_data` has the number of the call, and the lower halves of its second and
+/// Offsets in `struct seccomp_data` of the call's number, and of the lower halves of its second and
 /// third argument on a little-endian machine.
 const NUMBER: u32 = 0;
 const SECOND: u32 = 24;
 const THIRD: u32 = 32;
 
-/// Has the kernel deny that capability to this process and its children.
+/// Makes the kernel deny that capability to this process and its children.
 pub(crate) fn acceleration() -> io::Result<()> {
     let statement = |code: u32, k: u32| sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let unless = |k: u32, jf: u8| sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: 0, jf, k };

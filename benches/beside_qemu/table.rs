@@ -1,4 +1,4 @@
-//! The table: medians of the rounds, both monitors beside each other.
+//! The table: medians of the rounds, both monitors side by side.
 
 use crate::counts::Counts;
 use crate::monitor::Run;
@@ -52,7 +52,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Writes a row; the ratio is ours to theirs.
+/// Writes a row; the ratio is ours divided by theirs.
 fn row<T>(
     f: &mut fmt::Formatter<'_>,
     name: &str,

@@ -33,13 +33,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Bytes in a read.
+/// Bytes of a read.
 pub(crate) const PAGE: usize = 4096;
 /// Number of pages of the disk that are read, at its start: 64 MiB.
 const PAGES: u64 = 16384;
 /// Number of rounds, each with both drivers.
 const ROUNDS: usize = 7;
-/// Commands at a time, and number of reads measured.
+/// Commands in flight, and number of reads measured.
 const RUNS: [(u16, usize); 2] = [(1, 4000), (32, 24000)];
 /// Class of an NVMe controller, as sysfs shows it.
 const CLASS: &str = "0x010802";

@@ -1,4 +1,4 @@
-//! Measures how long reads take, and how busy the machine is meanwhile.
+//! Measures how long reads take, and how busy the machine is during them.
 
 use std::error::Error;
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::Instant;
 pub(crate) struct Measured {
     /// Reads per second.
     pub(crate) iops: f64,
-    /// Fraction of the processors' time that they were not idle, interrupts included.
+    /// Fraction of time in which processors were not idle, interrupts included.
     pub(crate) busy: f64,
 }
 

@@ -1,5 +1,5 @@
 //! Reads with the kernel's driver, by io_uring.
-#![allow(unsafe_code, reason = "the kernel writes to memory that it is told of")]
+#![allow(unsafe_code, reason = "the kernel writes to memory that it gets by address")]
 
 use crate::processor::{Measured, measure};
 use crate::{PAGE, holds};
@@ -43,8 +43,8 @@ fn all(ring: &mut IoUring, base: *mut Page, depth: u16, pages: &[u64]) -> Result
             let Some(&page) = pages.next() else { break };
             let to = base.wrapping_add(slot.into()).cast();
             let read = opcode::ReadFixed::new(types::Fixed(0), to, PAGE as u32, slot).offset(page * PAGE as u64);
-            // SAFETY: the page at `to` lives as long as the ring, and nobody else uses it until the
-            // read is complete.
+            // SAFETY: the page at `to` lives as long as the ring, and nothing else uses it until
+            // the read is complete.
             unsafe { ring.submission().push(&read.build().user_data(slot.into())) }?;
             free.pop();
             under_way[usize::from(slot)] = page;

@@ -64,7 +64,7 @@ impl Adder {
         self.registers.write(COUNT, buffer.iova_range().len() as u32)?;
         self.registers.write(START, 1u32)?;
         let fired = self.interrupt.wait(Some(TIMEOUT)).map_err(AdderError::Wait)?;
-        // If the device is frozen or gone, this says so.
+        // Reports whether the device is frozen or gone.
         let status = self.registers.read(STATUS)?;
         if !fired {
             return Err(AdderError::Stuck(status));

@@ -3,7 +3,7 @@
 use spapr_iommu::Iova;
 use spapr_iommu::model::pci::{Bus, BusError, Description, DeviceModel, Reset};
 
-/// Adds up bytes of memory.
+/// A device that adds up bytes of memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AdderModel {
     address: u64,
@@ -12,13 +12,13 @@ pub(crate) struct AdderModel {
     sum: u64,
 }
 
-/// Bits of the status.
+/// Bits of the status register.
 const BUSY: u32 = 1;
 const DONE: u32 = 2;
 const FAILED: u32 = 4;
 
 impl AdderModel {
-    /// Adds up, if it was started. A transfer that sticks leaves it busy.
+    /// Adds up, if started. A transfer that sticks leaves the device busy.
     fn work(&mut self, bus: &mut Bus<'_>) -> bool {
         if self.status & BUSY == 0 {
             return false;
@@ -35,7 +35,7 @@ impl AdderModel {
         true
     }
 
-    /// Interrupts by a message if the driver has enabled them, else by the pin.
+    /// Interrupts by a message if the driver has enabled messages, otherwise by the pin.
     fn interrupt(&self, bus: &mut Bus<'_>) {
         let ended = self.status & (DONE | FAILED) != 0;
         bus.set_intx(ended && bus.messages() == 0);
@@ -66,7 +66,7 @@ impl DeviceModel for AdderModel {
         let value = u64::from_le_bytes(value);
         match offset {
             0x08 => self.address = value,
-            // It takes 64 KiB at most.
+            // A length of at most 64 KiB.
             0x10 => self.count = value.min(0x1_0000) as u32,
             0x14 => self.status = BUSY,
             0x18 => {

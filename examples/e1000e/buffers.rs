@@ -1,4 +1,4 @@
-//! The program's memory for packets, and how the controller gets to see it.
+//! The program's memory for packets, and how the controller reaches it.
 
 use arrayvec::ArrayVec;
 use clap::ValueEnum;
@@ -7,11 +7,11 @@ use spapr_iommu::dma::{Dma, DmaError, DmaMemory, MemoryPart, ScatterMap, StreamM
 use spapr_iommu::permission::Permission;
 use std::error::Error;
 
-/// Bytes at the beginning of a packet that lie elsewhere when it is scattered: its headers.
+/// Bytes at the start of a packet that lie elsewhere when the packet is scattered: its headers.
 const HEAD: u64 = 34;
-/// Room for them.
+/// Room for these.
 const HEAD_SLOT: u64 = 64;
-/// A page or more of any host: so far from the rest of the packets they lie, so that both are
+/// Distance from these to the rest of the packets, a page or more on any host, so that both are
 /// mapped separately.
 const APART: u64 = 64 << 10;
 
@@ -21,9 +21,9 @@ const APART: u64 = 64 << 10;
 pub(crate) enum Maps {
     /// Each packet before it is sent, each buffer before it is posted
     Each,
-    /// As with `each`, and packets lie in two pieces
+    /// As with `each`, with packets in two pieces
     Scattered,
-    /// All of it once
+    /// All of it, once
     Once,
 }
 
@@ -36,13 +36,13 @@ pub(crate) struct Buffers {
     maps: Maps,
     permission: Permission,
     slot: u64,
-    /// Where slots begin; the heads of scattered packets lie before.
+    /// Start of the slots; the heads of scattered packets lie before it.
     first: u64,
     /// Numbers of unused slots.
     free: Vec<u64>,
 }
 
-/// A part of a slot that the controller sees until this is dropped.
+/// A part of a slot that the controller reaches until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     slot: u64,
@@ -55,13 +55,12 @@ pub(crate) struct Mapped {
 enum Map {
     Stream(StreamMap),
     Scatter(ScatterMap),
-    /// With all of the memory.
+    /// Maps all of the memory.
     Whole,
 }
 
 impl Buffers {
-    /// Allocates and registers `count` slots; the controller may do with them what `permission`
-    /// says.
+    /// Allocates and registers `count` slots; the controller may use them as `permission` says.
     pub(crate) fn new(
         dma: &Dma,
         count: usize,
@@ -80,7 +79,7 @@ impl Buffers {
         self.free.pop()
     }
 
-    /// Returns a slot; dropping the map was what unmapped it.
+    /// Returns a slot, which dropping its map has unmapped.
     pub(crate) fn give_back(&mut self, mapped: Mapped) -> u64 {
         let slot = mapped.slot;
         drop(mapped);
@@ -104,8 +103,8 @@ impl Buffers {
         Ok(self.memory.read_bytes(self.first + slot * self.slot, packet)?)
     }
 
-    /// Makes the first `len` bytes of a slot visible to the controller, at the bus addresses that
-    /// are returned.
+    /// Makes the first `len` bytes of a slot visible to the controller; returns their bus
+    /// addresses.
     pub(crate) fn map(&self, slot: u64, len: u64) -> Result<(Mapped, ArrayVec<IovaRange, 2>), Box<dyn Error>> {
         let parts = self.parts(slot, len);
         let (map, pieces) = match (&self.whole, &parts[..]) {

@@ -4,7 +4,7 @@ use crate::buffers::Maps;
 use crate::driver::{QUEUES, Setup, Wait};
 use crate::packets::{Packets, SMALLEST};
 use crate::traffic::{Plan, Traffic};
-use crate::{Options, find, held};
+use crate::{Options, devices, program};
 use serde::Serialize;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::device::Device;
@@ -16,10 +16,10 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The kernel or a model of it, with each call to it recorded.
+/// The kernel or a model of it; each call is recorded.
 pub(crate) type Kernel = Recording<Arc<dyn Host>>;
 
-/// Bytes of the dynamic window: full rings with a page of 64 KiB for each buffer fit.
+/// Bytes of the dynamic window: room for full rings with a page of 64 KiB per buffer.
 const CAPACITY: u64 = 64 << 20;
 /// Descriptors in each ring.
 const ENTRIES: u16 = 256;
@@ -32,12 +32,12 @@ struct Case {
     maps: String,
     packets: usize,
     bytes: u64,
-    /// Packets by receive queue.
+    /// Packets per receive queue.
     queues: [u64; QUEUES],
-    /// Interrupts by vector, and their kind.
+    /// Interrupts per vector, and their kind.
     interrupts: [u64; QUEUES],
     kind: Option<String>,
-    /// Calls to the kernel while packets were sent.
+    /// Kernel calls while packets were sent.
     map_calls: usize,
     unmap_calls: usize,
     calls: usize,
@@ -69,12 +69,12 @@ impl Case {
 
 /// Runs the cases that the options select.
 pub(crate) fn run(host: &Arc<Kernel>, options: &Options) -> Result<(), Box<dyn Error>> {
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
+    let address = devices::one(host.as_ref(), options.device.as_deref())?;
     let before = held(host)?;
     let (mut cases, mut packets) = (0, 0);
     for bits in options.mask.map_or(vec![64, 32], |mask| vec![mask]) {
         let mask = DmaMask::bits(bits).ok_or("1 to 64 bits")?;
-        // A separate Dma for each, as one uses the best window that its devices reach.
+        // A separate Dma for each, because one Dma uses the best window that its devices reach.
         let dma = Dma::with_registry(&Registry::new(host.clone()), config(host, mask < DmaMask::ALL));
         let device = dma.open(address.parse()?, mask)?;
         for wait in options.wait.map_or(vec![Wait::Interrupts, Wait::Polling], |wait| vec![wait.into()]) {
@@ -106,7 +106,7 @@ pub(crate) fn run(host: &Arc<Kernel>, options: &Options) -> Result<(), Box<dyn E
 
 /// Returns locked memory and the number of open files.
 fn held(host: &Arc<Kernel>) -> Result<(u64, usize), Box<dyn Error>> {
-    Ok((host.memlock()?.locked, held::open_files()?))
+    Ok((host.memlock()?.locked, program::open_files()?))
 }
 
 /// Returns the configuration. Its page is the host's: a larger one would expose more memory for
@@ -116,7 +116,7 @@ pub(crate) fn config(host: &Arc<Kernel>, default_window: bool) -> DmaConfig {
     if default_window { config } else { config.without_default_window() }
 }
 
-/// Returns the plan that options select.
+/// Returns the plan that the options select.
 pub(crate) fn plan(options: &Options, wait: Wait, maps: Maps) -> Plan {
     let kind = options.interrupts.map(Into::into);
     let setup = Setup { entries: ENTRIES, wait, kind, loopback: true };

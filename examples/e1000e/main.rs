@@ -24,18 +24,11 @@
 
 mod buffers;
 mod cases;
-#[path = "../nvme/choices.rs"]
-mod choices;
+mod devices;
 mod driver;
-mod find;
-#[path = "../nvme/function.rs"]
-mod function;
-#[path = "../nvme/held.rs"]
-mod held;
-#[path = "../nvme/machine.rs"]
-mod machine;
-mod model;
 mod packets;
+#[path = "../nvme/program.rs"]
+mod program;
 mod registers;
 mod rounds;
 #[cfg(test)]
@@ -43,9 +36,8 @@ mod tests;
 mod traffic;
 
 use buffers::Maps;
-use choices::{How, Kind};
 use clap::Parser;
-use machine::Machine;
+use program::{How, Kind, Machine};
 use spapr_iommu::model::Recording;
 use std::error::Error;
 use std::process::ExitCode;
@@ -65,7 +57,7 @@ struct Options {
     /// Bits of bus addresses: 64 for the dynamic window, 32 for the default window [default: each]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     mask: Option<u32>,
-    /// How to know of packets [default: each]
+    /// How to learn of packets [default: each]
     #[arg(long, value_enum)]
     wait: Option<How>,
     /// Interrupts to use [default: MSI-X, else MSI, else INTx]
@@ -74,16 +66,16 @@ struct Options {
     /// When memory for packets is mapped [default: each]
     #[arg(long, value_enum)]
     maps: Option<Maps>,
-    /// Packets to send in each case
+    /// Number of packets in each case
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     packets: u32,
     /// Bytes of the largest packet
     #[arg(long, default_value_t = 1514, value_parser = clap::value_parser!(u32).range(60..=9014))]
     largest: u32,
-    /// Packets under way at a time
+    /// Packets in flight
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     depth: u32,
-    /// Open, use and close the controller so many times, and see what is left
+    /// Open, use and close the controller that many times, and check that nothing is left
     #[arg(long, value_name = "N", conflicts_with = "packets")]
     rounds: Option<u32>,
     /// Print what a driver finds on the controller, as JSON, and nothing else
@@ -105,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let Machine { host, is_model } = Machine::new(options.host.as_deref(), model::with_controller)?;
+    let Machine { host, is_model } = Machine::new(options.host.as_deref(), devices::with_controller)?;
     let host = Arc::new(Recording::new(host));
     match options.rounds {
         Some(rounds) => rounds::run(&host, is_model, options, rounds),

@@ -9,10 +9,10 @@ pub(crate) const SMALLEST: usize = 60;
 /// Bytes of Ethernet's and of IPv4's header.
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
-/// Where a packet's number is.
+/// Offset of a packet's number.
 const NUMBER: usize = ETHERNET + IPV4;
 
-/// A packet that was sent and has not arrived.
+/// A packet that was sent and has not arrived yet.
 #[derive(Clone, Copy, Debug)]
 struct Expected {
     len: usize,
@@ -31,12 +31,12 @@ pub(crate) struct Packets {
     packet: Vec<u8>,
     arrived: usize,
     bytes: u64,
-    /// Checksum of all checksums, in order of numbers.
+    /// Checksum of all checksums, in the order of numbers.
     crc32: crc32fast::Hasher,
 }
 
 impl Packets {
-    /// Of the given sizes, from and to a station.
+    /// Creates packets of the given sizes, from and to a station.
     pub(crate) fn new(sizes: RangeInclusive<usize>, station: [u8; 6]) -> Self {
         let mut rng = Rng::new();
         let packet = vec![0; *sizes.end()];
@@ -46,7 +46,7 @@ impl Packets {
         Self { rng, sizes, station, expected: Vec::new(), packet, arrived: 0, bytes: 0, crc32 }
     }
 
-    /// Returns how many were made.
+    /// Returns how many packets were made.
     pub(crate) fn made(&self) -> usize {
         self.expected.len()
     }
@@ -56,17 +56,17 @@ impl Packets {
         self.arrived
     }
 
-    /// Returns the bytes of those that have arrived.
+    /// Returns the bytes of the packets that have arrived.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Returns a checksum of all that were made.
+    /// Returns a checksum of all packets that were made.
     pub(crate) fn crc32(&self) -> u32 {
         self.crc32.clone().finalize()
     }
 
-    /// Makes the next packet: IPv4 to a random address, by which receive queues are selected.
+    /// Makes the next packet: IPv4 to a random address, which selects the receive queue.
     pub(crate) fn make(&mut self) -> &[u8] {
         let number = self.expected.len();
         let len = self.sizes[number % self.sizes.len()];
@@ -106,7 +106,7 @@ impl Packets {
     }
 }
 
-/// Returns the checksum of a header in which it is 0.
+/// Returns the checksum of a header whose checksum field is 0.
 fn checksum(header: &[u8; IPV4]) -> u16 {
     let words = header.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
     let sum = words.sum::<u32>();

@@ -2,7 +2,7 @@
 //! registers. `registers.json` is what QEMU's controller shows.
 
 use crate::cases::{Kernel, config};
-use crate::{find, function};
+use crate::{devices, program};
 use serde_json::{Value, json};
 use spapr_iommu::device::Endian;
 use spapr_iommu::dma::{Dma, DmaMask};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const CTRL: u64 = 0x0000;
 /// CTRL: reset.
 const RESET: u32 = 1 << 26;
-/// From the registers of one ring to those of the next.
+/// Distance from the registers of one ring to those of the next.
 const STRIDE: u64 = 0x100;
 /// Number of words of RETA and RSSRK.
 const TABLE: u64 = 32;
@@ -48,7 +48,7 @@ const RECEIVE: u64 = 0x2800;
 const TRANSMIT: u64 = 0x3800;
 const RETA: u64 = 0x5c00;
 
-/// Reads and prints them, as JSON.
+/// Reads the registers and prints them as JSON.
 pub(crate) fn run(host: &Arc<Kernel>, address: Option<&str>) -> Result<(), Box<dyn Error>> {
     println!("{}", read(host, address)?);
     Ok(())
@@ -57,7 +57,7 @@ pub(crate) fn run(host: &Arc<Kernel>, address: Option<&str>) -> Result<(), Box<d
 /// Resets a controller and reads it.
 pub(crate) fn read(host: &Arc<Kernel>, address: Option<&str>) -> Result<Value, Box<dyn Error>> {
     let dma = Dma::with_registry(&Registry::new(host.clone()), config(host, false));
-    let device = dma.open(find::one(host.as_ref(), address)?.parse()?, DmaMask::ALL)?;
+    let device = dma.open(devices::one(host.as_ref(), address)?.parse()?, DmaMask::ALL)?;
     let bar = device.bar(0, Endian::Little)?;
     bar.write(CTRL, bar.read::<u32>(CTRL)? | RESET)?;
     // Registers may be accessed again after a microsecond.
@@ -73,5 +73,5 @@ pub(crate) fn read(host: &Arc<Kernel>, address: Option<&str>) -> Result<Value, B
         registers.insert(name, json!(words(offsets.collect())?));
     }
     registers.insert("rss", json!(words((0..TABLE + KEY).map(|word| RETA + 4 * word).collect())?));
-    Ok(json!({ "pci": function::read(&device)?, "registers": registers }))
+    Ok(json!({ "pci": program::read_function(&device)?, "registers": registers }))
 }

@@ -3,52 +3,23 @@
 use crate::buffers::Maps;
 use crate::cases::{Kernel, config, plan};
 use crate::driver::Wait;
-use crate::held::Held;
 use crate::packets::{Packets, SMALLEST};
+use crate::program::Rounds;
 use crate::traffic::Traffic;
-use crate::{Options, find};
+use crate::{Options, devices};
 use spapr_iommu::dma::{Dma, DmaMask};
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Packets of each round.
 const PACKETS: usize = 64;
-/// Number of rounds that are not measured: they fill caches of kernel and allocator.
-const WARM_UP: u32 = 3;
-/// Interval between two lines of progress.
-const EVERY: Duration = Duration::from_secs(20);
-
-/// Runs `rounds` rounds, and a few before them.
+/// Runs `rounds` rounds.
 pub(crate) fn run(host: &Arc<Kernel>, is_model: bool, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
-    for _ in 0..WARM_UP {
-        round(host, options, &address)?;
-    }
-    let before = Held::now(host.as_ref(), is_model)?;
-    let began = Instant::now();
-    let mut told = began;
-    for done in 0..rounds {
-        if told.elapsed() > EVERY {
-            told = Instant::now();
-            eprintln!("{done} rounds in {:.0?}", began.elapsed());
-        }
-        round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
-    }
-    let took = began.elapsed();
-    let after = Held::now(host.as_ref(), is_model)?;
-    if options.json {
-        let line = serde_json::json!({
-            "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,
-            "files": after.files, "missing_kib": after.missing_kib(&before),
-        });
-        println!("{line}");
-    } else {
-        println!("{rounds} rounds in {took:.1?}, {:.2?} each, of {PACKETS} packets", took / rounds.max(1));
-        after.print(&before);
-    }
-    after.check(&before)
+    let address = &devices::one(host.as_ref(), options.device.as_deref())?;
+    let moves = format!("{PACKETS} packets");
+    let rounds = Rounds { host: host.as_ref(), is_model, address, rounds, moves, json: options.json };
+    rounds.run(|| round(host, options, address))
 }
 
 /// Sets up everything from scratch (registry, container, window, controller, rings), sends packets

@@ -5,7 +5,7 @@ use crate::cases::{Kernel, config};
 use crate::driver::{E1000eError, Port, Setup, Wait};
 use crate::packets::{Packets, SMALLEST};
 use crate::traffic::{Plan, Traffic};
-use crate::{Options, model, registers, run};
+use crate::{Options, devices, registers, run};
 use clap::Parser;
 use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange};
@@ -20,10 +20,10 @@ use spapr_iommu::uapi::eeh::state;
 use std::sync::Arc;
 
 const CONTROLLER: &str = "0000:00:00.0";
-/// The bus address of no memory.
+/// A bus address without memory.
 const NOWHERE: u64 = 0x7000_0000;
 
-fn program(arguments: &str) {
+fn run_program(arguments: &str) {
     run(&Options::parse_from(format!("e1000e {arguments}").split(' ')))
         .unwrap_or_else(|error| panic!("{arguments}: {error}"));
 }
@@ -31,18 +31,18 @@ fn program(arguments: &str) {
 #[test]
 fn the_program_works_on_every_kind_of_model() {
     for preset in ["powernv8-4k", "powernv9-64k", "powernv10-7.2", "pseries-4k", "pseries-64k", "pseries-64k-7.2"] {
-        program(&format!("--host model:{preset} --packets 150"));
+        run_program(&format!("--host model:{preset} --packets 150"));
     }
     for kind in ["msix", "msi", "intx"] {
-        program(&format!("--host model:powernv9 --packets 100 --interrupts {kind} --wait interrupts"));
+        run_program(&format!("--host model:powernv9 --packets 100 --interrupts {kind} --wait interrupts"));
     }
-    program("--host model:pseries-64k --packets 100 --largest 9014");
+    run_program("--host model:pseries-64k --packets 100 --largest 9014");
 }
 
 #[test]
 fn rounds_leave_nothing_on_models() {
     for preset in ["powernv9-64k", "pseries-4k"] {
-        program(&format!("--host model:{preset} --rounds 3"));
+        run_program(&format!("--host model:{preset} --rounds 3"));
     }
 }
 
@@ -52,12 +52,13 @@ fn rounds_leave_nothing_on_models() {
 fn the_model_shows_what_qemu_s_controller_shows() {
     let expected: serde_json::Value = serde_json::from_str(include_str!("registers.json")).unwrap();
     for preset in ["powernv9-64k", "pseries-4k"] {
-        let host: Arc<Kernel> = Arc::new(Recording::new(Arc::new(model::with_controller(preset).unwrap())));
+        let host: Arc<Kernel> = Arc::new(Recording::new(Arc::new(devices::with_controller(preset).unwrap())));
         assert_eq!(registers::read(&host, None).unwrap(), expected, "{preset}");
     }
 }
 
-/// The freeze comes from outside, and from a packet that no TCE lets the controller read.
+/// Once the freeze is provoked from outside, and once by a packet that no TCE lets the controller
+/// read.
 #[test]
 fn a_controller_that_is_frozen_is_found_and_recovered() {
     for (wrong_dma, wait) in [(false, Wait::Interrupts), (true, Wait::Polling)] {
@@ -105,7 +106,7 @@ fn interrupts_without_cause_harm_nothing() {
     }
 }
 
-/// A controller of a model.
+/// A model with a controller.
 struct Rig {
     device: Device,
     dma: Dma,
@@ -118,7 +119,7 @@ fn setup(wait: Wait, kind: InterruptKind) -> Setup {
 
 impl Rig {
     fn new(preset: &str) -> Self {
-        let model = Arc::new(model::with_controller(preset).unwrap());
+        let model = Arc::new(devices::with_controller(preset).unwrap());
         let host: Arc<Kernel> = Arc::new(Recording::new(model.clone() as Arc<dyn Host>));
         let dma = Dma::with_registry(&Registry::new(host.clone()), config(&host, false));
         let device = dma.open(CONTROLLER.parse().unwrap(), DmaMask::ALL).unwrap();

@@ -11,12 +11,12 @@ use std::error::Error;
 /// Descriptors of a packet that is sent, at most.
 const PIECES: usize = 2;
 
-/// What to send and how.
+/// What to send, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) setup: Setup,
     pub(crate) maps: Maps,
-    /// Packets under way at most.
+    /// Maximum number of packets in flight.
     pub(crate) depth: usize,
     /// Bytes of the largest packet.
     pub(crate) largest: usize,
@@ -57,7 +57,7 @@ impl<'d> Traffic<'d> {
         Ok(traffic)
     }
 
-    /// Sends `count` packets, alternately by each queue, and checks that each arrives.
+    /// Sends `count` packets, alternating between the queues, and checks that each arrives.
     pub(crate) fn run(&mut self, packets: &mut Packets, count: usize) -> Result<(), Box<dyn Error>> {
         loop {
             while packets.made() < count && packets.made() - packets.arrived() < self.depth {
@@ -88,7 +88,7 @@ impl<'d> Traffic<'d> {
     /// Takes a buffer with a packet or a part of one, and posts another in its place.
     fn take(&mut self, received: Received<Mapped>, packets: &mut Packets) -> Result<(), Box<dyn Error>> {
         let Received { queue, held, len, is_last } = received;
-        // It is read when it is no longer in reach of the controller.
+        // The packet is read once the controller no longer reaches it.
         let slot = self.back.give_back(held);
         let packet = &mut self.partial[queue];
         let before = packet.len();
@@ -109,7 +109,7 @@ impl<'d> Traffic<'d> {
         Ok(self.port.post(queue, buffer, mapped)?)
     }
 
-    /// Stops the port. All that was mapped for it is unmapped.
+    /// Stops the port. Everything mapped for it is unmapped.
     pub(crate) fn close(self) -> Result<(), Box<dyn Error>> {
         Ok(self.port.close()?)
     }

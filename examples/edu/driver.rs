@@ -42,7 +42,7 @@ pub(crate) enum EduError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Access(#[from] AccessError),
-    #[error("{device} is no edu: its register 0 reads {found:#010x}")]
+    #[error("{device} is not an edu: its register 0 reads {found:#010x}")]
     NotEdu { device: String, found: u32 },
     #[error("cannot wait for an interrupt: {0}")]
     Wait(Errno),
@@ -95,7 +95,7 @@ impl Edu {
         self.copy_between(from.iova_range(), to.iova_range())
     }
 
-    /// Copies between bus addresses; as much as both hold.
+    /// Copies between bus addresses, as many bytes as both ranges hold.
     pub(crate) fn copy_between(&self, from: IovaRange, to: IovaRange) -> Result<(), EduError> {
         let count = from.len().min(to.len());
         if count > MOST {

@@ -1,7 +1,7 @@
-//! Registers of a device: each access of the guest is an access of the monitor.
+//! Registers of a device: each access of the guest becomes an access of the monitor.
 //!
-//! The MSI-X table is not the guest's: the host's kernel fills it. The guest has a copy, which
-//! nobody looks at, since messages are set up by RTAS.
+//! The guest does not own the MSI-X table, which the host's kernel fills. It has a copy that is
+//! never read, since messages are set up by RTAS.
 
 use parking_lot::Mutex;
 use spapr_iommu::device::{Bar, Device, DeviceError, Endian};

@@ -5,18 +5,17 @@ use super::fdt::{Fdt, halves};
 use super::memory::{BLOCK, Ram};
 use super::plug::BLOCKS;
 
-/// Where memory is, in levels of closeness: all of it is in one place.
+/// Associativity of memory: all of it is in one place.
 const ASSOCIATIVITY: [u32; 4] = [0; 4];
 
-/// Writes the node of all blocks, none of which is plugged yet.
+/// Writes the node of all blocks, none of them plugged yet.
 pub(crate) fn node(tree: &mut Fdt, ram: &Ram) {
     if ram.blocks() == 0 {
         return;
     }
     tree.node("ibm,dynamic-reconfiguration-memory", |tree| {
         tree.cells("ibm,lmb-size", &halves([BLOCK]));
-        // One run of blocks: how many, where, the first one's connector, the row of the table
-        // below, no flags.
+        // One run of blocks: number, start, first connector, row of the table below, no flags.
         let runs = [&[1, ram.blocks()], &halves([ram.start(0)])[..], &[BLOCKS, 0, 0]].concat();
         tree.cells("ibm,dynamic-memory-v2", &runs);
         let table = [&[1, ASSOCIATIVITY.len() as u32], &ASSOCIATIVITY[..]].concat();

@@ -1,5 +1,5 @@
-//! A device's configuration space as the guest sees it: the device's own, except for the registers
-//! that say where it is and whether it may use the bus.
+//! A device's configuration space as the guest sees it: the device's own, except for registers
+//! about its address and its use of the bus.
 
 use parking_lot::Mutex;
 use spapr_iommu::device::{Config, Device, DeviceError};
@@ -10,22 +10,22 @@ const COMMAND: u64 = 4;
 const BARS: Range<u64> = 0x10..0x28;
 const ROM: Range<u64> = 0x30..0x34;
 
-/// Bits of the command register: the device answers to its BARs; it may use the bus.
+/// Bits of the command register: the device answers at its BARs; it may use the bus.
 const MEMORY: u16 = 2;
 const MASTER: u16 = 4;
-/// Bits of a BAR that say what it is.
+/// Type bits of a BAR.
 const BAR_FLAGS: u32 = 0xf;
 
 /// The configuration space.
 pub(crate) struct GuestConfig {
     device: Arc<Device>,
-    /// Where BAR 0, of 64 bits, is at first, and its size.
+    /// Initial address of BAR 0, which has 64 bits, and its size.
     at: u64,
     size: u64,
     registers: Mutex<Registers>,
 }
 
-/// What the guest has written.
+/// Values that the guest has written.
 #[derive(Clone, Copy, Default)]
 struct Registers {
     command: u16,
@@ -51,7 +51,7 @@ impl GuestConfig {
         u64::from(high) << 32 | u64::from(low & !BAR_FLAGS)
     }
 
-    /// Returns it while the device answers there.
+    /// Returns this address while the device answers there.
     pub(crate) fn decoded(&self) -> Option<u64> {
         let answers = self.registers.lock().command & MEMORY != 0;
         answers.then(|| self.address())
@@ -83,8 +83,8 @@ impl GuestConfig {
         }
     }
 
-    /// Writes a register. What the library guards, power state and interrupts among it, stays as it
-    /// is: the monitor has calls for that.
+    /// Writes a register. Registers that the library guards, such as power state and interrupts, do
+    /// not change: the monitor has calls for these.
     pub(crate) fn write(&self, at: u64, size: u32, value: u32) {
         let mut registers = self.registers.lock();
         let _ = match (at, size) {
@@ -103,7 +103,7 @@ impl GuestConfig {
         };
     }
 
-    /// Returns what a BAR holds after a write: bits below its size stay 0, so that the guest can
+    /// Returns the value of a BAR after a write: bits below its size stay 0, so that the guest can
     /// determine the size.
     fn bar(&self, index: usize, value: u32) -> u32 {
         let mask = !(self.size - 1);
@@ -115,13 +115,10 @@ impl GuestConfig {
     }
 
     fn set_master(&self, on: bool) -> Result<(), DeviceError> {
-        match on {
-            true => self.device.start_dma(),
-            false => self.device.stop_dma(),
-        }
+        if on { self.device.start_dma() } else { self.device.stop_dma() }
     }
 
-    /// Resets the device, which is off the bus then.
+    /// Resets the device, which is off the bus afterwards.
     pub(crate) fn reset(&self) -> Result<(), DeviceError> {
         *self.registers.lock() = self.initial();
         self.device.reset()

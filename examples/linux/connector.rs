@@ -7,7 +7,7 @@ use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::{GuestMemory, NoMemory};
 use std::vec::IntoIter;
 
-/// What a call returns: all nodes were handed out, or what it hands out.
+/// Statuses of a call: all nodes were handed out, or what was handed out.
 const COMPLETE: i32 = 0;
 const CHILD: i32 = 2;
 const PROPERTY: i32 = 3;
@@ -15,7 +15,7 @@ const PARENT: i32 = 4;
 
 /// Cells of the work area: offset of the name, length and offset of the property's value.
 const CELLS: u64 = 8;
-/// Where names are in the work area, after all cells.
+/// Start of names in the work area, after all cells.
 const NAME: u32 = 20;
 /// Bytes of the work area.
 const AREA: usize = 4096;
@@ -32,8 +32,8 @@ impl NodeWalk {
         Self { tokens: tree.tokens().into_iter(), depth: 0 }
     }
 
-    /// Writes the next one into the guest's work area. Returns the status of the call, the last of
-    /// which is 0.
+    /// Writes the next node or property into the guest's work area. Returns the status of the call,
+    /// which is 0 at the end.
     pub(crate) fn next(&mut self, memory: &dyn GuestMemory, area: GuestAddr) -> Result<i32, NoMemory> {
         let (status, name, value) = match self.tokens.next() {
             Some(Token::Node(name)) => (CHILD, name, vec![]),

@@ -6,36 +6,36 @@ use parking_lot::Mutex;
 use ppc64_linux_init::{FAILED, IDLE, PASSED, READY, STARTED, STATUS, Wrote};
 use std::io::Write;
 
-/// What stands before each line of the guest that is no check.
+/// Prefix of each line of the guest that is not a check.
 const PREFIX: &str = "guest: ";
 
 /// The console.
 #[derive(Default)]
 pub(crate) struct Console(Mutex<Said>);
 
-/// What the guest said.
+/// The guest's output.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Said {
     line: Vec<u8>,
-    /// Kernels that came to user space.
+    /// Number of kernels that reached user space.
     pub(crate) kernels: u32,
-    /// Checks that passed.
+    /// Number of checks that passed.
     pub(crate) passed: u32,
-    /// Checks that failed.
+    /// Number of checks that failed.
     pub(crate) failed: u32,
     /// The last exit status.
     pub(crate) status: Option<u8>,
-    /// It has just said that it is ready to be saved.
+    /// Whether its last line said that it is ready to be saved.
     ready: bool,
-    /// What its devices could reach, each time it said that they have no driver.
+    /// What its devices could reach, each time the guest reported that they have no driver.
     pub(crate) idle: Vec<Snapshot>,
-    /// What it wrote to the disk that is emulated.
+    /// What the guest wrote to the emulated disk.
     pub(crate) wrote: Vec<Wrote>,
 }
 
 impl Console {
-    /// Takes what the guest prints. Returns whether it says that it is ready to be saved.
-    /// `snapshot` is called when it says that its devices have no driver.
+    /// Takes the guest's output. Returns whether it says that the guest is ready to be saved. Calls
+    /// `snapshot` when it says that the devices have no driver.
     pub(crate) fn put(&self, text: &[u8], snapshot: impl Fn() -> Snapshot) -> bool {
         let said = &mut *self.0.lock();
         for &byte in text {
@@ -53,7 +53,7 @@ impl Console {
         std::mem::take(&mut said.ready)
     }
 
-    /// Returns what the guest has said until now.
+    /// Returns the guest's output so far.
     pub(crate) fn said(&self) -> Said {
         let said = &mut *self.0.lock();
         if !said.line.is_empty() {
@@ -76,7 +76,7 @@ impl Said {
         }
         self.ready |= line == READY;
         if let Ok(wrote) = line.parse::<Wrote>() {
-            // A later boot may take the place of an earlier one.
+            // A later boot may overwrite the part of an earlier one.
             self.wrote.retain(|earlier| earlier.start != wrote.start);
             self.wrote.push(wrote);
         }

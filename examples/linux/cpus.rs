@@ -1,4 +1,4 @@
-//! The guest's processors: which of them run, and the end of the guest.
+//! The guest's processors: which of them run, and how the guest ends.
 
 use super::kvm::{Kick, Registers, VcpuFile};
 use parking_lot::{Condvar, Mutex};
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// 64-bit mode, machine checks, little endian; no address translation.
 const MSR: u64 = 1 << 63 | 1 << 12 | 1;
 
-/// `KVM_REG_PPC_LPCR_64`, with how the guest gets its interrupts: little endian (bit ILE), with
+/// `KVM_REG_PPC_LPCR_64`, with the way the guest takes interrupts: little endian (bit ILE), with
 /// address translation on (two bits AIL).
 const LPCR: u64 = 0x1030_0000_0000_00b5;
 pub(crate) const LPCR_ILE: u64 = 0x0200_0000;
@@ -26,7 +26,7 @@ const VPA: u64 = 0x1030_0000_0000_0082;
 pub(crate) enum End {
     /// It powered off.
     Off,
-    /// It wants to boot again.
+    /// It requested a reboot.
     Reboot,
     /// It is ready to be saved.
     Ready,
@@ -56,21 +56,21 @@ struct Shared {
 }
 
 impl Cpus {
-    /// Creates it with all of them stopped.
+    /// Creates them, all stopped.
     pub(crate) fn new(files: Vec<Arc<VcpuFile>>) -> Self {
         let states = files.iter().map(|_| State::Stopped).collect();
         let threads = vec![None; files.len()];
         Self { files, shared: Mutex::new(Shared { states, threads, end: None }), changed: Condvar::new() }
     }
 
-    /// Starts a processor that is stopped: `pc`, r3 and r4. Returns whether it was.
+    /// Starts a stopped processor with `pc`, r3 and r4. Returns whether it was stopped.
     pub(crate) fn start(&self, number: u32, pc: u64, r3: u64) -> bool {
         let mut registers = Registers { pc, msr: MSR, ..Default::default() };
         registers.gpr[3] = r3;
         self.resume(number, registers)
     }
 
-    /// Starts a processor that is stopped with these registers. Returns whether it was.
+    /// Starts a stopped processor with these registers. Returns whether it was stopped.
     pub(crate) fn resume(&self, number: u32, registers: Registers) -> bool {
         let shared = &mut *self.shared.lock();
         match shared.states.get_mut(number as usize) {
@@ -81,7 +81,7 @@ impl Cpus {
         true
     }
 
-    /// Returns the registers with which a processor goes on; `None` if it is stopped.
+    /// Returns the registers with which a processor continues; `None` if it is stopped.
     pub(crate) fn registers(&self, number: usize) -> io::Result<Option<Registers>> {
         match &self.shared.lock().states[number] {
             State::Stopped => Ok(None),
@@ -95,13 +95,13 @@ impl Cpus {
         self.shared.lock().states[number] = State::Stopped;
     }
 
-    /// Returns whether a processor is stopped; `None` if there is none with that number.
+    /// Returns whether a processor is stopped; `None` if that number does not exist.
     pub(crate) fn is_stopped(&self, number: u32) -> Option<bool> {
         let shared = self.shared.lock();
         shared.states.get(number as usize).map(|state| matches!(state, State::Stopped))
     }
 
-    /// Returns whether the calling processor is to run on.
+    /// Returns whether the calling processor is to continue.
     pub(crate) fn runs(&self, number: usize) -> bool {
         let shared = self.shared.lock();
         shared.end.is_none() && !matches!(shared.states[number], State::Stopped)
@@ -124,7 +124,7 @@ impl Cpus {
         }
     }
 
-    /// Says that the calling thread runs a processor.
+    /// Notes that the calling thread runs a processor.
     pub(crate) fn enter(&self, number: usize) -> io::Result<()> {
         self.shared.lock().threads[number] = Some(Kick::this_thread()?);
         Ok(())
@@ -136,7 +136,7 @@ impl Cpus {
         self.changed.notify_all();
     }
 
-    /// Waits for the end for a while.
+    /// Waits a while for the end.
     pub(crate) fn wait_for_end(&self) -> Option<End> {
         let shared = &mut self.shared.lock();
         if shared.end.is_none() {
@@ -150,7 +150,7 @@ impl Cpus {
         self.shared.lock().threads.iter().flatten().for_each(|thread| thread.kick());
     }
 
-    /// Returns where all processors are; none runs.
+    /// Returns where all processors are; none may run.
     pub(crate) fn places(&self) -> String {
         let place = |(number, file): (usize, &Arc<VcpuFile>)| match file.registers() {
             Ok(Registers { pc, lr, msr, gpr, .. }) => {
@@ -161,15 +161,15 @@ impl Cpus {
         self.files.iter().enumerate().map(place).collect::<Vec<_>>().join("; ")
     }
 
-    /// Changes bits of every processor's LPCR.
+    /// Changes bits of each processor's LPCR.
     pub(crate) fn set_lpcr(&self, mask: u64, value: u64) -> io::Result<()> {
         self.files.iter().try_for_each(|file| file.set(LPCR, file.get::<u64>(LPCR)? & !mask | value & mask))
     }
 
-    /// Brings all processors back to how they were at first; none runs.
+    /// Resets all processors to their initial state; none may run.
     pub(crate) fn reset(&self) -> io::Result<()> {
         for file in &self.files {
-            // Else the kernel goes on writing where the guest had them.
+            // Otherwise the kernel would keep writing to the guest's areas.
             AREAS.iter().try_for_each(|area| file.set(*area, [0u64; 2]))?;
             file.set(VPA, 0u64)?;
         }

@@ -34,8 +34,8 @@ impl Passed {
     pub(crate) fn open(phb: &Phb, group: Group, pci: &PciDevice, slot: u32) -> Result<Self, Box<dyn Error>> {
         let device = Arc::new(Device::open(phb.space(), group, pci.address.parse()?)?);
         let bar = GuestBar::new(&device)?;
-        // Whole pages of the host, or the guest would put another BAR on the last one, where it
-        // would reach this device.
+        // Whole pages of the host; otherwise the guest would put another BAR on the last page, and
+        // reach this device there.
         let size = bar.size().next_multiple_of(phb.space().registry().host().page_shift().bytes());
         let config = GuestConfig::new(Arc::clone(&device), function::bar_address(slot), size);
         Ok(Self { device, size, config, bar })

@@ -1,5 +1,5 @@
-//! Connectors (DRC) of what the guest takes and gives back while it runs, by RTAS (LoPAR, chapter
-//! 13).
+//! Connectors (DRC) of memory and devices that the guest takes and returns while it runs, by RTAS
+//! (LoPAR, chapter 13).
 
 use super::connector::NodeWalk;
 use super::machine::Machine;
@@ -19,16 +19,16 @@ const CONFIGURE: u32 = 0x2052;
 pub(crate) const CALLS: [(u32, &str); 3] =
     [(SET_INDICATOR, "set-indicator"), (GET_SENSOR, "get-sensor-state"), (CONFIGURE, "ibm,configure-connector")];
 
-/// Indicators: whether the guest is cut off from the entity, and whether it may have it.
+/// Indicators: whether the guest is isolated from the entity, and whether it may have it.
 const ISOLATION: u32 = 9001;
 const ALLOCATION: u32 = 9003;
 
-/// The sensor of whether the guest may have the entity, and what it says.
+/// The sensor that says whether the guest may have the entity, and its values.
 const ENTITY_SENSE: u32 = 9003;
 const PRESENT: u32 = 1;
 const UNUSABLE: u32 = 2;
 
-/// Status of a guest that isolates memory to which its TCEs lead.
+/// Status for a guest that isolates memory into which its TCEs lead.
 const OUTSTANDING_TRANSLATION: i32 = -9001;
 
 /// All connectors.
@@ -37,7 +37,7 @@ pub(crate) struct Connectors(Mutex<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    /// Those that the guest has touched.
+    /// Connectors that the guest has used.
     states: BTreeMap<Entity, State>,
     tally: Tally,
 }
@@ -45,11 +45,11 @@ struct Shared {
 struct State {
     usable: bool,
     connected: bool,
-    /// Nodes of the device tree that the guest is asking for.
+    /// Nodes of the device tree that the guest is reading.
     nodes: Option<NodeWalk>,
 }
 
-/// Answers a call with its status and a value; `None` if it is another's.
+/// Answers a call with its status and a value; `None` if the call belongs to another part.
 pub(crate) fn answer(machine: &Machine, token: u32, args: &[u32]) -> Option<[u32; 2]> {
     if !CALLS.iter().any(|(known, _)| *known == token) {
         return None;
@@ -68,12 +68,12 @@ pub(crate) fn answer(machine: &Machine, token: u32, args: &[u32]) -> Option<[u32
 }
 
 impl Connectors {
-    /// Returns what happened until now.
+    /// Returns what has happened so far.
     pub(crate) fn tally(&self) -> Tally {
         self.0.lock().tally.clone()
     }
 
-    /// Brings everything back to how it was at first. No processor runs, and there are no TCEs.
+    /// Resets everything to the initial state. No processor may run, and no TCE may exist.
     pub(crate) fn reset(&self, machine: &Machine) -> Result<(), Box<dyn Error>> {
         let Shared { states, tally } = &mut *self.0.lock();
         for (what, state) in std::mem::take(states) {
@@ -120,7 +120,7 @@ impl Shared {
         }
     }
 
-    /// `ibm,configure-connector`, whose area begins with the index.
+    /// `ibm,configure-connector`, whose work area starts with the index.
     fn configure(&mut self, machine: &Machine, area: GuestAddr) -> i32 {
         let memory = machine.ram.memory().as_ref();
         let mut index = [0; 4];

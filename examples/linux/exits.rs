@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Why a processor came out of the guest.
+/// Why a processor left the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Hcall(u64),
@@ -30,22 +30,22 @@ impl fmt::Display for Kind {
     }
 }
 
-/// How often, by kind.
+/// Number of exits, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Exits(Mutex<BTreeMap<Kind, u64>>);
 
 impl Exits {
-    /// Counts one.
+    /// Counts an exit.
     pub(crate) fn count(&self, kind: Kind) {
         *self.0.lock().entry(kind).or_default() += 1;
     }
 
-    /// Returns how many there were. RTAS calls are hypercalls, so they count once.
+    /// Returns the number of exits. RTAS calls are hypercalls, so they count once.
     pub(crate) fn total(&self) -> u64 {
         self.0.lock().iter().filter(|(kind, _)| !matches!(kind, Kind::Rtas(_))).map(|(_, count)| count).sum()
     }
 
-    /// Returns how often hypercalls of these numbers came.
+    /// Returns how often these hypercalls were made.
     pub(crate) fn hcalls(&self, numbers: &[u64]) -> u64 {
         let all = self.0.lock();
         numbers.iter().filter_map(|number| all.get(&Kind::Hcall(*number))).sum()

@@ -27,7 +27,7 @@ pub(crate) enum Token {
 }
 
 impl Fdt {
-    /// Writes a node, whose properties and nodes `inside` writes.
+    /// Writes a node; `inside` writes its properties and nodes.
     pub(crate) fn node(&mut self, name: &str, inside: impl FnOnce(&mut Self)) {
         self.word(BEGIN_NODE);
         self.structure.extend(name.bytes().chain([0]));
@@ -61,7 +61,7 @@ impl Fdt {
         self.bytes(name, &value.collect::<Vec<_>>());
     }
 
-    /// Returns the tree, with memory that its user may not use, as start and size.
+    /// Returns the tree, with a reserved range of memory, given by start and size.
     pub(crate) fn finish(mut self, reserved: &[[u64; 2]]) -> Vec<u8> {
         self.word(END);
         let reserved = reserved.iter().chain([&[0, 0]]).flatten().flat_map(|word| word.to_be_bytes());
@@ -76,7 +76,7 @@ impl Fdt {
         header.chain(reserved).chain(self.structure).chain(self.strings).collect()
     }
 
-    /// Returns what was written.
+    /// Returns the bytes written.
     pub(crate) fn tokens(&self) -> Vec<Token> {
         let text = |bytes: &[u8]| -> String {
             let text = bytes.iter().take_while(|byte| **byte != 0);
@@ -112,7 +112,7 @@ impl Fdt {
     }
 }
 
-/// Takes bytes, and what pads them to whole cells.
+/// Writes bytes, padded to whole cells.
 fn take<'a>(rest: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (taken, after) = rest.split_at(len.next_multiple_of(4).min(rest.len()));
     *rest = after;

@@ -1,16 +1,16 @@
-//! What is on the guest's bus: devices of the host, and those that the monitor emulates.
+//! Functions on the guest's bus: devices of the host, and devices that the monitor emulates.
 
 use super::kvm::Vm;
 use super::messages::Messages;
 use std::error::Error;
 
-/// Where the guest's bus has memory: bus addresses, and how far from them the processor sees it.
+/// Memory of the guest's bus: bus addresses, and their distance from the processor's addresses.
 pub(crate) const MMIO: (u64, u64) = (0x8000_0000, 0x7000_0000);
 pub(crate) const MMIO_OFFSET: u64 = 0x2000_0000_0000;
 /// Distance of devices' BARs: a page of the guest's kernel, or the largest BAR here.
 const STEP: u64 = 0x10_0000;
 
-/// Returns where a slot of the bus is in configuration addresses: bus, device and function.
+/// Returns the configuration address of a slot of the bus: bus, device and function.
 pub(crate) fn place(slot: u32) -> u32 {
     (slot + 1) << 11
 }
@@ -22,15 +22,15 @@ pub(crate) fn bar_address(slot: u32) -> u64 {
 
 /// A device with one BAR and messages.
 pub(crate) trait Function: Send + Sync {
-    /// The name of its node in the device tree.
+    /// Name of its node in the device tree.
     fn name(&self) -> &'static str;
 
-    /// The connector by which it leaves and returns.
+    /// Connector by which it leaves and returns.
     fn connector(&self) -> Option<u32> {
         None
     }
 
-    /// Bus, device and function, as a configuration address has them.
+    /// Bus, device and function, as in a configuration address.
     fn place(&self) -> u32;
 
     /// Bus address and size of BAR 0.
@@ -39,7 +39,7 @@ pub(crate) trait Function: Send + Sync {
     /// Reads a register of the configuration space, of 1, 2 or 4 bytes.
     fn read_config(&self, at: u64, size: u32) -> u32;
 
-    /// Writes such a register.
+    /// Writes a register of the configuration space, of 1, 2 or 4 bytes.
     fn write_config(&self, at: u64, size: u32, value: u32);
 
     /// Called after writes: the guest may have moved BAR 0.
@@ -54,11 +54,11 @@ pub(crate) trait Function: Send + Sync {
     /// Returns its messages.
     fn messages(&self) -> &Messages;
 
-    /// Brings it back to how the guest found it.
+    /// Resets it to the state in which the guest found it.
     fn reset(&self, vm: &Vm) -> Result<(), Box<dyn Error>>;
 }
 
-/// Returns the function with a real address of the guest, and the offset in its BAR.
+/// Returns the function at a real address of the guest, and the offset in its BAR.
 fn at<'a>(functions: impl Iterator<Item = &'a dyn Function>, address: u64) -> Option<(&'a dyn Function, u64)> {
     let offset = |function: &dyn Function| {
         let (at, size) = function.bar();

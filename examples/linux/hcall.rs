@@ -30,7 +30,7 @@ const NAMES: [(u64, &str); 14] = [
     (H_SET_MODE, "H_SET_MODE"),
     (H_REGISTER_PROC_TBL, "H_REGISTER_PROC_TBL"),
     (H_RTAS, "H_RTAS"),
-    // Known, and refused: Linux does without.
+    // Known, and refused: Linux works without.
     (0x1c8, "H_GET_CPU_CHARACTERISTICS"),
     (0x398, "H_QUERY_VAS_CAPABILITIES"),
     (0xf8, "H_POLL_PENDING"),
@@ -59,7 +59,7 @@ pub(crate) fn answer(machine: &Machine, cpu: usize, number: u64, args: &mut [u64
             }
             H_SUCCESS
         }
-        // Nobody types.
+        // There is no input.
         H_GET_TERM_CHAR => {
             args[0] = 0;
             H_SUCCESS
@@ -70,9 +70,9 @@ pub(crate) fn answer(machine: &Machine, cpu: usize, number: u64, args: &mut [u64
     }
 }
 
-/// `H_SET_MODE`: a mode, what is to have it, two values. The kernel answers it for breakpoints.
+/// `H_SET_MODE`: a mode, the resource it is for, two values. The kernel answers it for breakpoints.
 fn set_mode(machine: &Machine, [mode, resource, ..]: [u64; 9]) -> i64 {
-    /// Where interrupts find address translation on.
+    /// The mode for interrupts taken with address translation on.
     const ADDRESS_TRANSLATION: u64 = 3;
     const LITTLE_ENDIAN: u64 = 4;
     let set = match (resource, mode) {
@@ -95,7 +95,7 @@ fn register_process_table(machine: &Machine, [flags, table, _, size, ..]: [u64; 
     }
 }
 
-/// The kernel refuses nothing of that of a sane guest on a sane host.
+/// The kernel refuses none of this for a valid guest on a working host.
 fn done(machine: &Machine, result: io::Result<()>) -> i64 {
     match result {
         Ok(()) => H_SUCCESS,

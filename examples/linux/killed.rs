@@ -1,4 +1,4 @@
-//! Kills a monitor while its guest writes: what it had comes back to the host, the device too.
+//! Kills a monitor while its guest writes: the host gets back everything it held, the device too.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// What the guest says when it begins.
+/// The guest's line when it begins.
 const WRITING: &str = "guest: writing";
-/// How long it writes.
+/// How long it may write.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// Runs this program again with `words` and kills it while its guest writes. Returns whether that

@@ -30,17 +30,18 @@ use std::sync::Arc;
 const BUID: u64 = 0x800_0000_2000_0000;
 const LIOBN: Liobn = Liobn(0x8000_0000);
 
-/// Where things lie in the guest at first: the kernel at 0, and above what it takes.
+/// Initial layout of the guest's memory: the kernel at 0, the rest above it.
 const TREE: GuestAddr = GuestAddr(0x07e0_0000);
 pub(crate) const RTAS: GuestAddr = GuestAddr(0x07f0_0000);
 pub(crate) const RTAS_SIZE: u64 = 0x1000;
 pub(crate) const INITRD: GuestAddr = GuestAddr(0x0800_0000);
 
-/// Firmware: hands r3, the argument block, to H_RTAS (`mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1;
+/// Firmware: passes r3, the argument block, to H_RTAS (`mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1;
 /// blr`). Big endian, as it is called.
 const FIRMWARE: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0022, 0x4e80_0020];
 
-/// An address of the kernel's image without the bits that say where it will have mapped itself.
+/// Mask for an address in the kernel's image, without the bits of the place to which the kernel has
+/// mapped itself.
 const REAL: u64 = (1 << 60) - 1;
 
 /// The machine. Fields are dropped in this order: the devices are closed before the VM, and this
@@ -62,7 +63,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Creates a machine, and its processors, which are all stopped.
+    /// Creates a machine and its processors, all stopped.
     pub(crate) fn new(host: Arc<Vfio>, options: &Options) -> Result<(Self, Vec<Vcpu>), Box<dyn Error>> {
         let vm = Vm::new().map_err(|error| format!("KVM: {error}; is kvm-hv loaded?"))?;
         let max_memory = options.max_memory.unwrap_or(options.memory) << 20;
@@ -106,30 +107,30 @@ impl Machine {
         Ok((machine, vcpus))
     }
 
-    /// Returns all that is on the guest's bus.
+    /// Returns everything on the guest's bus.
     pub(crate) fn functions(&self) -> impl Iterator<Item = &dyn Function> {
         let disk = self.disk.iter().map(|disk| disk as &dyn Function);
         self.devices.iter().map(|device| device as &dyn Function).chain(disk)
     }
 
-    /// Returns what another process may see of it.
+    /// Returns the state that another process may inspect.
     pub(crate) fn inspector(&self) -> Inspector {
         let inspector = Inspector::new(&self.registry);
         inspector.add_guest("linux", &self.iommu);
         inspector
     }
 
-    /// Returns the sources of the devices' messages.
+    /// Returns the interrupt sources of the devices' messages.
     pub(crate) fn sources(&self) -> impl Iterator<Item = u32> {
         self.functions().flat_map(|function| function.messages().sources())
     }
 
-    /// Brings these sources back to how they are made.
+    /// Resets these sources to their initial state.
     fn reset_sources(&self) -> io::Result<()> {
         self.sources().try_for_each(|source| self.xics.reset_source(source))
     }
 
-    /// Loads what the guest starts with, and starts its first processor.
+    /// Loads the guest's initial memory, and starts its first processor.
     pub(crate) fn boot(&self, options: &Options, arguments: &str) -> Result<(), Box<dyn Error>> {
         let memory = self.ram.memory().as_ref();
         let kernel = read(&options.kernel)?;
@@ -139,12 +140,12 @@ impl Machine {
         memory.write(RTAS, &FIRMWARE.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())?;
         let boot = tree::Boot { arguments, initrd: initrd.len() as u64 };
         memory.write(TREE, &tree::make(self, &boot)?)?;
-        // r3 is the tree; that r5 is 0 says that there is no Open Firmware to ask.
+        // r3 is the tree; 0 in r5 means that there is no Open Firmware.
         self.cpus.start(0, entry, TREE.0);
         Ok(())
     }
 
-    /// Brings everything back to how it was before the first boot. No processor runs.
+    /// Resets everything to the state before the first boot. No processor may run.
     pub(crate) fn reset(&self) -> Result<(), Box<dyn Error>> {
         self.functions().try_for_each(|function| function.reset(&self.vm))?;
         self.iommu.reset()?;
@@ -162,7 +163,7 @@ impl Machine {
         Ok(self.registry.host().memlock()?.locked)
     }
 
-    /// Returns how many TCEs there are in all tables.
+    /// Returns the number of TCEs in all tables.
     pub(crate) fn tces(&self) -> u64 {
         let mut count = 0;
         self.phb.tables().iter().for_each(|table| table.each(&mut |_, _| count += 1));

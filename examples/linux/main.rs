@@ -59,12 +59,13 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let result = match options.kill {
-        true => kill().map(|killed| if killed { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        false => run(&options).map(|report| {
+    let result = if options.kill {
+        kill().map(|killed| if killed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    } else {
+        run(&options).map(|report| {
             print!("{report}");
             report.status()
-        }),
+        })
     };
     match result {
         Ok(status) => status,
@@ -92,7 +93,7 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     let (mut machine, mut vcpus) = Machine::new(Arc::clone(&host), options)?;
     let _server = if options.inspect { Some(machine.inspector().listen()?) } else { None };
     let mut report = Report::new(options);
-    // What an earlier guest wrote to the same disks is other data.
+    // Data that an earlier guest wrote to the same disks differs.
     let seed = fastrand::u32(..);
     for _ in 0..options.boots {
         if report.boots() > 0 {
@@ -117,14 +118,14 @@ fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     Ok(report)
 }
 
-/// Returns the kernel's command line: what comes after the dashes is for its first process.
+/// Returns the kernel's command line; words after the dashes are for its first process.
 fn arguments(options: &Options, machine: &Machine, boot: u32, seed: u32) -> String {
     let Options { append, cpus, boots, init, restart, .. } = options;
     let disks = machine.devices.len();
     let emulated = if machine.disk.is_some() { "--emulated" } else { "" };
     let saved = if options.save.is_some() { "--saved" } else { "" };
     let crash = next::crash_kernel(options);
-    // Memory that the kernel has for itself could not be unplugged.
+    // Memory that the kernel uses for itself could not be unplugged.
     let (movable, plug) = match options.plug {
         0 => ("", String::new()),
         blocks => ("movable_node", format!("--plug {blocks}")),

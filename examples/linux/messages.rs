@@ -1,6 +1,6 @@
-//! A device's messages, MSI-X: the guest has them by RTAS, and each goes from the device's eventfd
-//! to a source of the interrupt controller without leaving the kernel. The eventfds of a device
-//! that is emulated the monitor signals.
+//! A device's messages, MSI-X: the guest sets them up by RTAS, and each goes from the device's
+//! eventfd to a source of the interrupt controller without leaving the kernel. The monitor signals
+//! the eventfds of an emulated device.
 
 use super::kvm::Vm;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -10,16 +10,16 @@ use std::error::Error;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// The most messages of a device here.
+/// Maximum number of messages of a device here.
 const MAX: u32 = 16;
 
-/// Functions of `ibm,change-msi`: as they are (to turn them off), and MSI-X.
+/// Functions of `ibm,change-msi`: the current kind (to turn messages off), and MSI-X.
 const CHANGE: u32 = 3;
 const CHANGE_MSIX: u32 = 4;
 
 /// The messages of a device.
 pub(crate) struct Messages {
-    /// `None` if it is emulated, or not there.
+    /// `None` if it is emulated or absent.
     device: Mutex<Option<Arc<Device>>>,
     /// Source number of the first.
     first: u32,
@@ -27,34 +27,34 @@ pub(crate) struct Messages {
     on: Mutex<Option<On>>,
 }
 
-/// Messages that are on: the device lets go of its eventfds first.
+/// Messages that are on: the device releases its eventfds first.
 struct On {
     _forwarded: Option<ForwardedInterrupts>,
     eventfds: Vec<EventFd>,
 }
 
 impl Messages {
-    /// Creates them with source numbers from that of the device's slot on.
+    /// Creates them, with source numbers that start at that of the device's slot.
     pub(crate) fn new(device: &Arc<Device>, slot: u32) -> Result<Self, DeviceError> {
         let max = device.interrupts(InterruptKind::Msix)?.count.min(MAX);
         let device = Mutex::new(Some(Arc::clone(device)));
         Ok(Self { device, first: FIRST_SOURCE + slot * MAX, max, on: Mutex::default() })
     }
 
-    /// Creates those of a device that is emulated.
+    /// Creates those of an emulated device.
     pub(crate) fn emulated(slot: u32, count: u32) -> Self {
         Self { device: Mutex::default(), first: FIRST_SOURCE + slot * MAX, max: count.min(MAX), on: Mutex::default() }
     }
 
-    /// Has them come from another device, or from none.
+    /// Moves them to another device, or to none.
     pub(crate) fn forward(&self, device: Option<Arc<Device>>) {
         *self.device.lock() = device;
     }
 
-    /// Sends a message of a device that is emulated, if it is on.
+    /// Sends a message of an emulated device, if the message is on.
     pub(crate) fn send(&self, message: u32) {
         if let Some(eventfd) = self.on.lock().as_ref().and_then(|on| on.eventfds.get(message as usize)) {
-            // Fails only if the kernel has not taken the last 2^64 ones.
+            // Fails only if the kernel has not taken the last 2^64 signals.
             let _ = eventfd.write(1);
         }
     }
@@ -79,14 +79,14 @@ impl Messages {
         (message < self.count()).then_some(self.first + message)
     }
 
-    /// Turns on as many as were on when the machine was saved.
+    /// Turns on as many messages as were on when the machine was saved.
     pub(crate) fn restore(&self, vm: &Vm, count: u32) -> Result<(), &'static str> {
         let on = self.change(vm, CHANGE_MSIX, count);
         if on == Some(count) { Ok(()) } else { Err("messages of the saved device cannot be turned on") }
     }
 
-    /// `ibm,change-msi`: turns on `count` messages in the place of those that are on, 0 for none.
-    /// Returns how many are on; `None` if the guest asks for what there is not.
+    /// `ibm,change-msi`: turns on `count` messages in place of those that are on, 0 for none.
+    /// Returns how many are on; `None` if the guest requests what does not exist.
     pub(crate) fn change(&self, vm: &Vm, function: u32, count: u32) -> Option<u32> {
         if !matches!((function, count), (CHANGE_MSIX, _) | (CHANGE, 0)) {
             return None;
@@ -94,7 +94,7 @@ impl Messages {
         self.off(vm);
         let count = count.min(self.max);
         if count > 0 {
-            // The guest hears only that it has none.
+            // The guest learns only that it has none.
             let on = self.turn_on(vm, count).inspect_err(|error| eprintln!("linux: {count} messages: {error}"));
             *self.on.lock() = Some(on.ok()?);
         }

@@ -1,4 +1,4 @@
-//! The kernel that a guest restarts itself with: the one it was booted with, in an archive that
+//! The kernel with which a guest restarts itself: the one it was booted with, in an archive that
 //! Linux unpacks after the initial file system.
 
 use super::options::Options;
@@ -11,11 +11,11 @@ use std::io::{self, Write};
 /// A file that its owner may read.
 const FILE: u32 = 0o100_400;
 
-/// What an archive after another one is aligned to.
+/// Alignment of an archive that follows another one.
 const ALIGN: usize = 4;
 
-/// Returns the initial file system that a guest boots with: its own, and for one that restarts
-/// itself all that needs.
+/// Returns the initial file system with which a guest boots: its own, plus everything needed to
+/// restart itself if it does.
 pub(crate) fn initrd(options: &Options, kernel: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
     let own = read(&options.initrd)?;
     match options.restart {
@@ -38,10 +38,10 @@ fn append(own: &[u8], kernel: &[u8], programs: &[u8]) -> io::Result<Vec<u8>> {
     newc::trailer(all)
 }
 
-/// MiB of RAM that are kept for a crash kernel, at the end.
+/// MiB of RAM reserved at the end for a crash kernel.
 const CRASH: u64 = 256;
 
-/// Returns what keeps RAM for a crash kernel, if the guest is to have one.
+/// Returns the option that reserves RAM for a crash kernel, if the guest is to have one.
 pub(crate) fn crash_kernel(options: &Options) -> String {
     match options.restart {
         Restart::Crash => format!("crashkernel={CRASH}M@{}M", options.memory.saturating_sub(CRASH)),

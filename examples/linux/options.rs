@@ -10,14 +10,14 @@ pub(crate) struct Options {
     /// Which TCE hypercalls the kernel answers
     #[arg(long, value_enum, default_value_t = Accel::Off)]
     pub(crate) accel: Accel,
-    /// Processors of the guest
+    /// Number of processors
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub(crate) cpus: u32,
-    /// MiB of guest RAM
+    /// RAM of the guest in MiB
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..))]
     pub(crate) memory: u64,
-    /// MiB of RAM that the guest may ever have, by which it sizes its DMA window: a crash kernel
-    /// finds 2048 TCEs for itself only in one of 64 GiB [default: its RAM]
+    /// RAM in MiB that the guest can ever have, by which it sizes its DMA window: a crash kernel
+    /// finds 2048 TCEs for itself only in a window of 64 GiB [default: its RAM]
     #[arg(long)]
     pub(crate) max_memory: Option<u64>,
     /// Blocks of 64 MiB that the guest plugs and unplugs; they are not saved
@@ -27,18 +27,17 @@ pub(crate) struct Options {
     /// NVMe controllers the guest gets: the first that are bound to vfio-pci [default: all]
     #[arg(long)]
     pub(crate) disks: Option<usize>,
-    /// Also give the guest a disk that the monitor emulates, over that file, which is made if there
-    /// is none
+    /// Also give the guest an emulated disk over that file, which is created if it does not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) emulated: Option<PathBuf>,
     /// How the guest reaches the registers of its devices
     #[arg(long, value_enum, default_value_t = Bars::Mapped)]
     pub(crate) bars: Bars,
-    /// Have the guest write to the emulated disk, save the machine to that file meanwhile, and its
-    /// RAM to another beside it, and end
+    /// Have the guest write to the emulated disk, meanwhile save the machine to that file, and its
+    /// RAM to another one next to it, and end
     #[arg(long, value_name = "FILE", requires = "emulated")]
     pub(crate) save: Option<PathBuf>,
-    /// Go on with the guest that was saved to that file, with the same options
+    /// Continue with the guest that was saved to that file, with the same options
     #[arg(long, value_name = "FILE", conflicts_with = "save")]
     pub(crate) restore: Option<PathBuf>,
     /// How often the guest boots: it restarts itself before the last time
@@ -47,10 +46,11 @@ pub(crate) struct Options {
     /// How the guest comes to its second boot
     #[arg(long, value_enum, default_value_t = Restart::Reboot)]
     pub(crate) restart: Restart,
-    /// Seconds that a boot may take: then the monitor says where each processor is, and gives up
+    /// Seconds that a boot may take: after that the monitor reports where each processor is, and
+    /// gives up
     #[arg(long, default_value_t = 250)]
     pub(crate) limit: u64,
-    /// Run the monitor as a child, have its guest write without end, and kill the monitor meanwhile
+    /// Run the monitor as a child, have its guest write endlessly, and kill the monitor meanwhile
     #[arg(long)]
     pub(crate) kill: bool,
     /// Let `spapr-iommu inspect` see the monitor
@@ -65,17 +65,17 @@ pub(crate) struct Options {
     /// Programs for a guest that restarts itself
     #[arg(long, default_value = "/guest/programs.gz")]
     pub(crate) programs: PathBuf,
-    /// Further words for the guest's kernel, such as loglevel=7
+    /// Additional words for the guest's kernel, such as loglevel=7
     #[arg(long, default_value = "quiet")]
     pub(crate) append: String,
-    /// Further options for the guest's first process, such as "--reloads 200"
+    /// Additional options for the guest's first process, such as "--reloads 200"
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub(crate) init: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Accel {
-    /// All: for guests one trusts
+    /// All: for guests that one trusts
     On,
     /// H_PUT_TCE and H_GET_TCE: for any guest
     PutOnly,

@@ -1,5 +1,5 @@
-//! The PCI host bridge's node, with a node for each device: on pSeries, Linux looks for devices
-//! there and not on the bus.
+//! The PCI host bridge's node, with a node for each device: on pSeries, Linux looks for devices in
+//! the tree and not on the bus.
 
 use super::fdt::{Fdt, halves};
 use super::function::{Function, MMIO, MMIO_OFFSET};
@@ -7,7 +7,7 @@ use super::machine::Machine;
 use super::plug::SLOTS;
 use super::rtas::DDW;
 
-/// Bits of an address's first cell: memory with 32 or 64 bits of address, which does not move.
+/// Bits of an address's first cell: memory with 32 or 64 address bits, not relocatable.
 const MEMORY_32: u32 = 0x0200_0000;
 const MEMORY_64: u32 = 0x0300_0000;
 const FIXED: u32 = 0x8000_0000;
@@ -39,8 +39,8 @@ pub(crate) fn node(tree: &mut Fdt, machine: &Machine) {
     });
 }
 
-/// Returns the connectors of the bus: one run of them with its type, the beginning of names, the
-/// first index and number, how many, their distance, no power domain.
+/// Returns the connectors of the bus: one run with its type, start of names, first index and
+/// number, count, distance, and no power domain.
 fn connectors(slots: u32) -> Vec<u8> {
     let text = b"SLOT\0Slot \0";
     let cells = [SLOTS, 1, slots, 1, u32::MAX].into_iter().flat_map(u32::to_be_bytes);

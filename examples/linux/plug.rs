@@ -1,4 +1,4 @@
-//! What a connector is for: a block of RAM, or a device of the host in a slot of the bus.
+//! What a connector stands for: a block of RAM, or a device of the host in a slot of the bus.
 
 use super::fdt::Fdt;
 use super::machine::Machine;
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 
-/// Index of the first connector of a kind, which its high bits say.
+/// Index of the first connector of each kind, given by the high bits.
 pub(crate) const BLOCKS: u32 = 0x8000_0000;
 pub(crate) const SLOTS: u32 = 0x4000_0000;
 
-/// What a connector is for.
+/// What a connector stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Entity {
     Block(u32),
@@ -30,7 +30,7 @@ impl fmt::Display for Entity {
 }
 
 impl Entity {
-    /// Returns what a connector's index stands for; `None` if there is none.
+    /// Returns what the connector with an index stands for; `None` if there is none.
     pub(crate) fn of(machine: &Machine, index: u32) -> Option<Self> {
         match (index.checked_sub(BLOCKS), index.checked_sub(SLOTS)) {
             (Some(block), _) => (block < machine.ram.blocks()).then_some(Self::Block(block)),
@@ -54,7 +54,7 @@ impl Entity {
         tree
     }
 
-    /// Gives it to the guest. No processor runs.
+    /// Gives it to the guest. No processor may run.
     fn plug(self, machine: &Machine) -> Result<(), Box<dyn Error>> {
         let slot = match self {
             Self::Block(block) => return machine.ram.plug(&machine.vm, &machine.iommu, block),
@@ -65,12 +65,12 @@ impl Entity {
             machine.phb.attach(slot.group)?;
         }
         slot.plug(&machine.phb).inspect_err(|_| {
-            // Nobody has a device of it open.
+            // No device of the group is open.
             let _ = first.then(|| machine.phb.detach(slot.group));
         })
     }
 
-    /// Takes it from the guest. No processor runs.
+    /// Takes it from the guest. No processor may run.
     fn unplug(self, machine: &Machine) -> Result<(), Box<dyn Error>> {
         let slot = match self {
             Self::Block(block) => return machine.ram.unplug(&machine.vm, &machine.iommu, block),
@@ -79,7 +79,7 @@ impl Entity {
         slot.unplug(&machine.vm)?;
         if !is_attached(machine, slot) {
             machine.phb.detach(slot.group).or_else(|error| {
-                // The group stays attached, and the device the guest's.
+                // The group stays attached, and the device stays the guest's.
                 slot.plug(&machine.phb)?;
                 Err(Box::<dyn Error>::from(error))
             })?;
@@ -98,14 +98,14 @@ fn is_attached(machine: &Machine, slot: &Slot) -> bool {
 pub(crate) struct Tally {
     pub(crate) plugged: u32,
     pub(crate) unplugged: u32,
-    /// Where the memory that is locked did not change as it must.
+    /// Where locked memory did not change as it should.
     pub(crate) wrong: Vec<String>,
     /// How much less was locked without a device.
     without: BTreeMap<Entity, u64>,
 }
 
 impl Tally {
-    /// Plugs it, and compares how much more is locked.
+    /// Plugs it, and checks how much more is locked.
     pub(crate) fn plug(&mut self, machine: &Machine, what: Entity) -> Result<(), Box<dyn Error>> {
         let before = machine.locked()?;
         let closed = machine.gate.close(&machine.cpus);
@@ -120,7 +120,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Unplugs it, and compares how much less is locked.
+    /// Unplugs it, and checks how much less is locked.
     pub(crate) fn unplug(&mut self, machine: &Machine, what: Entity) -> Result<(), Box<dyn Error>> {
         let before = machine.locked()?;
         let closed = machine.gate.close(&machine.cpus);

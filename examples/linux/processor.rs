@@ -1,18 +1,18 @@
-//! The processors' nodes: those of the host, as a guest has them.
+//! The processors' nodes: copies of the host's processors, for a guest.
 
 use super::fdt::Fdt;
 use std::io;
 
-/// What the guest's processors have of the host's.
+/// Facts about the host's processors that the guest's share.
 pub(crate) struct Host {
-    /// Which processor it is.
+    /// Its processor version.
     version: u32,
-    /// Ticks a second of the time base.
+    /// Ticks of the time base per second.
     timebase: u32,
 }
 
 impl Host {
-    /// Reads it from `/proc/cpuinfo`.
+    /// Reads them from `/proc/cpuinfo`.
     pub(crate) fn read() -> io::Result<Self> {
         let text = std::fs::read_to_string("/proc/cpuinfo")?;
         let missing = |what: &str| io::Error::other(format!("/proc/cpuinfo does not tell the {what}"));
@@ -28,7 +28,7 @@ impl Host {
     }
 }
 
-/// Writes what is in `/cpus`: cores of one thread each.
+/// Writes the contents of `/cpus`: cores of one thread each.
 pub(crate) fn nodes(tree: &mut Fdt, host: &Host, count: u32, encodings: &[u32]) {
     tree.cells("#address-cells", &[1]);
     tree.cells("#size-cells", &[0]);
@@ -38,7 +38,7 @@ pub(crate) fn nodes(tree: &mut Fdt, host: &Host, count: u32, encodings: &[u32]) 
 }
 
 fn node(tree: &mut Fdt, host: &Host, number: u32, encodings: &[u32]) {
-    /// Bytes of a line of the caches, and of each cache: Linux needs to know the former.
+    /// Bytes of a cache line, and of each cache: Linux needs the former.
     const LINE: u32 = 128;
     const CACHE: u32 = 0x8000;
     tree.strings("device_type", &["cpu"]);
@@ -67,14 +67,14 @@ fn node(tree: &mut Fdt, host: &Host, number: u32, encodings: &[u32]) {
     tree.bytes("ibm,pa-features", &features());
 }
 
-/// Returns what the processor can do (LoPAR, `ibm,pa-features`): how many bytes follow the second,
-/// and a byte for each group of features, in most of which the first bit is the feature. A POWER9
-/// has those from vectors (16) to random numbers (62), radix (40) among them; transactional memory
-/// (22) is left out.
+/// Returns the processor's features (LoPAR, `ibm,pa-features`): the number of bytes after the
+/// second, and a byte for each group of features, in most of which the first bit is the feature. A
+/// POWER9 has those from vectors (16) to random numbers (62), including radix (40); transactional
+/// memory (22) is left out.
 fn features() -> Vec<u8> {
     const FIRST: [u8; 7] = [0xf6, 0x1f, 0xc7, 0xc0, 0x80, 0xf0, 0x80];
     const TRANSACTIONS: usize = 22;
-    /// Event-based branches, whose byte has two.
+    /// Event-based branches, whose byte has two feature bits.
     const BRANCHES: usize = 34;
     let mut bytes = [0; 66];
     bytes[..FIRST.len()].copy_from_slice(&FIRST);

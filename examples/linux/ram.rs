@@ -1,4 +1,4 @@
-//! RAM in a file, which has holes where RAM is zero.
+//! RAM in a file, with holes where RAM is zero.
 
 use spapr_iommu::addr::GuestAddr;
 use spapr_iommu::guest::GuestMemory;
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes that are moved at a time; each slot of RAM is a multiple.
+/// Bytes moved at a time; each slot of RAM is a multiple of this.
 const CHUNK: usize = 64 << 10;
 
 /// Writes RAM to a file, slot after slot.
@@ -24,7 +24,7 @@ pub(crate) fn save(memory: &dyn GuestMemory, path: &Path) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// Reads RAM from a file; it is zero before.
+/// Reads RAM, which is zero before, from a file.
 pub(crate) fn restore(memory: &dyn GuestMemory, path: &Path) -> Result<(), Box<dyn Error>> {
     let file = File::open(path)?;
     if file.metadata()?.len() != memory.slots().iter().map(|slot| slot.guest.len()).sum::<u64>() {
@@ -40,7 +40,7 @@ pub(crate) fn restore(memory: &dyn GuestMemory, path: &Path) -> Result<(), Box<d
     Ok(())
 }
 
-/// Returns where in the guest each chunk begins.
+/// Returns the guest address of each chunk.
 fn chunks(memory: &dyn GuestMemory) -> impl Iterator<Item = GuestAddr> {
     let slots = memory.slots();
     slots.into_iter().flat_map(|slot| {

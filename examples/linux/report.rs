@@ -1,4 +1,4 @@
-//! What a run came to.
+//! The result of a run.
 
 use super::console::Said;
 use super::cpus::End;
@@ -21,13 +21,13 @@ pub(crate) struct Report {
     boots: u32,
     /// How many kernels should run, and how many of them the monitor should boot.
     wanted: [u32; 2],
-    /// Whether it should end with a guest that is saved.
+    /// Whether the run should end with a saved guest.
     saves: bool,
     end: Option<End>,
     said: Said,
     /// NVMe controllers, and their groups.
     controllers: [usize; 2],
-    /// Whether the file of the emulated disk has what the guest wrote, in how many requests.
+    /// Whether the emulated disk's file holds what the guest wrote, and the number of requests.
     file: Option<Result<u64, String>>,
     exits: String,
     total: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Creates the report of a run that has not begun.
+    /// Creates the report of a run that has not started.
     pub(crate) fn new(options: &Options) -> Self {
         let by_guest = options.boots > 1 && options.restart != Restart::Reboot;
         let wanted = match options.restore {
@@ -74,17 +74,17 @@ impl Report {
         self.boots
     }
 
-    /// Whether the guest waits to be saved.
+    /// Returns whether the guest is waiting to be saved.
     pub(crate) fn is_ready(&self) -> bool {
         self.end == Some(End::Ready)
     }
 
-    /// Returns how many kernels came to user space.
+    /// Returns how many kernels reached user space.
     pub(crate) fn kernels(&self) -> u32 {
         self.said.kernels
     }
 
-    /// Takes the end of a boot.
+    /// Records the end of a boot.
     pub(crate) fn take(&mut self, machine: &Machine, vcpus: &[Vcpu], end: End) {
         self.boots += 1;
         self.took = self.began.elapsed();
@@ -92,7 +92,7 @@ impl Report {
         self.said = machine.console.said();
         let groups: BTreeSet<Group> = machine.devices.iter().map(|device| device.group).collect();
         self.controllers = [machine.devices.len(), groups.len()];
-        // A guest that is saved has not written all that it says.
+        // A guest that is saved has not written everything that it announces.
         self.file = machine.disk.as_ref().filter(|_| !self.is_ready()).map(|disk| disk.check(&self.said.wrote));
         self.exits = machine.exits.to_string();
         self.total = machine.exits.total();
@@ -103,7 +103,7 @@ impl Report {
         self.calls = [machine.registry.stats().registers, space.maps, space.unmaps];
     }
 
-    /// Takes how much memory stays locked after everything was taken down.
+    /// Records how much memory stays locked after teardown.
     pub(crate) fn leaked(&mut self, bytes: u64) {
         self.leaked = bytes;
     }
@@ -113,7 +113,7 @@ impl Report {
         self.said.kernels.saturating_sub(self.boots)
     }
 
-    /// Returns whether what devices could reach without a driver was not always the same.
+    /// Returns whether what devices could reach without a driver varied.
     fn differs(&self) -> bool {
         self.said.idle.windows(2).any(|two| two[0] != two[1])
     }
@@ -150,7 +150,7 @@ impl fmt::Display for Report {
             [0, _] => writeln!(f, "the guest was restored and ran for {took} ms, then: {end}")?,
             _ => writeln!(f, "the guest booted {boots} times in {took} ms, then: {end}")?,
         }
-        writeln!(f, "kernels that came to user space: {}, started by another: {}", self.said.kernels, self.restarts())?;
+        writeln!(f, "kernels that reached user space: {}, started by another: {}", self.said.kernels, self.restarts())?;
         writeln!(f, "exits: {total}: {exits}")?;
         writeln!(f, "TCE hypercalls that reached the monitor: {tce}")?;
         writeln!(f, "memory registered {registers} times, mapped {maps} times, unmapped {unmaps} times")?;

@@ -10,7 +10,7 @@ use spapr_iommu::guest::{DdwTokens, RtasBlock};
 use spapr_iommu::uapi::papr::hcall::{H_PARAMETER, H_SUCCESS};
 use spapr_iommu::uapi::papr::rtas::{PARAMETER_ERROR, SUCCESS};
 
-/// Tokens are chosen freely; these the library answers.
+/// Tokens are chosen freely; the library answers these.
 pub(crate) const DDW: DdwTokens = DdwTokens { query: 0x2001, create: 0x2002, remove: 0x2003, reset: 0x2004 };
 
 const READ_CONFIG: u32 = 0x2010;
@@ -24,7 +24,7 @@ const POWER_OFF: u32 = 0x2030;
 const REBOOT: u32 = 0x2031;
 const OS_TERM: u32 = 0x2032;
 
-/// These are the monitor's.
+/// The monitor answers these.
 const OURS: [(u32, &str); 10] = [
     (READ_CONFIG, "ibm,read-pci-config"),
     (WRITE_CONFIG, "ibm,write-pci-config"),
@@ -38,7 +38,7 @@ const OURS: [(u32, &str); 10] = [
     (OS_TERM, "ibm,os-term"),
 ];
 
-/// These the kernel answers, as its interrupt controller is meant.
+/// The kernel answers these, since they concern its interrupt controller.
 pub(crate) const KERNELS: [(u32, &str); 4] =
     [(0x2040, "ibm,set-xive"), (0x2041, "ibm,get-xive"), (0x2042, "ibm,int-off"), (0x2043, "ibm,int-on")];
 
@@ -74,12 +74,12 @@ pub(crate) fn answer(machine: &Machine, cpu: usize, at: GuestAddr) -> i64 {
     }
 }
 
-/// Returns what a call results in beside its status; `None` if it is refused.
+/// Returns the results of a call after its status; `None` if it is refused.
 fn carry_out(machine: &Machine, cpu: usize, token: u32, args: &[u32]) -> Option<[u32; 2]> {
     match (token, args) {
         (READ_CONFIG, &[address, high, low, size]) => {
             let (device, register) = (device(machine, address, high, low), register(address));
-            // Where there is no device all ones are read.
+            // Without a device, all ones are read.
             Some([device.map_or(u32::MAX, |device| device.read_config(register, size)), 0])
         }
         (WRITE_CONFIG, &[address, high, low, size, value]) => {

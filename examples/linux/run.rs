@@ -1,4 +1,4 @@
-//! Runs the guest until it is done: a thread for each processor.
+//! Runs the guest to its end: a thread for each processor.
 
 use super::cpus::End;
 use super::exits::Kind;
@@ -9,7 +9,7 @@ use std::error::Error;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Runs the guest from one boot to its end, or until it has taken `limit`.
+/// Runs the guest from one boot to its end, or until `limit` has passed.
 pub(crate) fn run(machine: &Machine, vcpus: &mut [Vcpu], limit: Duration) -> End {
     let began = Instant::now();
     let mut end = thread::scope(|scope| {
@@ -36,7 +36,7 @@ pub(crate) fn run(machine: &Machine, vcpus: &mut [Vcpu], limit: Duration) -> End
         end
     });
     if let End::Hung(places) = &mut end {
-        // No processor is in the guest any longer, so its registers can be read.
+        // No processor is in the guest now, so their registers can be read.
         *places = machine.cpus.places();
     }
     end
@@ -50,14 +50,14 @@ fn run_vcpu(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box
         while machine.cpus.runs(number) {
             step(machine, number, vcpu)?;
         }
-        // What the last call resulted in goes to a processor that has stopped, and not to one that
+        // The results of the last call belong to a processor that has stopped, not to one that
         // starts.
         vcpu.finish()?;
     }
     Ok(())
 }
 
-/// Runs the processor to its next exit, and handles that.
+/// Runs the processor to its next exit, and handles the exit.
 fn step(machine: &Machine, number: usize, vcpu: &mut Vcpu) -> Result<(), Box<dyn Error>> {
     let inside = machine.gate.enter();
     let exit = vcpu.run()?;

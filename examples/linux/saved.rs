@@ -1,4 +1,5 @@
-//! The state of the machine in files, with which another process goes on: `--save` and `--restore`.
+//! The state of the machine in files, with which another process continues: `--save` and
+//! `--restore`.
 
 use super::kvm::{Registers, SavedVcpu};
 use super::machine::Machine;
@@ -10,7 +11,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// All but RAM, which is in a file of its own.
+/// Everything except RAM, which is in a file of its own.
 #[derive(Serialize, Deserialize)]
 struct SavedMachine {
     iommu: SavedIommu,
@@ -18,18 +19,18 @@ struct SavedMachine {
     process_table: u64,
     /// Sources of the devices' interrupts, and their states.
     sources: Vec<(u32, u64)>,
-    /// The general registers of those that run.
+    /// The general registers of processors that run.
     processors: Vec<(SavedVcpu, Option<Registers>)>,
 }
 
 impl Machine {
-    /// Writes the state to a file. No processor runs, and none can afterwards.
+    /// Writes the state to a file. No processor may run, now or later.
     pub(crate) fn save(&mut self, file: &Path) -> Result<(), Box<dyn Error>> {
         if !self.devices.is_empty() {
             return Err("the state of a host's device cannot be saved: use --disks 0".into());
         }
-        // The disk is first: what it sends reaches the interrupt controller, what that presents the
-        // processors, and what it writes RAM.
+        // The disk comes first: its messages reach the interrupt controller, which presents them to
+        // processors, and its writes reach RAM.
         let disk = self.disk.as_mut().map(|disk| disk.save(&self.vm)).transpose()?;
         let sources = self.sources().map(|source| Ok((source, self.xics.source(source)?)));
         let sources = sources.collect::<Result<_, std::io::Error>>()?;
@@ -45,7 +46,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Reads the state into a machine that is new. Its guest goes on as soon as processors run.
+    /// Reads the state into a new machine. Its guest continues as soon as processors run.
     pub(crate) fn restore(&self, file: &Path) -> Result<(), Box<dyn Error>> {
         let saved = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
         let saved: SavedMachine = serde_json::from_slice(&saved)?;
@@ -58,7 +59,7 @@ impl Machine {
         for (file, (vcpu, _)) in self.cpus.files().iter().zip(&saved.processors) {
             file.restore(vcpu)?;
         }
-        // After the processors, to which they may be presented.
+        // After the processors, to which interrupts may be presented.
         for (source, state) in saved.sources {
             self.xics.set_source(source, state)?;
         }

@@ -1,4 +1,4 @@
-//! A slot of the guest's bus with a device of the host, which leaves and returns while the guest
+//! A slot of the guest's bus with a device of the host, which can leave and return while the guest
 //! runs.
 
 use super::device::Passed;
@@ -15,7 +15,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-/// KVM's memory slot of the first BAR; RAM has those before.
+/// KVM's memory slot of the first BAR; RAM has the slot before.
 const FIRST_BAR: u32 = 8;
 
 /// The slot.
@@ -23,14 +23,14 @@ pub(crate) struct Slot {
     pub(crate) group: Group,
     pci: PciDevice,
     number: u32,
-    /// Size of BAR 0, and whether it is to be the guest's memory.
+    /// Size of BAR 0, and whether it is to be guest memory.
     size: u64,
     mapped: bool,
     messages: Messages,
     plugged: RwLock<Option<Plugged>>,
 }
 
-/// What is in the slot. The BAR leaves before its device.
+/// The contents of the slot. The BAR is dropped before its device.
 struct Plugged {
     /// Where the guest has BAR 0 as memory.
     at: Option<u64>,
@@ -60,7 +60,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Returns whether a device is in it.
+    /// Returns whether it holds a device.
     pub(crate) fn is_plugged(&self) -> bool {
         self.plugged.read().is_some()
     }
@@ -75,7 +75,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Closes the device. No processor runs.
+    /// Closes the device. No processor may run.
     pub(crate) fn unplug(&self, vm: &Vm) -> io::Result<()> {
         self.messages.off(vm);
         self.messages.forward(None);
@@ -116,8 +116,8 @@ impl Function for Slot {
         self.with(|device| device.config().write(at, size, value));
     }
 
-    /// Has the guest's memory follow its BAR. Where the host's pages do not allow it, accesses
-    /// exit.
+    /// Moves the guest's memory to where its BAR is. Where the host's pages do not allow it,
+    /// accesses exit.
     fn follow_bar(&self, vm: &Vm) {
         let mut plugged = self.plugged.write();
         let Some(Plugged { at, bar: Some(bar), device }) = plugged.as_mut() else { return };
@@ -127,7 +127,7 @@ impl Function for Slot {
             return;
         }
         if at.take().is_some() {
-            // It is the guest's, so it can be taken.
+            // The memory slot exists, so it can be removed.
             let _ = vm.remove_memory(FIRST_BAR + self.number);
         }
         *at = wanted.filter(|at| {

@@ -1,25 +1,25 @@
-//! What the guest's devices may reach at a moment: a guest whose drivers are unloaded leaves it as
-//! it was, whatever they did.
+//! What the guest's devices can reach at a moment: a guest that unloads its drivers leaves that
+//! unchanged, whatever they did.
 
 use super::machine::Machine;
 use spapr_iommu::host::Host;
 use std::fmt;
 
-/// What there is.
+/// Amounts at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     tables: usize,
     /// Entries of all tables that lead somewhere.
     entries: u64,
     windows: usize,
-    /// Bytes that are mapped for devices.
+    /// Bytes mapped for devices.
     mapped: u64,
-    /// Bytes that are locked.
+    /// Bytes locked.
     locked: u64,
 }
 
 impl Snapshot {
-    /// Takes it.
+    /// Takes a snapshot.
     pub(crate) fn take(machine: &Machine) -> Self {
         let tables = machine.phb.tables();
         let mut entries = 0;

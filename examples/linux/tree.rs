@@ -7,7 +7,7 @@ use super::memory::{BLOCK, Ram};
 use super::{blocks, pci, processor, rtas};
 use std::io;
 
-/// Of the interrupt controller, which devices point to.
+/// Handle of the interrupt controller, to which devices refer.
 const XICS: u32 = 1;
 /// The console: a virtual terminal, by hypercalls.
 const CONSOLE: &str = "/vdevice/vty@71000000";
@@ -28,7 +28,7 @@ pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
     let host = processor::Host::read()?;
     let mut tree = Fdt::default();
     tree.node("", |tree| {
-        // A PAPR platform that is "chrp" is a pSeries machine to Linux.
+        // Linux takes a PAPR platform called "chrp" for a pSeries machine.
         tree.strings("device_type", &["chrp"]);
         tree.strings("model", &["spapr-iommu example"]);
         tree.strings("compatible", &["spapr-iommu,example"]);
@@ -57,16 +57,16 @@ pub(crate) fn make(machine: &Machine, boot: &Boot<'_>) -> io::Result<Vec<u8>> {
     Ok(tree.finish(&[[RTAS.0, RTAS_SIZE]]))
 }
 
-/// What a boot loader and the negotiation with firmware leave.
+/// Results that a boot loader and the negotiation with firmware leave.
 fn chosen(tree: &mut Fdt, boot: &Boot<'_>) {
     tree.strings("bootargs", &[boot.arguments]);
     tree.cells("linux,initrd-start", &halves([INITRD.0]));
     tree.cells("linux,initrd-end", &halves([INITRD.0 + boot.initrd]));
     tree.strings("stdout-path", &[CONSOLE]);
     tree.strings("linux,stdout-path", &[CONSOLE]);
-    // Option vector 5: what `ibm,client-architecture-support` would have resulted in. Associativity
-    // of form 1; XICS (byte 23); a radix MMU (24) whose translations the guest flushes itself (26);
-    // memory in blocks (2), described by runs (22).
+    // Option vector 5: the result that `ibm,client-architecture-support` would have given.
+    // Associativity of form 1; XICS (byte 23); a radix MMU (24) whose translations the guest
+    // flushes itself (26); memory in blocks (2), described by runs (22).
     let mut options = [0; 32];
     for (byte, value) in [(2, 0x20), (5, 0x80), (22, 0x80), (23, 0), (24, 0x40), (26, 0x40)] {
         options[byte] = value;
@@ -74,7 +74,7 @@ fn chosen(tree: &mut Fdt, boot: &Boot<'_>) {
     tree.bytes("ibm,architecture-vec-5", &options);
 }
 
-/// Firmware's calls, and where it lies.
+/// The firmware's calls, and its address.
 fn rtas_node(tree: &mut Fdt, ram: &Ram, cpus: u32) {
     let functions = "pft term dabr interrupt tce vio splpar bulk set-mode sprg0 copy debug multi-tce";
     let functions: Vec<String> = functions.split(' ').map(|name| format!("hcall-{name}")).collect();
@@ -87,8 +87,8 @@ fn rtas_node(tree: &mut Fdt, ram: &Ram, cpus: u32) {
     tree.cells("rtas-size", &[RTAS_SIZE as u32]);
     tree.cells("rtas-error-log-max", &[2048]);
     tree.flag("ibm,change-msix-capable");
-    // The most memory there may ever be, by which Linux sizes its DMA window; the piece that is
-    // plugged; processors.
+    // The most memory there can ever be, by which Linux sizes its DMA window; the unit of plugging;
+    // processors.
     tree.cells("ibm,lrdr-capacity", &[&halves([ram.end(), BLOCK])[..], &[cpus]].concat());
 }
 

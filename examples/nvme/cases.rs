@@ -1,7 +1,7 @@
 //! Writes data to the disk and checks that it reads back the same, in every mode.
 
 use crate::driver::{Disk, NvmeError, Operation, Request, Setup, Wait};
-use crate::{Options, find};
+use crate::{Options, devices};
 use fastrand::Rng;
 use serde::Serialize;
 use spapr_iommu::addr::{Bytes, Iova, IovaRange};
@@ -55,12 +55,12 @@ impl Case {
 
 /// Runs the cases that the options select.
 pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn Error>> {
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
+    let address = devices::one(host.as_ref(), options.device.as_deref())?;
     let before = host.memlock()?.locked;
     let mut cases = Vec::new();
     for mask in options.mask.map_or(vec![64, 32], |mask| vec![mask]) {
         let mask = DmaMask::bits(mask).ok_or("1 to 64 bits")?;
-        // A separate Dma for each, as one uses the best window that its devices reach.
+        // A separate Dma for each, because one Dma uses the best window that its devices reach.
         let dma =
             Dma::with_registry(&Registry::new(host.clone()), config(options.blocks.saturating_mul(LARGEST), true));
         for depth in options.depth.map_or(vec![1, 32], |depth| vec![depth]) {

@@ -22,22 +22,17 @@
 //! ```
 
 mod cases;
-mod choices;
+mod devices;
 mod driver;
-mod find;
-mod function;
-mod held;
-mod machine;
-mod model;
+mod program;
 mod registers;
 mod rounds;
 mod share;
 #[cfg(test)]
 mod tests;
 
-use choices::{How, Kind};
 use clap::Parser;
-use machine::Machine;
+use program::{How, Kind, Machine};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -55,10 +50,10 @@ struct Options {
     /// Bits of bus addresses: 64 for the dynamic window, 32 for the default window [default: each]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     mask: Option<u32>,
-    /// Commands under way at a time [default: 1 and 32]
+    /// Commands in flight [default: 1 and 32]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     depth: Option<u16>,
-    /// How to know of completions [default: each]
+    /// How to learn of completions [default: each]
     #[arg(long, value_enum)]
     wait: Option<How>,
     /// Interrupts to use [default: MSI-X, else MSI, else INTx]
@@ -67,7 +62,7 @@ struct Options {
     /// Blocks to write and read
     #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..))]
     blocks: u64,
-    /// Open, use and close the disk so many times, and see what is left
+    /// Open, use and close the disk that many times, and check that nothing is left
     #[arg(long, value_name = "N", conflicts_with_all = ["depth", "blocks", "share"])]
     rounds: Option<u32>,
     /// Two disks, in different groups, share a buffer
@@ -92,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let machine = Machine::new(options.host.as_deref(), model::with_disks)?;
+    let machine = Machine::new(options.host.as_deref(), devices::with_disks)?;
     match options.rounds {
         Some(rounds) => rounds::run(&machine, options, rounds),
         None if options.registers => registers::run(&machine.host, options),

@@ -1,9 +1,9 @@
 //! Prints what a driver finds on a controller before it does anything: regions, interrupts,
-//! capabilities, registers, and what the controller says of itself. `registers.json` is what QEMU's
+//! capabilities, registers, and the controller's IDENTIFY data. `registers.json` is what QEMU's
 //! controller shows, in all of ppc64's machines.
 
 use crate::driver::{Disk, Setup, Wait};
-use crate::{Options, find, function};
+use crate::{Options, devices, program};
 use serde_json::{Value, json};
 use spapr_iommu::device::{Bar, Endian};
 use spapr_iommu::dma::{Dma, DmaMask};
@@ -12,19 +12,19 @@ use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
 
-/// Reads and prints them, as JSON.
+/// Reads them and prints them as JSON.
 pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn Error>> {
     println!("{}", read(host, options.device.as_deref())?);
     Ok(())
 }
 
-/// Reads a controller that is not enabled, and then enables it and asks for its identity.
+/// Reads a controller that is not enabled; then enables it and requests its identity.
 pub(crate) fn read(host: &Arc<dyn Host>, address: Option<&str>) -> Result<Value, Box<dyn Error>> {
-    let address = find::one(host.as_ref(), address)?.parse()?;
+    let address = devices::one(host.as_ref(), address)?.parse()?;
     let dma = Dma::with_registry(&Registry::new(host.clone()), crate::cases::config(1 << 20, false));
     let device = dma.open(address, DmaMask::ALL)?;
     let bar = device.bar(0, Endian::Little)?;
-    let (pci, registers) = (function::read(&device)?, registers(&bar)?);
+    let (pci, registers) = (program::read_function(&device)?, registers(&bar)?);
     drop((bar, device));
     let setup = Setup { mask: DmaMask::ALL, depth: 1, wait: Wait::Polling, kind: None };
     let disk = Disk::open(&dma, address, &setup)?;

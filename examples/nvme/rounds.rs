@@ -2,9 +2,8 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, Operation, Setup, Wait};
-use crate::held::Held;
-use crate::machine::Machine;
-use crate::{Options, find};
+use crate::program::{Machine, Rounds};
+use crate::{Options, devices};
 use fastrand::Rng;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
@@ -13,46 +12,17 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Bytes that each round writes and reads.
 const BYTES: u64 = 64 << 10;
-/// Number of rounds that are not measured: they fill caches of kernel and allocator.
-const WARM_UP: u32 = 3;
-/// Interval between two lines of progress.
-const EVERY: Duration = Duration::from_secs(20);
-
-/// Runs `rounds` rounds, and a few before them.
+/// Runs `rounds` rounds.
 pub(crate) fn run(machine: &Machine, options: &Options, rounds: u32) -> Result<(), Box<dyn Error>> {
     let host = &machine.host;
-    let address = find::one(host.as_ref(), options.device.as_deref())?;
-    for _ in 0..WARM_UP {
-        round(host, options, &address)?;
-    }
-    let before = Held::now(host.as_ref(), machine.is_model)?;
-    let began = Instant::now();
-    let mut told = began;
-    for done in 0..rounds {
-        if told.elapsed() > EVERY {
-            told = Instant::now();
-            eprintln!("{done} rounds in {:.0?}", began.elapsed());
-        }
-        round(host, options, &address).map_err(|error| format!("round {done}: {error}"))?;
-    }
-    let took = began.elapsed();
-    let after = Held::now(host.as_ref(), machine.is_model)?;
-    let each = took / rounds.max(1);
-    if options.json {
-        let line = serde_json::json!({
-            "device": address, "rounds": rounds, "seconds": took.as_secs_f64(), "locked": after.locked,
-            "files": after.files, "missing_kib": after.missing_kib(&before),
-        });
-        println!("{line}");
-    } else {
-        println!("{rounds} rounds in {took:.1?}, {each:.2?} each, of {} each way", Bytes(BYTES));
-        after.print(&before);
-    }
-    after.check(&before)
+    let address = &devices::one(host.as_ref(), options.device.as_deref())?;
+    let moves = format!("{} each way", Bytes(BYTES));
+    let (is_model, json) = (machine.is_model, options.json);
+    let rounds = Rounds { host: host.as_ref(), is_model, address, rounds, moves, json };
+    rounds.run(|| round(host, options, address))
 }
 
 /// Sets up everything from scratch (registry, container, window, controller, queues) and releases

@@ -2,8 +2,8 @@
 
 use crate::Options;
 use crate::cases::{LARGEST, checksum, config, fill, part};
+use crate::devices::{self, Found};
 use crate::driver::{Disk, Operation, Setup, Wait};
-use crate::find::{self, Found};
 use fastrand::Rng;
 use spapr_iommu::addr::Bytes;
 use spapr_iommu::dma::{Dma, DmaMask};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Runs with a container for each group, which every platform supports, and one for both, which
 /// powernv supports.
 pub(crate) fn run(host: &Arc<dyn Host>, options: &Options) -> Result<(), Box<dyn Error>> {
-    let found = find::all(host.as_ref());
+    let found = devices::all(host.as_ref());
     let [a, b, ..] = &found[..] else {
         return Err(format!("two NVMe controllers are needed, {} bound to vfio-pci", found.len()).into());
     };
@@ -60,7 +60,7 @@ fn share(
 
     let written = fill(&shared, 0, bytes, &mut Rng::new())?;
     disk_a.transfer(Operation::Write, first, whole)?;
-    // Other data, so that what comes next can only be from A.
+    // Other data, so that the next data can only come from A.
     fill(&shared, 0, bytes, &mut Rng::new())?;
     disk_a.transfer(Operation::Read, first, whole)?;
     // From the same memory, which the program has not touched.

@@ -2,7 +2,7 @@
 
 use crate::cases::{checksum, config, fill, part};
 use crate::driver::{Disk, NvmeError, Operation, Request, Setup, Wait};
-use crate::{Options, model, registers, run};
+use crate::{Options, devices, registers, run};
 use clap::Parser;
 use fastrand::Rng;
 use spapr_iommu::Group;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 const DISK: &str = "0000:00:00.0";
 const BYTES: u64 = 256 << 10;
 
-fn program(arguments: &str) {
+fn run_program(arguments: &str) {
     run(&Options::parse_from(format!("nvme {arguments}").split(' ')))
         .unwrap_or_else(|error| panic!("{arguments}: {error}"));
 }
@@ -29,24 +29,24 @@ fn program(arguments: &str) {
 #[test]
 fn the_program_works_on_every_kind_of_model() {
     for preset in ["powernv8-4k", "powernv9-64k", "powernv10-7.2", "pseries-4k", "pseries-64k", "pseries-64k-7.2"] {
-        program(&format!("--host model:{preset} --blocks 600"));
+        run_program(&format!("--host model:{preset} --blocks 600"));
     }
     for kind in ["msix", "intx"] {
-        program(&format!("--host model:powernv9 --blocks 64 --interrupts {kind}"));
+        run_program(&format!("--host model:powernv9 --blocks 64 --interrupts {kind}"));
     }
 }
 
 #[test]
 fn two_disks_share_memory_on_models() {
     for preset in ["powernv9-4k", "pseries-64k"] {
-        program(&format!("--host model:{preset} --blocks 600 --share"));
+        run_program(&format!("--host model:{preset} --blocks 600 --share"));
     }
 }
 
 #[test]
 fn rounds_leave_nothing_on_models() {
     for preset in ["powernv9-64k", "pseries-4k"] {
-        program(&format!("--host model:{preset} --rounds 3"));
+        run_program(&format!("--host model:{preset} --rounds 3"));
     }
 }
 
@@ -61,12 +61,12 @@ fn the_model_shows_what_qemu_s_controller_shows() {
     let cap = expected["registers"]["cap"].as_u64().unwrap();
     expected["registers"]["cap"] = (cap & !COMMAND_SETS).into();
     for preset in ["powernv9-64k", "pseries-4k"] {
-        let host: Arc<dyn Host> = Arc::new(model::with_disks(preset).unwrap());
+        let host: Arc<dyn Host> = Arc::new(devices::with_disks(preset).unwrap());
         assert_eq!(registers::read(&host, None).unwrap(), expected, "{preset}");
     }
 }
 
-/// The freeze comes from outside, and from a transfer that no TCE allows.
+/// Once the freeze is provoked from outside, and once by a transfer that no TCE allows.
 #[test]
 fn a_disk_that_is_frozen_is_recovered_with_what_is_on_it() {
     for wrong_dma in [false, true] {
@@ -132,7 +132,7 @@ fn interrupts_without_cause_harm_nothing() {
     }
 }
 
-/// A disk, with a buffer of what was written to it.
+/// A disk, with a buffer that holds what was written to it.
 struct Rig {
     /// Dropped before it is opened again.
     disk: Disk,
@@ -159,7 +159,7 @@ impl Rig {
     }
 
     fn with(preset: &str, kind: InterruptKind) -> Self {
-        let model = Arc::new(model::with_disks(preset).unwrap());
+        let model = Arc::new(devices::with_disks(preset).unwrap());
         let dma = Dma::with_registry(&Registry::new(model.clone()), config(BYTES, false));
         let mut disk = open(&dma, DISK, kind);
         let buffer = dma.buffer::<u8>(BYTES as usize, Permission::ReadWrite).unwrap();

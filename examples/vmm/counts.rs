@@ -33,7 +33,7 @@ const NAMES: [(u64, &str); 4] = [
 const PHASES: [&str; 3] = ["set-up", "maps", "hostile"];
 
 impl Counts {
-    /// Begins a phase, at the guest's notice.
+    /// Starts a phase, which the guest announced.
     pub(crate) fn enter(&mut self, phase: u64) {
         self.phase = phase;
     }
@@ -60,7 +60,7 @@ impl Counts {
                 vec![format!("{reached} TCE hypercalls reached the monitor while the guest mapped")]
             }
             false if indirect.reached == 0 => vec!["no H_PUT_TCE_INDIRECT reached the monitor".into()],
-            false if indirect.most != 1 => vec![format!("a H_PUT_TCE_INDIRECT came to {} MAP ioctls", indirect.most)],
+            false if indirect.most != 1 => vec![format!("a H_PUT_TCE_INDIRECT became {} MAP ioctls", indirect.most)],
             _ => Vec::new(),
         }
     }

@@ -50,7 +50,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Accel {
-    /// All: for guests one trusts
+    /// All: for guests that one trusts
     On,
     /// H_PUT_TCE and H_GET_TCE: for any guest
     PutOnly,

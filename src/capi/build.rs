@@ -1,4 +1,4 @@
-//! Gives the shared library its name for the dynamic linker, which changes with the ABI.
+//! Gives the shared library the name that the dynamic linker uses, which changes with the ABI.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

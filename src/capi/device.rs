@@ -32,7 +32,7 @@ pub unsafe extern "C" fn spapr_iommu_device_open(
     call(|| {
         let place = required(device, "device")?.write(None);
         let space = required(space, "space")?;
-        // SAFETY: a C string, as the header demands.
+        // SAFETY: a C string, as the header requires.
         let address = unsafe { string(address, "address") }?.parse()?;
         *place = Some(Box::new(Device(device::Device::open(&space.0, Group(group), address)?)));
         Ok(())
@@ -85,7 +85,12 @@ pub extern "C" fn spapr_iommu_bar_open(
         let endian = match endian {
             SPAPR_IOMMU_LITTLE_ENDIAN => Endian::Little,
             SPAPR_IOMMU_BIG_ENDIAN => Endian::Big,
-            _ => return Err(Failure::argument("endian", format!("{endian} is no byte order: 0 is little, 1 is big"))),
+            _ => {
+                return Err(Failure::argument(
+                    "endian",
+                    format!("{endian} is not a byte order: 0 is little, 1 is big"),
+                ));
+            }
         };
         *place = Some(Box::new(Bar(device.0.bar(index, endian)?)));
         Ok(())

@@ -76,7 +76,7 @@ pub extern "C" fn spapr_iommu_guest_new_kvm(
     call(|| {
         let place = required(guest, "guest")?.write(None);
         let registry = required(registry, "registry")?;
-        // SAFETY: open files, as the header demands.
+        // SAFETY: open files, as the header requires.
         let vm = unsafe { file(vm, "vm") }?;
         let vm = match vfio {
             -1 => Vm::new(vm),
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn spapr_iommu_guest_add_phb(
     call(|| {
         let place = phb.map(|place| place.write(None));
         let guest = required(guest, "guest")?;
-        // SAFETY: a structure of its own size, as the header demands.
+        // SAFETY: a structure of its own size, as the header requires.
         let config = unsafe { sized(config) }?.get()?;
         let added = guest.iommu.add_phb(config)?;
         if let Some(place) = place {
@@ -179,7 +179,7 @@ pub extern "C" fn spapr_iommu_guest_reset(guest: Option<&Guest>) -> Status {
 
 /// Answers a hypercall as KVM_EXIT_PAPR_HCALL passes it: its number and the nine values of r4 to
 /// r12, which may be changed. `result` gets r3 for the guest. SPAPR_IOMMU_NOT_HANDLED if it is not
-/// a TCE hypercall. A call that the guest may not make is answered, and is no error.
+/// a TCE hypercall. A call that the guest may not make is answered, and is not an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn spapr_iommu_guest_hcall(
     guest: Option<&Guest>,
@@ -189,7 +189,7 @@ pub unsafe extern "C" fn spapr_iommu_guest_hcall(
 ) -> Status {
     answer(|| {
         let (guest, place) = (required(guest, "guest")?, required(result, "result")?);
-        // SAFETY: nine values, as the header demands.
+        // SAFETY: nine values, as the header requires.
         let args = unsafe { array_mut(args, 9, "args") }?;
         let args = args.try_into().map_err(|_| Failure::argument("array", "args are not nine values"))?;
         Ok(match guest.iommu.hcall(number, args) {
@@ -202,7 +202,7 @@ pub unsafe extern "C" fn spapr_iommu_guest_hcall(
     })
 }
 
-/// Reports a refused hypercall: the guest's answer, and why.
+/// Reports a refused hypercall: the guest's answer, and the reason.
 fn hcall_result(refused: Result<(), HcallError>, result: Option<&mut MaybeUninit<i64>>) -> Result<(), Failure> {
     let code = refused.as_ref().map_or_else(HcallError::return_code, |()| hcall::H_SUCCESS);
     result.map(|place| place.write(code));
@@ -295,7 +295,7 @@ pub unsafe extern "C" fn spapr_iommu_guest_save(
 ) -> Status {
     call(|| {
         let guest = required(guest, "guest")?;
-        // SAFETY: an array of that capacity, as the header demands.
+        // SAFETY: an array of that capacity, as the header requires.
         let bytes = unsafe { space(bytes, capacity, "bytes") }?;
         let saved = serde_json::to_vec(&guest.iommu.save());
         let saved = saved.map_err(|error| Failure::argument("not-saved", error.to_string()))?;
@@ -310,11 +310,11 @@ pub unsafe extern "C" fn spapr_iommu_guest_save(
 pub unsafe extern "C" fn spapr_iommu_guest_restore(guest: Option<&Guest>, bytes: *const u8, size: usize) -> Status {
     call(|| {
         let guest = required(guest, "guest")?;
-        // SAFETY: an array of so many bytes, as the header demands.
+        // SAFETY: an array of that length, as the header requires.
         let bytes = unsafe { array(bytes, size, "bytes") }?;
         let saved = serde_json::from_slice(bytes);
         let saved =
-            saved.map_err(|error| Failure::argument("not-saved", format!("this is no saved state: {error}")))?;
+            saved.map_err(|error| Failure::argument("not-saved", format!("this is not a saved state: {error}")))?;
         Ok(guest.iommu.restore(&saved)?)
     })
 }

@@ -31,7 +31,7 @@ impl Host {
         }
     }
 
-    /// Returns the memory that it sees.
+    /// Returns the memory that the host sees.
     pub(crate) fn memory(&self) -> &dyn Memory {
         match &self.0 {
             Kind::Kernel(kernel) => kernel.as_ref(),
@@ -39,7 +39,7 @@ impl Host {
         }
     }
 
-    /// Returns whether it sees only memory that it is lent.
+    /// Returns whether the host sees only memory that it is lent.
     pub(crate) fn is_model(&self) -> bool {
         matches!(self.0, Kind::Model(_))
     }
@@ -182,7 +182,7 @@ pub unsafe extern "C" fn spapr_iommu_host_model(
 ) -> Status {
     call(|| {
         let place = required(host, "host")?.write(None);
-        // SAFETY: a C string, as the header demands.
+        // SAFETY: a C string, as the header requires.
         let preset = unsafe { string(preset, "preset") }?;
         *place = Some(Box::new(Host(Kind::Model(Arc::new(Model::new(preset.parse()?))))));
         Ok(())
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn spapr_iommu_host_devices(
 ) -> Status {
     call(|| {
         let host = required(host, "host")?;
-        // SAFETY: an array of that capacity, as the header demands.
+        // SAFETY: an array of that capacity, as the header requires.
         let devices = unsafe { space(devices, capacity, "devices") }?;
         let groups = host.get().groups();
         let all = groups.iter().flat_map(|group| group.devices.iter().map(|device| (group.number, device)));

@@ -54,9 +54,9 @@ pub unsafe extern "C" fn spapr_iommu_interrupts_enable(
     call(|| {
         let place = required(interrupts, "interrupts")?.write(None);
         let device = required(device, "device")?;
-        // SAFETY: an array of so many, as the header demands.
+        // SAFETY: an array of that length, as the header requires.
         let eventfds = unsafe { array(eventfds, count, "eventfds") }?;
-        // SAFETY: open files, as the header demands.
+        // SAFETY: open files, as the header requires.
         let files = eventfds.iter().map(|fd| unsafe { file(*fd, "an eventfd") }).collect::<Result<Vec<_>, _>>()?;
         *place = Some(Box::new(Interrupts(device.0.forward_interrupts(self::kind(kind)?, &files)?)));
         Ok(())
@@ -75,7 +75,7 @@ pub extern "C" fn spapr_iommu_interrupts_rearm(interrupts: Option<&Interrupts>) 
 pub extern "C" fn spapr_iommu_interrupts_rearm_by(interrupts: Option<&Interrupts>, eventfd: i32) -> Status {
     call(|| {
         let interrupts = required(interrupts, "interrupts")?;
-        // SAFETY: an open file, as the header demands.
+        // SAFETY: an open file, as the header requires.
         Ok(interrupts.0.rearm_by(unsafe { file(eventfd, "eventfd") }?)?)
     })
 }

@@ -76,7 +76,7 @@ impl Kept {
         }
     }
 
-    /// Makes it guest RAM from `start` on.
+    /// Adds it as guest RAM from `start` on.
     pub(crate) fn insert(&self, slots: &Slots, start: u64) -> Result<(), Failure> {
         match self {
             Self::Shared(owned) => Ok(slots.insert(GuestAddr(start), &owned.shared)?),
@@ -119,7 +119,7 @@ impl spapr_iommu::host::Memory for Lent {
     }
 }
 
-/// Returns the page of that power of two, or the host's for 0.
+/// Returns the page of that power of two; the host's for 0.
 pub(crate) fn page(shift: u32) -> Result<Option<PageShift>, Failure> {
     if shift == 0 {
         return Ok(None);
@@ -163,7 +163,7 @@ pub extern "C" fn spapr_iommu_memory_file(
     call(|| {
         let place = required(memory, "memory")?.write(None);
         let host = required(host, "host")?;
-        // SAFETY: an open file, as the header demands.
+        // SAFETY: an open file, as the header requires.
         let fd = unsafe { file(fd, "fd") }?;
         let shared = Shared::file(fd, offset, size, host.page())?;
         let adopted = host.get().adopt(&shared);
@@ -192,13 +192,13 @@ pub unsafe extern "C" fn spapr_iommu_memory_borrow(
         if start.is_null() {
             return Err(Failure::argument("null", "start is NULL"));
         }
-        // SAFETY: the header demands it of the caller.
+        // SAFETY: the header requires it of the caller.
         let bytes = Arc::new(unsafe { Bytes::new(start.cast(), size) }?);
         let (range, page) = (bytes.range(), host.page());
         if !range.is_aligned(page) {
             return Err(Failure::argument("misaligned", format!("{range} is not whole host pages of {page}")));
         }
-        // A model would take the same memory twice, and lose it with the first of both.
+        // A model would register the same memory twice, and lose it with the first of the two.
         if host.is_model() && host.get().backing(range).is_ok_and(|extents| !extents.is_empty()) {
             return Err(Failure::busy(
                 "lent-already",

@@ -139,7 +139,7 @@ pub extern "C" fn spapr_iommu_phb_translate(
 pub unsafe extern "C" fn spapr_iommu_phb_read(phb: Option<&Phb>, iova: u64, data: *mut c_void, size: usize) -> Status {
     call(|| {
         let phb = required(phb, "phb")?;
-        // SAFETY: so many bytes, as the header demands.
+        // SAFETY: that many bytes, as the header requires.
         let data = unsafe { array_mut(data.cast::<u8>(), size, "data") }?;
         Ok(phb.0.device_read(Iova(iova), data)?)
     })

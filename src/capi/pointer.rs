@@ -11,22 +11,20 @@ use spapr_iommu::host::{Errno, LentMemory, Memory, Protection};
 use spapr_iommu::{PageShift, Registry};
 use std::os::fd::BorrowedFd;
 
-/// A structure that begins with its size, so that it can grow: all zeros are its defaults.
+/// A structure that starts with its size, so that it can grow: all zeros are its defaults.
 ///
-/// # Safety
-/// All of it may be any bytes, and its first field is `struct_size: u32`.
+/// # Safety All of it may be any bytes, and its first field is `struct_size: u32`.
 pub(crate) unsafe trait SizePrefixed: Copy {
     /// Size in the first version of the interface.
     const FIRST: usize;
-    /// The name it has in C.
+    /// Its name in C.
     const NAME: &'static str;
 }
 
-/// Reads a structure of a program that may be older or newer than this library. What it does not
-/// have is 0; what this library does not have must be 0.
+/// Reads a structure of a program that may be older or newer than this library. Fields that the
+/// program lacks are 0; fields that this library lacks must be 0.
 ///
-/// # Safety
-/// `from` is NULL or points to as many bytes as its first four say.
+/// # Safety `from` is NULL or points to as many bytes as its first four say.
 pub(crate) unsafe fn sized<T: SizePrefixed>(from: *const T) -> Result<T, Failure> {
     /// Far more than any structure will have.
     const MOST: usize = 4096;
@@ -48,7 +46,7 @@ pub(crate) unsafe fn sized<T: SizePrefixed>(from: *const T) -> Result<T, Failure
         return Err(Failure::argument("struct-size", message));
     }
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: `known` bytes are in both, and any bytes are a value of the type.
+    // SAFETY: `known` bytes exist in both, and any bytes are a value of the type.
     Ok(unsafe {
         from.copy_to_nonoverlapping(value.as_mut_ptr().cast(), known);
         value.assume_init()
@@ -57,8 +55,7 @@ pub(crate) unsafe fn sized<T: SizePrefixed>(from: *const T) -> Result<T, Failure
 
 /// Borrows a string.
 ///
-/// # Safety
-/// It is NULL or ends with a 0, and stays as it is while it is borrowed.
+/// # Safety It is NULL or ends with a 0, and does not change while it is borrowed.
 pub(crate) unsafe fn string<'a>(text: *const c_char, name: &str) -> Result<&'a str, Failure> {
     if text.is_null() {
         return Err(Failure::argument("null", format!("{name} is NULL")));
@@ -70,28 +67,25 @@ pub(crate) unsafe fn string<'a>(text: *const c_char, name: &str) -> Result<&'a s
 
 /// Borrows an array; NULL is one without elements.
 ///
-/// # Safety
-/// It has `len` elements, which stay as they are while it is borrowed.
+/// # Safety It has `len` elements, which do not change while it is borrowed.
 pub(crate) unsafe fn array<'a, T>(first: *const T, len: usize, name: &str) -> Result<&'a [T], Failure> {
     check::<T>(first.is_null(), first.is_aligned(), len, name)?;
     // SAFETY: the caller vouches for it, and it was checked.
     Ok(if len == 0 { &[] } else { unsafe { core::slice::from_raw_parts(first, len) } })
 }
 
-/// Borrows an array to be written, which need not be initialised; NULL is one without elements.
+/// Borrows an array for writing, which need not be initialised; NULL is one without elements.
 ///
-/// # Safety
-/// It has `len` elements, which nobody else uses while it is borrowed.
+/// # Safety It has `len` elements, which nothing else uses while it is borrowed.
 pub(crate) unsafe fn space<'a, T>(first: *mut T, len: usize, name: &str) -> Result<&'a mut [MaybeUninit<T>], Failure> {
     check::<T>(first.is_null(), first.is_aligned(), len, name)?;
     // SAFETY: as above.
     Ok(if len == 0 { &mut [] } else { unsafe { core::slice::from_raw_parts_mut(first.cast(), len) } })
 }
 
-/// Borrows an initialised array to be written; NULL is one without elements.
+/// Borrows an initialised array for writing; NULL is one without elements.
 ///
-/// # Safety
-/// It has `len` initialised elements, which nobody else uses while it is borrowed.
+/// # Safety It has `len` initialised elements, which nothing else uses while it is borrowed.
 pub(crate) unsafe fn array_mut<'a, T>(first: *mut T, len: usize, name: &str) -> Result<&'a mut [T], Failure> {
     check::<T>(first.is_null(), first.is_aligned(), len, name)?;
     // SAFETY: as above.
@@ -108,7 +102,7 @@ fn check<T>(null: bool, aligned: bool, len: usize, name: &str) -> Result<(), Fai
     }
 }
 
-/// Fills an array from its start and says how many elements there are in all.
+/// Fills an array from its start and reports how many elements there are in all.
 pub(crate) fn fill<T>(
     array: &mut [MaybeUninit<T>],
     count: Option<&mut MaybeUninit<usize>>,
@@ -127,28 +121,27 @@ pub(crate) fn fill<T>(
 /// If it is not negative, it is an open file, which is not closed while it is borrowed.
 pub(crate) unsafe fn file<'a>(fd: i32, name: &str) -> Result<BorrowedFd<'a>, Failure> {
     if fd < 0 {
-        return Err(Failure::argument("file", format!("{name} is {fd}, which is no file")));
+        return Err(Failure::argument("file", format!("{name} is {fd}, which is not a file")));
     }
     // SAFETY: the caller vouches for it, and it is not -1.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// Memory of the caller, which stays mapped as it is while this exists.
+/// Memory of the caller, which stays mapped unchanged while this exists.
 #[derive(Debug)]
 pub(crate) struct Bytes {
     base: *mut u8,
     range: UserRange,
 }
 
-// SAFETY: it is accessed by atomics only, from any thread.
+// SAFETY: the memory is accessed by atomics only, from any thread.
 unsafe impl Send for Bytes {}
 // SAFETY: as above.
 unsafe impl Sync for Bytes {}
 
 impl Bytes {
-    /// # Safety
-    /// The memory stays mapped, readable and writable, as long as the value exists or is reached
-    /// by devices, and nothing but C, devices and the kernel uses it.
+    /// # Safety The memory must stay mapped, readable and writable, as long as the value exists or
+    /// devices reach it, and only C, devices and the kernel may use it.
     pub(crate) unsafe fn new(base: *mut u8, size: u64) -> Result<Self, Failure> {
         let range = UserRange::new(UserAddr(base.addr() as u64), size)?;
         if range.start().0 % 8 != 0 {
@@ -172,7 +165,7 @@ impl Bytes {
         Ok(unsafe { registry.register_raw(self.range) }?)
     }
 
-    /// Makes it guest RAM, read and written through `host`, which holds `self`.
+    /// Adds it as guest RAM, read and written through `host`, which holds `self`.
     pub(crate) fn insert(
         slots: &spapr_iommu::guest::Slots,
         slot: spapr_iommu::guest::Slot,
@@ -182,7 +175,7 @@ impl Bytes {
         Ok(unsafe { slots.insert_raw(slot, host) }?)
     }
 
-    /// Returns where `len` bytes at `at` begin.
+    /// Returns where `len` bytes at `at` start.
     fn place(&self, at: UserAddr, len: usize) -> Result<*mut u8, Errno> {
         let offset = at.0.checked_sub(self.range.start().0).ok_or(Errno::EFAULT)?;
         let end = offset.checked_add(len as u64).ok_or(Errno::EFAULT)?;
@@ -298,7 +291,7 @@ mod tests {
         let mut newer = with_size(most);
         *newer.bytes.last_mut().unwrap() = 1;
         assert!(read(&newer).is_err());
-        // What lies after it is not looked at.
+        // Elements after it are not read.
         newer.bytes[..4].copy_from_slice(&first.to_ne_bytes());
         assert!(read(&newer).is_ok());
     }
@@ -306,7 +299,7 @@ mod tests {
     #[test]
     fn bytes_are_copied_at_any_place_and_never_outside() {
         let mut words = [0_u64; 8];
-        // SAFETY: `words` is there until the end of the test, and used only by its pointer.
+        // SAFETY: `words` exists until the end of the test, and is used only through its pointer.
         let bytes = unsafe { Bytes::new(words.as_mut_ptr().cast(), 64) }.unwrap();
         let start = bytes.range().start();
         let at = |offset| UserAddr(start.0 + offset);

@@ -112,7 +112,7 @@ pub unsafe extern "C" fn spapr_iommu_registry_regions(
 ) -> Status {
     call(|| {
         let registry = required(registry, "registry")?;
-        // SAFETY: an array of that capacity, as the header demands.
+        // SAFETY: an array of that capacity, as the header requires.
         let regions = unsafe { space(regions, capacity, "regions") }?;
         let all = registry.0.regions().into_iter().map(|region| Region {
             address: region.range.start().0,

@@ -71,7 +71,7 @@ pub unsafe extern "C" fn spapr_iommu_guest_rtas(
 ) -> Status {
     answer(|| {
         let (guest, tokens) = (required(guest, "guest")?, DdwTokens::from(*required(tokens, "tokens")?));
-        // SAFETY: arrays of so many cells, as the header demands.
+        // SAFETY: arrays of that many cells, as the header requires.
         let (args, rets) = unsafe { (array(args, arg_count, "args")?, array_mut(rets, ret_count, "rets")?) };
         let Some(call): Option<RtasCall> = tokens.call(token) else { return Ok(Status::NOT_HANDLED) };
         guest.iommu.rtas(call, args, rets)?;
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn spapr_iommu_phb_properties(
 ) -> Status {
     call(|| {
         let (phb, tokens) = (required(phb, "phb")?, DdwTokens::from(*required(tokens, "tokens")?));
-        // SAFETY: an array of that capacity, as the header demands.
+        // SAFETY: an array of that capacity, as the header requires.
         let places = unsafe { space(properties, capacity, "properties") }?;
         let all = phb.0.properties(&tokens);
         let all = all.iter().map(DtProperty::new).collect::<Result<Vec<_>, _>>()?;

@@ -21,7 +21,8 @@ pub const SPAPR_IOMMU_WRITE: u32 = 2;
 pub const SPAPR_IOMMU_REPLACE: u32 = 1;
 
 pub(crate) fn permission(bits: u32) -> Result<Permission, Failure> {
-    let wrong = || Failure::argument("permission", format!("{bits} is no permission: 1 reads, 2 writes, 3 does both"));
+    let wrong =
+        || Failure::argument("permission", format!("{bits} is not a permission: 1 reads, 2 writes, 3 does both"));
     Permission::from_bits(bits).filter(|_| bits <= 3).ok_or_else(wrong)
 }
 
@@ -115,7 +116,7 @@ pub unsafe extern "C" fn spapr_iommu_space_plan_window(
 ) -> Status {
     call(|| {
         let (space, place) = (required(space, "space")?, required(plan, "plan")?);
-        // SAFETY: a structure of its own size, as the header demands.
+        // SAFETY: a structure of its own size, as the header requires.
         let request = unsafe { sized(request) }?.get()?;
         place.write((&space.0.plan(&request)?).into());
         Ok(())
@@ -185,7 +186,7 @@ pub unsafe extern "C" fn spapr_iommu_space_windows(
 ) -> Status {
     call(|| {
         let handle = required(space, "space")?;
-        // SAFETY: an array of that capacity, as the header demands.
+        // SAFETY: an array of that capacity, as the header requires.
         let windows = unsafe { crate::pointer::space(windows, capacity, "windows") }?;
         state.map(|place| place.write(default_state(handle.0.status().default)));
         fill(windows, count, WindowStatus::all(&handle.0).into_iter())
@@ -219,7 +220,7 @@ pub unsafe extern "C" fn spapr_iommu_space_map_all(
 ) -> Status {
     call(|| {
         let handle = required(space, "space")?;
-        // SAFETY: an array of so many, as the header demands.
+        // SAFETY: an array of that length, as the header requires.
         let maps = unsafe { array(maps, number, "maps") }?;
         let overlap = match flags {
             0 => Overlap::Refuse,
@@ -274,7 +275,7 @@ pub unsafe extern "C" fn spapr_iommu_space_mappings(
 ) -> Status {
     call(|| {
         let handle = required(space, "space")?;
-        // SAFETY: an array of that capacity, as the header demands.
+        // SAFETY: an array of that capacity, as the header requires.
         let maps = unsafe { self::space(maps, capacity, "maps") }?;
         let range: IovaRange = range.get()?;
         let all = handle.0.mappings_in(range).into_iter().map(|mapping| Mapping {

@@ -81,12 +81,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A mistake of the caller that only C can make.
+    /// A mistake that is only possible in C.
     pub(crate) fn argument(code: &'static str, message: impl Into<String>) -> Self {
         Self { status: Status::ARGUMENT, code, message: message.into() }
     }
 
-    /// What is asked for is not there.
+    /// The requested object does not exist.
     pub(crate) fn not_found(code: &'static str, message: String) -> Self {
         Self { status: Status::NOT_FOUND, code, message }
     }
@@ -96,7 +96,7 @@ impl Failure {
         Self { status: Status(SPAPR_IOMMU_BUSY), code, message }
     }
 
-    /// An error number of the host.
+    /// An error number from the host.
     pub(crate) fn errno(what: &str, errno: Errno) -> Self {
         let status = Status(if errno == Errno::ENOMEM { SPAPR_IOMMU_NO_MEMORY } else { SPAPR_IOMMU_KERNEL });
         Self { status, code: "host", message: format!("{what}: {errno}") }
@@ -107,7 +107,7 @@ impl Failure {
         let mut source = error.source();
         while let Some(cause) = source {
             let cause_text = cause.to_string();
-            // Transparent errors print what their source does.
+            // Transparent errors print what their source prints.
             if !message.contains(&cause_text) {
                 message = format!("{message}: {cause_text}");
             }
@@ -180,7 +180,7 @@ fn text(message: &str) -> CString {
 /// Records why a call of this thread failed.
 pub(crate) fn record(failure: &Failure) -> Status {
     let last = Last { status: failure.status, code: text(failure.code), message: text(&failure.message) };
-    // A destructor of the thread may call after its error is gone.
+    // A destructor of the thread may make a call after the thread's error is gone.
     let _ = LAST.try_with(|place| place.replace(last));
     failure.status
 }
@@ -192,7 +192,7 @@ pub(crate) fn call(body: impl FnOnce() -> Result<(), Failure>) -> Status {
 
 /// Does the same for a body with a status of its own.
 pub(crate) fn answer(body: impl FnOnce() -> Result<Status, Failure>) -> Status {
-    // The library takes its own state for interrupted after a panic, and says so.
+    // After a panic the library considers its own state interrupted, and reports that.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(status)) => status,
         Ok(Err(failure)) => record(&failure),
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     fn recorded() -> (Status, &'static str, String) {
-        // SAFETY: both are strings of this thread, and nothing fails until they are read.
+        // SAFETY: both are strings of this thread, and no call fails until they are read.
         let [code, message] = [spapr_iommu_error_code(), spapr_iommu_error_message()]
             .map(|text| unsafe { crate::pointer::string(text, "text") }.unwrap().to_owned());
         (spapr_iommu_error_status(), code.leak(), message)
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(recorded(), (Status::INTERNAL, "panic", "a fault in spapr-iommu: of a test".into()));
         assert_eq!(value(7, || panic!("again")), 7);
         assert_eq!(recorded().2, "a fault in spapr-iommu: again");
-        // What is freed may panic, too.
+        // Freeing may panic, too.
         struct Panics;
         impl Drop for Panics {
             fn drop(&mut self) {

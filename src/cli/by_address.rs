@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 /// Registers memory that the machine has allocated ([`Memory::allocate`]).
 pub(crate) fn register(registry: &Registry, range: UserRange) -> Result<Lease, RegisterError> {
-    // SAFETY: a model's memory is none of this process. The running kernel's is a mapping to which
-    // no reference is made; a file that frees it while it is leased asks for what it gets.
+    // SAFETY: a model's memory is not this process's. The running kernel's is a mapping to which no
+    // reference is made, and which is unmapped only where a file says so.
     unsafe { registry.register_raw(range) }
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn insert(slots: &Slots, slot: Slot, host: Arc<dyn Memory + Send + Sy
     unsafe { slots.insert_raw(slot, host) }
 }
 
-/// Makes a call as a file has it, over memory that the machine has allocated.
+/// Makes a call exactly as a file has it, over memory that the machine has allocated.
 pub(crate) fn call(host: &dyn Host, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     // SAFETY: as above.
     unsafe { calls::raw(host, fd, call) }

@@ -50,7 +50,7 @@ impl From<Errno> for EduError {
 }
 
 impl EduError {
-    /// The codes of its own; those of [`Self::Open`] are the library's.
+    /// Its own codes; those of [`Self::Open`] are the library's.
     pub(crate) const CODES: [&str; 2] = ["no-edu", "dma-failed"];
 
     /// Returns a stable name of the cause, in kebab case.
@@ -80,7 +80,7 @@ impl Edu {
         Ok(Self { bar: device.region(PCI_BAR0_REGION_INDEX)?, _device: device })
     }
 
-    /// Reads `from` and writes what it read to `to`, which has the same length. Reports progress to
+    /// Reads `from` and writes the data to `to`, which has the same length. Reports progress to
     /// `done`.
     pub(crate) fn copy(&self, from: IovaRange, to: IovaRange, done: impl FnMut(u64)) -> Result<(), EduError> {
         copy(&*self.bar, from.start().0, to.start().0, from.len(), done)
@@ -96,7 +96,7 @@ pub(crate) fn enable(config: &dyn Region) -> Result<(), Errno> {
     config.write(PCI_COMMAND, &command.to_le_bytes())
 }
 
-/// Reads bytes at `from` and writes what it read to `to`, piece by piece.
+/// Reads bytes at `from` and writes them to `to`, piece by piece.
 pub(crate) fn copy(bar: &dyn Region, from: u64, to: u64, len: u64, mut done: impl FnMut(u64)) -> Result<(), EduError> {
     let mut at = 0;
     while at < len {

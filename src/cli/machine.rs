@@ -6,14 +6,14 @@ use spapr_iommu::host::{GroupFacts, Host, Memory, Node, Obstacle};
 use spapr_iommu::model::{Leak, Model, Preset, Violation};
 use std::sync::Arc;
 
-/// A host with memory to use, and what can be seen of its kernel.
+/// A host with memory to use, and access to its kernel's state.
 #[derive(Clone, Debug)]
 pub enum Machine {
     /// The kernel in process.
     Model {
         /// The model.
         model: Arc<Model>,
-        /// The preset it was made from.
+        /// Preset of the model.
         preset: Preset,
         /// The host that calls go to: the model, or a wrapper around it.
         host: Arc<dyn Host>,

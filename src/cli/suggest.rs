@@ -1,14 +1,14 @@
-//! What may have been meant by a word that is unknown.
+//! Suggestions for unknown words.
 
 use spapr_iommu::model::{Preset, PresetError};
 
 const MACHINES: [&str; 4] = ["powernv8", "powernv9", "powernv10", "pseries"];
 const OPTIONS: [&str; 7] = ["4k", "64k", "6.12", "7.2", "noddw", "1window", "pgsz=0x11000"];
 
-/// How alike two words must be, from 0 to 1: one letter in six may be wrong.
+/// Required similarity of two words, from 0 to 1: one letter in six may be wrong.
 const ALIKE: f64 = 0.8;
 
-/// Reads a preset, or says what it may have been meant to be.
+/// Parses a preset, or says what may have been meant.
 pub(crate) fn preset(text: &str) -> Result<Preset, String> {
     text.parse::<Preset>().map_err(|error| {
         let corrected = match &error {
@@ -23,7 +23,7 @@ pub(crate) fn preset(text: &str) -> Result<Preset, String> {
     })
 }
 
-/// Replaces a word of a preset by the known one that is most like it, if that makes a preset.
+/// Replaces a word of a preset by the known word that is most similar, if that makes a preset.
 fn corrected(text: &str, wrong: &str, known: &[&str]) -> Option<String> {
     let nearest = nearest(wrong, known)?;
     let words: Vec<_> = text.split('-').map(|word| if word == wrong { nearest } else { word }).collect();

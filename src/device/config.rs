@@ -36,10 +36,10 @@ struct Guard {
 
 /// The configuration space of a device, little endian as PCI has it.
 ///
-/// This is the one door to it while the device is open: other handles of it only read. Nobody turns
-/// memory decode off, for which the kernel ends a process that touches a BAR with SIGBUS, nor moves
-/// BARs or the device to sleep, nor sets up DMA and interrupts without the knowledge of
-/// [`Device`](super::Device): writes to those registers are refused.
+/// While the device is open, this is the only way to write it: other handles only read. Writes are
+/// refused to registers that would turn memory decode off (the kernel then ends a process that
+/// touches a BAR with SIGBUS), move BARs, put the device to sleep, or set up DMA and interrupts
+/// without the knowledge of [`Device`](super::Device).
 ///
 /// vfio-pci answers for some of it itself (IDs, BARs, capability list), so these read normally even
 /// after the device is gone.

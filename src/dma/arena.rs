@@ -198,7 +198,7 @@ impl Arenas {
         Ok(IovaAllocation { kind, span: span? })
     }
 
-    /// Returns whether the allocation is of a window that is still there.
+    /// Returns whether the allocation is of a window that still exists.
     pub(super) fn owns(&self, allocation: &IovaAllocation) -> bool {
         self.arena(allocation.kind).is_ok_and(|arena| arena.iovas.owns(&allocation.span))
     }

@@ -99,7 +99,7 @@ impl Dma {
         }
         space.attach(group)?;
         let opened = self.prepare(present.is_empty()).and_then(|()| self.open_attached(group, address, mask));
-        // While it is attached nobody else can open the group.
+        // While it is attached, no one else can open the group.
         if opened.is_err()
             && let Err(error) = space.detach(group)
         {

@@ -13,7 +13,7 @@ use crate::window::{DEFAULT_PAGE, WindowRequest};
 use arrayvec::ArrayVec;
 use std::sync::Arc;
 
-/// Windows of a PHB, the default one included: as many as QEMU has (`SPAPR_PCI_DMA_MAX_WINDOWS`).
+/// Maximum windows of a PHB, including the default one: as in QEMU (`SPAPR_PCI_DMA_MAX_WINDOWS`).
 pub(super) const MAX_WINDOWS: usize = 2;
 
 /// The windows a guest may request now.
@@ -21,7 +21,7 @@ pub(super) const MAX_WINDOWS: usize = 2;
 pub struct DdwOffer {
     /// Number of dynamic windows that can still be created.
     pub windows: u32,
-    /// The most TCEs in one, with any of the page sizes.
+    /// Maximum TCEs in one, with any of the page sizes.
     pub entries: u64,
     /// Page sizes: bit n stands for pages of 2^n bytes.
     pub pages: u64,

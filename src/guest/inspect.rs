@@ -15,9 +15,9 @@ use crate::space;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
-/// The most runs of entries that are counted in a table.
+/// Maximum runs of entries that are counted in a table.
 const MAX_COUNTED: u64 = 1 << 18;
-/// Entries between two looks at how many were counted.
+/// Entries between two checks of the number counted.
 const STRIDE: u64 = 1 << 20;
 
 /// A guest as seen by an inspection.
@@ -43,11 +43,11 @@ pub(crate) struct TableStatus {
     pub liobn: Liobn,
     pub window: IovaRange,
     pub page: PageShift,
-    /// Entries that give rights; `None` if the kernel has them, where reading costs memory.
+    /// Entries that give permissions; `None` if the kernel has them, where reading costs memory.
     pub entries: Option<Entries>,
 }
 
-/// Number of entries that give rights.
+/// Number of entries that give permissions.
 #[derive(Clone, Copy)]
 pub(crate) struct Entries {
     pub count: u64,

@@ -67,7 +67,7 @@ pub type SlotOwner = Arc<dyn Any + Send + Sync>;
 /// * no Rust reference to it is used meanwhile: it is accessed by pointers, volatile or atomic, or
 ///   by the kernel.
 ///
-/// An address of a variable, or of a `Vec` that is freed one day, is no such memory, and safe code
+/// An address of a variable, or of a `Vec` that is freed one day, is not such memory, and safe code
 /// cannot name one:
 ///
 /// ```compile_fail,E0200

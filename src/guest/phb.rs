@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use thread_local::ThreadLocal;
 
-/// The most TCEs in a table: they would take 512 GiB.
+/// Maximum TCEs in a table: they would take 512 GiB.
 const MAX_ENTRIES: u64 = 1 << 36;
 
 /// Configuration of a PHB.

@@ -1,4 +1,4 @@
-//! A value that many threads read and that seldom changes.
+//! A value that many threads read and that rarely changes.
 
 use parking_lot::Mutex;
 use std::cell::RefCell;

@@ -52,7 +52,7 @@ impl TceTable {
     }
 }
 
-/// The part of a table where a translation ended: most often the next one does as well.
+/// The part of a table in which a translation ended: most often the next one does as well.
 #[derive(Debug)]
 struct Part {
     /// First bus address.

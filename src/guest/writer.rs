@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 /// What a change of a table must reach.
 #[derive(Debug, Default)]
 pub(super) enum Backing {
-    /// No devices: the table is all there is.
+    /// No devices: there is only the table.
     #[default]
     None,
     /// The space that devices see.
@@ -31,12 +31,13 @@ pub(super) struct Writer {
 const FREE: u8 = 0;
 /// A [`Short`] writer.
 const SHORT: u8 = 1;
-/// A writer with the lock, or none and no [`Short`] one may come: the table is not all there is.
+/// A writer with the mutex; or no writer, but [`Short`] ones are excluded because there is more
+/// than the table.
 const LOCKED: u8 = 2;
 
-/// How often a writer looks whether a [`Short`] one is done before it sleeps.
+/// How often a writer checks whether a [`Short`] one is done before it sleeps.
 const LOOKS: u32 = 64;
-/// How long it sleeps: others have priority over a thread that only looks.
+/// How long it sleeps: other threads have priority over one that only checks.
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// The lock of a table.
@@ -55,7 +56,7 @@ impl WriterLock {
     pub(super) fn lock(&self) -> WriterGuard<'_> {
         let writer = self.writer.lock();
         let mut looks = 0;
-        // With the mutex locked, only a short writer can have the word.
+        // With the mutex locked, only a short writer can hold the word.
         while self.word.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Acquire) == Err(SHORT) {
             looks += 1;
             if looks < LOOKS { core::hint::spin_loop() } else { std::thread::sleep(PAUSE) }
@@ -63,11 +64,11 @@ impl WriterLock {
         WriterGuard { word: &self.word, writer }
     }
 
-    /// Returns access for a change of the table alone, of a few instructions; `None` if devices see
+    /// Returns access for a change of only the table, of a few instructions; `None` if devices see
     /// the table, it was removed, or another writer has it.
     #[inline]
     pub(super) fn try_short(&self) -> Option<Short<'_>> {
-        // A look takes less time than an exchange that fails.
+        // A check takes less time than an exchange that fails.
         if self.word.load(Ordering::Relaxed) != FREE {
             return None;
         }
@@ -104,7 +105,7 @@ impl Drop for WriterGuard<'_> {
     }
 }
 
-/// Write access to the table alone.
+/// Write access to only the table.
 pub(super) struct Short<'a>(&'a AtomicU8);
 
 impl Drop for Short<'_> {
@@ -123,7 +124,7 @@ mod tests {
         let lock = WriterLock::default();
         let rounds = if cfg!(miri) { 50 } else { 20_000 };
         let count = AtomicU64::new(0);
-        // Loses counts unless there is one writer.
+        // Loses counts unless there is a single writer.
         let raise = || count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let writer = || {
             for _ in 0..rounds {

@@ -46,7 +46,7 @@ impl Memlock {
     /// Asked before the kernel is, because a refused charge is lost: a failed window creation never
     /// gives its charge back (`tce_iommu_create_table`).
     pub(crate) fn check(self, promised: u64, what: &'static str, needed: u64) -> Result<(), MemlockError> {
-        // What locks nothing is never refused, however much others were promised.
+        // A charge of zero bytes is never refused, however much is promised to others.
         let missing = if needed == 0 { 0 } else { self.missing(needed.saturating_add(promised)) };
         match (missing, promised) {
             (0, _) => Ok(()),

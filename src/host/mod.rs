@@ -5,8 +5,8 @@
 //! above the seam is written once and runs on both.
 //!
 //! A call is a value, [`Call`], that carries the kernel's own structure, so that a wrapper around a
-//! host ([`Wrapper`]) is one function, and a test can state exactly what the kernel is told. Code
-//! above never runs a raw call: [`calls`] builds, traces and checks them.
+//! host ([`Wrapper`]) is one function, and a test can state exactly which calls the kernel gets.
+//! Code above never runs a raw call: [`calls`] builds, traces and checks them.
 
 pub mod calls;
 pub mod vfio;
@@ -82,7 +82,7 @@ pub trait Host: Send + Sync + fmt::Debug {
     fn region(&self, device: Fd, index: u32) -> Result<Box<dyn Region>, Errno>;
 
     /// Returns the parts of region `index` that [`Self::map_area`] can map; none on a model, whose
-    /// registers are no memory.
+    /// registers are not memory.
     fn areas(&self, _device: Fd, _index: u32) -> Result<Vec<RegionArea>, Errno> {
         Ok(Vec::new())
     }
@@ -207,8 +207,7 @@ pub enum Protection {
     ReadWrite,
 }
 
-/// Memory of this process that a model's devices reach through its owner: see
-/// [`Memory::lend`].
+/// Memory of this process that a model's devices reach through its owner: see [`Memory::lend`].
 pub trait LentMemory: Send + Sync + fmt::Debug {
     /// Reads bytes.
     fn read(&self, at: UserAddr, data: &mut [u8]) -> Result<(), Errno>;

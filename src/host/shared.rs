@@ -6,7 +6,7 @@
 //!
 //! Memory is accessed by relaxed atomics ([`load`], [`store`]): other threads may use it at the
 //! same time, which for volatile accesses would be a data race. Registers are accessed volatile
-//! ([`read_registers`], [`write_registers`]): they are no memory, and each access does something.
+//! ([`read_registers`], [`write_registers`]): they are not memory, and each access does something.
 #![allow(unsafe_code, reason = "memory is mapped here, and reached by pointer only")]
 
 use super::shared_file::{self, FileError, Unsealed};
@@ -25,7 +25,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// How often to look for a free place for a mapping, if other threads take it each time.
+/// Number of attempts to find a free place for a mapping, if other threads take each one found.
 const ATTEMPTS: usize = 64;
 
 /// Memory of this process that devices may be given. Clones are the same memory, which goes with
@@ -63,7 +63,7 @@ enum Owner {
     Borrowed(RwLock<bool>),
 }
 
-// SAFETY: the memory is no memory of any Rust value, except `Borrowed`, whose borrower is kept away
+// SAFETY: no Rust value lives in the memory, except `Borrowed`, whose borrower is kept away
 // by its lifetime. All access, from whichever thread, is by relaxed atomics.
 unsafe impl Send for Inner {}
 // SAFETY: as above.
@@ -120,7 +120,7 @@ impl Shared {
                 Err(errno) => return Err(errno),
             };
             let len = bytes.get();
-            // Its drop unmaps it. A kernel older than the flag takes the address for a hint.
+            // Dropped, which unmaps it. A kernel older than the flag takes the address as a hint.
             let mut inner = Inner { base, range, owner: Owner::Mapping { base, len } };
             if address(base) == range.start().0 {
                 inner.owner = Owner::File { base, len, may_shrink };
@@ -201,8 +201,8 @@ impl Shared {
         matches!(self.0.owner, Owner::File { may_shrink: Some(_), .. })
     }
 
-    /// Returns how many bytes from the start can be accessed now: all, unless it is of a file that
-    /// has shrunk.
+    /// Returns how many bytes from the start can be accessed now: all, unless the memory is of a
+    /// file that has shrunk.
     pub(crate) fn available(&self) -> u64 {
         self.0.available()
     }

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 #[allow(missing_docs, reason = "the message names each field")]
 #[non_exhaustive]
 pub enum FileError {
-    /// No bytes.
+    /// The length is zero.
     #[error("no bytes at offset {offset:#x} of the file were requested: request one page of {page} at least")]
     Empty { offset: u64, page: PageShift },
     /// The offset is not on a page.
@@ -55,7 +55,7 @@ pub(super) fn page(file: impl AsFd, host: PageShift) -> Result<PageShift, Errno>
     page.map(|page| page.max(host)).ok_or(Errno::EINVAL)
 }
 
-/// Refuses what is not whole pages of the file, or reaches past its end.
+/// Refuses parts that are not whole pages of the file, or extend past its end.
 pub(super) fn check(file: impl AsFd, offset: u64, len: u64, page: PageShift) -> Result<(), FileError> {
     if len == 0 {
         return Err(FileError::Empty { offset, page });

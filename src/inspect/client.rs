@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 /// How long [`fetch`] waits for an answer.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// The most bytes of an answer; [`MAX_ROWS`](super::MAX_ROWS) keeps answers far below.
+/// Maximum bytes of an answer; [`MAX_ROWS`](super::MAX_ROWS) keeps answers far below.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// What a server answers, in one line.
+/// A server's answer, in one line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer<S> {
@@ -33,7 +33,7 @@ pub(super) fn connect(path: &Path) -> Result<UnixStream, Errno> {
     Ok(socket.into())
 }
 
-/// Returns who is at the other end.
+/// Returns the process at the other end.
 pub(super) fn peer(stream: &UnixStream) -> Result<UnixCredentials, Errno> {
     socket::getsockopt(&stream.as_fd(), sockopt::PeerCredentials)
 }

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 #[allow(missing_docs, reason = "the message names each field")]
 #[non_exhaustive]
 pub enum ListenError {
-    /// The folder may be used by others, or is none.
+    /// The folder can be used by others, or is not a folder.
     #[error("{} is not a folder for sockets that only their owner may use: {why}", folder.display())]
     Folder { folder: PathBuf, why: &'static str },
-    /// The path is taken by something other than a socket, which stays.
+    /// Something other than a socket is at the path; it stays.
     #[error("{} exists and is not a socket of this user: remove it, or listen at another path", path.display())]
     NotASocket { path: PathBuf },
     /// Another server listens there.
@@ -64,7 +64,7 @@ pub enum FetchError {
     #[error("{} refuses the query: {why}", path.display())]
     Refused { path: PathBuf, why: String },
     /// The answer is not a snapshot that this library reads.
-    #[error("the answer of {} is no snapshot: {why}", path.display())]
+    #[error("the answer of {} is not a snapshot: {why}", path.display())]
     Answer { path: PathBuf, why: String },
     /// The kernel refused a call.
     #[error("cannot ask {}: {error}", path.display())]

@@ -48,8 +48,8 @@ pub use client::{ANSWER_TIME, fetch};
 pub use error::{FetchError, ListenError};
 pub use place::{folders, sockets};
 pub use report::{
-    Calls, Entries, Group, Guest, GuestWindow, Host, Hypercalls, Locked, MapRow, Maps, Phb, Process, Query, Refusal,
-    RegionRow, Regions, Registrations, SlotRow, Snapshot, Space, SpaceCalls, VERSION, WindowRow,
+    Calls, GroupRow, Guest, GuestWindow, HostRow, Hypercalls, Locked, MapRow, Maps, PhbRow, Process, Query, Refusal,
+    RegionRow, Regions, Registrations, SlotRow, Snapshot, Space, SpaceCalls, TceCount, VERSION, WindowRow,
 };
 pub use serve::{CLIENT_TIME, MAX_CLIENTS, Server};
 
@@ -60,11 +60,11 @@ use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The most rows of a kind in a snapshot: regions, mapped runs, windows, slots.
+/// Maximum rows of a kind in a snapshot: regions, mapped runs, windows, slots.
 pub const MAX_ROWS: usize = 10_000;
-/// The most spaces and guests in a snapshot.
+/// Maximum spaces and guests in a snapshot.
 pub const MAX_SUBJECTS: usize = 64;
-/// The most bytes of a name.
+/// Maximum bytes of a name.
 pub const MAX_NAME: usize = 64;
 
 /// What can be inspected: a registry, and the spaces and guests that were added. Keeps none of them
@@ -84,7 +84,7 @@ impl core::fmt::Debug for Inspector {
     }
 }
 
-/// Cuts a name to what a snapshot shows of it.
+/// Cuts a name to the length that a snapshot shows.
 fn cut(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect()
 }
@@ -111,7 +111,7 @@ impl Inspector {
         guests.push((cut(name), guest.watched()));
     }
 
-    /// Returns the state now.
+    /// Returns the current state.
     pub fn snapshot(&self, query: &Query) -> Snapshot {
         snapshot::take(&self.0, query, &|| false)
     }

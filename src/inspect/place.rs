@@ -10,7 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Bits of a mode: access of group and others, write access of theirs, and the sticky bit.
+/// Bits of a mode: access of group and others, write access of group and others, and the sticky
+/// bit.
 const OTHERS: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -43,7 +44,7 @@ pub fn sockets() -> Vec<(u32, PathBuf)> {
     found
 }
 
-/// Returns the first folder that can be, and creates it.
+/// Returns the first folder that exists or can be created.
 pub(super) fn create_folder() -> Result<PathBuf, ListenError> {
     let mut folders = folders();
     let place = folders.iter().position(|folder| folder.parent().is_some_and(|parent| parent.exists()));
@@ -80,7 +81,7 @@ fn check(folder: &Path, wrong: impl Fn(&Metadata) -> Option<&'static str>) -> Re
     let found = fs::symlink_metadata(folder).map_err(ListenError::io("find the folder", folder))?;
     let why = match found.file_type() {
         kind if kind.is_symlink() => Some("it is a symbolic link: name the folder itself"),
-        kind if !kind.is_dir() => Some("it is no folder"),
+        kind if !kind.is_dir() => Some("it is not a folder"),
         _ => wrong(&found),
     };
     why.map_or(Ok(()), |why| Err(ListenError::Folder { folder: folder.to_owned(), why }))
@@ -107,10 +108,10 @@ fn is_other(found: &Metadata) -> bool {
     found.uid() != Uid::effective().as_raw()
 }
 
-/// The socket of a server. Removes itself.
+/// The socket of a server. Removes itself when dropped.
 pub(super) struct SocketFile {
     pub(super) path: PathBuf,
-    /// Device and inode, to remove no other.
+    /// Device and inode, so that no other file is removed.
     identity: (u64, u64),
 }
 
@@ -124,7 +125,7 @@ impl SocketFile {
             ErrorKind::AddrInUse => ListenError::InUse { path: path.to_owned() },
             _ => ListenError::io("listen at", path)(error),
         })?;
-        // Nobody else can reach it before: the folder is closed to them.
+        // No other user can reach it before: the folder is closed to them.
         let set_up = || -> io::Result<(u64, u64)> {
             fs::set_permissions(path, Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;

@@ -40,18 +40,19 @@ mod hex {
     }
 }
 
-/// What a snapshot lists. All counts and sums are complete whatever it lists.
+/// What a snapshot lists. All counts and sums are complete, whatever it lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Query {
-    /// The most mapped runs of each space, up to [`MAX_ROWS`] over all spaces.
+    /// Maximum mapped runs of each space, up to [`MAX_ROWS`] over all spaces.
     pub maps: usize,
     /// Lists mapped runs from this bus address on.
     #[serde(with = "hex")]
     pub from: u64,
     /// Lists mapped runs of this space only.
     pub space: Option<String>,
-    /// The most regions, up to [`MAX_ROWS`].
+    /// Maximum regions, up to [`MAX_ROWS`].
     pub regions: usize,
     /// Lists regions from this user address on.
     #[serde(with = "hex")]
@@ -73,7 +74,7 @@ pub struct Snapshot {
     /// The process.
     pub process: Process,
     /// The kernel it runs on.
-    pub host: Option<Host>,
+    pub host: Option<HostRow>,
     /// Kernel calls of the process.
     pub calls: Vec<Calls>,
     /// Counts of registrations.
@@ -91,20 +92,20 @@ pub struct Snapshot {
 /// A process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its number.
+    /// Process ID.
     pub pid: u32,
-    /// Its name.
+    /// Process name.
     pub name: String,
 }
 
 /// The kernel below a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
+pub struct HostRow {
     /// `powernv` or `pseries`.
     pub platform: Option<String>,
-    /// The kernel's page, bytes.
+    /// Page size of the kernel, bytes.
     pub page: u64,
-    /// Locked memory; `None` if the kernel does not say.
+    /// Locked memory; `None` if the kernel does not report it.
     pub locked: Option<Locked>,
 }
 
@@ -133,7 +134,7 @@ pub struct Calls {
 /// How often something was refused for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The code of the error.
+    /// Code of the error.
     pub code: String,
     /// How often.
     pub count: u64,
@@ -157,9 +158,9 @@ pub struct Regions {
     pub count: u64,
     /// Bytes of all regions.
     pub bytes: u64,
-    /// Regions by address: those that the query asks for.
+    /// Regions by address: those that the query selects.
     pub rows: Vec<RegionRow>,
-    /// Where the list goes on, if it is cut: `regions_from` of the next query.
+    /// Where the list continues, if it is cut: `regions_from` of the next query.
     #[serde(with = "hex::option")]
     pub next: Option<u64>,
 }
@@ -190,7 +191,7 @@ pub struct Space {
     /// Whether a kernel call for it took so long that groups and windows could not be read.
     pub busy: bool,
     /// Attached groups.
-    pub groups: Vec<Group>,
+    pub groups: Vec<GroupRow>,
     /// State of the default window: `pending`, `live` or `gone`.
     pub default: String,
     /// Windows by bus address.
@@ -205,7 +206,7 @@ pub struct Space {
 
 /// An attached group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
+pub struct GroupRow {
     /// Group number.
     pub group: u32,
     /// Number of its container in the space, from 0.
@@ -222,7 +223,7 @@ pub struct WindowRow {
     pub size: u64,
     /// IOMMU page, bytes.
     pub page: u64,
-    /// Levels of its table; `None` while it waits for its first use.
+    /// Levels of its table; `None` while it is pending.
     pub levels: Option<u32>,
     /// `default`, `requested` or `demand`.
     pub origin: String,
@@ -239,9 +240,9 @@ pub struct Maps {
     pub runs: u64,
     /// Bytes mapped.
     pub bytes: u64,
-    /// Runs by bus address: those that the query asks for.
+    /// Runs by bus address: those that the query selects.
     pub rows: Vec<MapRow>,
-    /// Where the list goes on, if it is cut: `from` of the next query.
+    /// Where the list continues, if it is cut: `from` of the next query.
     #[serde(with = "hex::option")]
     pub next: Option<u64>,
 }
@@ -288,7 +289,7 @@ pub struct Guest {
     /// Number of all slots.
     pub all_slots: usize,
     /// PHBs.
-    pub phbs: Vec<Phb>,
+    pub phbs: Vec<PhbRow>,
     /// Number of all PHBs.
     pub all_phbs: usize,
     /// Hypercalls that named no window.
@@ -312,7 +313,7 @@ pub struct SlotRow {
 
 /// A PCI host bridge of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Phb {
+pub struct PhbRow {
     /// Bus unit ID.
     #[serde(with = "hex")]
     pub buid: u64,
@@ -322,7 +323,7 @@ pub struct Phb {
     pub windows: Vec<GuestWindow>,
     /// Hypercalls for its windows.
     pub hypercalls: Hypercalls,
-    /// What its devices see: a space named after the guest and the BUID.
+    /// The address space of its devices, named after the guest and the BUID.
     pub space: Space,
 }
 
@@ -337,15 +338,15 @@ pub struct GuestWindow {
     pub start: u64,
     /// Size in bytes.
     pub size: u64,
-    /// Page, bytes.
+    /// Page size, bytes.
     pub page: u64,
-    /// TCEs that give rights; `None` if the kernel keeps the table.
-    pub entries: Option<Entries>,
+    /// TCEs that give permissions; `None` if the kernel keeps the table.
+    pub entries: Option<TceCount>,
 }
 
-/// Number of TCEs that give rights.
+/// Number of TCEs that give permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entries {
+pub struct TceCount {
     /// Number.
     pub count: u64,
     /// Whether all were counted; otherwise there may be more.

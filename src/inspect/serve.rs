@@ -1,4 +1,4 @@
-//! The server: one thread that answers a few clients, none of which it waits for.
+//! The server: one thread that answers a few clients and waits for none of them.
 
 use super::client::{Answer, peer};
 use super::error::ListenError;
@@ -20,18 +20,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The most clients at a time; others wait to be accepted.
+/// Maximum number of clients at a time; others wait to be accepted.
 pub const MAX_CLIENTS: usize = 8;
 /// How long a client may take to send its query, and to read the answer.
 pub const CLIENT_TIME: Duration = Duration::from_secs(2);
-/// The most bytes of a query.
+/// Maximum bytes of a query.
 const MAX_QUERY: usize = 4096;
-/// The thread rests so many times as long as a snapshot took, so that it takes at most a tenth of a
-/// processor.
+/// The thread rests this many times as long as a snapshot took, so that it takes at most a tenth of
+/// a processor.
 const REST: u32 = 9;
 /// The longest rest.
 const MAX_REST: Duration = Duration::from_secs(1);
-/// How long no client is accepted after that failed, for lack of files or memory.
+/// How long no client is accepted after accepting failed for lack of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A server for inspections. Dropping it ends its thread and removes its socket.
@@ -83,7 +83,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.process.is_current() {
-            // Thread and socket are those of the process this one was forked from.
+            // Thread and socket belong to the process from which this one was forked.
             return;
         }
         self.ends.store(true, Ordering::Relaxed);
@@ -101,16 +101,16 @@ impl Drop for Server {
 enum Phase {
     /// It sends its query.
     Asks(Vec<u8>),
-    /// A snapshot is to be taken for it.
+    /// A snapshot will be taken for it.
     Waits(Query),
-    /// It reads the answer, of which the first bytes are written.
+    /// It reads the answer, whose first bytes are already written.
     Reads(Vec<u8>, usize),
 }
 
 struct Client {
     stream: UnixStream,
     phase: Phase,
-    /// When it is cut off; does not hold while it waits.
+    /// When it is cut off; ignored while it waits.
     end: Instant,
 }
 
@@ -120,7 +120,7 @@ struct Loop {
     woken: UnixStream,
     ends: Arc<AtomicBool>,
     clients: Vec<Client>,
-    /// No snapshot is taken before.
+    /// No snapshot is taken before this.
     rests_until: Option<Instant>,
 }
 
@@ -147,7 +147,7 @@ impl Loop {
         }
     }
 
-    /// Waits until something can be done.
+    /// Waits until there is something to do.
     fn wait(&self, accepts: bool, accepts_from: Instant, now: Instant) -> nix::Result<()> {
         let mut files = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
         if accepts {
@@ -158,14 +158,14 @@ impl Loop {
             let (events, at) = match client.phase {
                 Phase::Asks(_) => (Some(PollFlags::POLLIN), client.end),
                 Phase::Reads(..) => (Some(PollFlags::POLLOUT), client.end),
-                // What it does meanwhile would only keep the thread busy.
+                // Events would only keep the thread busy meanwhile.
                 Phase::Waits(_) => (None, self.rests_until.unwrap_or(now)),
             };
             files.extend(events.map(|events| PollFd::new(client.stream.as_fd(), events)));
             until = Some(until.map_or(at, |other| other.min(at)));
         }
         let timeout = until.map_or(PollTimeout::NONE, |until| {
-            // Rounded up: rounded down, it would poll in a loop for the last millisecond.
+            // Rounded up: otherwise it would poll in a loop for the last millisecond.
             let millis = until.saturating_duration_since(now).as_micros().div_ceil(1000);
             u16::try_from(millis).map_or(PollTimeout::MAX, PollTimeout::from)
         });
@@ -188,7 +188,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Takes a snapshot for the client that waits longest, unless the thread rests.
+    /// Takes a snapshot for the client that has waited longest, unless the thread rests.
     fn answer_one(&mut self) {
         let began = Instant::now();
         if self.rests_until.is_some_and(|until| until > began) {
@@ -213,7 +213,7 @@ impl Client {
         self.end = Instant::now() + CLIENT_TIME;
     }
 
-    /// Reads and writes what it can without waiting; fails when the client is done or gone.
+    /// Reads and writes as much as it can without waiting; fails when the client is done or gone.
     fn proceed(&mut self) -> io::Result<()> {
         let result = match &mut self.phase {
             Phase::Asks(_) => self.read(),

@@ -12,11 +12,11 @@ use crate::stats::Refusals;
 use crate::window::{DEFAULT_PAGE, DefaultWindow, Origin, Window, WindowFacts, locked_bytes};
 use std::time::Duration;
 
-/// Rows that are read with a lock held: some microseconds.
+/// Rows read with a lock held: some microseconds.
 const PIECE: usize = 512;
-/// How long a kernel call may keep a space from being read.
+/// How long a snapshot waits for a space while a kernel call runs.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often the wait for a kernel call looks whether it is to end.
+/// Interval at which that wait checks whether to stop.
 const SLICE: Duration = Duration::from_millis(10);
 
 /// A snapshot being taken.
@@ -24,7 +24,7 @@ struct Taking<'a> {
     query: &'a Query,
     /// Mapped runs that may still be listed.
     room: usize,
-    /// Whether the server is to end: then the rest is of no use to anyone.
+    /// Whether the server is about to end, so that the rest is no longer needed.
     ends: &'a dyn Fn() -> bool,
 }
 
@@ -63,13 +63,13 @@ fn process() -> Process {
     Process { pid: std::process::id(), name: super::cut(name.trim_end()) }
 }
 
-fn host(host: registry::HostStatus) -> Host {
+fn host(host: registry::HostStatus) -> HostRow {
     let locked = host.memlock.map(|memlock| Locked {
         bytes: memlock.locked,
         limit: memlock.limit,
         unlimited: memlock.unlimited,
     });
-    Host { platform: host.platform.map(|platform| platform.to_string()), page: host.page.bytes(), locked }
+    HostRow { platform: host.platform.map(|platform| platform.to_string()), page: host.page.bytes(), locked }
 }
 
 fn refusals(refusals: &Refusals) -> Vec<Refusal> {
@@ -146,7 +146,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Waits for groups and windows while the kernel works for the space.
+    /// Waits for groups and windows while a kernel call for the space runs.
     fn windows(&self, watched: &space::Watched) -> Option<space::WatchedWindows> {
         let slices = PATIENCE.as_millis() / SLICE.as_millis();
         (0..slices).filter(|_| !(self.ends)()).find_map(|_| watched.windows(SLICE))
@@ -157,7 +157,7 @@ impl Taking<'_> {
         let mut space = Space { name: name.into(), busy: read.is_none() && watched.is_alive(), ..Space::default() };
         if let Some(read) = read {
             let groups = read.groups.iter();
-            space.groups = groups.map(|at| Group { group: at.group.0, container: at.container }).collect();
+            space.groups = groups.map(|at| GroupRow { group: at.group.0, container: at.container }).collect();
             space.default = read.default.to_string();
             space.stale = read.stale;
             space.windows = read.windows.iter().map(|at| window(read.facts.as_ref(), at)).collect();
@@ -184,7 +184,7 @@ impl Taking<'_> {
         space
     }
 
-    /// Reads all mapped runs, which gives what is mapped in each window, and lists some.
+    /// Reads all mapped runs, to sum up what is mapped in each window, and lists some.
     fn maps(&mut self, watched: &space::Watched, is_asked: bool, space: &mut Space) {
         let most = if is_asked { self.query.maps.min(self.room) } else { 0 };
         let maps = &mut space.maps;
@@ -240,9 +240,9 @@ impl Taking<'_> {
         }
     }
 
-    fn phb(&mut self, guest: &str, phb: guest::PhbStatus) -> Phb {
+    fn phb(&mut self, guest: &str, phb: guest::PhbStatus) -> PhbRow {
         let buid = phb.config.buid;
-        Phb {
+        PhbRow {
             buid,
             groups: phb.groups.map(|groups| groups.iter().map(|group| group.0).collect()),
             windows: phb
@@ -253,7 +253,7 @@ impl Taking<'_> {
                     start: table.window.start().0,
                     size: table.window.len(),
                     page: table.page.bytes(),
-                    entries: table.entries.map(|entries| Entries { count: entries.count, all: entries.all }),
+                    entries: table.entries.map(|entries| TceCount { count: entries.count, all: entries.all }),
                 })
                 .collect(),
             hypercalls: hypercalls(&phb.stats),

@@ -83,8 +83,8 @@ proptest! {
                 }
             }
             let runs: Vec<_> = map.iter().collect();
-            let books: BTreeMap<_, _> = runs.iter().flat_map(pages_of).collect();
-            prop_assert_eq!(&books, &twin);
+            let recorded: BTreeMap<_, _> = runs.iter().flat_map(pages_of).collect();
+            prop_assert_eq!(&recorded, &twin);
             prop_assert_eq!(map.bytes(), twin.len() as u64 * PAGE);
             for pair in runs.windows(2) {
                 let apart = pair[0].iova.end() < pair[1].iova.start()

@@ -51,7 +51,7 @@ impl State {
                 Ok(0)
             }
             Call::DeviceGetIrqInfo(info) => slot.irqs.info(info),
-            // After the device is gone, the reset is not supported.
+            // After the device was unplugged, the reset is not supported.
             Call::DeviceReset if self.gone(group) => Err(Errno::ENOTTY),
             Call::DeviceReset if resets => {
                 self.kernel.reset_device(group, index, Reset::Function);

@@ -11,7 +11,7 @@ use crate::uapi::eeh::state::{NORMAL, STOPPED};
 use crate::uapi::vfio::{DMA_MAP_FLAG_READ, DMA_MAP_FLAG_WRITE};
 use core::ops::Range;
 
-/// Reads; what is not mapped for reading gives zeros.
+/// Reads; bytes that are not mapped for reading are zeros.
 pub(super) fn read(
     preset: &Preset,
     driver: &Driver,
@@ -27,7 +27,7 @@ pub(super) fn read(
     over.map_or(Ok(()), |at| Err(Violation::DmaOverMmio { at }))
 }
 
-/// Writes; what is not mapped for writing is dropped.
+/// Writes; bytes that are not mapped for writing are dropped.
 pub(super) fn write(
     preset: &Preset,
     driver: &Driver,
@@ -109,7 +109,7 @@ fn refused(preset: &Preset, driver: &Driver, iova: u64, len: usize, access: u32)
     translate(preset, driver, iova, len, access).refused
 }
 
-/// What an access reaches.
+/// The parts that an access reaches.
 #[derive(Default)]
 struct Reached {
     /// Physical addresses of the parts that are allowed.

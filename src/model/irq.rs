@@ -33,7 +33,7 @@ pub(super) struct Irqs {
     pub(super) enabled: Enabled,
     /// Whether INTx is masked, by itself or by the user.
     masked: bool,
-    /// For each vector of the enabled kind.
+    /// Eventfds, for each vector of the enabled kind.
     triggers: Vec<Option<OwnedFd>>,
     error: Option<OwnedFd>,
     request: Option<OwnedFd>,
@@ -48,7 +48,7 @@ impl Clone for Irqs {
 }
 
 impl Irqs {
-    /// Of a device with so many interrupts at each index.
+    /// Creates the state of a device with that many interrupts at each index.
     pub(super) fn new(counts: [u32; INDICES as usize]) -> Self {
         Self { counts, enabled: Enabled::None, masked: false, triggers: Vec::new(), error: None, request: None }
     }
@@ -83,7 +83,7 @@ impl Irqs {
     }
 }
 
-/// `vfio_set_irqs_validate_and_prepare`; `there` is how many the device has.
+/// `vfio_set_irqs_validate_and_prepare`; `there` is how many interrupts the device has.
 fn check(set: &IrqSet, there: u32, data: usize) -> Result<(), Errno> {
     let end = set.start.checked_add(set.count).filter(|end| *end < u32::MAX).ok_or(Errno::EINVAL)?;
     let known = set.index < INDICES && set.flags & !(DATA | ACTION) == 0;
@@ -120,7 +120,7 @@ impl Irqs {
         match data.flags & DATA {
             _ if self.enabled != Enabled::Intx || data.count != 1 => return Err(Errno::EINVAL),
             IRQ_SET_DATA_NONE => self.masked = mask,
-            // This crate uses neither bytes as data nor an eventfd that unmasks.
+            // This crate uses neither bytes as data nor eventfds that unmask.
             _ => return Err(Errno::ENOTTY),
         }
         Ok(())

@@ -185,8 +185,9 @@ impl Model {
         self
     }
 
-    /// As QEMU's emulated PHBs, which freeze no PE: DMA that no TCE allows is recorded, and changes
-    /// nothing else. Without this a powernv machine freezes the device's PE, as the hardware does.
+    /// Behaves as QEMU's emulated PHBs, which freeze no PE: DMA that no TCE allows is recorded,
+    /// without any other effect. Otherwise a powernv machine freezes the device's PE, as the
+    /// hardware does.
     pub fn without_freezing(self) -> Self {
         self.lock().kernel.freezes = false;
         self
@@ -219,7 +220,7 @@ impl Model {
         }
     }
 
-    /// Gives a device a fault, in place of an earlier one, or takes it away with `None`.
+    /// Gives a device a fault, which replaces an earlier one, or removes it with `None`.
     ///
     /// Fails with ENODEV if there is no such device.
     pub fn set_fault(&self, device: PciAddress, fault: Option<DeviceFault>) -> Result<(), Errno> {
@@ -231,9 +232,8 @@ impl Model {
         Ok(())
     }
 
-    /// Lets each device model that answers do work that is due
-    /// ([`DeviceModel::step`]), lowest group first. Returns whether any did:
-    /// `while model.step() {}` lets all of it be done.
+    /// Lets each device model that answers do pending work ([`DeviceModel::step`]), lowest group
+    /// first. Returns whether any did: `while model.step() {}` lets all of it be done.
     pub fn step(&self) -> bool {
         self.run(State::step)
     }
@@ -253,9 +253,9 @@ impl Model {
         self.run(State::exit);
     }
 
-    /// Creates another machine in the same state: changes to one do not reach the other, and a
-    /// violation in it does not panic. Files and memory have the same numbers and addresses in
-    /// both.
+    /// Creates another machine in the same state: neither sees changes of the other, and a
+    /// violation in the new one does not panic. Files and memory have the same numbers and
+    /// addresses in both.
     pub fn fork(&self) -> Self {
         let mut state = self.lock().clone();
         state.strict = false;

@@ -17,12 +17,12 @@ const FIRST: u64 = TASK_SIZE;
 pub(super) struct Physical {
     /// Shared with forks of the machine until one of them writes.
     contents: Sparse,
-    /// Memory of the program that runs the model, by where it starts.
+    /// Memory of the program that runs the model, by start address.
     lent: BTreeMap<u64, Lent>,
     next: u64,
 }
 
-/// Memory that is not the model's.
+/// Memory that does not belong to the model.
 #[derive(Clone, Debug)]
 pub(super) enum Lent {
     Shared(Shared),
@@ -72,7 +72,7 @@ impl Physical {
         self.lent.insert(at, memory);
     }
 
-    /// Returns whether that memory of the program lies at an address.
+    /// Returns whether memory of the program is lent at an address.
     pub(super) fn is_lent(&self, at: u64, range: UserRange) -> bool {
         self.lent.get(&at).is_some_and(|memory| memory.range() == range)
     }

@@ -66,7 +66,7 @@ pub(super) struct Process {
     search: Search,
 }
 
-/// Where the search for free addresses may begin: nothing before `from` fits `len` bytes at a
+/// Start of the search for free addresses: nothing before `from` has room for `len` bytes at a
 /// multiple of `align`.
 #[derive(Clone, Copy, Debug)]
 struct Search {
@@ -103,7 +103,7 @@ impl Process {
     pub(super) fn allocate(&mut self, size: u64, page: PageShift) -> Result<UserRange, Errno> {
         let len = page.max(self.page).ceil(size).filter(|len| *len != 0).ok_or(Errno::EINVAL)?;
         let align = page.max(PageShift::P64K).bytes();
-        // What does not fit less does not fit more.
+        // If a length does not fit, longer ones do not either.
         let covered = self.search.len <= len && self.search.align <= align;
         let outer = if covered { self.search.from } else { MMAP_BASE }..TASK_SIZE;
         let start = self

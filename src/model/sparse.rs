@@ -1,5 +1,5 @@
-//! Bytes that are stored where they are not zero, in blocks that copies share until one of them
-//! writes.
+//! Bytes that are stored only where they are not zero, in blocks that copies share until one of
+//! them writes.
 
 use core::fmt;
 use std::collections::BTreeMap;

@@ -19,7 +19,7 @@ pub(super) struct State {
     pub(super) kernel: Kernel,
     pub(super) containers: BTreeMap<u32, Container>,
     pub(super) files: BTreeMap<u32, File>,
-    /// Numbers are never reused, so that the use of a closed file is noticed.
+    /// Numbers are never reused, so that the use of a closed file is detected.
     next: u32,
     pub(super) strict: bool,
 }
@@ -75,7 +75,7 @@ impl State {
         Ok(File::Device { group: number, index })
     }
 
-    /// Opens one more file of an open device.
+    /// Opens another file of an open device.
     pub(super) fn duplicate(&mut self, device: Fd) -> Result<Fd> {
         let file = self.file(device)?;
         if let File::Device { group, index } = file {

@@ -3,7 +3,7 @@
 use crate::addr::{Iova, IovaRange, UserRange};
 use core::fmt;
 
-/// The way of a device's DMA.
+/// The direction of a device's DMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
 #[strum(serialize_all = "kebab-case")]
 pub enum DmaDirection {
@@ -44,7 +44,7 @@ pub enum Violation {
     /// DMA through a TCE at bus addresses that powernv's host bridge decodes as 32-bit MMIO: it
     /// does not reach memory.
     DmaOverMmio {
-        /// Where.
+        /// The bus addresses.
         at: Iova,
     },
     /// MAP of no bytes: on POWER8 the TCE kill loop never ends.
@@ -127,7 +127,7 @@ pub enum Violation {
         device: String,
         /// The first bus address that is not allowed.
         at: Iova,
-        /// What the device wanted to do there.
+        /// What the device tried to do there.
         direction: DmaDirection,
     },
     /// A device model of the program's own panicked: the device is gone, as if it had been

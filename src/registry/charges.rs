@@ -1,7 +1,7 @@
 //! Locked memory of the process: checked and charged in one step, including what is promised.
 //!
 //! A default window is charged with its first map. An address space that reserved ranges in one,
-//! but has not mapped there yet, promises its charge, so that nobody else locks that memory first.
+//! but has not mapped there yet, promises its charge, so that others do not lock that memory first.
 
 use super::Registry;
 use crate::host::{Memlock, MemlockError};
@@ -42,7 +42,7 @@ impl Registry {
     }
 
     /// Takes the lock to charge `bytes` for `what`, if the limit allows them. `None` if no limit
-    /// applies: then nobody must wait while memory is pinned.
+    /// applies: then others need not wait while memory is pinned.
     pub(crate) fn charge(&self, what: &'static str, bytes: u64) -> Result<Option<Charging<'_>>, MemlockError> {
         let charging = self.charging();
         let memlock = Memlock::read(self.host().as_ref())?;

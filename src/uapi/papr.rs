@@ -23,14 +23,14 @@ pub mod hcall {
     /// A parameter is out of range, misaligned, or names memory that is not there.
     pub const H_PARAMETER: i64 = -4;
 
-    /// There is not the memory to map I/O with. Linux takes it as a mapping it cannot have, and
+    /// There is not enough memory to map I/O. Linux treats that as a mapping it cannot have, and
     /// goes on.
     pub const H_NOT_ENOUGH_RESOURCES: i64 = -44;
 
-    /// Most TCEs of one `H_STUFF_TCE` here: a default window of 1 GiB. LoPAR allows 512, which
+    /// Maximum TCEs of one `H_STUFF_TCE` here: a default window of 1 GiB. LoPAR allows 512, which
     /// Linux keeps to since 6.4; QEMU and KVM take any count, which older guests use.
     pub const MAX_STUFFED: u64 = 1 << 18;
-    /// Most TCEs of one `H_PUT_TCE_INDIRECT`: a 4 KiB page of them.
+    /// Maximum TCEs of one `H_PUT_TCE_INDIRECT`: a list of one 4 KiB page.
     pub const MAX_INDIRECT: u64 = 512;
 }
 

@@ -62,15 +62,15 @@ impl Forecast {
         plan(&self.0, request)
     }
 
-    /// Plans the removal of the default window, and returns the situation after it; `None` if there
-    /// is none.
+    /// Plans the removal of the default window, and returns the state after it; `None` if there is
+    /// none.
     pub fn drop_default_window(&self) -> Result<Option<(Plan, Self)>, PlanError> {
         let default = self.0.facts.default.filter(|_| self.0.default != DefaultWindow::Gone);
         let Some(start) = default.map(|range| range.start()) else { return Ok(None) };
         Ok(Some((plan_removal(&self.0, start)?, Self(self.0.without(start)))))
     }
 
-    /// Returns the situation after a plan was carried out and its window used.
+    /// Returns the state after a plan was carried out and its window used.
     pub fn after(&self, plan: &Plan) -> Self {
         Self(self.0.after(plan))
     }

@@ -1,4 +1,4 @@
-//! Plans at the borders of what they may be, and what there is once one was carried out.
+//! Plans at the limits of their input, and the state after one is carried out.
 
 use super::*;
 use crate::host::{Memlock, Platform};
@@ -12,8 +12,8 @@ fn range(start: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova(start), len).unwrap()
 }
 
-/// A host with pages of 64 KiB, IOMMU pages of 4 KiB, 64 KiB and 2 MiB, and a default window that
-/// waits.
+/// A host with pages of 64 KiB, IOMMU pages of 4 KiB, 64 KiB and 2 MiB, and a pending default
+/// window.
 pub(super) fn input(platform: Platform) -> PlanInput {
     let facts = WindowFacts {
         platform,
@@ -35,7 +35,7 @@ pub(super) fn input(platform: Platform) -> PlanInput {
     }
 }
 
-/// The same once the default window was removed.
+/// The same host after the default window was removed.
 fn without_default(platform: Platform) -> PlanInput {
     PlanInput { default: DefaultWindow::Gone, default_pending: 0, ..input(platform) }
 }
@@ -95,7 +95,7 @@ fn a_device_reaches_a_window_whose_first_byte_it_can_name() {
     let reach = |reach| plan(&there, &WindowRequest::bytes(G).reach(reach)).map(|plan| plan.window.start);
     assert_eq!(reach(BIG.0), Ok(Some(BIG)));
     assert_eq!(reach(BIG.0 - 1), Err(PlanError::BeyondDevice { start: BIG, reach: BIG.0 - 1 }));
-    // Of one that is there, the last byte as well.
+    // Of an existing window, the last byte as well.
     let default = |reach| plan(&there, &WindowRequest::cover(range(0, G)).reach(reach)).is_ok();
     assert_eq!((default(G - 1), default(G - 2)), (true, false));
 }
@@ -107,7 +107,7 @@ fn after_a_creation_the_waiting_default_window_is_there_as_well() {
     assert_eq!((after.default, after.default_pending), (DefaultWindow::Live, 0));
     let windows: Vec<_> = after.live.iter().map(|live| (live.window.range, live.in_use)).collect();
     assert_eq!(windows, [(range(0, G), false), (range(BIG.0, G), true)]);
-    // A plan that makes nothing uses the default window.
+    // A plan without calls uses the default window.
     let after = before.after(&plan(&before, &WindowRequest::cover(range(0, M))).unwrap());
     assert_eq!((after.default, after.live[0].in_use, after.live.len()), (DefaultWindow::Live, true, 1));
 }
@@ -134,7 +134,7 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
     let demand = |start| live(window(start, G, PageShift::P64K, Origin::Demand));
     let default = live(window(0, G, PageShift::P4K, Origin::Default));
     let ranges = |after: &PlanInput| after.live.iter().map(|there| there.window.range).collect::<Vec<_>>();
-    // One that is made larger.
+    // A window that is made larger.
     let both = vec![default, demand(BIG.0)];
     let before = PlanInput { default: DefaultWindow::Live, default_pending: 0, live: both, ..input(Platform::Powernv) };
     let larger = plan(&before, &WindowRequest::cover(range(BIG.0 + G, G))).unwrap();
@@ -143,12 +143,12 @@ fn after_windows_made_room_they_are_gone_and_nothing_else_is() {
     let after = before.after(&larger);
     assert_eq!((after.default, ranges(&after)), (DefaultWindow::Live, vec![range(0, G), range(BIG.0, 2 * G)]));
     assert_eq!(after.live.iter().map(|there| there.in_use).collect::<Vec<_>>(), [false, true]);
-    // One where the default window was.
+    // A window where the default window was.
     let half = live(window(0, 512 * M, PageShift::P64K, Origin::Demand));
     let before = PlanInput { live: vec![half], ..without_default(Platform::Powernv) };
     let after = before.after(&plan(&before, &WindowRequest::cover(range(512 * M, 512 * M))).unwrap());
     assert_eq!((after.default, ranges(&after)), (DefaultWindow::Gone, vec![range(0, G)]));
-    // The default window of firmware that grants one.
+    // The default window of firmware that grants one window.
     let mut waiting = input(Platform::Pseries);
     waiting.facts.windows = Some(1);
     let live = PlanInput { default: DefaultWindow::Live, default_pending: 0, live: vec![default], ..waiting.clone() };
@@ -169,7 +169,7 @@ fn firmware_that_grants_one_window_gives_up_an_idle_default_window_and_no_other(
     assert_eq!(plan(&asked, &WindowRequest::bytes(4 * G)), Err(PlanError::OnlyWindowInUse));
     (there.default, there.default_pending) = (DefaultWindow::Live, 0);
     there.live = vec![live(window(0, G, PageShift::P4K, Origin::Default))];
-    // It is in the first slot then.
+    // It is then in the first slot.
     let small = plan(&there, &WindowRequest::bytes(M).page(PageShift::P4K)).unwrap();
     assert_eq!((small.steps[0], small.window.start), (Step::Remove(Iova(0)), Some(Iova(0))));
     assert!(small.reasons.contains(&Reason::PageRequested(PageShift::P4K)));
@@ -193,24 +193,24 @@ fn windows_make_room_only_where_there_is_none() {
     let steps = |there: &PlanInput, request: &WindowRequest| plan(there, request).map(|plan| plan.steps.len());
     let bytes = WindowRequest::bytes(4 * G);
     assert_eq!(steps(&with(false, DefaultWindow::Gone), &bytes), Ok(1), "the second slot is free");
-    // Another window starts nearer below what is asked.
+    // Another window starts closer below the request.
     let near = plan(&with(true, DefaultWindow::Gone), &WindowRequest::cover(range(BIG.0, M))).unwrap();
     assert_eq!((near.steps.len(), near.window.start), (1, Some(BIG)));
     let mut full = with(false, DefaultWindow::Gone);
     full.live.push(live(window(BIG.0, G, PageShift::P64K, Origin::Requested)));
     assert_eq!(plan(&full, &WindowRequest::bytes(G)).unwrap().steps[0], Step::Remove(Iova(0)));
-    // What would lie over the MMIO there gets no room there.
+    // A window that would reach into the MMIO range there gets no additional room.
     let refused = PlanError::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
     assert_eq!(plan(&full, &bytes), Err(refused));
     full.live[0].in_use = true;
     let refused = PlanError::NoFreeWindow { first: range(0, G), second: range(BIG.0, G) };
     assert_eq!(plan(&full, &bytes), Err(refused));
-    // One that starts above what is asked is no help.
+    // A window that starts above the request does not help.
     let present = range(BIG.0, G);
     let mut above = without_default(Platform::Pseries);
     above.live = vec![live(window(BIG.0, G, PageShift::P64K, Origin::Demand))];
     assert_eq!(plan(&above, &WindowRequest::cover(range(0, M))), Err(PlanError::SecondDdw { present }));
-    // powernv has two, whatever it says.
+    // powernv has two, whatever the kernel reports.
     let mut one = input(Platform::Powernv);
     one.facts.windows = Some(1);
     assert_eq!(steps(&one, &bytes), Ok(1));
@@ -225,11 +225,11 @@ fn the_default_window_of_pseries_comes_back_for_what_fits_it_and_nothing_else() 
     assert_eq!(planned(small(WindowRequest::bytes(G))), Ok((Some(Iova(0)), G)));
     assert_eq!(planned(small(WindowRequest::bytes(G + 1))), Ok((None, 2 * G)));
     assert_eq!(planned(small(WindowRequest::bytes(M).entries(1 << 19))), Ok((None, 2 * G)));
-    // Elsewhere, it has to be larger than the default window, and no larger than that.
+    // Elsewhere, it must be larger than the default window, and not larger than necessary.
     assert_eq!(planned(small(WindowRequest::cover(range(BIG.0, M)))), Ok((None, 2 * G)));
     assert_eq!(planned(small(WindowRequest::cover(range(BIG.0, G)))), Ok((None, 2 * G)));
     assert_eq!(planned(small(WindowRequest::cover(range(BIG.0, 4 * G)))), Ok((None, 4 * G)));
-    // With larger pages it is another window in any case.
+    // With larger pages it is another window anyway.
     assert_eq!(planned(WindowRequest::cover(range(BIG.0, M))), Ok((None, 512 * M)));
     let large = planned(WindowRequest::cover(range(0, G)).page(PageShift::P64K));
     assert_eq!(large, Err(PlanError::OutOfReach { asked: range(0, G), start: BIG }));
@@ -277,7 +277,7 @@ fn tables_cost_what_the_kernel_counts() {
     assert_eq!(locked_bytes(&powernv, PageShift::P4K, 1 << 40, 2), 2 * ((2 << 30) + (128 << 10)));
     let cost = |levels| table::teardown(&powernv, PageShift::P64K, 4 * G, levels).entries;
     assert_eq!((cost(1), cost(2)), (1 << 16, 0));
-    // The most entries there may be.
+    // The maximum number of entries.
     let most = |bytes| plan(&input(Platform::Pseries), &WindowRequest::bytes(bytes)).is_ok();
     assert_eq!((most(1 << 44), most(1 << 45)), (true, false));
 }
@@ -294,7 +294,7 @@ fn only_firmware_that_promises_windows_has_some() {
     assert_eq!(facts(INFO_DDW, TceDdwInfo { max_dynamic_windows_supported: u32::MAX, ..ddw }).windows, None);
     assert_eq!(facts(INFO_DDW, TceDdwInfo { max_dynamic_windows_supported: 0, ..ddw }).windows, None);
     assert_eq!(facts(INFO_DDW, TceDdwInfo { levels: 0, ..ddw }).windows, None);
-    // 16 GiB pages are beyond the kernel's arithmetic, 1 byte is no page.
+    // 16 GiB pages are beyond the kernel's arithmetic; 1 byte is not a page.
     let many = WindowFacts { pages: u64::MAX, ..facts(INFO_DDW, ddw) };
     let shifts: Vec<_> = many.page_sizes().map(PageShift::get).collect();
     assert_eq!(shifts, (12..34).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The header is the one that cbindgen makes of the sources, and the library has what it declares.
+//! The header is what cbindgen makes of the sources, and the library has what it declares.
 
 use crate::install::{good, prefix};
 use crate::package;
@@ -20,13 +20,13 @@ fn made() -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// The functions that a header or a program names.
+/// Returns the functions that a header or a program names.
 fn functions(text: &str) -> BTreeSet<&str> {
     let calls = text.split('(').filter_map(|before| before.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next());
     calls.filter(|name| name.starts_with("spapr_iommu_")).collect()
 }
 
-/// A header without its comments.
+/// Returns a header without its comments.
 fn code(header: &str) -> String {
     header
         .split("/*")

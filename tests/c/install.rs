@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// Where the interface is installed, and programs are built.
+/// Where the interface is installed, and where programs are built.
 pub(crate) fn prefix() -> &'static Path {
     static PREFIX: OnceLock<PathBuf> = OnceLock::new();
     PREFIX.get_or_init(|| {
@@ -16,7 +16,7 @@ pub(crate) fn prefix() -> &'static Path {
     })
 }
 
-/// The words of pkg-config about the library.
+/// Returns what pkg-config says of the library, word by word.
 pub(crate) fn pkg_config(options: &[&str]) -> Vec<String> {
     let mut command = Command::new("pkg-config");
     command.env("PKG_CONFIG_PATH", prefix().join("lib/pkgconfig")).args(options).arg("spapr_iommu");
@@ -50,7 +50,7 @@ pub(crate) fn compile_c(source: &Path, name: &str, options: &[&str]) -> PathBuf 
     compile(source, name, "cc", &[&["-std=c11", "-g"], options].concat(), &pkg_config(&["--libs"]))
 }
 
-/// A command that finds the shared library.
+/// Returns a command that finds the shared library.
 pub(crate) fn with_library(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env("LD_LIBRARY_PATH", prefix().join("lib"));

@@ -1,4 +1,4 @@
-//! Programs in C: the example, and one that takes the header at its word.
+//! Programs in C: the example, and one that checks what the header promises.
 
 use crate::install::{compile, compile_c, good, pkg_config, prefix, run, with_library};
 use crate::package;
@@ -16,7 +16,7 @@ fn promises() -> PathBuf {
 }
 
 /// What the monitor prints, on every host.
-pub(crate) fn printed_by_the_monitor() -> &'static str {
+fn printed_by_the_monitor() -> &'static str {
     static PRINTED: OnceLock<String> = OnceLock::new();
     PRINTED.get_or_init(|| {
         let program = compile_c(&monitor(), "monitor", &[]);
@@ -41,6 +41,14 @@ fn the_monitor_runs_on_every_machine() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let unwritten = with_library(&program).arg("pseries").stdout(full).status().unwrap();
     assert_eq!(unwritten.code(), Some(1), "a full disk is an error");
+}
+
+#[test]
+fn the_guide_shows_what_the_monitor_prints() {
+    let printed = printed_by_the_monitor();
+    let guide = fs::read_to_string(package().join("../../docs/c.md")).unwrap();
+    let mut shown = guide.split("```text\n").skip(1).map(|block| block.split("```").next().unwrap());
+    assert!(shown.any(|block| block == printed), "docs/c.md shows other output than:\n{printed}");
 }
 
 #[test]

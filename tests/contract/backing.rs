@@ -13,7 +13,7 @@ use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// 1024 pages of a size, after the default window.
+/// Requests a window of 1024 pages of a size, next to the default window.
 fn window(raw: &Raw<'_>, page: PageShift) {
     assert_eq!(raw.create(page.get(), 1024 * page.bytes(), 1), Ok(HIGH));
 }
@@ -23,7 +23,7 @@ fn ask(page: PageShift) -> WindowRequest {
     WindowRequest::bytes(1024 * page.bytes()).page(page).max_iommu_page(page)
 }
 
-pub(crate) fn ordinary_memory_carries_pages_up_to_the_hosts(fixture: &Fixture) {
+pub(crate) fn ordinary_memory_supports_pages_up_to_the_hosts(fixture: &Fixture) {
     let pages = [PageShift::P4K, PageShift::P64K].into_iter().filter(|page| page.bytes() <= fixture.page());
     for page in pages.clone() {
         let raw = fixture.v2();
@@ -63,8 +63,8 @@ pub(crate) fn an_iommu_page_above_the_hosts_wants_hugetlb_memory(fixture: &Fixtu
     drop(raw);
     fixture.free(stranger);
 
-    // The library tells the two apart, and chooses a page that the memory supports unless told
-    // otherwise.
+    // The library distinguishes the two, and unless told otherwise chooses a page size that the
+    // memory supports.
     let library = fixture.library();
     let lease = library.registry.lease(memory).unwrap();
     library.space.create_window(&ask(page)).unwrap();
@@ -88,7 +88,7 @@ fn huge(fixture: &Fixture) -> (UserRange, PageShift) {
     (fixture.huge(2 * page.bytes(), page).unwrap(), page)
 }
 
-pub(crate) fn hugetlb_memory_carries_its_own_page(fixture: &Fixture) {
+pub(crate) fn hugetlb_memory_supports_its_own_page(fixture: &Fixture) {
     let (memory, page) = huge(fixture);
     for page in [PageShift::P64K, page] {
         let raw = fixture.v2();
@@ -112,8 +112,8 @@ pub(crate) fn hugetlb_memory_carries_its_own_page(fixture: &Fixture) {
     fixture.free(memory);
 }
 
-/// Start and length count as well.
-pub(crate) fn hugetlb_memory_registered_in_part_carries_less(fixture: &Fixture) {
+/// Start and length count too.
+pub(crate) fn hugetlb_memory_registered_in_part_supports_less(fixture: &Fixture) {
     let (memory, page) = huge(fixture);
     let cut = part(memory, 0, memory.len() - fixture.page());
     let raw = fixture.v2();
@@ -134,15 +134,15 @@ pub(crate) fn hugetlb_memory_registered_in_part_carries_less(fixture: &Fixture) 
     fixture.free(memory);
 }
 
-/// The kernel looks at the first pages and takes the region for hugetlb; each page is looked at
-/// again by MAP, where a transparent huge page does for one of hugetlb.
-pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(fixture: &Fixture) {
+/// The kernel judges the region by its first pages and takes it for hugetlb; MAP then looks at each
+/// page, where a transparent huge page passes for one of hugetlb.
+pub(crate) fn small_pages_after_hugetlb_give_eperm_where_they_are_mapped(fixture: &Fixture) {
     let page = PageShift::P2M;
     let memory = UserRange::new(UserAddr(1 << 40), 2 * page.bytes()).unwrap();
-    let behind = part(memory, page.bytes(), page.bytes());
+    let small = part(memory, page.bytes(), page.bytes());
     for (kind, expected) in [(MemoryKind::Ordinary, Err(Errno::EPERM)), (MemoryKind::TransparentHuge, Ok(0))] {
         fixture.on_model(|model| model.declare(memory, MemoryKind::Huge(page)).unwrap());
-        fixture.on_model(|model| model.declare(behind, kind).unwrap());
+        fixture.on_model(|model| model.declare(small, kind).unwrap());
         let raw = fixture.v2();
         assert_eq!(raw.register(memory), Ok(0));
         window(&raw, page);
@@ -152,7 +152,7 @@ pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(fixtur
         raw.gives_back(memory);
     }
 
-    // The library registers each kind by itself, and knows what it supports.
+    // The library registers each kind separately, and knows what each supports.
     let library = fixture.library();
     let lease = library.registry.lease(memory).unwrap();
     let max_iommu_page: Vec<_> =
@@ -161,7 +161,7 @@ pub(crate) fn small_pages_behind_hugetlb_give_eperm_where_they_are_mapped(fixtur
     library.space.create_window(&ask(page)).unwrap();
     library.space.map(iova(HIGH, page.bytes()), memory.start(), RW).unwrap();
     let second = iova(HIGH + page.bytes(), page.bytes());
-    let refused = library.space.map(second, behind.start(), RW).unwrap_err();
+    let refused = library.space.map(second, small.start(), RW).unwrap_err();
     assert!(matches!(refused, MapError::Memory(PinError::PageTooLarge { .. })), "{refused}");
     library.space.unmap(iova(HIGH, page.bytes())).unwrap();
     lease.release().unwrap();

@@ -14,14 +14,14 @@ pub(crate) fn api_version_is_0(fixture: &Fixture) {
     assert!(library.calls().contains(&"VFIO_GET_API_VERSION"));
 }
 
-/// On every platform, whether a driver is bound or not: only SET_IOMMU tells.
+/// On every platform, whether a driver is bound or not: only SET_IOMMU shows that.
 pub(crate) fn check_extension_says_yes_to_both_types(fixture: &Fixture) {
     let ask =
         |raw: &crate::raw::Raw<'_>| [spapr::TCE_IOMMU, spapr::TCE_V2_IOMMU].map(|n| raw.call(Call::CheckExtension(n)));
     assert_eq!(ask(&fixture.empty()), [Ok(1); 2]);
     assert_eq!(ask(&fixture.v1()), [Ok(1); 2]);
     assert_eq!(ask(&fixture.v2()), [Ok(1); 2]);
-    // The library goes on to SET_IOMMU, and believes that.
+    // The library calls SET_IOMMU and relies on its result.
     let library = fixture.library_without_groups();
     library.space.attach(fixture.groups[0].0).unwrap();
     assert!(library.calls().contains(&"VFIO_SET_IOMMU"));
@@ -54,7 +54,7 @@ pub(crate) fn set_iommu_without_a_group_is_einval(fixture: &Fixture) {
     assert!(place("VFIO_GROUP_SET_CONTAINER") < place("VFIO_SET_IOMMU"), "{calls:?}");
 }
 
-/// The type of a container stays.
+/// The container keeps its type.
 pub(crate) fn set_iommu_twice_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!([7, 2, 99].map(|kind| raw.set_iommu(kind)), [Err(Errno::EINVAL); 3]);
@@ -64,7 +64,7 @@ pub(crate) fn set_iommu_twice_is_einval(fixture: &Fixture) {
     assert!(matches!(again, AttachError::AttachedAlready { .. }), "{again}");
 }
 
-/// Type1 among them. The container is as before, and may try another.
+/// Type1 is among them. The container is unchanged and may try another type.
 pub(crate) fn set_iommu_of_an_unknown_type_is_enodev_and_may_be_tried_again(fixture: &Fixture) {
     let raw = fixture.empty();
     assert_eq!(raw.attach(0), Ok(0));
@@ -75,7 +75,7 @@ pub(crate) fn set_iommu_of_an_unknown_type_is_enodev_and_may_be_tried_again(fixt
     drop(fixture.library());
 }
 
-/// Where there is EEH, the driver says yes to it, and cannot open it.
+/// Where there is EEH, the driver claims to support it, and cannot open it.
 pub(crate) fn set_iommu_of_the_eeh_extension_is_einval_where_there_is_eeh(fixture: &Fixture) {
     let raw = fixture.empty();
     assert_eq!(raw.attach(0), Ok(0));
@@ -86,7 +86,7 @@ pub(crate) fn set_iommu_of_the_eeh_extension_is_einval_where_there_is_eeh(fixtur
     drop(fixture.library());
 }
 
-/// No driver, no calls of one.
+/// Without a driver, none of a driver's calls.
 pub(crate) fn calls_of_a_driver_that_is_not_there_are_einval(fixture: &Fixture) {
     let calls = [
         Call::TceGetInfo(Default::default()),
@@ -115,7 +115,7 @@ pub(crate) fn calls_of_a_driver_that_is_not_there_are_einval(fixture: &Fixture) 
     assert!(library.calls().is_empty());
 }
 
-/// Here a call for groups.
+/// A container gets a call for groups.
 pub(crate) fn calls_that_the_driver_does_not_know_are_enotty(fixture: &Fixture) {
     for kind in [spapr::TCE_IOMMU, spapr::TCE_V2_IOMMU] {
         assert_eq!(fixture.container(kind, &[0]).call(Call::GroupUnsetContainer), Err(Errno::ENOTTY));
@@ -124,8 +124,8 @@ pub(crate) fn calls_that_the_driver_does_not_know_are_enotty(fixture: &Fixture) 
     drop(fixture.library());
 }
 
-/// The driver goes with the last group. (So GET_INFO's ENXIO and ENABLE's ENODEV for lack of a
-/// group are never seen.)
+/// The driver leaves with the last group. (GET_INFO's ENXIO and ENABLE's ENODEV for lack of a group
+/// therefore never appear.)
 pub(crate) fn container_without_groups_loses_its_driver_and_takes_another(fixture: &Fixture) {
     let raw = fixture.v1();
     assert_eq!(raw.call(Call::Enable), Ok(0));
@@ -142,7 +142,7 @@ pub(crate) fn container_without_groups_loses_its_driver_and_takes_another(fixtur
     assert_eq!((raw.info(), fixture.locked()), (Err(Errno::EINVAL), 0), "closing the group's file does it as well");
     drop(raw);
 
-    // A space without groups keeps its leases, and registers them anew.
+    // A space without groups keeps its leases, and registers them again later.
     let library = fixture.library();
     let (_, _lease) = library.leased(K64);
     library.space.detach(fixture.groups[0].0).unwrap();
@@ -150,7 +150,7 @@ pub(crate) fn container_without_groups_loses_its_driver_and_takes_another(fixtur
     assert_eq!(fixture.locked(), K64.cast_signed());
 }
 
-/// What stands in the way when a container cannot be opened as a group.
+/// Returns the obstacle when a container cannot be opened as a group.
 pub(crate) fn group_has_one_opener(fixture: &Fixture) {
     let raw = fixture.v2();
     let again = fixture.kernel.open(Node::Group(fixture.groups[0].0));

@@ -1,4 +1,4 @@
-//! TCE_CREATE: its checks, in their order, and what it does on every machine.
+//! TCE_CREATE: its checks, in order, and what it does on every machine.
 
 use crate::fixture::{Fixture, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge, without_default};
@@ -11,7 +11,7 @@ use spapr_iommu::uapi::spapr::TceCreate;
 use spapr_iommu::window::{DefaultWindow, PlanError, Reason, WindowRequest};
 use spapr_iommu_tests::by_address::RunCall;
 
-/// A window that every machine has.
+/// A window that every machine offers.
 const GOOD: TceCreate = TceCreate {
     argsz: 40,
     flags: 0,
@@ -23,12 +23,12 @@ const GOOD: TceCreate = TceCreate {
     start_addr: 0,
 };
 
-/// A window of 64 KiB pages, whatever the memory.
+/// Creates a window of 64 KiB pages, whatever the memory.
 fn large_pages() -> WindowRequest {
     WindowRequest::bytes(1 << 30).page(PageShift::P64K).max_iommu_page(PageShift::P64K)
 }
 
-/// The default window stays where it is: in wait.
+/// The default window stays pending.
 pub(crate) fn create_checks_its_arguments_before_the_default_window_comes(fixture: &Fixture) {
     let raw = fixture.v2();
     for args in [TceCreate { argsz: 39, ..GOOD }, TceCreate { argsz: 0, ..GOOD }, TceCreate { flags: 1, ..GOOD }] {
@@ -58,8 +58,8 @@ pub(crate) fn create_looks_at_no_reserved_word(fixture: &Fixture) {
     assert_eq!((window.range.start(), window.range.len()), (Iova(HIGH), 1 << 30));
 }
 
-/// Size and reserved words stay as they were asked, the start alone is new; after a failure nothing
-/// is.
+/// Size and reserved words stay as the caller set them; only the start is new. After a failure
+/// nothing is.
 pub(crate) fn create_writes_back_the_start_and_only_when_it_succeeds(fixture: &Fixture) {
     let raw = without_default(fixture);
     let mut failed = Call::TceCreate(TceCreate { page_shift: 13, start_addr: 0xdead, ..GOOD });
@@ -73,21 +73,21 @@ pub(crate) fn create_writes_back_the_start_and_only_when_it_succeeds(fixture: &F
     assert_eq!(answer, (0, Call::TceCreate(TceCreate { start_addr, ..asked })));
     drop(raw);
 
-    // The library asks for no less than a table has anyway, so that what it knows is all there is.
+    // The library never requests less than the smallest table, so it knows the whole window.
     let library = fixture.library();
     let window = library.space.create_window(&WindowRequest::bytes(1 << 24).page(PageShift::P4K)).unwrap();
     assert_eq!(window.range.len(), (fixture.page() / 8 * K4).max(1 << 24));
 }
 
-/// T10: also where the CREATE itself is refused.
-pub(crate) fn create_makes_the_waiting_default_window_first(fixture: &Fixture) {
+/// T10: even where CREATE itself is refused.
+pub(crate) fn create_makes_the_pending_default_window_first(fixture: &Fixture) {
     let raw = fixture.v2();
     let charge = default_charge(fixture);
     assert_eq!(fixture.cost(|| raw.create(13, 1 << 30, 1)), (Err(Errno::EINVAL), charge));
     assert_eq!(fixture.cost(|| raw.create(16, 1 << 30, 1)), (Ok(HIGH), small_charge(fixture)));
     drop(raw);
 
-    // The library says so before, and refuses without a call.
+    // The library says so first, and refuses without a call.
     let library = fixture.library();
     let plan = library.space.plan(&large_pages()).unwrap();
     assert!(plan.reasons.contains(&Reason::CreatesDefault), "{:?}", plan.reasons);
@@ -99,7 +99,7 @@ pub(crate) fn create_makes_the_waiting_default_window_first(fixture: &Fixture) {
     assert_eq!(fixture.locked(), charge + small_charge(fixture));
 }
 
-/// T10, and the way out.
+/// T10, and how to avoid it.
 pub(crate) fn without_the_default_window_create_makes_one_window(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(fixture.cost(|| raw.remove(0)), (Ok(0), 0));
@@ -108,14 +108,14 @@ pub(crate) fn without_the_default_window_create_makes_one_window(fixture: &Fixtu
     drop(raw);
 
     let library = fixture.library();
-    // The library holds the first slot of powernv meanwhile, so that the window starts where it
-    // does everywhere.
+    // The library occupies powernv's first slot meanwhile, so that the window starts where it
+    // always does.
     library.space.drop_default_window().unwrap();
     let window = library.space.create_window(&large_pages()).unwrap();
     assert_eq!((window.range.start().0, fixture.locked()), (HIGH, small_charge(fixture)));
 }
 
-/// Before any other argument is looked at.
+/// Before any other argument is checked.
 pub(crate) fn a_third_window_gives_enospc(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
@@ -132,7 +132,7 @@ pub(crate) fn a_third_window_gives_enospc(fixture: &Fixture) {
     assert_eq!(library.calls(), [""; 0], "the kernel was asked");
 }
 
-/// 16 GiB among them, which the kernel's arithmetic cannot do.
+/// Including 16 GiB, which the kernel's arithmetic cannot handle.
 pub(crate) fn a_page_the_machine_lacks_gives_einval(fixture: &Fixture) {
     let raw = without_default(fixture);
     let pages = raw.info().unwrap().ddw.pgsizes;
@@ -150,20 +150,20 @@ pub(crate) fn a_page_the_machine_lacks_gives_einval(fixture: &Fixture) {
     }
 }
 
-/// 76 is no 12, but 140 is: the processor shifts by the low seven bits.
+/// 76 is not 12, but 140 is: the processor shifts by the low seven bits.
 pub(crate) fn a_page_shift_counts_by_its_low_seven_bits_in_6_12(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = without_default(fixture);
         for shift in [64 + 12, 127, 128 + 13] {
             assert_eq!(fixture.cost(|| raw.create(shift, 1 << 63, 2)), (Err(Errno::EINVAL), 0), "{shift}");
         }
-        // It got past the check, was charged for two levels, and is refused for these.
+        // It passed the check, was charged for two levels, and is refused because of them.
         let charge = (0xffff_ffff & !(fixture.page() - 1)).cast_signed();
         assert_eq!(fixture.cost(|| raw.create(128 + 12, 1 << 63, 2)), (Err(Errno::EINVAL), charge));
         let taken = Violation::WildPageShift { page_shift: 140 };
         fixture.on_model(|model| assert_eq!(model.violations()[0], taken));
     });
-    // A page of the library is 2^12 to 2^63 bytes.
+    // Pages of the library are 2^12 to 2^63 bytes.
     assert_eq!(PageShift::new(128 + 12), None);
     fixture.library().space.create_window(&large_pages()).unwrap();
 }
@@ -178,12 +178,13 @@ pub(crate) fn a_page_shift_above_63_gives_einval_since_7_2(fixture: &Fixture) {
     fixture.library().space.create_window(&large_pages()).unwrap();
 }
 
-/// A window in which nothing fits is none; on powernv neither are five levels and one.
+/// A window must have room for a page; on powernv five levels and one level are no good either.
 pub(crate) fn an_empty_table_gives_einval(fixture: &Fixture) {
     let raw = without_default(fixture);
-    let refused: &[(u64, u32)] = match fixture.powernv() {
-        true => &[(0, 1), (3 << 30, 1), (u64::MAX, 1), (1 << 30, 0), (1 << 30, 6), (1 << 30, u32::MAX)],
-        false => &[(0, 1), (0x100, 1), (0x100, 0)],
+    let refused: &[(u64, u32)] = if fixture.powernv() {
+        &[(0, 1), (3 << 30, 1), (u64::MAX, 1), (1 << 30, 0), (1 << 30, 6), (1 << 30, u32::MAX)]
+    } else {
+        &[(0, 1), (0x100, 1), (0x100, 0)]
     };
     for &(size, levels) in refused {
         assert_eq!(fixture.cost(|| raw.create(12, size, levels)), (Err(Errno::EINVAL), 0), "{size:#x} {levels}");
@@ -200,7 +201,7 @@ pub(crate) fn an_empty_table_gives_einval(fixture: &Fixture) {
     library.space.unmap(first).unwrap();
 }
 
-/// T12: the lowest free slot, and each slot has its place.
+/// T12: windows take the lowest free slot, and each slot has its address.
 pub(crate) fn a_slot_decides_where_a_window_starts_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
@@ -219,7 +220,7 @@ pub(crate) fn a_slot_decides_where_a_window_starts_on_powernv(fixture: &Fixture)
     assert_eq!(library.space.create_window(&large_pages()).unwrap().range.start(), Iova(0));
 }
 
-/// T12, and T13: the five levels that GET_INFO tells of are had with no page there is.
+/// T12 and T13: no page size allows the five levels that GET_INFO reports.
 pub(crate) fn levels_over_55_bits_give_einval_on_powernv(fixture: &Fixture) {
     let (small, large) = if fixture.page() == K4 { (4, 4) } else { (3, 2) };
     let raw = without_default(fixture);
@@ -249,7 +250,7 @@ pub(crate) fn levels_over_55_bits_give_einval_on_powernv(fixture: &Fixture) {
     library.space.create_window(&large_pages()).unwrap();
 }
 
-/// All of the host page that the smallest table takes can be mapped.
+/// All of the host page that the smallest table occupies can be mapped.
 pub(crate) fn a_small_window_is_larger_than_asked_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -269,8 +270,8 @@ pub(crate) fn a_small_window_is_larger_than_asked_on_powernv(fixture: &Fixture) 
     assert_eq!(library.space.create_window(&request).unwrap().range.len(), end - HIGH);
 }
 
-/// The device may not get that far: the PHB decodes 2 to 4 GiB as MMIO, and the kernel keeps away
-/// from there itself.
+/// The device may not get that far: the PHB decodes 2 to 4 GiB as MMIO, and the kernel itself
+/// avoids that range.
 pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(fixture: &Fixture) {
     let raw = without_default(fixture);
     let memory = raw.registered(K64);
@@ -287,7 +288,7 @@ pub(crate) fn a_large_window_at_0_covers_mmio_on_powernv(fixture: &Fixture) {
     let large_pages = |request: WindowRequest| request.page(PageShift::P64K).max_iommu_page(PageShift::P64K);
     let request = large_pages(WindowRequest::bytes(8 << 30));
     assert_eq!(library.space.plan(&request).unwrap().window.start, Some(Iova(HIGH)));
-    // A window at 0 is made for what lies above the MMIO, and nothing is mapped over that.
+    // A window at 0 is created for what lies above the MMIO, and nothing is mapped over that.
     let cover = |start| large_pages(WindowRequest::cover(iova(start, 1 << 30)));
     let refused = library.space.plan(&cover(3 << 30)).unwrap_err();
     assert!(matches!(refused, WindowError::Refused(PlanError::OverMmio { .. })), "{refused}");

@@ -1,5 +1,4 @@
-//! TCE_CREATE on pseries: the firmware has the say, and what it refuses once is refused until
-//! reboot.
+//! TCE_CREATE on pseries: the firmware decides, and what it refuses once is refused until reboot.
 
 use crate::fixture::{Fixture, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge, without_default};
@@ -22,7 +21,7 @@ fn large_pages() -> WindowRequest {
 pub(crate) fn the_default_window_and_a_dynamic_one_fit_on_pseries(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
-    // 0 levels are as good as 1.
+    // 0 levels count as 1.
     assert_eq!(raw.create(12, 1 << 30, 0), Ok(HIGH));
     for start in [0, HIGH] {
         assert_eq!(raw.map(memory.start(), start, K64), Ok(0));
@@ -41,7 +40,7 @@ pub(crate) fn the_default_window_and_a_dynamic_one_fit_on_pseries(fixture: &Fixt
     }
 }
 
-/// What start_addr says is the firmware's choice, whatever the slot.
+/// The firmware chooses start_addr, whatever the slot.
 pub(crate) fn a_dynamic_window_in_slot_0_lies_high_on_pseries(fixture: &Fixture) {
     let raw = without_default(fixture);
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
@@ -58,8 +57,8 @@ pub(crate) fn a_dynamic_window_in_slot_0_lies_high_on_pseries(fixture: &Fixture)
     assert_eq!(library.space.create_window(&large_pages()).unwrap().range.start(), Iova(HIGH));
 }
 
-/// With 4K pages and no larger, in slot 0, at the default window's place, and as long as it was
-/// asked.
+/// With 4K pages, no larger than the default window and in slot 0, it takes the default window's
+/// place, with the length requested.
 pub(crate) fn a_small_window_in_slot_0_is_a_default_window_on_pseries(fixture: &Fixture) {
     let raw = without_default(fixture);
     let memory = raw.registered(K64);
@@ -70,7 +69,7 @@ pub(crate) fn a_small_window_in_slot_0_is_a_default_window_on_pseries(fixture: &
     raw.gives_back(memory);
     drop(raw);
 
-    // The library makes it in full again.
+    // The library creates it at full size again.
     let library = fixture.library();
     library.space.drop_default_window().unwrap();
     let window = library.space.create_window(&WindowRequest::bytes(1 << 28).page(PageShift::P4K)).unwrap();
@@ -78,7 +77,7 @@ pub(crate) fn a_small_window_in_slot_0_is_a_default_window_on_pseries(fixture: &
     assert_eq!(library.space.status().default, DefaultWindow::Live);
 }
 
-/// EPERM, which leaks, and poisons nothing.
+/// EPERM, which leaks but poisons nothing.
 pub(crate) fn slot_0_is_closed_while_a_dynamic_window_lives_on_pseries(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = fixture.v2();
@@ -106,7 +105,7 @@ pub(crate) fn slot_0_is_closed_while_a_dynamic_window_lives_on_pseries(fixture: 
     assert_eq!(window.range, iova(0, fixture.default_window()));
 }
 
-/// Refused after a charge of 4 GiB.
+/// Refused after 4 GiB were charged.
 pub(crate) fn more_than_one_level_gives_einval_and_loses_4_gib_on_pseries(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = without_default(fixture);
@@ -123,7 +122,7 @@ pub(crate) fn more_than_one_level_gives_einval_and_loses_4_gib_on_pseries(fixtur
     assert_eq!(window.levels, 1);
 }
 
-/// More TCEs than the firmware's largest block: leaks, and a smaller window may follow.
+/// More TCEs than the firmware's largest block: leaks, but a smaller window still works.
 pub(crate) fn too_large_a_window_gives_einval_and_poisons_nothing_on_pseries(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = without_default(fixture);
@@ -141,7 +140,7 @@ pub(crate) fn too_large_a_window_gives_einval_and_poisons_nothing_on_pseries(fix
     library.space.create_window(&large_pages()).unwrap();
 }
 
-/// The kernel warns of an allocation of nothing; the window is there and holds no page.
+/// The kernel warns of an allocation of zero bytes; the window exists and holds no page.
 pub(crate) fn a_window_below_its_page_makes_the_kernel_warn_on_pseries(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = without_default(fixture);
@@ -156,7 +155,8 @@ pub(crate) fn a_window_below_its_page_makes_the_kernel_warn_on_pseries(fixture: 
     assert_eq!(window.range, iova(0, fixture.default_window()));
 }
 
-/// T6. The default window is tried again by each MAP, UNMAP and CREATE, refused, and charged for.
+/// T6. Each MAP, UNMAP and CREATE tries to create the default window again, is refused, and is
+/// charged.
 pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = without_default(fixture);
@@ -184,8 +184,8 @@ pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(fixture: &F
         raw.gives_back(memory);
         drop(raw);
 
-        // The library, which put nothing out of use, tries once and never again: whatever window,
-        // whatever space.
+        // The library, which disabled nothing, tries once and never again, whatever the window and
+        // space.
         let registry = Registry::new(fixture.kernel.clone());
         let lease = registry.lease(memory).unwrap();
         for (again, lost) in [(false, lost), (true, 0)] {
@@ -203,10 +203,10 @@ pub(crate) fn every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries(fixture: &F
     });
 }
 
-/// GET_INFO told as much by all ones and no levels: T13. The first try is EINVAL, all later ones
-/// ENODEV.
+/// GET_INFO reported this by all ones and no levels: T13. The first attempt is EINVAL, all later
+/// ones ENODEV.
 pub(crate) fn without_ddw_in_the_firmware_there_is_no_window_on_pseries(fixture: &Fixture) {
-    // First the library, which asks for nothing.
+    // First the library, which makes no request.
     {
         let library = fixture.library();
         let (memory, _lease) = library.leased(K64);
@@ -231,9 +231,8 @@ pub(crate) fn without_ddw_in_the_firmware_there_is_no_window_on_pseries(fixture:
     });
 }
 
-/// The firmware counts its windows; the default one takes the place of the only one until it is
-/// removed.
-pub(crate) fn the_only_window_is_had_once_the_default_one_is_gone_on_pseries(fixture: &Fixture) {
+/// The firmware counts its windows; the default one occupies the only place until it is removed.
+pub(crate) fn the_only_window_is_available_once_the_default_one_is_gone_on_pseries(fixture: &Fixture) {
     let machine = Machine::Pseries(Firmware { windows: 1, ..Firmware::default() });
     let fixture = &Fixture::model(Preset { machine, ..fixture.preset });
     let raw = without_default(fixture);

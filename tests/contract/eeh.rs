@@ -1,4 +1,4 @@
-//! EEH_PE_OP, which the library leaves alone.
+//! EEH_PE_OP, which address spaces do not use.
 
 use crate::fixture::{Fixture, K4, K64, iova};
 use crate::raw::{Outcome, Raw};
@@ -7,7 +7,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::uapi::eeh::{PeErr, PeOp, op, state};
 use spapr_iommu::uapi::spapr::{TCE_IOMMU, TCE_V2_IOMMU};
 
-/// Argument of an operation that needs no more than its number.
+/// Argument of an operation that needs only its number.
 fn short(op: u32) -> PeOp {
     PeOp { argsz: 12, op, ..Default::default() }
 }
@@ -16,7 +16,7 @@ fn call(raw: &Raw<'_>, args: PeOp) -> Outcome {
     raw.call(Call::EehPeOp(args))
 }
 
-/// Attaching, mapping and taking down need none of it.
+/// Attaching, mapping and teardown do not need it.
 fn library_does_without(fixture: &Fixture) {
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
@@ -27,7 +27,7 @@ fn library_does_without(fixture: &Fixture) {
     assert!(calls.contains(&"VFIO_IOMMU_MAP_DMA") && !calls.contains(&"VFIO_EEH_PE_OP"), "{calls:?}");
 }
 
-/// Emulated devices have no PE there, which is seen before the argument is.
+/// Emulated devices have no PE there, which is checked before the argument.
 pub(crate) fn eeh_gives_enodev_without_a_pe_on_pseries(fixture: &Fixture) {
     for kind in [TCE_IOMMU, TCE_V2_IOMMU] {
         let raw = fixture.container(kind, &[0]);
@@ -68,8 +68,7 @@ pub(crate) fn eeh_checks_its_argument_on_powernv(fixture: &Fixture) {
     library_does_without(fixture);
 }
 
-/// The firmware of the emulated machines injects errors of the configuration space, not such of I/O
-/// ports.
+/// The firmware of the emulated machines injects errors of configuration space, not of I/O ports.
 pub(crate) fn eeh_injection_checks_function_then_type_then_firmware_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     let inject = |argsz, kind, func| {
@@ -85,7 +84,7 @@ pub(crate) fn eeh_injection_checks_function_then_type_then_firmware_on_powernv(f
     library_does_without(fixture);
 }
 
-/// And the newest group that has one answers for all.
+/// The newest group that has a PE answers for all.
 pub(crate) fn eeh_state_is_a_positive_result_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.attach(1), Ok(0));

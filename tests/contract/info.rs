@@ -1,4 +1,4 @@
-//! GET_INFO, and what differs between bare metal and partitions, beyond windows.
+//! GET_INFO, and other differences between bare metal and partitions.
 
 use crate::fixture::{Fixture, HIGH, K4, K64, iova};
 use crate::raw::Raw;
@@ -11,7 +11,7 @@ use spapr_iommu::space::{AddressSpace, MapError};
 use spapr_iommu::uapi::spapr::{INFO_DDW, TceDdwInfo, TceInfo};
 use spapr_iommu::window::PlanError;
 
-/// What a structure of `argsz` bytes, filled with ones before, holds afterwards.
+/// Returns the contents of a structure of `argsz` bytes, which held ones before, after the call.
 fn info(raw: &Raw<'_>, argsz: u32) -> Result<TceInfo, Errno> {
     let ones = TceDdwInfo { pgsizes: u64::MAX, max_dynamic_windows_supported: u32::MAX, levels: u32::MAX };
     let args = TceInfo { argsz, flags: u32::MAX, dma32_window_start: 1, dma32_window_size: 1, ddw: ones };
@@ -21,7 +21,7 @@ fn info(raw: &Raw<'_>, argsz: u32) -> Result<TceInfo, Errno> {
     }
 }
 
-/// What each machine has; the host's page size makes no difference.
+/// Returns what each machine has; the host's page size makes no difference.
 fn machines(fixture: &Fixture) -> TceInfo {
     let (size, pgsizes, max_dynamic_windows_supported, levels) = match fixture.preset.machine {
         Machine::Pseries(firmware) if !firmware.ddw => (0x4000_0000, 0x1000, u32::MAX, 0),
@@ -38,7 +38,7 @@ fn facts(space: &AddressSpace) -> spapr_iommu::window::WindowFacts {
 }
 
 /// Default window, page sizes, number of windows, levels.
-pub(crate) fn info_tells_the_machines_windows(fixture: &Fixture) {
+pub(crate) fn info_describes_the_machines_windows(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(info(&raw, 32), Ok(machines(fixture)));
     drop(raw);
@@ -53,7 +53,7 @@ pub(crate) fn info_wants_16_bytes(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!([0, 15].map(|argsz| info(&raw, argsz)), [Err(Errno::EINVAL); 2]);
     drop(raw);
-    // The library asks for all 32.
+    // The library requests all 32.
     let library = fixture.library_without_groups();
     library.space.attach(fixture.groups[0].0).unwrap();
     let asked = fixture.kernel.take().into_iter().find_map(|record| match record.call {
@@ -63,7 +63,7 @@ pub(crate) fn info_wants_16_bytes(fixture: &Fixture) {
     assert_eq!(asked, Some(32));
 }
 
-/// The flag promises more than there is.
+/// The flag promises more than the kernel has.
 pub(crate) fn info_of_less_than_32_bytes_has_the_flag_without_the_data(fixture: &Fixture) {
     let raw = fixture.v2();
     for argsz in [16, 24, 31] {
@@ -78,13 +78,13 @@ pub(crate) fn info_of_less_than_32_bytes_has_the_flag_without_the_data(fixture: 
     assert!(facts(&fixture.library().space).page_sizes().count() > 0);
 }
 
-/// Not even the page sizes.
+/// Even without page sizes.
 pub(crate) fn info_of_v1_has_no_dynamic_windows(fixture: &Fixture) {
     let raw = fixture.v1();
     let expected = TceInfo { flags: 0, ddw: TceDdwInfo::default(), ..machines(fixture) };
     assert_eq!(info(&raw, 32), Ok(expected));
     drop(raw);
-    // The library takes v2.
+    // The library uses v2.
     let library = fixture.library_without_groups();
     library.space.attach(fixture.groups[0].0).unwrap();
     let kinds: Vec<_> = fixture
@@ -96,18 +96,18 @@ pub(crate) fn info_of_v1_has_no_dynamic_windows(fixture: &Fixture) {
     assert_eq!(kinds, [7]);
 }
 
-/// With the number of type1's GET_INFO: a probe for that reads the default window as a set of page
-/// sizes.
+/// With the number of type1's GET_INFO: a program that probes for that takes the default window for
+/// a set of page sizes.
 pub(crate) fn info_answers_a_probe_for_type1(fixture: &Fixture) {
     let raw = fixture.v2();
-    // `struct vfio_iommu_type1_info` begins with argsz, flags (1: page sizes follow) and the page
+    // `struct vfio_iommu_type1_info` starts with argsz, flags (1: page sizes follow) and the page
     // sizes.
     let short = info(&raw, 16).unwrap();
     let pgsizes = u64::from(short.dma32_window_start) | u64::from(short.dma32_window_size) << 32;
     assert_eq!(short.flags & 1, 1);
     assert_eq!(pgsizes, u64::from(machines(fixture).dma32_window_size) << 32);
     assert!(pgsizes & 0x1_1000 == 0, "neither 4 KiB nor 64 KiB");
-    // What tells the two apart is the type.
+    // The type distinguishes the two.
     assert_eq!(raw.call(Call::CheckExtension(1)), Ok(0));
     drop(raw);
     let library = fixture.library_without_groups();
@@ -117,7 +117,7 @@ pub(crate) fn info_answers_a_probe_for_type1(fixture: &Fixture) {
     assert!(place("VFIO_SET_IOMMU") < place("VFIO_IOMMU_SPAPR_TCE_GET_INFO"), "{calls:?}");
 }
 
-/// Neither the number of windows nor the levels say that VFIO works.
+/// Neither the number of windows nor the levels show that VFIO works.
 pub(crate) fn info_without_dynamic_windows_promises_2_32_of_them(fixture: &Fixture) {
     let raw = fixture.v2();
     let ddw = info(&raw, 32).unwrap().ddw;
@@ -131,7 +131,7 @@ pub(crate) fn info_without_dynamic_windows_promises_2_32_of_them(fixture: &Fixtu
 
 const RW: Permission = Permission::ReadWrite;
 
-/// 2 GiB on powernv, 1 GiB on pseries of QEMU, of 4K pages.
+/// 2 GiB on powernv, 1 GiB on QEMU's pseries, with 4K pages.
 pub(crate) fn the_default_window_starts_at_0_with_4k_pages(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -153,9 +153,9 @@ pub(crate) fn the_default_window_starts_at_0_with_4k_pages(fixture: &Fixture) {
     library.space.unmap(iova(end - K4, K4)).unwrap();
 }
 
-/// powernv's own window at 1 << 59, through which a device of the host reaches all memory, is
-/// closed while VFIO has the group: the exception vectors at the start of memory read as zeros.
-pub(crate) fn no_way_round_the_tables_is_left_on_powernv(fixture: &Fixture) {
+/// powernv's own window at 1 << 59, through which a host's device reaches all memory, is closed
+/// while VFIO has the group: the exception vectors at the start of memory read as zeros.
+pub(crate) fn no_way_around_the_tables_is_left_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     let device = raw.device(0).unwrap();
     let memory = raw.registered(K64);

@@ -1,4 +1,5 @@
-//! The kernel a rule is shown on: the running one, or a model; and a limit of locked memory there.
+//! The kernel on which a rule is shown, the running one or a model, and a limit of locked memory
+//! there.
 
 use crate::fixture::Fixture;
 use spapr_iommu::addr::{PageShift, UserRange};
@@ -91,7 +92,7 @@ pub(crate) struct Limit<'g> {
 }
 
 impl<'g> Limit<'g> {
-    /// Lets `room` bytes more be locked than are now.
+    /// Allows `room` more bytes to be locked than are locked now.
     pub(crate) fn new(fixture: &'g Fixture, room: u64) -> Self {
         let most = fixture.kernel.memlock().unwrap().locked + room;
         fixture.on_model(|model| model.set_memlock(Some(most), false));

@@ -1,4 +1,4 @@
-//! Locked memory: what windows are charged with, and whether it comes back.
+//! Locked memory: what windows charge, and whether the charge is returned.
 
 use crate::fixture::{Fixture, K4, K64, iova};
 use crate::raw::Raw;
@@ -9,25 +9,24 @@ use spapr_iommu::space::WindowError;
 use spapr_iommu::uapi::spapr::TCE_V2_IOMMU;
 use spapr_iommu::window::{PlanError, WindowRequest};
 
-/// What the default window's table is charged with: on powernv the TCEs and as much again for user
-/// addresses.
+/// Charge of the default window's table: on powernv the TCEs, and as much again for user addresses.
 pub(crate) fn default_charge(fixture: &Fixture) -> i64 {
     if fixture.powernv() { 8 << 20 } else { 2 << 20 }
 }
 
-/// What 2^14 TCEs are charged with.
+/// Charge of 2^14 TCEs.
 pub(crate) fn small_charge(fixture: &Fixture) -> i64 {
     if fixture.powernv() { 256 << 10 } else { 128 << 10 }
 }
 
-/// A v2 container whose default window was cancelled.
+/// Opens a v2 container whose default window was cancelled.
 pub(crate) fn without_default(fixture: &Fixture) -> Raw<'_> {
     let raw = fixture.v2();
     assert_eq!(raw.remove(0), Ok(0));
     raw
 }
 
-/// What was locked once nothing is open any more.
+/// Returns what is still locked once everything is closed.
 fn left(fixture: &Fixture, raw: Raw<'_>) -> i64 {
     drop(raw);
     fixture.locked()
@@ -51,7 +50,7 @@ pub(crate) fn the_default_window_is_charged_when_it_comes(fixture: &Fixture) {
     library.space.unmap(iova(0, K4)).unwrap();
 }
 
-/// ENABLE has charged the whole window before.
+/// ENABLE charged the whole window beforehand.
 pub(crate) fn v1_is_charged_for_the_table_as_well(fixture: &Fixture) {
     let raw = fixture.v1();
     let memory = fixture.memory(K64);
@@ -59,7 +58,7 @@ pub(crate) fn v1_is_charged_for_the_table_as_well(fixture: &Fixture) {
     assert_eq!(fixture.cost(|| raw.map(memory.start(), 0, K4)), (Ok(0), default_charge(fixture)));
     assert_eq!(left(fixture, raw), 0);
 
-    // The library takes v2 containers alone, where what is registered counts.
+    // The library uses only v2 containers, where registered memory counts.
     let library = fixture.library_without_groups();
     library.space.attach(fixture.groups[0].0).unwrap();
     let calls: Vec<_> = fixture.kernel.take().iter().map(|record| record.call).collect();
@@ -67,7 +66,7 @@ pub(crate) fn v1_is_charged_for_the_table_as_well(fixture: &Fixture) {
     assert_eq!(fixture.locked(), 0);
 }
 
-/// All levels, twice, though the leaves are allocated as they are used.
+/// All levels, twice, although leaves are allocated only when they are used.
 pub(crate) fn a_table_of_levels_is_charged_in_full_on_powernv(fixture: &Fixture) {
     let raw = without_default(fixture);
     let directory = fixture.page().max(32 << 10).cast_signed();
@@ -83,7 +82,7 @@ pub(crate) fn a_table_of_levels_is_charged_in_full_on_powernv(fixture: &Fixture)
     assert_eq!(cost, charge + default_charge(fixture));
 }
 
-/// `CAP_IPC_LOCK` lifts the limit; VmLck grows all the same.
+/// `CAP_IPC_LOCK` lifts the limit; VmLck grows nevertheless.
 pub(crate) fn with_the_capability_locked_memory_is_counted_and_not_limited(fixture: &Fixture) {
     let memlock = fixture.kernel.memlock().unwrap();
     assert!(memlock.unlimited, "{memlock}");

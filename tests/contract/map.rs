@@ -1,4 +1,4 @@
-//! MAP_DMA: what is checked before the first page, in which order.
+//! MAP_DMA: what the kernel checks before the first page, and in which order.
 
 use crate::fixture::{Fixture, HIGH, K4, K64, at, iova};
 use crate::raw::{READ, WRITE};
@@ -14,12 +14,12 @@ use spapr_iommu_tests::by_address::ByAddress;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// What the default window's table locks.
+/// Locked bytes of the default window's table.
 pub(crate) fn default_table(fixture: &Fixture) -> i64 {
     if fixture.powernv() { 8 << 20 } else { 2 << 20 }
 }
 
-/// Not even the arguments are looked at.
+/// The kernel does not even look at the arguments.
 pub(crate) fn map_before_any_register_is_eperm(fixture: &Fixture) {
     let raw = fixture.v2();
     let nothing = vfio::DmaMap::default();
@@ -47,14 +47,14 @@ pub(crate) fn map_with_a_short_argument_or_strange_flags_is_einval(fixture: &Fix
         vfio::DmaMap { flags: 1 << 31, ..good },
     ] {
         let (result, cost) = fixture.cost(|| raw.call(Call::MapDma(bad)));
-        assert_eq!((result, cost), (Err(Errno::EINVAL), 0), "{bad:?}, and no window comes of it");
+        assert_eq!((result, cost), (Err(Errno::EINVAL), 0), "{bad:?}, and no window is created");
     }
     raw.gives_back(memory);
-    // The library has no way to say it: structures are built in one place, rights are a type.
+    // The library cannot express it: structures are built in one place, and permissions are a type.
     assert_eq!([Permission::Read, Permission::Write, RW].map(Permission::bits), [1, 2, 3]);
 }
 
-/// The window is charged though nothing is mapped.
+/// The window is charged although nothing is mapped.
 pub(crate) fn map_that_is_refused_still_creates_the_default_window(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -62,7 +62,7 @@ pub(crate) fn map_that_is_refused_still_creates_the_default_window(fixture: &Fix
     assert_eq!((result, cost), (Err(Errno::EINVAL), default_table(fixture)));
     drop(raw);
 
-    // The library checks before it asks: the window still waits.
+    // The library checks before it calls: the window is still pending.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.calls();
@@ -71,7 +71,7 @@ pub(crate) fn map_that_is_refused_still_creates_the_default_window(fixture: &Fix
     assert_eq!((cost, library.calls().len()), (0, 0));
 }
 
-/// The failure is the default window's; a failure of the limit leaks nothing.
+/// The failure is the default window's; one caused by the limit leaks nothing.
 pub(crate) fn map_that_cannot_afford_the_default_window_is_enomem(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -89,11 +89,11 @@ pub(crate) fn map_that_cannot_afford_the_default_window_is_enomem(fixture: &Fixt
     let limit = fixture.limit(room);
     let refused = library.space.map(iova(0, K4), memory.start(), RW).unwrap_err();
     drop(limit);
-    let told = |refusal: &PlanError| matches!(refusal, PlanError::Memlock(MemlockError::OverLimit { .. }));
+    let over_limit = |refusal: &PlanError| matches!(refusal, PlanError::Memlock(MemlockError::OverLimit { .. }));
     let (MapError::Window(WindowError::Refused(why)) | MapError::NoWindow { why, .. }) = &refused else {
         panic!("{refused}");
     };
-    assert!(told(why) && library.calls().is_empty(), "{refused}");
+    assert!(over_limit(why) && library.calls().is_empty(), "{refused}");
 }
 
 /// Whatever else is wrong.
@@ -107,7 +107,7 @@ pub(crate) fn map_outside_all_windows_is_enxio(fixture: &Fixture) {
     raw.gives_back(memory);
     drop(raw);
 
-    // The library makes the window, or says why there can be none.
+    // The library creates the window, or says why it cannot.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let refused = library.space.map(iova(1 << 40, K64), memory.start(), RW).unwrap_err();
@@ -136,8 +136,8 @@ pub(crate) fn map_of_parts_of_iommu_pages_is_einval(fixture: &Fixture) {
     assert!(matches!(refused, MapError::UserMisaligned { page: PageShift::P4K, .. }), "{refused}");
 }
 
-/// A TCE without a right would map nothing.
-pub(crate) fn map_without_a_right_is_einval(fixture: &Fixture) {
+/// A TCE without permission would map nothing.
+pub(crate) fn map_without_a_permission_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
     assert_eq!(raw.map_for(0, memory.start(), 0, K4), Err(Errno::EINVAL));
@@ -164,14 +164,13 @@ pub(crate) fn map_with_a_misaligned_iova_gives_1(fixture: &Fixture) {
     assert!(matches!(refused, MapError::Misaligned { .. }) && library.calls().is_empty(), "{refused}");
 }
 
-/// The first thing that is wrong decides, and what decides first is not what a reader would take
-/// for it.
-pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(fixture: &Fixture) {
+/// The first fault decides, and the first check is not the one a reader would expect.
+pub(crate) fn map_checks_the_window_then_size_then_permission_then_iova(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
     let outside = fixture.default_window();
     let strange = fixture.memory(K64).start();
-    // Everything is wrong, and one thing less in each line.
+    // Everything is wrong; each line corrects one thing.
     assert_eq!(raw.map_for(4, strange, outside + 1, 1), Err(Errno::EINVAL), "flags");
     assert_eq!(raw.map_for(0, strange, outside + 1, 1), Err(Errno::ENXIO), "window");
     assert_eq!(raw.map_for(0, strange, K4 + 1, 1), Err(Errno::EINVAL), "size or right");
@@ -183,7 +182,7 @@ pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(fixture: &
     raw.gives_back(memory);
     drop(raw);
 
-    // The library's order: the range, the window, the page, what is in the way, the memory.
+    // The library's order: range, window, page size, existing mappings, memory.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let map = |start, len, user| library.space.map(iova(start, len), user, RW);
@@ -193,7 +192,7 @@ pub(crate) fn map_looks_for_the_window_then_size_then_right_then_iova(fixture: &
     assert!(matches!(map(K4, K4, strange), Err(MapError::Memory(_))));
 }
 
-/// A table is asked by its own page: slot 0 first.
+/// The kernel checks a table by that table's page size: slot 0 first.
 pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(fixture: &Fixture) {
     let shift = fixture.preset.page.shift();
     let raw = fixture.v2();
@@ -218,8 +217,8 @@ pub(crate) fn map_uses_the_page_of_the_window_that_holds_the_iova(fixture: &Fixt
     library.space.unmap(iova(there, large)).unwrap();
 }
 
-/// Harmless but where POWER8 hangs; recorded all the same. (At other addresses than 0 POWER8
-/// survives it.)
+/// Harmless except where POWER8 hangs, but recorded. (At addresses other than 0 POWER8 survives
+/// it.)
 pub(crate) fn map_and_unmap_of_no_bytes_return_0(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = fixture.v2();
@@ -228,7 +227,7 @@ pub(crate) fn map_and_unmap_of_no_bytes_return_0(fixture: &Fixture) {
         assert_eq!(raw.unmap(K4, 0), Ok(0));
         raw.gives_back(memory);
     });
-    // No range is without a byte, so that no call is either.
+    // Every range has at least a byte, so every call does too.
     assert!(spapr_iommu::addr::IovaRange::new(spapr_iommu::addr::Iova(K4), 0).is_err());
     let library = fixture.library();
     let (_, lease) = library.leased(K64);
@@ -238,8 +237,8 @@ pub(crate) fn map_and_unmap_of_no_bytes_return_0(fixture: &Fixture) {
     drop(lease);
 }
 
-/// The errors of both calls that can pin memory say what was asked; here as a sign that they reach
-/// the user.
+/// The errors of both calls that can pin memory name the request; checked here to show that they
+/// reach the user.
 pub(crate) fn no_positive_result_passes_for_success(fixture: &Fixture) {
     use spapr_iommu::host::calls::{self, Failure};
     let raw = fixture.v2();

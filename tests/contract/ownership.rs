@@ -1,5 +1,5 @@
-//! Groups, devices and the files that hold them; and what belongs to a process: containers, once
-//! they are bound to it, and regions.
+//! Groups, devices and the files that hold them; and what belongs to a process: regions, and
+//! containers once they are bound to it.
 
 use crate::fixture::{Fixture, K4, K64, iova};
 use crate::locked::default_charge;
@@ -41,7 +41,7 @@ pub(crate) fn a_groups_status_says_viable_and_then_in_a_container(fixture: &Fixt
     assert!(library.calls().contains(&"VFIO_GROUP_GET_STATUS"), "it looks before it attaches");
 }
 
-/// A container that is none, a group that has one, one that has none.
+/// A container that does not exist, a group that has one, a group that has none.
 pub(crate) fn set_container_and_unset_container_want_their_turn(fixture: &Fixture) {
     let raw = fixture.empty();
     assert_eq!(raw.detach(0), Err(Errno::EINVAL));
@@ -60,7 +60,7 @@ pub(crate) fn set_container_and_unset_container_want_their_turn(fixture: &Fixtur
     assert!(matches!(refused, AttachError::NotAttached { .. }), "{refused}");
 }
 
-/// With a driver of the host on any device of it a group is not viable.
+/// If any of its devices has a driver of the host, a group is not viable.
 pub(crate) fn a_group_with_a_host_driver_gives_eperm(fixture: &Fixture) {
     let model = Model::new(fixture.preset).with_host_driver(Group(0), "nvme");
     let fixture = &Fixture::over(model, fixture.preset);
@@ -79,7 +79,7 @@ pub(crate) fn a_group_with_a_host_driver_gives_eperm(fixture: &Fixture) {
     fixture.ends(Leaves::CleanModel);
 }
 
-pub(crate) fn a_device_opens_behind_set_iommu_alone(fixture: &Fixture) {
+pub(crate) fn a_device_opens_only_after_set_iommu(fixture: &Fixture) {
     let raw = fixture.empty();
     assert_eq!(raw.device(0), Err(Errno::EINVAL));
     assert_eq!(raw.attach(0), Ok(0));
@@ -99,7 +99,7 @@ pub(crate) fn a_device_opens_behind_set_iommu_alone(fixture: &Fixture) {
     assert!(matches!(refused, AttachError::Open { errno: Errno::ENODEV, .. }), "{refused}");
 }
 
-/// The group stays in its container, with all that is mapped, until the device is closed too.
+/// The group stays in its container, with everything mapped, until the device is closed too.
 pub(crate) fn a_device_file_holds_its_group(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -124,7 +124,7 @@ pub(crate) fn a_device_file_holds_its_group(fixture: &Fixture) {
     library.space.detach(*group).unwrap();
 }
 
-/// Nobody can call it any more, but what it holds stays until the last group leaves.
+/// No one can call it any longer, but what it holds stays until the last group leaves.
 pub(crate) fn a_closed_container_lives_while_groups_are_in_it(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -137,7 +137,7 @@ pub(crate) fn a_closed_container_lives_while_groups_are_in_it(fixture: &Fixture)
     assert_eq!(fixture.locked(), 0);
     drop(raw);
 
-    // The library takes down in order: maps, regions, groups, container.
+    // The library tears down in order: maps, regions, groups, container.
     let library = fixture.library();
     let (memory, lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), RW).unwrap();
@@ -148,7 +148,7 @@ pub(crate) fn a_closed_container_lives_while_groups_are_in_it(fixture: &Fixture)
     drop(lease);
 }
 
-/// A call that fails for its argument binds as well.
+/// A call that fails because of its argument binds as well.
 pub(crate) fn a_failed_create_binds_the_container(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.unregister_at(0, fixture.page()), Err(Errno::EPERM), "not bound");
@@ -168,8 +168,8 @@ pub(crate) fn a_failed_create_binds_the_container(fixture: &Fixture) {
     assert_eq!(library.calls(), ["VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }
 
-/// T17. MAP looks through all regions of the process; it only wants that some REGISTER has
-/// succeeded in its container.
+/// T17. MAP searches all regions of the process; it only requires that some REGISTER has succeeded
+/// in its container.
 pub(crate) fn a_container_maps_what_another_registered(fixture: &Fixture) {
     let (one, other) = (fixture.v2(), fixture.container(TCE_V2_IOMMU, &[1]));
     let memory = one.registered(K64);
@@ -182,7 +182,7 @@ pub(crate) fn a_container_maps_what_another_registered(fixture: &Fixture) {
     one.gives_back(memory);
     drop((one, other));
 
-    // The library registers it in each container that maps it.
+    // The library registers memory in each container that maps it.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let other = AddressSpace::new(&library.registry);

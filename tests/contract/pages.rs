@@ -1,4 +1,5 @@
-//! MAP_DMA: page by page. Which memory serves, what lay there before, what a failure leaves.
+//! MAP_DMA, page by page: which memory can serve, what happens to earlier mappings, what a failure
+//! leaves.
 
 use crate::fixture::{Fixture, HIGH, K4, K64, Library, at, iova, part};
 use spapr_iommu::addr::{Iova, PageShift};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// The same error as for a bad argument.
+/// The same error as for an invalid argument.
 pub(crate) fn map_of_unregistered_memory_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -31,7 +32,7 @@ pub(crate) fn map_of_unregistered_memory_is_einval(fixture: &Fixture) {
     );
 }
 
-/// Only a page must lie in one region, not the whole map.
+/// Each page must lie in one region, not the whole map.
 pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = fixture.memory(2 * K64);
@@ -50,7 +51,7 @@ pub(crate) fn map_goes_on_from_one_region_into_its_neighbour(fixture: &Fixture) 
     library.space.unmap(across).unwrap();
 }
 
-/// Though both halves are registered and lie in one hugetlb page.
+/// Although both halves are registered and lie in one hugetlb page.
 pub(crate) fn map_of_a_page_in_two_regions_is_einval(fixture: &Fixture) {
     let page = PageShift::P2M;
     let memory = fixture.huge(page.bytes(), page).unwrap();
@@ -72,7 +73,7 @@ pub(crate) fn map_of_a_page_in_two_regions_is_einval(fixture: &Fixture) {
     );
 }
 
-/// The IOMMU page decides, not the host's.
+/// The IOMMU page decides, not the host page.
 pub(crate) fn map_takes_memory_at_any_iommu_page_of_a_host_page(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -91,7 +92,7 @@ pub(crate) fn map_takes_memory_at_any_iommu_page_of_a_host_page(fixture: &Fixtur
     library.space.unmap(iova(0x7000, K4)).unwrap();
 }
 
-/// No error, no hint; the displaced memory is free to go.
+/// No error, no hint; the displaced memory can be released.
 pub(crate) fn map_over_a_mapping_replaces_it_silently(fixture: &Fixture) {
     let raw = fixture.v2();
     let (old, new) = (raw.registered(K64), raw.registered(K64));
@@ -114,26 +115,26 @@ pub(crate) fn map_over_a_mapping_replaces_it_silently(fixture: &Fixture) {
     library.space.unmap(place).unwrap();
 }
 
-/// Its rollback clears the pages it had come by, and what lay there before does not come back.
-/// Pages behind stay.
+/// Its rollback clears the pages it had mapped so far, and their earlier mappings do not come back.
+/// Pages after these stay.
 pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(fixture: &Fixture) {
     let raw = fixture.v2();
     let old = raw.registered(K64);
     let new = fixture.memory(2 * K64);
     assert_eq!(raw.register(part(new, 0, K64)), Ok(0));
     assert_eq!(raw.map(old.start(), K64, 8 * K4), Ok(0));
-    // Four good pages, then four of nobody.
+    // Four good pages, then four unregistered ones.
     assert_eq!(raw.map(at(new, K64 - 4 * K4), K64, 8 * K4), Err(Errno::EINVAL));
     if let Some(entries) = raw.entries(0) {
         assert_eq!(entries, [(K64 + 4 * K4, 4 * K4, at(old, 4 * K4).0)]);
     }
     raw.gives_back(part(new, 0, K64));
-    // The first four are gone: without the last four nothing is left.
+    // The first four are gone: without the last four nothing is mapped.
     assert_eq!(raw.unmap(K64 + 4 * K4, 4 * K4), Ok(0));
     raw.gives_back(old);
     drop(raw);
 
-    // Checked beforehand, so that there is nothing to roll back.
+    // Checked beforehand, so there is nothing to roll back.
     let library = fixture.library();
     let (old, _lease) = library.leased(K64);
     let _half = library.registry.lease(part(new, 0, K64)).unwrap();
@@ -146,9 +147,9 @@ pub(crate) fn map_that_fails_destroys_what_it_covered_and_keeps_the_rest(fixture
     library.space.unmap(place).unwrap();
 }
 
-/// When the kernel fails all the same, the library puts back what the rollback took.
+/// If the kernel fails nevertheless, the library restores what the rollback removed.
 pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(fixture: &Fixture) {
-    // EINTR is the hypervisor's H_PARAMETER, not a signal: whoever retries never ends.
+    // EINTR is the hypervisor's H_PARAMETER, not a signal: a caller who retries would never stop.
     let faulty = Arc::new(Recording::new(Faulty::new(fixture.kernel.clone())));
     let library = fixture.library_on(faulty.clone());
     let ((old, _a), (new, _b)) = (library.leased(K64), library.leased(K64));
@@ -156,7 +157,7 @@ pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(fixture:
     library.space.map(place, old.start(), RW).unwrap();
     for result in [Err(Errno::EINTR), Ok(1)] {
         let within = spapr_iommu::host::Wrapper::inner(&*faulty);
-        // One call to get the region known where it is mapped, on a first use.
+        // One call registers the region where it is mapped, at the first use.
         let request = MapRequest { iova: place, user: new.start(), permission: RW };
         faulty.take();
         within.arm(0, 1, result);
@@ -176,10 +177,10 @@ pub(crate) fn map_that_the_kernel_fails_is_put_back_and_not_tried_again(fixture:
     library.space.unmap(place).unwrap();
 }
 
-/// Less than a page of TCEs, so that the kernel's array has room behind them.
+/// Less than a page of TCEs, so that the kernel's array has room after them.
 const SMALL: u64 = 4 * K4;
 
-/// What the library says to a map past the end of a small window.
+/// Returns the library's error for a map past the end of a small window.
 fn refused_past_the_end_of(library: &Library<'_>, request: &WindowRequest) {
     let window = library.space.create_window(request).unwrap();
     let (memory, _lease) = library.leased(K64);
@@ -189,7 +190,7 @@ fn refused_past_the_end_of(library: &Library<'_>, request: &WindowRequest) {
     assert!(matches!(refused, MapError::NoWindow { .. }) && library.calls().is_empty(), "{refused}");
 }
 
-/// The exchange of the page behind the end fails with the hypervisor's H_PARAMETER, -4, which is
+/// The exchange of the page after the end fails with the hypervisor's H_PARAMETER, -4, which is
 /// EINTR; the region's count stays one too high, and the kernel warns when the container goes.
 pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(fixture: &Fixture) {
     fixture.scars(|| {
@@ -198,7 +199,7 @@ pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(fixt
         let start = raw.create(12, SMALL, 1).unwrap();
         assert_eq!(start, HIGH);
         assert_eq!(raw.map(memory.start(), start + SMALL - 2 * K4, 3 * K4), Err(Errno::EINTR));
-        // Nothing is mapped, and yet the memory cannot be given back.
+        // Nothing is mapped, and yet the memory cannot be unregistered.
         assert_eq!(raw.unmap(start, SMALL), Ok(0));
         let (result, cost) = fixture.cost(|| raw.unregister(memory));
         assert_eq!((result, cost), (Ok(0), 0));
@@ -209,10 +210,10 @@ pub(crate) fn map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count(fixt
     refused_past_the_end_of(&fixture.library(), &WindowRequest::cover(iova(HIGH, SMALL)).page(PageShift::P4K));
 }
 
-/// The firmware's default window is as large as ever, however small a table the kernel made for it:
-/// what lies behind is mapped where no window is, and out of reach of UNMAP and of the window's
-/// removal.
-pub(crate) fn map_past_the_end_of_a_small_default_window_maps_behind_it(fixture: &Fixture) {
+/// The firmware's default window keeps its size, however small a table the kernel made for it:
+/// pages after its end are mapped where there is no window, out of reach of UNMAP and of the
+/// window's removal.
+pub(crate) fn map_past_the_end_of_a_small_default_window_maps_there(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = fixture.v2();
         let memory = raw.registered(K64);
@@ -229,7 +230,7 @@ pub(crate) fn map_past_the_end_of_a_small_default_window_maps_behind_it(fixture:
     refused_past_the_end_of(&library, &WindowRequest::bytes(SMALL).page(PageShift::P4K));
 }
 
-/// What lies behind the table is overwritten: no error, and no sign but in what breaks later.
+/// Memory after the table is overwritten: no error, and no sign except in what breaks later.
 pub(crate) fn map_past_the_end_of_a_window_returns_0_on_powernv(fixture: &Fixture) {
     let end = fixture.default_window();
     fixture.scars(|| {
@@ -247,8 +248,8 @@ pub(crate) fn map_past_the_end_of_a_window_returns_0_on_powernv(fixture: &Fixtur
     assert!(matches!(refused, MapError::NoWindow { asked: named, .. } if named == asked), "{refused}");
 }
 
-/// The kernel holds the pages that were there at REGISTER: memory that is gone since can still be
-/// mapped.
+/// The kernel holds the pages that were there at REGISTER: memory that was unmapped since can still
+/// be mapped for devices.
 pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(fixture: &Fixture) {
     let raw = fixture.v2();
     let (gone, live) = (raw.registered(K64), raw.registered(K64));
@@ -266,7 +267,8 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(fixture: &Fixtur
     raw.gives_back(live);
     drop(raw);
 
-    // What was given back in part cannot be had again while devices may see the old pages.
+    // Memory of which a part was released cannot be leased again while devices may see the old
+    // pages.
     let library = fixture.library();
     let memory = fixture.memory(2 * K64);
     let [first, second] = [part(memory, 0, K64), part(memory, K64, K64)];
@@ -280,7 +282,7 @@ pub(crate) fn map_of_memory_that_is_gone_leads_to_its_old_pages(fixture: &Fixtur
     kept.release().unwrap();
 }
 
-/// A right of the TCE, seen by the device: WRITE alone keeps it from reading on pseries, and does
+/// Permissions of the TCE, seen from the device: WRITE alone keeps it from reading on pseries, but
 /// not on powernv.
 pub(crate) fn map_for_writing_only_denies_reads_on_pseries_alone(fixture: &Fixture) {
     let raw = fixture.v2();

@@ -1,4 +1,4 @@
-//! A container and its bare calls: the kernel's raw results, positive ones included.
+//! A container and raw calls on it, with the kernel's results as they are, positive ones included.
 
 use crate::fixture::Fixture;
 use spapr_iommu::addr::{UserAddr, UserRange};
@@ -36,13 +36,13 @@ impl<'g> Raw<'g> {
         self.on(self.fd, call)
     }
 
-    /// A call, and what the kernel wrote back.
+    /// Makes a call, and returns the kernel's answer.
     pub(crate) fn answer(&self, mut call: Call) -> Result<(i32, Call), Errno> {
         let result = self.fixture.kernel.run_call(self.fd, &mut call)?;
         Ok((result, call))
     }
 
-    /// The file of a group, opened the first time.
+    /// Returns the file of a group, which is opened the first time.
     pub(crate) fn group(&self, place: usize) -> Fd {
         let known = self.files.borrow().iter().find(|(group, _)| *group == place).map(|(_, fd)| *fd);
         known.unwrap_or_else(|| {
@@ -72,7 +72,7 @@ impl<'g> Raw<'g> {
         });
     }
 
-    /// The device of a group. Its closing resets it, which takes seconds on powernv.
+    /// Opens the device of a group. Closing it resets it, which takes seconds on powernv.
     pub(crate) fn device(&self, place: usize) -> Result<Fd, Errno> {
         let node = Node::Device { group: self.group(place), name: &self.fixture.groups[place].1 };
         let fd = self.fixture.kernel.open(node)?;
@@ -85,7 +85,7 @@ impl<'g> Raw<'g> {
         self.devices.borrow_mut().drain(..).for_each(|fd| self.fixture.kernel.close(fd));
     }
 
-    /// The device reads at one bus address and writes that at another, at most 4 KiB.
+    /// Has the device read at one bus address and write the data at another, at most 4 KiB.
     pub(crate) fn dma(&self, device: Fd, from: u64, to: u64, len: u64) {
         raw::dma(&*self.fixture.kernel, device, from, to, len).unwrap();
     }
@@ -118,15 +118,14 @@ impl<'g> Raw<'g> {
         self.call(Call::UnregisterMemory(spapr::RegisterMemory { argsz: 24, flags: 0, vaddr, size }))
     }
 
-    /// Memory that this container registered.
+    /// Returns memory that this container registered.
     pub(crate) fn registered(&self, size: u64) -> UserRange {
         let range = self.fixture.memory(size);
         assert_eq!(self.register(range), Ok(0));
         range
     }
 
-    /// Unregisters what nothing points into: the kernel gives the pages back. With a TCE left it
-    /// would not.
+    /// Unregisters memory that no TCE points into, so that the kernel returns the pages.
     #[track_caller]
     pub(crate) fn gives_back(&self, range: UserRange) {
         let (result, cost) = self.fixture.cost(|| self.unregister(range));
@@ -145,7 +144,7 @@ impl<'g> Raw<'g> {
         self.call(Call::UnmapDma(vfio::DmaUnmap { argsz: 24, flags: 0, iova, size }))
     }
 
-    /// Where the window starts.
+    /// Returns where the window starts.
     pub(crate) fn create(&self, page_shift: u32, window_size: u64, levels: u32) -> Result<u64, Errno> {
         let args = spapr::TceCreate { argsz: 40, page_shift, window_size, levels, ..Default::default() };
         match self.answer(Call::TceCreate(args))? {
@@ -158,7 +157,8 @@ impl<'g> Raw<'g> {
         self.call(Call::TceRemove(spapr::TceRemove { argsz: 16, flags: 0, start_addr }))
     }
 
-    /// What a model's table holds: bus address, bytes, user address. `None` on the running kernel.
+    /// Returns the contents of a model's table: bus address, bytes, user address. `None` on the
+    /// running kernel.
     pub(crate) fn entries(&self, slot: usize) -> Option<Vec<(u64, u64, u64)>> {
         let mut found = None;
         self.fixture.on_model(|model| {

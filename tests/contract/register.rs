@@ -10,7 +10,7 @@ use spapr_iommu::registry::RegisterError;
 use spapr_iommu::uapi::spapr;
 use spapr_iommu_tests::by_address::ByAddress;
 
-/// What the library says to a range.
+/// Returns the library's error for a range.
 fn refused(fixture: &Fixture, range: UserRange) -> RegisterError {
     let library = fixture.library();
     library.calls();
@@ -30,12 +30,12 @@ pub(crate) fn register_with_a_short_argument_or_any_flag_is_einval(fixture: &Fix
     ];
     for bad in bad {
         assert_eq!(raw.call(Call::RegisterMemory(bad)), Err(Errno::EINVAL), "{bad:?}");
-        assert_eq!(raw.call(Call::UnregisterMemory(bad)), Err(Errno::EINVAL), "{bad:?}, and likewise");
+        assert_eq!(raw.call(Call::UnregisterMemory(bad)), Err(Errno::EINVAL), "{bad:?}, in UNREGISTER too");
     }
     assert_eq!((fixture.locked(), raw.map(memory.start(), 0, K4)), (0, Err(Errno::EPERM)));
     drop(raw);
 
-    // Built in one place, as the kernel wants it.
+    // Structures are built in one place, as the kernel expects them.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     let sent = fixture.kernel.take();
@@ -43,7 +43,7 @@ pub(crate) fn register_with_a_short_argument_or_any_flag_is_einval(fixture: &Fix
     assert!(sent.iter().any(|record| record.call == wanted), "{sent:?}");
 }
 
-/// Host pages, whatever the IOMMU's.
+/// Host pages, whatever the IOMMU page size.
 pub(crate) fn register_of_parts_of_host_pages_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = fixture.memory(2 * K64);
@@ -57,19 +57,19 @@ pub(crate) fn register_of_parts_of_host_pages_is_einval(fixture: &Fixture) {
     assert!(matches!(refused(fixture, asked), RegisterError::Misaligned { .. }));
 }
 
-/// The last page of the address space is out of reach as well.
+/// The last page of the address space is out of range as well.
 pub(crate) fn register_that_wraps_or_ends_at_2_64_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     for (vaddr, size) in [(u64::MAX - (K64 - 1), K64), (u64::MAX - (K64 - 1), 2 * K64), (K64, u64::MAX - (K64 - 1))] {
         assert_eq!(raw.register_at(vaddr, size), Err(Errno::EINVAL), "{vaddr:#x} {size:#x}");
     }
     drop(raw);
-    // Such a range does not exist.
+    // Such a range cannot be built.
     assert!(UserRange::new(UserAddr(u64::MAX - (K64 - 1)), K64 + 1).is_err());
     assert!(UserRange::new(UserAddr(u64::MAX - (K64 - 1)), K64).is_err());
 }
 
-/// And not counted: one UNREGISTER gives it back.
+/// Not counted either: one UNREGISTER removes it.
 pub(crate) fn register_twice_in_a_container_is_ebusy(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -89,7 +89,7 @@ pub(crate) fn register_twice_in_a_container_is_ebusy(fixture: &Fixture) {
     assert!(library.registry.regions().is_empty());
 }
 
-/// Regions are the process's: pinned and charged once.
+/// Regions belong to the process: pinned and charged once.
 pub(crate) fn register_in_a_second_container_costs_nothing(fixture: &Fixture) {
     let (one, two) = (fixture.v2(), fixture.container(spapr::TCE_V2_IOMMU, &[1]));
     let memory = one.registered(K64);
@@ -132,7 +132,7 @@ pub(crate) fn register_over_the_limit_is_enomem(fixture: &Fixture) {
     assert_eq!((needed, missing, library.calls().len()), (4 * K64, K64, 0));
 }
 
-/// It counts all the same.
+/// The registered bytes count nevertheless.
 pub(crate) fn registered_memory_is_counted_as_locked_even_without_a_limit(fixture: &Fixture) {
     let raw = fixture.v2();
     let (memory, cost) = fixture.cost(|| raw.registered(16 * K64));
@@ -145,7 +145,7 @@ pub(crate) fn registered_memory_is_counted_as_locked_even_without_a_limit(fixtur
     lease.release().unwrap();
 }
 
-/// An array without an entry is asked for, and the kernel warns.
+/// The kernel tries to allocate an array without an entry, and warns.
 pub(crate) fn register_of_no_bytes_is_enomem_and_warns(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = fixture.v2();
@@ -156,18 +156,18 @@ pub(crate) fn register_of_no_bytes_is_enomem_and_warns(fixture: &Fixture) {
     fixture.library().registry.lease_all(&[]).unwrap();
 }
 
-/// The array for its pages cannot be had. Nothing stays charged.
+/// The array for its pages cannot be allocated. Nothing stays charged.
 pub(crate) fn register_of_absurdly_much_is_enomem(fixture: &Fixture) {
     let raw = fixture.v2();
     let (result, cost) = fixture.cost(|| raw.register_at(K64, 1 << 60));
     assert_eq!((result, cost), (Err(Errno::ENOMEM), 0));
     drop(raw);
-    // The library looks at what backs it first.
+    // The library checks the backing first.
     let asked = UserRange::new(UserAddr(1 << 50), 1 << 60).unwrap();
     assert!(matches!(refused(fixture, asked), RegisterError::Hole { .. }));
 }
 
-/// What cannot be pinned for writing: a hole, PROT_NONE, read-only.
+/// What cannot be pinned for writing: a hole, PROT_NONE, read-only memory.
 pub(crate) fn register_of_what_cannot_be_written_is_efault(fixture: &Fixture) {
     let raw = fixture.v2();
     let hole = fixture.memory(K64);
@@ -188,9 +188,9 @@ pub(crate) fn register_of_what_cannot_be_written_is_efault(fixture: &Fixture) {
     }
 }
 
-/// A bad page after good ones gives no error but a number: how many pages were pinned. None of them
-/// stays pinned.
-pub(crate) fn register_with_a_hole_behind_gives_the_pages_before_it(fixture: &Fixture) {
+/// A bad page after good ones gives a number instead of an error: how many pages were pinned. None
+/// of them stays pinned.
+pub(crate) fn register_with_a_hole_gives_the_number_of_pages_before_it(fixture: &Fixture) {
     let page = fixture.page();
     let raw = fixture.v2();
     for pages in [1, 5, 80, 127] {
@@ -208,8 +208,8 @@ pub(crate) fn register_with_a_hole_behind_gives_the_pages_before_it(fixture: &Fi
     assert_eq!(hole, part(memory, 5 * K64, K64));
 }
 
-/// Pages are pinned 2 Mi at a time, and the count begins anew: a bad first page of a chunk is
-/// EFAULT.
+/// Pages are pinned in chunks of 2 Mi, and the count starts again with each: a bad first page of a
+/// chunk is EFAULT.
 pub(crate) fn register_counts_pages_within_a_chunk_of_2_mi(fixture: &Fixture) {
     let page = fixture.page();
     let (start, chunk) = (1 << 44, page << 21);
@@ -237,7 +237,7 @@ pub(crate) fn register_of_device_memory_is_efault(fixture: &Fixture) {
     assert!(matches!(refused(fixture, memory), RegisterError::NotPinnable { .. }));
 }
 
-/// With any region of the process; but pages are pinned first, so that a hole is told before the
+/// With any region of the process; but pages are pinned first, so a hole is reported before the
 /// overlap.
 pub(crate) fn register_that_overlaps_is_einval_once_the_pages_are_pinned(fixture: &Fixture) {
     let raw = fixture.v2();
@@ -250,10 +250,10 @@ pub(crate) fn register_that_overlaps_is_einval_once_the_pages_are_pinned(fixture
     fixture.free(part(memory, 3 * K64, K64));
     let pages = i32::try_from(2 * K64 / fixture.page()).unwrap();
     assert_eq!(raw.register(part(memory, K64, 3 * K64)), Ok(pages));
-    assert_eq!(raw.register(part(memory, 2 * K64, K64)), Ok(0), "a neighbour is no overlap");
+    assert_eq!(raw.register(part(memory, 2 * K64, K64)), Ok(0), "a neighbour is not an overlap");
     drop(raw);
 
-    // Leases may overlap as they like: what is registered already is not registered again.
+    // Leases may overlap freely: what is registered already is not registered again.
     let library = fixture.library();
     let _one = library.registry.lease(part(memory, 0, 2 * K64)).unwrap();
     let (lease, cost) = fixture.cost(|| library.registry.lease(part(memory, K64, 2 * K64)).unwrap());
@@ -261,7 +261,7 @@ pub(crate) fn register_that_overlaps_is_einval_once_the_pages_are_pinned(fixture
     drop(lease);
 }
 
-/// Nor does anything but closing take it back.
+/// Only closing the container removes it.
 pub(crate) fn register_enables_the_container_for_good(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = fixture.memory(K64);
@@ -278,7 +278,7 @@ pub(crate) fn register_enables_the_container_for_good(fixture: &Fixture) {
     assert!(matches!(asked, spapr_iommu::space::MapError::Memory(_)), "{asked}");
 }
 
-/// It makes none either: what is charged is the memory.
+/// It creates none either: only the memory is charged.
 pub(crate) fn register_needs_no_window(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.remove(0), Ok(0));
@@ -293,8 +293,8 @@ pub(crate) fn register_needs_no_window(fixture: &Fixture) {
     assert_eq!(cost, K64.cast_signed());
 }
 
-/// The process is known to the container from the first call that got that far: UNREGISTER says
-/// EPERM before.
+/// The container knows its process from the first call that got this far: UNREGISTER says EPERM
+/// before that.
 pub(crate) fn register_that_fails_still_binds_the_process(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = fixture.memory(K64);
@@ -302,6 +302,6 @@ pub(crate) fn register_that_fails_still_binds_the_process(fixture: &Fixture) {
     assert_eq!(raw.register_at(1, 1), Err(Errno::EINVAL));
     assert_eq!(raw.unregister(memory), Err(Errno::ENOENT));
     drop(raw);
-    // Containers of the library stay within its process: the files are closed on exec.
+    // Containers of the library stay in its process: the files are closed on exec.
     fixture.library();
 }

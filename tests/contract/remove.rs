@@ -11,7 +11,7 @@ use spapr_iommu::window::{DefaultWindow, PlanError, WindowRequest};
 
 const RW: Permission = Permission::ReadWrite;
 
-/// A window of 64 KiB pages, whatever the memory.
+/// Creates a window of 64 KiB pages, whatever the memory.
 fn large_pages() -> WindowRequest {
     WindowRequest::bytes(1 << 30).page(PageShift::P64K).max_iommu_page(PageShift::P64K)
 }
@@ -32,13 +32,13 @@ pub(crate) fn remove_checks_its_arguments_before_it_cancels(fixture: &Fixture) {
     assert_eq!(calls, [Call::TceRemove(good)]);
 }
 
-/// Address 0 alone does so, and no table is ever made.
-pub(crate) fn remove_of_0_cancels_the_waiting_default_window(fixture: &Fixture) {
+/// Address 0 alone does this, and no table is ever created.
+pub(crate) fn remove_of_0_cancels_the_pending_default_window(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.remove(K4), Err(Errno::EINVAL), "inside, but not its start");
     assert_eq!(raw.remove(HIGH), Err(Errno::EINVAL));
     assert_eq!(fixture.cost(|| raw.remove(0)), (Ok(0), 0));
-    assert_eq!(raw.remove(0), Err(Errno::EINVAL), "there is none any more");
+    assert_eq!(raw.remove(0), Err(Errno::EINVAL), "it is gone");
     drop(raw);
 
     let library = fixture.library();
@@ -48,7 +48,7 @@ pub(crate) fn remove_of_0_cancels_the_waiting_default_window(fixture: &Fixture) 
     assert_eq!(library.space.drop_default_window(), Ok(()), "once more does no harm");
 }
 
-/// T10: only the first group that is attached makes one wait.
+/// T10: only the first attached group makes one pending.
 pub(crate) fn a_removed_default_window_does_not_come_back(fixture: &Fixture) {
     for live in [false, true] {
         let raw = fixture.v2();
@@ -63,7 +63,7 @@ pub(crate) fn a_removed_default_window_does_not_come_back(fixture: &Fixture) {
         assert_eq!(fixture.locked(), 0);
     }
 
-    // A map there has the library make a window again.
+    // A map there makes the library create a window again.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.drop_default_window().unwrap();
@@ -73,7 +73,7 @@ pub(crate) fn a_removed_default_window_does_not_come_back(fixture: &Fixture) {
     library.space.unmap(iova(K64, K64)).unwrap();
 }
 
-/// T14: not its start alone.
+/// T14: not just its start.
 pub(crate) fn remove_takes_any_address_inside_a_window(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
@@ -109,7 +109,7 @@ pub(crate) fn remove_outside_all_windows_gives_einval(fixture: &Fixture) {
     assert_eq!(library.calls(), [""; 0], "the kernel was asked");
 }
 
-/// And nobody is asked: the maps are gone, the regions free to go, the charge is back.
+/// There is no check: the maps are gone, the regions can be unregistered, the charge is returned.
 pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -118,7 +118,7 @@ pub(crate) fn remove_unmaps_what_is_mapped_in_the_window(fixture: &Fixture) {
     assert_eq!(fixture.cost(|| raw.remove(HIGH)), (Ok(0), -default_charge(fixture).min(4 << 20)));
     assert_eq!(raw.map(memory.start(), HIGH, K64), Err(Errno::ENXIO));
     raw.gives_back(memory);
-    // Anew it is empty: what is unmapped from it points nowhere.
+    // The new one is empty: what is unmapped from it leads nowhere.
     assert_eq!(raw.create(12, 1 << 30, 1), Ok(HIGH));
     assert!(raw.entries(1).is_none_or(|entries| entries.is_empty()));
     drop(raw);
@@ -146,7 +146,7 @@ pub(crate) fn a_device_reaches_nothing_once_the_window_is_removed(fixture: &Fixt
     assert_eq!(raw.map(memory.start(), HIGH, 2 * K64), Ok(0));
     assert_eq!(raw.map(memory.start(), 0, 2 * K64), Ok(0));
     assert_eq!(raw.remove(HIGH), Ok(0));
-    // It reads nothing from there, and writes that nothing through the window that is left.
+    // The device reads nothing from there, and writes that nothing through the remaining window.
     raw.dma(device, HIGH, K64, 16);
     assert_eq!((fixture.byte(memory, 0), fixture.byte(memory, K64)), (7, 0));
     assert_eq!(raw.unmap(0, 2 * K64), Ok(0));

@@ -1,4 +1,4 @@
-//! What a rule of the contract is; which rules are shown, where, and in which process.
+//! What a rule of the contract is, and which rules are shown where and in which process.
 
 use crate::fixture::{Fixture, Part};
 use crate::rules::{self, RULES};
@@ -13,52 +13,53 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A rule of the kernel's interface, with the test that shows it.
 pub(crate) struct Rule {
-    /// The test's name, which says the rule.
+    /// The test's name, which states the rule.
     pub(crate) name: &'static str,
     /// The file of the test, without its ending.
     pub(crate) file: &'static str,
-    /// Where in the kernel it is: a file, or a word of `rules.rs` for one, and the function.
+    /// Place in the kernel: a file, or a word of `rules.rs` for one, and the function.
     pub(crate) place: &'static str,
-    /// Whether it holds on a machine.
+    /// Whether it applies to a machine.
     pub(crate) on: fn(&Preset) -> bool,
-    /// How it leaves the machine.
+    /// The state in which it leaves the machine.
     pub(crate) leaves: Leaves,
     /// The test.
     pub(crate) show: fn(&Fixture),
 }
 
-/// A rule that cannot be shown, and why.
+/// A rule that cannot be shown, and the reason.
 pub(crate) struct Unshown {
     /// Its name.
     pub(crate) name: &'static str,
-    /// Where in the kernel it is.
+    /// Place in the kernel.
     pub(crate) place: &'static str,
     /// Why no test shows it.
     pub(crate) why: &'static str,
 }
 
-/// How a rule leaves a real machine. On the model it always runs.
+/// The state in which a rule leaves a real machine. On the model it always runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaves {
-    /// As it was. Runs beside others.
+    /// Unchanged. Runs alongside others.
     Clean,
-    /// As it was, and the model has nothing like it: the running kernel alone is asked.
+    /// Unchanged, and the model has no equivalent: only the running kernel is asked.
     CleanKernel,
-    /// As it was, and the machines at hand cannot show it: the model alone is asked.
+    /// Unchanged, and no available machine can show it: only the model is asked.
     CleanModel,
-    /// As it was. Wants hugetlb pages, which a model has: `ppc64/run --hugepages N`.
+    /// Unchanged. Needs hugetlb pages, which a model has: `ppc64/run --hugepages N`.
     CleanHuge,
-    /// Something is orphaned, leaked or logged until reboot: in a process of its own, with
+    /// Something is orphaned, leaked or logged until reboot: runs in a process of its own, with
     /// `--scars`.
     Scars,
-    /// A group gets no windows any more until reboot: likewise, with a group of its own.
+    /// A group gets no windows until reboot: runs in a process of its own too, with a group of its
+    /// own.
     Poison,
-    /// Dead: alone, with `--fatal NAME`.
+    /// Crashed: runs alone, with `--fatal NAME`.
     Fatal,
 }
 
 impl Leaves {
-    /// Whether nothing is left behind.
+    /// Returns whether the machine is unchanged.
     pub(crate) fn clean(self) -> bool {
         !matches!(self, Self::Scars | Self::Poison | Self::Fatal)
     }
@@ -69,12 +70,12 @@ pub(crate) fn every(_: &Preset) -> bool {
     true
 }
 
-/// Machines whose devices can have windows: all but pseries without dynamic windows.
+/// Machines whose devices can have windows: all except pseries without dynamic windows.
 pub(crate) fn usable(preset: &Preset) -> bool {
     !bare_firmware(preset)
 }
 
-/// Machines that have windows of pages above the host's.
+/// Machines that have windows of pages above the host page size.
 pub(crate) fn large_usable(preset: &Preset) -> bool {
     let small = matches!(preset.machine, Machine::Pseries(firmware) if firmware.page_sizes >> 21 == 0);
     usable(preset) && !small
@@ -110,7 +111,7 @@ pub(crate) fn power8(preset: &Preset) -> bool {
     preset.machine == Machine::Powernv8
 }
 
-/// Bare metal that is told of a range of TCEs in one call, not of each page apart.
+/// Bare metal that invalidates a range of TCEs by one call, not page by page.
 pub(crate) fn after_power8(preset: &Preset) -> bool {
     powernv(preset) && !power8(preset)
 }
@@ -135,22 +136,22 @@ pub(crate) fn small_pages(preset: &Preset) -> bool {
     preset.page == HostPage::Small
 }
 
-/// Machines with windows and pages of hugetlb.
+/// Machines with windows and hugetlb pages.
 pub(crate) fn hugetlb(preset: &Preset) -> bool {
     usable(preset) && !preset.huge_pages().is_empty()
 }
 
-/// pseries kernels that take a page shift by its low bits.
+/// pseries kernels that use only the low bits of a page shift.
 pub(crate) fn low_bits(preset: &Preset) -> bool {
     pseries(preset) && !preset.kernel.bounds_page_shift()
 }
 
-/// Kernels that take it as it is.
+/// Kernels that use all of it.
 pub(crate) fn all_bits(preset: &Preset) -> bool {
     usable(preset) && preset.kernel.bounds_page_shift()
 }
 
-/// The models of all cells, of a machine that is in none, and of kernels before and after a fix of
+/// The models of all cells, of a machine that is in none, and of kernels before and after a fix in
 /// their series.
 const PRESETS: [&str; 12] = [
     "powernv8-64k-6.12",
@@ -167,11 +168,11 @@ const PRESETS: [&str; 12] = [
     "pseries-noddw",
 ];
 
-/// Poisoned groups so far: each such rule takes the next one.
+/// Number of poisoned groups so far: each such rule uses the next one.
 static POISONED: AtomicUsize = AtomicUsize::new(0);
 
-/// On a POWER machine the running kernel and the model like it; elsewhere all models. `costly`:
-/// what leaves scars on the running kernel, and nothing else.
+/// Shows rules: on a POWER machine on the running kernel and the model like it; elsewhere on all
+/// models. With `costly`, only those that leave scars on the running kernel.
 pub(crate) fn trials(given: Option<Preset>, costly: bool) -> Result<Vec<Trial>, String> {
     let host = Vfio::new();
     let real = host.platform().map(|_| given.map_or_else(|| machine::preset(&host), Ok)).transpose()?;
@@ -188,11 +189,11 @@ pub(crate) fn trials(given: Option<Preset>, costly: bool) -> Result<Vec<Trial>, 
         Trial::test("the_document_names_each_rule", rules::document_names_each_rule),
         Trial::test("the_table_is_whole", rules::table_is_whole),
     ];
-    // What poisons a group comes last: the others use it too.
+    // Rules that poison a group come last, because the others use it too.
     let poison = |rule: &&Rule| rule.leaves == Leaves::Poison;
     for rule in RULES.iter().filter(|rule| !poison(rule)).chain(RULES.iter().filter(poison)) {
         if let Some(preset) = real.filter(rule.on).filter(|_| rule.leaves != Leaves::CleanModel) {
-            // Of a rule that costs something, the library's part costs nothing.
+            // Of a rule that does lasting harm, the library's part does none.
             let kind = if rule.leaves.clean() { "kernel" } else { "library" };
             let part = if rule.leaves.clean() { Part::Whole } else { Part::Library };
             let poor = rule.leaves == Leaves::CleanHuge && machine::huge_pages(preset.huge_pages()).is_empty();
@@ -217,7 +218,7 @@ fn scars(real: Option<Preset>) -> Vec<Trial> {
     let costly = |rule: &&Rule| matches!(rule.leaves, Leaves::Scars | Leaves::Poison);
     let trial = |rule: &'static Rule| {
         let preset = real.filter(rule.on)?;
-        // A group that is poisoned is of no use to the next rule.
+        // A poisoned group is useless to the next rule.
         let group = move || match rule.leaves {
             Leaves::Poison => 2 + POISONED.fetch_add(1, Ordering::Relaxed),
             _ => 0,
@@ -234,7 +235,7 @@ fn here(rule: &Rule, preset: Preset, group: usize, part: Part) -> Result<(), Fai
     Ok(())
 }
 
-/// In a process of its own, which takes what it lost along.
+/// Runs a rule in a process of its own, so that what it lost ends with that process.
 fn apart(rule: &Rule, preset: Preset, group: usize) -> Result<(), Failed> {
     let arguments = ["--alone", rule.name, "--preset", &preset.to_string(), "--group", &group.to_string()];
     let output = Command::new("/proc/self/exe").args(arguments).output()?;
@@ -245,7 +246,7 @@ fn apart(rule: &Rule, preset: Preset, group: usize) -> Result<(), Failed> {
     Err(format!("{}: {said}", output.status).into())
 }
 
-/// One rule in this process, on the running kernel.
+/// Shows one rule in this process, on the running kernel.
 pub(crate) fn alone(name: &str, preset: Option<Preset>, group: usize, part: Part) -> ExitCode {
     let Some(rule) = RULES.iter().find(|rule| rule.name == name) else {
         eprintln!("contract: no rule {name}");

@@ -1,10 +1,10 @@
-//! Every rule: the file and name of its test, where in the kernel it is, where it holds, how it
+//! Every rule: the file and name of its test, its place in the kernel, where it applies, and how it
 //! leaves the machine. `docs/kernel-contract.md` says the same: there a rule is a link with the
 //! test's name to the test's file.
 
 use crate::rule::{Leaves, *};
 use crate::{
-    backing, bare, core, create, create_pseries, eeh, info, locked, map, ownership, pages, register, remove, sharing,
+    abi, backing, core, create, create_pseries, eeh, info, locked, map, ownership, pages, register, remove, sharing,
     traps, unmap, unregister, v1,
 };
 use Leaves::*;
@@ -42,13 +42,13 @@ pub(crate) const RULES: &[Rule] = rules! {
     core::calls_that_the_driver_does_not_know_are_enotty, TCE_IOCTL, every, Clean;
     core::container_without_groups_loses_its_driver_and_takes_another, "drivers/vfio/container.c: vfio_group_detach_container", usable, Clean;
     core::group_has_one_opener, "drivers/vfio/group.c: vfio_group_fops_open", every, Clean;
-    bare::arguments_that_fault_are_efault, TCE_IOCTL, usable, CleanKernel;
-    bare::arguments_larger_than_their_structure_are_fine, TCE_IOCTL, every, CleanKernel;
-    bare::numbers_of_other_architectures_are_unknown, "arch/powerpc/include/uapi/asm/ioctl.h: _IOC_NONE", every, CleanKernel;
-    bare::calls_of_another_process_are_eperm_once_one_is_bound, "vfio_iommu_spapr_tce.c: tce_iommu_mm_set", usable, CleanKernel;
-    bare::devices_have_no_files_of_their_own, "drivers/vfio/Kconfig: VFIO_DEVICE_CDEV", every, CleanKernel;
+    abi::arguments_that_fault_are_efault, TCE_IOCTL, usable, CleanKernel;
+    abi::arguments_larger_than_their_structure_are_fine, TCE_IOCTL, every, CleanKernel;
+    abi::numbers_of_other_architectures_are_unknown, "arch/powerpc/include/uapi/asm/ioctl.h: _IOC_NONE", every, CleanKernel;
+    abi::calls_of_another_process_are_eperm_once_one_is_bound, "vfio_iommu_spapr_tce.c: tce_iommu_mm_set", usable, CleanKernel;
+    abi::devices_have_no_files_of_their_own, "drivers/vfio/Kconfig: VFIO_DEVICE_CDEV", every, CleanKernel;
     // GET_INFO
-    info::info_tells_the_machines_windows, TCE_IOCTL, every, Clean;
+    info::info_describes_the_machines_windows, TCE_IOCTL, every, Clean;
     info::info_wants_16_bytes, TCE_IOCTL, every, Clean;
     info::info_of_less_than_32_bytes_has_the_flag_without_the_data, TCE_IOCTL, every, Clean;
     info::info_of_v1_has_no_dynamic_windows, TCE_IOCTL, every, Clean;
@@ -74,9 +74,9 @@ pub(crate) const RULES: &[Rule] = rules! {
     map::map_that_cannot_afford_the_default_window_is_enomem, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
     map::map_outside_all_windows_is_enxio, "vfio_iommu_spapr_tce.c: tce_iommu_find_table", usable, Clean;
     map::map_of_parts_of_iommu_pages_is_einval, TCE_IOCTL, usable, Clean;
-    map::map_without_a_right_is_einval, TCE_IOCTL, usable, Clean;
+    map::map_without_a_permission_is_einval, TCE_IOCTL, usable, Clean;
     map::map_with_a_misaligned_iova_gives_1, "arch/powerpc/include/asm/iommu.h: iommu_tce_put_param_check", usable, Clean;
-    map::map_looks_for_the_window_then_size_then_right_then_iova, TCE_IOCTL, usable, Clean;
+    map::map_checks_the_window_then_size_then_permission_then_iova, TCE_IOCTL, usable, Clean;
     map::map_uses_the_page_of_the_window_that_holds_the_iova, "vfio_iommu_spapr_tce.c: tce_iommu_find_table", usable, Clean;
     map::no_positive_result_passes_for_success, TCE_IOCTL, usable, Clean;
     map::map_and_unmap_of_no_bytes_return_0, TCE_IOCTL, usable, Scars;
@@ -92,7 +92,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     pages::map_of_memory_that_is_gone_leads_to_its_old_pages, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_ua_to_hpa", usable, Clean;
     pages::map_for_writing_only_denies_reads_on_pseries_alone, "platforms/powernv/pci-ioda-tce.c: pnv_tce_xchg", usable, Clean;
     pages::map_past_the_end_of_a_small_window_is_eintr_and_leaks_a_count, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", pseries, Scars;
-    pages::map_past_the_end_of_a_small_default_window_maps_behind_it, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
+    pages::map_past_the_end_of_a_small_default_window_maps_there, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Scars;
     pages::map_past_the_end_of_a_window_returns_0_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_build_v2", powernv, Scars;
 
     // UNMAP_DMA
@@ -103,9 +103,9 @@ pub(crate) const RULES: &[Rule] = rules! {
     unmap::unmap_of_parts_of_iommu_pages_is_einval, TCE_IOCTL, usable, Clean;
     unmap::unmap_with_a_misaligned_iova_gives_1, "arch/powerpc/kernel/iommu.c: iommu_tce_check_ioba", usable, Clean;
     unmap::unmap_needs_no_match_with_what_was_mapped, "vfio_iommu_spapr_tce.c: tce_iommu_clear", usable, Clean;
-    unmap::unmap_of_nothing_is_0_and_tells_no_bytes, "vfio_iommu_spapr_tce.c: tce_iommu_clear", usable, Clean;
+    unmap::unmap_of_nothing_is_0_and_counts_no_bytes, "vfio_iommu_spapr_tce.c: tce_iommu_clear", usable, Clean;
     unmap::unmap_past_the_end_clears_what_is_inside_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_pseries, Clean;
-    unmap::unmap_past_the_end_writes_behind_the_table_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_powernv, Scars;
+    unmap::unmap_past_the_end_writes_past_the_table_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_clear", old_unmap_powernv, Scars;
     unmap::unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8, "arch/powerpc/kernel/iommu.c: iommu_tce_check_ioba", new_unmap, Clean;
     unmap::unmap_skips_leaves_that_are_not_there, "vfio_iommu_spapr_tce.c: tce_iommu_clear", after_power8, Clean;
 
@@ -120,14 +120,14 @@ pub(crate) const RULES: &[Rule] = rules! {
     register::register_of_no_bytes_is_enomem_and_warns, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, Scars;
     register::register_of_absurdly_much_is_enomem, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, Clean;
     register::register_of_what_cannot_be_written_is_efault, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, Clean;
-    register::register_with_a_hole_behind_gives_the_pages_before_it, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, Clean;
+    register::register_with_a_hole_gives_the_number_of_pages_before_it, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, Clean;
     register::register_counts_pages_within_a_chunk_of_2_mi, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, CleanModel;
     register::register_of_device_memory_is_efault, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, CleanModel;
     register::register_that_overlaps_is_einval_once_the_pages_are_pinned, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, Clean;
     register::register_enables_the_container_for_good, "vfio_iommu_spapr_tce.c: tce_iommu_register_pages", usable, Clean;
     register::register_needs_no_window, "vfio_iommu_spapr_tce.c: tce_iommu_register_pages", usable, Clean;
     register::register_that_fails_still_binds_the_process, "vfio_iommu_spapr_tce.c: tce_iommu_mm_set", every, Clean;
-    bare::register_of_a_memfd_is_fine, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, CleanKernel;
+    abi::register_of_a_memfd_is_fine, "arch/powerpc/mm/book3s64/iommu_api.c: mm_iommu_do_alloc", every, CleanKernel;
 
     // UNREGISTER_MEMORY
     unregister::unregister_before_the_process_is_known_is_eperm, TCE_IOCTL, usable, Clean;
@@ -165,7 +165,7 @@ pub(crate) const RULES: &[Rule] = rules! {
     create::create_checks_its_arguments_before_the_default_window_comes, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
     create::create_looks_at_no_reserved_word, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
     create::create_writes_back_the_start_and_only_when_it_succeeds, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
-    create::create_makes_the_waiting_default_window_first, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
+    create::create_makes_the_pending_default_window_first, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
     create::without_the_default_window_create_makes_one_window, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", usable, Clean;
     create::a_third_window_gives_enospc, "vfio_iommu_spapr_tce.c: tce_iommu_find_free_table", usable, Clean;
     create::a_page_the_machine_lacks_gives_einval, "vfio_iommu_spapr_tce.c: tce_iommu_create_window", usable, Clean;
@@ -185,11 +185,11 @@ pub(crate) const RULES: &[Rule] = rules! {
     create_pseries::a_window_below_its_page_makes_the_kernel_warn_on_pseries, "powerpc/kernel/iommu.c: iommu_init_table", pseries, Scars;
     create_pseries::every_try_on_a_pe_out_of_use_loses_a_charge_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, Poison;
     create_pseries::without_ddw_in_the_firmware_there_is_no_window_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", bare_firmware, Poison;
-    create_pseries::the_only_window_is_had_once_the_default_one_is_gone_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, CleanModel;
+    create_pseries::the_only_window_is_available_once_the_default_one_is_gone_on_pseries, "platforms/pseries/iommu.c: spapr_tce_create_table", pseries, CleanModel;
 
     // TCE_REMOVE.
     remove::remove_checks_its_arguments_before_it_cancels, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
-    remove::remove_of_0_cancels_the_waiting_default_window, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
+    remove::remove_of_0_cancels_the_pending_default_window, "vfio_iommu_spapr_tce.c: tce_iommu_ioctl", usable, Clean;
     remove::a_removed_default_window_does_not_come_back, "vfio_iommu_spapr_tce.c: tce_iommu_remove_window", usable, Clean;
     remove::remove_takes_any_address_inside_a_window, "vfio_iommu_spapr_tce.c: tce_iommu_remove_window", usable, Clean;
     remove::remove_outside_all_windows_gives_einval, "vfio_iommu_spapr_tce.c: tce_iommu_remove_window", usable, Clean;
@@ -205,23 +205,23 @@ pub(crate) const RULES: &[Rule] = rules! {
     eeh::eeh_state_is_a_positive_result_on_powernv, "powerpc/kernel/eeh.c: eeh_pe_get_state", powernv, CleanModel;
 
     // Huge pages.
-    backing::ordinary_memory_carries_pages_up_to_the_hosts, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
+    backing::ordinary_memory_supports_pages_up_to_the_hosts, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", usable, Clean;
     backing::an_iommu_page_above_the_hosts_wants_hugetlb_memory, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_usable, Clean;
-    backing::hugetlb_memory_carries_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
-    backing::hugetlb_memory_registered_in_part_carries_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
-    backing::small_pages_behind_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", large_pseries, CleanModel;
+    backing::hugetlb_memory_supports_its_own_page, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
+    backing::hugetlb_memory_registered_in_part_supports_less, "mm/book3s64/iommu_api.c: mm_iommu_do_alloc", large_hugetlb, CleanHuge;
+    backing::small_pages_after_hugetlb_give_eperm_where_they_are_mapped, "vfio_iommu_spapr_tce.c: tce_page_is_contained", large_pseries, CleanModel;
 
     // Groups, devices, files.
     ownership::a_groups_status_says_viable_and_then_in_a_container, "vfio/group.c: vfio_group_ioctl_get_status", every, Clean;
     ownership::set_container_and_unset_container_want_their_turn, "vfio/group.c: vfio_group_ioctl_set_container", every, Clean;
     ownership::a_group_with_a_host_driver_gives_eperm, "iommu/iommu.c: iommu_group_claim_dma_owner", every, CleanModel;
-    ownership::a_device_opens_behind_set_iommu_alone, "vfio/group.c: vfio_group_ioctl_get_device_fd", usable, Clean;
+    ownership::a_device_opens_only_after_set_iommu, "vfio/group.c: vfio_group_ioctl_get_device_fd", usable, Clean;
     ownership::a_device_file_holds_its_group, "vfio/group.c: vfio_group_ioctl_unset_container", usable, Clean;
     ownership::a_closed_container_lives_while_groups_are_in_it, "vfio/container.c: vfio_container_put", usable, Clean;
     sharing::v1_takes_one_group, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", usable, Clean;
     sharing::a_group_that_joins_sees_what_is_mapped_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", powernv, Clean;
-    sharing::a_group_does_not_come_to_anothers_window_on_pseries, "platforms/pseries/iommu.c: spapr_tce_set_window", pseries, Clean;
-    sharing::the_default_window_waits_for_the_first_group_alone_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", powernv, Clean;
+    sharing::a_group_does_not_join_anothers_window_on_pseries, "platforms/pseries/iommu.c: spapr_tce_set_window", pseries, Clean;
+    sharing::the_default_window_is_pending_for_the_first_group_alone_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", powernv, Clean;
     sharing::a_group_that_leaves_takes_the_maps_from_the_devices_of_others_on_powernv, "vfio_iommu_spapr_tce.c: tce_iommu_release_ownership", powernv, Clean;
     sharing::the_last_group_takes_everything_along, "vfio_iommu_spapr_tce.c: tce_iommu_release", usable, Clean;
     sharing::a_group_that_comes_back_has_all_its_windows_again, "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", usable, Clean;
@@ -232,7 +232,7 @@ pub(crate) const RULES: &[Rule] = rules! {
 
     // Bare metal and partitions.
     info::the_default_window_starts_at_0_with_4k_pages, "vfio_iommu_spapr_tce.c: tce_iommu_create_default_window", usable, Clean;
-    info::no_way_round_the_tables_is_left_on_powernv, "platforms/powernv/pci-ioda.c: pnv_ioda2_take_ownership", powernv, Clean;
+    info::no_way_around_the_tables_is_left_on_powernv, "platforms/powernv/pci-ioda.c: pnv_ioda2_take_ownership", powernv, Clean;
 
     // Calls that end the machine
     traps::map_past_the_end_of_a_window_is_an_oops_on_pseries, "vfio_iommu_spapr_tce.c: tce_iommu_unuse_page_v2", pseries, Fatal;
@@ -247,7 +247,7 @@ pub(crate) const UNSHOWN: &[Unshown] = &[
     Unshown { name: "info_of_a_container_without_groups_is_enxio", place: TCE_IOCTL,
         why: "the driver goes with the last group, and EINVAL comes first" },
     Unshown { name: "enable_of_a_container_without_groups_is_enodev", place: TCE_ENABLE,
-        why: "likewise" },
+        why: "as above" },
     Unshown { name: "info_or_enable_of_a_group_without_tables_fails", place: TCE_IOCTL,
         why: "ENXIO and ENODEV: no such group gets through SET_IOMMU" },
     Unshown { name: "enable_without_a_default_window_is_eperm", place: TCE_ENABLE,
@@ -271,7 +271,7 @@ pub(crate) const UNSHOWN: &[Unshown] = &[
     Unshown { name: "vfio_pci_cannot_bind_from_5_19_to_6_3", place: "drivers/vfio/vfio_main.c: vfio_group_find_or_alloc",
         why: "no such kernel is at hand; `Obstacle::KernelTooOld`, tested on a tree of files in src/host/vfio/tests.rs" },
     Unshown { name: "driver_module_loads_with_vfio", place: "drivers/vfio/Kconfig: VFIO_IOMMU_SPAPR_TCE",
-        why: "machines at hand load modules by name; `Obstacle::NoModule` tells which is missing" },
+        why: "available machines load modules by name; `Obstacle::NoModule` names the missing one" },
     Unshown { name: "a_pe_that_vfio_cannot_serve_does_not_attach", place: "vfio_iommu_spapr_tce.c: tce_iommu_attach_group", why: "no machine at hand has such a group" },
     Unshown { name: "the_firmware_may_refuse_any_window", place: "platforms/pseries/iommu.c: spapr_tce_create_table", why: "QEMU's firmware refuses none it has room for" },
     Unshown { name: "a_level_of_16_mib_fails_once_memory_is_fragmented", place: "platforms/powernv/pci-ioda-tce.c: pnv_alloc_tce_level", why: "depends on the machine's past" },
@@ -286,10 +286,10 @@ pub(crate) const UNSHOWN: &[Unshown] = &[
 
 const DOCUMENT: &str = include_str!("../../docs/kernel-contract.md");
 
-/// Names and files of the links to tests.
+/// Returns names and files of the links to tests.
 fn links() -> Vec<(&'static str, &'static str)> {
-    let behind = DOCUMENT.split("](../tests/contract/").collect::<Vec<_>>();
-    let pairs = behind.windows(2).filter_map(|pair| {
+    let parts = DOCUMENT.split("](../tests/contract/").collect::<Vec<_>>();
+    let pairs = parts.windows(2).filter_map(|pair| {
         let name = pair[0].rsplit('[').next()?.trim_matches('`');
         Some((name, pair[1].split(')').next()?.strip_suffix(".rs")?))
     });
@@ -311,7 +311,7 @@ pub(crate) fn document_names_each_rule() -> Result<(), Failed> {
     Err(format!("not in the document: {missing:#?} {untold:#?}; in no table: {unknown:#?}").into())
 }
 
-/// Names are unique, and every entry says where in the kernel the rule is.
+/// Names are unique, and every entry names the place in the kernel.
 pub(crate) fn table_is_whole() -> Result<(), Failed> {
     let mut seen = BTreeSet::new();
     let places =
@@ -321,7 +321,7 @@ pub(crate) fn table_is_whole() -> Result<(), Failed> {
             return Err(format!("{name} is in the table twice").into());
         }
         if !place.contains(": ") {
-            return Err(format!("{name}: {place:?} is no file and function").into());
+            return Err(format!("{name}: {place:?} is not a file and function").into());
         }
     }
     if UNSHOWN.iter().any(|rule| rule.why.is_empty()) || !RULES.iter().any(|rule| rule.leaves == Leaves::Fatal) {

@@ -1,4 +1,4 @@
-//! Groups that come to a container and leave it.
+//! Groups that join a container and leave it.
 
 use crate::fixture::{Fixture, HIGH, K4, K64, iova};
 use crate::locked::{default_charge, small_charge};
@@ -22,7 +22,7 @@ pub(crate) fn v1_takes_one_group(fixture: &Fixture) {
     let raw = fixture.v1();
     assert_eq!(raw.attach(1), Err(Errno::EBUSY));
     drop(raw);
-    // What was refused by SET_IOMMU leaves the container as it was.
+    // A refused SET_IOMMU leaves the container unchanged.
     let raw = fixture.empty();
     assert_eq!([raw.attach(0), raw.attach(1)], [Ok(0), Ok(0)]);
     assert_eq!(raw.set_iommu(TCE_IOMMU), Err(Errno::EBUSY));
@@ -32,7 +32,7 @@ pub(crate) fn v1_takes_one_group(fixture: &Fixture) {
     library_keeps_them_apart(fixture);
 }
 
-/// The windows are programmed into its PE, with what is mapped in them.
+/// The windows are programmed into its PE, with everything mapped in them.
 pub(crate) fn a_group_that_joins_sees_what_is_mapped_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(2 * K64);
@@ -56,7 +56,7 @@ pub(crate) fn a_group_that_joins_sees_what_is_mapped_on_powernv(fixture: &Fixtur
     library.space.unmap(iova(0, K64)).unwrap();
 }
 
-pub(crate) fn a_group_does_not_come_to_anothers_window_on_pseries(fixture: &Fixture) {
+pub(crate) fn a_group_does_not_join_anothers_window_on_pseries(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.create(16, 1 << 30, 1), Ok(HIGH));
     assert_eq!(raw.attach(1), Err(Errno::EPERM));
@@ -71,8 +71,8 @@ pub(crate) fn a_group_does_not_come_to_anothers_window_on_pseries(fixture: &Fixt
     library_keeps_them_apart(fixture);
 }
 
-/// T10: later ones find the windows that are there, or none.
-pub(crate) fn the_default_window_waits_for_the_first_group_alone_on_powernv(fixture: &Fixture) {
+/// T10: later groups find the existing windows, or none.
+pub(crate) fn the_default_window_is_pending_for_the_first_group_alone_on_powernv(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
     assert_eq!(raw.remove(0), Ok(0));
@@ -87,7 +87,7 @@ pub(crate) fn the_default_window_waits_for_the_first_group_alone_on_powernv(fixt
     assert_eq!(library.space.status().default, DefaultWindow::Gone, "in neither container");
 }
 
-/// T8: the other group's device sees nothing any more, and the memory is free to go.
+/// T8: the other group's device sees nothing, and the memory can be unregistered.
 pub(crate) fn a_group_that_leaves_takes_the_maps_from_the_devices_of_others_on_powernv(fixture: &Fixture) {
     let raw = fixture.container(TCE_V2_IOMMU, &[0, 1]);
     let device = raw.device(0).unwrap();
@@ -95,7 +95,7 @@ pub(crate) fn a_group_that_leaves_takes_the_maps_from_the_devices_of_others_on_p
     fixture.fill(memory, 3);
     assert_eq!(raw.map(memory.start(), 0, K64), Ok(0));
     assert_eq!(raw.detach(1), Ok(0));
-    // What it reads at 0 now is nothing, and what it writes goes through a map made since.
+    // Its reads at 0 return nothing, and its writes go through a map made since.
     assert_eq!(raw.map(spapr_iommu::addr::UserAddr(memory.start().0 + K64), K64, K64), Ok(0));
     raw.dma(device, 0, K64, 16);
     assert_eq!((fixture.byte(memory, 0), fixture.byte(memory, K64)), (3, 0));
@@ -114,7 +114,7 @@ pub(crate) fn a_group_that_leaves_takes_the_maps_from_the_devices_of_others_on_p
     library.space.unmap(iova(0, K64)).unwrap();
 }
 
-/// Tables, regions and, of v1, what ENABLE charged. Then the container is as new.
+/// Tables, regions and, of v1, the charge of ENABLE. After that the container is as new.
 pub(crate) fn the_last_group_takes_everything_along(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -129,7 +129,7 @@ pub(crate) fn the_last_group_takes_everything_along(fixture: &Fixture) {
     assert_eq!(fixture.locked(), 0);
     drop(raw);
 
-    // Leases stay, and are registered anew with the next group.
+    // Leases stay, and are registered again with the next group.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.space.map(iova(0, K64), memory.start(), RW).unwrap();
@@ -141,7 +141,7 @@ pub(crate) fn the_last_group_takes_everything_along(fixture: &Fixture) {
     library.space.unmap(iova(0, K64)).unwrap();
 }
 
-/// Its PE is the host's in between, which puts it back as it was.
+/// Its PE belongs to the host in between, which restores it.
 pub(crate) fn a_group_that_comes_back_has_all_its_windows_again(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.remove(0), Ok(0));

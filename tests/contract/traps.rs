@@ -1,4 +1,4 @@
-//! Traps that lie between calls, and calls that end the machine.
+//! Traps between calls, and calls that crash the machine.
 
 use crate::fixture::{Fixture, K4, K64, iova};
 use crate::rule;
@@ -14,9 +14,9 @@ use std::fs;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// Each failure costs the table that was not made, until the process ends.
+/// Each failure charges the table that was not made, until the process ends.
 pub(crate) fn create_that_the_platform_refuses_leaks_its_charge(fixture: &Fixture) {
-    // pseries has one level; powernv cannot have 128 MiB of table in one piece.
+    // pseries has one level; powernv cannot allocate 128 MiB of table in one piece.
     let (shift, size, levels, errno, charge) = if fixture.powernv() {
         (16, 1 << 40, 1, Errno::ENOMEM, 256 << 20)
     } else {
@@ -35,7 +35,7 @@ pub(crate) fn create_that_the_platform_refuses_leaks_its_charge(fixture: &Fixtur
             assert!(matches!(model.violations()[..], [Violation::LeakedCharge { .. }, Violation::LeakedCharge { .. }]))
         });
     });
-    // The plan takes the levels that work.
+    // The plan chooses a number of levels that works.
     let library = fixture.library();
     let page = fixture.preset.page.shift();
     if fixture.powernv() {
@@ -46,7 +46,7 @@ pub(crate) fn create_that_the_platform_refuses_leaks_its_charge(fixture: &Fixtur
     assert_eq!(window.levels, 1);
 }
 
-/// A window's table counts, and the limit is the one failure that leaks nothing.
+/// A window's table counts, and failing the limit is the one failure that leaks nothing.
 pub(crate) fn create_over_the_limit_is_enomem_and_leaks_nothing(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.remove(0), Ok(0));
@@ -65,8 +65,8 @@ pub(crate) fn create_over_the_limit_is_enomem_and_leaks_nothing(fixture: &Fixtur
     assert!(library.calls().is_empty(), "the kernel was asked");
 }
 
-/// Another window's worth of TCEs is charged twice on powernv: the hardware's table and the
-/// kernel's list of user addresses.
+/// TCEs of another window are charged twice on powernv: the hardware's table and the kernel's list
+/// of user addresses.
 pub(crate) fn create_charges_its_table_and_on_powernv_twice(fixture: &Fixture) {
     let raw = fixture.v2();
     assert_eq!(raw.remove(0), Ok(0));
@@ -85,7 +85,7 @@ pub(crate) fn create_charges_its_table_and_on_powernv_twice(fixture: &Fixture) {
     assert_eq!((planned.cast_signed(), window.page), (cost, PageShift::P4K));
 }
 
-/// The firmware refuses, and from then on the kernel makes no window for the PE, for nobody.
+/// The firmware refuses, and from then on the kernel creates no window for the PE, for any process.
 pub(crate) fn second_dynamic_window_puts_the_pe_out_of_use(fixture: &Fixture) {
     // The plan counts windows, and the kernel is not asked.
     let library = fixture.library();
@@ -113,7 +113,7 @@ pub(crate) fn second_dynamic_window_puts_the_pe_out_of_use(fixture: &Fixture) {
     });
 }
 
-/// A table belongs to one PE: with two groups no window can be made.
+/// A table belongs to one PE: with two groups no window can be created.
 pub(crate) fn second_group_in_a_container_takes_its_windows_on_pseries(fixture: &Fixture) {
     fixture.scars(|| {
         let raw = fixture.container(spapr::TCE_V2_IOMMU, &[0, 1]);
@@ -133,7 +133,7 @@ pub(crate) fn second_group_in_a_container_takes_its_windows_on_pseries(fixture: 
     library.space.unmap(iova(0, K64)).unwrap();
 }
 
-/// All that the container maps is gone, for the groups that stay.
+/// Everything that the container maps is gone, also for the groups that stay.
 pub(crate) fn detach_of_one_group_wipes_what_all_share(fixture: &Fixture) {
     let raw = fixture.container(spapr::TCE_V2_IOMMU, &[0, 1]);
     let memory = raw.registered(K64);
@@ -167,7 +167,7 @@ pub(crate) fn detach_of_one_group_wipes_what_all_share(fixture: &Fixture) {
     assert!(rule::powernv(&fixture.preset));
 }
 
-/// A hung CPU is seen by the watchdog, which is to end the machine soon.
+/// The watchdog notices a hung CPU, and should end the machine soon.
 fn watch(fixture: &Fixture) {
     if !fixture.is_model() {
         fs::write("/proc/sys/kernel/softlockup_panic", "1").unwrap();
@@ -175,7 +175,7 @@ fn watch(fixture: &Fixture) {
     }
 }
 
-/// What follows a refusal: a good map in the same place.
+/// After a refusal: a valid map in the same place.
 fn works_on(library: &crate::fixture::Library<'_>) {
     let (memory, lease) = library.leased(K64);
     library.space.map(iova(0, K4), memory.start(), RW).unwrap();
@@ -204,7 +204,7 @@ pub(crate) fn map_past_the_end_of_a_window_is_an_oops_on_pseries(fixture: &Fixtu
     works_on(&library);
 }
 
-/// The loop that tells PHB3 to forget TCEs does not end for none.
+/// The loop that makes PHB3 forget TCEs does not end for a count of zero.
 pub(crate) fn map_of_no_bytes_at_0_hangs_power8(fixture: &Fixture) {
     fixture.scars(|| {
         watch(fixture);
@@ -215,7 +215,7 @@ pub(crate) fn map_of_no_bytes_at_0_hangs_power8(fixture: &Fixture) {
         fixture.on_model(|model| assert_eq!(model.violations(), [expected]));
         outcome
     });
-    // A range without a byte is none.
+    // A range always has at least one byte.
     assert!(IovaRange::new(Iova(0), 0).is_err());
     works_on(&fixture.library());
 }
@@ -235,7 +235,7 @@ pub(crate) fn unmap_of_no_bytes_at_0_hangs_power8(fixture: &Fixture) {
     works_on(&fixture.library());
 }
 
-/// The rollback of a map that fails at its first page is one of no pages.
+/// The rollback of a map that fails at its first page covers no page.
 pub(crate) fn map_at_0_that_fails_at_once_hangs_power8(fixture: &Fixture) {
     fixture.scars(|| {
         watch(fixture);

@@ -18,14 +18,14 @@ pub(crate) fn unmap_before_any_register_is_eperm(fixture: &Fixture) {
     assert_eq!(raw.unmap(0, K4), Err(Errno::EPERM));
     drop(raw);
 
-    // The library does not ask for what it never mapped.
+    // The library never unmaps what it did not map.
     let library = fixture.library();
     let asked = library.space.unmap(iova(0, K4));
     assert!(matches!(asked, Ok(0) | Err(UnmapError::NoWindow { .. })), "{asked:?}");
     assert!(!library.calls().contains(&"VFIO_IOMMU_UNMAP_DMA"));
 }
 
-/// There is no way to unmap all, and no dirty bitmap.
+/// There is no way to unmap everything, and no dirty bitmap.
 pub(crate) fn unmap_with_a_short_argument_or_any_flag_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     raw.registered(K64);
@@ -38,11 +38,11 @@ pub(crate) fn unmap_with_a_short_argument_or_any_flag_is_einval(fixture: &Fixtur
     ];
     for bad in bad {
         let (result, cost) = fixture.cost(|| raw.call(Call::UnmapDma(bad)));
-        assert_eq!((result, cost), (Err(Errno::EINVAL), 0), "{bad:?}, and no window comes of it");
+        assert_eq!((result, cost), (Err(Errno::EINVAL), 0), "{bad:?}, and no window is created");
     }
 }
 
-/// So can a call that is to take something away.
+/// So can a call that removes something.
 pub(crate) fn unmap_creates_the_default_window(fixture: &Fixture) {
     let raw = fixture.v2();
     raw.registered(K64);
@@ -50,8 +50,8 @@ pub(crate) fn unmap_creates_the_default_window(fixture: &Fixture) {
     assert_eq!((result, cost), (Ok(0), default_table(fixture)));
     drop(raw);
 
-    // In the library it is the first map that does, on purpose by an UNMAP: its failure is then the
-    // window's.
+    // In the library the first map does, deliberately by an UNMAP: a failure is then known to be
+    // the window's.
     let library = fixture.library();
     let (memory, _lease) = library.leased(K64);
     library.calls();
@@ -137,8 +137,8 @@ pub(crate) fn unmap_needs_no_match_with_what_was_mapped(fixture: &Fixture) {
     assert_eq!(library.space.unmap(iova(0, 0x20_0000)), Ok(7 * K4));
 }
 
-/// Nothing says whether anything was there: no error, no byte count.
-pub(crate) fn unmap_of_nothing_is_0_and_tells_no_bytes(fixture: &Fixture) {
+/// Nothing shows whether anything was mapped: no error, no byte count.
+pub(crate) fn unmap_of_nothing_is_0_and_counts_no_bytes(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
     let args = vfio::DmaUnmap { argsz: 24, flags: 0, iova: 0x20_0000, size: 4 * K4 };
@@ -156,7 +156,7 @@ pub(crate) fn unmap_of_nothing_is_0_and_tells_no_bytes(fixture: &Fixture) {
     assert_eq!(library.space.unmap(iova(0x20_0000, 4 * K4)), Ok(0));
 }
 
-/// What the library does about each kind of UNMAP past the end.
+/// Checks what the library does about each kind of UNMAP past the end.
 fn refused_past_the_end(fixture: &Fixture) {
     let end = fixture.default_window();
     let library = fixture.library();
@@ -180,8 +180,8 @@ pub(crate) fn unmap_past_the_end_clears_what_is_inside_on_pseries(fixture: &Fixt
     refused_past_the_end(fixture);
 }
 
-/// Zeros go where no table is.
-pub(crate) fn unmap_past_the_end_writes_behind_the_table_on_powernv(fixture: &Fixture) {
+/// Zeros are written where no table is.
+pub(crate) fn unmap_past_the_end_writes_past_the_table_on_powernv(fixture: &Fixture) {
     let end = fixture.default_window();
     fixture.scars(|| {
         let raw = fixture.v2();
@@ -196,7 +196,7 @@ pub(crate) fn unmap_past_the_end_writes_behind_the_table_on_powernv(fixture: &Fi
     refused_past_the_end(fixture);
 }
 
-/// From 6.12.112 and 7.2.8 on: not even what is inside.
+/// From 6.12.112 and 7.2.8 on: even the part inside stays.
 pub(crate) fn unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8(fixture: &Fixture) {
     let end = fixture.default_window();
     let raw = fixture.v2();
@@ -205,7 +205,7 @@ pub(crate) fn unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8(fixture:
     for size in [2 * K4, 1 << 40, !0xfff] {
         assert_eq!(raw.unmap(end - K4, size), Ok(1), "{size:#x}");
     }
-    // It is still there: the same memory in another place does not make up for it.
+    // It is still mapped: the same memory in another place does not replace it.
     if let Some(entries) = raw.entries(0) {
         assert_eq!(entries, [(end - K4, K4, memory.start().0)]);
     }
@@ -215,8 +215,8 @@ pub(crate) fn unmap_past_the_end_gives_1_and_clears_nothing_since_7_2_8(fixture:
     refused_past_the_end(fixture);
 }
 
-/// A table of several levels has leaves where something was mapped only: 2^28 TCEs go by in no
-/// time. (POWER8 is told of each page all the same, which takes minutes.)
+/// A table of several levels has leaves only where something was mapped: 2^28 TCEs take no time.
+/// (On POWER8 each page is still invalidated, which takes minutes.)
 pub(crate) fn unmap_skips_leaves_that_are_not_there(fixture: &Fixture) {
     const WHOLE: u64 = 1 << 44;
     let raw = fixture.v2();
@@ -233,7 +233,7 @@ pub(crate) fn unmap_skips_leaves_that_are_not_there(fixture: &Fixture) {
     raw.gives_back(memory);
     drop(raw);
 
-    // The library takes levels where they help, by its own reckoning.
+    // The library uses several levels where its own estimate says they help.
     let library = fixture.library();
     let request = spapr_iommu::window::WindowRequest::bytes(size).page(shift);
     let window = library.space.create_window(&request).unwrap();

@@ -1,5 +1,5 @@
-//! UNREGISTER_MEMORY, and who holds a region. The kernel cannot say EBUSY: UNREGISTER of memory
-//! that TCEs point into returns 0, and nobody holds the region any longer.
+//! UNREGISTER_MEMORY, and who holds a region. The kernel has no EBUSY here: UNREGISTER of memory
+//! that TCEs point into returns 0, and the region is held by no one.
 
 use crate::fixture::{Fixture, K4, K64, iova, part};
 use crate::raw::Raw;
@@ -14,8 +14,8 @@ use std::process::Command;
 
 const RW: Permission = Permission::ReadWrite;
 
-/// How an application would ask for what the kernel allows: a lease goes when nothing is mapped,
-/// and not before.
+/// What an application does instead of the kernel's call: it releases a lease, which succeeds only
+/// when nothing is mapped.
 fn leases_go_in_time(fixture: &Fixture) {
     let library = fixture.library();
     let (memory, lease) = library.leased(K64);
@@ -27,7 +27,7 @@ fn leases_go_in_time(fixture: &Fixture) {
     assert_eq!(cost, -K64.cast_signed());
 }
 
-/// Of a container that never saw a REGISTER, CREATE or REMOVE.
+/// In a container that never had a REGISTER, CREATE or REMOVE.
 pub(crate) fn unregister_before_the_process_is_known_is_eperm(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = fixture.memory(K64);
@@ -41,7 +41,7 @@ pub(crate) fn unregister_before_the_process_is_known_is_eperm(fixture: &Fixture)
     assert_eq!(calls, ["VFIO_IOMMU_SPAPR_REGISTER_MEMORY", "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"]);
 }
 
-/// What wraps is no region either, though, not an invalid range as with REGISTER.
+/// A range that wraps is not a region either, rather than an invalid range as with REGISTER.
 pub(crate) fn unregister_of_parts_of_host_pages_is_einval(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -55,7 +55,7 @@ pub(crate) fn unregister_of_parts_of_host_pages_is_einval(fixture: &Fixture) {
     leases_go_in_time(fixture);
 }
 
-/// A part, more, the same length elsewhere: regions are never split.
+/// A part, more than all, the same length elsewhere: regions are never split.
 pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = fixture.memory(4 * K64);
@@ -66,7 +66,7 @@ pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(fixture: &Fix
     raw.gives_back(part(memory, K64, 2 * K64));
     drop(raw);
 
-    // Leases are as free as the user likes; the registry keeps to regions.
+    // Leases may be cut freely; the registry keeps whole regions.
     let library = fixture.library();
     let before = fixture.locked();
     let leases = [(0, 3 * K64), (K64, 3 * K64), (2 * K64, K64)];
@@ -76,7 +76,7 @@ pub(crate) fn unregister_of_anything_but_the_exact_range_is_enoent(fixture: &Fix
     assert_eq!(fixture.locked(), before);
 }
 
-/// It is there, and yet not to be found.
+/// It exists, and yet cannot be found.
 pub(crate) fn unregister_of_what_only_another_container_registered_is_enoent(fixture: &Fixture) {
     let (one, two) = (fixture.v2(), fixture.container(spapr::TCE_V2_IOMMU, &[1]));
     let (memory, own) = (one.registered(K64), two.registered(K64));
@@ -113,7 +113,7 @@ pub(crate) fn unregister_is_fine_while_mapped_as_long_as_another_container_holds
     two.gives_back(memory);
     drop((one, two));
 
-    // The library registers in each container that maps, and lets go everywhere at the end.
+    // The library registers in each container that maps, and unregisters in all of them at the end.
     let library = fixture.library();
     library.space.attach(fixture.groups[1].0).unwrap();
     let (memory, lease) = library.leased(K64);
@@ -134,7 +134,7 @@ pub(crate) fn close_of_a_container_unregisters_its_memory(fixture: &Fixture) {
     let _lease = library.leased(K64);
 }
 
-/// Its own TCEs are cleared first, so that a mapped region goes as well.
+/// Its own TCEs are cleared first, so that a mapped region is freed too.
 pub(crate) fn close_of_a_container_unmaps_before_it_unregisters(fixture: &Fixture) {
     let raw = fixture.v2();
     let memory = raw.registered(K64);
@@ -148,8 +148,7 @@ pub(crate) fn close_of_a_container_unmaps_before_it_unregisters(fixture: &Fixtur
     assert!(library.space.translate(iova(0, K64).start()).is_some(), "mapped until the space goes");
 }
 
-/// A mapped region of another container, which is the first to close: the kernel warns and loses
-/// it.
+/// A region mapped by another container, which closes first: the kernel warns and loses it.
 pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(fixture: &Fixture) {
     let lost = |memory: UserRange| Violation::ReleasedWhileMapped { range: memory, mapped: K64 / K4 };
     fixture.scars(|| {
@@ -165,7 +164,7 @@ pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(fixtur
         assert_eq!(fixture.locked(), K64.cast_signed(), "locked by nobody");
         fixture.on_model(|model| assert_eq!(model.violations(), [lost(memory)]));
     });
-    // The container that maps registers, so that either may go first.
+    // The container that maps has registered the memory, so either may close first.
     let library = fixture.library();
     let other = spapr_iommu::space::AddressSpace::new(&library.registry);
     other.attach(fixture.groups[1].0).unwrap();
@@ -178,7 +177,7 @@ pub(crate) fn close_of_the_registrant_orphans_what_another_container_maps(fixtur
 
 const BIG: u64 = 64 << 20;
 
-/// A region that nobody holds, at bus address 64 KiB.
+/// Makes a region that no one holds, mapped at bus address 64 KiB.
 fn orphan<'g>(fixture: &'g Fixture, size: u64) -> (Raw<'g>, UserRange) {
     let raw = fixture.v2();
     let memory = raw.registered(size);
@@ -220,7 +219,7 @@ pub(crate) fn orphan_can_still_be_mapped_and_unmapped(fixture: &Fixture) {
     refused(fixture);
 }
 
-/// Not even registered again, unmapped and unregistered in order.
+/// Not even when it is registered again, unmapped and unregistered in order.
 pub(crate) fn orphan_is_never_given_back(fixture: &Fixture) {
     fixture.scars(|| {
         let (raw, memory) = orphan(fixture, K64);
@@ -245,7 +244,7 @@ pub(crate) fn orphan_keeps_what_overlaps_it_from_registering(fixture: &Fixture) 
             assert_eq!(raw.register(part(memory, offset, len)), Err(Errno::EINVAL), "{offset:#x}");
         }
         drop(raw);
-        // Other containers of the process meet it as well.
+        // Other containers of the process are affected as well.
         assert_eq!(fixture.v2().register(memory), Err(Errno::EINVAL));
     });
     refused(fixture);
@@ -261,7 +260,7 @@ pub(crate) fn orphan_outlives_its_container(fixture: &Fixture) {
     refused(fixture);
 }
 
-/// The pinned pages are not given back even when the process is gone.
+/// The pinned pages are not returned even when the process has ended.
 pub(crate) fn orphan_keeps_its_pages_until_reboot(fixture: &Fixture) {
     const WORD: &str = "SPAPR_IOMMU_ORPHAN";
     fixture.scars(|| {

@@ -1,11 +1,11 @@
-//! v1 containers: ENABLE, DISABLE, and memory that is pinned map by map. The library has none.
+//! v1 containers: ENABLE, DISABLE, and memory that is pinned map by map. The library uses none.
 
 use crate::fixture::{Fixture, K4, K64, at, iova, part};
 use spapr_iommu::host::Protection;
 use spapr_iommu::host::{Call, Errno};
 use spapr_iommu::permission::Permission;
 
-/// The library's way to the same: v2, and never ENABLE.
+/// Does the same with the library: v2, and no ENABLE.
 fn v2_instead(fixture: &Fixture) {
     let library = fixture.library();
     let (memory, lease) = library.leased(K64);
@@ -32,7 +32,7 @@ pub(crate) fn register_unregister_create_and_remove_are_enotty_on_v1(fixture: &F
     v2_instead(fixture);
 }
 
-/// Whether anything is mapped in it or not.
+/// Whether or not anything is mapped in it.
 pub(crate) fn enable_charges_the_whole_window_and_disable_gives_it_back(fixture: &Fixture) {
     let raw = fixture.v1();
     let (result, cost) = fixture.cost(|| raw.call(Call::Enable));
@@ -67,7 +67,7 @@ pub(crate) fn enable_over_the_limit_is_enomem(fixture: &Fixture) {
     v2_instead(fixture);
 }
 
-/// Enabled or not, as often as one likes.
+/// Enabled or not, any number of times.
 pub(crate) fn disable_is_always_0(fixture: &Fixture) {
     let raw = fixture.v1();
     assert_eq!([raw.call(Call::Disable), raw.call(Call::Disable)], [Ok(0); 2]);
@@ -78,7 +78,7 @@ pub(crate) fn disable_is_always_0(fixture: &Fixture) {
     v2_instead(fixture);
 }
 
-/// A device goes on reading what was mapped; only MAP and UNMAP are shut.
+/// A device still reads what was mapped; only MAP and UNMAP are refused.
 pub(crate) fn disable_leaves_mappings_to_the_device(fixture: &Fixture) {
     let raw = fixture.v1();
     let (source, target) = (fixture.memory(K64), fixture.memory(K64));
@@ -97,7 +97,7 @@ pub(crate) fn disable_leaves_mappings_to_the_device(fixture: &Fixture) {
     v2_instead(fixture);
 }
 
-/// For reading as well: pages are pinned as if to be written.
+/// For reading as well: pages are pinned as if they were to be written.
 pub(crate) fn map_of_what_cannot_be_written_is_efault_on_v1(fixture: &Fixture) {
     let raw = fixture.v1();
     assert_eq!(raw.call(Call::Enable), Ok(0));
@@ -113,7 +113,7 @@ pub(crate) fn map_of_what_cannot_be_written_is_efault_on_v1(fixture: &Fixture) {
     v2_instead(fixture);
 }
 
-/// The error is EFAULT here, and what a failure takes along is the same.
+/// The error is EFAULT here; a failure also destroys earlier mappings.
 pub(crate) fn map_that_fails_on_v1_takes_the_pages_before_along(fixture: &Fixture) {
     let raw = fixture.v1();
     assert_eq!(raw.call(Call::Enable), Ok(0));
@@ -121,7 +121,8 @@ pub(crate) fn map_that_fails_on_v1_takes_the_pages_before_along(fixture: &Fixtur
     let (source, target) = (fixture.memory(K64), fixture.memory(K64));
     fixture.fill(source, 0x42);
     fixture.fill(target, 0x01);
-    // The old mapping, of two pages: one that the failing map covers before it fails, one behind.
+    // The old mapping has two pages: one that the failing map covers before it fails, and one after
+    // it.
     assert_eq!(raw.map(source.start(), K64 - K4, 2 * K4), Ok(0));
     assert_eq!(raw.map(target.start(), 0x10_0000, K4), Ok(0));
     fixture.free(part(memory, K64, K64));
@@ -131,12 +132,12 @@ pub(crate) fn map_that_fails_on_v1_takes_the_pages_before_along(fixture: &Fixtur
     }
     let device = raw.device(0).unwrap();
     raw.dma(device, K64, 0x10_0000, 16);
-    assert_eq!((fixture.byte(target, 15), fixture.byte(target, 16)), (0x42, 0x01), "the page behind is still mapped");
+    assert_eq!((fixture.byte(target, 15), fixture.byte(target, 16)), (0x42, 0x01), "the page after it is still mapped");
     drop(raw);
     v2_instead(fixture);
 }
 
-/// Of a host page that is larger, too.
+/// Of a larger host page as well.
 pub(crate) fn map_on_v1_takes_memory_at_any_iommu_page(fixture: &Fixture) {
     let raw = fixture.v1();
     assert_eq!(raw.call(Call::Enable), Ok(0));
@@ -146,7 +147,7 @@ pub(crate) fn map_on_v1_takes_memory_at_any_iommu_page(fixture: &Fixture) {
             assert_eq!(raw.map(at(memory, index * K4), (15 - index) * K4, K4), Ok(0));
         }
     });
-    // ENABLE has charged for all that can come; the first map makes the table.
+    // ENABLE charged everything in advance; the first map creates the table.
     assert_eq!(cost, crate::map::default_table(fixture));
     assert_eq!(raw.map(at(memory, 1), 0, K4), Err(Errno::EINVAL));
     assert_eq!(raw.map(memory.start(), 1, K4), Ok(1));

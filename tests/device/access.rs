@@ -67,7 +67,7 @@ fn registers_with_a_method_of_their_own_are_not_written() {
     refused(config.write(0x30, 0u32), "rom");
     refused(config.write(0x42, 1u16), "enable_interrupts");
     refused(config.write(0x40, 0u64), "enable_interrupts");
-    // Others are the driver's own.
+    // The other bits belong to the driver.
     for (offset, value) in [(6, 0xffffu16), (0x0c, 0), (0x44, 0)] {
         config.write(offset, value).unwrap();
     }
@@ -144,7 +144,7 @@ fn a_panic_takes_the_device_off_the_bus() {
         panic!("the driver has a bug");
     }));
     assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"the driver has a bug"), "another panic");
-    // Another handle kept the device open, which alone leaves the bus master bit as it is.
+    // Another handle keeps the device open, which by itself leaves the bus master bit unchanged.
     let mut command = [0; 2];
     let config = low.region(PCI_CONFIG_REGION_INDEX).unwrap();
     config.read(4, &mut command).unwrap();

@@ -1,5 +1,5 @@
-//! A PCI Express device: capabilities that the model's `edu` does not have, and what a driver may
-//! write in them.
+//! A PCI Express device: capabilities that the model's `edu` lacks, and what a driver may write in
+//! them.
 
 use crate::{ADDRESS, model};
 use spapr_iommu::Group;
@@ -18,7 +18,7 @@ const SIZE: usize = 4096;
 
 type Bytes = Arc<Mutex<[u8; SIZE]>>;
 
-/// A configuration space that takes every write.
+/// A configuration space that accepts every write.
 struct Memory(Bytes);
 
 impl Region for Memory {
@@ -90,7 +90,7 @@ impl Host for Express {
     }
 }
 
-/// A device with these capabilities, in this order, and its configuration space.
+/// Returns a device with these capabilities, in this order, and its configuration space.
 fn with(capabilities: &[(u8, u8)]) -> (Device, Bytes) {
     open(HAS_LIST, capabilities)
 }
@@ -112,7 +112,7 @@ fn open(status: u8, capabilities: &[(u8, u8)]) -> (Device, Bytes) {
     (Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap(), config)
 }
 
-/// Bit 4 of the status register: there is a list of capabilities.
+/// Bit 4 of the status register: the device has a list of capabilities.
 const HAS_LIST: u8 = 0x10;
 const POWER: u8 = 0x01;
 const MSI: u8 = 0x05;
@@ -127,7 +127,7 @@ fn each_capability_s_own_registers_are_guarded_and_no_others() {
     for (id, at) in [(POWER, 0x40), (MSI, 0x50), (EXPRESS, 0x60), (MSIX, 0xa0), (ADVANCED, 0xb0)] {
         assert_eq!(config.capability(id), Some(at));
     }
-    // The one byte or two of each that only the library writes.
+    // The byte or two of each capability that only the library writes.
     let guarded: [(&str, &str, &[u64]); 5] = [
         ("the power state", "drop the device", &[0x44, 0x45]),
         ("MSI", "enable_interrupts", &[0x52, 0x53]),
@@ -149,7 +149,7 @@ fn each_capability_s_own_registers_are_guarded_and_no_others() {
             (result, owner) => panic!("{at:#x}: {result:?}, but {owner:?}"),
         }
     }
-    // A wider write is refused where any of its bytes is.
+    // A wider write is refused if any of its bytes is.
     for (offset, refused) in [(0x68, true), (0x6a, false), (0xb4, true), (0xb6, false), (0x50, false), (0x52, true)] {
         assert_eq!(config.write(offset, 0u16).is_err(), refused, "{offset:#x}");
     }
@@ -163,7 +163,7 @@ fn a_list_of_capabilities_that_never_ends_is_read_once() {
     let (device, _) = with(&[(EXPRESS, 0x40), (MSIX, 0x60), (EXPRESS, 0x40)]);
     assert_eq!((device.config().capability(EXPRESS), device.config().capability(MSIX)), (Some(0x40), Some(0x60)));
     assert!(device.config().write(0x48, 0u16).is_err());
-    // Into the header, where no capability is.
+    // In the header, where no capability can be.
     let (device, _) = with(&[(EXPRESS, 0x40), (MSIX, 0x20)]);
     assert_eq!(device.config().capability(MSIX), None);
 }

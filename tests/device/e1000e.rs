@@ -29,7 +29,7 @@ const RECEIVED: u64 = 0x4074;
 const SENT: u64 = 0x4080;
 const RFCTL: u64 = 0x5008;
 
-// From the base of a ring.
+// Offsets from the base of a ring.
 const LENGTH: u64 = 0x08;
 const HEAD: u64 = 0x10;
 const TAIL: u64 = 0x18;
@@ -47,7 +47,7 @@ const ENTRIES: usize = 8;
 /// Bytes of a receive buffer.
 const SLOT: usize = 2048;
 
-/// A controller with one ring of each kind, all receive buffers posted.
+/// A controller with one ring of each kind and all receive buffers posted.
 struct Rig {
     bar: Bar,
     device: Device,
@@ -117,7 +117,7 @@ impl Rig {
         self.write(TRANSMIT + TAIL, self.tail as u32);
     }
 
-    /// Sends a packet in pieces of so many bytes.
+    /// Sends a packet in pieces of these sizes.
     fn send(&mut self, packet: &[u8], piece: usize) {
         self.out.write_slice(0, packet).unwrap();
         let last = (packet.len() - 1) / piece;
@@ -148,7 +148,7 @@ impl Rig {
     }
 }
 
-/// A packet to a station.
+/// Returns a packet to a station.
 fn packet(to: [u8; 6], len: usize) -> Vec<u8> {
     let mut packet: Vec<u8> = (0..len).map(|at| (at * 7) as u8).collect();
     packet[..6].copy_from_slice(&to);
@@ -199,7 +199,7 @@ fn packets_for_others_and_packets_too_long_do_not_arrive() {
         (LISTENS & !LONG, STATION, 1518, true),
         (LISTENS & !LONG, STATION, 1519, false),
         (LISTENS & !2, STATION, 60, false),
-        // Without loopback it goes to the network.
+        // Without loopback, it goes to the network.
         (LISTENS & !(1 << 6), STATION, 60, false),
         (LISTENS, STATION, 13, false),
     ];
@@ -228,7 +228,7 @@ fn a_packet_is_padded_and_has_its_checksum_if_that_is_set() {
     rig.send(&expected, 60);
     let arrived = rig.take().unwrap();
     assert_eq!((arrived.len(), &arrived[..60]), (64, &expected[..]));
-    // A packet with its checksum has this remainder.
+    // A packet followed by its checksum has this remainder.
     let crc = arrived.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 })
     });
@@ -261,11 +261,11 @@ fn what_the_model_does_not_do_is_not_sent() {
         rig.push(at, [64 | LAST | REPORT | command, options]);
         rig.ring();
     }
-    // A context alone is none.
+    // A context by itself is not served.
     rig.push(0, [extended | REPORT, 0]);
     rig.ring();
     assert_eq!((rig.read(TRANSMIT + HEAD), rig.read(SENT), rig.take()), (5, 0, None));
-    // More than any packet has, in pieces.
+    // In pieces, more than any packet has.
     for last in [0, LAST] {
         rig.push(at, [16383 | last, 0]);
     }
@@ -320,7 +320,7 @@ fn a_ring_out_of_reach_stops_until_it_gets_a_new_tail() {
     assert_eq!((rig.model.violations().len(), rig.read(TRANSMIT + HEAD), rig.take()), (1, 0, None));
     rig.ring();
     assert!(rig.take().is_some());
-    // The controller knows of no write that is refused.
+    // The controller reports no refused writes.
     rig.receive.write(rig.head, [0x7000_0000, 0x7000_0000, 0, 0]).unwrap();
     rig.send(&packet(STATION, 60), 60);
     assert_eq!(rig.model.violations().len(), 2);

@@ -34,7 +34,7 @@ fn a_frozen_device_is_seen_recovered_and_works_again() {
     assert!(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })));
     let msi = fixture.device.enable_interrupts(InterruptKind::Msi, 1).unwrap().remove(0);
     fixture.device.start_dma().unwrap();
-    // Mapped as before.
+    // Still mapped.
     assert!(fixture.moves());
     fixture.bar.write(0x60, 1u32).unwrap();
     assert!(msi.wait(Some(Duration::ZERO)).unwrap());
@@ -102,7 +102,7 @@ fn a_container_of_two_groups_is_left_alone() {
     let shared = EehError::from(PeError::Shared { group: Group(0), others: vec![Group(1)] });
     assert_eq!(device.eeh().state(), Err(shared.clone()));
     assert_eq!(device.eeh().recover(), Err(shared));
-    // A read still tells that the device does not answer, and why.
+    // A read still reports that the device does not answer, and why.
     model.set_eeh_state(Group(0), state::STOPPED);
     let bar = device.bar(0, Endian::Big).unwrap();
     assert_eq!(bar.read::<u32>(0), Err(frozen(PeState::Stopped)));
@@ -126,7 +126,7 @@ fn the_platform_says_what_it_injects() {
     }
 }
 
-/// As on hardware, which QEMU's PHBs are not.
+/// As on hardware, unlike QEMU's PHBs.
 #[test]
 fn dma_that_no_tce_allows_freezes_the_pe_and_is_recorded() {
     let bad = |direction| Violation::DeviceDma { device: ADDRESS.into(), at: Iova(0x3_0000), direction };
@@ -135,7 +135,7 @@ fn dma_that_no_tce_allows_freezes_the_pe_and_is_recorded() {
             let fixture = Fixture::new(preset);
             fixture.device.start_dma().unwrap();
             fixture.put(0x1_f800, b"the last bytes");
-            // Half of it lies behind what is mapped.
+            // Half of it lies after what is mapped.
             fixture.copy(from, to, 0x1000);
             assert_eq!(fixture.model.violations(), [bad(direction)], "{preset}");
             let read = fixture.bar.read::<u32>(0);

@@ -24,7 +24,7 @@ fn one(fixture: &Fixture, kind: InterruptKind) -> Interrupt {
 }
 
 #[test]
-fn a_device_tells_what_interrupts_it_has() {
+fn a_device_shows_which_interrupts_it_has() {
     let fixture = Fixture::new("powernv9");
     let count = |kind| fixture.device.interrupts(kind).map(|info| info.count).ok();
     use InterruptKind::{Error, Intx, Msi, Msix, Request};
@@ -68,7 +68,7 @@ fn messages_need_the_bus_and_no_rearming() {
         msi.rearm().unwrap();
     }
     assert!(!fired(&msi));
-    // The end of a transfer, too.
+    // At the end of a transfer too.
     fixture.bar.write(0x98, 5u64).unwrap();
     assert!(msi.wait(None).unwrap());
     assert_eq!(fixture.bar.read::<u32>(0x24), Ok(0x101));
@@ -82,7 +82,7 @@ fn one_kind_at_a_time_and_all_at_once() {
     assert!(matches!(refused, DeviceError::EnabledAlready { kind: InterruptKind::Msi, .. }), "{refused}");
     let refused = fixture.device.enable_interrupts(InterruptKind::Intx, 1).unwrap_err();
     assert!(matches!(refused, DeviceError::OtherKind { enabled: InterruptKind::Msi, .. }), "{refused}");
-    // The host's request is none of the three.
+    // The host's request interrupt is none of the three.
     let _request = one(&fixture, InterruptKind::Request);
     drop(msi);
     let intx = one(&fixture, InterruptKind::Intx);
@@ -133,7 +133,7 @@ fn the_model_refuses_as_vfio_pci_does() {
     calls::set_iommu(&**model, container, 7).unwrap();
     let device = model.open(Node::Device { group, name: "0001:00:00.0" }).unwrap();
     let refused = |result: Result<(), calls::CallError>| result.unwrap_err().failure;
-    // Nothing is enabled yet; what is not there cannot be.
+    // Nothing is enabled yet; what does not exist cannot be enabled.
     assert_eq!(refused(calls::unmask_irq(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
     assert_eq!(refused(calls::disable_irqs(&**model, device, 0)), Failure::Errno(Errno::EINVAL));
     for index in [2, 3, 5] {
@@ -150,7 +150,7 @@ fn the_model_refuses_as_vfio_pci_does() {
     assert_eq!(calls::disable_irqs(&**model, device, 0), Ok(()));
 }
 
-/// Eventfds of the caller's, as a VMM gives them to KVM.
+/// The caller's own eventfds, as a VMM gives them to KVM.
 #[test]
 fn interrupts_go_to_eventfds_of_the_caller() {
     let fixture = Fixture::new("powernv9");
@@ -184,7 +184,7 @@ fn interrupts_go_to_eventfds_of_the_caller() {
     assert!(matches!(msi.rearm(), Err(DeviceError::Disabled { .. })));
 }
 
-/// A model's registers are no memory, and its files no files.
+/// A model's registers cannot be mapped, and its files are not real.
 #[test]
 fn a_model_has_nothing_to_map() {
     let fixture = Fixture::new("powernv9");

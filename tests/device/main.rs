@@ -1,5 +1,5 @@
-//! Devices for drivers, on the model: what drivers meet, wrong use included.
-//! Each test has an `edu` device, opened, with memory that it can reach.
+//! Devices for drivers, on the model: what drivers encounter, including wrong use. Each test has an
+//! open `edu` device with memory that it can reach.
 
 mod access;
 mod capabilities;
@@ -22,7 +22,7 @@ use spapr_iommu_tests::by_address::ByAddress;
 use std::sync::Arc;
 
 pub(crate) const ADDRESS: &str = "0000:00:00.0";
-/// The bus address that memory is mapped at.
+/// The bus address at which memory is mapped.
 pub(crate) const AT: u64 = 0x10000;
 const SIZE: u64 = 0x20000;
 const BUFFER: u64 = 0x40000;
@@ -73,12 +73,12 @@ impl Fixture {
         bytes
     }
 
-    /// Has the device copy `count` bytes of memory, by way of its buffer.
+    /// Has the device copy `count` bytes of memory through its buffer.
     pub(crate) fn copy(&self, from: u64, to: u64, count: u64) {
         copy(&self.bar, from, to, count);
     }
 
-    /// Whether the device still moves memory.
+    /// Returns whether the device is still moving memory.
     pub(crate) fn moves(&self) -> bool {
         self.put(0, b"moved");
         self.put(0x100, &[0; 5]);

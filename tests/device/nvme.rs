@@ -17,7 +17,7 @@ const ENABLED: u32 = 0x46_0001;
 const ENTRIES: u16 = 4;
 const PAGE: usize = 4096;
 
-/// A ring pair of four entries, driven by hand.
+/// A pair of rings of four entries, driven by hand.
 struct Ring {
     id: u16,
     commands: Buffer<[u32; 16]>,
@@ -48,7 +48,7 @@ fn command(opcode: u32, namespace: u32, dwords: [u32; 4]) -> Command {
     Command { opcode, namespace, dwords, ..Command::default() }
 }
 
-/// An answer: status type and code, and the result.
+/// A completion: status type and code, and the result.
 type Answer = ((u32, u32), u32);
 const SUCCESS: Answer = ((0, 0), 0);
 
@@ -65,7 +65,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// A controller that is enabled, without I/O queues.
+    /// An enabled controller without I/O queues.
     fn new(nvme: Nvme) -> Self {
         let model = Model::new("powernv9-64k".parse().unwrap()).panic_on_violation();
         let model = Arc::new(model.with_device(Group(0), nvme).unwrap());
@@ -108,7 +108,7 @@ impl Rig {
         self.data.iova().0 + number * PAGE as u64
     }
 
-    /// Puts a command into a ring and returns its identifier.
+    /// Puts a command into a ring, and returns its identifier.
     fn submit(&mut self, admin: bool, command: Command) -> u16 {
         let ring = if admin { &mut self.admin } else { &mut self.io };
         let mut entry = [0; 16];
@@ -124,7 +124,7 @@ impl Rig {
         self.next
     }
 
-    /// Takes a completion, if there is one: its command and the answer.
+    /// Takes a completion, if there is one: its command, type and code, and result.
     fn take(&mut self, admin: bool) -> Option<(u16, Answer)> {
         let ring = if admin { &mut self.admin } else { &mut self.io };
         let [result, _, from, last] = ring.completions.read(ring.head.into()).unwrap();
@@ -189,7 +189,7 @@ fn the_controller_identifies_itself_and_its_namespace() {
     assert_eq!((identify(2, 0).0, identify(0, 0).0, identify(0, 0x50).0), ((0, 0x0b), (0, 0x0b), (0, 2)));
 }
 
-/// Status type and code of the specification for each wrong admin command.
+/// Status type and code in the specification for each invalid admin command.
 #[test]
 fn wrong_admin_commands_get_the_status_of_the_specification() {
     let mut rig = Rig::with_queues(disk());
@@ -229,7 +229,7 @@ fn wrong_admin_commands_get_the_status_of_the_specification() {
     for (what, wrong, status) in wrong {
         assert_eq!(rig.admin(wrong).0, status, "{what}");
     }
-    // It goes on as if there had been none.
+    // The controller goes on as if none had been sent.
     assert_eq!(rig.io(command(0, 1, [0; 4])), SUCCESS);
 }
 
@@ -264,8 +264,8 @@ fn data_goes_through_one_page_two_and_lists() {
     for page in 0..8 {
         rig.data.write(page, core::array::from_fn(|at| pattern(page, at))).unwrap();
     }
-    // From the middle of a page on: 1 block, 2 pages, and all 7 pages through a list that begins
-    // at its page's last entry but one, so that it continues on another page.
+    // From the middle of a page on: 1 block, 2 pages, and all 7 pages through a list that starts at
+    // the last entry but one of its page, and so continues on another page.
     let (start, lists) = (rig.page(0) + 512, rig.dma.buffer::<[u64; 512]>(2, Permission::Read).unwrap());
     let mut first = [0; 512];
     (first[510], first[511]) = (rig.page(1), lists.iova().0 + PAGE as u64);
@@ -320,7 +320,7 @@ fn a_deferred_controller_takes_its_time_and_commands_can_be_aborted() {
     assert_eq!(rig.admin(command(8, 0, [u32::from(second) << 16 | 1, 0, 0, 0])), ((0, 0), 1), "it is no longer there");
     assert!(rig.model.step());
     assert_eq!((rig.take(false), rig.take(false)), (Some((first, SUCCESS)), None));
-    // The rest ends with its queue.
+    // The others end with their queue.
     assert_eq!(rig.admin(command(0, 0, [1, 0, 0, 0])), SUCCESS);
     assert_eq!(rig.take(false), Some((third, ((0, 8), 0))));
     assert!(!rig.model.step());
@@ -334,7 +334,7 @@ fn an_event_answers_a_request_that_waits() {
     let mut rig = Rig::new(disk());
     let [first, ..] = [(); 2].map(|()| rig.submit(true, command(12, 0, [0; 4])));
     assert_eq!(rig.take(true), None);
-    // There is no queue 9.
+    // Queue 9 does not exist.
     rig.bar.write(0x1000 + 8 * 9, 1u32).unwrap();
     assert_eq!(rig.take(true), Some((first, ((0, 0), 0x1_0000))));
     for _ in 0..3 {
@@ -363,7 +363,7 @@ fn stuck_commands_are_answered_when_it_is_over() {
 #[test]
 fn a_full_ring_of_completions_makes_the_controller_wait() {
     let mut rig = Rig::with_queues(disk());
-    // A second ring of commands, for the same completions.
+    // A second submission queue for the same completion queue.
     let second = Ring::new(&rig.dma, 2);
     let create = Command { prp: [second.commands.iova().0, 0], ..command(1, 0, [3 << 16 | 2, 1 << 16 | 1, 0, 0]) };
     assert_eq!(rig.admin(create), SUCCESS);

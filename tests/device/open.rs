@@ -1,4 +1,4 @@
-//! Opening, and what stays open.
+//! Opening devices, and what stays open.
 
 use crate::{ADDRESS, Fixture, model, space};
 use spapr_iommu::Group;
@@ -47,7 +47,7 @@ fn what_is_not_there_is_not_opened() {
     );
     let missing = open(Group(0), "0000:00:09.0".parse().unwrap());
     assert!(matches!(missing, DeviceError::Open(AttachError::Open { errno: Errno::ENODEV, .. })), "{missing}");
-    // An address that failed is no device that is open.
+    // A device whose opening failed is not open.
     assert_eq!(open(Group(0), "0000:00:09.0".parse().unwrap()), missing);
     let device = Device::open(&space, Group(0), ADDRESS.parse().unwrap()).unwrap();
     for index in [1, 6, u32::MAX] {
@@ -95,9 +95,9 @@ fn the_low_level_handle_still_works_beside_it() {
     assert_eq!(id, [0x34, 0x12, 0xe8, 0x11]);
 }
 
-/// Every handle of a device but the driver's only looks at its configuration space.
+/// Every handle of a device except the driver's can only read its configuration space.
 #[test]
-fn nobody_changes_the_command_register_behind_the_driver() {
+fn no_one_changes_the_command_register_behind_the_drivers_back() {
     let fixture = Fixture::new("powernv9");
     fixture.device.start_dma().unwrap();
     let low = fixture.space.device(Group(0), ADDRESS).unwrap();
@@ -108,7 +108,8 @@ fn nobody_changes_the_command_register_behind_the_driver() {
     assert_eq!(low.reset().map_err(|error| error.errno()), Err(Some(Errno::EBUSY)));
     assert_eq!(fixture.bar.read::<u32>(0), Ok(0x0100_00ed), "memory decode is on");
     assert!(fixture.moves(), "and so is the bus master bit");
-    // Without a driver the handle has the device, and a BAR that does not answer gives an error.
+    // Without a driver, the handle controls the device, and a BAR that does not answer gives an
+    // error.
     let Fixture { bar, device, .. } = fixture;
     drop(device);
     config.write(4, &[0, 0]).unwrap();
@@ -118,7 +119,7 @@ fn nobody_changes_the_command_register_behind_the_driver() {
     low.reset().unwrap();
 }
 
-/// A device stands before a host, of which it says nothing.
+/// `Debug` of a device leaves out the host below it.
 #[test]
 fn debug_output_is_a_line() {
     let fixture = Fixture::new("powernv9");

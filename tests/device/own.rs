@@ -1,4 +1,4 @@
-//! Device models of one's own: what the model does for them, and with them.
+//! Device models of a program's own: what the model does for them, and with them.
 
 use spapr_iommu::addr::Iova;
 use spapr_iommu::device::eeh::PeState;
@@ -33,19 +33,19 @@ const PANIC: u32 = 6;
 const REENTER: u32 = 7;
 const CONFIG: u32 = 8;
 
-/// Capability of a vendor, in which the low half of the second word can be written.
+/// Capability of a vendor; the low half of its second word is writable.
 const VENDOR: u8 = 0x09;
 
-/// A device that does what its registers say.
+/// A device whose registers make it act.
 #[derive(Clone, Debug, Default)]
 struct Probe {
     iova: u64,
     data: u64,
     error: u32,
-    /// Function and bus.
+    /// PCI function and bus.
     resets: [u32; 2],
     written: Range<u64>,
-    /// What `step` does.
+    /// The action of the next `step`.
     later: u32,
     model: Arc<OnceLock<Arc<Model>>>,
 }
@@ -122,7 +122,7 @@ impl DeviceModel for Probe {
         match offset {
             IOVA => self.iova = value,
             DATA => self.data = value,
-            // With the upper half set, `step` does it.
+            // With the upper half set, `step` performs it.
             ACTION if value >> 16 != 0 => self.later = value as u32 & 0xffff,
             ACTION => self.act(value as u32, bus),
             _ => {}
@@ -174,7 +174,7 @@ impl Rig {
         Self { bar, device, buffer, dma, model }
     }
 
-    /// Lets the device act, and returns the error and the data it then shows.
+    /// Lets the device act, and returns the error and the data that it shows afterwards.
     fn act(&self, action: u32, iova: Iova, data: u64) -> (u32, u64) {
         self.bar.write(IOVA, iova.0).unwrap();
         self.bar.write(DATA, data).unwrap();
@@ -254,7 +254,7 @@ fn a_freeze_on_purpose_is_detected_and_recovered() {
         rig.bar.read::<u32>(ERROR),
         Err(AccessError::Frozen { device: ADDRESS.into(), state: PeState::Stopped })
     );
-    // Lost, as is all that is written until then.
+    // Lost, like everything written until then.
     rig.bar.write(ACTION, PANIC).unwrap();
     rig.device.eeh().recover().unwrap();
     assert_eq!(rig.bar.read::<u64>(RESETS), Ok(1 << 32), "a reset of the bus");
@@ -320,7 +320,7 @@ fn the_msix_table_has_addresses_while_it_is_enabled() {
     assert_eq!((control(), entry(0)), (7, 0));
 }
 
-/// Linux 7.2 on pseries fills the table once for each binding to a driver.
+/// Linux 7.2 on pseries fills the table once per binding to a driver.
 #[test]
 fn messages_are_lost_where_the_kernel_loses_them() {
     for (preset, lost) in [("pseries-7.2", true), ("pseries", false), ("powernv9-7.2", false)] {
@@ -346,7 +346,7 @@ fn a_capability_of_its_own_is_read_and_written_by_both_sides() {
     assert_eq!(rig.bar.read::<u64>(WRITTEN), Ok((at + 4) | ((at + 8) << 32)));
     assert_eq!(rig.act(CONFIG, Iova(at + 4), 0), (0, 0x1ff));
     assert_eq!(config.read::<u8>(at + 4), Ok(0x5a));
-    // The header is the model's.
+    // The model provides the header.
     assert_eq!(rig.act(CONFIG, Iova(0), 0), (0, 0xcd));
     assert_eq!(rig.act(CONFIG, Iova(4096), 0), (0, 0xff));
 }
@@ -375,7 +375,7 @@ fn faults_are_what_a_test_asks_for() {
     assert_eq!(rig.act(READ, rig.buffer.iova(), 0).0, 2);
     fault(Some(DeviceFault::AllOnes));
     rig.bar.write(DATA, 1u64).unwrap();
-    // Nothing says that these are no values.
+    // Nothing shows that these are not values.
     assert_eq!((rig.bar.read(DATA), rig.bar.read(ERROR)), (Ok(u64::MAX), Ok(u32::MAX)));
     fault(None);
     assert!(rig.moves());
@@ -415,7 +415,7 @@ fn a_panic_in_a_device_ends_there() {
         }
         assert_eq!(rig.bar.read::<u32>(ERROR), Err(AccessError::Gone { device: ADDRESS.into() }));
         assert!(!rig.model.step());
-        // The machine goes on, with the other device.
+        // The machine goes on with the other device.
         let other = rig.dma.open("0001:00:00.0".parse().unwrap(), DmaMask::ALL).unwrap();
         assert_eq!(other.bar(0, Endian::Big).unwrap().read::<u32>(0), Ok(0x0100_00ed));
         let Rig { bar, device, buffer, dma, model } = rig;
@@ -445,7 +445,7 @@ fn what_is_no_device_leaves_the_machine_as_it_was() {
     assert_eq!(error, DescriptionError::Bar { index: 7 });
     assert!(error.to_string().contains("BARs are 0 to 5"), "{error}");
     assert!(model().with_device_beside(Group(9), wrong()).is_err());
-    // Beside another one, and in a group that was not there.
+    // Next to another device, and in a group that did not exist.
     let right = || Wrong(Description::new(1, 2));
     let model = model().with_device_beside(Group(0), right()).unwrap().with_device_beside(Group(9), right()).unwrap();
     let devices: Vec<_> =

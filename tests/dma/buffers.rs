@@ -1,5 +1,5 @@
-//! Buffers: typed, bounds-checked, seen by devices, gone when dropped. Pools of them make no call
-//! to the kernel in the steady state.
+//! Buffers: typed, bounds-checked, visible to devices, released when dropped. In the steady state,
+//! pools of them make no kernel call.
 
 use crate::{BIG, FIRST, Fixture, PRESETS, RW, apart};
 use core::mem::offset_of;

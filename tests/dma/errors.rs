@@ -1,5 +1,5 @@
-//! What is printed. A chain of an error and its sources says nothing twice, and remedies are the
-//! library's; `Debug` is for a line of a log.
+//! Printed errors. A chain of an error and its sources repeats nothing, and remedies are the
+//! library's; `Debug` fits a line of a log.
 
 use crate::{FIRST, Fixture, PRESETS, RW, SECOND};
 use spapr_iommu::ErrorKind;
@@ -34,7 +34,7 @@ fn lost() -> NotRestored {
     NotRestored { cause: call(), lost: vec![iova()], left: vec![iova()] }
 }
 
-/// Over the limit by all there is.
+/// All of it is over the limit.
 fn memlock() -> MemlockError {
     MemlockError::OverLimit {
         what: "the TCE tables",
@@ -188,7 +188,7 @@ fn says_nothing_twice(error: &dyn Error) {
     }
 }
 
-/// Walks all of an enum's variants.
+/// Visits all variants of an enum.
 fn all<'a, E>(errors: &'a [E])
 where
     E: Error + VariantNames + 'static,
@@ -230,7 +230,7 @@ fn a_chain_of_errors_says_nothing_twice() {
     }
 }
 
-/// Whatever layer reports it, a caller matches one kind.
+/// Whatever layer reports it, a caller matches a single kind.
 #[test]
 fn locked_memory_over_the_limit_is_one_kind_at_every_depth() {
     let register = || RegisterError::Memlock(memlock());
@@ -260,7 +260,7 @@ fn errors_of_memory_name_the_librarys_remedies_and_units() {
     assert!(text.contains("8 MiB to lock for the TCE tables") && text.contains("64 KiB"), "{text}");
 }
 
-/// Bytes of a line that is still read.
+/// Longest line, in bytes, that people still read.
 const LINE: usize = 250;
 
 #[test]
@@ -312,7 +312,7 @@ fn what_a_driver_holds_is_shown_in_a_line() {
             assert!(text.len() <= LINE && !text.contains('\n'), "{} bytes: {text}", text.len());
         }
         assert!(shown[0].contains("2 devices"), "{}", shown[0]);
-        // Buffers of a pretty-printed struct stay what they are.
+        // A pretty-printed struct leaves its buffers as they are.
         assert!(format!("{:#?}", fixture.dma).len() <= LINE);
         drop((devices, small, large, pool, block, map, scatter, memory));
         fixture.ends_clean();

@@ -1,5 +1,5 @@
-//! Memory of files: on the host's pages wherever the file lies, and safe from shrinking where it
-//! can be sealed.
+//! Memory of files: on the host's pages wherever the file lies, and protected from shrinking where
+//! it can be sealed.
 
 use crate::{FIRST, Fixture, PRESETS, RW};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -23,7 +23,7 @@ fn a_files_memory_is_mapped_and_shared_with_it() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(0x4_0000).unwrap();
         file.write_all_at(b"in the file", 0x1_0000).unwrap();
-        // On a machine of 4K pages, one mapping of 16 would lie on a page of 64K by chance.
+        // On a machine of 4K pages, one mapping in 16 would lie on a 64K page by chance.
         let pieces: Vec<_> = (0..20).map(|_| fixture.dma.file(&file, 0x1_0000, 0x2_0000).unwrap()).collect();
         for memory in pieces {
             let map = memory.map(0, 0x2_0000, RW).unwrap();
@@ -56,7 +56,7 @@ fn a_part_that_a_file_does_not_have_is_named() {
         assert_eq!(refused(0x3_0000, 0x2_0000), FileError::Short { offset: 0x3_0000, len: 0x2_0000, size });
         let past = 0u64.wrapping_sub(0x1_0000);
         assert_eq!(refused(past, 0x1_0000), FileError::Short { offset: past, len: 0x1_0000, size });
-        // A page of 64K has no middle, wherever the machine that runs the model could map it.
+        // A 64K page has no middle, wherever the machine that runs the model could map it.
         if page == PageShift::P64K {
             assert_eq!(refused(0x1000, 0x1_0000), FileError::Offset { offset: 0x1000, len: 0x1_0000, page });
         }
@@ -89,7 +89,7 @@ fn what_a_file_has_lost_is_out_of_bounds() {
     memory.write_bytes(0xfffb, b"still").unwrap();
     file.set_len(0).unwrap();
     assert_eq!(memory.read_bytes(0, &mut data), Err(OutOfBounds { offset: 0, len: 5, size: 0 }));
-    // What comes back is zeros.
+    // The grown part reads as zeros.
     file.set_len(0x3_0000).unwrap();
     memory.read_bytes(0x1_0000, &mut data).unwrap();
     assert_eq!(data, [0; 5]);
@@ -105,11 +105,11 @@ fn a_memfd_that_takes_seals_does_not_shrink_under_its_memory() {
     assert!(!memory.may_shrink());
     assert!(file.set_len(0).is_err(), "an access would end the process");
     memory.write_bytes(0x1_0000, b"still there").unwrap();
-    // Refused, it changes nothing of the file.
+    // A refusal leaves the file unchanged.
     let whole = memfd(MFdFlags::MFD_ALLOW_SEALING, 0x1_0000);
     assert!(fixture.dma.file(&whole, 0, 0x2_0000).is_err());
     whole.set_len(0).unwrap();
-    // Without seals the caller is told.
+    // Without seals, the caller is told that the file may shrink.
     let bare = memfd(MFdFlags::empty(), 0x1_0000);
     assert!(fixture.dma.file(&bare, 0, 0x1_0000).unwrap().may_shrink());
     assert!(!fixture.dma.memory(0x1_0000).unwrap().may_shrink());

@@ -1,6 +1,5 @@
-//! Memory for devices on the model: what drivers get, what the kernel is told, and what is left
-//! behind.
-//! Each test has a model whose calls are counted, and memory for its devices.
+//! Memory for devices on the model: what drivers get, which calls the kernel gets, and that nothing
+//! is left. Each test has a model whose calls are counted, and memory for its devices.
 
 mod buffers;
 mod errors;
@@ -19,7 +18,7 @@ use spapr_iommu::registry::Registry;
 use std::sync::Arc;
 
 pub(crate) const RW: Permission = Permission::ReadWrite;
-/// Where the dynamic window begins.
+/// Start of the dynamic window.
 pub(crate) const BIG: u64 = 1 << 59;
 pub(crate) const FIRST: &str = "0000:00:00.0";
 pub(crate) const SECOND: &str = "0001:00:00.0";
@@ -46,19 +45,19 @@ impl Fixture {
         Self { model, calls, dma: Dma::with_registry(&registry, config) }
     }
 
-    /// What a device in the first container reads.
+    /// Returns what a device in the first container reads.
     pub(crate) fn device_reads(&self, at: Iova, len: usize) -> Vec<u8> {
         let mut data = vec![0xee; len];
         self.model.device_read(self.model.containers()[0], at, &mut data);
         data
     }
 
-    /// Calls since the last time.
+    /// Returns the calls since the last time.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         self.calls.take().iter().map(|record| record.call.name()).collect()
     }
 
-    /// Drops everything; nothing is left behind.
+    /// Drops everything and checks that nothing is left.
     #[track_caller]
     pub(crate) fn ends_clean(self) {
         let Self { model, calls, dma } = self;
@@ -76,7 +75,7 @@ pub(crate) fn bits(bits: u32) -> DmaMask {
     DmaMask::bits(bits).unwrap()
 }
 
-/// Whether no two of them overlap.
+/// Returns whether no two of them overlap.
 pub(crate) fn apart(ranges: &[IovaRange]) -> bool {
     let overlap = |(i, a): (usize, &IovaRange)| ranges[i + 1..].iter().any(|b| a.intersection(b).is_some());
     !ranges.iter().enumerate().any(overlap)

@@ -1,4 +1,5 @@
-//! Memory that is mapped transfer by transfer, whole or in parts, and memory that was there before.
+//! Memory that is mapped for each transfer, in whole or in part, and memory that the caller had
+//! before.
 
 use crate::{BIG, FIRST, Fixture, PRESETS, RW, SECOND, apart, bits};
 use spapr_iommu::addr::PageShift;
@@ -43,7 +44,7 @@ fn large_memory_lies_in_hugetlb_pages_where_the_window_has_them() {
     fixture.ends_clean();
 }
 
-/// Windows of large pages, and no memory of such pages for the process.
+/// Windows of large pages, but a process without memory of such pages.
 #[test]
 fn memory_that_no_window_could_map_is_refused_at_once() {
     let config = DmaConfig::default().with_page(PageShift::P16M).without_default_window().with_capacity(1 << 30);
@@ -58,7 +59,7 @@ fn memory_that_no_window_could_map_is_refused_at_once() {
         assert!(matches!(refused, DmaError::Memory { page: told, .. } if told == page), "{refused}");
         assert_eq!(fixture.dma.buffer::<u8>(bytes as usize, RW).unwrap_err().to_string().split(' ').next(), Some("no"));
     }
-    // What was made before, or is the caller's own, is not blamed for its alignment.
+    // Memory that was created earlier, or belongs to the caller, is not refused for its alignment.
     for refused in [
         fixture.dma.file(&file, 0, 1 << 20).unwrap_err(),
         early.map(0, 1 << 20, RW).unwrap_err(),
@@ -75,7 +76,7 @@ fn memory_that_no_window_could_map_is_refused_at_once() {
     assert!(matches!(refused, DmaError::PageTooLarge { .. }), "{refused}");
     drop((early, early_file, device));
     fixture.ends_clean();
-    // With a page of hugetlb left, it takes that.
+    // As long as a hugetlb page is left, it is used.
     let fixture = Fixture::with("powernv8-64k", config, |model| model.with_free_huge_pages(1));
     let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let memory = fixture.dma.memory(1 << 20).unwrap();
@@ -182,7 +183,7 @@ fn parts_take_a_map_for_each_stretch_of_pages_and_one_unmap() {
         let fixture = Fixture::new(preset);
         let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let memory = fixture.dma.memory(1 << 20).unwrap();
-        // Out of order; pages of 64K: 8, 0 with 1, and 4 twice.
+        // Out of order; 64K pages: 8, 0 with 1, and 4 twice.
         let list = parts(&[(0x8_0010, 0x20), (0x0_fff0, 0x20), (0x4_0000, 0x1000), (0x4_0800, 0x10), (0x0_0000, 0x10)]);
         for (part, tag) in list.iter().zip(1u8..) {
             memory.write_bytes(part.offset, &[tag; 8]).unwrap();

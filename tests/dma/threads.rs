@@ -1,4 +1,4 @@
-//! Several threads that take and drop memory at once.
+//! Several threads that allocate and drop memory at once.
 
 use crate::{FIRST, Fixture, RW};
 use spapr_iommu::Group;
@@ -28,7 +28,7 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
                 let mut small = Vec::new();
                 for _ in 0..200 {
                     match rng.u8(..5) {
-                        // Of a page that other threads have parts of.
+                        // Within a page of which other threads have parts.
                         0 | 1 => small.push(dma.buffer::<u8>(rng.usize(1..8000), RW).unwrap()),
                         2 => drop(dma.buffer::<u8>(rng.usize(40_000..200_000), RW).unwrap()),
                         3 => drop(memory.map(rng.u64(0..16) << 16, 1 << 16, RW).unwrap()),
@@ -51,8 +51,7 @@ fn threads_that_take_and_drop_memory_meet_no_trap() {
     fixture.ends_clean();
 }
 
-/// The second thread waits for the first one's attaching, and gets the group with the windows it
-/// should have.
+/// The second thread waits until the first has attached the group, and finds its windows complete.
 #[test]
 fn threads_open_devices_of_one_group_at_once() {
     let config = DmaConfig::default().without_default_window();

@@ -1,4 +1,4 @@
-//! Which window memory is mapped in, and what a device's mask allows.
+//! The window in which memory is mapped, and what a device's mask allows.
 
 use crate::{BIG, FIRST, Fixture, PRESETS, RW, SECOND, bits};
 use spapr_iommu::Group;
@@ -76,7 +76,8 @@ fn hugetlb_pages_are_used_when_there_are_some_and_small_buffers_share_one() {
     };
     assert_eq!(in_window(large.iova_range()), Some(PageShift::P2M));
     assert!(small.iter().all(|buffer| in_window(buffer.iova_range()) == Some(PageShift::P2M)));
-    // One is left, which is not enough: ordinary memory, which any window's device reaches.
+    // One page is left, which is not enough: ordinary memory is used, which any window's device
+    // reaches.
     let ordinary = fixture.dma.buffer::<u8>(3 << 20, RW).unwrap();
     assert_eq!(in_window(ordinary.iova_range()), Some(PageShift::P4K));
     ordinary.write(5, 5).unwrap();
@@ -173,7 +174,7 @@ fn small_buffers_share_a_page_with_their_like_only() {
     }
     let page = |buffer: &Buffer<u8>| buffer.iova().0 >> 16;
     assert_eq!((page(&buffers[0]), page(&buffers[1])), (page(&buffers[3]), page(&buffers[2])));
-    // Nor with those that only other devices reach.
+    // Nor with windows that only other devices reach.
     let narrow = fixture.dma.open(SECOND.parse().unwrap(), bits(32)).unwrap();
     let low = fixture.dma.buffer::<u8>(300, RW).unwrap();
     assert!(low.iova_range().end().0 <= 1 << 32, "{}", low.iova_range());
@@ -202,7 +203,7 @@ fn a_default_window_that_is_not_wanted_is_left_alone_where_others_use_it() {
 }
 
 #[test]
-fn a_default_window_that_was_given_up_serves_nobody() {
+fn a_default_window_that_was_given_up_serves_no_one() {
     let fixture = Fixture::new("pseries-64k");
     fixture.dma.space().attach(Group(0)).unwrap();
     fixture.dma.space().drop_default_window().unwrap();
@@ -257,7 +258,7 @@ fn a_mask_is_refused_at_open_or_gets_memory() {
     }
 }
 
-/// Two small buffers of one page would not show that the second one has no page in reach.
+/// With two small buffers on one page, the second would not show that it has no page within reach.
 #[test]
 fn memory_stays_in_reach_of_a_mask_within_the_window() {
     for preset in PRESETS {
@@ -275,7 +276,7 @@ fn memory_stays_in_reach_of_a_mask_within_the_window() {
         let DmaError::NoRoomInReach { mask, largest, .. } = refused else { panic!("{refused}") };
         assert_eq!((mask, largest), (bits(24), (1 << 20) - 4096), "{preset}");
         assert!(!refused.to_string().contains("capacity"), "no window is large enough: {refused}");
-        // What is free in reach is found, though more is free beyond.
+        // A free span within reach is found, although there are larger ones out of reach.
         all.remove(7);
         all.push(fixture.dma.buffer::<u8>(1 << 20, RW).unwrap());
         assert!(all.iter().all(|buffer| bits(24).reaches(buffer.iova_range())), "{preset}");

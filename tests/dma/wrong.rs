@@ -1,5 +1,5 @@
-//! Wrong use: the error is named, and nothing is left behind. Where the kernel does not unmap, what
-//! a device may still reach is nobody else's.
+//! Wrong use: the error is named, and nothing is left. If the kernel does not unmap, memory that a
+//! device may still reach is given to no one else.
 
 use crate::{FIRST, Fixture, PRESETS, RW, SECOND, apart, bits};
 use spapr_iommu::Group;
@@ -99,7 +99,7 @@ fn a_buffer_is_not_released_while_a_device_runs_and_dropped_all_the_same() {
     fixture.ends_clean();
 }
 
-/// A group has one opener: left attached, nobody else could use it.
+/// A group has one opener: if it stayed attached, no one else could use it.
 #[test]
 fn a_device_that_is_not_opened_leaves_its_group_to_others() {
     for preset in PRESETS {
@@ -109,7 +109,7 @@ fn a_device_that_is_not_opened_leaves_its_group_to_others() {
         assert_eq!(fixture.dma.space().status().groups, [], "{preset}");
         let device = other.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
         let beside = fixture.dma.open(SECOND.parse().unwrap(), DmaMask::ALL).unwrap();
-        // Of a space that has a group, it is taken back likewise.
+        // If the space already has a group, it is detached as well.
         drop((device, other));
         let buffer = fixture.dma.buffer::<u8>(100_000, RW).unwrap();
         fixture.dma.open(FIRST.parse().unwrap(), bits(8)).unwrap_err();
@@ -117,7 +117,7 @@ fn a_device_that_is_not_opened_leaves_its_group_to_others() {
         assert!(fixture.dma.space().translate(buffer.iova()).is_some());
         let other = Dma::with_registry(fixture.dma.space().registry(), DmaConfig::default());
         drop(other.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap());
-        // A device of an open group does not take the group along.
+        // A device of an open group leaves the group attached.
         fixture.dma.open(SECOND.parse().unwrap(), DmaMask::ALL).unwrap_err();
         assert_eq!(fixture.dma.space().status().groups.len(), 1, "{preset}");
         drop((buffer, beside, other));
@@ -140,7 +140,7 @@ fn a_space_starts_anew_when_its_last_group_left() {
         for buffer in &new {
             buffer.write(99, 7).unwrap();
         }
-        // Their bus addresses are not theirs any more.
+        // Their bus addresses are in use.
         drop((large, small));
         for buffer in &new {
             assert_eq!(fixture.device_reads(buffer.iova_of(99).unwrap(), 1), [7], "{preset}");
@@ -167,7 +167,7 @@ fn a_capacity_that_cannot_be_had_is_an_error_at_open() {
 
 #[test]
 fn a_full_default_window_says_why_there_is_no_other() {
-    // A window of another's making takes the place of the dynamic one.
+    // A window that the caller created takes the place of the dynamic one.
     let fixture = Fixture::new("powernv9-64k");
     let group = fixture.model.groups()[0].number;
     fixture.dma.space().attach(group).unwrap();
@@ -203,7 +203,7 @@ fn several_with_one_registry_do_not_meet() {
     fixture.ends_clean();
 }
 
-/// Tells this program that it is the one to be ended.
+/// Marks this program as the one that is to end.
 const CHILD: &str = "SPAPR_IOMMU_TEST_SLICE_STAYS_MAPPED";
 const SIGABRT: i32 = 6;
 
@@ -219,7 +219,7 @@ fn a_buffer_that_stays_mapped_keeps_its_memory_and_its_addresses() {
     let (model, faulty, dma) = faulty();
     let _device = dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
     let lost = dma.buffer::<u8>(0x2_0000, RW).unwrap();
-    // In its second half: where the kernel fails twice, a part may be unmapped.
+    // Somewhere in the second half: if the kernel fails twice, a part may be unmapped.
     lost.write_slice(0x1_0000, b"what the device reads").unwrap();
     let (range, at) = (lost.iova_range(), lost.iova_of(0x1_0000).unwrap());
     let user = dma.space().translate(at).unwrap().user;
@@ -229,7 +229,7 @@ fn a_buffer_that_stays_mapped_keeps_its_memory_and_its_addresses() {
     let mut there = [0; 21];
     model.device_read(model.containers()[0], at, &mut there);
     assert_eq!(&there, b"what the device reads", "it still may");
-    // The next maps take it out of reach, too late for anybody to count on it.
+    // The next map unmaps it, too late for anyone to rely on that.
     let others: Vec<_> = (0..4).map(|_| dma.buffer::<u8>(0x2_0000, RW).unwrap()).collect();
     others.iter().for_each(|buffer| buffer.write_slice(0, &[7; 0x2_0000]).unwrap());
     assert!(apart(&others.iter().map(|buffer| buffer.iova_range()).chain([range]).collect::<Vec<_>>()));
@@ -285,7 +285,7 @@ fn a_slice_that_was_mapped_in_another_place_as_well_ends_the_process() {
     });
 }
 
-/// Runs `test` in a process of its own, which lends a slice, does `meanwhile`, and is to be ended.
+/// Runs `test` in a process of its own, which lends a slice, does `meanwhile`, and must end.
 fn ends(test: &str, meanwhile: impl FnOnce(&Faulty<Arc<Model>>, &Dma, &StreamMap)) {
     if std::env::var_os(CHILD).is_some() {
         let (_, faulty, dma) = faulty();

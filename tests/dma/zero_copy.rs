@@ -1,4 +1,4 @@
-//! Memory by its address, for calls of the kernel and for `vm-memory`; and slices that can be lent.
+//! Memory by its address, for system calls and for `vm-memory`; and slices that can be lent.
 
 use crate::{FIRST, Fixture, PRESETS, RW};
 use core::mem::offset_of;
@@ -8,7 +8,7 @@ use spapr_iommu::host::Host;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 
-/// Has the kernel write `text` where a pointer says, as `read` of a file.
+/// Has the kernel write `text` to a pointer, as `read` of a file does.
 fn kernel_reads_into(at: *mut u8, text: &[u8]) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(text).unwrap();
@@ -23,7 +23,7 @@ fn the_kernel_fills_what_devices_read() {
     for preset in PRESETS {
         let fixture = Fixture::new(preset);
         let device = fixture.dma.open(FIRST.parse().unwrap(), DmaMask::ALL).unwrap();
-        // The second small one does not lie where its page begins.
+        // The second small buffer does not start where its page does.
         let small = [fixture.dma.buffer::<u64>(8, RW).unwrap(), fixture.dma.buffer::<u64>(8, RW).unwrap()];
         let large = fixture.dma.buffer::<u8>(200_000, RW).unwrap();
         let pool = fixture.dma.pool::<[u8; 512]>(3, RW).unwrap();

@@ -117,8 +117,8 @@ fn a_node_without_permission_is_told_from_one_that_is_missing() {
     fs::set_permissions(tree.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(tree.path("dev/vfio/vfio"), fs::Permissions::from_mode(0o000)).unwrap();
     let program = tree.path("spapr-iommu");
-    // By a process of its own: a child that another test starts meanwhile would inherit the file
-    // while it is written, and nobody could run it then (ETXTBSY).
+    // In a process of its own: a child that another test starts meanwhile would inherit the file
+    // while it is being written, and it could not be executed then (ETXTBSY).
     let copied = std::process::Command::new("cp").arg(cargo_bin!("spapr-iommu")).arg(&program).status().unwrap();
     assert!(copied.success());
     let codes = || -> Vec<String> {

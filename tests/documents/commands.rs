@@ -1,4 +1,5 @@
-//! Commands that the documents show: each names a program that exists, with arguments it accepts.
+//! Commands that the documents show: each names an existing program, with arguments that it
+//! accepts.
 
 use super::{Shown, documents, root, shown};
 use cargo_metadata::MetadataCommand;
@@ -7,10 +8,10 @@ use clap::error::ErrorKind;
 use ppc64_lab::options::Options;
 use std::collections::BTreeSet;
 
-/// Marks of a command that stands for several, or is not complete.
+/// Marks of a command that is a placeholder or incomplete.
 const PLACEHOLDERS: [&str; 8] = ["…", "MACHINE", "KERNEL", "COMMAND", "SCENARIO", "OPERATIONS", "[", "<"];
 
-/// The words of a command without comment and redirection; `None` if it is not one to check.
+/// Splits a command into words without comment and redirection; `None` if it cannot be checked.
 fn words(command: &str, program: &str) -> Option<Vec<String>> {
     let command = command.strip_prefix(program)?;
     if !command.is_empty() && !command.starts_with(' ') || PLACEHOLDERS.iter().any(|mark| command.contains(mark)) {
@@ -20,7 +21,8 @@ fn words(command: &str, program: &str) -> Option<Vec<String>> {
     Some(shlex::split(command).unwrap_or_else(|| panic!("{command}: unmatched quotes")))
 }
 
-/// Runs `check` with the place and the words after `program` of each command that begins with it.
+/// Calls `check` with the place, and the words after `program`, of each command that starts with
+/// it.
 fn each(program: &str, least: usize, mut check: impl FnMut(&Place, Vec<String>)) {
     let mut checked = 0;
     for document in documents() {
@@ -34,14 +36,14 @@ fn each(program: &str, least: usize, mut check: impl FnMut(&Place, Vec<String>))
     assert!(checked >= least, "{checked} commands begin with {program}");
 }
 
-/// Where a command is shown.
+/// The place where a command is shown.
 struct Place {
     text: String,
     complete: bool,
 }
 
 impl Place {
-    /// Fails unless the command line was accepted, asks for help, or may leave arguments out.
+    /// Fails unless the command line was accepted, asks for help, or may omit arguments.
     fn accepts<T>(&self, parsed: Result<T, clap::Error>) -> Option<T> {
         let missing = [ErrorKind::MissingRequiredArgument, ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand];
         match parsed {

@@ -1,7 +1,8 @@
-//! The documents are a book without loose ends: each page is in the table of contents, each link
-//! leads somewhere, and each command can be run.
+//! The documents form a book without loose ends: each page is in the table of contents, each link
+//! has a target, each command can be run, and code is that of the examples.
 
 mod commands;
+mod guides;
 mod links;
 
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
@@ -37,11 +38,11 @@ fn documents() -> Vec<Document> {
 /// A command that a document shows.
 struct Shown {
     command: String,
-    /// Whether it stands in a shell block; code in a text may leave arguments out.
+    /// Whether it is in a shell block; code within a sentence may omit arguments.
     complete: bool,
 }
 
-/// The commands that a document shows, and other code in its text.
+/// Returns the commands that a document shows, and other code in its text.
 fn shown(document: &Document) -> Vec<Shown> {
     let mut found = Vec::new();
     let mut shell = false;

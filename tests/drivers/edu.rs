@@ -12,14 +12,14 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu_tests::machine;
 use std::fs::File;
 
-/// Where the dynamic window begins, unless the default one is gone.
+/// Start of the dynamic window, unless the default one is gone.
 const BIG: u64 = 1 << 59;
 
 pub(crate) fn mask(bits: u32) -> DmaMask {
     DmaMask::bits(bits).unwrap_or(DmaMask::ALL)
 }
 
-/// Two buffers that the device has copied between, checked.
+/// Checks two buffers between which the device copies.
 pub(crate) fn copied(dma: &Dma, edu: &Edu, seed: u64) -> Result<(Buffer<u8>, Buffer<u8>), Failed> {
     let from = dma.buffer::<u8>(MOST as usize, Permission::Read)?;
     let to = dma.buffer::<u8>(MOST as usize, Permission::Write)?;
@@ -54,7 +54,7 @@ pub(crate) fn copies_through_both_windows_with_every_interrupt(fixture: &Fixture
     Ok(())
 }
 
-/// Memory is registered once; each transfer is a MAP and an UNMAP at the same place.
+/// Memory is registered once; each transfer is one MAP and one UNMAP at the same place.
 pub(crate) fn streams(fixture: &Fixture) -> Result<(), Failed> {
     let address = fixture.device(ID)?;
     let _quick = fixture.without_reset(&address)?;
@@ -73,9 +73,10 @@ pub(crate) fn streams(fixture: &Fixture) -> Result<(), Failed> {
     }
     drop((from, to));
     let again = memory.map(MOST, MOST, Permission::Read)?;
-    match again.iova_range() == first || again.iova_range().start().0 >> 20 == first.start().0 >> 20 {
-        true => Ok(()),
-        false => Err(format!("{} after {first}", again.iova_range()).into()),
+    if again.iova_range() == first || again.iova_range().start().0 >> 20 == first.start().0 >> 20 {
+        Ok(())
+    } else {
+        Err(format!("{} after {first}", again.iova_range()).into())
     }
 }
 
@@ -124,7 +125,7 @@ fn round(fixture: &Fixture, address: &str, seed: u64) -> Result<(), Failed> {
 pub(crate) fn rounds_leave_nothing(fixture: &Fixture) -> Result<(), Failed> {
     let address = fixture.device(ID)?;
     let _quick = fixture.without_reset(&address)?;
-    // What is made once and kept, such as slabs of the kernel, is made before.
+    // Allocations that happen once and stay, such as slabs of the kernel, happen before.
     (0..2).try_for_each(|seed| round(fixture, &address, seed))?;
     let before = Left::now(fixture)?;
     for seed in 0..fixture.rounds {

@@ -1,4 +1,4 @@
-//! The machine the drivers run on, and what they left behind: locked memory, open files, free
+//! The machine on which the drivers run, and what they leave: locked memory, open files, free
 //! memory.
 
 use libtest_mimic::Failed;
@@ -12,9 +12,9 @@ use spapr_iommu_tests::machine;
 use std::fs;
 use std::sync::Arc;
 
-/// The models.
+/// The models that stand in for it.
 pub(crate) const PRESETS: [&str; 4] = ["powernv9-4k", "powernv9-64k", "pseries-4k", "pseries-64k"];
-/// The dynamic window of a driver whose device needs little.
+/// Size of the dynamic window of a driver whose device needs little.
 const SMALL: u64 = 16 << 20;
 
 pub(crate) struct Fixture {
@@ -25,7 +25,7 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// The running kernel, if it is one of POWER.
+    /// Returns the running kernel, on a POWER machine.
     pub(crate) fn running(rounds: u32) -> Option<Self> {
         let host = Arc::new(Vfio::new());
         let power = !matches!(host.obstacle(Node::Container), Some(Obstacle::NotPower { .. }));
@@ -46,12 +46,12 @@ impl Fixture {
         self.model.is_some() || bridges.all(|bridge| bridge.join("ibm,ddw-applicable").exists())
     }
 
-    /// Memory for devices, both windows.
+    /// Returns memory for devices, with both windows.
     pub(crate) fn dma(&self) -> Dma {
         Dma::with_registry(&self.registry, DmaConfig::default())
     }
 
-    /// With the dynamic window alone, and a small one: quick to set up and to take down.
+    /// With only the dynamic window, and a small one: quick to create and remove.
     pub(crate) fn small_dma(&self) -> Dma {
         let config = DmaConfig::default().with_capacity(SMALL).without_default_window();
         Dma::with_registry(&self.registry, config)
@@ -61,28 +61,27 @@ impl Fixture {
         machine::groups(self.host.as_ref())
     }
 
-    /// The addresses of all devices with an id.
+    /// Returns the addresses of all devices with an ID.
     pub(crate) fn devices(&self, id: (u16, u16)) -> Vec<String> {
         let devices = self.groups().into_iter().flat_map(|group| group.devices);
         devices.filter(|device| device.id == id).map(|device| device.address).collect()
     }
 
-    /// The first of them.
+    /// Returns the first of them.
     pub(crate) fn device(&self, id: (u16, u16)) -> Result<String, Failed> {
         let none = || format!("no device {:04x}:{:04x} is bound to vfio-pci", id.0, id.1);
         Ok(self.devices(id).into_iter().next().ok_or_else(none)?)
     }
 
-    /// Has the kernel not reset a device when it is opened, until what is returned is dropped: the
-    /// bus of an emulated powernv takes seconds for that. One reset a round is left there all the
-    /// same.
+    /// Keeps the kernel from resetting a device when it is opened, until the result is dropped: the
+    /// bus of an emulated powernv takes seconds for that. One reset per round remains.
     pub(crate) fn without_reset(&self, address: &str) -> Result<Option<NoReset>, Failed> {
         if self.model.is_some() {
             return Ok(None);
         }
         let file = format!("/sys/bus/pci/devices/{address}/reset_method");
         match std::fs::read_to_string(&file) {
-            // There is none anyhow.
+            // There is none anyway.
             Err(_) => Ok(None),
             Ok(_) => {
                 std::fs::write(&file, "\n")?;
@@ -91,7 +90,7 @@ impl Fixture {
         }
     }
 
-    /// Says how far it is, now and then.
+    /// Prints progress now and then.
     pub(crate) fn progress(&self, what: &str, round: u32) {
         if self.rounds > 100 && round.is_multiple_of(100) {
             eprintln!("{what}: {round} of {} rounds", self.rounds);
@@ -109,8 +108,8 @@ impl Drop for NoReset {
     }
 }
 
-/// What free memory may differ by, KiB: the least that is lost by a leak in each round would be a
-/// page in each, 64 KiB in most.
+/// Tolerance of free memory in KiB: a leak in each round would be at least a page in each, which is
+/// 64 KiB on most machines.
 const NOISE_KIB: u64 = 1024;
 
 #[derive(Debug, PartialEq)]
@@ -131,7 +130,7 @@ impl Left {
         Ok(Self { locked: fixture.host.memlock()?.locked, files, free_kib })
     }
 
-    /// Fails unless all is as it was.
+    /// Fails unless everything is as it was.
     pub(crate) fn same_as(&self, before: &Self) -> Result<(), Failed> {
         let lost = before.free_kib.unwrap_or(0).saturating_sub(self.free_kib.unwrap_or(0));
         if (self.locked, self.files) == (before.locked, before.files) && lost <= NOISE_KIB {

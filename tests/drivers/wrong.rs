@@ -17,7 +17,7 @@ fn unexpected<T>(what: impl core::fmt::Debug) -> Result<T, Failed> {
     Err(format!("another error was expected than {what:?}").into())
 }
 
-/// Runs `f` twice; the second time leaves what the first time left.
+/// Runs `f` twice; the second run must leave what the first left.
 fn twice(fixture: &Fixture, f: impl Fn() -> Result<(), Failed>) -> Result<(), Failed> {
     let _quick = fixture.without_reset(&fixture.device(ID)?)?;
     f()?;
@@ -63,7 +63,7 @@ fn over_budget(dma: &Dma) -> Result<(), Failed> {
     }
 }
 
-/// Its memory is gone for the device before it is gone for the process.
+/// The device loses its memory before the process does.
 pub(crate) fn a_buffer_dropped_while_the_device_runs(fixture: &Fixture) -> Result<(), Failed> {
     let address = fixture.device(ID)?;
     twice(fixture, || {
@@ -79,18 +79,18 @@ pub(crate) fn a_buffer_dropped_while_the_device_runs(fixture: &Fixture) -> Resul
             return unexpected(device);
         }
         let gone: IovaRange = from.iova_range();
-        // Mapped before, so that it does not get the bus addresses that are given back.
+        // Mapped earlier, so that it does not get the bus addresses that are freed.
         let target = dma.buffer::<u8>(MOST as usize, Permission::Write)?;
         if target.iova_range().intersection(&gone).is_some() {
             return Err(format!("{} was given out twice", target.iova_range()).into());
         }
         drop((from, refused));
-        // Small buffers share pages: nothing is left in this one.
+        // Small buffers share pages: nothing else is in this one.
         if dma.space().translate(gone.start()).is_some() {
             return Err("the page is still mapped".into());
         }
-        // The device is told to read what is no longer mapped; what it then writes is not what
-        // was there.
+        // The device is told to read memory that is unmapped; it must write something other than
+        // what was there.
         match edu.copy_between(gone, target.iova_range()) {
             Ok(()) | Err(EduError::Access(AccessError::Frozen { .. })) => {}
             Err(error) => return unexpected(error),
@@ -122,7 +122,7 @@ pub(crate) fn a_panic_while_the_device_runs(fixture: &Fixture) -> Result<(), Fai
     })
 }
 
-/// The last device: it does not come back to a real machine.
+/// The last device: on a real machine it does not come back.
 pub(crate) fn a_device_that_is_gone_is_named(fixture: &Fixture) -> Result<(), Failed> {
     let devices = fixture.devices(ID);
     let address = devices.last().ok_or("there is no edu")?.clone();
@@ -138,7 +138,7 @@ pub(crate) fn a_device_that_is_gone_is_named(fixture: &Fixture) -> Result<(), Fa
             }
         }
         None => {
-            // The kernel asks for the device back, and waits until it is let go.
+            // The kernel asks for the device back, and waits until it is released.
             let asked = edu.device().enable_interrupts(InterruptKind::Request, 1)?;
             let path = format!("/sys/bus/pci/devices/{address}/remove");
             let remover = std::thread::spawn(move || std::fs::write(path, "1"));

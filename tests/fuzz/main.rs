@@ -1,5 +1,5 @@
-//! The kept inputs of the fuzzer, run as ordinary tests. `tests/fuzz/README.md` tells how they come
-//! to be.
+//! The fuzzer's kept inputs, run as ordinary tests. `tests/fuzz/README.md` explains how they are
+//! made.
 
 use spapr_iommu_tests::fuzz;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 use tar::{Archive, Entry};
 
-/// The kept inputs of a target, by name; `SPAPR_INPUT` names a file to run instead.
+/// Returns the kept inputs of a target, by name; `SPAPR_INPUT` names a file to run instead.
 fn inputs(name: &str) -> Vec<(String, Vec<u8>)> {
     if let Some(given) = std::env::var_os("SPAPR_INPUT") {
         let bytes = std::fs::read(&given).unwrap();

@@ -1,5 +1,5 @@
 //! Under KVM: the kernel keeps the tables and maps by itself. Both are models here; what the kernel
-//! does for a guest's call is done past the library.
+//! does for a guest's call bypasses the library.
 
 use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, IovaRange, PageShift, UserAddr};
@@ -46,7 +46,7 @@ impl Vm {
         Self { model, kvm, user, slots, iommu, phb }
     }
 
-    /// What the kernel does for H_PUT_TCE of a page in RAM, or a TCE without rights.
+    /// Does what the kernel does for H_PUT_TCE, of a page in RAM or of a TCE without permissions.
     fn kernel_puts(&self, liobn: Liobn, ioba: u64, tce: u64) {
         let table = self.iommu.table(liobn).unwrap();
         let page = table.page();
@@ -64,7 +64,7 @@ impl Vm {
         }
     }
 
-    /// Where a device gets, in every container.
+    /// Returns where a device gets, in every container.
     fn device(&self, iova: u64) -> Vec<Option<u64>> {
         let found = |container| {
             let tables = self.model.tables(container);
@@ -94,7 +94,7 @@ fn the_kernel_keeps_tables_and_a_group_is_attached_to_them_in_the_order_that_wor
         assert!(vm.iommu.table(LIOBN).unwrap().is_in_kernel());
         vm.iommu.h_put_tce(LIOBN, 0x1000, 0x5003).unwrap();
         vm.phb.attach(Group(0)).unwrap();
-        // Before its devices are opened, with the default window there.
+        // Before its devices are opened, while the default window exists.
         assert_eq!(vm.kvm.take_log(), ["add 0", "attach 0 to 0x80000000"]);
         assert_eq!(vm.device(0x1000), [Some(0x5000)]);
         vm.phb.create_window(16, 30).unwrap();
@@ -120,7 +120,7 @@ fn a_group_that_joins_sees_what_the_kernel_mapped_before() {
         assert_eq!(vm.kvm.attached_tables().len(), 4);
         assert_eq!(vm.device(0x3000), [Some(0x7000); 2]);
         assert_eq!(vm.device(BIG + 0x10000), [Some(0x2_0000); 2]);
-        // The first leaves, and the kernel goes on for the other.
+        // The first device leaves, and the kernel goes on for the other.
         vm.phb.detach(Group(0)).unwrap();
         vm.kernel_puts(LIOBN, 0x3000, 0);
         assert_eq!(vm.device(0x3000), [None]);
@@ -157,7 +157,7 @@ fn memory_that_the_kernel_mapped_stays_until_the_guest_lets_go() {
         vm.kernel_puts(LIOBN, 0x9000, 0x4003);
         vm.kernel_puts(LIOBN, 0x8000, 0);
         vm.kernel_puts(LIOBN, 0x9000, 0);
-        // A map of the library's that the kernel undid.
+        // A map by the library that the kernel undid.
         vm.iommu.h_put_tce(LIOBN, 0xa000, 0x5003).unwrap();
         vm.kernel_puts(LIOBN, 0xa000, 0);
         vm.iommu.remove_memory(guest(0, RAM)).unwrap();
@@ -222,7 +222,7 @@ fn what_the_kernel_mapped_is_counted_before_the_library_maps_over_it() {
     let vm = Vm::new("powernv9-64k");
     vm.phb.attach(Group(0)).unwrap();
     vm.kernel_puts(LIOBN, 0x1000, 0x10_0003);
-    // An H_PUT_TCE that left the kernel.
+    // An H_PUT_TCE that the kernel passed on.
     vm.iommu.h_put_tce(LIOBN, 0x1000, 0x20_0003).unwrap();
     assert_eq!(vm.device(0x1000), [Some(0x20_0000)]);
     assert_eq!(vm.phb.space().mapped().1, 0x1000);

@@ -1,4 +1,4 @@
-//! The hypercalls: their arguments, codes and effects, with and without devices.
+//! Hypercalls: arguments, codes and effects, with and without devices.
 
 use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
@@ -9,7 +9,7 @@ use spapr_iommu_tests::guest_fixture::{BIG, Fixture, LIOBN, LIST, PRESETS, RAM, 
 
 const PAGE: u64 = 0x1000;
 
-/// A guest with and without a device.
+/// Guests with and without a device.
 fn both(preset: &str, test: impl Fn(&Fixture)) {
     for attached in [false, true] {
         let fixture = Fixture::new(preset);
@@ -33,7 +33,7 @@ fn a_tce_is_entered_read_replaced_and_cleared() {
             iommu.h_put_tce(LIOBN, PAGE, 0x7001).unwrap();
             fixture.agrees();
             assert_eq!(iommu.h_get_tce(LIOBN, PAGE), Ok(0x7001));
-            // Without rights the rest is the guest's own business.
+            // Without permissions, the other bits are the guest's own.
             iommu.h_put_tce(LIOBN, PAGE, 0xffff_ffff_0000_0abc).unwrap();
             assert_eq!(iommu.h_get_tce(LIOBN, PAGE), Ok(0xffff_ffff_0000_0abc));
             assert_eq!(fixture.phb.space().mapped(), (0, 0));
@@ -45,7 +45,7 @@ fn a_tce_is_entered_read_replaced_and_cleared() {
 fn a_list_of_neighbours_is_one_map_and_clearing_it_one_unmap() {
     let fixture = Fixture::new("powernv9-64k");
     fixture.phb.attach(Group(0)).unwrap();
-    // The host's default window comes to life.
+    // The host's default window is created.
     fixture.iommu.h_put_tce(LIOBN, 0, 3).unwrap();
     fixture.iommu.h_put_tce(LIOBN, 0, 0).unwrap();
     fixture.calls();
@@ -54,7 +54,7 @@ fn a_list_of_neighbours_is_one_map_and_clearing_it_one_unmap() {
     fixture.agrees();
     fixture.iommu.h_stuff_tce(LIOBN, 0, 0, 512).unwrap();
     assert_eq!(fixture.calls(), (0, 1));
-    // Nothing is there any more.
+    // Nothing is there now.
     fixture.iommu.h_stuff_tce(LIOBN, 0, 0, 512).unwrap();
     assert_eq!(fixture.calls(), (0, 0));
     fixture.agrees();
@@ -131,7 +131,7 @@ fn arguments_out_of_range_are_h_parameter() {
             assert_eq!(code(number, &args), Some(H_PARAMETER), "{number:#x} {args:x?}");
         }
         assert_eq!(code(0x1234, &[ours]), None);
-        // Nothing at all is fine.
+        // An empty list is valid.
         assert_eq!(code(H_STUFF_TCE, &[ours, 0, 0, 0]), Some(H_SUCCESS));
         assert_eq!(code(H_PUT_TCE_INDIRECT, &[ours, 0, LIST, 0]), Some(H_SUCCESS));
         assert_eq!(code(H_STUFF_TCE, &[ours, 0, 0, end / PAGE]), Some(H_SUCCESS));
@@ -171,7 +171,7 @@ fn what_the_kernel_refuses_is_h_hardware_and_changes_nothing() {
 
 #[test]
 fn a_list_is_read_once() {
-    // A list in the middle of what it maps: entries that change under it do not matter, only the
+    // A list within the range it maps: entries that change under it do not matter, because only the
     // copy counts.
     both("powernv9-64k", |fixture| {
         let list: Vec<u64> = tces(LIST, 512, PageShift::P4K);
@@ -191,7 +191,7 @@ fn an_unknown_liobn_names_itself() {
 #[test]
 fn a_list_that_leaves_ram_after_it_was_in_it_is_refused() {
     both("powernv9-64k", |fixture| {
-        // The second run begins in the slot of the first one, and ends past it.
+        // The second run starts in the slot of the first one, and ends after it.
         let list = [0x1003, (RAM - PAGE) | 3, RAM | 3];
         fixture.list(&list);
         let refused = Err(HcallError::NotRam { at: GuestAddr(RAM) });

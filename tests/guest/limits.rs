@@ -1,5 +1,5 @@
-//! What a guest can make its VMM spend: memory for tables, time in one call, locked memory. What
-//! cannot be afforded is refused before anything is touched.
+//! What a guest can make its VMM spend: memory for tables, time in one call, locked memory. A
+//! request that cannot be afforded is refused before anything changes.
 
 use spapr_iommu::ErrorKind;
 use spapr_iommu::Group;
@@ -48,11 +48,11 @@ fn hcall(fixture: &Fixture, number: u64, args: [u64; 4]) -> i64 {
 
 #[test]
 fn one_value_over_a_whole_window_takes_no_table_memory() {
-    // Enough for the directories alone.
+    // Enough for the directories only.
     both(config().with_table_memory(64 << 10), |fixture| {
         let liobn = u64::from(DYNAMIC.0);
         let end = BIG + (1 << 38);
-        // Not whole branches, but whole leaves.
+        // No whole branches, but whole leaves.
         assert_eq!(hcall(fixture, H_STUFF_TCE, [liobn, BIG + (LEAF << 16), 0xbeef_0000, MAX_STUFFED]), H_SUCCESS);
         assert_eq!(fixture.iommu.h_get_tce(DYNAMIC, BIG + ((LEAF - 1 + MAX_STUFFED) << 16)), Ok(0xbeef_0000));
         assert_eq!(fixture.iommu.h_get_tce(DYNAMIC, BIG + ((LEAF + MAX_STUFFED) << 16)), Ok(0));
@@ -62,7 +62,7 @@ fn one_value_over_a_whole_window_takes_no_table_memory() {
         for ioba in [BIG, BIG + (1 << 37) + (5 << 16), end - (1 << 16)] {
             assert_eq!(fixture.iommu.h_get_tce(DYNAMIC, ioba), Ok(0xdead_0000));
         }
-        // A save has it as one run.
+        // A saved state has it as one run.
         let saved = fixture.iommu.save();
         let window = saved.phbs[0].windows.iter().find(|window| window.liobn == DYNAMIC.0).unwrap();
         assert_eq!(window.runs.len(), 1);
@@ -83,7 +83,7 @@ fn a_table_that_would_take_too_much_memory_is_refused_before_anything_changes() 
         fixture.agrees();
         let stuffed = fixture.iommu.h_stuff_tce(DYNAMIC, ioba + (1 << 16), 4, 7).unwrap_err();
         assert!(matches!(stuffed, HcallError::TableFull { limit: 0x1_0000, .. }), "{stuffed}");
-        // What has its room already goes on.
+        // Entries that have room already are accepted.
         assert_eq!(hcall(fixture, H_PUT_TCE, [liobn, BIG + (3 << 16), 0x1_0003, 0]), H_SUCCESS);
         assert_eq!(hcall(fixture, H_STUFF_TCE, [liobn, BIG, 0, LEAF * full]), H_SUCCESS);
     });
@@ -111,7 +111,7 @@ fn one_call_clears_no_more_than_it_may() {
         assert_eq!(call(MAX_STUFFED + 1), H_PARAMETER);
         let refused = fixture.iommu.h_stuff_tce(DYNAMIC, BIG, 0, 1 << 20).unwrap_err();
         assert_eq!(refused, HcallError::StuffsTooMany { count: 1 << 20 });
-        // QEMU's default window goes in one.
+        // QEMU's default window fits in one call.
         assert_eq!(hcall(fixture, H_STUFF_TCE, [LIOBN.0.into(), 0, 0, (1 << 30) >> 12]), H_SUCCESS);
     });
 }
@@ -131,12 +131,12 @@ fn a_phb_needs_a_liobn_for_its_dynamic_window() {
 }
 
 const M: u64 = 1 << 20;
-/// What a default window of powernv is charged with.
+/// Charge of powernv's default window.
 const DEFAULT: u64 = 8 * M;
-/// What the smallest dynamic one is charged with, or what holds a slot.
+/// Charge of the smallest dynamic window, or of what occupies a slot.
 const SMALL: u64 = 128 << 10;
 
-/// A guest with 64 MiB of RAM whose host lets `room` more be locked.
+/// Creates a guest with 64 MiB of RAM whose host lets `room` more bytes be locked.
 fn limited(room: u64) -> Fixture {
     let model = Model::new("powernv9-64k".parse().unwrap()).with_memlock(Some(RAM + room));
     let fixture = Fixture::over(model, PhbConfig::new(BUID, LIOBN).unwrap());
@@ -208,8 +208,7 @@ fn memory_that_is_plugged_leaves_the_default_table_its_room() {
     fixture.agrees();
 }
 
-/// Only the dynamic window is left, and memory that was plugged took what the default one gave
-/// back.
+/// Only the dynamic window remains, and plugged memory took what the default one returned.
 fn without_room_for_the_default_window(room: u64) -> Fixture {
     let fixture = limited(DEFAULT + SMALL);
     fixture.phb.attach(Group(0)).unwrap();
@@ -222,8 +221,7 @@ fn without_room_for_the_default_window(room: u64) -> Fixture {
 
 #[test]
 fn a_reset_that_cannot_be_afforded_changes_nothing() {
-    // The default window of the guest is half of the host's, and the dynamic one gives its table
-    // back.
+    // The guest's default window is half of the host's, and the dynamic one returns its table.
     for room in [DEFAULT / 2 - 2 * SMALL, DEFAULT / 2 - SMALL] {
         let fixture = without_room_for_the_default_window(room);
         let before = (fixture.iommu.save(), fixture.model.locked());

@@ -14,10 +14,10 @@ use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, LIST,
 use std::error::Error;
 use std::sync::Arc;
 
-/// Bytes of a screen.
+/// Bytes that fit a screen.
 const SCREEN: usize = 24 * 80;
 
-/// Every third page, so that no two TCEs are one run.
+/// Every third page, so that no two TCEs join to a run.
 fn fragmented(fixture: &Fixture) {
     fixture.phb.create_window(16, 38).unwrap();
     let spread: Vec<u64> = (0..512).map(|n| ((n * 3 % 512) << 16) | 3).collect();
@@ -86,7 +86,7 @@ fn calls_tces_and_refusals_are_counted() {
         assert_eq!((stats.refusals.total(), stats.refusals.of("not-ram"), stats.refusals.of("none")), (4, 2, 0));
         let all = fixture.iommu.stats();
         assert_eq!((all.tces, all.refusals.of("no-table"), all.refusals.total()), (stats.tces, 1, 5));
-        // What the space was asked for it.
+        // Returns what was requested of the space for it.
         let space = fixture.phb.space().stats();
         assert_eq!((space.maps, space.mapped, space.unmaps, space.unmapped), (2, 513 << 12, 1, 512 << 12), "{preset}");
         let user = spapr_iommu::addr::UserAddr(0x1000);
@@ -120,7 +120,7 @@ fn an_error_does_not_repeat_its_source() {
         let source = error.source().expect("it has one").to_string();
         assert!(!error.to_string().contains(&source), "{error}");
     }
-    // These have no source: it is in the message.
+    // These have no source: the message contains it.
     assert!(window.source().is_none() && window.to_string().ends_with(&inside), "{window}");
     assert!(kernel.source().is_none() && kernel.to_string().contains(&counted), "{kernel}");
 }
@@ -137,7 +137,7 @@ fn an_rtas_block_is_copied_once_and_written_back_whole() {
     let block = RtasBlock::read(memory, GuestAddr(LIST)).unwrap();
     put(LIST, &[0, 0, 0, 1]);
     assert_eq!((block.token(), block.args(), block.rets()), (0x2001, &[7, 8][..], 3));
-    // As many as there is room for, and zeros for the rest.
+    // As many as fit, and zeros for the rest.
     block.write(memory, &[5, 6]).unwrap();
     let mut back = [0; 16];
     memory.read(GuestAddr(LIST + 20), &mut back).unwrap();
@@ -152,7 +152,7 @@ fn an_rtas_block_is_copied_once_and_written_back_whole() {
     for at in [RAM - 4, RAM, u64::MAX - 11, u64::MAX] {
         assert!(matches!(RtasBlock::read(memory, GuestAddr(at)), Err(RtasBlockError::Memory(_))), "{at:#x}");
     }
-    // The arguments end with RAM, the results lie behind it.
+    // The arguments end where RAM ends, so the results lie past it.
     put(RAM - 16, &[1, 1, 1, 7]);
     let block = RtasBlock::read(memory, GuestAddr(RAM - 16)).unwrap();
     assert!(matches!(block.write(memory, &[0]), Err(RtasBlockError::Memory(_))));
@@ -162,7 +162,7 @@ fn an_rtas_block_is_copied_once_and_written_back_whole() {
 #[test]
 fn an_emulated_device_reads_and_writes_through_the_guests_tces() {
     let fixture = Fixture::new("powernv9-64k");
-    // Pages in the reverse order, the third for reading only, the fourth for writing only.
+    // Pages in reverse order, the third for reading only, the fourth for writing only.
     for (tce, number) in [0x5003, 0x4003, 0x3001, 0x6002].into_iter().zip(0..) {
         fixture.iommu.h_put_tce(LIOBN, number << 12, tce).unwrap();
     }

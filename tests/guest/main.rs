@@ -1,7 +1,7 @@
-//! A guest's TCE tables on the model: what guests ask, what devices see, what the kernel is told.
+//! A guest's TCE tables on the model: what guests request, what devices see, which calls the kernel
+//! gets.
 
 mod accelerated;
-mod guide;
 mod hcalls;
 mod limits;
 mod looks;

@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 const MORE: u64 = 16 << 20;
 
-/// RAM whose owner can be counted.
+/// RAM whose owners can be counted.
 #[derive(Debug)]
 struct Counted(Vec<Slot>, Arc<()>);
 
-// SAFETY: memory of a model, which is none of this process.
+// SAFETY: memory of a model, which is not this process's.
 unsafe impl GuestMemory for Counted {
     fn slots(&self) -> Vec<Slot> {
         self.0.clone()
@@ -223,7 +223,7 @@ fn memory_that_went_without_a_word_takes_no_new_tce() {
         assert_eq!(fixture.iommu.h_put_tce(LIOBN, 0, RAM | 3), Err(gone.clone()));
         fixture.list(&tces(RAM - 0x1000, 2, PageShift::P4K));
         assert_eq!(fixture.iommu.h_put_tce_indirect(LIOBN, 0, spapr_iommu_tests::guest_fixture::LIST, 2), Err(gone));
-        // The rest of RAM is as it was.
+        // The rest of RAM is unchanged.
         fixture.iommu.h_put_tce(LIOBN, 0, 3).unwrap();
         fixture.agrees();
         fixture.iommu.remove_memory(guest(RAM, MORE)).unwrap();
@@ -263,7 +263,7 @@ fn the_last_device_leaves_the_table_as_it_is() {
         fixture.phb.detach(Group(1)).unwrap();
         assert_eq!(fixture.phb.space().mapped(), (0, 0));
         assert_eq!(fixture.iommu.h_get_tce(LIOBN, 0x3000), Ok(0x3003));
-        // Bookkeeping goes on, and comes back with the next device.
+        // Bookkeeping continues, and the mappings return with the next device.
         fixture.iommu.h_put_tce(LIOBN, 0x4000, 0x4003).unwrap();
         fixture.phb.attach(Group(0)).unwrap();
         fixture.agrees();

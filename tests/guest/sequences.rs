@@ -1,5 +1,5 @@
 //! Any sequence of a guest's calls: of one vCPU, where tables, hardware and a naive twin agree
-//! after each; of several at once, while lists change under them, memory and devices come and go
+//! after each; of several at once, while lists change under them, memory and devices come and go,
 //! and emulated devices translate.
 
 use arbitrary::{Result, Unstructured};
@@ -11,23 +11,23 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// A run that takes longer waits for ever: it takes a second.
+/// A run takes a second; one that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(100);
-/// Calls of a vCPU.
+/// Number of calls of a vCPU.
 const CALLS: usize = 400;
 
-/// Any step of a kind.
+/// Generates any step of a kind.
 fn step(rng: &mut fastrand::Rng, kind: impl Fn(&mut Unstructured<'_>) -> Result<Step>) -> Step {
     let mut bytes = [0; 256];
     rng.fill(&mut bytes);
     kind(&mut Unstructured::new(&bytes)).unwrap()
 }
 
-/// The architecture's codes, and no other.
+/// The architecture's codes, and no others.
 fn is_architected(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Hcall { code, .. } => matches!(code, None | Some(0 | -1 | -4)),
-        // Results may be overwritten by another vCPU before they are looked at.
+        // Another vCPU may overwrite results before they are checked.
         Outcome::Rtas { code, .. } => matches!(code, None | Some(0 | -4)),
         _ => true,
     }
@@ -39,12 +39,12 @@ fn is_ram(found: GuestTranslation) -> bool {
         .any(|(start, len)| *start <= found.guest.0 && found.guest.0 < start + len)
 }
 
-/// Calls that came to something, and MAPs.
+/// Numbers of successful calls and of MAPs.
 fn run(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
     let testbed = Testbed::new(setup, false);
     Testbed::first(setup).iter().for_each(|step| drop(testbed.act(step)));
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-    // What goes on until the vCPUs are done.
+    // What runs until the vCPUs have finished.
     let meanwhile = |seed: u64, act: &dyn Fn(&mut fastrand::Rng)| {
         let mut rng = fastrand::Rng::with_seed(seed);
         while !stop.load(Ordering::Relaxed) {
@@ -77,19 +77,19 @@ fn run(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
             });
         });
         let ends: Vec<_> = working.into_iter().map(|vcpu| vcpu.join()).collect();
-        // Also when one failed, or the others would go on for ever.
+        // Even after a failure, or the others would never stop.
         stop.store(true, Ordering::Relaxed);
         ends.into_iter().for_each(|end| end.unwrap());
     });
     testbed.fixture.agrees();
     let maps = testbed.stays_in_ram();
-    // Still there is what the guest's memory is said to be.
+    // The guest's memory is still where it should be.
     assert_eq!(testbed.fixture.iommu.ram().slots().len(), testbed.fixture.slots.slots().len());
     testbed.end();
     (done.into_inner(), maps)
 }
 
-/// The same under a watchdog.
+/// Does the same under a watchdog.
 fn watched(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
     let (sender, watch) = channel::<()>();
     std::thread::scope(|scope| {
@@ -98,7 +98,7 @@ fn watched(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
             run(setup, vcpus, seed)
         });
         if watch.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
-            // Threads that wait for each other cannot be ended any other way.
+            // Threads that wait for each other cannot be ended in any other way.
             eprintln!("a deadlock with {vcpus} vCPUs, seed {seed}: {setup:x?}");
             std::process::abort();
         }
@@ -106,7 +106,7 @@ fn watched(setup: &Setup, vcpus: usize, seed: u64) -> (usize, usize) {
     })
 }
 
-/// `SPAPR_SEED` repeats what a run does; threads take turns anew all the same.
+/// `SPAPR_SEED` repeats what a run does; threads still interleave differently.
 #[test]
 fn vcpus_lists_memory_and_devices_that_change_at_once_never_lead_out_of_ram() {
     let given = std::env::var("SPAPR_SEED").ok().map(|seed| seed.parse().expect("SPAPR_SEED is a number"));
@@ -117,8 +117,8 @@ fn vcpus_lists_memory_and_devices_that_change_at_once_never_lead_out_of_ram() {
         let (came, mapped) = watched(&Setup::roomy(machine), vcpus, seed);
         (done, maps) = (done + came, maps + mapped);
     }
-    println!("{done} calls came to something, {maps} MAPs");
-    assert!(done > 100 && maps > 20, "{done} calls came to something, {maps} MAPs");
+    println!("{done} calls succeeded, {maps} MAPs");
+    assert!(done > 100 && maps > 20, "{done} calls succeeded, {maps} MAPs");
 }
 
 fn sequence() -> impl Strategy<Value = Sequence> {

@@ -6,7 +6,7 @@ use spapr_iommu::guest::{PhbConfig, PhbError, RestoreError, SavedIommu, SavedRun
 use spapr_iommu::model::Model;
 use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, PRESETS, RAM, tces};
 
-/// A guest with something in both windows, on a host of its own.
+/// A guest with mappings in both windows, on a host of its own.
 fn filled(preset: &str) -> Fixture {
     let fixture = Fixture::new(preset);
     fixture.phb.attach(Group(0)).unwrap();
@@ -171,7 +171,7 @@ fn a_state_that_names_a_phb_twice_is_refused() {
     let before = target.iommu.save();
     bad.phbs.push(bad.phbs[0].clone());
     bad.phbs[1].windows.clear();
-    // In a thread, since it might wait for itself.
+    // In a thread, since it might deadlock with itself.
     let (sender, done) = std::sync::mpsc::channel();
     std::thread::spawn(move || drop(sender.send((target.iommu.restore(&bad), target))));
     let (refused, target) = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it comes back");
@@ -181,7 +181,8 @@ fn a_state_that_names_a_phb_twice_is_refused() {
     target.ends_clean();
 }
 
-/// 216 bytes that once cost 512 MiB and a minute before they were refused for their second PHB.
+/// 216 bytes that once cost 512 MiB and a minute before they were refused because of their second
+/// PHB.
 #[test]
 fn a_short_state_costs_nothing_before_it_is_refused() {
     let target = Fixture::new("powernv9-64k");
@@ -198,7 +199,8 @@ fn a_short_state_costs_nothing_before_it_is_refused() {
         let refused = target.iommu.restore(&window(1_u64 << 31, tce));
         assert_eq!(refused, Err(RestoreError::NoPhb { buid: 1 }));
     }
-    // Alone, it does not lead to RAM; without rights it is one value, and costs its directories.
+    // By itself it does not lead to RAM; without permissions it is a single value, and costs its
+    // directories.
     let alone = |tce| SavedIommu { phbs: window(1 << 31, tce).phbs[..1].to_vec(), ..window(1, 0) };
     assert!(matches!(target.iommu.restore(&alone(3)), Err(RestoreError::NotRam { .. })));
     target.iommu.restore(&alone(4)).unwrap();
@@ -214,7 +216,7 @@ fn a_state_whose_table_would_take_too_much_memory_is_refused() {
     target.plug(0, RAM);
     let before = target.iommu.save();
     let mut bad = before.clone();
-    // A TCE for each leaf of 512.
+    // One TCE for each leaf of 512.
     bad.phbs[0].windows[0].runs = (0..300).map(|leaf| SavedRun { first: leaf * 512, count: 1, tce: 3 }).collect();
     let refused = target.iommu.restore(&bad).unwrap_err();
     assert!(matches!(refused, RestoreError::Memory { liobn: LIOBN, limit: 0x10_0000, .. }), "{refused}");

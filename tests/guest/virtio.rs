@@ -10,12 +10,12 @@ use std::sync::Arc;
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, IommuMemory};
 
-/// Where the queue's parts are on the bus, in one page.
+/// Bus addresses of the queue's parts, in one page.
 const DESCRIPTORS: u64 = 0;
 const AVAILABLE: u64 = 0x100;
 const USED: u64 = 0x200;
 
-/// Where the pages of the bus are in the guest: the queue, then buffers, in the reverse order.
+/// Guest addresses of the pages on the bus: the queue, then buffers, in reverse order.
 const PAGES: [u64; 3] = [0x5000, 0x9000, 0x7000];
 const READ: u64 = 1;
 const READ_WRITE: u64 = 3;
@@ -29,7 +29,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// A driver has offered one request: it reads 16 bytes across the buffers' pages, and writes 4.
+    /// The driver offers one request: it reads 16 bytes across the buffers' pages, and writes 4.
     fn new() -> Self {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let host = Arc::new(Model::new("powernv9-4k".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! With rust-vmm's `vm-memory`: its memory is registered, its accesses go through the guest's
+//! With rust-vmm's `vm-memory`: its memory is registered, and its accesses go through the guest's
 //! tables.
 
 use spapr_iommu::Group;
@@ -17,7 +17,7 @@ type Memory = GuestMemoryMmap<()>;
 
 const SIZE: usize = 1 << 20;
 
-/// A model with group 0 that knows the memory the test has really mapped.
+/// A model with group 0 that shares the memory that the test has really mapped.
 fn model(memory: &Memory) -> Arc<Model> {
     use vm_memory::GuestMemoryBackend;
     let model = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
@@ -62,7 +62,7 @@ fn its_iommu_memory_reads_and_writes_what_the_guest_has_mapped() {
     let iommu = GuestIommu::new(&registry, Arc::new(VmMemory::new(memory.clone())));
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
-    // Pages in the reverse order, the third for reading only.
+    // Pages in reverse order, the third for reading only.
     for (tce, number) in [0x5003, 0x4003, 0x3001].into_iter().zip(0..) {
         iommu.h_put_tce(LIOBN, number << 12, tce).unwrap();
     }
@@ -77,11 +77,11 @@ fn its_iommu_memory_reads_and_writes_what_the_guest_has_mapped() {
     let mut data = [0; 4];
     device.read_slice(&mut data, GuestAddress(0x2000)).unwrap();
     assert_eq!(data, [7; 4]);
-    // No right to write, nothing mapped behind, nothing at the end of the bus.
+    // No permission to write, nothing mapped after it, nothing at the end of the bus.
     assert!(device.write_slice(&data, GuestAddress(0x2000)).is_err());
     assert!(device.read_slice(&mut data, GuestAddress(0x2ffe)).is_err());
     assert!(device.read_slice(&mut data, GuestAddress(u64::MAX - 1)).is_err());
-    // What the guest takes back is gone at once.
+    // What the guest unmaps is gone at once.
     iommu.h_put_tce(LIOBN, 0, 0).unwrap();
     assert!(device.read_slice(&mut data, GuestAddress(0)).is_err());
 }
@@ -94,7 +94,7 @@ fn an_access_goes_by_run_and_is_bounded() {
     let iommu = GuestIommu::new(&Registry::new(model(&memory)), Arc::new(VmMemory::new(memory.clone())));
     iommu.add_memory().unwrap();
     let phb = iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap();
-    // Pages 2 to 5 in order, then page 9, then all the rest leads to page 0.
+    // Pages 2 to 5 in order, then page 9; everything else leads to page 0.
     for (page, number) in [2, 3, 4, 5, 9].into_iter().zip(0..) {
         iommu.h_put_tce(LIOBN, number << 12, page << 12 | 3).unwrap();
     }
@@ -110,7 +110,7 @@ fn an_access_goes_by_run_and_is_bounded() {
     };
     assert_eq!(ranges(0x10, 0x4ff0).unwrap(), [(0x2010, 0x3ff0), (0x9000, 0x1000)]);
     assert_eq!(ranges(0, 65_536 << 12).unwrap().len(), 2 + 65_536 - 5);
-    // A guest names any length, and it costs no more.
+    // A guest may name any length, and that does not cost more.
     for len in [65_537 << 12, usize::MAX] {
         let refused = ranges(0, len).unwrap_err();
         assert!(refused.to_string().contains("more than 65536 TCEs"), "{refused}");
@@ -141,7 +141,7 @@ fn devices_of_a_model_see_the_bytes_of_memory_that_was_lent() {
     let memory = Arc::new(VmMemory::new(atomic.clone()));
     let model = Arc::new(Model::new("powernv9-4k".parse().unwrap()));
     let iommu = GuestIommu::new(&Registry::new(model.clone()), memory.clone());
-    // The model knows nothing of this process, unless it is told.
+    // The model sees nothing of this process unless it is shared with it.
     iommu.add_phb(PhbConfig::new(BUID, LIOBN).unwrap()).unwrap().attach(Group(0)).unwrap();
     iommu.add_memory().unwrap_err();
     memory.lend_to(model.as_ref()).unwrap();

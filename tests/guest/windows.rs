@@ -1,4 +1,4 @@
-//! Dynamic windows, as RTAS calls ask for them, and where the host puts them.
+//! Dynamic windows, as RTAS calls request them, and where the host places them.
 
 use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, Iova, PageShift};
@@ -8,10 +8,10 @@ use spapr_iommu_tests::guest_fixture::{BIG, BUID, DYNAMIC, Fixture, LIOBN, LIST,
 const TOKENS: DdwTokens = DdwTokens { query: 0x2034, create: 0x2035, remove: 0x2036, reset: 0x2037 };
 const HIGH: u32 = (BUID >> 32) as u32;
 const LOW: u32 = BUID as u32;
-/// Status of a parameter that is wrong.
+/// RTAS status: a parameter is wrong.
 const PARAMETER: u32 = -3_i32 as u32;
 
-/// An RTAS call through guest memory; its results.
+/// Makes an RTAS call through guest memory, and returns its results.
 fn rtas(fixture: &Fixture, token: u32, args: &[u32], rets: usize) -> Vec<u32> {
     let cells = [&[token, args.len() as u32, rets as u32], args, &vec![9; rets]].concat();
     let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
@@ -62,7 +62,7 @@ fn a_reset_brings_the_default_window_back_empty() {
         assert_eq!(rtas(&fixture, TOKENS.reset, &[0, HIGH, LOW], 1), [0], "{preset}");
         assert_eq!(fixture.iommu.h_get_tce(LIOBN, 0), Ok(0));
         fixture.agrees();
-        // And when the guest had removed it.
+        // Also after the guest removed it.
         assert_eq!(rtas(&fixture, TOKENS.remove, &[LIOBN.0], 1), [0], "{preset}");
         assert!(fixture.iommu.h_get_tce(LIOBN, 0).is_err());
         assert_eq!(rtas(&fixture, TOKENS.reset, &[0, HIGH, LOW, 1], 1), [0], "{preset}");
@@ -135,7 +135,7 @@ fn a_phb_that_makes_no_sense_is_refused() {
     for config in windows {
         assert!(matches!(fixture.iommu.add_phb(config), Err(PhbError::Windows { .. })), "{config:x?}");
     }
-    // As many TCEs as there may be.
+    // As many TCEs as allowed.
     fixture.iommu.add_phb(good.with_entries(1 << 36)).unwrap();
     fixture.ends_clean();
 }
@@ -156,7 +156,7 @@ fn two_dynamic_windows_can_be_had_once_the_default_one_is_gone() {
     assert_eq!((windows(), create(16, 22)), (0, vec![PARAMETER, 0, 0, 0]));
     fixture.put(LIOBN, 0, &tces(0, 64, PageShift::P64K));
     fixture.put(DYNAMIC, BIG, &tces(0, 64, PageShift::P64K));
-    // A reset takes both.
+    // A reset removes both.
     assert_eq!(rtas(&fixture, TOKENS.reset, &[0, HIGH, LOW], 1), [0]);
     assert_eq!(fixture.phb.tables().iter().map(|table| table.window()).collect::<Vec<_>>(), [iova(0, 1 << 30)]);
     assert_eq!(fixture.iommu.h_get_tce(LIOBN, 0), Ok(0));
@@ -173,9 +173,10 @@ fn with_a_device_a_second_dynamic_window_is_what_the_host_can_have() {
         fixture.phb.remove_window(LIOBN).unwrap();
         fixture.phb.create_window(16, 32).unwrap();
         let offer = fixture.phb.offer();
-        match preset.starts_with("pseries") {
-            true => assert_eq!((offer.windows, offer.entries), (0, 0), "{preset}"),
-            false => assert_eq!(offer.windows, 1, "{preset}"),
+        if preset.starts_with("pseries") {
+            assert_eq!((offer.windows, offer.entries), (0, 0), "{preset}")
+        } else {
+            assert_eq!(offer.windows, 1, "{preset}")
         }
         assert_eq!(fixture.phb.create_window(16, 22).is_ok(), offer.windows == 1, "{preset}");
         fixture.agrees();
@@ -225,7 +226,7 @@ fn a_phb_is_removed_once_its_devices_are_gone() {
         fixture.iommu.h_put_tce(LIOBN, 0, 3).unwrap_err().to_string(),
         "there is no table with LIOBN 0x80000000"
     );
-    // Whoever has it still can do nothing with it.
+    // A handle that is still held can do nothing with it.
     let removed = PhbError::Removed { buid: BUID };
     assert_eq!(fixture.phb.attach(Group(0)), Err(removed.clone()));
     assert_eq!(fixture.phb.create_window(16, 30).unwrap_err(), removed.clone().into());
@@ -239,7 +240,7 @@ fn a_phb_is_removed_once_its_devices_are_gone() {
     fixture.ends_clean();
 }
 
-/// What an RTAS call gives; it must succeed.
+/// Makes an RTAS call that must succeed, and returns its result.
 #[track_caller]
 fn rtas_rets<const N: usize>(fixture: &Fixture, call: RtasCall, args: &[u32]) -> [u32; N] {
     let mut rets = [0; N];
@@ -265,14 +266,14 @@ fn a_guest_that_removes_its_default_window_first_gets_the_dynamic_one_where_it_a
         remove_query_create(&fixture);
         fixture.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
         fixture.agrees();
-        // And again, after it gave that up.
+        // And again, after removing that one.
         rtas_rets::<1>(&fixture, RtasCall::RemovePeDmaWindow, &[DYNAMIC.0]);
         let made: [u32; 4] = rtas_rets(&fixture, RtasCall::CreatePeDmaWindow, &[0, HIGH, LOW, 16, 32]);
         assert_eq!(made[2..], [0x800_0000, 0], "{preset}");
         fixture.put(DYNAMIC, BIG, &tces(0, 512, PageShift::P64K));
         fixture.phb.attach(Group(1)).unwrap();
         fixture.agrees();
-        // A reset brings the default window back, and the dynamic one goes beside it as before.
+        // A reset restores the default window, and the dynamic one goes next to it as before.
         rtas_rets::<1>(&fixture, RtasCall::ResetPeDmaWindow, &[0, HIGH, LOW]);
         fixture.put(LIOBN, 0, &tces(0, 8, PageShift::P4K));
         rtas_rets::<4>(&fixture, RtasCall::CreatePeDmaWindow, &[0, HIGH, LOW, 16, 32]);
@@ -300,7 +301,7 @@ fn a_device_comes_back_to_a_guest_without_its_default_window() {
             fixture.phb.attach(Group(0)).unwrap();
             assert_eq!(fixture.model.locked(), locked, "{preset}: the same windows as a moment ago");
             fixture.agrees();
-            // The same on another host that is alike, and for a first device that is plugged late.
+            // The same on another, equal host, and for a first device that is plugged late.
             let saved = fixture.iommu.save();
             let target = Fixture::new(preset);
             target.iommu.restore(&saved).unwrap();

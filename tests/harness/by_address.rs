@@ -1,5 +1,5 @@
-//! Memory by its address, for tests: they register parts of memory, overlapping ones, and memory
-//! that is gone, as the safe calls do not.
+//! Memory by its address, for tests: they register parts of memory, overlapping ranges and memory
+//! that is gone, which the safe calls do not allow.
 #![allow(unsafe_code, reason = "registers by address")]
 
 use spapr_iommu::addr::{IovaRange, UserAddr, UserRange};
@@ -43,7 +43,7 @@ impl PlugByAddress for Slots {
     }
 }
 
-/// Says what KVM mapped, as a test made it.
+/// Reports what KVM mapped, as a test made it.
 pub fn observe(space: &AddressSpace, range: IovaRange, found: &[MapRequest]) -> Result<(), MapError> {
     // SAFETY: on models, whose devices reach no memory of this process.
     unsafe { space.sync_from_kvm(range, found) }

@@ -2,7 +2,7 @@
 //! agree.
 
 use crate::by_address::PlugByAddress;
-use crate::space_model::books::{Stretch, joined};
+use crate::space_model::twin::{Stretch, joined};
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, PageShift, UserAddr};
 use spapr_iommu::guest::{GuestIommu, GuestMemory, Liobn, Phb, PhbConfig, Slot, Slots, TceTable};
 use spapr_iommu::host::{Fd, Host, Memory, Platform};
@@ -91,7 +91,7 @@ impl Fixture {
         (count("VFIO_IOMMU_MAP_DMA"), count("VFIO_IOMMU_UNMAP_DMA"))
     }
 
-    /// Returns where a table leads in user memory: each page, in as many parts as its slots.
+    /// Returns where a table leads in user memory: each page, in one part per slot.
     fn leads(&self, table: &TceTable) -> Vec<Stretch> {
         let slots = self.slots.slots();
         let mut found = Vec::new();

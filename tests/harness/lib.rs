@@ -1,5 +1,5 @@
-//! Code shared by tests: naive models to compare the library's structures with, fixtures, the
-//! machine a test runs on.
+//! Code that several tests share: naive models to compare the library's structures with, fixtures,
+//! the machine on which a test runs.
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 #![deny(unsafe_code)]
 

@@ -35,7 +35,7 @@ fn clients_that_are_stopped_or_never_read_do_not_slow_the_owner() {
     kill(pid, Signal::SIGSTOP).unwrap();
     let mut killed = watching(&path);
     killed.kill().unwrap();
-    // As many as are served at a time: half never ask, half never read.
+    // As many as are served at once: half never ask, half never read.
     let stuck: Vec<_> = (0..MAX_CLIENTS)
         .map(|n| {
             let mut stream = UnixStream::connect(&path).unwrap();
@@ -51,15 +51,17 @@ fn clients_that_are_stopped_or_never_read_do_not_slow_the_owner() {
         let (user, permission) = (process.user(round % 256), Permission::ReadWrite);
         process.space.map_all(&[MapRequest { iova: at, user, permission }], Overlap::Replace).unwrap();
     }
-    // They are cut off, so others are answered, while they still hold their ends.
-    let snapshot = fetch(&path, &Query { maps: 0, ..Query::default() }).unwrap();
+    // The server cuts them off, so others are answered while these still hold their ends.
+    let mut query = Query::default();
+    query.maps = 0;
+    let snapshot = fetch(&path, &query).unwrap();
     let calls = snapshot.spaces[0].calls.as_ref().unwrap();
     assert_eq!(calls.maps, 105_000);
     drop(stuck);
 
     kill(pid, Signal::SIGCONT).unwrap();
     drop(server);
-    // It ends with the server.
+    // The client ends with the server.
     std::io::copy(stopped.stdout.as_mut().unwrap(), &mut std::io::sink()).unwrap();
     assert!(stopped.wait().unwrap().success());
     killed.wait().unwrap();
@@ -73,7 +75,7 @@ fn a_server_ends_while_a_client_is_stuck() {
     let server = process.inspector.listen_at(&path).unwrap();
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(b"{}\n").unwrap();
-    // The answer has begun.
+    // The answer has started.
     stream.read_exact(&mut [0; 1]).unwrap();
     drop(server);
     let mut rest = Vec::new();
@@ -94,7 +96,7 @@ fn what_is_no_query_is_refused() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("{\"refused\":"), "{answer}");
     }
-    // It ends before its query does.
+    // It ends before its query is complete.
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(b"{").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();

@@ -59,7 +59,7 @@ fn without_a_target_it_lists_processes() {
     let process = Process::new();
     let path = folder.join("12345.sock");
     let server = process.inspector.listen_at(&path).unwrap();
-    // One whose process has ended is not listed.
+    // A process that has ended is not listed.
     drop(std::os::unix::net::UnixListener::bind(folder.join("23456.sock")).unwrap());
     let text = run(&[]);
     assert!(text.contains("12345  ") && text.contains(path.to_str().unwrap()) && !text.contains("23456"), "{text}");

@@ -37,7 +37,7 @@ fn the_socket_of_a_process_that_ended_is_replaced() {
     assert!(matches!(fetch(&path, &Query::default()), Err(FetchError::NotThere { .. })));
     let server = process.inspector.listen_at(&path).unwrap();
     fetch(&path, &Query::default()).unwrap();
-    // Someone removed the socket and took the place: that one stays.
+    // Someone removed the socket and took its place: the new one stays.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "mine").unwrap();
     drop(server);
@@ -109,7 +109,7 @@ fn first_line(output: &mut impl Read) -> String {
 fn another_user_is_refused() {
     const NOBODY: u32 = 65534;
     if !Uid::effective().is_root() {
-        println!("skipped: only root can be two users");
+        println!("skipped: only root can act as two users");
         return;
     }
     let runtime = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ fn another_user_is_refused() {
     let path = first_line(child.stdout.as_mut().unwrap());
     assert!(path.starts_with(runtime.path().to_str().unwrap()), "{path}");
 
-    // Root may pass the folder, but is not the owner.
+    // Root may enter the folder, but is not its owner.
     let error = fetch(path.as_ref(), &Query::default()).unwrap_err();
     assert!(matches!(error, FetchError::Owner { owner: NOBODY, .. }), "{error}");
     let mut stream = UnixStream::connect(&path).unwrap();

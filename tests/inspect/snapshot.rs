@@ -53,9 +53,10 @@ fn a_pending_window_is_shown_as_such() {
 #[test]
 fn a_long_list_is_cut_and_says_where_it_goes_on() {
     let process = Process::new();
-    // Not neighbours, so each is a run of its own.
+    // Not adjacent, so each is a run of its own.
     (0..2000).for_each(|n| process.map(2 * n, n % 256));
-    let mut query = Query { maps: 700, ..Query::default() };
+    let mut query = Query::default();
+    query.maps = 700;
     let (mut seen, mut pages) = (Vec::new(), 0);
     loop {
         let Snapshot { spaces, .. } = process.inspector.snapshot(&query);
@@ -70,7 +71,9 @@ fn a_long_list_is_cut_and_says_where_it_goes_on() {
     }
     assert_eq!(pages, 3);
     assert_eq!(seen, (0..2000).map(|n| 2 * n * PAGE).collect::<Vec<_>>());
-    let none = process.inspector.snapshot(&Query { space: Some("other".into()), ..Query::default() });
+    let mut query = Query::default();
+    query.space = Some("other".into());
+    let none = process.inspector.snapshot(&query);
     assert_eq!((none.spaces[0].maps.rows.len(), none.spaces[0].maps.runs), (0, 2000));
 }
 
@@ -83,7 +86,8 @@ fn regions_are_cut_as_well() {
     let memory: Vec<_> = (0..5).map(|_| host.share(PAGE, host.page_shift()).unwrap()).collect();
     let _leases: Vec<_> = memory.iter().map(|memory| registry.register(memory).unwrap()).collect();
     let inspector = Inspector::new(&registry);
-    let mut query = Query { regions: 2, ..Query::default() };
+    let mut query = Query::default();
+    query.regions = 2;
     let first = inspector.snapshot(&query).regions;
     assert_eq!((first.count, first.bytes, first.rows.len()), (5, 5 * PAGE, 2));
     query.regions_from = first.next.unwrap();
@@ -162,7 +166,7 @@ fn a_space_that_ends_during_inspections_is_taken_down_by_its_owner() {
         ends.store(true, Ordering::Relaxed);
         after
     });
-    // At once, on the thread that dropped it: the group is free, its window no longer charged.
+    // At once, on the thread that dropped it: the group is free, and its window no longer charged.
     assert!(after.iter().all(|locked| *locked == before), "{before}: {after:?}");
 }
 

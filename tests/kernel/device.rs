@@ -29,7 +29,7 @@ const RAISE: u64 = 0x60;
 const STATUS: u64 = 0x24;
 const ACKNOWLEDGE: u64 = 0x64;
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Long enough for an interrupt to come that should not.
+/// Long enough for an unwanted interrupt to arrive.
 const SILENCE: Duration = Duration::from_millis(200);
 
 pub(crate) fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
@@ -50,7 +50,7 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// The first `edu` and its group.
+    /// Returns the first `edu` and its group.
     pub(crate) fn find() -> Result<(Group, String), Failed> {
         let groups = machine::groups(&Vfio::new());
         let mut found =
@@ -68,7 +68,7 @@ impl Fixture {
         Self::in_space(AT, |_| Ok(()))
     }
 
-    /// With its memory mapped from `at` on, in a space that was made ready for it.
+    /// Maps its memory from `at` on, in a space made for it.
     fn in_space(at: u64, ready: impl FnOnce(&AddressSpace) -> Result<(), Failed>) -> Result<Self, Failed> {
         let host = Arc::new(Vfio::new());
         let (group, address) = Self::find()?;
@@ -87,7 +87,7 @@ impl Fixture {
         UserAddr(self.memory.start().0 + offset)
     }
 
-    /// Whether the device moves memory.
+    /// Returns whether the device is moving memory.
     pub(crate) fn moves(&self) -> Result<bool, Failed> {
         let (text, mut there) = (*b"over the bus", [0; 12]);
         self.host.write(self.place(0), &text)?;
@@ -98,7 +98,7 @@ impl Fixture {
         Ok(there == text)
     }
 
-    /// Another handle of the device.
+    /// Opens another handle of the device.
     pub(crate) fn low(&self) -> Result<spapr_iommu::space::RawDevice, Failed> {
         Ok(self.space.device(self.device.group(), &self.device.address().to_string())?)
     }
@@ -128,7 +128,7 @@ pub(crate) fn transfer(bar: &Bar, source: u64, destination: u64, count: u64, com
     Ok(())
 }
 
-/// What a driver sees of a device that it has just opened.
+/// Checks what a driver sees of a device that it has just opened.
 pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
     let fixture = Fixture::new()?;
     let (device, config) = (&fixture.device, fixture.device.config());
@@ -150,7 +150,7 @@ pub(crate) fn a_device_is_opened_for_a_driver() -> Result<(), Failed> {
     ensure(!fixture.moves()?, "DMA after it was stopped")
 }
 
-/// The window is at 1 << 59, and the small one that held the first slot is gone.
+/// The window is at 1 << 59, and the small one that occupied the first slot is gone.
 pub(crate) fn edu_moves_memory_without_the_default_window() -> Result<(), Failed> {
     let fixture = Fixture::in_space(BIG, |space| {
         space.drop_default_window()?;
@@ -177,7 +177,7 @@ pub(crate) fn intx_arrives_masked_until_rearmed() -> Result<(), Failed> {
     ensure(!intx.wait(Some(SILENCE))?, "INTx that was acknowledged arrives")?;
     let refused = fixture.device.enable_interrupts(InterruptKind::Msi, 1);
     ensure(matches!(refused, Err(DeviceError::OtherKind { .. })), "MSI beside INTx")?;
-    // The factorial of 5, with an interrupt at its end.
+    // Computes the factorial of 5, with an interrupt at the end.
     fixture.bar.write(0x20, 0x80u32)?;
     fixture.bar.write(0x08, 5u32)?;
     ensure(intx.wait(Some(TIMEOUT))?, "the factorial's interrupt does not arrive")?;
@@ -233,7 +233,7 @@ pub(crate) fn a_panic_takes_the_device_off_the_bus() -> Result<(), Failed> {
     ensure(there == [0; 4], "DMA after a panic")
 }
 
-/// A reset where the kernel has one, and recovery of a PE where there is one: DMA works before and
+/// Resets the device if the kernel can, and recovers its PE if there is one: DMA works before and
 /// after.
 pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
     let fixture = Fixture::new()?;
@@ -273,8 +273,8 @@ pub(crate) fn a_device_is_reset_and_recovered() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the firmware of these machines injects: errors of loads and stores by the BAR's address, of
-/// DMA by that of memory. None has been seen to freeze a PE; one that does is recovered.
+/// What the firmware of these machines injects: errors of loads and stores, by the BAR's address,
+/// and of DMA, by memory's. None was seen to freeze a PE; one that does is recovered.
 pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed> {
     let fixture = Fixture::new()?;
     let (device, eeh) = (&fixture.device, fixture.device.eeh());
@@ -295,7 +295,7 @@ pub(crate) fn errors_are_injected_where_the_platform_can() -> Result<(), Failed>
         if eeh.state()? != PeState::Normal {
             ensure(
                 matches!(fixture.bar.read::<u32>(0), Err(AccessError::Frozen { .. })),
-                "a freeze that no read tells",
+                "a freeze that no read reports",
             )?;
             eeh.recover()?;
             device.start_dma()?;

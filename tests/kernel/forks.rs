@@ -1,5 +1,5 @@
-//! A child of `fork` that drops its copies of everything leaves the device on the bus, and every
-//! byte registered and mapped.
+//! A child of `fork` that drops its copies of everything leaves the device on the bus, and all
+//! memory registered and mapped.
 
 use crate::device::{Fixture, ensure};
 use libtest_mimic::Failed;
@@ -16,7 +16,7 @@ const RW: Permission = Permission::ReadWrite;
 /// Longer than a page of any kernel, so that the buffer has pages of its own.
 const LARGE: usize = 1 << 20;
 
-/// Runs `f` in a child; whether it returned true there.
+/// Runs `f` in a child, and returns whether it returned true there.
 fn in_child(f: impl FnOnce() -> bool) -> Result<bool, Failed> {
     // SAFETY: a test runs at a time, so no other thread holds a lock that the child needs.
     match unsafe { fork() }? {
@@ -30,14 +30,14 @@ fn in_child(f: impl FnOnce() -> bool) -> Result<bool, Failed> {
     }
 }
 
-/// The command register, by a handle that only looks.
+/// Returns the command register, through a handle that only reads.
 fn command(device: &spapr_iommu::space::RawDevice) -> Result<u8, Failed> {
     let mut command = [0; 2];
     device.region(PCI_CONFIG_REGION_INDEX)?.read(4, &mut command)?;
     Ok(command[0])
 }
 
-/// The parent's DMA goes on through memory that it registered by itself.
+/// The parent's DMA goes on, through memory that the parent registered itself.
 pub(crate) fn a_child_that_drops_everything_changes_nothing() -> Result<(), Failed> {
     let fixture = Fixture::new()?;
     fixture.device.start_dma()?;
@@ -58,8 +58,8 @@ pub(crate) fn a_child_that_drops_everything_changes_nothing() -> Result<(), Fail
     fixture.raise_and_wait(&msi)
 }
 
-/// Buffers of a [`Dma`]: the parent and its device go on sharing them, and the child has what they
-/// held.
+/// Buffers of a [`Dma`]: the parent and its device still share them, and the child has their
+/// earlier contents.
 pub(crate) fn memory_for_devices_is_the_parents() -> Result<(), Failed> {
     let locked = crate::process::locked()?;
     let (address, host) = (Fixture::address()?, Arc::new(Vfio::new()));
@@ -78,7 +78,7 @@ pub(crate) fn memory_for_devices_is_the_parents() -> Result<(), Failed> {
     };
     ensure(copies(7)?, "no DMA before")?;
     let ok = in_child(|| {
-        // A snapshot: what the child writes, nobody sees.
+        // A snapshot: only the child sees what it writes.
         let snapshot = small.read(3) == Ok(7) && large.read(LARGE - 64) == Ok(7);
         small.write(3, 9).is_ok() && snapshot
     })?;

@@ -1,4 +1,4 @@
-//! A process shows its state to another one.
+//! A process shows its state to another process.
 
 use crate::{BIG, Busy, RAM, process};
 use libtest_mimic::Failed;
@@ -14,7 +14,7 @@ pub(crate) fn asked() -> Option<PathBuf> {
     env::var_os(WORD).map(PathBuf::from)
 }
 
-/// Looks at a process, and prints what it shows.
+/// Inspects a process, and prints its snapshot.
 pub(crate) fn look(socket: PathBuf) -> ExitCode {
     match fetch(&socket, &Query::default()) {
         Ok(snapshot) => {
@@ -52,8 +52,9 @@ pub(crate) fn another_process_sees_what_is_mapped() -> Result<(), Failed> {
     let path = server.path().to_owned();
     drop(server);
     busy.end()?;
-    match seen == expected && !path.exists() {
-        true => Ok(()),
-        false => Err(format!("{expected}\nwas expected, and this was seen:\n{seen}{:?}", output.stderr).into()),
+    if seen == expected && !path.exists() {
+        Ok(())
+    } else {
+        Err(format!("{expected}\nwas expected, and this was seen:\n{seen}{:?}", output.stderr).into())
     }
 }

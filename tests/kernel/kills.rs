@@ -18,18 +18,17 @@ use strum::IntoEnumIterator;
 const FEW: u32 = 20;
 const SIGKILL: i32 = 9;
 const TIMEOUT: Duration = Duration::from_secs(200);
-/// What free memory may differ by.
+/// Tolerance of free memory.
 const NOISE: u64 = 1 << 20;
-/// And this for each window: pseries keeps some 400 bytes for good whenever one was made, killed or
-/// not.
+/// Additional tolerance for each window: pseries loses some 400 bytes for each, killed or not.
 const KEPT: u64 = 512;
-/// How long a worker lives on, at most, in the phase that was waited for.
+/// Longest time a worker lives in the phase that was awaited.
 const MORE: Duration = Duration::from_millis(1);
 
-/// A number from the environment.
+/// Reads a number from the environment.
 fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>, Failed> {
     let Ok(text) = env::var(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| format!("{name}={text} is no number").into())
+    text.parse().map(Some).map_err(|_| format!("{name}={text} is not a number").into())
 }
 
 struct Victim {
@@ -45,7 +44,7 @@ impl Victim {
         Ok(Self { process, diary: Diary::new(file) })
     }
 
-    /// Waits until the worker's diary says something; false when it does not.
+    /// Waits until the worker's diary has an entry that fits; returns false if it never does.
     fn wait(&mut self, for_what: impl Fn(Entry) -> bool) -> Result<bool, Failed> {
         let began = Instant::now();
         while !for_what(self.diary.read()?) {
@@ -57,7 +56,7 @@ impl Victim {
         Ok(true)
     }
 
-    /// Kills it; how far it got.
+    /// Kills the worker, and returns how far it got.
     fn kill(mut self) -> Result<Entry, Failed> {
         self.process.kill()?;
         let status = self.process.wait()?;
@@ -68,7 +67,7 @@ impl Victim {
     }
 }
 
-/// How long a worker takes to begin and do its first round.
+/// Measures how long a worker takes to start and finish its first round.
 fn life(seed: u64) -> Result<Duration, Failed> {
     let began = Instant::now();
     let mut victim = Victim::start(seed)?;
@@ -96,7 +95,7 @@ pub(crate) fn killed_at_any_moment() -> Result<(), Failed> {
     let began = Instant::now();
     for number in 0..kills {
         let mut victim = Victim::start(rng.u64(..))?;
-        // Phases differ in length by far: every other time one is chosen and not the time.
+        // Phases differ in length by far: every other time a phase is chosen instead of a time.
         let wanted = if number % 2 == 0 { None } else { rng.choice(Phase::iter()) };
         let (most, reached) = match wanted {
             None => (life, true),
@@ -118,14 +117,14 @@ pub(crate) fn killed_at_any_moment() -> Result<(), Failed> {
     let list: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
     println!("killed at: {}", list.join(", "));
     println!("{:.1} kills/s, {rounds} rounds completed, {windows} windows", f64::from(kills) / took);
-    // The groups can be used by others, and to the full.
+    // Others can use the groups, and all of their windows.
     Busy::new()?.end()?;
     let now = (process::locked()?, process::files()?, process::free()?);
     println!("VmLck {locked} before, {} after; free {} KiB before, {} KiB after", now.0, free >> 10, now.2 >> 10);
     if (locked, files) != (now.0, now.1) {
         return Err(format!("locked bytes and files: {:?} before, {:?} after", (locked, files), (now.0, now.1)).into());
     }
-    // A lost region is more than that.
+    // A lost region is larger than that.
     process::none_lost(free, now.2, (NOISE + KEPT * u64::from(windows)).min(RAM / 2 - 1))
         .map_err(|error| format!("SEED={seed}: {}", error.message().unwrap_or("")).into())
 }

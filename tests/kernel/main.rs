@@ -26,11 +26,11 @@ use spapr_iommu_tests::machine;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Where the second window of powernv and QEMU's dynamic window start.
+/// Start of powernv's second window, and of QEMU's dynamic window.
 const BIG: u64 = 1 << 59;
 const RAM: u64 = 16 << 20;
 const ROUNDS: u32 = 5;
-/// What free memory may differ by: each leak would be of `RAM` or more.
+/// Tolerance of free memory: each leak would be `RAM` or more.
 const NOISE: u64 = 8 << 20;
 
 /// Everything in use: two containers, both windows, mapped.
@@ -64,7 +64,7 @@ impl Busy {
     }
 }
 
-/// The first two groups that VFIO can use.
+/// Returns the first two groups that VFIO can use.
 fn groups(host: &Vfio) -> Result<[Group; 2], Failed> {
     let all: Vec<Group> = machine::groups(host).iter().map(|group| group.number).collect();
     match all[..] {
@@ -73,7 +73,7 @@ fn groups(host: &Vfio) -> Result<[Group; 2], Failed> {
     }
 }
 
-/// Rounds of all there is leave locked memory, files and free memory as they were.
+/// Rounds in which everything is used leave locked memory, files and free memory unchanged.
 fn rounds_leave_nothing() -> Result<(), Failed> {
     Busy::new()?.end()?;
     let before = (process::locked()?, process::files()?, process::free()?);
@@ -91,7 +91,7 @@ fn rounds_leave_nothing() -> Result<(), Failed> {
     process::none_lost(before.2, after.2, NOISE)
 }
 
-/// A process that is killed, or panics, with everything in use leaves free memory as it was.
+/// A process that is killed, or panics, while it uses everything leaves free memory unchanged.
 fn victims_leave_nothing(how: victim::How) -> Result<(), Failed> {
     victim::run(how)?;
     let before = process::free()?;
@@ -101,7 +101,7 @@ fn victims_leave_nothing(how: victim::How) -> Result<(), Failed> {
     process::none_lost(before, process::free()?, NOISE)
 }
 
-/// The kernel keeps a region that is still mapped when its lease goes, and gives it back with the
+/// The kernel keeps a region that is still mapped when its lease is dropped, and frees it with the
 /// last TCE.
 fn the_kernel_keeps_what_is_mapped() -> Result<(), Failed> {
     let before = process::locked()?;

@@ -1,4 +1,4 @@
-//! A plan for the running kernel is what it charges and what calls it takes.
+//! A plan for the running kernel matches what the kernel charges and which calls are made.
 
 use crate::{RAM, groups, process};
 use libtest_mimic::Failed;
@@ -10,7 +10,7 @@ use spapr_iommu::permission::Permission;
 use spapr_iommu::registry::Registry;
 use spapr_iommu::space::AddressSpace;
 use spapr_iommu::window::WindowRequest;
-use spapr_iommu_cli::plan::{Course, PlanHost, Wanted, plan};
+use spapr_iommu_cli::plan::{Estimate, PlanHost, Wanted, plan};
 use spapr_iommu_tests::machine::RealLimit;
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ pub(crate) fn a_plan_is_what_the_kernel_charges() -> Result<(), Failed> {
     for devices in [vec![64], vec![64, 64], vec![64, 32], vec![32]] {
         let mut wanted = Wanted::new(RAM);
         wanted.devices = devices;
-        // One that is rounded up, for a window larger than the memory.
+        // A rounded length, for a window larger than the memory.
         wanted.max_memory = 3 << 30;
         let document = plan(&PlanHost::running()?, &wanted)?;
-        let course = document.chosen.ok_or_else(|| format!("{:?}", document.refused))?;
-        carry_out(&wanted, &course)?;
+        let estimate = document.chosen.ok_or_else(|| format!("{:?}", document.refused))?;
+        carry_out(&wanted, &estimate)?;
     }
     Ok(())
 }
 
-fn carry_out(wanted: &Wanted, planned: &Course) -> Result<(), Failed> {
+fn carry_out(wanted: &Wanted, planned: &Estimate) -> Result<(), Failed> {
     let vfio = Arc::new(Vfio::new());
     let groups = groups(&vfio)?;
     let host = Arc::new(Recording::new(Arc::clone(&vfio)));
@@ -39,7 +39,7 @@ fn carry_out(wanted: &Wanted, planned: &Course) -> Result<(), Failed> {
     for group in groups.into_iter().take(wanted.devices.len()) {
         space.attach(group)?;
     }
-    // Memory that is plugged in later is in the limit, and not in this test.
+    // Memory that is plugged in later is in the limit, but not in this test.
     let limit = (planned.locked.limit_kib << 10) - (wanted.max_memory - wanted.memory);
     let limited = RealLimit::new(before + limit)?;
     let lease = registry.register(&memory)?;

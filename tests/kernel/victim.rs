@@ -1,4 +1,4 @@
-//! Processes that end badly with everything in use.
+//! Processes that end badly while they use everything.
 
 use crate::Busy;
 use libtest_mimic::Failed;
@@ -11,16 +11,16 @@ use std::time::Duration;
 const WORD: &str = "SPAPR_IOMMU_VICTIM";
 const READY: &str = "everything is in use";
 
-/// How a victim ends.
+/// How such a process ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// By a signal, from one moment to the next.
+    /// By a signal, without warning.
     Killed,
     /// By a panic that unwinds.
     Panics,
 }
 
-/// Whether this process is a victim.
+/// Returns whether this process is such a one.
 pub(crate) fn asked() -> Option<How> {
     match env::var(WORD).ok()?.as_str() {
         "killed" => Some(How::Killed),
@@ -28,7 +28,7 @@ pub(crate) fn asked() -> Option<How> {
     }
 }
 
-/// What a victim does.
+/// Uses everything, and ends badly.
 pub(crate) fn die(how: How) -> ExitCode {
     let _busy = match Busy::new() {
         Ok(busy) => busy,
@@ -45,7 +45,7 @@ pub(crate) fn die(how: How) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs a victim to its end.
+/// Runs such a process to its end.
 pub(crate) fn run(how: How) -> Result<(), Failed> {
     let word = if how == How::Killed { "killed" } else { "panics" };
     let mut victim = Command::new(env::current_exe()?).env(WORD, word).stdout(Stdio::piped()).spawn()?;

@@ -1,5 +1,5 @@
 //! What a VMM needs of an open device: its file, its BAR as memory, its interrupts on eventfds; and
-//! files from a launcher.
+//! files opened by a launcher.
 
 use crate::device::{Fixture, ensure};
 use libtest_mimic::Failed;
@@ -35,7 +35,7 @@ fn fires(eventfd: &EventFd, within: Duration) -> bool {
     false
 }
 
-/// The BAR as memory of the process, which is what a memory slot of KVM is made of.
+/// Maps the BAR into the process, as for a memory slot of KVM.
 pub(crate) fn a_bar_is_mapped() -> Result<(), Failed> {
     let fixture = Fixture::new()?;
     let areas = fixture.device.bar_areas(0)?;
@@ -43,15 +43,14 @@ pub(crate) fn a_bar_is_mapped() -> Result<(), Failed> {
     ensure(area.offset == 0 && area.len == 1 << 20, format!("{area:?}"))?;
     let mapped = fixture.device.map_bar_area(0, area)?;
     ensure(mapped.as_ptr().addr().is_multiple_of(4096) && mapped.len() == 1 << 20, format!("{mapped:?}"))?;
-    // SAFETY: a register of the mapping, which is there; memory decode is on while the device is
-    // held.
+    // SAFETY: a register of the live mapping; memory decode is on while the device is held.
     let id = u32::from_be(unsafe { mapped.as_ptr().cast::<u32>().read_volatile() });
     ensure(id == 0x0100_00ed, format!("{id:#x}"))?;
     ensure(fixture.device.bar_areas(1)?.is_empty(), "a BAR that is not there")?;
     ensure(fixture.device.file().is_some(), "the device has no file")
 }
 
-/// INTx that is unmasked through an eventfd, as KVM does at the guest's end of interrupt.
+/// Unmasks INTx through an eventfd, as KVM does at the guest's end of interrupt.
 pub(crate) fn interrupts_go_to_eventfds() -> Result<(), Failed> {
     let fixture = Fixture::new()?;
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
@@ -63,7 +62,7 @@ pub(crate) fn interrupts_go_to_eventfds() -> Result<(), Failed> {
     ensure(!fires(&fired, SILENCE), "INTx arrives though masked")?;
     done.write(1)?;
     ensure(fires(&fired, TIMEOUT), "INTx that is still asserted does not arrive again")?;
-    // Rearmed by an eventfd it may come once more after that, as seen on powernv9 under QEMU.
+    // After an eventfd rearmed it, it may fire once more, as seen on powernv9 under QEMU.
     fixture.bar.write(ACKNOWLEDGE, 1u32)?;
     drop(intx);
     while fired.read().is_ok() {}
@@ -89,7 +88,7 @@ pub(crate) fn a_bar_without_memory_decode_is_an_error() -> Result<(), Failed> {
     ensure(bar.read::<u32>(0)? == 0x0100_00ed, "the BAR does not come back")
 }
 
-/// Files that a launcher opened: as they were opened, or with the device open.
+/// Passes files of a launcher: as they were opened, or with the device open.
 pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
     let (group, address) = Fixture::find()?;
     for prepared in [false, true] {
@@ -111,11 +110,11 @@ pub(crate) fn files_are_handed_in() -> Result<(), Failed> {
         ensure(&there == b"handed in", format!("no DMA, prepared {prepared}"))?;
         drop((bar, device, lease, space, host));
     }
-    // Nothing of it is open any more: the group can be had in the usual way.
+    // All of it is closed: the group can be opened in the usual way.
     Fixture::new().map(drop)
 }
 
-/// What a launcher does: its own numbers are closed, the files live on.
+/// The launcher closes its own descriptors; the files stay open.
 fn launcher(group: Group, address: &str, prepared: bool) -> Result<GivenFiles, Failed> {
     let launcher = Vfio::new();
     let container = launcher.open(Node::Container)?;

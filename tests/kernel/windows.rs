@@ -1,4 +1,4 @@
-//! Windows on a real kernel: where they start, and what they lock.
+//! Windows on a real kernel: where they start, and how much they lock.
 
 use crate::{BIG, groups, process};
 use libtest_mimic::Failed;
@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 const RAM: u64 = 16 << 20;
-/// The shift of a page that is all the RAM.
+/// Shift of a page as large as the RAM.
 const PAGE: u32 = 24;
 const LIOBN: Liobn = Liobn(0x8000_0000);
 const DYNAMIC: Liobn = Liobn(0x8000_0001);
@@ -45,14 +45,14 @@ impl Guest {
         Ok(self.iommu.add_memory()?)
     }
 
-    /// What an RTAS call gives; it must succeed.
+    /// Makes an RTAS call that must succeed, and returns its result.
     fn rtas<const N: usize>(&self, call: RtasCall, args: &[u32]) -> Result<[u32; N], Failed> {
         let mut rets = [0; N];
         self.iommu.rtas(call, args, &mut rets)?;
         Ok(rets)
     }
 
-    /// What the default window's table locks in one container.
+    /// Locked bytes of the default window's table in one container.
     fn default_charge(&self) -> u64 {
         if self.host.platform() == Some(Platform::Powernv) { 8 << 20 } else { 2 << 20 }
     }
@@ -62,14 +62,14 @@ fn ensure(is_so: bool, what: impl core::fmt::Display) -> Result<(), Failed> {
     if is_so { Ok(()) } else { Err(what.to_string().into()) }
 }
 
-/// A guest that removes its default window before it makes the dynamic one finds that where it
-/// always is, also after its devices went and came back.
+/// A guest that removes its default window before it creates the dynamic one finds the latter at
+/// its usual place, even after its devices left and returned.
 pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -> Result<(), Failed> {
     let before = process::locked()?;
     let guest = Guest::new()?;
     guest.phb.attach(guest.groups[0])?;
     guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
-    // Larger than the default window, which pseries would make of it otherwise.
+    // Larger than the default window, since pseries would otherwise make it the default window.
     let made: [u32; 4] = guest.rtas(RtasCall::CreatePeDmaWindow, &[0, 0, 1, PAGE, 31])?;
     ensure(made[2..] == [0x800_0000, 0], format!("{made:x?}"))?;
     guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
@@ -78,7 +78,7 @@ pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -
     guest.phb.attach(guest.groups[0])?;
     guest.phb.attach(guest.groups[1])?;
     ensure(guest.phb.space().mapped().1 == 1 << PAGE, "the guest's page is mapped again")?;
-    // One more table, and no default window nor what held its slot.
+    // One more table, no default window, and nothing left that occupied its slot.
     let twice = locked + (locked - before - RAM);
     ensure(process::locked()? == twice, format!("{} locked, not {twice}", process::locked()?))?;
     if guest.host.platform() == Some(Platform::Powernv) {
@@ -101,12 +101,12 @@ pub(crate) fn a_dynamic_window_starts_at_2_to_the_59_without_the_default_one() -
     ensure(process::locked()? == before, format!("{} locked at the end, not {before}", process::locked()?))
 }
 
-/// A second group, and a reset, that the limit of locked memory leaves no room for are refused, and
+/// A second group, and a reset, for which the limit of locked memory has no room are refused, and
 /// the guest goes on.
 pub(crate) fn what_cannot_be_locked_is_refused_before_anything_is_touched() -> Result<(), Failed> {
     let guest = Guest::new()?;
     guest.phb.attach(guest.groups[0])?;
-    // The limit holds for other users than root only.
+    // The limit applies only to users other than root.
     for group in guest.groups.map(|group| format!("/dev/vfio/{group}")) {
         set_permissions(group, Permissions::from_mode(0o666))?;
     }
@@ -124,12 +124,12 @@ pub(crate) fn what_cannot_be_locked_is_refused_before_anything_is_touched() -> R
         let refused = guest.phb.attach(guest.groups[1]);
         ensure(refused.is_err(), "a second default table has no room")?;
         guest.iommu.h_put_tce(LIOBN, 0x20000, 3)?;
-        // So few TCEs that they are offered with what is left.
+        // Few enough TCEs that they are offered with what is left.
         let page = guest.host.page_shift();
         guest.rtas::<4>(RtasCall::CreatePeDmaWindow, &[0, 0, 1, page.get(), page.get() + 3])?;
         guest.rtas::<1>(RtasCall::RemovePeDmaWindow, &[LIOBN.0])?;
         guest.iommu.h_put_tce(DYNAMIC, BIG, 3)?;
-        // Memory takes what the default window gave back.
+        // Memory takes what the default window returned.
         guest.plug(RAM, charge)?;
         let (locked, mut status) = (process::locked()?, [0]);
         let refused = guest.iommu.rtas(RtasCall::ResetPeDmaWindow, &[0, 0, 1], &mut status);

@@ -1,4 +1,4 @@
-//! A process that does all there is to do without pause, until it is killed.
+//! A process that uses everything without pause, until it is killed.
 
 use crate::groups;
 use fastrand::Rng;
@@ -26,10 +26,10 @@ pub(crate) const WORD: &str = "SPAPR_IOMMU_WORKER";
 /// Registered whole, or as two halves.
 pub(crate) const RAM: u64 = 8 << 20;
 const WINDOW: u64 = 64 << 20;
-/// What a map is a multiple of: carried by every window.
+/// Unit of maps: every window supports it.
 const UNIT: u64 = 64 << 10;
 
-/// What a worker is at.
+/// Phases of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, EnumIter, FromRepr, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 #[repr(u8)]
@@ -52,14 +52,14 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) phase: Phase,
-    /// Rounds that were completed.
+    /// Completed rounds.
     pub(crate) rounds: u32,
-    /// Windows that were begun, the default window apart.
+    /// Windows created or started, except the default window.
     pub(crate) windows: u32,
 }
 
-/// Where a worker writes down what it is at, so that it can be read once it is dead: the file that
-/// is its output.
+/// File in which a worker records its phase, so that it can be read after the worker's death: its
+/// standard output.
 #[derive(Debug)]
 pub(crate) struct Diary(File);
 
@@ -78,7 +78,7 @@ impl Diary {
         self.0.write_all_at(&[entry.phase as u8, a, b, c, d, e, f, g, h], 0)
     }
 
-    /// The last entry.
+    /// Returns the last entry.
     pub(crate) fn read(&self) -> io::Result<Entry> {
         let mut entry = [0; 9];
         if self.0.read_at(&mut entry, 0)? < entry.len() {
@@ -93,12 +93,12 @@ impl Diary {
     }
 }
 
-/// The seed, if this process is a worker.
+/// Returns the seed, if this process is a worker.
 pub(crate) fn asked() -> Option<u64> {
     env::var(WORD).ok()?.parse().ok()
 }
 
-/// Works until it is killed. Returns only when something fails.
+/// Works until it is killed. Returns only on failure.
 pub(crate) fn work(seed: u64) -> ExitCode {
     if let Err(error) = Worker::new(seed).and_then(|mut worker| worker.rounds()) {
         eprintln!("worker {seed}: {error:?}");
@@ -138,7 +138,7 @@ impl Worker {
         }
     }
 
-    /// Tells what comes next.
+    /// Records the next phase.
     fn at(&mut self, phase: Phase) -> Result<(), Failed> {
         self.entry.phase = phase;
         self.entry.windows += u32::from(matches!(phase, Phase::CreateWindow | Phase::Join));
@@ -147,7 +147,7 @@ impl Worker {
 
     fn round(&mut self) -> Result<(), Failed> {
         let space = AddressSpace::new(&self.registry);
-        // Leases may be older than the first container.
+        // Leases may precede the first container.
         let early = self.rng.bool();
         let mut leases = if early { self.lease()? } else { Vec::new() };
         self.at(Phase::Attach)?;
@@ -222,8 +222,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Releases what can be: leases of memory that is still mapped are dropped, and the memory goes
-    /// with the last TCE.
+    /// Releases what it can: leases of memory that is still mapped are dropped, and the memory is
+    /// freed with the last TCE.
     fn drop_all(&mut self, space: &AddressSpace, leases: &mut Vec<Lease>) -> Result<(), Failed> {
         for lease in leases.drain(..) {
             match lease.release() {

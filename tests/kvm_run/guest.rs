@@ -19,7 +19,7 @@ const SET_REGISTERS: c_ulong = 0x8000_ae82 | (REGISTERS as c_ulong * 8) << 16;
 const ENABLE_CAP: c_ulong = 0x8068_aea3;
 const SET_ONE_REGISTER: c_ulong = 0x8010_aeac;
 
-/// Words of `struct kvm_regs`, and those that are the MSR and r4.
+/// Words of `struct kvm_regs`: the MSR and r4.
 const REGISTERS: usize = 49;
 const MSR: usize = 5;
 const GPR4: usize = 21;
@@ -29,7 +29,7 @@ const CAP_PAPR: u64 = 68;
 /// `KVM_REG_PPC_FPR31`, `KVM_REG_PPC_VR31`.
 const F31: u64 = 0x1030_0000_0000_003f;
 const V31: u64 = 0x1040_0000_0000_005f;
-/// `KVM_EXIT_PAPR_HCALL`, where the reason of an exit is, and r4 of a hypercall.
+/// `KVM_EXIT_PAPR_HCALL`, the place of the exit reason, and r4 of a hypercall.
 const EXIT_HCALL: u32 = 19;
 const REASON: usize = 8;
 const R4: usize = 48;
@@ -43,7 +43,7 @@ const LOOPS: [u32; 5] = [0x7c89_03a6, 0x4200_0000, 0x2c25_0000, 0x4082_0014, 0x4
 /// interrupts, some milliseconds.
 const SLEEPS: [u32; 5] = [0x3cc0_0010, 0x7cd6_03a6, 0x3860_00e0, 0x4400_0022, 0x4800_0000];
 const CALLS: [u32; 4] = [0x3c60_0000, 0x6063_f100, 0x4400_0022, 0x4800_0002];
-/// Where they are: the start, and the vector of the decrementer.
+/// Their addresses: the start, and the decrementer's vector.
 const SLEEP_AT: usize = 0x20;
 const DECREMENTER: usize = 0x900;
 
@@ -54,7 +54,7 @@ pub(crate) enum Pause {
     Sleep,
 }
 
-/// What is in v31 and f31.
+/// Contents of v31 and f31.
 #[repr(C, align(16))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Marks {
@@ -68,7 +68,7 @@ impl Marks {
     }
 }
 
-/// The guest.
+/// A guest.
 pub(crate) struct Guest {
     vcpu: OwnedFd,
     _vm: OwnedFd,
@@ -107,8 +107,8 @@ impl Guest {
         }
     }
 
-    /// Runs the guest to its next hypercall, after which it makes a pause. Returns what this
-    /// thread's registers have then; they had `marks` before.
+    /// Runs the guest to its next hypercall, after which the guest pauses. Returns the contents of
+    /// this thread's registers, which held `marks` before.
     pub(crate) fn run(&mut self, pause: Pause, marks: &Marks) -> Result<Marks> {
         let (result, after) = run(self.vcpu.as_raw_fd(), marks);
         if result < 0 {

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Exits by whether the thread was switched out during the call.
+/// Counts exits by whether the thread was switched out during the call.
 #[cfg(target_arch = "powerpc64")]
 #[derive(Default)]
 struct Exits {
@@ -61,7 +61,7 @@ fn shown() -> Result<(), Box<dyn std::error::Error>> {
         // Not switched out, switched out.
         let mut exits = [Exits::default(), Exits::default()];
         std::thread::scope(|scope| -> std::io::Result<()> {
-            // Wants the processor as well.
+            // Competes for the processor.
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     std::hint::spin_loop()
@@ -108,7 +108,7 @@ impl std::fmt::Display for Exits {
     }
 }
 
-/// How often the calling thread was switched out.
+/// Returns how often the calling thread was switched out.
 #[cfg(target_arch = "powerpc64")]
 fn switches() -> std::io::Result<i64> {
     use nix::sys::resource::{UsageWho, getrusage};

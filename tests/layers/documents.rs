@@ -1,4 +1,4 @@
-//! The documents name files, items and places of `unsafe` that exist.
+//! The documents name existing files, items and places of `unsafe`.
 
 use super::{root, sources};
 use std::collections::BTreeSet;
@@ -10,13 +10,13 @@ fn read(document: &str) -> String {
     fs::read_to_string(root().join(document)).unwrap()
 }
 
-/// The text between backticks, outside of code blocks.
+/// Returns the text between backticks, outside of code blocks.
 fn code_words(text: &str) -> Vec<String> {
     let prose: String = text.split("```").step_by(2).collect();
     prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The file that a word names; `None` if it names none, such as a type or a file of the machine.
+/// Returns the file that a word names; `None` for a type or a file of the machine.
 fn path(word: &str) -> Option<&str> {
     let first = word.split_whitespace().next()?;
     let plain = first.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
@@ -32,7 +32,7 @@ fn each_file_that_a_document_names_exists() {
         let named: BTreeSet<_> = words.iter().filter_map(|word| path(word)).collect();
         assert!(!named.is_empty(), "{document} names files");
         for path in named {
-            // A file of a package may be named from there.
+            // A file of a package may be named relative to it.
             let exists =
                 ["", "src", "src/capi", "src/cli"].iter().any(|folder| root().join(folder).join(path).exists());
             assert!(exists, "{document} names {path}");
@@ -56,8 +56,8 @@ fn each_item_that_the_design_names_exists() {
     }
 }
 
-/// The files of a package that allow `unsafe`, as docs/design.md writes them: throughout, or at
-/// least at one item.
+/// Returns the files of a package that allow `unsafe`, as docs/design.md writes them: throughout,
+/// or at least at one item.
 fn allowing(package: &str, text: &str) -> BTreeSet<String> {
     let package = root().join(package);
     let mut files = Vec::new();
@@ -67,7 +67,7 @@ fn allowing(package: &str, text: &str) -> BTreeSet<String> {
     below.map(|file| file.to_str().unwrap().to_owned()).collect()
 }
 
-/// The files in each row of a table of the design.
+/// Returns the files in each row of a table of the design.
 fn rows(heading: &str) -> Vec<BTreeSet<String>> {
     let design = read("docs/design.md");
     let table = design.split(heading).nth(1).expect("docs/design.md has the tables of unsafe");

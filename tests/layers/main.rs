@@ -1,7 +1,8 @@
-//! The library's modules import downwards only, in the order of the table in docs/design.md, and
-//! the breaks of ci/breaks still find what they break.
+//! The library's modules import only downwards, in the order of the table in docs/design.md, and
+//! the breaks of ci/breaks still match the code they break.
 
 mod documents;
+mod types;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The modules of the table in docs/design.md, lowest first.
+/// Returns the modules of the table in docs/design.md, lowest first.
 fn order() -> Vec<String> {
     let design = fs::read_to_string(root().join("docs/design.md")).unwrap();
     let table = design.split("| module | what it is |").nth(1).expect("docs/design.md has the table of modules");
@@ -21,7 +22,7 @@ fn order() -> Vec<String> {
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
-        // Nested packages are no part of the library.
+        // Nested packages are not part of the library.
         if entry.is_dir() && !entry.join("Cargo.toml").exists() {
             sources(&entry, found);
         } else if entry.extension().is_some_and(|extension| extension == "rs") {
@@ -30,7 +31,7 @@ fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The module a file belongs to: `src/space/apply.rs` and `src/addr.rs` to `space` and `addr`.
+/// Returns the module of a file: `space` for `src/space/apply.rs`, `addr` for `src/addr.rs`.
 fn module(file: &Path) -> String {
     let below = file.strip_prefix(root().join("src")).unwrap();
     below.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
@@ -39,7 +40,7 @@ fn module(file: &Path) -> String {
 /// A name kept for programs written before the model became a feature; nothing imports by it.
 const FORMER_PATH: &str = "pub use crate::model;";
 
-/// What code outside tests and comments names after `crate::`.
+/// Returns the names after `crate::` in code outside tests and comments.
 fn imports(text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//") && *line != FORMER_PATH);
@@ -67,7 +68,7 @@ fn each_module_imports_only_those_above_it_in_the_table() {
     assert_eq!(modules, order.iter().cloned().collect(), "docs/design.md lists the modules there are");
 }
 
-/// The breaks of a list: name, file, and the text that is replaced.
+/// Returns the breaks of a list: name, file, and the text that is replaced.
 fn breaks(list: &str) -> Vec<(String, String, String)> {
     let text = fs::read_to_string(root().join("ci/breaks").join(list)).unwrap();
     let blocks = text.split("\n## ").skip(1);

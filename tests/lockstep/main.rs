@@ -1,4 +1,4 @@
-//! The conformance test's own test: two models in lockstep agree, and models that differ are told
+//! Tests of the conformance test: two models in lockstep agree, and models that differ are told
 //! apart.
 
 use spapr_iommu::addr::{PageShift, UserAddr, UserRange};
@@ -29,7 +29,7 @@ fn a_model_agrees_with_itself_wherever_its_memory_lies() {
         let summary = compare(preset, preset, 1);
         assert_eq!(summary.differences, [""; 0], "{preset}");
         assert!(summary.tally.steps >= 4000 && summary.tally.transfers > 0, "{preset}");
-        // Both answers of every call that matters.
+        // Both outcomes of every call that matters.
         for call in ["REGISTER_MEMORY", "UNREGISTER_MEMORY", "TCE_CREATE", "TCE_REMOVE"] {
             let kind = &summary.tally.kinds[&*format!("VFIO_IOMMU_SPAPR_{call}")];
             let both = kind.well > 20 && kind.otherwise > 20;
@@ -38,8 +38,8 @@ fn a_model_agrees_with_itself_wherever_its_memory_lies() {
     }
 }
 
-/// The scenario in what is told of the one difference.
-fn told(summary: &Summary) -> (String, Scenario) {
+/// Returns the scenario in the report of the only difference.
+fn reported(summary: &Summary) -> (String, Scenario) {
     let [difference] = &summary.differences[..] else { panic!("they pass for the same") };
     let (start, end) = (difference.find("title = ").unwrap(), difference.find(END).unwrap());
     let text = &difference[start..end];
@@ -56,7 +56,7 @@ fn tells_apart(text: &str, scenario: &Scenario, good: &Machine, other: &Machine)
     assert!(here.passed && here.end.is_clean(), "{text}\n{:?} {:?}", here.surprise(), here.end);
     let there = scenario.run(other, &mut ()).unwrap();
     assert!(there.surprise().is_some(), "{text}");
-    // Of memory each page is checked.
+    // Every page of the memory is checked.
     let steps = text.matches("[[raw]]").count() - text.matches("\ncheck = ").count();
     assert!((1..=24).contains(&steps), "{text}");
 }
@@ -64,15 +64,15 @@ fn tells_apart(text: &str, scenario: &Scenario, good: &Machine, other: &Machine)
 #[test]
 fn what_differs_is_found_shrunk_and_told_as_a_scenario() {
     for (left, right) in [("powernv9", "powernv9-4k"), ("pseries", "pseries-7.2"), ("powernv8", "powernv9")] {
-        let (text, scenario) = told(&compare(left, right, 1));
+        let (text, scenario) = reported(&compare(left, right, 1));
         tells_apart(&text, &scenario, &model(&scenario, left), &model(&scenario, right));
     }
 }
 
-/// What else a model does with a call.
+/// Changes what a model does with a call.
 type Twist = fn(&Model, Fd, &mut Call) -> Result<i32, Errno>;
 
-/// A model that is a little other.
+/// A slightly different model.
 struct Twisted {
     model: Arc<Model>,
     twist: Twist,
@@ -158,7 +158,7 @@ fn devices_that_cannot_write(model: &Model, fd: Fd, call: &mut Call) -> Result<i
     }
 }
 
-/// What a MAP replaced before it failed is mapped again.
+/// The mappings that a failed MAP replaced are mapped again.
 fn failed_maps_that_leave_what_was_there(model: &Model, fd: Fd, call: &mut Call) -> Result<i32, Errno> {
     let before = model.tables(fd);
     let result = model.run_call(fd, call);
@@ -175,7 +175,7 @@ fn failed_maps_that_leave_what_was_there(model: &Model, fd: Fd, call: &mut Call)
 }
 
 #[test]
-fn each_kind_of_difference_is_told() {
+fn each_kind_of_difference_is_reported() {
     let preset: Preset = "powernv9".parse().unwrap();
     let twists: [(Twist, &str); 6] = [
         (an_errno_for_a_positive_result, "expect = 1"),
@@ -196,7 +196,7 @@ fn each_kind_of_difference_is_told() {
         let amount =
             Amount { seed: 1, from: 0, ops: 20_000, length: 100, dma_every: 1, huge, trace: false, shrink: true };
         let summary = run(&Pair { model: preset, real: &real }, &amount, |_| {}).unwrap();
-        let (text, scenario) = told(&summary);
+        let (text, scenario) = reported(&summary);
         assert!(text.contains(shown), "{text}");
         let other = Machine::wrapped(preset, scenario.groups(), |model| Arc::new(twisted(model)));
         tells_apart(&text, &scenario, &model(&scenario, "powernv9"), &other);

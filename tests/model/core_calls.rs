@@ -1,4 +1,4 @@
-//! Calls beside those of v2: the VFIO core, GET_INFO, EEH, v1 containers.
+//! Calls other than those of v2: the VFIO core, GET_INFO, EEH, v1 containers.
 
 use super::*;
 use spapr_iommu::Group;
@@ -118,7 +118,7 @@ fn short_arguments_and_flags_are_refused() {
     for call in calls {
         assert_eq!(b.call(call), Err(Errno::EINVAL), "{call:?}");
     }
-    assert_eq!(b.model.tables(b.container), [], "none of them came to create the default window");
+    assert_eq!(b.model.tables(b.container), [], "none of them created the default window");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_frozen_pe_is_brought_back_step_by_step() {
             assert_eq!(eeh_op(&b, op), OK);
             before
         });
-    // In the reset that was asked for the PE passes for a working one.
+    // During a requested reset the PE counts as working.
     assert_eq!(states, [eeh::state::STOPPED, eeh::state::STOPPED_DMA, eeh::state::NORMAL, eeh::state::NORMAL]);
     assert_eq!(eeh_op(&b, eeh::op::GET_STATE), OK);
 }

@@ -36,7 +36,7 @@ impl Edu {
         self.set(0x98, command);
     }
 
-    /// Copies `count` bytes of bus memory by way of the device's buffer.
+    /// Copies `count` bytes of bus memory through the device's buffer.
     fn copy(&self, from: u64, to: u64, count: u64) {
         self.transfer(from, BUFFER, count, 1);
         self.transfer(BUFFER, to, count, 3);
@@ -49,7 +49,7 @@ fn text(b: &Fixture, at: UserAddr, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Memory with `data` at its start, all of it mapped at bus address 0.
+/// Returns memory with `data` at its start, all of it mapped at bus address 0.
 fn mapped(b: &Fixture, data: &[u8]) -> UserRange {
     let memory = b.registered(0x20000);
     assert_eq!(b.map(memory.start(), 0, 0x20000), OK);
@@ -60,7 +60,7 @@ fn mapped(b: &Fixture, data: &[u8]) -> UserRange {
 const DEVICE: &str = "0000:00:00.0";
 
 #[test]
-fn a_device_tells_its_regions() {
+fn a_device_describes_its_regions() {
     let b = fixture("powernv9");
     let edu = Edu::open(&b, 0, DEVICE);
     let mut call = Call::DeviceGetInfo(vfio::DeviceInfo { argsz: 24, ..Default::default() });
@@ -126,7 +126,7 @@ fn a_transfer_stays_in_the_buffer() {
     let b = fixture("powernv9");
     let memory = mapped(&b, &[7; 0x2000]);
     let edu = Edu::open(&b, 0, DEVICE);
-    // Past its end, and before its start: nothing moves.
+    // Past its end and before its start, nothing moves.
     for device in [BUFFER + 97, BUFFER - 1, 0] {
         edu.transfer(0, device, 4000, 1);
         edu.transfer(BUFFER, 0x10000, 4096, 3);
@@ -197,7 +197,7 @@ fn a_device_sees_the_old_pages_of_a_region() {
     b.model.free(memory).unwrap();
     assert_eq!(b.memory(0x20000), memory);
     b.model.write(memory.start(), b"fresh").unwrap();
-    // Memory that was never replaced shows what the device really reads.
+    // Memory that was not replaced shows what the device really reads.
     let seen = b.registered(0x10000);
     assert_eq!(b.map(seen.start(), 0x100000, 0x10000), OK);
     let edu = Edu::open(&b, 0, DEVICE);
@@ -226,7 +226,7 @@ fn every_group_of_a_container_sees_the_same_windows() {
     let edu = Edu::open(&b, 1, "0001:00:01.0");
     edu.copy(0, 0x1000, 6);
     assert_eq!(text(&b, at(memory, 0x1000), 6), b"shared");
-    // Detaching the other one takes it all away.
+    // Detaching the other one removes it all.
     assert_eq!(b.on_fd(b.groups[0], Call::GroupUnsetContainer), OK);
     edu.copy(0, 0x2000, 6);
     assert_eq!(text(&b, at(memory, 0x2000), 6), [0; 6]);

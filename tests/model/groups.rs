@@ -1,4 +1,4 @@
-//! Groups, containers and the order files are closed in.
+//! Groups, containers, and the order in which files are closed.
 
 use super::*;
 use spapr_iommu::Group;
@@ -63,7 +63,7 @@ fn set_container_wants_a_container_once() {
 }
 
 #[test]
-fn a_device_opens_only_behind_a_bound_container() {
+fn a_device_opens_only_in_a_bound_container() {
     let model = model("powernv9");
     let container = model.open(Node::Container).unwrap();
     let group = model.open(Node::Group(Group(0))).unwrap();

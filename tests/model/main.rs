@@ -1,6 +1,6 @@
-//! The model against the rules of the kernel, one test a rule, on a machine with a container and
-//! short words for its calls; and any call with any numbers in any order, where it must answer and
-//! its books balance.
+//! The model against the kernel's rules, one test per rule, on a machine with a container and short
+//! names for its calls; and any call with any numbers in any order, where the model must answer and
+//! its counts must balance.
 
 mod core_calls;
 mod device;
@@ -23,7 +23,7 @@ use spapr_iommu_tests::fuzz::raw::Calls;
 pub(crate) type Outcome = Result<i32, Errno>;
 
 pub(crate) const OK: Outcome = Ok(0);
-/// The second window of powernv, and the dynamic one of pseries.
+/// Start of powernv's second window, and of pseries' dynamic one.
 pub(crate) const HIGH: u64 = 1 << 59;
 pub(crate) const RW: u32 = 3;
 
@@ -103,7 +103,7 @@ impl Fixture {
         self.call(Call::TceRemove(spapr::TceRemove { argsz: 16, flags: 0, start_addr }))
     }
 
-    /// Live runs of a slot: bus address, bytes, user address.
+    /// Returns the live runs of a slot: bus address, bytes, user address.
     pub(crate) fn entries(&self, slot: usize) -> Vec<(u64, u64, u64)> {
         let tables = self.model.tables(self.container);
         let entries = tables.get(slot).map(|table| table.entries.clone()).unwrap_or_default();

@@ -67,7 +67,7 @@ fn ordinary_memory_of_a_4k_kernel_does_not_fit_a_64k_window() {
 }
 
 #[test]
-fn small_pages_behind_huge_ones_are_eperm_and_transparent_huge_ones_are_fine() {
+fn small_pages_after_huge_ones_are_eperm_and_transparent_huge_ones_are_fine() {
     for (kind, expected, left) in [
         (MemoryKind::Ordinary, Err(Errno::EPERM), vec![]),
         (MemoryKind::TransparentHuge, OK, vec![(HIGH, 4 << 20, 1 << 40)]),
@@ -203,7 +203,7 @@ fn a_map_past_the_window_kills_pseries_or_leaks_a_count() {
 }
 
 #[test]
-fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
+fn a_default_window_recreated_smaller_goes_on_past_its_end() {
     for preset in ["pseries", "pseries-4k-7.2"] {
         let b = fixture(preset);
         let memory = b.registered(0x10000);
@@ -216,7 +216,7 @@ fn a_default_window_made_anew_and_smaller_goes_on_behind_its_end() {
         b.close_all();
         assert_eq!(b.violations()[1], Violation::ReleasedWhileMapped { range: memory, mapped: 1 });
     }
-    // Up to the end of the page that the kernel's array ends in.
+    // Up to the end of the page in which the kernel's array ends.
     let b = fixture("pseries-4k");
     let memory = b.registered(0x20_1000);
     assert_eq!(b.remove(0), OK);
@@ -280,7 +280,7 @@ fn a_map_at_bus_address_0_that_fails_at_once_hangs_power8() {
         let memory = b.registered(0x10000);
         let stranger = b.memory(0x10000);
         assert_eq!(b.map(stranger.start(), 0x1000, 0x1000), Err(Errno::EINVAL), "elsewhere it is harmless");
-        assert_eq!(b.map(at(memory, 0xf000), 0, 0x2000), Err(Errno::EINVAL), "as it is behind a good page");
+        assert_eq!(b.map(at(memory, 0xf000), 0, 0x2000), Err(Errno::EINVAL), "as it is after a good page");
         assert_eq!(b.violations(), []);
         assert_eq!(b.map(stranger.start(), 0, 0x1000), Err(Errno::EINVAL));
         let expected = if hangs { vec![Violation::FailedMapAtZero { size: 0x1000 }] } else { Vec::new() };

@@ -1,4 +1,4 @@
-//! The process's memory.
+//! Memory of the process.
 
 use super::*;
 use spapr_iommu::addr::{PageShift, UserAddr};
@@ -55,7 +55,7 @@ fn hugetlb_pages_are_the_machines_and_run_out() {
 }
 
 #[test]
-fn backing_tells_page_size_holes_and_what_can_be_pinned() {
+fn backing_shows_page_size_holes_and_what_can_be_pinned() {
     let model = model("pseries-4k");
     let place = |start: u64, len, kind| model.declare(user(start, len), kind).unwrap();
     let base = 1 << 40;

@@ -77,7 +77,7 @@ fn overlap_with_any_region_is_refused_but_only_after_the_pages_were_there() {
     assert_eq!(b.register(user(start, 0x30000)), Err(Errno::EINVAL));
     b.model.free(user(start + 0x30000, 0x10000)).unwrap();
     assert_eq!(b.register(user(start + 0x10000, 0x30000)), Ok(2), "the hole is noticed before the overlap");
-    assert_eq!(b.register(user(start + 0x20000, 0x10000)), OK, "a neighbour is no overlap");
+    assert_eq!(b.register(user(start + 0x20000, 0x10000)), OK, "a neighbour is not an overlap");
     assert_eq!(b.model.locked(), 0x30000);
 }
 
@@ -144,7 +144,7 @@ fn unregister_while_mapped_returns_0_and_loses_the_region_for_ever() {
         assert!(b.model.regions()[0].orphan);
         assert_eq!(b.map(memory.start(), 0x100000, 0x1000), OK, "it can still be mapped");
         assert_eq!(b.register(user(memory.start().0, 0x10000)), Err(Errno::EINVAL));
-        // Not even registering it again, unmapping all and unregistering it frees it.
+        // Even registering it again, unmapping everything and unregistering it does not free it.
         assert_eq!(b.register(memory), OK);
         assert_eq!(b.unmap(0, 1 << 30), OK);
         assert_eq!(b.mapped(memory), 0);

@@ -1,4 +1,5 @@
-//! A naive twin of MAP and UNMAP, page by page as the kernel's loop is, against the model's runs.
+//! A naive twin of MAP and UNMAP, page by page as in the kernel's loop, compared with the model's
+//! runs.
 
 use super::*;
 use proptest::prelude::*;
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 
 const PAGE: u64 = 0x1000;
 const BASE: u64 = 1 << 40;
-/// Host pages of 64 KiB that may be registered, and IOMMU pages of the window that is looked at.
+/// Host pages of 64 KiB that may be registered, and IOMMU pages of the window that is checked.
 const HOST_PAGES: u64 = 8;
 const ENTRIES: u64 = 96;
 
@@ -22,7 +23,7 @@ enum Step {
 
 #[derive(Default)]
 struct Twin {
-    /// Start and end of each region, and its count.
+    /// Start, end and count of each region.
     regions: Vec<(u64, u64, u64)>,
     entries: BTreeMap<u64, u64>,
 }
@@ -84,7 +85,7 @@ proptest! {
     #[test]
     fn runs_come_to_the_same_as_pages(steps in proptest::collection::vec(step(), 1..STEPS)) {
         let b = Fixture::on(model("pseries").with_open_memory(), &[0], 7);
-        // Far from the rest, so that the container is enabled from the start.
+        // Away from the rest, so that the container is enabled from the start.
         prop_assert_eq!(b.register(user(1 << 30, 0x10000)), OK);
         let mut twin = Twin::default();
         let host = |first, count| user(BASE + first * 16 * PAGE, count * 16 * PAGE);
@@ -96,7 +97,7 @@ proptest! {
                 Step::Unregister { first, count } => {
                     let range = host(first, count);
                     let found = twin.regions.iter().position(|r| (r.0, r.1) == (range.start().0, range.end().0));
-                    // What is mapped would be lost: a test of its own shows that.
+                    // Mapped memory would be lost, which a test of its own shows.
                     if found.is_some_and(|at| twin.regions[at].2 != 0) {
                         continue;
                     }

@@ -1,5 +1,5 @@
-//! TCE_CREATE, TCE_REMOVE and the default window; on pseries order, poisoning, one group per
-//! container.
+//! TCE_CREATE, TCE_REMOVE and the default window; on pseries also order, poisoning, and one group
+//! per container.
 
 use super::*;
 use spapr_iommu::Group;
@@ -37,7 +37,7 @@ fn map_unmap_and_create_bring_the_default_window() {
         assert_eq!(b.map(UserAddr(0), 0, 0x1000), Err(Errno::EPERM), "no REGISTER has succeeded yet");
         assert_eq!(b.model.tables(b.container), []);
         b.registered(0x10000);
-        // A MAP that fails later has made the window all the same.
+        // A MAP that fails later has created the window nevertheless.
         assert_eq!(b.map(UserAddr(0), 0, 0x1000), Err(Errno::EINVAL));
         assert_eq!(b.model.tables(b.container)[0].range, IovaRange::new(Iova(0), size).unwrap());
         assert_eq!(b.model.locked(), 0x10000 + charge);
@@ -119,7 +119,7 @@ fn a_page_size_the_machine_lacks_is_refused_without_a_charge() {
 fn a_failed_create_leaks_its_charge() {
     let b = fixture("powernv9");
     assert_eq!(b.remove(0), OK);
-    // One level would need 128 MiB in one piece.
+    // A single level would need 128 MiB in one piece.
     assert_eq!(b.create(16, 1 << 40, 1), Err(Errno::ENOMEM));
     let bytes = 2 * (8 << 24);
     assert_eq!(b.violations(), [Violation::LeakedCharge { bytes }]);

@@ -8,7 +8,7 @@ use std::path::Path;
 const GIB: u64 = 1 << 30;
 const WIDTH: f64 = 960.0;
 
-/// Pictures that are kept: a change of them is to be looked at.
+/// Reference pictures: look at each change of them.
 const KEPT: [&str; 7] = ["empty", "tiny", "two-windows", "huge", "names", "plan-pseries", "20-steps"];
 
 fn window(start: u64, size: u64) -> Window {
@@ -160,13 +160,13 @@ fn runs() -> Vec<(&'static str, Steps)> {
     ]
 }
 
-/// All pictures. For people to look at: `PICTURES=folder cargo test --test picture`.
+/// All pictures. `PICTURES=folder cargo test --test picture` writes them for people to look at.
 fn all() -> Vec<(&'static str, String)> {
     let memories = cases().into_iter().chain(plans()).map(|(name, memory)| (name, addresses(&memory)));
     memories.chain(runs().into_iter().map(|(name, run)| (name, steps(&run)))).collect()
 }
 
-/// A box round what is drawn: left, top, right, bottom.
+/// A box around what is drawn: left, top, right, bottom.
 type Bounds = [f64; 4];
 
 /// Reads a number of an element.
@@ -174,7 +174,7 @@ fn number(element: &svg::node::Attributes, name: &str) -> f64 {
     element.get(name).and_then(|value| value.parse().ok()).unwrap_or(0.0)
 }
 
-/// Finds where text is, by the widest its characters can be, and everything else's corners.
+/// Finds where text is, assuming the widest characters, and the corners of everything else.
 fn bounds(picture: &str) -> (f64, Vec<(String, Bounds)>, Vec<Bounds>) {
     use svg::parser::Event;
     let (mut texts, mut shapes, mut height) = (Vec::new(), Vec::new(), 0.0);

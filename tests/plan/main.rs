@@ -15,7 +15,7 @@ fn programs_get_one_line_of_json() {
     let chosen = &document["chosen"];
     assert_eq!(chosen["windows"][1]["start"], "0x800000000000000");
     assert_eq!(chosen["windows"][1]["page"], 65536);
-    // A window of 1 GiB with pages of 64 KiB, the default one of 2 GiB, and the memory.
+    // A window of 1 GiB with 64 KiB pages, the default one of 2 GiB, and the memory.
     assert_eq!(chosen["locked"]["tables"], (256 << 10) + (8 << 20));
     assert_eq!(chosen["locked"]["limit_kib"], 1024 * (1024 + 8) + 256);
     assert_eq!(document["alternatives"].as_array().unwrap().iter().filter(|other| other["chosen"] == true).count(), 1);

@@ -1,9 +1,9 @@
-//! Traces that were changed: what does not fit is noticed.
+//! Traces that were changed: what does not fit is reported.
 
 use super::{TRACES, replay_bytes, root, text};
 use snapbox::str;
 
-/// The trace with its line `number` changed, which must exist.
+/// Returns the trace with its line `number` changed, which must exist.
 fn change(name: &str, number: usize, from: &str, to: &str) -> Vec<u8> {
     let text = text(name);
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -27,7 +27,7 @@ x.trace:2: H_STUFF_TCE at 0x200000 of LIOBN 0x80000000: QEMU returned -1, here 0
 
 #[test]
 fn a_changed_translation_is_a_difference() {
-    // Of a single TCE.
+    // In a single TCE.
     replay_bytes(&change("net-noddw", 778, "0x535c000", "0x535d000"), &[]).code(1).stderr_eq(str![[r#"
 x.trace:778: bus address 0xd000b02 of LIOBN 0x80000000: QEMU leads to 0x535d000 (r, mask 0xfff), here leads to 0x535c000 (r, mask 0xfff)
 
@@ -36,12 +36,12 @@ x.trace:778: bus address 0xd000b02 of LIOBN 0x80000000: QEMU leads to 0x535d000 
 x.trace:778: bus address 0xd000b02 of LIOBN 0x80000000: QEMU leads to 0x535c000 (rw, mask 0xfff), here leads to 0x535c000 (r, mask 0xfff)
 
 "#]]);
-    // Of a list, once it was seen: the first sight is the proof.
+    // In a list, after it was seen: the first sight is the proof.
     replay_bytes(&change("net-noddw", 774, "0x5420000", "0x5430000"), &[]).code(1).stderr_eq(str![[r#"
 x.trace:774: bus address 0x3000000c of LIOBN 0x80000000: QEMU leads to 0x5430000 (rw, mask 0xfff), here leads to 0x5420000 (rw, mask 0xfff)
 
 "#]]);
-    // Of a window that maps RAM directly: every sight.
+    // In a window that maps RAM directly: at every sight.
     replay_bytes(&change("nvme-ddw", 519, "-> 0x5000000", "-> 0x6000000"), &[]).code(1).stderr_eq(str![[r#"
 x.trace:519: bus address 0x800000005310000 of LIOBN 0x80000001: QEMU leads to 0x6000000 (rw, mask 0xffffff), here leads to 0x5000000 (rw, mask 0xffffff)
 

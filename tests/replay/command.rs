@@ -1,4 +1,4 @@
-//! The command: outputs and exit codes.
+//! The command: output and exit codes.
 
 use super::{TRACES, path, replay_bytes, root, spapr_iommu, text};
 use snapbox::cmd::{Command, cargo_bin};

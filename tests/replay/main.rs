@@ -18,12 +18,12 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Where a trace is, from the root of the project.
+/// Returns the path of a trace, from the root of the project.
 pub(crate) fn path(name: &str) -> String {
     format!("tests/replay/traces/{name}.trace.xz")
 }
 
-/// The text of a trace.
+/// Returns the text of a trace.
 pub(crate) fn text(name: &str) -> String {
     let file = std::fs::File::open(root().join(path(name))).unwrap();
     let mut text = String::new();
@@ -38,12 +38,12 @@ pub(crate) fn replay(name: &str, preset: &str) -> Report {
     trace.replay(&machine, &Options::default(), |_, _| ()).unwrap()
 }
 
-/// Runs the command in the project.
+/// Runs the command in the project's root.
 pub(crate) fn spapr_iommu(arguments: &[&str]) -> OutputAssert {
     Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env_remove("RUST_LOG").args(arguments).assert()
 }
 
-/// Replays bytes that are in a file `x.trace` of their own.
+/// Replays bytes from a file `x.trace`.
 pub(crate) fn replay_bytes(bytes: &[u8], more: &[&str]) -> OutputAssert {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.trace"), bytes).unwrap();

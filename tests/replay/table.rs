@@ -1,4 +1,4 @@
-//! How many calls of the kernel a large guest costs.
+//! How many kernel calls a large guest costs.
 
 use spapr_iommu::Group;
 use spapr_iommu::addr::{GuestAddr, GuestRange, PageShift};
@@ -10,15 +10,16 @@ use std::sync::Arc;
 
 const RAM: u64 = 64 << 30;
 const PAGE: PageShift = PageShift::P64K;
-/// Entries of a list.
+/// Number of entries in a list.
 const ENTRIES: u64 = 512;
-/// Where the guest has its list.
+/// Address of the guest's list.
 const LIST: u64 = 0x5_0000;
 const BUID: u64 = 0x0800_0000_2000_0000;
-/// The kernel does not reschedule within a MAP, so the library sends at most so many TCEs at once.
+/// The kernel does not reschedule within a MAP, so the library sends at most this many TCEs at
+/// once.
 const MAX_AT_ONCE: u64 = 256 << 10;
 
-/// A guest with 64 GiB of RAM and a dynamic window of that size; no byte of it is touched.
+/// A guest with 64 GiB of RAM and a dynamic window of that size; none of the memory is touched.
 struct Guest {
     host: Arc<Recording<Arc<Model>>>,
     memory: Arc<Slots>,
@@ -29,7 +30,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// A window of 64K pages, made while `groups` groups are attached.
+    /// Creates a window of 64K pages while `groups` groups are attached.
     fn new(groups: u32) -> Self {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_groups(2));
         let host = Arc::new(Recording::new(Arc::clone(&model)));
@@ -37,7 +38,7 @@ impl Guest {
         let memory = Arc::new(Slots::new());
         let user = model.allocate(RAM, PageShift::P64K).unwrap().start();
         let slot = Slot { guest: GuestRange::new(GuestAddr(0), RAM).unwrap(), user };
-        // SAFETY: memory of the model, which is none of this process.
+        // SAFETY: memory of the model, which is not this process's.
         unsafe { memory.insert_raw(slot, model) }.unwrap();
         let iommu = GuestIommu::new(&registry, Arc::clone(&memory) as Arc<dyn GuestMemory>);
         iommu.add_memory().unwrap();
@@ -52,8 +53,8 @@ impl Guest {
         Self { host, memory, iommu, phb, liobn, start }
     }
 
-    /// Puts entries `first..first + 512`; entry n leads to page `page(n)`. Gives how many TCEs that
-    /// are.
+    /// Puts entries `first..first + 512`; entry n leads to page `page(n)`. Returns the number of
+    /// TCEs.
     fn put(&self, first: u64, page: impl Fn(u64) -> u64) -> u64 {
         let list: Vec<u8> =
             (first..first + ENTRIES).flat_map(|entry| (page(entry) << PAGE.get() | 3).to_be_bytes()).collect();
@@ -63,12 +64,12 @@ impl Guest {
         ENTRIES
     }
 
-    /// Puts all of RAM where it lies.
+    /// Maps all of RAM in order.
     fn put_all(&self) -> u64 {
         (0..RAM >> PAGE.get()).step_by(ENTRIES as usize).map(|first| self.put(first, |entry| entry)).sum()
     }
 
-    /// MAP calls since the last time.
+    /// Returns the MAP calls since the last time.
     fn maps(&self) -> usize {
         let maps = self.host.count("VFIO_IOMMU_MAP_DMA");
         self.host.take();
@@ -87,7 +88,7 @@ fn a_guest_of_64_gib_costs_a_map_per_list() {
 #[test]
 fn a_container_that_joins_gets_one_map_per_run() {
     let pieces = (RAM >> PAGE.get()).div_ceil(MAX_AT_ONCE) as usize;
-    // Beside another one, and as the first.
+    // Alongside another window, and as the first.
     for groups in [1, 0] {
         let guest = Guest::new(groups);
         guest.put_all();
@@ -101,8 +102,8 @@ fn a_container_that_joins_gets_one_map_per_run() {
 fn runs_are_as_long_as_the_guest_makes_them_whatever_lists_they_came_in() {
     for groups in [1, 0] {
         let guest = Guest::new(groups);
-        // Three runs: 2048 entries, a hole of 512, 1024 entries that lead elsewhere, 512 more that
-        // go on from neither.
+        // Three runs: 2048 entries, a hole of 512, 1024 entries that lead elsewhere, and 512 more
+        // that continue neither.
         for first in (0..2048).step_by(512) {
             guest.put(first, |entry| entry);
         }

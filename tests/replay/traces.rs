@@ -1,10 +1,10 @@
-//! The traces as they are, and a guest that removes its default window and goes on with another.
+//! The unchanged traces, and a guest that removes its default window and continues with another.
 
 use super::{TRACES, replay, replay_bytes, text};
 use snapbox::str;
 use spapr_iommu_cli::replay::{Entries, Ioctls, Translations};
 
-/// Hosts that can have a guest with a default window of 1 GiB and a dynamic one beside it.
+/// Hosts that can have a guest with a default window of 1 GiB and a dynamic one.
 const PRESETS: [&str; 9] = [
     "powernv8-4k",
     "powernv8-64k",
@@ -76,7 +76,7 @@ fn a_call_of_the_guest_is_at_most_one_of_the_kernel() {
         assert_eq!(replay("nvme-ddw", preset).ioctls, Ioctls { map: 1, unmap: 0, one_per_tce: 262_176 });
         assert_eq!(replay("nvme-ddw-64k", preset).ioctls, Ioctls { map: 16, unmap: 0, one_per_tce: 270_336 });
         // 275 single TCEs and two lists; what was never mapped is not unmapped, and one UNMAP
-        // brings the window to life.
+        // creates the window.
         let streaming = replay("net-noddw", preset);
         assert_eq!(streaming.ioctls, Ioctls { map: 277, unmap: 276, one_per_tce: 262_726 });
         let mapped = streaming.hypercalls.put + streaming.hypercalls.indirect;
@@ -84,9 +84,8 @@ fn a_call_of_the_guest_is_at_most_one_of_the_kernel() {
     }
 }
 
-/// What QEMU prints: a window made after the default one was removed gets its LIOBN, and starts
-/// where it started when it is the only one (`spapr_phb_get_free_liobn`,
-/// `rtas_ibm_create_pe_dma_window`).
+/// QEMU's output: a window created after the default one was removed gets the latter's LIOBN, and
+/// as the only window also its start (`spapr_phb_get_free_liobn`, `rtas_ibm_create_pe_dma_window`).
 const NO_DEFAULT: &str = include_str!("traces/no-default.trace");
 
 const NO_DEFAULT_PRESETS: [&str; 4] =
@@ -114,7 +113,8 @@ fn what_is_changed_in_that_window_is_a_difference() {
 x.trace:11: bus address 0x20004 of LIOBN 0x80000000: QEMU leads to 0x330000 (rw, mask 0xffff), here leads to 0x320000 (rw, mask 0xffff)
 
 "#]]);
-    // QEMU has no window with the LIOBN that this library gave: nothing here may be reached by it.
+    // QEMU has no window with the LIOBN that this library gave: nothing here may be reachable
+    // through it.
     let refused =
         changed("liobn=0x80000001 ioba=0x10000 tce=0x90003 ret=-4", "liobn=0x80000001 ioba=0x10000 tce=0x90003 ret=-1");
     replay_bytes(refused.as_bytes(), &[]).code(1).stderr_eq(str![[r#"

@@ -1,4 +1,4 @@
-//! The command: outputs and exit codes.
+//! The command: output and exit codes.
 
 use super::root;
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
@@ -8,7 +8,7 @@ fn spapr_iommu(arguments: &[&str]) -> OutputAssert {
     Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env_remove("RUST_LOG").args(arguments).assert()
 }
 
-/// A scenario of these steps after a group was attached, in a file of its own.
+/// Returns a scenario of these steps, after a group was attached, in a file of its own.
 fn run_steps(steps: &str, more: &[&str]) -> OutputAssert {
     let folder = tempfile::tempdir().unwrap();
     let memory = "title = 'test'\n[[memory]]\nname = 'ram'\nsize = '1M'\n[[step]]\nattach = { group = 0 }\n";
@@ -98,7 +98,7 @@ fn raw_steps_run_on_the_running_kernel_only_when_allowed() {
 x.toml: it makes raw calls, which may crash this machine or lose its memory and devices until it boots again: try it on a model (`--host model:powernv9`), and pass `--raw` where that is acceptable
 
 "#]]);
-    // Past that, there is no POWER machine here.
+    // The arguments are accepted, but this is not a POWER machine.
     #[cfg(not(target_arch = "powerpc64"))]
     run(&["--host", "vfio", "--raw"]).code(3);
     run(&[]).code(0).stderr_eq(str![]);
@@ -106,7 +106,7 @@ x.toml: it makes raw calls, which may crash this machine or lose its memory and 
 }
 
 #[test]
-fn what_a_bare_step_does_to_a_kernel_is_told() {
+fn what_a_raw_step_does_to_a_kernel_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let steps = [
         "allocate = { size = '64K' }",
@@ -220,19 +220,19 @@ fn a_full_disk_is_an_error_of_every_command() {
         &["--version"],
     ] {
         let output = run_on_full_disk(arguments);
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(told.starts_with("cannot write to standard output, "), "{arguments:?}: {told:?}");
-        assert!(told.contains("No space left on device"), "{arguments:?}: {told:?}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.starts_with("cannot write to standard output, "), "{arguments:?}: {message:?}");
+        assert!(message.contains("No space left on device"), "{arguments:?}: {message:?}");
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
     }
-    // A surprise is still reported, and its code stays.
+    // The result is still reported, and its exit code stays.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.toml");
     let step = "title = 't'\n[[step]]\nattach = { group = 0 }\nexpect = 'one-group'\n";
     std::fs::write(&path, step).unwrap();
     let output = run_on_full_disk(&["run", path.to_str().unwrap()]);
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("expected one-group, got ok") && told.contains("No space left on device"), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("expected one-group, got ok") && message.contains("No space left on device"), "{message}");
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -294,21 +294,22 @@ fn a_filter_that_would_log_nothing_is_wrong_usage() {
     }
     let run = spapr_iommu(&["run", "examples/first.toml", "--log", "spapr_iommu::ioctl=debug"]).code(0);
     assert!(String::from_utf8_lossy(&run.get_output().stderr).contains("VFIO_IOMMU_MAP_DMA"));
-    // The environment is for other programs too: a wrong filter is reported, and does not stop it.
+    // The variable is meant for other programs too: an invalid filter is reported, and does not
+    // stop the command.
     let command = Command::new(cargo_bin!("spapr-iommu")).current_dir(root()).env("RUST_LOG", "spapr_iommu=loud");
-    let told = command.args(["run", "examples/first.toml"]).assert().code(0);
-    assert!(String::from_utf8_lossy(&told.get_output().stderr).starts_with("RUST_LOG is not a filter"));
+    let message = command.args(["run", "examples/first.toml"]).assert().code(0);
+    assert!(String::from_utf8_lossy(&message.get_output().stderr).starts_with("RUST_LOG is not a filter"));
 }
 
 #[test]
 fn a_size_beyond_64_bits_is_told_apart_from_what_is_no_size() {
     let trace = "tests/replay/traces/nvme-ddw.trace.xz";
-    for (size, told) in
+    for (size, message) in
         [("16E", "more than 64 bits can hold: the maximum is 0xffffffffffffffff"), ("16F", "a number of bytes")]
     {
         let run = spapr_iommu(&["replay", trace, "--memory", size]).code(2).stdout_eq(str![]);
         let error = String::from_utf8(run.get_output().stderr.clone()).unwrap();
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(message), "{error}");
     }
 }
 

@@ -1,10 +1,10 @@
-//! What the documentation shows is right, and the examples hold on every machine.
+//! What the documentation shows is correct, and the examples hold on every machine.
 
 use super::{examples, presets, root};
 use spapr_iommu_cli::Machine;
 use spapr_iommu_cli::scenario::{Report, Scenario};
 
-/// What the snippets of single steps have before them.
+/// Steps that precede the snippets of single steps.
 const BEFORE: &str = "\
 title = 'before'
 [[memory]]
@@ -20,7 +20,7 @@ window = { name = 'big', size = '64M' }
 map = { at = 'default+16M', memory = 'ram' }
 ";
 
-/// What the snippets of raw steps have before them.
+/// Steps that precede the snippets of raw steps.
 const BEFORE_BARE: &str = "\
 title = 'before'
 [[raw]]
@@ -37,7 +37,7 @@ set-iommu = { file = 'container0', type = 7 }
 register-memory = { file = 'container0', vaddr = 'memory0', size = '1M' }
 ";
 
-/// The TOML snippets of a document, with the line each begins at.
+/// Returns the TOML snippets of a document, with the line on which each starts.
 fn snippets(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut lines = text.lines().enumerate();
@@ -107,7 +107,7 @@ fn a_report_says_nothing_of_the_moment_or_of_addresses() {
     for (name, text) in examples() {
         let shown = || serde_json::to_string(&run(&text, "powernv9")).unwrap();
         assert_eq!(shown(), shown(), "{name}");
-        // Where a model has its memory.
+        // Address of a model's memory.
         let addresses = shown().matches("user 0x").count() + shown().matches("vaddr=0x").count();
         assert_eq!(addresses, 0, "{name}");
     }

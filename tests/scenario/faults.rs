@@ -1,6 +1,6 @@
-//! Every kernel call that the library makes for an example fails once, in each way the kernel has
-//! for it: whatever the scenario comes to then, no trap is met, library and kernel agree after each
-//! step, and nothing is left.
+//! Every kernel call that the library makes for an example fails once, in each way in which the
+//! kernel can fail it: whatever the scenario's outcome, no trap is met, library and kernel agree
+//! after each step, and nothing is left.
 
 use super::{examples, presets};
 use spapr_iommu::host::Errno::{self, *};
@@ -12,7 +12,7 @@ use spapr_iommu_cli::scenario::{Observer, RunState, Scenario};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The names of the calls a scenario makes.
+/// Returns the names of the calls that a scenario makes.
 fn calls(scenario: &Scenario, preset: &str) -> Vec<&'static str> {
     let mut recording = None;
     let machine = Machine::wrapped(preset.parse().unwrap(), scenario.groups(), |model| {
@@ -22,7 +22,7 @@ fn calls(scenario: &Scenario, preset: &str) -> Vec<&'static str> {
     recording.unwrap().take().iter().map(|record| record.call.name()).collect()
 }
 
-/// Bus address, length, user address, permission; those joined that continue each other.
+/// Joins neighbours that continue each other: bus address, length, user address, permission.
 type Runs = Vec<(u64, u64, u64, Permission)>;
 
 fn joined(runs: impl Iterator<Item = (u64, u64, u64, Permission)>) -> Runs {
@@ -57,7 +57,8 @@ impl Observer for Agreement<'_> {
                 permission => permission,
             };
             let mappings = space.mappings();
-            let books = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, seen(m.permission))));
+            let recorded =
+                joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, seen(m.permission))));
             let groups: Vec<_> = space.status().groups.iter().map(|status| status.group).collect();
             let mut containers = self.model.containers();
             containers.retain(|&fd| self.model.groups_in(fd).iter().any(|group| groups.contains(group)));
@@ -66,7 +67,7 @@ impl Observer for Agreement<'_> {
                 let tables = self.model.tables(container);
                 let entries = tables.iter().flat_map(|table| &table.entries);
                 let entries = joined(entries.map(|e| (e.iova.start().0, e.iova.len(), e.user.0, e.permission)));
-                assert_eq!(entries, books, "tables of space {name}");
+                assert_eq!(entries, recorded, "tables of space {name}");
             }
             let (bytes, regions) = mapped.unwrap_or((0, space.registry().regions()));
             mapped = Some((bytes + space.mapped().1, regions));
@@ -74,10 +75,10 @@ impl Observer for Agreement<'_> {
         let Some((bytes, regions)) = mapped else { return };
         assert_eq!(regions.iter().map(|region| region.mapped).sum::<u64>(), bytes, "bytes mapped in regions");
         let held = regions.iter().filter(|region| region.containers > 0);
-        let books: Vec<_> = held.map(|region| (region.range, region.containers as u64)).collect();
+        let recorded: Vec<_> = held.map(|region| (region.range, region.containers as u64)).collect();
         let mut kernel: Vec<_> = self.model.regions().iter().map(|region| (region.range, region.used)).collect();
         kernel.sort_by_key(|(range, _)| *range);
-        assert!(kernel == books || !self.regions_known, "kernel regions {kernel:?}, books {books:?}");
+        assert!(kernel == recorded || !self.regions_known, "kernel regions {kernel:?}, recorded {recorded:?}");
     }
 }
 
@@ -109,7 +110,7 @@ fn fail(name: &str, scenario: &Scenario, preset: &str, (at, call): (usize, &str)
 fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
     let of_one = |(name, scenario): &(String, Scenario)| {
         let mut failed = 0_u32;
-        // Bare calls pass the library by.
+        // Raw calls bypass the library.
         if scenario.is_raw() {
             return failed;
         }
@@ -125,7 +126,7 @@ fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
         failed
     };
     let examples = examples().into_iter().map(|(name, text)| (name, Scenario::parse(&text).unwrap()));
-    // Bare steps are not the library's, and stop at the first answer that is another.
+    // Raw steps are not the library's, and stop at the first unexpected answer.
     let examples: Vec<_> = examples.filter(|(_, scenario)| !scenario.is_raw()).collect();
     let failed: u32 = std::thread::scope(|scope| {
         let running: Vec<_> = examples.iter().map(|example| scope.spawn(move || of_one(example))).collect();
@@ -135,19 +136,19 @@ fn any_call_may_fail_in_any_way_and_all_agrees_and_nothing_is_left_behind() {
     assert!(failed > 10_000, "{failed} failures were tried");
 }
 
-/// Answers by call: `drivers/vfio/vfio_iommu_spapr_tce.c` and what it calls, the hypervisor's and
-/// the firmware's codes that come through as error numbers, and positive results.
+/// Answers by call: `drivers/vfio/vfio_iommu_spapr_tce.c` and what it calls, codes of the
+/// hypervisor and firmware that pass through as error numbers, and positive results.
 pub(crate) fn failures(call: &str) -> Vec<Result<i32, Errno>> {
     let (errnos, positive): (&[Errno], &[i32]) = match call {
         // Of the hypervisor: H_HARDWARE, H_FUNCTION, H_PRIVILEGE, H_PARAMETER,
-        // H_NOT_ENOUGH_RESOURCES; H_BUSY and H_LONG_BUSY come as they are. ENOMEM, EINVAL, ENODEV
-        // and EPERM may also be the waiting default window's.
+        // H_NOT_ENOUGH_RESOURCES; H_BUSY and H_LONG_BUSY pass unchanged. ENOMEM, EINVAL, ENODEV and
+        // EPERM may also be the pending default window's.
         "VFIO_IOMMU_MAP_DMA" => {
             (&[EPERM, ENOENT, ESRCH, EINTR, ECHRNG, EFAULT, EINVAL, ENXIO, ENOMEM, ENODEV], &[1, 9900])
         }
         "VFIO_IOMMU_UNMAP_DMA" => (&[EPERM, EFAULT, EINVAL, ENXIO, ENOMEM, ENODEV, EINTR, ENOSPC], &[1]),
-        // What pinning gives for device and file memory, and pages pinned in a chunk that has a
-        // hole.
+        // Results of pinning for device and file memory, and the number of pages pinned in a chunk
+        // with a hole.
         "VFIO_IOMMU_SPAPR_REGISTER_MEMORY" => (&[EPERM, EFAULT, EINVAL, EBUSY, ENOMEM, EOPNOTSUPP], &[1, 80, 2 << 20]),
         "VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY" => (&[EPERM, EFAULT, EINVAL, ENOENT], &[]),
         // Of OPAL: PARAMETER, BUSY, HARDWARE, UNSUPPORTED.

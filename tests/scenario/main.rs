@@ -8,7 +8,7 @@ mod wrong_files;
 
 use std::path::PathBuf;
 
-/// Every machine, page and kernel.
+/// Every machine, page size and kernel.
 pub(crate) fn presets() -> impl Iterator<Item = String> {
     ["powernv8", "powernv9", "powernv10", "pseries"].into_iter().flat_map(|machine| {
         ["4k", "64k"]
@@ -21,7 +21,7 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The example scenarios: name and text.
+/// Returns the example scenarios: name and text.
 pub(crate) fn examples() -> Vec<(String, String)> {
     let entries = std::fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
     let scenarios = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));

@@ -1,4 +1,4 @@
-//! Any text is read without a panic and any order of steps runs without harm; large files load in
+//! Any text is parsed without a panic and any order of steps runs without harm; large files load in
 //! time that grows with their size.
 
 use super::examples;
@@ -8,7 +8,7 @@ use spapr_iommu_cli::scenario::Scenario;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-/// What a slip of the hand, or malice, puts into a file.
+/// What a slip, or malice, puts into a file.
 const SCRAPS: &[&str] = &[
     "",
     "[",
@@ -71,7 +71,7 @@ proptest! {
     }
 }
 
-/// The head of an example, and its steps, each without what it expects.
+/// Splits an example into its head and its steps, each without its expectation.
 fn pieces(text: &str) -> (String, Vec<String>) {
     let mut parts = text.split("[[step]]");
     let head = parts.next().unwrap().to_owned();
@@ -93,8 +93,8 @@ proptest! {
         let mut examples = examples();
         examples.retain(|(_, text)| text.contains("[[step]]"));
         let (head, steps) = pieces(&which.get(&examples).1);
-        // The beginning stays, so that there is something to do harm to. A step that the file
-        // refuses (it makes a name again) is left out.
+        // The start stays, so that there is something to harm. A step that the file refuses (a name
+        // defined twice) is left out.
         let mut text: String = [&head].into_iter().chain(&steps[..2]).cloned().collect();
         let mut scenario = Scenario::parse(&text).unwrap();
         for step in picks.iter().map(|pick| pick.get(&steps)) {
@@ -109,11 +109,10 @@ proptest! {
     }
 }
 
-/// Far more than a slow and busy machine needs; with time that grows with the square it would not
-/// do.
+/// Far more than a slow and busy machine needs; quadratic time would exceed it.
 const ENOUGH: Duration = Duration::from_secs(60);
 
-/// Loads a scenario, and runs it on a model.
+/// Loads a scenario and runs it on a model.
 fn run(text: &str) {
     let began = Instant::now();
     let scenario = Scenario::parse(text).unwrap();
@@ -121,7 +120,7 @@ fn run(text: &str) {
     let report = scenario.run(&Machine::model("powernv9".parse().unwrap(), 2), &mut ()).unwrap();
     assert!(report.passed);
     assert!(began.elapsed() < 2 * ENOUGH, "ran in {:?}", began.elapsed());
-    // The line of each step is where its action stands.
+    // The line of each step is that of its action.
     let lines: Vec<_> = text.lines().collect();
     assert!(report.steps.iter().all(|step| lines[step.line - 1].starts_with(step.action)));
 }

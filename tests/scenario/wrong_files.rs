@@ -1,4 +1,4 @@
-//! A wrong file: where, what, and what may stand there.
+//! Wrong files: where, what, and what is allowed there.
 
 use spapr_iommu_cli::scenario::{FileError, Scenario};
 

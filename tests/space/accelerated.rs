@@ -1,5 +1,5 @@
-//! Spaces whose tables KVM fills by itself: here by calls past the space, as the kernel's own code
-//! would.
+//! Spaces whose tables KVM fills by itself: here by calls that bypass the space, as the kernel's
+//! own code would.
 
 use crate::fixture::{BIG, Fixture, PRESETS, RW, at, iova};
 use spapr_iommu::Group;
@@ -12,7 +12,7 @@ use spapr_iommu_tests::by_address::{ByAddress, observe};
 
 const SIZE: u64 = 1 << 20;
 
-/// What KVM would do for a guest's H_PUT_TCE: maps in every container.
+/// Does what KVM would do for a guest's H_PUT_TCE: maps in every container.
 fn kvm_maps(fixture: &Fixture, iova: IovaRange, user: UserRange) -> MapRequest {
     for container in fixture.model.containers() {
         by_address::map_dma(fixture.model.as_ref(), container, user.start(), iova, RW).unwrap();
@@ -55,7 +55,7 @@ fn a_window_goes_with_all_that_kvm_mapped_in_it() {
         fixture.space.pin_for_kvm(&[ram]).unwrap();
         let big = fixture.space.create_window(&WindowRequest::bytes(1 << 30)).unwrap().range;
         fixture.space.map(iova(big.start().0, SIZE), ram.start(), RW).unwrap();
-        // More than the space knows of.
+        // More than the space knows.
         kvm_maps(&fixture, iova(big.start().0 + SIZE, SIZE), ram);
         kvm_maps(&fixture, iova(SIZE, SIZE), ram);
         fixture.space.discard_window(big.start()).unwrap();
@@ -79,7 +79,7 @@ fn a_space_that_ends_with_maps_of_kvms_loses_nothing() {
         fixture.space.attach(Group(1)).unwrap();
         fixture.space.pin_for_kvm(&[ram]).unwrap();
         kvm_maps(&fixture, iova(SIZE, SIZE), ram);
-        // Neither end knows what is mapped, and whoever gives the memory back does not either.
+        // Neither side knows what is mapped, nor does a caller who releases the memory.
         drop(lease);
         fixture.space.detach(Group(0)).unwrap();
         fixture.ends_clean();

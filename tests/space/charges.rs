@@ -1,8 +1,8 @@
 //! Locked memory of the process: counted before the kernel counts it, checked and charged in one
-//! step, with what is promised included.
+//! step, promises included.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
-use crate::kernel_rules::Told;
+use crate::kernel_rules::FakeFacts;
 use spapr_iommu::ErrorKind;
 use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, PageShift};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
-/// What a default window of powernv is charged with.
+/// Charge of powernv's default window.
 const DEFAULT: u64 = 8 * M;
 
 fn limited(limit: u64) -> Model {
@@ -54,7 +54,7 @@ fn a_group_that_joins_leaves_the_others_the_room_for_their_default_window() {
 }
 
 #[test]
-fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
+fn what_a_requested_default_window_will_lock_is_kept_for_it() {
     let fixture = Fixture::with(limited(DEFAULT + M));
     fixture.space.attach(Group(0)).unwrap();
     fixture.space.reserve(iova(0, M)).unwrap();
@@ -68,9 +68,9 @@ fn what_a_default_window_that_is_asked_for_will_lock_is_nobody_elses() {
     let error = other.reserve(iova(0, M)).unwrap_err();
     assert!(over_limit(&error), "{error}");
     other.drop_default_window().unwrap();
-    // There is room for a table of less than 1 MiB, and this one takes 2.
+    // There is room for a table of less than 1 MiB, and this one takes 2 MiB.
     assert!(over_limit(&other.create_window(&WindowRequest::bytes(8 * G)).unwrap_err()));
-    // The promise ends with what was asked, and with the space.
+    // The promise ends with the request, and with the space.
     fixture.space.unreserve(iova(0, M)).unwrap();
     other.create_window(&WindowRequest::bytes(8 * G)).unwrap();
     drop(other);
@@ -93,7 +93,7 @@ fn a_promise_is_kept() {
 
 #[test]
 fn a_window_that_is_made_anew_is_afforded_with_what_the_old_one_gives_back() {
-    // 2 MiB for 8 GiB of 64K pages; the next size takes two levels and a little more than twice
+    // 2 MiB for 8 GiB of 64K pages; the next size takes two levels, and slightly more than twice
     // that.
     let fixture = Fixture::with(limited(0));
     fixture.space.attach(Group(0)).unwrap();
@@ -121,7 +121,7 @@ fn a_window_in_the_place_of_another_is_afforded_before_that_goes() {
     assert!(over_limit(&error) && fixture.space.can_replace_window(Iova(BIG), &back).is_err(), "{error}");
     assert_eq!(fixture.space.mapped(), (1, M));
     fixture.agrees();
-    // With what the first gives back it just fits.
+    // With what the first returns, it just fits.
     fixture.model.set_memlock(Some(DEFAULT + M), false);
     assert_eq!(fixture.space.replace_window(Iova(BIG), &back).unwrap().range, iova(0, 2 * G));
     assert_eq!((fixture.space.mapped(), fixture.model.locked()), ((0, 0), DEFAULT + M));
@@ -133,8 +133,8 @@ fn of_two_windows_at_the_same_moment_the_one_that_fits_is_made_and_the_other_ref
     for round in 0..50 {
         let table = 2 * M;
         let model = Arc::new(limited(table + table / 2));
-        // Between the look and the charge there is time for others.
-        let host = Told { takes: Duration::from_millis(1), ..Told::new(model.clone()) };
+        // Between the check and the charge there is time for others.
+        let host = FakeFacts { takes: Duration::from_millis(1), ..FakeFacts::new(model.clone()) };
         let registry = Registry::new(Arc::new(host));
         let spaces = [0, 1].map(|group| {
             let space = AddressSpace::new(&registry);
@@ -163,8 +163,8 @@ fn of_two_windows_at_the_same_moment_the_one_that_fits_is_made_and_the_other_ref
 #[test]
 fn a_window_refused_for_the_limit_is_made_once_the_limit_is_lifted() {
     let model = Arc::new(limited(M));
-    // What others in the process lock between the look and the charge.
-    let host = Arc::new(Told::new(model.clone()));
+    // What others in the process lock between the check and the charge.
+    let host = Arc::new(FakeFacts::new(model.clone()));
     let space = AddressSpace::new(&Registry::new(host.clone()));
     space.attach(Group(0)).unwrap();
     space.drop_default_window().unwrap();
@@ -181,8 +181,8 @@ fn a_window_refused_for_the_limit_is_made_once_the_limit_is_lifted() {
 #[test]
 fn a_window_the_machine_had_no_memory_for_is_made_once_there_is_more() {
     let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()));
-    let told = Told::new(model);
-    let host = Arc::new(Told { available: AtomicU64::new(100 * M), leaks: AtomicU64::new(4 * M), ..told });
+    let facts = FakeFacts::new(model);
+    let host = Arc::new(FakeFacts { available: AtomicU64::new(100 * M), leaks: AtomicU64::new(4 * M), ..facts });
     let space = AddressSpace::new(&Registry::new(host.clone()));
     space.attach(Group(0)).unwrap();
     let request = WindowRequest::bytes(16 * G);
@@ -263,7 +263,7 @@ fn too_little_locked_memory_is_one_kind_whatever_failed() {
     let map = fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap_err();
     let found = [(register.kind(), register.code()), (window.kind(), window.code()), (map.kind(), map.code())];
     assert_eq!(found, [(ErrorKind::Memlock, "over-limit"); 3]);
-    // A group that joins needs a table for what the first one has.
+    // A group that joins needs a table for the first one's mappings.
     fixture.model.set_memlock(Some(9 * M), false);
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     let attach = fixture.space.attach(Group(1)).unwrap_err();

@@ -1,5 +1,5 @@
-//! The kernel fails twice in one operation: the change, and then the way back. What the error says
-//! is lost, and no more, is what the tables miss; what devices may still reach is named, too.
+//! The kernel fails twice in one operation: the change, and then the rollback. The tables lack
+//! exactly what the error calls lost; it also names what devices may still reach.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use spapr_iommu::Group;
@@ -26,7 +26,7 @@ struct Trial {
     lease: Lease,
 }
 
-/// What an operation can come to.
+/// Outcomes of an operation.
 enum End {
     Done,
     Refused,
@@ -34,8 +34,7 @@ enum End {
 }
 
 impl Trial {
-    /// Three runs mapped, in one container or in two, of which the last may be shared by two
-    /// groups.
+    /// Three mapped runs, in one container or in two, the last of which two groups may share.
     fn new(containers: u32, shared: bool) -> Self {
         let model = Arc::new(Model::new("powernv9-64k".parse().unwrap()).with_groups(4));
         let faulty = Arc::new(Faulty::new(model.clone()));
@@ -56,7 +55,7 @@ impl Trial {
         Self { fixture, faulty, ram, lease }
     }
 
-    fn books(&self) -> Pages {
+    fn mappings(&self) -> Pages {
         pages(self.fixture.space.mappings().iter().map(|mapping| (mapping.iova, mapping.user.0)))
     }
 
@@ -74,7 +73,7 @@ fn pages(runs: impl Iterator<Item = (IovaRange, u64)>) -> Pages {
         .collect()
 }
 
-/// The bus pages of ranges, which must not overlap.
+/// Returns the bus pages of ranges, which must not overlap.
 fn named(ranges: &[IovaRange]) -> Vec<u64> {
     let mut all: Vec<_> = ranges.iter().flat_map(|r| (r.start().0..r.end().0).step_by(PAGE as usize)).collect();
     all.sort_unstable();
@@ -82,8 +81,8 @@ fn named(ranges: &[IovaRange]) -> Vec<u64> {
     all
 }
 
-/// Fails each call of an operation, and each call behind that one as well, with each of these.
-/// Returns how often the way back failed, too.
+/// Fails each call of an operation, and each call after it, with each of these. Returns how often
+/// the rollback failed too.
 fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u32 {
     let results = [Err(Errno::ENOMEM), Err(Errno::EINTR), Ok(1)];
     let mut not_restored = 0;
@@ -91,40 +90,40 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
         for second in first + 1.. {
             let result = results[(first + second) as usize % results.len()];
             let trial = trial();
-            let before = trial.books();
+            let before = trial.mappings();
             trial.faulty.arm_each([(first, result), (second, result)]);
             let end = operation(&trial);
             let failed = trial.faulty.disarm();
             let context = format!("calls {first} and {second} give {result:?}");
             assert_eq!(trial.fixture.model.violations(), [], "{context}");
-            let (books, tables) = (trial.books(), trial.tables());
+            let (mapped, tables) = (trial.mappings(), trial.tables());
             let mut left = Vec::new();
             match &end {
                 End::Done => {}
-                End::Refused => assert_eq!(books, before, "{context}"),
+                End::Refused => assert_eq!(mapped, before, "{context}"),
                 End::NotRestored(error) => {
                     not_restored += 1;
                     let lost = named(&error.lost);
                     left = named(&error.left);
-                    let gone: Vec<_> = before.keys().filter(|page| !books.contains_key(page)).copied().collect();
+                    let gone: Vec<_> = before.keys().filter(|page| !mapped.contains_key(page)).copied().collect();
                     assert_eq!(gone, lost, "{context}: {error}");
-                    assert!(books.iter().all(|(page, user)| before.get(page) == Some(user)), "{context}");
+                    assert!(mapped.iter().all(|(page, user)| before.get(page) == Some(user)), "{context}");
                     assert!(!lost.is_empty() || !left.is_empty(), "{context}: {error}");
                 }
             }
             for table in &tables {
-                let missing: Vec<_> = books.iter().filter(|(page, user)| table.get(page) != Some(user)).collect();
+                let missing: Vec<_> = mapped.iter().filter(|(page, user)| table.get(page) != Some(user)).collect();
                 assert!(missing.is_empty(), "{context}: {missing:x?} is not in a table");
-                let stray: Vec<_> = table.keys().filter(|page| !books.contains_key(page)).copied().collect();
+                let stray: Vec<_> = table.keys().filter(|page| !mapped.contains_key(page)).copied().collect();
                 assert!(stray.iter().all(|page| left.contains(page)), "{context}: {stray:x?} is in a table");
             }
-            // What was left is unmapped with the next change, and all can be given back.
+            // The next change unmaps what was left, and everything can be released.
             trial.fixture.space.unmap(iova(BIG, 64 * M)).unwrap();
             trial.fixture.agrees();
             trial.lease.release().unwrap();
             trial.fixture.ends_clean();
             if failed < 2 {
-                // The second call was one of none.
+                // There was no second call.
                 if failed == 0 {
                     return not_restored;
                 }
@@ -137,8 +136,8 @@ fn every_pair(trial: impl Fn() -> Trial, operation: impl Fn(&Trial) -> End) -> u
 
 fn map(trial: &Trial, overlap: Overlap) -> End {
     let request = |start, user| MapRequest { iova: iova(BIG + start, M), user: at(trial.ram, user), permission: RW };
-    // Over the end of the first run, in the hole, over the second run's beginning, and where there
-    // is nothing.
+    // Over the end of the first run, in the hole, over the start of the second run, and where
+    // nothing is mapped.
     let replacing = [request(M + M / 2, 8 * M), request(3 * M, 10 * M), request(4 * M, 11 * M), request(20 * M, M)];
     let plain = [request(3 * M, 10 * M), request(20 * M, M), request(24 * M, 2 * M)];
     let requests = if overlap == Overlap::Replace { &replacing[..] } else { &plain[..] };
@@ -191,7 +190,7 @@ fn a_detach_that_cannot_map_again_says_exactly_what_is_lost() {
     }
 }
 
-/// From some call on the kernel fails everything that could put things right again.
+/// From some call on, the kernel fails everything that could repair the damage.
 #[test]
 fn a_kernel_that_goes_on_failing_loses_no_memory() {
     let operations: [fn(&Trial) -> End; 4] =
@@ -203,13 +202,13 @@ fn a_kernel_that_goes_on_failing_loses_no_memory() {
                 trial.faulty.arm(from, count, Err(Errno::EIO));
                 let end = operation(&trial);
                 trial.faulty.disarm();
-                let (books, tables) = (trial.books(), trial.tables());
+                let (mapped, tables) = (trial.mappings(), trial.tables());
                 let left = if let End::NotRestored(error) = &end { named(&error.left) } else { Vec::new() };
                 for table in &tables {
-                    let stray: Vec<_> = table.keys().filter(|page| !books.contains_key(page)).copied().collect();
+                    let stray: Vec<_> = table.keys().filter(|page| !mapped.contains_key(page)).copied().collect();
                     assert!(stray.iter().all(|page| left.contains(page)), "{from} {count}: {stray:x?}");
                 }
-                // Memory that a table still leads to is not given back, whoever lets go of it.
+                // Memory that a table still leads to is not unregistered, whatever releases it.
                 let Trial { fixture, lease, .. } = trial;
                 drop(lease);
                 assert_eq!(fixture.model.violations(), [], "{from} {count}");

@@ -1,4 +1,4 @@
-//! The kernel fails a call: afterwards all is as before, or the error says what is not.
+//! The kernel fails a call: afterwards nothing has changed, or the error says what has.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use spapr_iommu::Group;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 const M: u64 = 1 << 20;
 
-/// A space over one or two containers with a faulty kernel below.
+/// A space over one or two containers, on a faulty kernel.
 struct Trial {
     fixture: Fixture,
     faulty: Arc<Faulty<Arc<Model>>>,
@@ -42,7 +42,7 @@ impl Trial {
     }
 
     /// Fails the calls of `change` one after the other, and expects each failure to leave
-    /// everything as it was, until `change` meets none any more. The number of calls it makes.
+    /// everything unchanged, until `change` succeeds. Returns the number of its calls.
     fn every_call(&self, result: Result<i32, Errno>, change: impl Fn() -> bool) -> u32 {
         for call in 0.. {
             let before = (self.fixture.space.mappings(), self.fixture.registry.regions(), self.fixture.model.locked());
@@ -97,7 +97,7 @@ fn a_registration_that_fails_leaves_none() {
 #[test]
 fn an_attach_that_fails_at_any_call_is_undone() {
     for call in 0.. {
-        // Anew each time: what the kernel refused a group is not asked again.
+        // A new one each time: what the kernel refused a group is not requested again.
         let (trial, _lease) = Trial::new();
         let before = (trial.fixture.space.mappings(), trial.fixture.registry.regions(), trial.fixture.model.locked());
         trial.faulty.arm(call, 1, Err(Errno::EPERM));
@@ -119,7 +119,7 @@ fn a_window_that_one_container_refuses_is_in_none() {
     trial.fixture.space.unmap(iova(BIG, 64 * M)).unwrap();
     trial.fixture.space.remove_window(Iova(BIG)).unwrap();
     for fails in [0, 1] {
-        // A size of its own each time: what the kernel refused is not asked again.
+        // Another size each time: what the kernel refused is not requested again.
         let request = WindowRequest::bytes((1 << 30) << (2 - fails));
         trial.faulty.arm(fails, 1, Err(Errno::ENOMEM));
         let error = trial.fixture.space.create_window(&request).unwrap_err();
@@ -134,7 +134,7 @@ fn a_window_that_one_container_refuses_is_in_none() {
 fn what_cannot_be_put_back_is_named() {
     let (trial, _lease) = Trial::new();
     let request = MapRequest { iova: iova(BIG + M, M), user: at(trial.ram, 8 * M), permission: RW };
-    // The MAP fails, and then the UNMAP and the MAP that should mend it.
+    // The MAP fails, and then the UNMAP and the MAP that should undo it.
     trial.faulty.arm(0, 3, Err(Errno::ENOMEM));
     let error = trial.fixture.space.map_all(&[request], Overlap::Replace).unwrap_err();
     trial.faulty.disarm();
@@ -143,7 +143,7 @@ fn what_cannot_be_put_back_is_named() {
         (error.lost.as_slice(), error.left.as_slice()),
         ([iova(BIG + M, M)].as_slice(), [iova(BIG + M, M)].as_slice())
     );
-    // The rest of the books is right.
+    // The other mappings are recorded correctly.
     assert_eq!(trial.fixture.space.gaps(iova(BIG, 2 * M)), [iova(BIG + M, M)]);
     let (trial, _lease) = Trial::new();
     trial.faulty.arm(0, 3, Err(Errno::EINVAL));
@@ -164,7 +164,7 @@ fn what_devices_may_still_reach_is_named_and_never_unregistered() {
     trial.faulty.disarm();
     let MapError::NotRestored(error) = error else { panic!("{error}") };
     assert_eq!((error.lost.as_slice(), error.left.as_slice()), ([].as_slice(), [iova(BIG + 8 * M, M)].as_slice()));
-    // The end of the container gives the memory back, once its tables are gone.
+    // Closing the container frees the memory, after its tables are gone.
     drop(lease);
     trial.fixture.ends_clean();
 }
@@ -184,7 +184,7 @@ fn a_window_made_for_a_map_that_fails_goes_with_it() {
     trial.fixture.agrees();
     space.map(iova(BIG, M), at(trial.ram, 0), RW).unwrap();
     assert_eq!(windows(), before + 1);
-    // One that was there stays.
+    // An existing one stays.
     trial.faulty.arm(0, 1, Err(Errno::ENOMEM));
     space.map(iova(BIG + M, M), at(trial.ram, M), RW).unwrap_err();
     assert_eq!((trial.faulty.disarm(), windows()), (1, before + 1));

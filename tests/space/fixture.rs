@@ -1,4 +1,4 @@
-//! A model with a registry and a space over it, and the question whether all three agree.
+//! A model with a registry and a space over it, and a check that the three agree.
 
 use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, PageShift, UserAddr, UserRange};
@@ -12,7 +12,7 @@ use spapr_iommu::window::{Origin, Window};
 use std::sync::Arc;
 
 pub(crate) const RW: Permission = Permission::ReadWrite;
-/// Where powernv puts the second window, and QEMU's firmware the dynamic one.
+/// Start of powernv's second window, and of the dynamic one of QEMU's firmware.
 pub(crate) const BIG: u64 = 1 << 59;
 
 pub(crate) const PRESETS: [&str; 10] = [
@@ -47,14 +47,14 @@ pub(crate) fn part(range: UserRange, offset: u64, len: u64) -> UserRange {
 }
 
 impl Fixture {
-    /// With group 0 attached.
+    /// Creates one with group 0 attached.
     pub(crate) fn new(preset: &str) -> Self {
         let fixture = Self::with(Model::new(preset.parse::<Preset>().unwrap()));
         fixture.space.attach(Group(0)).unwrap();
         fixture
     }
 
-    /// With nothing attached.
+    /// Creates one with nothing attached.
     pub(crate) fn with(model: Model) -> Self {
         let model = Arc::new(model);
         let registry = Registry::new(model.clone());
@@ -71,14 +71,14 @@ impl Fixture {
         self.model.allocate(size, page).unwrap()
     }
 
-    /// Every container has the windows the space says, its tables hold just what the space says,
-    /// entry by entry, and no trap was met.
+    /// Checks that every container has the windows that the space reports, that its tables hold
+    /// exactly the space's mappings, entry by entry, and that no trap was met.
     #[track_caller]
     pub(crate) fn agrees(&self) {
         self.agrees_beside(&[]);
     }
 
-    /// The same where other spaces have one container each, opened before all others.
+    /// Checks the same while other spaces have one container each, all opened earlier.
     #[track_caller]
     pub(crate) fn agrees_beside(&self, others: &[&AddressSpace]) {
         assert_eq!(self.model.violations(), []);
@@ -98,7 +98,7 @@ impl Fixture {
             let mut there: Vec<_> =
                 tables.iter().filter(|table| !is_default(table)).map(|t| (t.range, t.page)).collect();
             let mut listed: Vec<_> = dynamic.iter().map(|window| (window.range, window.page)).collect();
-            // The default window may wait still where a container joined late.
+            // The default window may still be pending where a container joined late.
             there.sort_unstable();
             listed.sort_unstable();
             assert_eq!(there, listed, "windows of {container}");
@@ -107,7 +107,7 @@ impl Fixture {
         assert_eq!(mapped, others.iter().map(|space| space.mapped().1).sum::<u64>() + self.space.mapped().1);
     }
 
-    /// Drops everything; nothing is left behind.
+    /// Drops everything and checks that nothing is left.
     #[track_caller]
     pub(crate) fn ends_clean(self) {
         let Self { model, registry, space } = self;
@@ -121,7 +121,7 @@ impl Fixture {
     }
 }
 
-/// In order, neighbours that continue each other joined: regions aside.
+/// Returns them in order, with neighbours joined that continue each other, whatever their regions.
 fn joined(mappings: impl Iterator<Item = (IovaRange, UserAddr, Permission)>) -> Vec<(IovaRange, u64, Permission)> {
     let mut map = IntervalMap::new();
     for (iova, user, permission) in mappings {

@@ -74,7 +74,7 @@ fn two_spaces_share_regions_and_not_maps() {
     other.map(iova(0, M), at(ram, M), RW).unwrap();
     let error = lease.release().unwrap_err();
     assert_eq!(error.mapped, [iova(0, M), iova(0, M)]);
-    // The space that registered first goes first: the other's memory stays.
+    // The space that registered first is dropped first: the other's memory stays.
     fixture.space.detach(Group(0)).unwrap();
     assert_eq!(fixture.model.violations(), []);
     assert_eq!(error.lease.release().unwrap_err().mapped, [iova(0, M)]);
@@ -147,7 +147,7 @@ fn a_killed_process_leaks_nothing() {
         let other = AddressSpace::new(&fixture.registry);
         fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
         fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap();
-        // The kernel closes what is open; nobody in the process runs any more.
+        // The kernel closes open files; nothing in the process runs any longer.
         fixture.model.exit();
         assert_eq!(fixture.model.violations(), [], "{preset}");
         assert_eq!((fixture.model.locked(), fixture.model.regions()), (0, vec![]));
@@ -219,7 +219,7 @@ fn a_group_s_file_is_had_while_none_of_its_devices_is_open() {
 
 #[test]
 fn a_container_that_joins_is_afforded_to_the_last_byte() {
-    // A window of 1 GiB takes 256 KiB, the one that holds the first slot meanwhile 128 KiB.
+    // A window of 1 GiB takes 256 KiB, and the one that occupies the first slot meanwhile 128 KiB.
     let (window, needed) = (M / 4, M / 4 + M / 8);
     for early in [true, false] {
         for short in [0, 0x1_0000] {

@@ -1,4 +1,4 @@
-//! Hosts that answer by a rule of the test: some calls of the kernel, or what memory is made of.
+//! Hosts that follow a rule of the test: for some kernel calls, or for the backing of memory.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ const G: u64 = 1 << 30;
 
 type Rule = Box<dyn FnMut(&Call) -> Option<Result<i32, Errno>> + Send>;
 
-/// Asks its rule first.
+/// Consults its rule first.
 pub(crate) struct Ruled {
     model: Arc<Model>,
     rule: Mutex<Option<Rule>>,
@@ -59,7 +59,7 @@ impl Ruled {
         *self.rule.lock() = None;
     }
 
-    /// Fails every CREATE as firmware does; how many there were.
+    /// Fails every CREATE as firmware does, and counts them.
     fn poison(&self) -> Arc<AtomicU32> {
         let count = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&count);
@@ -82,7 +82,7 @@ fn ruled(preset: &str) -> (Fixture, Arc<Ruled>) {
     (Fixture { model, registry, space }, host)
 }
 
-/// A map of two runs of which the second failed, and the first could not be undone.
+/// A map of two runs, of which the second failed and the first could not be undone.
 fn astray() -> (Fixture, Arc<Ruled>, UserRange, Lease) {
     let (fixture, host) = ruled("powernv9-64k");
     let ram = fixture.allocate(16 * M);
@@ -108,9 +108,9 @@ fn astray() -> (Fixture, Arc<Ruled>, UserRange, Lease) {
 fn memory_that_devices_may_reach_astray_is_not_released() {
     let (fixture, host, ram, lease) = astray();
     let refused = lease.release().unwrap_err();
-    // The kernel does not say how far the second MAP came.
+    // The kernel does not say how far the second MAP got.
     assert_eq!(refused.mapped, [iova(BIG, M), iova(BIG + 2 * M, M)]);
-    // While it cannot be unmapped nothing takes its place.
+    // As long as it cannot be unmapped, nothing takes its place.
     host.set(|call| matches!(call, Call::UnmapDma(_)).then_some(Err(Errno::EIO)));
     let error = fixture.space.map(iova(BIG, M), at(ram, 0), RW).unwrap_err();
     assert!(matches!(error, MapError::Overlap { .. }), "{error}");
@@ -215,7 +215,7 @@ fn what_firmware_refused_is_asked_once_in_a_process() {
         fixture.space.attach(Group(0)).unwrap();
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    // A container that joins asks no more often.
+    // A container that joins does not ask more often.
     host.lift();
     let (fixture, host) = ruled("pseries-64k");
     fixture.space.create_window(&WindowRequest::bytes(G)).unwrap();
@@ -275,21 +275,21 @@ fn a_release_waits_for_a_map_that_is_under_way() {
 }
 
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct FakeFacts {
     pub(crate) host: Arc<dyn Host>,
-    /// So many looks at locked memory show no limit.
+    /// This many checks of locked memory find no limit.
     pub(crate) blind: AtomicU64,
-    /// The next creation of a window finds no memory for its table, and leaks so many bytes.
+    /// The next creation of a window finds no memory for its table, and leaks this many bytes.
     pub(crate) leaks: AtomicU64,
-    /// What was leaked.
+    /// Bytes leaked.
     pub(crate) leaked: AtomicU64,
-    /// Bytes the machine has to spare.
+    /// Spare bytes of the machine.
     pub(crate) available: AtomicU64,
-    /// How long a look at locked memory takes.
+    /// Duration of a check of locked memory.
     pub(crate) takes: Duration,
 }
 
-impl Told {
+impl FakeFacts {
     pub(crate) fn new(host: Arc<dyn Host>) -> Self {
         Self {
             host,
@@ -302,7 +302,7 @@ impl Told {
     }
 }
 
-impl Host for Told {
+impl Host for FakeFacts {
     fn memlock(&self) -> Result<Memlock, Errno> {
         let memlock = self.host.memlock()?;
         std::thread::sleep(self.takes);

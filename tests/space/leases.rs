@@ -25,7 +25,7 @@ fn only_gaps_are_registered() {
     drop(a);
     assert_eq!(fixture.model.locked(), 6 * M);
     again.release().unwrap();
-    // The second lease still needs a part of the first region: that is registered anew.
+    // The second lease still needs a part of the first region, which is registered again.
     let ranges: Vec<_> = fixture.registry.regions().iter().map(|region| (region.range, region.leases)).collect();
     assert_eq!(ranges, [(part(ram, 2 * M, 2 * M), 1), (part(ram, 4 * M, 2 * M), 1)]);
     assert_eq!(fixture.model.locked(), 4 * M);
@@ -53,8 +53,8 @@ fn memory_that_was_given_back_and_is_leased_again_is_what_devices_see() {
     let mut leases = fixture.registry.lease_all(&[low, high]).unwrap();
     fixture.space.map(iova(BIG, M), low.start(), RW).unwrap();
     leases.pop().unwrap().release().unwrap();
-    // The kernel still holds the old pages of `high`, as part of a region that is mapped: no lease
-    // on those.
+    // The kernel still holds the old pages of `high`, as part of a mapped region: they cannot be
+    // leased.
     let error = fixture.registry.lease(high).unwrap_err();
     assert_eq!(error, RegisterError::Stale { asked: high, part: high });
     fixture.space.unmap(iova(BIG, M)).unwrap();
@@ -74,7 +74,7 @@ fn release_is_refused_while_mapped_and_names_the_bus_addresses() {
     let error = lease.release().unwrap_err();
     assert_eq!(error.mapped, [iova(0x10_0000, M), iova(BIG, M)]);
     assert!(error.to_string().contains("0x800000000000000"), "{error}");
-    // The lease still holds: more can be mapped.
+    // The lease is still valid: more can be mapped.
     fixture.space.map(iova(BIG + M, M), at(ram, 8 * M), RW).unwrap();
     fixture.space.unmap(iova(BIG, 2 * M)).unwrap();
     fixture.space.unmap(iova(0x10_0000, M)).unwrap();
@@ -157,7 +157,7 @@ fn leases_taken_before_a_group_comes_are_registered_when_it_does() {
     assert_eq!(fixture.model.locked(), 16 * M);
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
     fixture.space.detach(Group(0)).unwrap();
-    // The lease outlives the container, and the next one registers again.
+    // The lease outlives the container, and the next container registers it again.
     assert_eq!(fixture.model.locked(), 0);
     fixture.space.attach(Group(1)).unwrap();
     fixture.space.map(iova(0, M), at(ram, 0), RW).unwrap();
@@ -219,7 +219,7 @@ fn one_request_may_lie_in_several_regions() {
     assert_eq!(mapped, [3 * M, 2 * M]);
     fixture.agrees();
     assert_eq!(low.release().unwrap_err().mapped, [iova(BIG, M)], "the rest is leased twice");
-    // The first lease went with its error.
+    // The first lease was dropped with its error.
     assert_eq!(high.release().unwrap_err().mapped, [iova(BIG + M, 2 * M), iova(BIG + 3 * M, 2 * M)]);
     fixture.space.unmap(iova(BIG, 5 * M)).unwrap();
     assert_eq!(fixture.registry.regions(), []);

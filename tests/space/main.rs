@@ -1,4 +1,4 @@
-//! Address spaces on the model: what users meet, and what the kernel is told.
+//! Address spaces on the model: what users encounter, and which calls the kernel gets.
 
 mod accelerated;
 mod charges;

@@ -42,7 +42,7 @@ fn a_part_of_a_mapping_can_be_unmapped() {
     assert_eq!(fixture.space.unmap(iova(BIG + M, 2 * M)).unwrap(), 2 * M);
     fixture.agrees();
     assert_eq!(fixture.space.gaps(iova(BIG, 8 * M)), [iova(BIG + M, 2 * M)]);
-    // What is not mapped needs no unmapping, and counts nothing.
+    // Memory that is not mapped needs no unmapping, and counts nothing.
     assert_eq!(fixture.space.unmap(iova(BIG, 8 * M)).unwrap(), 6 * M);
     assert_eq!(fixture.space.unmap(iova(BIG, 8 * M)).unwrap(), 0);
     fixture.agrees();
@@ -106,7 +106,7 @@ fn what_is_not_aligned_or_reaches_out_never_gets_to_the_kernel() {
         assert_eq!(error, MapError::Misaligned { asked: iova(BIG + M, page.bytes() + 0x800), page });
         let error = refused(BIG + M, page.bytes(), at(ram, 0x800));
         assert_eq!(error, MapError::UserMisaligned { asked: iova(BIG + M, page.bytes()), user: at(ram, 0x800), page });
-        // One page past the end of the demand window, and of the default window.
+        // One page past the end of the window made on demand, and of the default window.
         let end = window.range.end().0;
         let error = refused(end - page.bytes(), 2 * page.bytes(), at(ram, 0));
         assert!(matches!(error, MapError::NoWindow { why: PlanError::TooSmall { .. }, .. }), "{error}");
@@ -125,7 +125,7 @@ fn neighbours_of_one_call_go_out_as_one_and_the_same_address_twice_is_refused() 
     let ram = fixture.allocate(16 * M);
     let _lease = fixture.registry.lease(ram).unwrap();
     let request = |i: u64| MapRequest { iova: iova(BIG + i * M, M), user: at(ram, i * M), permission: RW };
-    // Out of order, still one run.
+    // Out of order, still a single run.
     fixture.space.map_all(&[request(2), request(0), request(1)], Overlap::Refuse).unwrap();
     assert_eq!(fixture.space.mapped(), (1, 3 * M));
     let error = fixture.space.map_all(&[request(5), request(4), request(5)], Overlap::Refuse).unwrap_err();
@@ -167,7 +167,7 @@ fn contiguous_memory_takes_one_map_per_256_ki_entries() {
     assert_eq!(host.take().len(), 3, "512 Ki entries and one more");
     space.unmap(iova(BIG, size)).unwrap();
     assert_eq!(host.take().len(), 3);
-    // A batch of neighbours goes out as one.
+    // A batch of neighbours becomes one call.
     let page = |i: u64| MapRequest { iova: iova(BIG + i * 0x1000, 0x1000), user: at(ram, i * 0x1000), permission: RW };
     space.map_all(&(0..1000).map(page).collect::<Vec<_>>(), Overlap::Refuse).unwrap();
     assert_eq!(host.take().len(), 1);
@@ -186,7 +186,7 @@ fn neighbours_on_the_bus_that_are_none_in_memory_are_mapped_each_to_its_own() {
         fixture.space.map_all(&others, Overlap::Refuse).unwrap();
         assert_eq!(fixture.space.mappings().len(), 3, "{preset}");
         fixture.agrees();
-        // And when they are put back into a container.
+        // Also when they are restored in a container.
         fixture.space.attach(Group(1)).unwrap();
         fixture.agrees();
     }

@@ -34,7 +34,7 @@ fn a_window_without_the_default_one_starts_at_2_to_the_59() {
         let window = fixture.space.create_window(&WindowRequest::bytes(8 * G)).unwrap();
         assert_eq!(window.range, iova(BIG, 8 * G), "{preset}");
         assert_eq!(fixture.model.locked(), plan.locked_bytes, "what held the slot is gone");
-        // The window that is left starts at 0 and ends below the MMIO.
+        // The remaining window starts at 0 and ends below the MMIO.
         assert!(matches!(refusal(fixture.space.plan(&WindowRequest::bytes(4 * G))), PlanError::BelowMmio { .. }));
         assert_eq!(fixture.space.create_window(&WindowRequest::bytes(2 * G)).unwrap().range, iova(0, 2 * G));
         assert!(matches!(refusal(fixture.space.plan(&WindowRequest::bytes(G))), PlanError::NoFreeWindow { .. }));
@@ -75,7 +75,7 @@ fn a_window_on_demand_grows_where_it_is() {
         fixture.agrees();
         fixture.space.unmap(iova(BIG + end - M, M)).unwrap();
     }
-    // What is wanted at 0 gets the other slot, in the same space.
+    // A window needed at 0 gets the other slot, in the same space.
     fixture.space.map(iova(M, M), at(ram, 0), RW).unwrap();
     assert_eq!(fixture.space.status().windows.len(), 2);
     fixture.agrees();
@@ -135,8 +135,8 @@ fn dma_over_the_mmio_does_not_reach_memory_and_is_a_violation() {
     assert_eq!(model.violations(), [over(2 * G), over(4 * G - M)]);
 }
 
-/// Whatever call of it the kernel fails, once or twice in a row, the window is made as asked the
-/// next time.
+/// Whichever of its calls the kernel fails, once or twice in a row, the next attempt creates the
+/// requested window.
 #[test]
 fn a_slot_that_could_not_be_held_or_freed_does_no_harm() {
     for failures in [1, 2] {
@@ -153,7 +153,7 @@ fn a_slot_that_could_not_be_held_or_freed_does_no_harm() {
             if first.is_err() {
                 assert!(space.status().windows.is_empty(), "{call} {failures}");
             }
-            // What was refused is not asked again; all else is as if nothing had been.
+            // A refused request is not repeated; everything else is as if nothing had happened.
             match (&first, space.create_window(&WindowRequest::bytes(2 * G))) {
                 (Ok(window), _) => assert_eq!(window.range.start(), Iova(BIG)),
                 (Err(_), Ok(window)) => assert_eq!(window.range.start(), Iova(BIG), "{call} {failures}"),

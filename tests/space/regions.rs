@@ -1,4 +1,4 @@
-//! Kernel regions whose last lease or map goes at an awkward moment: their container closes, the
+//! Kernel regions whose last lease or map ends at an awkward moment: their container closes, or the
 //! registry is busy.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova, part};
@@ -37,8 +37,8 @@ fn first_leaves(mapped: bool) {
     let place = |name, fd| calls.iter().position(|call| *call == (name, fd));
     let (registered, unregistered) = (place(REGISTER, containers[1]), place(UNREGISTER, containers[0]));
     assert!(unregistered.is_some(), "{calls:?}");
-    // The second registers the memory before the first unregisters it, or its pages would be
-    // unpinned in between; unless the second has it already.
+    // The second registers the memory before the first unregisters it, since its pages would
+    // otherwise be unpinned in between; unless the second has registered it already.
     assert_eq!(registered.is_none(), mapped, "{calls:?}");
     assert!(registered < unregistered, "{calls:?}");
     let status = fixture.registry.regions();

@@ -21,12 +21,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 600 } else { 3000 }))]
 
     #[test]
-    fn no_sequence_of_calls_meets_a_trap_and_all_books_agree(sequence in sequence()) {
+    fn no_sequence_of_calls_meets_a_trap_and_everything_agrees(sequence in sequence()) {
         sequence.run();
     }
 }
 
-/// A program that takes longer waits for ever: it has some dozens of calls.
+/// A program makes some dozens of calls; one that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn program() -> impl Strategy<Value = Vec<Sequence>> {
@@ -34,7 +34,7 @@ fn program() -> impl Strategy<Value = Vec<Sequence>> {
     prop::collection::vec(sequence(), 2..=4)
 }
 
-/// Runs a program under a watchdog. Bytes mapped at its end.
+/// Runs a program under a watchdog. Returns the bytes mapped at its end.
 fn run(program: &[Sequence], seed: u64) -> u64 {
     let (done, watch) = channel::<()>();
     std::thread::scope(|scope| {
@@ -43,7 +43,7 @@ fn run(program: &[Sequence], seed: u64) -> u64 {
             Sequence::run_together(program)
         });
         if watch.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
-            // Threads that wait for each other cannot be ended any other way.
+            // Threads that wait for each other cannot be ended in any other way.
             eprintln!("a deadlock, seed {seed}:\n{program:?}");
             std::process::abort();
         }
@@ -51,7 +51,7 @@ fn run(program: &[Sequence], seed: u64) -> u64 {
     })
 }
 
-/// `SPAPR_SEED` repeats the programs of a run; threads take turns anew all the same.
+/// `SPAPR_SEED` repeats the programs of a run; threads still interleave differently.
 #[test]
 fn any_programs_of_several_threads_meet_no_trap_and_agree_in_the_end() {
     let given = std::env::var("SPAPR_SEED").ok().map(|seed| seed.parse().expect("SPAPR_SEED is a number"));
@@ -78,7 +78,7 @@ const PAGE: u64 = 0x1000;
 const PAGES: u64 = 1 << 20;
 const LIVE: usize = 100_000;
 
-/// The books of every step, the naive way: a page each.
+/// The expected mappings after every step, one entry per page.
 type Twin = BTreeMap<u64, u64>;
 
 #[test]
@@ -116,8 +116,8 @@ fn a_hundred_thousand_live_maps_in_random_places_equal_a_naive_twin() {
     fixture.ends_clean();
 }
 
-/// The sums, the page that was meant with its neighbours, and one at random: what a step can have
-/// changed, for a cost that every step can bear.
+/// Checks the sums, the page that was named with its neighbours, and a random one: what a step can
+/// have changed, at a cost that every step can bear.
 fn step_agrees(fixture: &Fixture, twin: &Twin, page: u64, rng: &mut fastrand::Rng, ram: UserAddr) {
     assert_eq!(fixture.space.mapped().1, twin.len() as u64 * PAGE);
     for page in [page.saturating_sub(1), page, page + 1, rng.u64(..PAGES)] {
@@ -126,7 +126,7 @@ fn step_agrees(fixture: &Fixture, twin: &Twin, page: u64, rng: &mut fastrand::Rn
     }
 }
 
-/// Every page, in the space and in the hardware's tables.
+/// Checks every page, in the space and in the hardware's tables.
 fn whole_agrees(fixture: &Fixture, twin: &Twin, ram: UserAddr) {
     let pages: Vec<_> = fixture
         .space

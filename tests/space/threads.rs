@@ -23,7 +23,7 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
     fixture.space.attach(Group(0)).unwrap();
     let other = AddressSpace::new(&fixture.registry);
     other.attach(Group(2)).unwrap();
-    // Asked for, so that whichever thread maps first finds room for the others.
+    // Reserved, so that the thread that maps first creates room for the others.
     for space in [&fixture.space, &other] {
         space.reserve(iova(BIG, 64 * OWN * PAGE)).unwrap();
     }
@@ -54,7 +54,7 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
                 })
             })
             .collect();
-        // Groups come and go, and readers read, while that goes on.
+        // Groups come and go, and readers read meanwhile.
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 fixture.space.attach(Group(1)).unwrap();
@@ -70,7 +70,7 @@ fn threads_that_map_translate_lease_and_attach_meet_no_trap() {
             }
         });
         let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-        // Also when one failed, or the others would go on for ever.
+        // Even after a failure, or the others would never stop.
         stop.store(true, Ordering::Relaxed);
         ends.into_iter().for_each(|end| end.unwrap());
     });

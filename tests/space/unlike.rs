@@ -1,4 +1,5 @@
-//! Kernels and firmware that answer one container unlike another, or place a window elsewhere.
+//! Kernels and firmware that give one container other answers than another, or place a window
+//! elsewhere.
 
 use crate::fixture::{BIG, Fixture, RW, at, iova};
 use spapr_iommu::Group;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
 
-/// Changes what GET_INFO answers about a container whose newest group is 1.
+/// Changes the answer of GET_INFO for a container whose newest group is 1.
 #[derive(Debug)]
 struct OtherInfo {
     model: Arc<Model>,
@@ -80,7 +81,7 @@ fn fixture(model: Arc<Model>, host: Arc<dyn Host>) -> Fixture {
     Fixture { model, registry, space }
 }
 
-/// The windows of each container, the default one of powernv and pseries aside.
+/// Returns the windows of each container, except the default one of powernv and pseries.
 fn dynamic(fixture: &Fixture) -> Vec<Vec<IovaRange>> {
     let ranges = |container| fixture.model.tables(container).iter().map(|table| table.range).collect::<Vec<_>>();
     let mut all: Vec<_> = fixture.model.containers().into_iter().map(ranges).collect();
@@ -119,7 +120,7 @@ fn a_group_whose_windows_differ_is_not_attached() {
             if preset.starts_with("powernv") {
                 refused(fixture.space.attach_beside(Group(1), Group(0)));
             }
-            // The answer is all that is wrong with the group.
+            // Only the answer is wrong with the group.
             host.on.store(false, Ordering::Relaxed);
             fixture.space.attach(Group(1)).unwrap();
             fixture.agrees();
@@ -156,7 +157,7 @@ fn a_window_that_firmware_places_elsewhere_is_removed_again() {
     assert_eq!((window.range, window.page), (iova(BIG + SHIFT, G), PageShift::P64K));
     fixture.space.remove_window(window.range.start()).unwrap();
     unchanged("remove_window");
-    // The ask that failed is forgotten: the next window is no larger on its account.
+    // The failed request is forgotten: the next window is not larger because of it.
     assert_eq!(fixture.space.create_window(&WindowRequest::bytes(G)).unwrap().range.len(), G);
     drop(lease);
     fixture.ends_clean();

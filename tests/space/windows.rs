@@ -1,5 +1,5 @@
-//! Windows: planned, asked, made on demand, removed; those that one call, or containers that joined
-//! late, need at the same time.
+//! Windows: planned, requested, created on demand, removed; those that one call, or containers that
+//! joined late, need at the same time.
 
 use crate::fixture::{BIG, Fixture, PRESETS, RW, at, iova};
 use spapr_iommu::Group;
@@ -123,7 +123,7 @@ fn what_is_asked_decides_how_large_a_window_is() {
         fixture.space.reserve(iova(BIG, 2 * G)).unwrap();
         assert_eq!(fixture.space.reserve(iova(BIG + 4 * G, G)).unwrap().range, iova(BIG, 8 * G));
         fixture.space.map(iova(BIG + 5 * G - M, M), at(ram, 0), RW).unwrap();
-        // In use now: nobody takes it from under the device.
+        // In use now: it cannot be removed under the device.
         let error = refusal(fixture.space.reserve(iova(BIG + 8 * G, G)).unwrap_err());
         assert!(matches!(error, PlanError::TooSmall { .. }), "{error}");
         assert!(matches!(refusal(fixture.space.remove_window(Iova(BIG)).unwrap_err()), PlanError::InUse { .. }));
@@ -162,7 +162,7 @@ fn a_window_that_is_there_serves_only_what_was_asked() {
     let request = WindowRequest::cover(iova(BIG, M));
     let error = refusal(fixture.space.create_window(&request.reach(u64::from(u32::MAX))).unwrap_err());
     assert!(matches!(error, PlanError::BeyondDevice { .. }), "{error}");
-    // Made on demand, then asked for: now it stays.
+    // Created on demand, then requested: from now on it stays.
     let window = fixture.space.create_window(&request).unwrap();
     fixture.space.unmap(iova(BIG, M)).unwrap();
     fixture.space.trim().unwrap();
@@ -206,7 +206,7 @@ fn without_a_group_there_is_nothing_to_trim() {
     assert_eq!(fixture.space.create_window(&WindowRequest::bytes(G)), Err(WindowError::NoGroup));
 }
 
-/// A space in whose second container the default window, which the first one has, waits still.
+/// A space in whose second container the default window, which the first one has, is still pending.
 fn with_a_late_container(model: Model) -> Fixture {
     let fixture = Fixture::with(model);
     fixture.space.attach(Group(0)).unwrap();
@@ -311,8 +311,8 @@ fn a_window_that_a_call_maps_in_is_not_made_anew_by_it() {
     let ram = fixture.allocate(4 * M);
     let _lease = fixture.registry.lease(ram).unwrap();
     let request = |start, user, len| MapRequest { iova: iova(start, len), user: at(ram, user), permission: RW };
-    // An idle window of small pages, and one call that maps a small page in it and large ones
-    // behind it.
+    // An idle window of small pages, and one call that maps a small page in it and large ones after
+    // it.
     fixture.space.map_all(&[request(BIG, 0x1000, 0x1000)], Overlap::Refuse).unwrap();
     fixture.space.unmap(iova(BIG, M)).unwrap();
     let end = fixture.space.status().windows.iter().map(|(window, _)| window.range.end().0).max().unwrap();

@@ -24,7 +24,7 @@ fn tables_and_words_fit_the_terminal() {
         for columns in [60, 100] {
             let text = plain(&on_terminal(command(arguments), Outputs::Stdout, columns));
             let shown = match arguments[0] {
-                // Steps are lines of a file's own width.
+                // Step lines have the width of the file's own text.
                 "run" => text.split_once("Registered memory").unwrap().1.split_once("Locked").unwrap().0,
                 _ => &text,
             };
@@ -34,7 +34,7 @@ fn tables_and_words_fit_the_terminal() {
             }
         }
     }
-    // What has no width is not cut.
+    // Text without a known width is not cut.
     let wide = stdout(command(&PLAN));
     assert!(wide.lines().any(|line| line.chars().count() > 80), "{wide}");
 }
@@ -66,7 +66,7 @@ fn the_log_and_messages_of_wrong_usage_have_colour_on_a_terminal() {
         let shown = |more: &[&str]| {
             let text = on_terminal(command(&[arguments, more].concat()), Outputs::Stderr, 80);
             assert!(!text.is_empty());
-            // Progress is no colour.
+            // Progress is not colour.
             text.split(ESCAPE)
                 .skip(1)
                 .any(|part| part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m'))
@@ -92,7 +92,7 @@ fn a_pipe_that_nobody_reads_ends_nothing_with_an_error() {
         let output = command(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
         assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{arguments:?}");
     }
-    // Messages, too: the exit code is what it would be.
+    // Messages too: the exit code is the same as otherwise.
     for (arguments, code) in [
         (&["--log", "ioctl", "run", EXAMPLE][..], 0),
         (&["run", "/nonexistent"], 2),
@@ -106,7 +106,7 @@ fn a_pipe_that_nobody_reads_ends_nothing_with_an_error() {
     }
 }
 
-/// A scenario with more steps than a pipe has room for, so that it waits for its reader.
+/// A scenario with more steps than a pipe holds, so that it waits for its reader.
 fn long_scenario() -> String {
     let mut text =
         "title = 'long'\n[[memory]]\nname = 'ram'\nsize = '1M'\n[[step]]\nattach = { group = 0 }\n".to_owned();

@@ -6,14 +6,14 @@ use std::fs::File;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-/// Which of a command's outputs are the terminal.
+/// Which of a command's outputs are terminals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outputs {
     Stdout,
     Stderr,
 }
 
-/// Returns the command, without variables that change what terminals get.
+/// Returns the command, without variables that change the output on terminals.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin!("spapr-iommu"));
     for variable in ["RUST_LOG", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS"] {
@@ -23,8 +23,8 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command with one of its outputs on a terminal of so many columns. Returns what the
-/// terminal got.
+/// Runs a command with one of its outputs on a terminal of that many columns. Returns the output
+/// there.
 pub(crate) fn on_terminal(mut command: Command, outputs: Outputs, columns: u16) -> String {
     let size = Winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(&size, None).unwrap();
@@ -37,13 +37,13 @@ pub(crate) fn on_terminal(mut command: Command, outputs: Outputs, columns: u16) 
     // Holds the other end of the terminal.
     drop(command);
     let mut text = Vec::new();
-    // Linux ends a terminal with EIO, after all that was written.
+    // Linux ends a terminal with EIO, after all of the output.
     let _ = File::from(pty.master).read_to_end(&mut text);
     child.wait().unwrap();
     String::from_utf8(text).unwrap().replace("\r\n", "\n")
 }
 
-/// Removes what styles a text.
+/// Removes styling from a text.
 pub(crate) fn plain(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();

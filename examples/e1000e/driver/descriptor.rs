@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const END: u8 = 1;
 /// Insert the Ethernet checksum.
 const INSERT_FCS: u8 = 1 << 1;
-/// Report status: set [`DONE`] when it was read.
+/// Report status: set [`DONE`] after the descriptor was read.
 const REPORT: u8 = 1 << 3;
 
 /// The controller is done with a descriptor. The same bit in both kinds.
@@ -47,7 +47,7 @@ impl Transmit {
 #[repr(C)]
 pub(super) struct Receive {
     pub(super) address: U64,
-    /// Where [`ReceiveDone::status`] is: 0 until the controller is done.
+    /// Offset of [`ReceiveDone::status`]: 0 until the controller is done.
     pub(super) status: U32,
     pub(super) rest: U32,
 }

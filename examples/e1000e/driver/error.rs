@@ -5,7 +5,7 @@ use spapr_iommu::dma::{DmaError, OutOfBounds};
 use spapr_iommu::host::Errno;
 use std::time::Duration;
 
-/// Why a port did not do its work. Afterwards it should be dropped and started again.
+/// Why a port failed. Drop it afterwards and start it again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum E1000eError {
     /// It has no BAR or no interrupts, or cannot be put on or taken off the bus.
@@ -17,7 +17,7 @@ pub(crate) enum E1000eError {
     /// No memory for rings.
     #[error(transparent)]
     Dma(#[from] DmaError),
-    /// An entry lies outside a ring.
+    /// An entry is outside a ring.
     #[error(transparent)]
     OutOfBounds(#[from] OutOfBounds),
     /// Interrupts cannot be waited for.
@@ -32,7 +32,7 @@ pub(crate) enum E1000eError {
     /// All descriptors of a ring are in use.
     #[error("all descriptors of ring {ring} are in use: wait for packets")]
     Full { ring: usize },
-    /// A packet without bytes, or in pieces that no descriptor can hold.
+    /// A packet without bytes, or with pieces that no descriptor can hold.
     #[error("a packet has 1 to {most} pieces of 1 to 16383 bytes each")]
     Pieces { most: usize },
     /// A feature that this driver does not support.

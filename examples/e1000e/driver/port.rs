@@ -26,7 +26,7 @@ pub(crate) struct Port<'d, M> {
     receive: Vec<ReceiveRing<M>>,
     address: [u8; 6],
     started: bool,
-    /// When the last packet was taken or reclaimed.
+    /// When the last packet was received or reclaimed.
     alive: Instant,
 }
 
@@ -110,7 +110,7 @@ impl<'d, M> Port<'d, M> {
         self.transmit.iter_mut().try_for_each(|ring| ring.ring(&self.registers))
     }
 
-    /// Returns what kept a packet mapped that the controller has read.
+    /// Returns the owner of a packet that the controller has read, which kept it mapped.
     pub(crate) fn reclaim(&mut self) -> Result<Option<M>, E1000eError> {
         for ring in &mut self.transmit {
             if let Some(held) = ring.reclaim()? {
@@ -132,8 +132,8 @@ impl<'d, M> Port<'d, M> {
         Ok(None)
     }
 
-    /// Waits until there may be something to reclaim or to receive. Everything must have been taken
-    /// that was there at the last return.
+    /// Waits until there may be something to reclaim or to receive. Call it only after taking
+    /// everything that was there at its last return.
     pub(crate) fn wait(&mut self) -> Result<(), E1000eError> {
         if self.vectors.kind().is_some() {
             self.vectors.arm(&self.registers)?;

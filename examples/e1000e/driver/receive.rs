@@ -15,9 +15,9 @@ use zerocopy::{FromBytes, IntoBytes};
 pub(crate) struct Received<M> {
     /// The receive queue it was in.
     pub(crate) queue: usize,
-    /// What kept it mapped.
+    /// What kept the buffer mapped.
     pub(crate) held: M,
-    /// Bytes in it.
+    /// Bytes in the buffer.
     pub(crate) len: u16,
     /// Whether the packet ends here.
     pub(crate) is_last: bool,
@@ -72,8 +72,8 @@ impl<M> ReceiveRing<M> {
         Ok(())
     }
 
-    /// Returns the oldest buffer, if the controller has filled it. The status is read first: it is
-    /// written with the rest, and says that the rest is there.
+    /// Returns the oldest buffer, if the controller has filled it. Reads the status first: it is
+    /// written with the rest and shows that the rest is there.
     pub(super) fn take(&mut self) -> Result<Option<Received<M>>, E1000eError> {
         let Some(head) = self.cursor.head() else { return Ok(None) };
         let status = self.descriptors.read_field(head, offset_of!(ReceiveDone, status))?;

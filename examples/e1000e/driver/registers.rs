@@ -27,7 +27,7 @@ const MRQC: u64 = 0x5818;
 const RETA: u64 = 0x5c00;
 const RSSRK: u64 = 0x5c80;
 
-/// From the base address register of a ring to its others.
+/// Offsets from the base address register of a ring to its others.
 const BASE_HIGH: u64 = 0x04;
 const LENGTH: u64 = 0x08;
 const HEAD: u64 = 0x10;
@@ -35,7 +35,7 @@ const TAIL: u64 = 0x18;
 /// TXDCTL, and TARC of the same ring.
 const CONTROL: u64 = 0x28;
 const ARBITRATION: u64 = 0x40;
-/// From the registers of one ring to those of the next.
+/// Distance from the registers of one ring to those of the next.
 const STRIDE: u64 = 0x100;
 
 /// CTRL: full duplex, no access to memory, link up, reset.
@@ -64,10 +64,10 @@ const EXTENDED: u32 = 1 << 15;
 const HASH: u32 = 1 << 13;
 /// MRQC: queues by hash, of IPv4 addresses.
 const BY_HASH: u32 = 1 | 1 << 17;
-/// RETA: queue 0, 1, 0, 1 for hashes that end so.
+/// RETA: queues 0, 1, 0, 1 for hashes with these low bits.
 const ALTERNATE: u32 = 0x8000_8000;
 
-/// Returns where the registers of a ring begin.
+/// Returns the offset of a ring's registers.
 fn base(ring: Ring) -> u64 {
     match ring {
         Ring::Receive(index) => RDBAL + STRIDE * index as u64,
@@ -144,7 +144,7 @@ impl Registers {
             self.0.write(RETA + offset, ALTERNATE)?;
         }
         for word in 0..10u32 {
-            // Any key does whose bits are mixed.
+            // Any key with well-mixed bits will do.
             self.0.write(RSSRK + 4 * u64::from(word), 0x9e37_79b9u32.wrapping_mul(2 * word + 1))?;
         }
         self.0.write(MRQC, BY_HASH)

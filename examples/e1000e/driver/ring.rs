@@ -1,4 +1,5 @@
-//! What both kinds of rings have: a number, and descriptors that driver and controller use in turn.
+//! The common part of both kinds of rings: a number, and descriptors that driver and controller use
+//! in turn.
 
 /// A ring, by its number.
 #[derive(Clone, Copy, Debug)]
@@ -16,13 +17,13 @@ pub(super) struct Cursor {
     head: usize,
     /// Index of the first unused descriptor, and the index the controller was notified of.
     tail: usize,
-    told: usize,
+    announced: usize,
 }
 
 impl Cursor {
     /// Starts with no descriptor in use.
     pub(super) fn new(entries: u16) -> Self {
-        Self { entries: entries.into(), head: 0, tail: 0, told: 0 }
+        Self { entries: entries.into(), head: 0, tail: 0, announced: 0 }
     }
 
     /// Returns the number of descriptors that may be used.
@@ -35,21 +36,21 @@ impl Cursor {
         self.tail
     }
 
-    /// Uses it.
+    /// Marks it as used.
     pub(super) fn push(&mut self) {
         self.tail = self.after(self.tail);
     }
 
-    /// Returns the tail, if the controller does not know it; it knows it from then on.
+    /// Returns the tail if the controller does not know it yet, and counts it as known.
     pub(super) fn tell(&mut self) -> Option<u32> {
-        let new = self.told != self.tail;
-        self.told = self.tail;
+        let new = self.announced != self.tail;
+        self.announced = self.tail;
         new.then_some(self.tail as u32)
     }
 
-    /// Returns the oldest descriptor in use, if the controller knows of it.
+    /// Returns the oldest used descriptor that the controller knows.
     pub(super) fn head(&self) -> Option<usize> {
-        (self.head != self.told).then_some(self.head)
+        (self.head != self.announced).then_some(self.head)
     }
 
     /// Frees it.

@@ -11,7 +11,7 @@ use spapr_iommu::permission::Permission;
 
 /// Largest number of pieces of a packet.
 const PIECES: usize = 16;
-/// Largest piece that every 82574 takes, bytes.
+/// Largest piece that every 82574 accepts, bytes.
 const LARGEST: u64 = 16383;
 
 /// A transmit ring. `M` keeps packets mapped.
@@ -19,7 +19,7 @@ const LARGEST: u64 = 16383;
 pub(super) struct TransmitRing<M> {
     index: usize,
     descriptors: Buffer<Transmit>,
-    /// What keeps the packet mapped, at its last descriptor.
+    /// What keeps the packet mapped, stored at its last descriptor.
     held: Vec<Option<M>>,
     cursor: Cursor,
 }
@@ -71,7 +71,7 @@ impl<M> TransmitRing<M> {
         Ok(())
     }
 
-    /// Returns what kept the oldest packet mapped, if the controller has read it.
+    /// Returns the owner of the oldest packet, if the controller has read it.
     pub(super) fn reclaim(&mut self) -> Result<Option<M>, E1000eError> {
         while let Some(head) = self.cursor.head() {
             let status = self.descriptors.read_field(head, offset_of!(Transmit, status))?;

@@ -8,7 +8,7 @@ use spapr_iommu::host::Errno;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Causes with one vector, or a pin: packet sent; few buffers left, none left, packet received.
+/// Causes with one vector or a pin: packet sent; few buffers left, none left, packet received.
 const CAUSES: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7;
 /// Causes with MSI-X: of each receive ring, then of each transmit ring.
 const RECEIVE: u32 = 1 << 20;
@@ -22,14 +22,14 @@ pub(super) struct Vectors {
     interrupts: Vec<Interrupt>,
     /// Causes that interrupt.
     causes: u32,
-    /// Whether the kernel masks INTx since it fired.
+    /// Whether INTx has fired, so that the kernel has masked it.
     fired: bool,
     /// Number of interrupts received, by vector.
     counts: [u64; QUEUES],
 }
 
 impl Vectors {
-    /// Without any.
+    /// No interrupts.
     pub(super) fn none() -> Self {
         Self { interrupts: Vec::new(), causes: 0, fired: false, counts: [0; QUEUES] }
     }
@@ -69,8 +69,8 @@ impl Vectors {
         self.counts
     }
 
-    /// Lets causes interrupt: at once if one has occurred since the last interrupt. The controller
-    /// itself stops an MSI-X vector when it fires.
+    /// Allows causes to interrupt: at once if one has occurred since the last interrupt. The
+    /// controller itself stops an MSI-X vector when it fires.
     pub(super) fn arm(&mut self, registers: &Registers) -> Result<(), E1000eError> {
         if core::mem::take(&mut self.fired)
             && let Some(interrupt) = self.interrupts.first()
@@ -106,7 +106,7 @@ impl Vectors {
     }
 }
 
-/// Enables a vector for each pair of rings, or one if there are no more; of the best kind that
+/// Enables a vector for each pair of rings, or one if the device has no more; of the best kind that
 /// works.
 fn enable(device: &Device, kind: Option<InterruptKind>) -> Result<Vec<Interrupt>, E1000eError> {
     let best = [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx];

@@ -22,7 +22,7 @@ ioctl_write_ptr!(get_one_register, KVM, 0xab, OneRegister);
 ioctl_write_ptr!(set_one_register, KVM, 0xac, OneRegister);
 ioctl_write_ptr!(define_rtas_token, KVM, 0xac, RtasToken);
 ioctl_write_ptr!(configure_mmu, KVM, 0xaf, MmuV3);
-// Though the kernel writes the structure, its number says that it reads it.
+// The kernel writes the structure, although its number says that it only reads it.
 nix::ioctl_read_bad!(get_radix_info, request_code_write!(KVM, 0xb0, size_of::<RadixInfo>()), RadixInfo);
 ioctl_readwrite!(create_device, KVM, 0xe0, CreateDevice);
 ioctl_write_ptr!(set_device_attr, KVM, 0xe1, DeviceAttr);

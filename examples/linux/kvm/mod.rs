@@ -2,15 +2,13 @@
 //! calls that hand memory to a VM.
 
 mod ioctl;
-mod kick;
 mod run;
-mod run_area;
 mod saved;
 mod vcpu;
 mod xics;
 
 pub(crate) use ioctl::Registers;
-pub(crate) use kick::Kick;
+pub(crate) use run::Kick;
 pub(crate) use saved::SavedVcpu;
 pub(crate) use vcpu::{Exit, Vcpu, VcpuFile};
 pub(crate) use xics::Xics;
@@ -28,7 +26,7 @@ const CAP_ENABLE_HCALL: u32 = 104;
 const DEASSIGN: u32 = 1;
 /// Bits of `KVM_PPC_CONFIGURE_V3_MMU`: radix, and translations that the guest flushes itself.
 const RADIX_GTSE: u64 = 1 | 2;
-/// Bit of a process table's entry that says radix.
+/// Bit of a process table entry that selects radix.
 const RADIX: u64 = 1 << 63;
 
 /// A virtual machine.
@@ -91,7 +89,7 @@ impl Vm {
         enable(&self.vm, CAP_ENABLE_HCALL, [number, 1, 0, 0])
     }
 
-    /// Has the kernel answer an RTAS call, one of its interrupt controller.
+    /// Has the kernel answer an RTAS call of its interrupt controller.
     pub(crate) fn define_rtas_token(&self, name: &str, token: u32) -> io::Result<()> {
         let mut call = RtasToken { name: [0; 120], token: token.into() };
         call.name.get_mut(..name.len()).ok_or(Errno::EINVAL)?.copy_from_slice(name.as_bytes());
@@ -101,8 +99,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Makes the guest's MMU a radix one with that process table: what `H_REGISTER_PROC_TBL` asks
-    /// for, and 0 as at the start.
+    /// Gives the guest a radix MMU with that process table, as `H_REGISTER_PROC_TBL` requests; 0 is
+    /// the initial state.
     pub(crate) fn set_process_table(&self, table: u64) -> io::Result<()> {
         let config = MmuV3 { flags: RADIX_GTSE, process_table: RADIX | table };
         // SAFETY: the kernel reads a structure of that type.

@@ -1,7 +1,7 @@
-//! A virtual processor: its registers, and how it runs.
+//! A virtual processor: its registers, and running it.
 
 use super::ioctl::OneRegister;
-use super::run_area::RunArea;
+use super::run::RunArea;
 use super::{Registers, enable, ioctl, run};
 use nix::errno::Errno;
 use std::io;
@@ -27,8 +27,8 @@ impl VcpuFile {
         }
         let mut value = T::default();
         let register = OneRegister { id, addr: (&raw mut value).expose_provenance() as u64 };
-        // SAFETY: the kernel reads a structure of that type, and writes at its address as much as
-        // a value of that type has: the size was compared.
+        // SAFETY: the kernel reads a structure of that type, and writes a value of that type's size
+        // at its address: the size was compared.
         unsafe { ioctl::get_one_register(self.0.as_raw_fd(), &register) }?;
         Ok(value)
     }
@@ -39,8 +39,8 @@ impl VcpuFile {
             return Err(Errno::EINVAL.into());
         }
         let register = OneRegister { id, addr: (&raw const value).expose_provenance() as u64 };
-        // SAFETY: the kernel reads a structure of that type, and at its address as much as a
-        // value of that type has: the size was compared.
+        // SAFETY: the kernel reads a structure of that type, and a value of that type's size at its
+        // address: the size was compared.
         unsafe { ioctl::set_one_register(self.0.as_raw_fd(), &register) }?;
         Ok(())
     }
@@ -111,8 +111,8 @@ impl Vcpu {
         }
     }
 
-    /// Has the kernel take the answer to the last exit, which it would do when the processor runs
-    /// again. Then registers can be set.
+    /// Makes the kernel take the answer to the last exit, which it would otherwise do at the next
+    /// run. Registers can be set afterwards.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.run.set_immediate_exit(1);
         let result = self.run();
@@ -122,7 +122,7 @@ impl Vcpu {
 
     /// Answers a hypercall: the return code, and values from r4 on.
     pub(crate) fn answer_hcall(&mut self, ret: i64, args: [u64; 9]) {
-        // The number, in front of both, stays as it is.
+        // The number, which precedes both, does not change.
         self.run.set_word(1, ret.cast_unsigned());
         (2..).zip(args).for_each(|(index, word)| self.run.set_word(index, word));
     }
@@ -135,7 +135,7 @@ impl Vcpu {
     }
 }
 
-/// Part of a register's number that is its size.
+/// The part of a register's number that gives its size.
 const SIZE: u64 = 0xf0_0000_0000_0000;
 
 /// Values of registers, by their size: `KVM_REG_SIZE_U32`, `_U64`, `_U128`.

@@ -1,4 +1,4 @@
-//! The interrupt controller in the kernel: XICS, which bare-metal and nested hosts both have.
+//! The interrupt controller in the kernel: XICS, which bare-metal and nested hosts both support.
 
 use super::ioctl::{CreateDevice, DeviceAttr};
 use super::{VcpuFile, Vm, enable, ioctl};
@@ -9,13 +9,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const XICS: u32 = 3;
 /// `KVM_DEV_XICS_GRP_SOURCES`: the attributes are source numbers.
 const SOURCES: u32 = 1;
-/// State of a source: an edge, with the least favoured priority, which masks it.
+/// State of a source: edge-triggered, with the least favoured priority, which masks it.
 const MASKED_EDGE: u64 = 0xff << 32;
 /// `KVM_CAP_IRQ_XICS` of a vCPU: the controller's file, and the vCPU's server number.
 const CAP_XICS: u32 = 92;
-/// `KVM_REG_PPC_ICP_STATE`: what is presented to a vCPU.
+/// `KVM_REG_PPC_ICP_STATE`: the interrupt presented to a vCPU.
 const ICP_STATE: u64 = 0x1030_0000_0000_008c;
-/// Nothing is pending, an IPI neither (bits 24 to 31), and nothing is let through (56 to 63).
+/// Nothing is pending, not even an IPI (bits 24 to 31), and nothing is let through (56 to 63).
 const ICP_IDLE: u64 = 0xff << 24 | 0xff << 16;
 
 /// The controller.
@@ -36,7 +36,7 @@ impl Xics {
         enable(vcpu.file(), CAP_XICS, [self.0.as_raw_fd() as u64, server.into(), 0, 0])
     }
 
-    /// Makes a source of interrupts, or brings it back to how it was made.
+    /// Creates a source of interrupts, or resets it.
     pub(crate) fn reset_source(&self, source: u32) -> io::Result<()> {
         self.set_source(source, MASKED_EDGE)
     }
@@ -51,7 +51,7 @@ impl Xics {
         Ok(state)
     }
 
-    /// Sets the state of a source. An interrupt that is pending is delivered.
+    /// Sets the state of a source. A pending interrupt is delivered.
     pub(crate) fn set_source(&self, source: u32, state: u64) -> io::Result<()> {
         let addr = std::ptr::from_ref(&state).expose_provenance() as u64;
         let attr = DeviceAttr { flags: 0, group: SOURCES, attr: source.into(), addr };
@@ -61,7 +61,7 @@ impl Xics {
         Ok(())
     }
 
-    /// Takes back what is presented to a processor.
+    /// Withdraws the interrupt presented to a processor.
     pub(crate) fn reset_server(&self, vcpu: &VcpuFile) -> io::Result<()> {
         vcpu.set(ICP_STATE, ICP_IDLE)
     }

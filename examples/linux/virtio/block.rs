@@ -13,14 +13,14 @@ use virtio_queue::{Reader, Writer};
 use vm_memory::{Le32, Le64};
 
 const SECTOR: u64 = 512;
-/// Size of a file that is made.
+/// Size of a new file.
 const BYTES: u64 = 128 << 20;
-/// Bytes that are moved at a time.
+/// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
-/// What the guest finds in `/sys/block/vda/serial`.
+/// The guest finds this in `/sys/block/vda/serial`.
 const SERIAL: [u8; 20] = *b"emulated\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// The disk behind the device.
+/// The disk's file.
 pub(super) struct Block {
     file: File,
     bytes: u64,
@@ -28,7 +28,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Opens a file, which is made if there is none.
+    /// Opens a file, which is created if it does not exist.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         if file.metadata()?.len() == 0 {
@@ -38,18 +38,18 @@ impl Block {
         Ok(Self { file, bytes, requests: AtomicU64::new(0) })
     }
 
-    /// Returns how many requests there were.
+    /// Returns the number of requests.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Returns the part of `struct virtio_blk_config` that there is: the capacity in sectors.
+    /// Returns the part of `struct virtio_blk_config` that exists: the capacity in sectors.
     pub(super) fn config(&self) -> [u8; 8] {
         (self.bytes / SECTOR).to_le_bytes()
     }
 
     /// Carries out a request: reads what the device reads, and writes what it writes. Returns how
-    /// much it wrote; fails if that is no request.
+    /// much it wrote; fails if it is not a request.
     pub(super) fn carry_out(&self, mut request: Reader<'_>, mut answer: Writer<'_>) -> io::Result<u32> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let kind = request.read_obj::<Le32>()?.to_native();
@@ -88,7 +88,8 @@ impl Block {
         })
     }
 
-    /// Goes through whole sectors of the file in chunks; refuses others before the first.
+    /// Goes through whole sectors of the file in chunks; refuses other lengths before the first
+    /// chunk.
     fn each(&self, sector: u64, len: usize, mut act: impl FnMut(u64, &mut [u8]) -> io::Result<()>) -> io::Result<()> {
         let start = sector.checked_mul(SECTOR);
         let end = start.and_then(|start| start.checked_add(len as u64)).filter(|end| *end <= self.bytes);

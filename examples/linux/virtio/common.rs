@@ -10,15 +10,15 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Error, Queue, QueueT};
 
-/// What a driver must take: this transport, and addresses that the PHB translates.
+/// Features that a driver must accept: this transport, and addresses that the PHB translates.
 const NEEDED: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_ACCESS_PLATFORM;
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
-/// What is offered.
+/// Features on offer.
 const FEATURES: u64 = NEEDED | EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_BLK_F_FLUSH;
 
-/// Requests at a time.
+/// Entries of the queue.
 const QUEUE_SIZE: u16 = 128;
-/// The vector of messages that are not sent.
+/// Vector of messages that are not sent.
 const NO_VECTOR: u16 = 0xffff;
 
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
@@ -46,7 +46,7 @@ const QUEUE_DEVICE: u64 = 0x30;
 pub(super) struct Common {
     device_select: u32,
     driver_select: u32,
-    /// Features that the driver takes.
+    /// Features that the driver has accepted.
     taken: u64,
     status: u8,
     pub(super) config_vector: u16,
@@ -57,7 +57,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// Creates them as they are after a reset.
+    /// Creates them in the state after a reset.
     pub(super) fn new() -> Result<Self, Error> {
         Ok(Self {
             device_select: 0,
@@ -71,17 +71,17 @@ impl Common {
         })
     }
 
-    /// Whether the driver has started the device, and nothing has failed since.
+    /// Returns whether the driver has started the device, and nothing has failed since.
     pub(super) fn runs(&self) -> bool {
         self.status & DRIVER_OK != 0 && self.status & NEEDS_RESET == 0 && self.queue.ready()
     }
 
-    /// Says to the driver that the device cannot go on.
+    /// Tells the driver that the device cannot continue.
     pub(super) fn fail(&mut self) {
         self.status |= NEEDS_RESET;
     }
 
-    /// Brings all back to how it was created.
+    /// Resets everything to its initial state.
     pub(super) fn reset(&mut self) {
         self.queue.reset();
         (self.device_select, self.driver_select, self.taken, self.status) = (0, 0, 0, 0);
@@ -100,7 +100,7 @@ impl Common {
             NUM_QUEUES => 1,
             DEVICE_STATUS => self.status.into(),
             QUEUE_SELECT => self.queue_select.into(),
-            // There is no other queue: all of its registers are 0.
+            // There is only one queue: all registers of others are 0.
             _ if self.queue_select != 0 => 0,
             QUEUE_SIZE_AT => self.queue.size().into(),
             QUEUE_VECTOR => self.queue_vector.into(),
@@ -146,7 +146,7 @@ impl Common {
         }
     }
 
-    /// 0 is a reset; features are agreed on unless the driver takes too few, or what is not
+    /// 0 is a reset; features are agreed on unless the driver accepts too few, or some that are not
     /// offered.
     fn set_status(&mut self, status: u8) {
         if status == 0 {

@@ -2,7 +2,7 @@
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-/// Structures in BAR 0, and its size. Each has a page of 4 KiB.
+/// Structures in BAR 0, each in a page of 4 KiB, and the size of the BAR.
 pub(super) const COMMON: u64 = 0x0000;
 pub(super) const ISR: u64 = 0x1000;
 pub(super) const DEVICE: u64 = 0x2000;
@@ -19,7 +19,7 @@ pub(super) const VECTORS: u16 = 2;
 /// Vendor of virtio devices; their device ID follows from this number and the type.
 const VENDOR: u16 = 0x1af4;
 const MODERN: u16 = 0x1040;
-/// A mass storage controller, as other monitors have it.
+/// A mass storage controller, as in other monitors.
 const CLASS: [u8; 3] = [0x00, 0x00, 0x01];
 
 /// Registers of the header.
@@ -27,21 +27,21 @@ const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BAR_0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
-/// The command register's bits that a guest changes: memory, bus master, no INTx.
+/// Bits of the command register that a guest changes: memory, bus master, no INTx.
 const COMMAND_BITS: u16 = 0x0406;
 const MASTER: u8 = 4;
-/// BAR 0 is memory with 64 bits of address.
+/// BAR 0 is memory with 64 address bits.
 const MEMORY_64: u64 = 4;
 
 /// IDs of capabilities: MSI-X, and vendor specific.
 const MSIX: u8 = 0x11;
 const VIRTIO: u8 = 0x09;
-/// MSI-X's control register in its capability, and its two bits that a guest changes.
+/// Offset of MSI-X's control register in its capability, and its two bits that a guest changes.
 const CONTROL: usize = 2;
 const CONTROL_BITS: u16 = 0xc000;
 
 /// Kinds of virtio's capabilities (`VIRTIO_PCI_CAP_*`). The fifth, a window on the BAR in
-/// configuration space for firmware, is left out: the guest has none.
+/// configuration space for firmware, is left out: the guest has no firmware that needs it.
 const KIND_COMMON: u8 = 1;
 const KIND_NOTIFY: u8 = 2;
 const KIND_ISR: u8 = 3;
@@ -50,16 +50,16 @@ const KIND_DEVICE: u8 = 4;
 /// The configuration space.
 pub(super) struct Space {
     bytes: [u8; 256],
-    /// Bits that the guest changes.
+    /// Bits that the guest can change.
     writable: [u8; 256],
-    /// Where the next capability goes, and where the last one's pointer to it is.
+    /// Place of the next capability, and of the pointer to it in the previous one.
     next: usize,
     pointer: usize,
     msix: usize,
 }
 
 impl Space {
-    /// Creates it for BAR 0 at a bus address.
+    /// Creates it, with BAR 0 at a bus address.
     pub(super) fn new(bar: u64) -> Self {
         let mut space = Self { bytes: [0; 256], writable: [0; 256], next: 0x40, pointer: CAPABILITIES, msix: 0 };
         let device = MODERN + VIRTIO_ID_BLOCK as u16;
@@ -80,12 +80,12 @@ impl Space {
         for (kind, at) in [(KIND_COMMON, COMMON), (KIND_ISR, ISR), (KIND_DEVICE, DEVICE)] {
             space.virtio(kind, at, &[]);
         }
-        // The one queue's notifications go to the start: what a queue's number is multiplied with.
+        // Notifications of the only queue go to the start: the multiplier of a queue's number.
         space.virtio(KIND_NOTIFY, NOTIFY, &0u32.to_le_bytes());
         space
     }
 
-    /// Creates it with registers as they were saved.
+    /// Creates it with the registers that were saved.
     pub(super) fn restored(bar: u64, bytes: &[u8]) -> Option<Self> {
         let mut space = Self::new(bar);
         space.bytes = bytes.try_into().ok()?;
@@ -116,7 +116,7 @@ impl Space {
         at
     }
 
-    /// Adds a `virtio_pci_cap`: its length, its kind, the BAR, where in it, how much.
+    /// Adds a `virtio_pci_cap`: its length, kind and BAR, the offset there and the size.
     fn virtio(&mut self, kind: u8, at: u64, more: &[u8]) {
         let len = 16 + more.len() as u8;
         let place = [at as u32, PAGE].map(u32::to_le_bytes).concat();
@@ -131,7 +131,7 @@ impl Space {
         bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
     }
 
-    /// Writes a register, as far as it can be written.
+    /// Writes the writable bits of a register.
     pub(super) fn write(&mut self, at: u64, size: u32, value: u32) {
         let places = at as usize..self.bytes.len();
         for (at, new) in places.zip(value.to_le_bytes()).take(size as usize) {
@@ -140,7 +140,7 @@ impl Space {
         }
     }
 
-    /// Whether the device may use the bus.
+    /// Returns whether the device may use the bus.
     pub(super) fn is_master(&self) -> bool {
         self.bytes[COMMAND] & MASTER != 0
     }

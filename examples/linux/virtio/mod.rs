@@ -1,5 +1,5 @@
-//! A disk that the monitor emulates behind the guest's PHB: virtio-blk on PCI. Its queue lies where
-//! the guest's TCEs say, which `PhbIommu` follows: the same tables as those of real devices.
+//! A disk that the monitor emulates on the guest's PHB: virtio-blk on PCI. Its queue lies where the
+//! guest's TCEs lead, which `PhbIommu` follows: the same tables as those of real devices.
 
 mod block;
 mod common;
@@ -31,7 +31,7 @@ use worker::Worker;
 /// The slot of the disk on the guest's bus: after all devices of the host.
 const SLOT: u32 = 15;
 
-/// Bytes of a queue's number, which a notification is.
+/// Bytes of a notification, which is a queue's number.
 const NOTIFICATION: u32 = 2;
 
 /// The disk. Its worker is dropped first.
@@ -40,9 +40,9 @@ pub(crate) struct Disk {
     device: Arc<Device>,
 }
 
-/// What the guest's processors and the worker share.
+/// State shared by the guest's processors and the worker.
 struct Device {
-    /// Guest memory as devices behind the PHB see it.
+    /// Guest memory as devices on the PHB see it.
     memory: IommuMemory<GuestMemoryMmap, PhbIommu>,
     ram: Map,
     space: Mutex<Space>,
@@ -54,7 +54,7 @@ struct Device {
 }
 
 impl Device {
-    /// Returns the memory with the RAM that there is now.
+    /// Returns the memory with its present RAM.
     fn memory(&self) -> IommuMemory<GuestMemoryMmap, PhbIommu> {
         self.memory.with_replaced_backend(GuestMemoryMmap::clone(&self.ram.memory()))
     }
@@ -79,8 +79,8 @@ impl Disk {
         Ok(Self { worker: Some(Worker::start(&device)?), device })
     }
 
-    /// Compares the file with what the guest says that it wrote. Returns how many requests the
-    /// guest made.
+    /// Compares the file with what the guest says it wrote. Returns how many requests the guest
+    /// made.
     pub(crate) fn check(&self, wrote: &[Wrote]) -> Result<u64, String> {
         if wrote.is_empty() {
             return Err("the guest does not say what it wrote".into());
@@ -116,7 +116,7 @@ impl Function for Disk {
         let space = &mut *self.device.space.lock();
         space.write(at, size, value);
         self.device.msix.set_control(space.msix_control());
-        // Requests may have waited until the device may use the bus.
+        // Requests may have waited until the device was allowed to use the bus.
         worker::wake(&self.device);
     }
 
@@ -125,7 +125,7 @@ impl Function for Disk {
         let cut = |bytes: &[u8], at: u64| bytes.iter().skip(at as usize).copied().chain([0; 8]).take(len).collect();
         match at {
             COMMON..ISR => cut(&common.lock().read(at - COMMON).to_le_bytes(), 0),
-            // There are no interrupts without messages.
+            // Without messages there are no interrupts.
             ISR..DEVICE => cut(&[], 0),
             DEVICE..NOTIFY => cut(&block.config(), at - DEVICE),
             TABLE..PENDING => msix.load(at - TABLE, len),

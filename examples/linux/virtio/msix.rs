@@ -1,4 +1,4 @@
-//! MSI-X of the disk: which of its messages the guest lets through, and which wait for that.
+//! MSI-X of the disk: which of its messages the guest lets through, and which are pending.
 
 use super::super::messages::Messages;
 use super::config::VECTORS;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const ENABLE: u16 = 1 << 15;
 const MASK_ALL: u16 = 1 << 14;
 
-/// Bytes of a vector in the table, and where in them its mask is.
+/// Bytes of a table entry, and the offset of its mask.
 const VECTOR: usize = 16;
 const VECTOR_CONTROL: usize = 12;
 const MASKED: u8 = 1;
@@ -24,7 +24,8 @@ pub(super) struct Msix {
 #[derive(Serialize, Deserialize)]
 pub(super) struct State {
     control: u16,
-    /// Addresses and data are kept for the guest only: where a message goes RTAS has said.
+    /// Addresses and data are kept only for the guest to read: RTAS determines where a message
+    /// goes.
     table: [u8; TABLE_BYTES],
     /// One bit for each vector.
     pending: u8,
@@ -50,17 +51,17 @@ impl Msix {
         Self { messages, state: Mutex::new(State::new()) }
     }
 
-    /// Masks all messages and forgets those that wait.
+    /// Masks all messages and drops pending ones.
     pub(super) fn reset(&self) {
         *self.state.lock() = State::new();
     }
 
-    /// Takes all that there is to save.
+    /// Returns everything that must be saved.
     pub(super) fn take(&self) -> State {
         std::mem::replace(&mut *self.state.lock(), State::new())
     }
 
-    /// Puts it back. Messages that wait are delivered once they may.
+    /// Restores saved state. Pending messages are delivered once they may.
     pub(super) fn restore(&self, saved: State) {
         let state = &mut *self.state.lock();
         *state = saved;
@@ -76,7 +77,7 @@ impl Msix {
         }
     }
 
-    /// Takes the control register.
+    /// Handles a write to the control register.
     pub(super) fn set_control(&self, control: u16) {
         let state = &mut *self.state.lock();
         state.control = control;
@@ -107,7 +108,7 @@ impl Msix {
         self.deliver(state);
     }
 
-    /// Returns the bits of those that wait.
+    /// Returns the bits of pending messages.
     pub(super) fn pending(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bits = vec![0; len];
         if at == 0 && len > 0 {

@@ -1,4 +1,4 @@
-//! The disk's state, with which another process goes on.
+//! The disk's state, with which another process continues.
 
 use super::common::Common;
 use super::config::Space;
@@ -20,8 +20,8 @@ pub(crate) struct SavedDisk {
 }
 
 impl Disk {
-    /// Stops the disk and takes its state. Messages that it has sent have reached the interrupt
-    /// controller then.
+    /// Stops the disk and returns its state. Messages that it has sent have reached the interrupt
+    /// controller by then.
     pub(crate) fn save(&mut self, vm: &Vm) -> Result<SavedDisk, Box<dyn Error>> {
         self.worker = None;
         let device = &self.device;
@@ -32,14 +32,14 @@ impl Disk {
         Ok(SavedDisk { config, common, msix: device.msix.take(), messages })
     }
 
-    /// Puts that state into a disk that is new.
+    /// Restores that state into a new disk.
     pub(crate) fn restore(&self, vm: &Vm, saved: SavedDisk) -> Result<(), Box<dyn Error>> {
         let device = &self.device;
         *device.space.lock() = Space::restored(self.bar().0, &saved.config).ok_or("the saved disk is damaged")?;
         *device.common.lock() = saved.common;
         device.msix.messages.restore(vm, saved.messages)?;
         device.msix.restore(saved.msix);
-        // The guest may have notified the queue after the last time it was looked at.
+        // The guest may have notified the queue after it was last checked.
         worker::wake(device);
         Ok(())
     }

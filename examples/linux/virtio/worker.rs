@@ -43,13 +43,13 @@ impl Drop for Worker {
     }
 }
 
-/// Has the thread look at the queue.
+/// Makes the thread check the queue.
 pub(super) fn wake(device: &Device) {
-    // Fails only if the counter of a queue that nobody serves is full.
+    // Fails only if the counter of a queue that is never served is full.
     let _ = device.notified.write(1);
 }
 
-/// Serves the queue as far as the driver has filled it. A queue that is broken, or lies where the
+/// Serves all that the driver has put into the queue. A queue that is broken, or lies where the
 /// guest has mapped nothing, stops the device until the driver resets it.
 fn serve(device: &Device) {
     if !device.space.lock().is_master() {
@@ -70,7 +70,7 @@ fn serve(device: &Device) {
     }
 }
 
-/// Carries out all requests. Returns whether the driver wants to hear of it.
+/// Carries out all requests. Returns whether the driver wants to be notified.
 fn drain(device: &Device, common: &mut Common) -> Result<bool, Error> {
     let (memory, queue) = (&device.memory(), &mut common.queue);
     let mut done = false;

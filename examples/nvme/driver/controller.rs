@@ -145,8 +145,8 @@ impl Drop for Controller {
     }
 }
 
-/// Enables two vectors, so that the admin queue has its own, or one if there are no more; of the
-/// best kind that works.
+/// Enables two vectors, so that the admin queue has its own, or one if the device has no more; of
+/// the best kind that works.
 fn enable_interrupts(device: &Device, kind: Option<InterruptKind>) -> Result<Vec<Interrupt>, NvmeError> {
     let best = [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx];
     let mut lost = None;

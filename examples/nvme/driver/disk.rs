@@ -117,8 +117,8 @@ impl Disk {
         self.interrupts
     }
 
-    /// Returns whether an interrupt arrived that nobody waited for: completions may arrive before
-    /// the driver sleeps.
+    /// Returns whether an interrupt arrived for which the driver did not wait: completions may
+    /// arrive before the driver sleeps.
     pub(crate) fn has_interrupted(&self) -> Result<bool, NvmeError> {
         let interrupt = self.controller.interrupts.last();
         interrupt.map_or(Ok(false), |interrupt| interrupt.wait(Some(DOUBT))).map_err(NvmeError::Wait)

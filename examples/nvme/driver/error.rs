@@ -51,7 +51,7 @@ pub(crate) enum NvmeError {
     #[error("blocks {first} and {count} in all: the disk has blocks 0 to {}, a command takes 1 to {most}", blocks - 1)]
     Range { first: u64, count: u32, blocks: u64, most: u32 },
     /// Memory that no command can describe.
-    #[error("the memory at {iova} is no whole number of blocks of {block} bytes, or does not begin on 4 bytes")]
+    #[error("the memory at {iova} is not a whole number of blocks of {block} bytes, or does not begin on 4 bytes")]
     Buffer { iova: IovaRange, block: u64 },
     /// A feature that this driver does not support.
     #[error("this driver does not support {what}")]

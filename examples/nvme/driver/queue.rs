@@ -18,7 +18,7 @@ pub(crate) struct QueuePair {
     completions: Buffer<Completion>,
     /// Index of the next command, and the index the controller was notified of.
     tail: u16,
-    told: u16,
+    announced: u16,
     /// Index of the next completion, and the index the controller was notified of.
     head: u16,
     seen: u16,
@@ -31,7 +31,7 @@ impl QueuePair {
     pub(crate) fn new(dma: &Dma, id: u16, entries: u16) -> Result<Self, NvmeError> {
         let commands = dma.buffer(entries.into(), Permission::Read)?;
         let completions = dma.buffer(entries.into(), Permission::ReadWrite)?;
-        Ok(Self { id, entries, commands, completions, tail: 0, told: 0, head: 0, seen: 0, phase: 1 })
+        Ok(Self { id, entries, commands, completions, tail: 0, announced: 0, head: 0, seen: 0, phase: 1 })
     }
 
     pub(crate) fn id(&self) -> u16 {
@@ -61,9 +61,9 @@ impl QueuePair {
             registers.ring_completions(self.id, self.head)?;
             self.seen = self.head;
         }
-        if self.told != self.tail {
+        if self.announced != self.tail {
             registers.ring_commands(self.id, self.tail)?;
-            self.told = self.tail;
+            self.announced = self.tail;
         }
         Ok(())
     }

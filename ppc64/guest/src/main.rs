@@ -4,7 +4,7 @@
 #[cfg(target_arch = "powerpc64")]
 mod guest;
 
-/// Elsewhere there is nothing to be a guest of.
+/// On other architectures there is no such guest.
 #[cfg(not(target_arch = "powerpc64"))]
 fn main() {
     eprintln!("this is the guest of examples/vmm, built by ppc64/run for POWER");

@@ -1,5 +1,5 @@
-//! Commands that are part of the first process: a look at the machine, and misbehaviour to test the
-//! host with.
+//! Commands that are part of the first process: a report on the machine, and misbehaviour to test
+//! the host with.
 
 use std::fs;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use ppc64_init::setup;
 
 use crate::provoke;
 
-/// Commands that need no program of their own.
+/// Names of the commands that need no program of their own.
 pub(crate) const NAMES: [&str; 2] = ["report", "selftest"];
 
 /// Runs one of [`NAMES`].
@@ -29,7 +29,7 @@ pub(crate) fn run(words: Vec<String>) -> ExitCode {
     })
 }
 
-/// What the machine is and what it offers to VFIO.
+/// Prints what the machine is and what it offers to VFIO.
 fn report() -> Result<()> {
     println!("{}", crate::machine()?);
     let cpu = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
@@ -51,7 +51,7 @@ fn report() -> Result<()> {
     Ok(())
 }
 
-/// Does on purpose what the host has to notice.
+/// Deliberately does what the host must notice.
 fn selftest(what: &[&str]) -> Result<ExitCode> {
     match what {
         ["status", status] => return Ok(ExitCode::from(status.parse::<u8>()?)),
@@ -66,7 +66,7 @@ fn selftest(what: &[&str]) -> Result<ExitCode> {
         }
         ["cat", path] => print!("{}", fs::read_to_string(path).context(path.to_string())?),
         ["environment", name] => println!("{}", std::env::var(name)?),
-        // The root file system lives in memory and is not a cache.
+        // The root file system lies in memory and is not a cache.
         ["leak", kib] => {
             let bytes = kib.parse::<usize>()?.checked_mul(1024).context("too large")?;
             fs::write("/leak", vec![1; bytes])?;

@@ -1,4 +1,4 @@
-//! Runs the commands.
+//! Runs commands.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,13 +14,13 @@ use ppc64_init::protocol::Channel;
 use crate::builtin;
 use crate::console::Console;
 
-/// Runs a command, passes its output on and returns its status.
+/// Runs a command, passes on its output and returns its status.
 pub(crate) fn run(console: &Console, words: &[String], environment: &BTreeMap<String, String>) -> Result<u8> {
     run_with(words, environment, |channel, bytes| console.send(channel, bytes))
 }
 
-/// Runs a program on every processor, so that what kernel and first process keep from the first
-/// time on is not taken for a leak.
+/// Runs a program on every processor, so that memory that kernel and first process keep from their
+/// first use on does not count as a leak.
 pub(crate) fn warm_up(environment: &BTreeMap<String, String>) -> Result<()> {
     let this = Pid::from_raw(0);
     let all = sched_getaffinity(this).context("list the processors")?;
@@ -89,13 +89,13 @@ fn prepare(words: &[String], environment: &BTreeMap<String, String>) -> Result<C
 
 fn pass_on(mut from: impl Read, send: impl Fn(&[u8])) {
     let mut buffer = [0; 4096];
-    // An error here means that the writer is gone, as an end does.
+    // An error here means that the writer has ended.
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         send(&buffer[..length]);
     }
 }
 
-/// As a shell reports it.
+/// As shells report it.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255);
     u8::try_from(code).unwrap_or(255)

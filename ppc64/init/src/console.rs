@@ -1,4 +1,4 @@
-//! The one line to the host.
+//! The only connection to the host.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -22,7 +22,7 @@ impl Console {
 
     pub(crate) fn send(&self, channel: Channel, payload: &[u8]) {
         let mut file = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
-        // There is nowhere to report a broken console to; the host notices the missing end.
+        // A broken console cannot be reported anywhere; the host notices that the end is missing.
         let _ = file.write_all(&encode(channel, payload));
     }
 
@@ -33,7 +33,7 @@ impl Console {
         }
     }
 
-    /// Waits until everything has left the machine.
+    /// Waits until all output has left the machine.
     pub(crate) fn drain(&self) {
         let file = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
         let _ = tcdrain(&*file);

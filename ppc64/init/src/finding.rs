@@ -1,4 +1,4 @@
-//! Which lines of a kernel log or console speak of a fault in the kernel.
+//! Recognises lines of a kernel log or console that report a fault in the kernel.
 
 /// Words that start a report of the kernel about itself.
 const FAULTS: [&str; 6] = ["WARNING:", "Oops", "BUG:", "kernel BUG at", "Kernel panic", "soft lockup"];
@@ -6,17 +6,17 @@ const FAULTS: [&str; 6] = ["WARNING:", "Oops", "BUG:", "kernel BUG at", "Kernel 
 /// Faults from which the kernel does not go on, given `oops=panic`.
 const FATAL: [&str; 3] = ["Oops", "kernel BUG at", "Kernel panic"];
 
-/// Does this line start the report of a fault?
+/// Returns whether this line starts the report of a fault.
 pub fn is_fault(line: &str) -> bool {
     FAULTS.iter().any(|word| has_word(line, word))
 }
 
-/// Does this line report an oops or a panic?
+/// Returns whether this line reports an oops or a panic.
 pub fn is_fatal(line: &str) -> bool {
     FATAL.iter().any(|word| has_word(line, word))
 }
 
-/// Does this line report a warning, and no more than that?
+/// Returns whether this line reports a warning, and nothing worse.
 pub fn is_warning(line: &str) -> bool {
     FAULTS.iter().all(|word| has_word(line, word) == (*word == "WARNING:"))
 }

@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 /// Lines sent after each fault: registers and backtrace.
 const CONTEXT: usize = 50;
 
-/// The lines that report faults, each with what follows it.
+/// Returns the lines that report faults, each with the lines that follow.
 pub fn faults() -> Result<Vec<String>> {
     let mut log = OpenOptions::new()
         .read(true)
@@ -30,7 +30,7 @@ pub fn faults() -> Result<Vec<String>> {
             Ok(0) => break,
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            // Older records were overwritten meanwhile; the next read goes on behind them.
+            // Older records were overwritten in the meantime; the next read continues after them.
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => continue,
             Err(error) => return Err(error).context("read /dev/kmsg"),
         };
@@ -46,7 +46,7 @@ pub fn faults() -> Result<Vec<String>> {
     Ok(faults)
 }
 
-/// `priority,number,microseconds,flags;text` and continuation lines: the text.
+/// Returns the text of `priority,number,microseconds,flags;text` and of continuation lines.
 fn message(record: &str) -> String {
     let line = record.lines().next().unwrap_or_default();
     line.split_once(';').map_or(line, |(_, text)| text).to_owned()

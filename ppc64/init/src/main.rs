@@ -1,7 +1,7 @@
 //! First process of an emulated POWER machine.
 //!
-//! It sets the machine up as the manifest says, runs the commands, reports to the host over the
-//! console and powers off. Started under another process id it is one of the [`builtin`] commands.
+//! It sets up the machine as the manifest says, runs the commands, reports to the host over the
+//! console and powers off. Started under another process ID it is one of the [`builtin`] commands.
 
 mod builtin;
 mod command;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             console.report(&Report::Finished);
             console.drain();
         }
-        // Without a console of its own it can only use the one the kernel gave it.
+        // Without a console of its own, it can only use the one that the kernel gave it.
         Err(error) => eprintln!("init: {error:#}"),
     }
     // Returns only on failure; the kernel then panics over its lost first process, which the host
@@ -45,7 +45,7 @@ fn work(console: &Console) -> Result<()> {
     let manifest = fs::read(manifest::PATH).with_context(|| format!("read {}", manifest::PATH))?;
     let manifest: Manifest = serde_json::from_slice(&manifest).context("understand the manifest")?;
 
-    // `quiet` hides warnings while booting; from here on a backtrace may be seen as it happens.
+    // `quiet` hides warnings during boot; from here on, backtraces are printed as they occur.
     fs::write("/proc/sys/kernel/printk", "5").context("raise the console's log level")?;
     setup::load_modules(&manifest.modules)?;
     let bound = setup::bind_devices(manifest.host_driver)?;
@@ -79,13 +79,13 @@ fn work(console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Kernel, page size, memory and MMU in one line.
+/// Describes kernel, page size, memory and MMU in one line.
 fn machine() -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
     let page = memory::page_size()?;
     let total = memory::meminfo_kib("MemTotal")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("read cpuinfo")?;
-    // Machines of before radix do not say.
+    // Machines older than radix do not report it.
     let mmu = cpuinfo.lines().find_map(|line| line.strip_prefix("MMU")?.split(": ").nth(1)).unwrap_or("Hash");
     Ok(format!("Linux {}, {} KiB pages, {} MiB memory, {mmu} MMU", release.trim(), page / 1024, total / 1024))
 }

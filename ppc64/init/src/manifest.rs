@@ -1,22 +1,22 @@
-//! What the first process is asked to do.
+//! The order of work for the first process.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the manifest lies in the initial file system.
+/// Path of the manifest in the initial file system.
 pub const PATH: &str = "/manifest.json";
 
 /// The order of work for one boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Kernel modules as paths in the initial file system, in the order they are loaded.
+    /// Kernel modules, as paths in the initial file system, in loading order.
     pub modules: Vec<String>,
     /// Leave devices that have a driver of the host kernel with that driver.
     pub host_driver: bool,
-    /// Huge pages of the default size to set aside.
+    /// Number of huge pages of the default size to set aside.
     pub huge_pages: Option<u64>,
-    /// Test devices the machine has; fewer found is a failure.
+    /// Test devices of the machine; finding fewer is a failure.
     pub devices: usize,
     /// Environment of the commands.
     pub environment: BTreeMap<String, String>,

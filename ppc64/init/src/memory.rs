@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Bytes of a page.
+/// Returns the bytes of a page.
 pub fn page_size() -> Result<u64> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?.context("page size is unknown")?;
     Ok(size.try_into()?)
 }
 
-/// A field of /proc/meminfo.
+/// Returns a field of /proc/meminfo.
 pub fn meminfo_kib(field: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     text.lines()
@@ -23,7 +23,8 @@ pub fn meminfo_kib(field: &str) -> Result<u64> {
         .with_context(|| format!("/proc/meminfo has no {field}"))
 }
 
-/// Free memory once it stays the same: freed pages arrive late, for instance from RCU callbacks.
+/// Returns free memory once it stays the same: freed pages arrive late, for example from RCU
+/// callbacks.
 pub fn settled_free_kib() -> Result<u64> {
     let page_kib = page_size()? / 1024;
     let (mut last, mut best, mut unchanged) = (0, 0, 0);
@@ -42,27 +43,27 @@ pub fn settled_free_kib() -> Result<u64> {
     Ok(best)
 }
 
-/// Free pages of all zones, those on the per-CPU lists among them, some of which stay there for
-/// good.
+/// Returns the free pages of all zones, including those on the per-CPU lists, some of which stay
+/// there for good.
 ///
-/// A CPU adds to a zone's number what it took and gave back, in steps: of ten pages in a machine
-/// with 2 GiB, so that two readings may be 1280 KiB apart where pages have 64 KiB. It is told to
-/// add the rest first. Both kinds of pages are read from one file: between two, pages go from the
-/// lists to the zone, and would count twice. What is left are readings that are too low while the
-/// lists shrink; they differ from each other.
+/// A CPU adds the pages it took and returned to a zone's number in steps: of ten pages in a machine
+/// with 2 GiB, so that two readings may be 1280 KiB apart with 64 KiB pages. It is told to add the
+/// rest first. Both kinds of pages are read from one file: between two, pages could move from the
+/// lists to the zone, and would count twice. Readings are still too low while the lists shrink;
+/// these differ from each other.
 fn free_pages() -> Result<u64> {
     fs::write("/proc/sys/vm/stat_refresh", "1").context("bring the numbers of free pages up to date")?;
     Ok(pages(&fs::read_to_string("/proc/zoneinfo").context("read /proc/zoneinfo")?))
 }
 
-/// Has slab caches give back what each CPU keeps at hand. Not every cache allows it.
+/// Makes slab caches return what each CPU keeps at hand. Not every cache allows it.
 fn shrink_slabs() {
     for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten().flatten() {
         let _ = fs::write(cache.path().join("shrink"), "1");
     }
 }
 
-/// Free pages of all zones and those on their per-CPU lists.
+/// Returns the free pages of all zones, and those on their per-CPU lists.
 fn pages(zones: &str) -> u64 {
     let number = |line: &str| {
         let line = line.trim();

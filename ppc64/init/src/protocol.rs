@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where a byte belongs.
+/// The channel of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
     /// Standard output of a command.
@@ -49,7 +49,7 @@ pub fn encode(channel: Channel, payload: &[u8]) -> Vec<u8> {
     payload.iter().flat_map(|byte| [lead | byte >> 4, lead | 0x10 | byte & 0xf]).collect()
 }
 
-/// What a console byte turned out to be.
+/// The meaning of a console byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// Printed by firmware or kernel.
@@ -61,7 +61,7 @@ pub enum Decoded {
 /// Takes a console stream apart.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// First halves that wait for their second, by channel.
+    /// First halves that are waiting for their second, by channel.
     pending: [Option<u8>; 4],
 }
 
@@ -82,7 +82,7 @@ impl Decoder {
     }
 }
 
-/// What the first process tells the host, in this order.
+/// What the first process reports to the host, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
@@ -95,7 +95,7 @@ pub enum Report {
     },
     /// A command ended.
     Exited {
-        /// Its position among the commands.
+        /// Index among the commands.
         command: usize,
         /// Its exit status; 128 + n when signal n ended it.
         status: u8,
@@ -107,7 +107,7 @@ pub enum Report {
         /// MemFree after caches were dropped.
         free_kib: u64,
     },
-    /// A line of the kernel log that speaks of a fault, or that follows such a line.
+    /// A line of the kernel log that reports a fault, or that follows such a line.
     KernelLog(String),
     /// The first process itself failed.
     Failed(String),

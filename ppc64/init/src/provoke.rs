@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 use crate::command;
 
-/// Where the kernel names its version.
+/// File in which the kernel gives its version.
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 
 /// Runs one of these, or returns `None` for other words:

@@ -1,4 +1,4 @@
-//! Sets the machine up: mounts the file systems the commands expect, loads kernel modules, gives
+//! Sets up the machine: mounts the file systems that commands expect, loads kernel modules, gives
 //! the test devices to vfio-pci.
 
 use std::fs::File;
@@ -16,12 +16,12 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Vendor and device of `edu`.
 const EDU: (u16, u16) = (0x1234, 0x11e8);
-/// Of an 82574L Ethernet controller.
+/// Vendor and device of an 82574L Ethernet controller.
 const E1000E: (u16, u16) = (0x8086, 0x10d3);
 /// Class and subclass of an NVMe controller.
 const NVME_CLASS: u32 = 0x0108;
 
-/// A test device and what it is bound to.
+/// A test device, and the driver it is bound to.
 #[derive(Debug)]
 pub struct TestDevice {
     address: String,
@@ -37,8 +37,8 @@ impl fmt::Display for TestDevice {
     }
 }
 
-/// Binds every test device to vfio-pci, or leaves those that have a host driver with it. A kernel
-/// that cannot bind vfio-pci leaves all as they are.
+/// Binds every test device to vfio-pci, or leaves devices with a host driver as they are. A kernel
+/// that cannot bind vfio-pci leaves all of them as they are.
 pub fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
     let binder = Binder::new();
     if let Some(obstacle) = binder.kernel_obstacle() {
@@ -55,7 +55,7 @@ pub fn bind_devices(host_driver: bool) -> Result<Vec<TestDevice>> {
     list()
 }
 
-/// What the test devices are bound to now.
+/// Returns the drivers to which the test devices are bound now.
 pub fn list() -> Result<Vec<TestDevice>> {
     let mut found = Vec::new();
     for device in Binder::new().devices() {
@@ -102,7 +102,7 @@ pub fn load_modules(paths: &[String]) -> Result<()> {
     for path in paths {
         let file = File::open(path).with_context(|| format!("open module {path}"))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
-            // A module can be built in or pulled in by another.
+            // A module may be built in, or already loaded for another.
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error).with_context(|| format!("load module {path}")),
         }
@@ -118,7 +118,7 @@ pub fn mount_file_systems() -> Result<()> {
     mount_one("tmpfs", "/tmp")
 }
 
-/// Gives back what commands left in the temporary directory: files there are no leak.
+/// Removes what commands left in the temporary directory: files there are not a leak.
 pub fn empty_tmp() -> Result<()> {
     umount("/tmp").context("unmount /tmp; a command left a process behind that uses it")
 }

@@ -1,6 +1,6 @@
 //! Packages of another architecture, through a private configuration of the machine's own apt.
 //!
-//! Nothing of the machine's package state is read or changed but the address of its mirror.
+//! The only part of the machine's package state that is used is the address of its mirror.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,18 +10,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Names a mirror on machines whose apt has none.
+/// Variable that names a mirror on machines whose apt has none.
 pub const MIRROR_VARIABLE: &str = "SPAPR_IOMMU_DEBIAN_MIRROR";
 
 const KEYRINGS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
-/// What apt is asked for: a line for each index of each repository, fields apart by tabs.
+/// Format in which apt prints a line for each index of each repository, with fields separated by
+/// tabs.
 ///
-/// The address comes first and may hold anything but a tab. Labels hold blanks: "Debian Backports".
+/// The address comes first and may contain anything except a tab. Labels contain spaces: "Debian
+/// Backports".
 const TARGET_FORMAT: &str = "$(REPO_URI)\t$(ORIGIN)\t$(LABEL)\t$(SUITE)";
 
-/// Where packages come from. apt tries the addresses of an archive in order.
+/// Sources of packages. apt tries the addresses of an archive in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     main: Vec<String>,
@@ -29,7 +31,8 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// The mirror named in the environment, else the one this machine installs from.
+    /// Returns the mirror named in the environment, otherwise the one from which this machine
+    /// installs.
     pub fn find() -> Result<Mirror> {
         if let Some(main) = std::env::var(MIRROR_VARIABLE).ok().filter(|m| !m.is_empty()) {
             return Ok(Mirror { main: vec![main], security: Vec::new() });
@@ -42,7 +45,7 @@ impl Mirror {
             .with_context(|| format!("this machine's apt knows no Debian mirror to take kernels from. {HELP}"))
     }
 
-    /// Reads what apt printed in [`TARGET_FORMAT`]. Backports and updates lie on the main archive's
+    /// Parses apt's output in [`TARGET_FORMAT`]. Backports and updates are on the main archive's
     /// mirrors.
     ///
     /// ci/debian-mirrors does the same for the shell.
@@ -64,7 +67,7 @@ impl Mirror {
         (!mirror.main.is_empty()).then_some(mirror)
     }
 
-    /// A sources file for suites of the mirror and of its security archive.
+    /// Returns a sources file for suites of the mirror and of its security archive.
     fn sources(&self, suites: &[&str], keyring: &Path) -> String {
         let (security, main): (Vec<&str>, Vec<&str>) = suites.iter().partition(|suite| suite.ends_with("-security"));
         let stanza = |addresses: &[String], suites: &[&str]| {
@@ -83,8 +86,8 @@ impl Mirror {
     }
 }
 
-/// Origins of what lies on a mirror of Debian. Debug symbols ("Debian debug") have an archive of
-/// their own.
+/// Origins of packages on a mirror of Debian. Debug symbols ("Debian debug") have their own
+/// archive.
 const ORIGINS: [&str; 2] = ["Debian", "Debian Backports"];
 
 const HELP: &str = "Run apt-get update if apt has no lists yet, set SPAPR_IOMMU_DEBIAN_MIRROR to the address of a Debian mirror, \
@@ -98,8 +101,8 @@ pub struct Archive {
 impl Archive {
     /// Fetches the lists of `suites` into `scratch`.
     ///
-    /// A suite that cannot be read is left out: a mirror between two updates offers some and not
-    /// others.
+    /// Leaves out a suite that cannot be read: a mirror between two updates offers some suites and
+    /// not others.
     pub fn open(mirror: &Mirror, suites: &[&str], scratch: &Path) -> Result<Archive> {
         let keyring = KEYRINGS
             .iter()
@@ -127,7 +130,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Names of all packages that start with `linux-`.
+    /// Returns the names of all packages that start with `linux-`.
     pub fn kernel_packages(&self) -> Result<Vec<String>> {
         let output = self.command("apt-cache").args(["pkgnames", "linux-"]).output().context("start apt-cache")?;
         ensure!(output.status.success(), "apt-cache: {}", String::from_utf8_lossy(&output.stderr));
@@ -156,10 +159,10 @@ impl Archive {
         fs::read_dir(into)?.map(|entry| Ok(entry?.path())).collect()
     }
 
-    /// Downloads a package with all that it depends on and returns the files.
+    /// Downloads a package with all its dependencies and returns the files.
     ///
-    /// They are of the first suite. What a mirror between two updates lists there and does not have
-    /// comes from the next one that has it.
+    /// They are of the first suite. A package that a mirror between two updates lists there but
+    /// does not have comes from the next suite that has it.
     pub fn download_with_dependencies(&self, package: &str, suites: &[&str]) -> Result<Vec<PathBuf>> {
         let archives = self.configuration.with_file_name("cache").join("archives");
         let mut elsewhere: BTreeMap<String, usize> = BTreeMap::new();
@@ -181,7 +184,7 @@ impl Archive {
             if elsewhere.is_empty() || elsewhere.values().any(|suite| *suite == suites.len()) {
                 bail!("could not download {package} and what it depends on: {}", errors.trim());
             }
-            // Some of it may be of no use with packages of another suite.
+            // Some files may not fit packages of another suite.
             debs(&archives)?.iter().try_for_each(fs::remove_file)?;
         }
         bail!("could not download {package} and what it depends on from {}", suites.join(", "))
@@ -194,13 +197,13 @@ impl Archive {
     }
 }
 
-/// Names of the packages that apt could not fetch.
+/// Returns the names of the packages that apt could not fetch.
 fn missing(errors: &str) -> Vec<String> {
     let failed = errors.lines().filter_map(|line| line.strip_prefix("E: Failed to fetch ")?.split(' ').next());
     failed.filter_map(|address| Some(address.rsplit('/').next()?.split_once('_')?.0.to_owned())).collect()
 }
 
-/// The packages in a directory.
+/// Returns the packages in a directory.
 fn debs(directory: &Path) -> Result<Vec<PathBuf>> {
     let files = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     Ok(files.into_iter().filter(|file| file.extension().is_some_and(|kind| kind == "deb")).collect())
@@ -212,11 +215,11 @@ fn to_standard_error() -> io::Result<std::os::fd::OwnedFd> {
     io::stderr().as_fd().try_clone_to_owned()
 }
 
-/// The part of the machine's configuration that stays is how to reach the network.
+/// Only the part of the machine's configuration that says how to reach the network stays.
 fn configuration_text(scratch: &Path) -> String {
     let scratch = scratch.display();
-    // Testing suites expire within days of a mirror's last update. The signature is checked all the
-    // same, and an old kernel is no risk in a machine without a network.
+    // Testing suites expire within days of a mirror's last update. The signature is checked
+    // nevertheless, and an old kernel is not a risk in a machine without a network.
     format!(
         r##"#clear APT::Architectures;
 #clear APT::Update::Pre-Invoke;
@@ -244,13 +247,13 @@ Dir::Etc::preferencesparts "/dev/null";
 mod tests {
     use super::*;
 
-    /// What apt printed on machines of several kinds: its lines after the line that names one.
+    /// Output of apt on machines of several kinds: the lines after the line that names one.
     fn printed(machine: &str) -> &'static str {
         let (_, after) = include_str!("../tests/targets.txt").split_once(&format!("# {machine}\n")).unwrap();
         after.split("# ").next().unwrap()
     }
 
-    /// What apt printed on machines that know backports: the label "Debian Backports" comes first
+    /// Output of apt on machines that know backports: the label "Debian Backports" comes first
     /// there.
     #[test]
     fn a_machine_with_backports_has_the_mirror_and_the_security_archive() {

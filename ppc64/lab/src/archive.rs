@@ -1,4 +1,4 @@
-//! Takes the kernel and a few modules out of Debian packages.
+//! Extracts the kernel and a few modules from Debian packages.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use lzma_rust2::XzReader;
 
-/// Modules of VFIO, in the order they are loaded. Kernels build in, split and merge some of them:
-/// what is absent is left out.
+/// Modules of VFIO, in loading order. Kernels build in, split and merge some of them: absent ones
+/// are left out.
 pub const VFIO: [&str; 6] =
     ["vfio", "vfio_virqfd", "vfio_spapr_eeh", "vfio_iommu_spapr_tce", "vfio-pci-core", "vfio-pci"];
 
@@ -23,14 +23,14 @@ pub const NVME: [&str; 4] = ["nvme-auth", "nvme-keyring", "nvme-core", "nvme"];
 pub const VIRTIO: [&str; 6] =
     ["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"];
 
-/// A file beside the modules that names those which were looked for.
+/// A file next to the modules that names those that were searched for.
 const LOOKED_FOR: &str = "looked-for";
 
 fn all() -> Vec<&'static str> {
     [&VFIO[..], &KVM, &NVME, &VIRTIO].concat()
 }
 
-/// Whether a directory was extracted by a version that looked for all of today's modules.
+/// Returns whether a directory was extracted by a version that searched for all of today's modules.
 pub fn is_complete(directory: &Path) -> bool {
     let found = fs::read_to_string(directory.join(LOOKED_FOR)).unwrap_or_default();
     all().iter().all(|module| found.lines().any(|line| line == *module))
@@ -68,13 +68,13 @@ pub fn extract(package: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The wanted module that a file holds.
+/// Returns the wanted module that a file holds.
 pub fn module_name(file: &str) -> Option<&'static str> {
     let stem = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko")?;
     all().into_iter().find(|module| *module == stem)
 }
 
-/// The content of a module's file, decompressed where its name says so.
+/// Returns the contents of a module's file, decompressed if its name says so.
 pub fn plain(file: &str, mut content: impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if file.ends_with(".xz") {

@@ -1,4 +1,4 @@
-//! Runs a machine to its end and never beyond.
+//! Runs a machine until it ends, or its time is over.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ use crate::console::Console;
 pub enum End {
     /// QEMU ended by itself.
     Off,
-    /// It still ran when its time was over.
+    /// It was still running when its time was over.
     TimedOut,
     /// A signal asked this program to stop.
     Interrupted(i32),
@@ -78,12 +78,12 @@ pub fn run<O: Write, E: Write, L: Write>(
     Ok(end)
 }
 
-/// A QEMU that does not outlive this value.
+/// A QEMU process that does not outlive this value.
 struct Machine(Child);
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // Fails only if it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -8,9 +8,9 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
     machine: String,
-    /// Of a pseries machine, when it is not POWER9.
+    /// Processor of a pseries machine, if not POWER9.
     cpu: Option<String>,
-    /// Words of the model's name that say how the firmware is not QEMU's default.
+    /// Words of the model's name for firmware that differs from QEMU's default.
     firmware: Vec<String>,
     kernel: String,
 }
@@ -29,7 +29,7 @@ const MACHINES: [&str; 8] = [
 /// Labels of the kernels.
 pub(crate) const KERNELS: [&str; 4] = ["6.12", "6.12-64k", "7.2", "7.2-64k"];
 
-/// What every change is checked on: each machine, and each kernel on both platforms.
+/// Cells on which every change is checked: each machine, and each kernel on both platforms.
 const DEFAULT: [&str; 8] = [
     "powernv8:6.12-64k",
     "powernv9:6.12",
@@ -41,13 +41,13 @@ const DEFAULT: [&str; 8] = [
     "pseries-pgsz=0x11000:6.12-64k",
 ];
 
-/// Every machine with every kernel.
+/// Returns every machine with every kernel.
 pub fn all() -> Vec<Cell> {
     let names = MACHINES.iter().flat_map(|machine| KERNELS.iter().map(move |kernel| format!("{machine}:{kernel}")));
     names.filter_map(|name| name.parse().ok()).collect()
 }
 
-/// The cells every change is checked on.
+/// Returns the cells on which every change is checked.
 pub fn default() -> Vec<Cell> {
     DEFAULT.iter().filter_map(|name| name.parse().ok()).collect()
 }
@@ -73,30 +73,31 @@ impl FromStr for Cell {
 }
 
 impl Cell {
-    /// The machine with what is special about it.
+    /// Returns the machine with its options.
     pub fn machine(&self) -> String {
         let words = self.cpu.iter().chain(&self.firmware);
         words.fold(self.machine.clone(), |name, word| name + "-" + word)
     }
 
-    /// The kernel's label.
+    /// Returns the kernel's label.
     pub fn kernel(&self) -> &str {
         &self.kernel
     }
 
-    /// A name for files.
+    /// Returns a name for files.
     pub fn file_name(&self) -> String {
         format!("{}-{}", self.machine(), self.kernel)
     }
 
-    /// The model that should behave like this cell with a version of its kernel, such as 6.12.107.
+    /// Returns the model that should behave like this cell with a version of its kernel, such as
+    /// 6.12.107.
     pub fn preset(&self, version: &str) -> String {
         let name = self.firmware.iter().fold(self.machine.clone(), |name, word| name + "-" + word);
         let page = if self.kernel.ends_with("-64k") { "64k" } else { "4k" };
         format!("{name}-{page}-{version}")
     }
 
-    /// Options of `ppc64/run` that make this machine.
+    /// Returns the options of `ppc64/run` for this machine.
     pub fn options(&self) -> Vec<String> {
         let mut line = vec!["--machine", &self.machine, "--kernel", &self.kernel];
         if let Some(cpu) = &self.cpu {
@@ -114,13 +115,14 @@ impl Cell {
         line.into_iter().map(str::to_owned).collect()
     }
 
-    /// Whether DMA windows can be made at all: Linux needs `ibm,ddw-applicable` even for the
+    /// Returns whether DMA windows can be made: Linux needs `ibm,ddw-applicable` even for the
     /// default one.
     pub fn has_windows(&self) -> bool {
         !self.firmware.iter().any(|word| word == "noddw")
     }
 
-    /// Rules of the contract that end the machine, each of which wants one for itself.
+    /// Returns the rules of the contract that crash the machine, each of which needs one of its
+    /// own.
     pub fn fatal_rules(&self) -> &'static [&'static str] {
         match self.machine.as_str() {
             "powernv8" => &[
@@ -133,12 +135,12 @@ impl Cell {
         }
     }
 
-    /// Whether it is a guest of a hypervisor.
+    /// Returns whether it is a guest of a hypervisor.
     pub fn is_pseries(&self) -> bool {
         self.machine == "pseries"
     }
 
-    /// The host bridge, or who is in its place.
+    /// Returns the host bridge, or what replaces it.
     pub fn host_bridge(&self) -> &'static str {
         match self.machine.as_str() {
             "powernv8" => "PHB3",

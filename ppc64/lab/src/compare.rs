@@ -1,13 +1,14 @@
-//! What programs in a machine printed: compared with the model's, and counted.
+//! The output of programs in a machine: compared with the model's, and counted.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// Names of checks and, where one failed, why.
+/// Names of checks and, for a failed one, the reason.
 pub type Checks = Vec<(String, Result<(), String>)>;
 
-/// The JSON documents of a run of scenarios, a line each, by title, without what names the host.
+/// Returns the JSON documents of a run of scenarios, one per line, by title, without what names the
+/// host.
 pub(crate) fn documents(output: &str) -> BTreeMap<String, Value> {
     let documents = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     documents
@@ -18,8 +19,8 @@ pub(crate) fn documents(output: &str) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// A check for each scenario: it ran as expected on the real kernel, and the model says the same,
-/// byte for byte.
+/// Returns a check for each scenario: it ran as expected on the real kernel, and the model reports
+/// the same, byte for byte.
 pub(crate) fn scenarios(
     scenarios: &[String],
     model: &BTreeMap<String, Value>,
@@ -42,7 +43,7 @@ pub(crate) fn scenarios(
     checks
 }
 
-/// Where two documents first differ, and how.
+/// Returns where two documents first differ, and how.
 fn difference(model: &Value, real: &Value, path: &str) -> Option<String> {
     match (model, real) {
         (Value::Object(ours), Value::Object(theirs)) => {
@@ -58,7 +59,7 @@ fn difference(model: &Value, real: &Value, path: &str) -> Option<String> {
     }
 }
 
-/// What each program made of tests printed, up to its last line.
+/// Splits the output of several test programs at their last lines.
 pub(crate) fn programs(output: &str) -> Vec<&str> {
     let mut programs = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -74,8 +75,8 @@ pub(crate) fn programs(output: &str) -> Vec<&str> {
 
 const RESULT: &str = "test result:";
 
-/// The results of a program made of tests, by what it printed: a check each. Those that failed have
-/// their names.
+/// Returns the results of a test program, by its output: a check each. Failed ones have their
+/// names.
 pub(crate) fn tests(name: &str, printed: Option<&str>) -> Checks {
     let end = printed.and_then(|printed| printed.lines().find(|line| line.starts_with(RESULT)));
     let (Some(printed), Some(end)) = (printed, end) else {
@@ -86,9 +87,9 @@ pub(crate) fn tests(name: &str, printed: Option<&str>) -> Checks {
         let at = words.iter().position(|there| there.trim_end_matches(';') == word);
         at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
     };
-    let mut told = failures(printed).into_iter();
+    let mut reported = failures(printed).into_iter();
     let passed = (0..count("passed")).map(|i| (format!("{name} {i}"), Ok(())));
-    let failed = (0..count("failed")).map(|i| match told.next() {
+    let failed = (0..count("failed")).map(|i| match reported.next() {
         Some((test, why)) => (format!("{name} {test}"), Err(why)),
         None => (format!("{name}, failed {i}"), Err(end.to_owned())),
     });
@@ -96,24 +97,24 @@ pub(crate) fn tests(name: &str, printed: Option<&str>) -> Checks {
     if checks.is_empty() { vec![(name.into(), Err("there were none".into()))] } else { checks }
 }
 
-/// Tests that failed, and what they said.
+/// Returns the tests that failed, with their output.
 fn failures(printed: &str) -> Vec<(String, String)> {
-    let mut told: Vec<(String, String)> = Vec::new();
+    let mut reported: Vec<(String, String)> = Vec::new();
     for line in printed.lines().skip_while(|line| *line != FAILURES).skip(1).take_while(|line| *line != FAILURES) {
         let heading = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" ----"));
-        match (heading, told.last_mut()) {
-            (Some(test), _) => told.push((test.to_owned(), String::new())),
+        match (heading, reported.last_mut()) {
+            (Some(test), _) => reported.push((test.to_owned(), String::new())),
             (None, Some((_, why))) => *why += &format!("{line}\n"),
             (None, None) => {}
         }
     }
-    told.iter().map(|(test, why)| (test.clone(), why.trim_end().to_owned())).collect()
+    reported.iter().map(|(test, why)| (test.clone(), why.trim_end().to_owned())).collect()
 }
 
-/// Stands before what the tests said, and again before the list of their names.
+/// Precedes the tests' output, and again the list of their names.
 const FAILURES: &str = "failures:";
 
-/// Rules of the contract that were shown on the running kernel, bare calls and all.
+/// Returns the rules of the contract that were shown on the running kernel, raw calls included.
 pub(crate) fn rules(output: &str) -> usize {
     let shown = |line: &&str| line.starts_with("test [kernel] ") && line.ends_with(" ok");
     output.lines().filter(shown).count()

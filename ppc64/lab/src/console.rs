@@ -11,7 +11,7 @@ const CONTEXT: usize = 50;
 /// Last console lines kept for a machine that hangs or dies.
 const TAIL: usize = 30;
 
-/// Passes the commands' output on and collects what the verdict needs.
+/// Passes on the commands' output, and collects what the verdict needs.
 pub struct Console<O, E, L> {
     output: O,
     error: E,
@@ -23,12 +23,12 @@ pub struct Console<O, E, L> {
     seen: Seen,
 }
 
-/// What a console has shown.
+/// The contents of a console.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// What the first process reported.
+    /// Reports of the first process.
     pub reports: Vec<Report>,
-    /// Lines of kernel faults, each with what follows it.
+    /// Lines of kernel faults, each with the lines that follow.
     pub faults: Vec<String>,
     /// The first line of an oops or panic.
     pub fatal: Option<String>,
@@ -51,7 +51,7 @@ impl Seen {
 }
 
 impl<O: Write, E: Write, L: Write> Console<O, E, L> {
-    /// Sends output and errors of the commands, and a log of everything, to these three.
+    /// Sends the commands' output and errors, and a log of everything, to these three.
     pub fn new(output: O, error: E, log: L) -> Console<O, E, L> {
         Console {
             output,
@@ -89,13 +89,13 @@ impl<O: Write, E: Write, L: Write> Console<O, E, L> {
                 None => {}
             }
         }
-        // No failure ends the run: the verdict is still wanted.
+        // No failure ends the run: the verdict is still needed.
         self.seen.check("standard output", self.output.write_all(&output).and_then(|()| self.output.flush()));
         self.seen.check("standard error", self.error.write_all(&error).and_then(|()| self.error.flush()));
         self.seen.check("the log", self.log.write_all(&log));
     }
 
-    /// Takes what QEMU itself says.
+    /// Takes QEMU's own messages.
     pub fn take_diagnostic(&mut self, bytes: &[u8]) {
         self.seen.check("the log", self.log.write_all(bytes));
         for &byte in bytes {

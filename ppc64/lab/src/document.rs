@@ -16,7 +16,7 @@ const HEADING: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
-/// What a cell showed, as the table has it.
+/// A cell's results, as in the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Row {
     machine: String,
@@ -39,7 +39,7 @@ struct Walk {
     differences: u64,
     transfers: u64,
     rate: String,
-    /// Its seed, and the commit it was made with.
+    /// Its seed, and the commit that made it.
     from: String,
 }
 
@@ -67,7 +67,7 @@ impl Row {
         }
     }
 
-    /// A line of the table. Heading and sums are none.
+    /// Parses a line of the table; `None` for heading and sums.
     fn parse(line: &str) -> Option<Self> {
         let columns: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
         let [machine, kernel, pages, mmu, host_bridge, checks, rules, walked @ .., time, commit] = &columns[..] else {
@@ -99,7 +99,7 @@ impl Row {
         })
     }
 
-    /// The label its kernel has.
+    /// Returns the label of its kernel.
     fn label(&self) -> String {
         let series: Vec<&str> = self.kernel.split(['.', '+']).take(2).collect();
         let pages = if self.pages == "64K" { "-64k" } else { "" };
@@ -110,8 +110,8 @@ impl Row {
         self.machine == cell.machine() && self.label() == cell.kernel()
     }
 
-    /// What an older run showed and this one did not: everything but the walk, or a longer walk. Of
-    /// the same kernel.
+    /// Adds results that an older run has and this one lacks: everything except the walk, or a
+    /// longer walk. Of the same kernel.
     fn after(self, older: &Self) -> Self {
         if self.kernel != older.kernel || self.passed != self.checks || older.passed != older.checks {
             return self;
@@ -133,8 +133,8 @@ impl fmt::Display for Row {
     }
 }
 
-/// The table with what the cells showed. Rows of `old` stay where a cell was not run, and where
-/// they show more of it.
+/// Returns the table with the cells' results. Rows of `old` stay where a cell was not run, and
+/// where they have more results.
 fn table(old: &str, cells: &[(Cell, Shown)]) -> String {
     let old: Vec<Row> = old.lines().filter_map(Row::parse).collect();
     let new = cells.iter().map(|(cell, shown)| {
@@ -167,7 +167,7 @@ fn table(old: &str, cells: &[(Cell, Shown)]) -> String {
     text
 }
 
-/// Puts what the cells showed into the table of a file.
+/// Puts the cells' results into the table of a file.
 pub fn write(file: &Path, cells: &[(Cell, Shown)]) -> Result<()> {
     let name = file.display();
     let before = std::fs::read_to_string(file).with_context(|| format!("read {name}"))?;
@@ -190,7 +190,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A run at a commit with so many rules and so long a walk.
+    /// Returns a run at a commit with that many rules and a walk of that length.
     fn shown(kernel: &str, commit: &str, rules: usize, operations: u64) -> Shown {
         let page_kib = if kernel.ends_with("64k") { 64 } else { 4 };
         let walk = show::Walk { operations, seed: 1, commit: commit.into(), ..show::Walk::default() };

@@ -1,5 +1,4 @@
-//! Drivers in user space at work in a cell: the test program `drivers`, and the table of what it
-//! showed.
+//! Drivers in user space in a cell: the test program `drivers`, and the table of its results.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,24 +15,24 @@ const BEGIN: &str = "<!-- The table of drivers is written by ppc64/matrix --only
 const END: &str = "<!-- The end of the table of drivers. -->\n";
 const HEADING: &str = "| cell | kernel | tests | rounds | time | commit |\n|---|---|---|---|---|---|\n";
 
-/// What stands on the host bridges, of which POWER8 has three.
+/// The devices on the host bridges, of which POWER8 has three.
 pub(crate) const DEVICES: [&str; 6] = ["--device", "edu", "--device", "nvme", "--device", "nvme-e1000e"];
 
 /// Packets that the Ethernet driver sends in each case: one of each size.
 const PACKETS: &str = "1455";
 
-/// What QEMU's NVMe and Ethernet controllers show to a driver, which the models show as well.
+/// What QEMU's NVMe and Ethernet controllers show to a driver, as the models do.
 const REGISTERS: [(&str, &str, &str); 2] = [
     ("NVMe registers", "nvme", include_str!("../../../examples/nvme/registers.json")),
     ("Ethernet registers", "e1000e", include_str!("../../../examples/e1000e/registers.json")),
 ];
 
 /// The kernel test that recovers a PE. Afterwards the firmware of an emulated machine refuses a
-/// fundamental reset, which the rules of the contract and the walk ask for, so it is not run before
+/// fundamental reset, which the rules of the contract and the walk need, so it does not run before
 /// them.
 pub(crate) const RECOVERY: &str = "a_device_is_reset_and_recovered";
 
-/// What drivers showed in a cell.
+/// Results of drivers in a cell.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Drivers {
     /// The kernel's label.
@@ -42,16 +41,16 @@ pub struct Drivers {
     pub checks: Checks,
     /// How often each device was opened, used and closed.
     pub rounds: u32,
-    /// How long it took.
+    /// Duration.
     pub took: Duration,
-    /// Of the repository.
+    /// Commit of the repository.
     pub commit: String,
 }
 
 impl Drivers {
-    /// The words of the programs: the monitor in C, before a test removes its device; recovery,
-    /// tests, the NVMe driver in each way it works, two that share buffers, rounds of it, and what
-    /// it finds; the Ethernet driver in each way it works, and what it finds.
+    /// Returns the words of the programs: the monitor in C, before a test removes its device;
+    /// recovery, tests, the NVMe driver in each mode, two that share buffers, rounds of it, and its
+    /// registers; the Ethernet driver in each mode, and its registers.
     pub(crate) fn words(cell: &Cell, rounds: u32) -> Vec<String> {
         let rounds = rounds.to_string();
         let mut words = Vec::new();
@@ -67,13 +66,14 @@ impl Drivers {
         words.into_iter().map(str::to_owned).collect()
     }
 
-    /// How long to wait for it, seconds: a round takes some of `edu`'s transfers, of 100 ms each.
+    /// Returns the time limit in seconds: a round takes several of `edu`'s transfers, of 100 ms
+    /// each.
     pub(crate) fn timeout(rounds: u32) -> u64 {
         600 + u64::from(rounds) * 4
     }
 
-    /// What the NVMe and the Ethernet driver showed, by the lines they printed: a check for each
-    /// way of working.
+    /// Returns the results of the NVMe and the Ethernet driver, by the lines they printed: a check
+    /// for each mode.
     pub(crate) fn lines(cell: &Cell, output: &str) -> Checks {
         if !cell.has_windows() {
             return Checks::new();
@@ -92,7 +92,7 @@ impl Drivers {
                 }
             }
         }
-        // One container for two groups is for bare metal.
+        // Only bare metal allows one container for two groups.
         for containers in if cell.is_pseries() { 2..=2 } else { 1..=2 } {
             checks.push(shown(format!("NVMe disks in {containers} containers"), &[("containers", containers.into())]));
         }
@@ -114,7 +114,7 @@ impl Drivers {
         checks
     }
 
-    /// What the monitor in C showed, by its last line.
+    /// Returns the result of the monitor in C, by its last line.
     pub(crate) fn monitor(cell: &Cell, output: &str) -> Checks {
         let ended = output.lines().any(|line| line == "nothing stays registered");
         let result = if ended { Ok(()) } else { Err("it did not come to its end".into()) };
@@ -143,7 +143,7 @@ fn file(cell: &Cell, logs: &Path) -> PathBuf {
     logs.join(format!("{}.drivers.json", cell.file_name()))
 }
 
-/// Puts what drivers showed, as far as it was kept, into the table of a file; other rows stay.
+/// Puts the drivers' stored results into the table of a file; other rows stay.
 pub fn write(document: &Path, logs: &Path) -> Result<()> {
     let kept = |cell: &Cell| serde_json::from_slice::<Drivers>(&std::fs::read(file(cell, logs)).ok()?).ok();
     let name = document.display();

@@ -1,4 +1,4 @@
-//! Linux guests in a cell: what the monitor `examples/linux` shows there, and the table of it.
+//! Linux guests in a cell: the results of the monitor `examples/linux` there, and their table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use crate::compare::Checks;
 const BEGIN: &str = "<!-- The table of guests is written by ppc64/matrix --guests --write. -->\n";
 const END: &str = "<!-- The end of the table of guests. -->\n";
 
-/// What guests run with, by the name their column has. Each emulated disk begins empty.
+/// Options of guests, by the name of their column. Each emulated disk starts empty.
 const RUNS: [(&str, &str); 17] = [
     ("killed", "--disks 1 --kill"),
     ("one disk", "--disks 1"),
@@ -35,58 +35,58 @@ const RUNS: [(&str, &str); 17] = [
     ("disks that leave and return", "--disks 2 --init --replug"),
 ];
 
-/// Those of them that a guest with another kernel than its host makes: what depends on the pages of
-/// both.
+/// Those of these that a guest with another kernel than its host's runs: what depends on the page
+/// sizes of both.
 const OTHER_KERNEL: [&str; 4] = ["one disk", "all in the kernel", "two disks, reloads", "emulated disk"];
 
-/// What a row has beside them, before and after.
+/// Further columns of a row, before and after these.
 const FIRST: [&str; 3] = ["host", "kernel", "guest"];
 const LAST_COLUMNS: [&str; 3] = ["nothing lost", "time", "commit"];
-/// In the column `guest`: it has the host's kernel.
+/// In the column `guest`: the guest has the host's kernel.
 const SAME: &str = "the same";
-/// What was not run.
+/// Marks a run that was not made.
 const NOT_RUN: &str = "–";
 
-/// What the machine has. All guests of a row cost up to 2176 KiB there (powernv9, 7.2-64k); every
-/// further guest costs some 24 KiB of it. What may be missing is less than that and the 2 MiB of a
-/// default window's table.
+/// The machine's memory. All guests of a row cost up to 2176 KiB there (powernv9, 7.2-64k); each
+/// further guest costs about 24 KiB. The tolerance is less than that and the 2 MiB of a default
+/// window's table.
 pub(crate) const OPTIONS: [&str; 9] =
     ["--kvm", "--device", "nvme", "--device", "nvme-pair", "--timeout", "3600", "--leak-tolerance", "3072"];
 
-/// The last line of a run's report begins with one of these.
+/// Starts of the last line of a run's report.
 const LAST: [&str; 2] = ["memory still locked: ", "the monitor was "];
-/// The one of a monitor that was to be killed.
+/// Start of the last line for a monitor that was to be killed.
 const KILLED: &str = "\nthe monitor was killed\n";
 
-/// What guests showed in a cell.
+/// Results of guests in a cell.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Guests {
     /// The host's kernel.
     pub kernel: String,
-    /// The guest's, if it is another.
+    /// The guest's kernel, if it differs.
     #[serde(default)]
     pub guest: Option<String>,
     /// What was checked: each run.
     pub checks: Checks,
-    /// How long it took.
+    /// Duration.
     pub took: Duration,
-    /// Of the repository.
+    /// Commit of the repository.
     pub commit: String,
 }
 
 impl Guests {
-    /// Whether a cell can run guests as they are here: with a radix MMU, as bare metal or nested.
+    /// Returns whether a cell can run these guests: with a radix MMU, as bare metal or nested.
     pub fn fit(cell: &Cell) -> bool {
         matches!(cell.machine().as_str(), "powernv9" | "powernv10" | "pseries")
     }
 
-    /// The words of all runs, of guests with the host's kernel or another.
+    /// Returns the words of all runs, of guests with the host's kernel or another.
     pub(crate) fn words(other: bool) -> Vec<String> {
         let runs: Vec<String> = runs(other).map(|(_, options)| format!("linux {options}")).collect();
         runs.join(" --then ").split(' ').map(str::to_owned).collect()
     }
 
-    /// What each run showed, by what all printed.
+    /// Returns the result of each run, from the output of all.
     pub(crate) fn checks(output: &str, other: bool) -> Checks {
         let mut printed: Vec<String> = vec![String::new()];
         for line in output.lines() {
@@ -105,12 +105,12 @@ impl Guests {
         runs(other).enumerate().map(check).collect()
     }
 
-    /// Keeps it for the table; `guest` is the label of the guest's kernel, if it is another.
+    /// Stores the results for the table; `guest` is the label of the guest's kernel, if it differs.
     pub(crate) fn keep(&self, cell: &Cell, guest: Option<&str>, logs: &Path) -> Result<()> {
         std::fs::write(file(cell, guest, logs), serde_json::to_vec(self)?).context("keep what guests showed")
     }
 
-    /// Its row in the table, by column.
+    /// Returns the row in the table, by column.
     fn row(&self, cell: &Cell) -> Row {
         let short = |kernel: &str| kernel.replace("-powerpc64le", "");
         let yes = |result: &Result<(), String>| if result.is_ok() { "yes" } else { "no" }.to_owned();
@@ -124,12 +124,12 @@ impl Guests {
     }
 }
 
-/// The runs of a guest with the host's kernel, or with another.
+/// Returns the runs of a guest with the host's kernel, or with another.
 fn runs(other: bool) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     RUNS.iter().filter(move |(name, _)| !other || OTHER_KERNEL.contains(name))
 }
 
-/// What the report of a run says that went well.
+/// Returns what the report of a successful run says.
 const REPORT: [&str; 3] =
     [", then: powered off\n", ", failed: 0, status of the guest: 0\n", "memory still locked: 0 bytes\n"];
 
@@ -137,14 +137,14 @@ const EMULATED: &str = "\nthe emulated disk's file has what the guest wrote, ";
 const PLUGGED: &str = "\nplugged 3 times, unplugged 2 times, 0 wrong\n";
 const RETURNED: &str = "\nplugged 2 times, unplugged 2 times, 0 wrong\n";
 const THREE: &str = "\nNVMe controllers: 3, in 2 groups\n";
-const RESTARTED: &str = "\nkernels that came to user space: 2, started by another: 1\n";
-/// The second kernel goes on with the window of the first, and a crash kernel reads its TCEs.
+const RESTARTED: &str = "\nkernels that reached user space: 2, started by another: 1\n";
+/// The second kernel continues with the first one's window, and a crash kernel reads its TCEs.
 const KEPT: &str = " 1 RTAS ibm,create-pe-dma-window,";
 const READ: &str = " H_GET_TCE,";
 /// A guest that is saved has made no check at its end.
 const SAVED: [&str; 2] = ["\nsaved, with ", REPORT[2]];
 
-/// What a run with an option has to print besides.
+/// What a run with an option must print in addition.
 const FURTHER: [(&str, &str); 7] = [
     ("--emulated", EMULATED),
     ("--disks 3", THREE),
@@ -155,7 +155,7 @@ const FURTHER: [(&str, &str); 7] = [
     ("--replug", RETURNED),
 ];
 
-/// What a run with these options has to print.
+/// Returns what a run with these options must print.
 fn wanted(options: &str) -> Vec<&'static str> {
     if options.contains("--kill") {
         return vec![KILLED];
@@ -167,7 +167,7 @@ fn wanted(options: &str) -> Vec<&'static str> {
     REPORT.into_iter().chain(further).collect()
 }
 
-/// Whether a run printed all that.
+/// Returns whether a run printed all of that.
 fn judge(run: &str, wanted: &[&str]) -> Result<(), String> {
     for wanted in wanted {
         if !run.contains(wanted) {
@@ -184,7 +184,7 @@ fn file(cell: &Cell, guest: Option<&str>, logs: &Path) -> PathBuf {
     logs.join(format!("{}.guests{guest}.json", cell.file_name()))
 }
 
-/// Puts what guests showed, as far as it was kept, into the table of a file; other rows stay.
+/// Puts the guests' stored results into the table of a file; other rows stay.
 pub fn write(document: &Path, logs: &Path) -> Result<()> {
     let kept = |cell: &Cell, guest: Option<&str>| {
         serde_json::from_slice::<Guests>(&std::fs::read(file(cell, guest, logs)).ok()?).ok()
@@ -202,7 +202,7 @@ fn columns() -> impl Iterator<Item = &'static str> {
     FIRST.into_iter().chain(RUNS.iter().map(|(name, _)| *name)).chain(LAST_COLUMNS)
 }
 
-/// The rows of a table.
+/// Parses the rows of a table.
 fn rows(table: &str) -> Vec<Row> {
     let cells = |line: &str| -> Vec<String> {
         line.trim().trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
@@ -212,7 +212,7 @@ fn rows(table: &str) -> Vec<Row> {
     lines.skip(1).map(|row| names.iter().cloned().zip(row).collect()).collect()
 }
 
-/// Whether a version of a kernel is one that a label stands for.
+/// Returns whether a label stands for a kernel version.
 fn stands_for(label: &str, version: &str) -> bool {
     let (series, large) = (label.trim_end_matches("-64k"), label.ends_with("-64k"));
     version.starts_with(&format!("{series}.")) && version.ends_with("-64k") == large
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "ok a\nsaved, with 9 TCEs\nthe guest booted 1 times in 9 ms, then: powered off\n\
-        kernels that came to user space: 2, started by another: 1\n\
+        kernels that reached user space: 2, started by another: 1\n\
         exits: 9: 8 H_GET_TCE, 1 RTAS ibm,create-pe-dma-window, 0 signal\n\
         plugged 3 times, unplugged 2 times, 0 wrong\nplugged 2 times, unplugged 2 times, 0 wrong\n\
         NVMe controllers: 3, in 2 groups\nthe emulated disk's file has what the guest wrote, by 9 requests\n\
@@ -300,7 +300,7 @@ mod tests {
             commit: commit.into(),
             ..Guests::default()
         };
-        // A run on powernv9 with a kernel by its label and its version, of a commit.
+        // Returns a run on powernv9 with a kernel, given by label and version, at a commit.
         let only = |label: &'static str, kernel: &'static str, commit: &'static str| {
             move |cell: &Cell, guest: Option<&str>| {
                 let ours = cell.machine() == "powernv9" && cell.kernel() == label && guest.is_none();

@@ -1,4 +1,4 @@
-//! Packs the initial file system: the only one the machine has.
+//! Packs the initial file system, which is the machine's only one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// The first process, the commands' programs, and the order of work.
+    /// Adds the first process, the commands' programs, and the order of work.
     pub fn new(init: &Program, programs: &[Program], manifest: &Manifest) -> Result<Initramfs> {
         let mut tree = Initramfs::default();
         tree.add("init", EXECUTABLE, read(&init.file)?);
@@ -37,8 +37,8 @@ impl Initramfs {
         Ok(tree)
     }
 
-    /// What a Linux guest of the machine starts with: its first process, and modules in the order
-    /// they are loaded.
+    /// The initial contents of a Linux guest of the machine: its first process, and modules in
+    /// loading order.
     pub fn of_guest(init: &Program, modules: &[(String, Vec<u8>)]) -> Result<Initramfs> {
         let mut tree = Initramfs::default();
         tree.add("init", EXECUTABLE, read(&init.file)?);
@@ -51,8 +51,8 @@ impl Initramfs {
         Ok(tree)
     }
 
-    /// Adds what a monitor boots its Linux guest with: a kernel, its initial file system, and
-    /// programs for it that not every run needs.
+    /// Adds what a monitor needs to boot its Linux guest: a kernel, its initial file system, and
+    /// programs for it that only some runs use.
     pub fn add_guest(&mut self, kernel: &Path, guest: &Initramfs, programs: &Initramfs) -> Result<()> {
         for (name, tree) in [("guest/initramfs.gz", guest), ("guest/programs.gz", programs)] {
             let mut packed = Vec::new();
@@ -63,7 +63,7 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Adds what lies below a directory, at the root.
+    /// Adds the contents of a directory at the root.
     pub fn add_root(&mut self, root: &Path) -> Result<()> {
         let mut directories = vec![root.to_owned()];
         while let Some(directory) = directories.pop() {
@@ -88,7 +88,7 @@ impl Initramfs {
 
     /// Adds what an argument names in the repository, at the same relative path.
     ///
-    /// An argument that names nothing there is just an argument.
+    /// An argument that names nothing there is an ordinary argument.
     pub fn add_argument(&mut self, argument: &str, repository: &Path) -> Result<()> {
         let value = argument.split_once('=').map_or(argument, |(_, value)| value);
         for name in [argument, value] {
@@ -129,8 +129,8 @@ impl Initramfs {
         self.files.insert(path.to_owned(), (mode, content));
     }
 
-    /// Writes the archive the kernel unpacks. Directories come before what they hold, as the order
-    /// of paths has it.
+    /// Writes the archive that the kernel unpacks. Directories precede their contents, since paths
+    /// are sorted.
     pub fn write(&self, to: impl Write) -> Result<()> {
         let mut gzip = GzEncoder::new(to, Compression::fast());
         for (number, (path, (mode, content))) in (1..).zip(&self.files) {
@@ -146,12 +146,12 @@ impl Initramfs {
     }
 }
 
-/// Where a module lies inside the machine.
+/// Returns the path of a module inside the machine.
 pub fn module_path(name: &str) -> String {
     format!("/modules/{name}")
 }
 
-/// The path of something in the repository, unless it is the whole of it or outside.
+/// Returns the path of something in the repository, unless it is all of it or outside.
 fn inside(name: &str, repository: &Path) -> Option<PathBuf> {
     let mut relative = PathBuf::new();
     for component in Path::new(name).components() {
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Unpacks an archive: path, mode and content of each entry.
+    /// Unpacks an archive: path, mode and contents of each entry.
     fn unpack(tree: &Initramfs) -> Vec<(String, u32, Vec<u8>)> {
         let mut packed = Vec::new();
         tree.write(&mut packed).unwrap();

@@ -1,4 +1,4 @@
-//! Finds kernels: in the cache, else in Debian's archive.
+//! Finds kernels: in the cache, otherwise in Debian's archive.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,15 +14,14 @@ use crate::apt::{Archive, Mirror};
 use crate::archive;
 use crate::label::{Label, Match, Release, choose};
 
-/// Suites to look for a kernel in. A list is read only where those before it have none of the
-/// series.
+/// Suites to search for a kernel. A list is read only if the earlier ones have none of the series.
 pub(crate) const SUITES: [&[&str]; 3] = [
     &["trixie", "trixie-updates", "trixie-security", "trixie-backports"],
     &["forky", "sid"],
     &["bookworm", "bookworm-security"],
 ];
 
-/// For how long a label's meaning is taken from the cache.
+/// How long the meaning of a label is taken from the cache.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A kernel on this machine.
@@ -37,15 +36,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel a label stands for; fetched unless it is in the cache.
+    /// Returns the kernel that a label stands for; fetched unless it is in the cache.
     pub fn of_label(label: Label, cache: &Path) -> Result<Kernel> {
         fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
         let _lock = lock(&cache.join("lock"))?;
         let meaning = cache.join(format!("{label}.label"));
-        let cached = match label.is_exact() {
-            true => exact(label, cache)?.map(|kernel| (kernel, true)),
-            false => cached(&meaning, cache),
-        };
+        let cached =
+            if label.is_exact() { exact(label, cache)?.map(|kernel| (kernel, true)) } else { cached(&meaning, cache) };
         let cached = cached.map(|(kernel, recent)| (recent && kernel.is_complete(), kernel));
         if let Some((true, kernel)) = cached {
             return Ok(kernel);
@@ -67,24 +64,24 @@ impl Kernel {
         }
     }
 
-    /// Whether its modules are all that a run may want.
+    /// Returns whether its modules are all that a run may need.
     fn is_complete(&self) -> bool {
         self.modules.parent().is_some_and(archive::is_complete)
     }
 
-    /// Its version, such as 6.12.107.
+    /// Returns its version, such as 6.12.107.
     pub fn version(&self) -> Result<String> {
         Ok(self.name.parse::<Release>()?.version())
     }
 
-    /// A kernel of the user's own.
+    /// Returns a kernel that the user provides.
     pub fn of_path(image: &Path, modules: &Path) -> Result<Kernel> {
         ensure!(image.is_file(), "there is no kernel {}", image.display());
         ensure!(modules.is_dir(), "there is no directory {}", modules.display());
         Ok(Kernel { name: image.display().to_string(), image: image.to_owned(), modules: modules.to_owned() })
     }
 
-    /// The content of those of `names` that exist, in that order.
+    /// Returns the contents of those of `names` that exist, in that order.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files = Vec::new();
         collect(&self.modules, &mut files)?;
@@ -101,7 +98,7 @@ impl Kernel {
     }
 }
 
-/// All wanted modules below a directory.
+/// Returns all wanted modules below a directory.
 fn collect(directory: &Path, into: &mut Vec<(&'static str, PathBuf)>) -> Result<()> {
     let list = fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
     for entry in list {
@@ -115,7 +112,7 @@ fn collect(directory: &Path, into: &mut Vec<(&'static str, PathBuf)>) -> Result<
     Ok(())
 }
 
-/// What a label meant last, and whether that is recent.
+/// Returns the latest meaning of a label, and whether it is recent.
 fn cached(meaning: &Path, cache: &Path) -> Option<(Kernel, bool)> {
     let kernel = in_cache(fs::read_to_string(meaning).ok()?.trim(), cache)?;
     let written = fs::metadata(meaning).and_then(|m| m.modified()).ok()?;
@@ -123,7 +120,7 @@ fn cached(meaning: &Path, cache: &Path) -> Option<(Kernel, bool)> {
     Some((kernel, age.is_ok_and(|age| age < FRESH)))
 }
 
-/// A kernel in the cache that an exact label names.
+/// Returns a kernel in the cache that an exact label names.
 fn exact(label: Label, cache: &Path) -> Result<Option<Kernel>> {
     for entry in fs::read_dir(cache)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -157,10 +154,10 @@ pub(crate) fn lock(path: &Path) -> Result<Flock<File>> {
         .with_context(|| format!("lock {}", path.display()))
 }
 
-/// A directory to fetch into, under the lock.
+/// Creates a directory to fetch into, under the lock.
 pub(crate) fn scratch(cache: &Path) -> Result<TempDir> {
     const PREFIX: &str = "fetching-";
-    // Nothing else fetches under the lock: what is there was left by a run that was killed.
+    // Nothing else fetches under the lock: leftovers are of a run that was killed.
     for entry in fs::read_dir(cache)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {
@@ -198,11 +195,11 @@ fn fetch(label: Label, cache: &Path) -> Result<Kernel> {
     let Some((archive, packages, best)) = newer else {
         bail!(none(label, &offered));
     };
-    eprintln!("the archive has no {label} kernel any more, taking the next newer series");
+    eprintln!("the archive no longer has a {label} kernel, taking the next newer series");
     download_best(&archive, &best.iter().collect::<Vec<_>>(), &packages, scratch.path(), cache)
 }
 
-/// Says that no kernel answers a label, and what there is instead.
+/// Returns the error that no kernel matches a label, and what there is instead.
 fn none(label: Label, offered: &[Release]) -> String {
     let mut names: Vec<&str> = offered.iter().map(Release::name).collect();
     names.sort_unstable();
@@ -215,8 +212,8 @@ fn none(label: Label, offered: &[Release]) -> String {
     )
 }
 
-/// The first that can be had: a mirror between two updates lists packages that it does not have
-/// yet.
+/// Returns the first that is available: a mirror between two updates lists packages that it does
+/// not have yet.
 fn download_best(
     archive: &Archive,
     best: &[&Release],
@@ -237,8 +234,8 @@ fn download_best(
     Err(failed.unwrap_or_else(|| anyhow!("the archive has no such kernel")))
 }
 
-/// Kernels among packages: `linux-image-RELEASE` holds it all, or `linux-binary-RELEASE` the image
-/// and `linux-modules-RELEASE` the modules.
+/// Finds kernels among packages: `linux-image-RELEASE` holds everything, or `linux-binary-RELEASE`
+/// the image and `linux-modules-RELEASE` the modules.
 fn releases(packages: &[String]) -> Vec<Release> {
     packages.iter().filter_map(|name| name.strip_prefix("linux-image-")?.parse().ok()).collect()
 }

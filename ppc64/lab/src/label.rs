@@ -9,18 +9,18 @@ use anyhow::{Context, Result, bail};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
     series: (u32, u32),
-    /// The one patch level that is wanted.
+    /// The patch level, if only that one is wanted.
     patch: Option<u32>,
     large_pages: bool,
 }
 
 impl Label {
-    /// Whether no other kernel will do. What it stands for never changes then.
+    /// Returns whether no other kernel will do. What it stands for never changes then.
     pub fn is_exact(&self) -> bool {
         self.patch.is_some()
     }
 
-    /// Whether a release is of the series and the version that the label names.
+    /// Returns whether a release is of the series and the version that the label names.
     pub fn names(&self, release: &Release) -> bool {
         let (series, large_pages) = (release.series(), release.large_pages);
         large_pages == self.large_pages
@@ -37,7 +37,7 @@ impl FromStr for Label {
             Some(series) => (series, true),
             None => (text, false),
         };
-        let wrong = || format!("{text} is no kernel label; labels look like 6.12, 7.2-64k or 7.2.6");
+        let wrong = || format!("{text} is not a kernel label; labels look like 6.12, 7.2-64k or 7.2.6");
         let numbers: Option<Vec<u32>> = series.split('.').map(|number| number.parse().ok()).collect();
         let (series, patch) = match numbers.with_context(wrong)?[..] {
             [major, minor] => ((major, minor), None),
@@ -65,22 +65,22 @@ pub struct Release {
 }
 
 impl Release {
-    /// The whole name.
+    /// Returns the whole name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The first two numbers of the version.
+    /// Returns the first two numbers of the version.
     pub fn series(&self) -> (u32, u32) {
         (self.numbers[0], self.numbers[1])
     }
 
-    /// The third number, 0 where there is none.
+    /// Returns the third number; 0 without one.
     pub fn patch(&self) -> u32 {
         self.numbers.get(2).copied().unwrap_or(0)
     }
 
-    /// The version without the words of the package: `6.12.107`.
+    /// Returns the version without the words of the package: `6.12.107`.
     pub fn version(&self) -> String {
         format!("{}.{}.{}", self.numbers[0], self.numbers[1], self.patch())
     }
@@ -95,7 +95,7 @@ impl FromStr for Release {
         } else if let Some(version) = name.strip_suffix("-powerpc64le") {
             (version, false)
         } else {
-            bail!("{name} is no kernel of 64-bit little-endian POWER");
+            bail!("{name} is not a kernel for 64-bit little-endian POWER");
         };
         let digits = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
         let numbers = version[..digits]
@@ -110,21 +110,21 @@ impl FromStr for Release {
     }
 }
 
-/// How well a release answers a label.
+/// How well a release matches a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
     /// It is of the label's series.
     Series,
-    /// The archive has given up that series; this is the next newer one.
+    /// The archive no longer has that series; this is the next newer one.
     Newer,
 }
 
-/// Kernels the table of docs/validation.md was made with. They are preferred while the archive has
-/// them: a newer one may behave in a way the model does not know yet.
+/// Kernels with which the table of docs/validation.md was made. They are preferred while the
+/// archive has them: a newer one may behave in a way that the model does not know yet.
 const SHOWN: [[u32; 3]; 2] = [[6, 12, 107], [7, 2, 13]];
 
-/// Releases of the label's series, else of the next newer series, the best first: those that were
-/// shown, then the newest. An exact label has no substitute.
+/// Returns releases of the label's series, otherwise of the next newer series, the best first:
+/// tested ones, then the newest. An exact label has no substitute.
 pub fn choose(label: Label, releases: &[Release]) -> Option<(Match, Vec<&Release>)> {
     if label.is_exact() {
         let best: Vec<&Release> = releases.iter().filter(|release| label.names(release)).collect();

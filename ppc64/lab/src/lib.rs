@@ -33,10 +33,10 @@ pub mod verdict;
 
 use std::path::{Path, PathBuf};
 
-/// The top of the repository.
+/// Returns the top of the repository.
 ///
-/// `cargo run` names the package it runs, which is right also where several copies of the
-/// repository share a target directory.
+/// `cargo run` names the package it runs, which is correct even if several copies of the repository
+/// share a target directory.
 pub fn repository() -> PathBuf {
     let package =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);

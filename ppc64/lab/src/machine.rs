@@ -18,11 +18,11 @@ pub struct Files<'a> {
     pub kernel: &'a Path,
     /// The initial file system.
     pub initramfs: &'a Path,
-    /// Where images of disks are made.
+    /// Where images of disks are created.
     pub scratch: &'a Path,
 }
 
-/// Checks that QEMU is there and new enough.
+/// Checks that QEMU is installed and new enough.
 pub fn check_qemu() -> Result<()> {
     let output =
         Command::new(QEMU).arg("--version").output().with_context(|| format!("{QEMU} does not run. {HELP}"))?;
@@ -40,7 +40,8 @@ fn major_version(text: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// The command that starts the machine. It ends with the thread that started it, however that ends.
+/// Returns the command that starts the machine. It ends with the thread that started it, however
+/// that thread ends.
 pub fn command(options: &Options, files: Files) -> Result<Command> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", QEMU]).args(arguments(options, files)?);
@@ -68,13 +69,13 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
                 Cpu::Power9 => "power9",
                 Cpu::Power10 => "power10",
             };
-            // A guest of a hypervisor runs guests of its own only if that lets it.
+            // A guest of a hypervisor runs guests of its own only if the hypervisor allows it.
             let machine = if options.kvm { "pseries,cap-nested-hv=on,cap-ccf-assist=off" } else { "pseries" };
             add(&["-M", machine, "-cpu", cpu, "-nodefaults"]);
         }
     }
     if !pseries {
-        // Not -nodefaults, which takes the root ports away.
+        // Not -nodefaults, which would remove the root ports.
         add(&["-net", "none", "-vga", "none"]);
     }
     add(&["-smp", &options.smp.to_string(), "-m", &options.memory]);
@@ -90,7 +91,7 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
     if let Some(mask) = &options.pgsz {
         let digits = mask.trim_start_matches("0x");
         let mask =
-            u64::from_str_radix(digits, 16).with_context(|| format!("--pgsz {mask} is no hexadecimal number"))?;
+            u64::from_str_radix(digits, 16).with_context(|| format!("--pgsz {mask} is not a hexadecimal number"))?;
         add(&["-global", &format!("spapr-pci-host-bridge.pgsz={mask:#x}")]);
     }
     for (index, device) in options.devices().into_iter().enumerate() {
@@ -100,10 +101,10 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
             add(&["-device", &bridge]);
         }
         if device == Device::Edu {
-            // The default mask is 28 bits and would hide what lies above.
+            // The default mask is 28 bits and would hide everything above.
             add(&["-device", &format!("edu,bus={bus},dma_mask=0xffffffffffffffff")]);
         }
-        // Functions of one device: what is on a bus is one group.
+        // Functions of one device: all devices on a bus are one group.
         let place = |function: usize| match device.count() {
             1 => format!("bus={bus}"),
             _ => format!("bus={bus},addr=0.{function},multifunction=on"),
@@ -117,7 +118,7 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
         }
         if device.ports() > 0 {
             let network = format!("hubport,id=net{index},hubid=0");
-            // Without a program for firmware to boot from it.
+            // Without an option ROM, which firmware could boot from.
             let device = format!("e1000e,{},netdev=net{index},romfile=", place(device.disks()));
             add(&["-netdev", &network, "-device", &device]);
         }
@@ -126,17 +127,17 @@ fn arguments(options: &Options, files: Files) -> Result<Vec<String>> {
     Ok(line)
 }
 
-/// Where the image of a disk is: which device, and which of its disks.
+/// Returns the path of a disk's image: which device, and which of its disks.
 pub fn image(scratch: &Path, index: usize, function: usize) -> std::path::PathBuf {
     scratch.join(format!("{}.raw", disk(index, function)))
 }
 
-/// What a disk is called.
+/// Returns the name of a disk.
 fn disk(index: usize, function: usize) -> String {
     if function == 0 { format!("disk{index}") } else { format!("disk{index}.{function}") }
 }
 
-/// One PHB for each device, because a PHB is an IOMMU group.
+/// One PHB for each device, since a PHB is an IOMMU group.
 fn bus(machine: Machine, index: usize) -> Result<String> {
     let most = match machine {
         Machine::Powernv8 => 3,

@@ -27,7 +27,7 @@ pub struct Options {
     /// Directory with the modules of a kernel given by path
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
-    /// What to test with, each on a host bridge and in an IOMMU group of its own [default: edu edu]
+    /// Test devices, each on a host bridge and in an IOMMU group of its own [default: edu edu]
     #[arg(long = "device", value_enum)]
     pub devices: Vec<Device>,
     /// Processor, pseries only [default: power9]
@@ -36,16 +36,16 @@ pub struct Options {
     /// Number of processors
     #[arg(long, default_value_t = 1)]
     pub smp: u32,
-    /// Memory of the machine, as QEMU understands it
+    /// Memory of the machine, in QEMU's syntax
     #[arg(long, default_value = "2G", value_parser = memory)]
     pub memory: String,
-    /// Seconds after which a machine that still runs has failed
+    /// Seconds after which a machine that is still running has failed
     #[arg(long, default_value_t = 300)]
     pub timeout: u64,
-    /// Huge pages of the default size to set aside
+    /// Number of huge pages of the default size to set aside
     #[arg(long, value_name = "N")]
     pub hugepages: Option<u64>,
-    /// Keep everything the console showed
+    /// Keep everything that the console showed
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Dynamic DMA windows of the firmware, pseries only
@@ -63,11 +63,12 @@ pub struct Options {
     /// Kernel label of a guest that a command boots [default: the machine's own kernel]
     #[arg(long, value_name = "LABEL")]
     pub guest_kernel: Option<Label>,
-    /// Set an environment variable for the commands; RUST_LOG and RUST_BACKTRACE are passed on by
-    /// themselves
+    /// Set an environment variable for the commands; RUST_LOG and RUST_BACKTRACE are always passed
+    /// on
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
     pub environment: Vec<(String, String)>,
-    /// A file or directory of the repository the commands need, beside those that are arguments
+    /// A file or directory of the repository that the commands need, besides those that are
+    /// arguments
     #[arg(long = "file", value_name = "PATH")]
     pub files: Vec<String>,
     /// An argument for QEMU
@@ -76,19 +77,19 @@ pub struct Options {
     /// Succeed if, and only if, the kernel oopses or panics
     #[arg(long)]
     pub expect_oops: bool,
-    /// Let the kernel warn: other faults still fail the run
+    /// Allow kernel warnings: other faults still fail the run
     #[arg(long)]
     pub allow_warnings: bool,
     /// Memory that may be missing after the commands [default: 1024, 512 more for each further
     /// processor, 1024 more with --kvm]
     #[arg(long, value_name = "KIB")]
     pub leak_tolerance: Option<u64>,
-    /// The command and its arguments; --then starts a further command
+    /// The command and its arguments; --then starts another command
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub words: Vec<String>,
 }
 
-/// Machines that VFIO's sPAPR driver works on.
+/// Machines on which VFIO's sPAPR driver works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Machine {
     /// Bare metal, POWER8 with PHB3
@@ -117,7 +118,7 @@ pub enum Device {
 }
 
 impl Device {
-    /// How many disk controllers that is.
+    /// Returns the number of disk controllers.
     pub fn disks(self) -> usize {
         match self {
             Device::Edu | Device::E1000e => 0,
@@ -126,12 +127,12 @@ impl Device {
         }
     }
 
-    /// How many Ethernet controllers that is.
+    /// Returns the number of Ethernet controllers.
     pub fn ports(self) -> usize {
         usize::from(matches!(self, Device::E1000e | Device::NvmeE1000e))
     }
 
-    /// How many devices that is.
+    /// Returns the number of devices.
     pub fn count(self) -> usize {
         (self.disks() + self.ports()).max(1)
     }
@@ -155,12 +156,12 @@ pub enum Switch {
 }
 
 impl Options {
-    /// The devices, or the default ones.
+    /// Returns the devices, or the default ones.
     pub fn devices(&self) -> Vec<Device> {
         if self.devices.is_empty() { vec![Device::Edu; 2] } else { self.devices.clone() }
     }
 
-    /// The commands, cut at `--then`.
+    /// Returns the commands, split at `--then`.
     pub fn commands(&self) -> Result<Vec<Vec<String>>> {
         let commands: Vec<Vec<String>> = self.words.split(|word| word == "--then").map(<[String]>::to_vec).collect();
         ensure!(commands.iter().all(|command| !command.is_empty()), "--then stands between two commands");
@@ -184,8 +185,8 @@ impl Options {
     }
 }
 
-/// A size as QEMU's -m takes it: MiB, or a number with a suffix, then QEMU's other settings. QEMU
-/// would take 0 for a default of its own.
+/// Parses a size as QEMU's -m takes it: MiB, or a number with a suffix, then QEMU's other settings.
+/// QEMU would replace 0 by a default of its own.
 fn memory(text: &str) -> Result<String, String> {
     let size = text.split(',').next().unwrap_or_default();
     let digits = size.strip_suffix(|c: char| "bkmgtpeBKMGTPE".contains(c)).unwrap_or(size);

@@ -1,5 +1,5 @@
-//! Programs of Debian that a command runs inside the machine: fetched with all that their package
-//! depends on, and reduced to what they load.
+//! Debian programs that a command runs inside the machine: fetched with all dependencies of their
+//! package, and reduced to the files they load.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,7 +43,7 @@ impl Packaged {
         let scratch = scratch(cache)?;
         let suites = SUITES.concat();
         let archive = Archive::open(&Mirror::find()?, &suites, &scratch.path().join("apt"))?;
-        // A backport is another version; a package that is missing comes rather from testing.
+        // A backport is another version; a missing package is rather taken from testing.
         let suites: Vec<&str> =
             suites.into_iter().filter(|suite| SUITES[0][0] == *suite || SUITES[1].contains(suite)).collect();
         let unpacked = scratch.path().join("unpacked");
@@ -65,8 +65,8 @@ impl Packaged {
     }
 }
 
-/// The files, and what they load: where it belongs, and where it is. Links are followed, since each
-/// name is to be a file of its own.
+/// Returns the files and everything they load: destination, and source. Follows links, since each
+/// name becomes a file of its own.
 fn loaded(unpacked: &Path, files: &[String]) -> Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     let mut left: Vec<(String, PathBuf)> = files.iter().map(|file| (file.clone(), unpacked.join(file))).collect();
@@ -81,8 +81,8 @@ fn loaded(unpacked: &Path, files: &[String]) -> Result<BTreeMap<String, PathBuf>
             left.push((path, file));
         }
         if let Some(path) = loader {
-            // Where packages lie below /usr, its directory is a link that no package has.
-            let Some(name) = Path::new(&path).file_name() else { bail!("{path} is no loader") };
+            // Where packages are below /usr, its directory is a link that no package contains.
+            let Some(name) = Path::new(&path).file_name() else { bail!("{path} is not a loader") };
             let file = unpacked.join(LIBRARIES).join(name);
             left.push((path, file));
         }
@@ -90,7 +90,7 @@ fn loaded(unpacked: &Path, files: &[String]) -> Result<BTreeMap<String, PathBuf>
     Ok(found)
 }
 
-/// The loader of a program, and the libraries that a program or library asks for.
+/// Returns the loader of a program, and the libraries that a program or library needs.
 fn needs(content: &[u8]) -> Result<(Option<String>, Vec<String>)> {
     let elf = ElfBytes::<AnyEndian>::minimal_parse(content)?;
     let segments = elf.segments().context("no program headers")?;

@@ -13,32 +13,32 @@ use crate::packaged::Packaged;
 const TARGET: &str = "powerpc64le-unknown-linux-gnu";
 const LINKER: &str = "powerpc64le-linux-gnu-gcc";
 
-/// Where the project's package says which packages of the workspace a command takes along.
+/// Metadata of the project's package: which packages of the workspace a command needs.
 const METADATA: &str = "ppc64";
 
-/// Where it says which commands boot Linux, and the package with the first process of each.
+/// Metadata: which commands boot Linux, and the package with the first process of each.
 const METADATA_LINUX: &str = "ppc64-linux";
 
-/// Where it says which other commands a command runs.
+/// Metadata: which other commands a command runs.
 const METADATA_COMMANDS: &str = "ppc64-commands";
 
-/// Where it says which program of Debian a command runs.
+/// Metadata: which Debian program a command runs.
 const METADATA_DEBIAN: &str = "ppc64-debian";
 
-/// Where it says which program of Debian the Linux runs that a command boots with an option.
+/// Metadata: which Debian program the Linux runs that a command boots with an option.
 const METADATA_DEBIAN_GUEST: &str = "ppc64-debian-guest";
 
-/// Where a package says which programs in C it has, and the source of each. They are linked with
-/// its library, and find its headers in `include`.
+/// Metadata of a package: its programs in C, and the source of each. They are linked with its
+/// library, and find its headers in `include`.
 const METADATA_C: &str = "ppc64-c";
 
-/// Commands the first process knows itself.
+/// Commands that the first process runs itself.
 pub const BUILT_IN: [&str; 2] = ["report", "selftest"];
 
-/// A program and where it was built.
+/// A program, and where it was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The name it has inside the machine.
+    /// Its name inside the machine.
     pub name: String,
     /// The executable.
     pub file: PathBuf,
@@ -51,17 +51,17 @@ struct Buildable {
     name: String,
     kind: Kind,
     features: Vec<String>,
-    /// Guests it runs.
+    /// Guests that it runs.
     guests: Vec<String>,
-    /// The first process of the Linux it boots.
+    /// The first process of the Linux that it boots.
     linux: Option<String>,
-    /// Other commands it runs.
+    /// Other commands that it runs.
     commands: Vec<String>,
-    /// The program of Debian it runs.
+    /// The Debian program that it runs.
     debian: Option<Packaged>,
-    /// The one that the Linux runs that it boots with an option.
+    /// The Debian program of the Linux that it boots with an option.
     debian_guest: Option<(String, Packaged)>,
-    /// Where a program in C is.
+    /// Location of a program in C.
     source: Option<Source>,
 }
 
@@ -69,20 +69,20 @@ struct Buildable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
     file: PathBuf,
-    /// Where its headers are.
+    /// Location of its headers.
     include: PathBuf,
 }
 
 /// What commands need inside the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Programs {
-    /// The commands, and bare-metal guests they run.
+    /// The commands, and the bare-metal guests they run.
     pub commands: Vec<Program>,
     /// The first process of the Linux that a command boots as a guest.
     pub linux_init: Option<Program>,
-    /// The program of Debian that a command runs.
+    /// The Debian program that a command runs.
     pub debian: Option<Packaged>,
-    /// The program of Debian that the Linux runs that a command boots as a guest.
+    /// The Debian program of the Linux that a command boots as a guest.
     pub debian_guest: Option<Packaged>,
 }
 
@@ -95,7 +95,7 @@ enum Kind {
     Example,
     Test,
     Bench,
-    /// A program in C; cargo builds the library that it is linked with.
+    /// A program in C; cargo builds the library with which it is linked.
     C,
 }
 
@@ -110,7 +110,7 @@ impl Buildable {
         };
         let mut arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
         arguments.extend(match self.kind {
-            // Optimised anyway, and `cargo bench` does not know the option.
+            // Optimised anyway; `cargo bench` does not know the option.
             Kind::Bench => None,
             Kind::Guest => Some("--profile=guest".to_owned()),
             _ => Some("--release".to_owned()),
@@ -132,12 +132,12 @@ pub fn build_init(repository: &Path) -> Result<Program> {
     build(&of_package("ppc64-init", Kind::Bin), repository)
 }
 
-/// The command of a package that has its name.
+/// Returns the command of a package that has its name.
 fn of_package(name: &str, kind: Kind) -> Buildable {
     Buildable { package: name.into(), name: name.into(), kind, ..Buildable::default() }
 }
 
-/// Builds what the commands name, each once.
+/// Builds the named commands, each once.
 pub fn build_commands(commands: &[Vec<String>], repository: &Path) -> Result<Programs> {
     let names: BTreeSet<&str> = commands
         .iter()
@@ -187,8 +187,8 @@ fn find<'a>(name: &str, all: &'a [Buildable]) -> Result<&'a Buildable> {
     )
 }
 
-/// Commands, examples, programs in C, integration tests and benchmarks of the workspace's default
-/// members: library, C interface, command and tests.
+/// Returns commands, examples, programs in C, integration tests and benchmarks of the workspace's
+/// default members: library, C interface, command and tests.
 fn list(repository: &Path) -> Result<Vec<Buildable>> {
     let metadata = MetadataCommand::new()
         .manifest_path(repository.join("Cargo.toml"))
@@ -225,7 +225,7 @@ fn list(repository: &Path) -> Result<Vec<Buildable>> {
     Ok(buildables.chain(packages.iter().flat_map(|package| in_c(package))).collect())
 }
 
-/// The programs in C of a package.
+/// Returns the programs in C of a package.
 fn in_c(package: &Package) -> Vec<Buildable> {
     let programs = package.metadata.get(METADATA_C).and_then(serde_json::Value::as_object);
     let folder = package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned()).unwrap_or_default();
@@ -237,7 +237,7 @@ fn in_c(package: &Package) -> Vec<Buildable> {
     programs.into_iter().flatten().filter_map(program).collect()
 }
 
-/// The names that a table of the metadata lists for a command.
+/// Returns the names that a table of the metadata lists for a command.
 fn names(metadata: &serde_json::Value, table: &str, command: &str) -> Vec<String> {
     strings(metadata.get(table).and_then(|commands| commands.get(command)))
 }
@@ -247,7 +247,7 @@ fn strings(list: Option<&serde_json::Value>) -> Vec<String> {
     list.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-/// A package and the files of it that are needed.
+/// A package, and its files that are needed.
 fn packaged(entry: &serde_json::Value) -> Option<Packaged> {
     let package = entry.get("package")?.as_str()?.to_owned();
     Some(Packaged { package, files: strings(entry.get("files")) })
@@ -258,7 +258,7 @@ fn with_option(entry: &serde_json::Value) -> Option<(String, Packaged)> {
     Some((entry.get("option")?.as_str()?.to_owned(), packaged(entry)?))
 }
 
-/// The package with the first process of the Linux that a command boots.
+/// Returns the package with the first process of the Linux that a command boots.
 fn linux(metadata: &serde_json::Value, command: &str) -> Option<String> {
     Some(metadata.get(METADATA_LINUX)?.get(command)?.as_str()?.to_owned())
 }
@@ -278,19 +278,19 @@ fn build(buildable: &Buildable, repository: &Path) -> Result<Program> {
     let mut compiler = Command::new(LINKER);
     compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-static"]);
     compiler.arg("-I").arg(&source.include).arg("-o").arg(&file).arg(&source.file).arg(&library);
-    // The linker warns of what programs that are linked statically cannot do, such as to look up
-    // users; nothing does.
+    // The linker warns of what statically linked programs cannot do, such as looking up users;
+    // these do not.
     let done = compiler.args(["-lpthread", "-lm", "-ldl"]).output().context("start the C compiler")?;
     let said = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "could not compile {} for {TARGET}:\n{said}", source.file.display());
     Ok(Program { name, file })
 }
 
-/// Has cargo build something, and returns the file of it that `pick` finds among what was built.
+/// Makes cargo build something, and returns the built file that `pick` finds.
 fn cargo(buildable: &Buildable, repository: &Path, pick: impl Fn(Artifact) -> Option<PathBuf>) -> Result<PathBuf> {
     let variable = TARGET.to_uppercase().replace('-', "_");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // There is no C library inside the machine. A guest lies where it was linked to.
+    // There is no C library inside the machine. A guest must lie where it was linked.
     let flags = match buildable.kind {
         Kind::Guest => "-Ctarget-feature=+crt-static -Crelocation-model=static",
         _ => "-Ctarget-feature=+crt-static",

@@ -17,10 +17,10 @@ use crate::kernel::Kernel;
 use crate::label::Label;
 use crate::spent::Spent;
 
-/// What a cell showed.
+/// Results of a cell.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Shown {
-    /// Of the repository.
+    /// Commit of the repository.
     pub commit: String,
     /// The kernel that ran.
     pub kernel: String,
@@ -34,15 +34,15 @@ pub struct Shown {
     pub rules: usize,
     /// The random walk.
     pub walk: Walk,
-    /// How long its machines ran, added up.
+    /// Sum of the running times of its machines.
     pub took: Duration,
-    /// Where that went: each machine by name.
+    /// Running time of each machine, by name.
     #[serde(default)]
     pub spent: Vec<(String, Spent)>,
 }
 
 impl Shown {
-    /// How many checks passed.
+    /// Returns how many checks passed.
     pub fn passed(&self) -> usize {
         self.checks.iter().filter(|(_, result)| result.is_ok()).count()
     }
@@ -55,13 +55,13 @@ pub struct Walk {
     pub operations: u64,
     /// Operations whose results differ.
     pub differences: u64,
-    /// Transfers of a device among them.
+    /// Transfers of a device among these.
     pub transfers: u64,
-    /// How long it took.
+    /// Duration.
     pub seconds: f64,
-    /// Where it started.
+    /// Start of the walk.
     pub seed: u64,
-    /// Of the repository.
+    /// Commit of the repository.
     #[serde(default)]
     pub commit: String,
 }
@@ -69,7 +69,7 @@ pub struct Walk {
 /// What to run in a cell.
 #[derive(Debug)]
 pub struct Run {
-    /// The native command, for the models, which a run of a single part does without.
+    /// The native command, for the models; runs of a single part do not need it.
     pub command: Option<PathBuf>,
     /// The scenarios.
     pub scenarios: Vec<String>,
@@ -79,13 +79,13 @@ pub struct Run {
     pub seed: u64,
     /// Rounds of drivers in user space.
     pub rounds: u32,
-    /// Label of the guests' kernel, if it is not the host's.
+    /// Label of the guests' kernel, if it differs from the host's.
     pub guest_kernel: Option<Label>,
-    /// Nothing else.
+    /// The only part to run.
     pub only: Option<Only>,
 }
 
-/// A part of what is run.
+/// A part of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
     /// The random walk.
@@ -96,26 +96,26 @@ pub enum Only {
     Guests,
 }
 
-/// Memory that may be missing after everything but the walk.
+/// Tolerance of memory after everything except the walk.
 const LEAK_KIB: u64 = 1024;
-/// pseries kernels keep some bytes of each window for ever, and a walk makes thousands.
+/// pseries kernels lose some bytes of each window for good, and a walk creates thousands.
 const OPERATIONS_A_KIB: u64 = 50;
 /// Memory that rules with scars may lose.
 const LOST_KIB: &str = "1000000";
 
-/// Slowest walk that is waited for, operations a second.
+/// Slowest walk to wait for, in operations per second.
 const SLOWEST: u64 = 50;
 
-/// A machine of a cell. Each boots by itself, so they run side by side.
+/// A machine of a cell. Each boots by itself, so they can run at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The scenarios, the kernel tests, the rules that leave a machine as it was, and the walk.
+    /// The scenarios, the kernel tests, the rules that leave a machine unchanged, and the walk.
     Real,
     /// The random walk alone.
     Walk,
     /// Rules of the contract that leave scars.
     Scars,
-    /// A rule that ends the machine.
+    /// A rule that crashes the machine.
     Fatal(&'static str),
     /// Drivers in user space.
     Drivers,
@@ -124,7 +124,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The machines of a cell, the longest first.
+    /// Returns the machines of a cell, the longest first.
     pub fn of(cell: &Cell, only: Option<Only>) -> Vec<Part> {
         match only {
             Some(Only::Walk) => vec![Part::Walk],
@@ -137,7 +137,7 @@ impl Part {
         }
     }
 
-    /// How it is called in names of files.
+    /// Returns its name for files.
     pub fn name(&self) -> &'static str {
         match self {
             Part::Real => "real",
@@ -150,7 +150,7 @@ impl Part {
     }
 }
 
-/// Runs a machine of a cell. `progress` gets lines that say how far it is.
+/// Runs a machine of a cell. `progress` gets lines that show how far it is.
 pub fn show(
     cell: &Cell,
     part: Part,
@@ -160,7 +160,7 @@ pub fn show(
     progress: &dyn Fn(&str),
 ) -> Result<Shown> {
     let kernel = Kernel::of_label(cell.kernel().parse()?, &repository.join("ppc64/cache"))?;
-    // The kernel a label stands for changes; so does the model that is like it.
+    // The kernel that a label stands for changes, and with it the model that is like it.
     let lab = Lab { cell, preset: cell.preset(&kernel.version()?), repository, logs, progress };
     let mut shown = Shown { commit: commit(repository)?, kernel: kernel.name, ..Shown::default() };
     match part {
@@ -173,8 +173,8 @@ pub fn show(
     Ok(shown)
 }
 
-/// What a cell showed, of what its machines did, in the order of [`Part::of`]. It is kept for
-/// [`last`].
+/// Returns the results of a cell from those of its machines, in the order of [`Part::of`]. They are
+/// stored for [`last`].
 pub fn join(cell: &Cell, parts: Vec<(Part, Result<Shown>)>, only: Option<Only>, logs: &Path) -> Result<Shown> {
     let mut whole = Shown::default();
     let mut ran = true;
@@ -200,7 +200,7 @@ pub fn join(cell: &Cell, parts: Vec<(Part, Result<Shown>)>, only: Option<Only>, 
     Ok(whole)
 }
 
-/// What a cell showed when it was last run, with its last walk that was longer.
+/// Returns the latest stored results of a cell, with its latest longer walk.
 pub fn last(cell: &Cell, logs: &Path) -> Option<Shown> {
     let read = |only_walk| serde_json::from_slice::<Shown>(&fs::read(kept(cell, logs, only_walk)).ok()?).ok();
     match (read(false), read(true)) {
@@ -215,14 +215,14 @@ fn kept(cell: &Cell, logs: &Path, only_walk: bool) -> PathBuf {
     logs.join(format!("{}{}.json", cell.file_name(), if only_walk { ".walk" } else { "" }))
 }
 
-/// What the repository holds.
+/// Returns the commit of the repository.
 fn commit(repository: &Path) -> Result<String> {
     let git = ["describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"];
     let output = Command::new("git").args(git).current_dir(repository).output().context("start git")?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A cell with where to run it and where to keep what it prints.
+/// A cell, where to run it, and where to store its output.
 struct Lab<'a> {
     cell: &'a Cell,
     /// The model that is like it.
@@ -232,7 +232,7 @@ struct Lab<'a> {
     progress: &'a dyn Fn(&str),
 }
 
-/// What `ppc64/run` printed, and whether all went well.
+/// Output of `ppc64/run`, and whether all went well.
 struct Done {
     well: Result<(), String>,
     output: String,
@@ -240,7 +240,7 @@ struct Done {
 }
 
 impl Lab<'_> {
-    /// Everything that leaves the machine as it was.
+    /// Runs everything that leaves the machine unchanged.
     fn real(&self, run: &Run, part: Part, shown: &mut Shown) -> Result<()> {
         let only_walk = part == Part::Walk;
         let mut words: Vec<String> = Vec::new();
@@ -262,7 +262,7 @@ impl Lab<'_> {
         }
         let (seed, operations) = (run.seed.to_string(), run.operations.to_string());
         then(&["conformance", "--json", "--preset", preset, "--seed", &seed, "--ops", &operations]);
-        // The walk is the last: a machine on which rules fail is not to be walked on for an hour.
+        // The walk comes last: a machine on which rules fail should not be walked on for an hour.
         let timeout = 600 + run.operations / SLOWEST;
         let tolerance = LEAK_KIB + run.operations / OPERATIONS_A_KIB;
         let options = ["--timeout", &timeout.to_string(), "--leak-tolerance", &tolerance.to_string()];
@@ -303,11 +303,11 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// Rules of the contract that leave scars, in a machine of their own.
+    /// Runs rules of the contract that leave scars, in a machine of their own.
     fn scars(&self, shown: &mut Shown) -> Result<()> {
         let mut options = vec!["--allow-warnings", "--leak-tolerance", LOST_KIB];
         if self.cell.is_pseries() {
-            // A rule that poisons a group has one to itself.
+            // A rule that poisons a group has one of its own.
             options.extend(["--device", "edu"].repeat(4));
         }
         let words = ["contract", "--preset", &self.preset, "--scars"].map(str::to_owned);
@@ -319,7 +319,7 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// A rule that ends the machine: the end is what is wanted.
+    /// Runs a rule that crashes the machine: the crash is expected.
     fn fatal(&self, rule: &'static str, shown: &mut Shown) -> Result<()> {
         let words = ["contract", "--preset", &self.preset, "--fatal", rule].map(str::to_owned);
         let done = self.run(Part::Fatal(rule), &["--expect-oops", "--timeout", "200"], &words, shown)?;
@@ -328,7 +328,7 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// Drivers in user space, in a machine with devices for them.
+    /// Runs drivers in user space, in a machine with devices for them.
     fn drivers(&self, rounds: u32, shown: &mut Shown) -> Result<()> {
         let timeout = Drivers::timeout(rounds).to_string();
         let options = [&DEVICES[..], &["--timeout", &timeout]].concat();
@@ -348,7 +348,7 @@ impl Lab<'_> {
         drivers.keep(self.cell, self.logs)
     }
 
-    /// Linux guests, one after the other, with the machine's kernel or another.
+    /// Runs Linux guests, one after the other, with the machine's kernel or another.
     fn guests(&self, run: &Run, shown: &mut Shown) -> Result<()> {
         let label = run.guest_kernel.map(|label| label.to_string());
         let cache = self.repository.join("ppc64/cache");
@@ -390,7 +390,7 @@ impl Lab<'_> {
         let status = child.wait()?;
         fs::write(file("err"), &errors)?;
         if let Some(spent) = Spent::among(&errors) {
-            // Without the building of programs, which may take longer.
+            // Without the time to build programs, which may take longer.
             shown.took += Duration::try_from_secs_f64(spent.machine).unwrap_or_default();
             shown.spent.push((part.name().to_owned(), spent));
         }
@@ -402,12 +402,12 @@ impl Lab<'_> {
     }
 }
 
-/// The last word of the conformance test.
+/// Returns the last line of the conformance test.
 fn walk(output: &str) -> Option<Walk> {
     output.lines().filter_map(|line| serde_json::from_str::<Walk>(line).ok()).next_back()
 }
 
-/// Page size and MMU, as `ppc64/run` prints them.
+/// Returns page size and MMU, as `ppc64/run` prints them.
 fn facts(errors: &str, shown: &mut Shown) {
     let line = errors.lines().find_map(|line| line.strip_prefix("Linux ")).unwrap_or_default();
     for fact in line.split(", ") {
@@ -419,7 +419,7 @@ fn facts(errors: &str, shown: &mut Shown) {
     }
 }
 
-/// The native command that runs the models.
+/// Returns the native command that runs the models.
 pub fn native_command(repository: &Path) -> Result<PathBuf> {
     let status = Command::new("cargo")
         .args(["build", "--quiet", "--release", "--bin", "spapr-iommu"])

@@ -1,4 +1,4 @@
-//! Where the time of a run went: a line that `ppc64/run` prints and `ppc64/matrix` reads.
+//! How the time of a run was spent: a line that `ppc64/run` prints and `ppc64/matrix` reads.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 use ppc64_init::protocol::Report;
 use serde::{Deserialize, Serialize};
 
-/// What the line begins with.
+/// Start of the line.
 const WORD: &str = "time: ";
 
-/// How long a machine ran, how much of that its emulation needed a processor, and how long each
+/// How long a machine ran, how much of that its emulation used a processor, and how long each
 /// command took. The difference between the first two is waiting, which other machines can use.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Spent {
@@ -25,8 +25,8 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// What a machine took that ran for `machine` and reported `reports`. `before`: processor time
-    /// of earlier children.
+    /// Returns the time of a machine that ran for `machine` and reported `reports`. `before`:
+    /// processor time of earlier children.
     pub fn new(machine: Duration, before: Duration, commands: &[Vec<String>], reports: &[Report]) -> Result<Self> {
         let ended = reports.iter().filter_map(|report| match report {
             Report::Exited { command, milliseconds, .. } => {
@@ -38,13 +38,13 @@ impl Spent {
         Ok(Self { machine: machine.as_secs_f64(), processor: processor.as_secs_f64(), commands: ended.collect() })
     }
 
-    /// Reads the line among others.
+    /// Finds and parses the line.
     pub fn among(lines: &str) -> Option<Self> {
         lines.lines().rev().find_map(|line| line.parse().ok())
     }
 }
 
-/// Processor time of all children of this process that have ended.
+/// Returns the processor time of all children of this process that have ended.
 pub fn children() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("read the processor time of children")?;
     let duration = |time: nix::sys::time::TimeVal| {

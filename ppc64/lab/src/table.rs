@@ -13,7 +13,7 @@ pub fn heading() -> String {
     )
 }
 
-/// A cell's line on the terminal, with what failed below it.
+/// Returns a cell's line on the terminal, with its failures below.
 pub fn line(cell: &Cell, shown: &Shown) -> String {
     let Shown { kernel, rules, walk, took, .. } = shown;
     let checks = format!("{}/{}", shown.passed(), shown.checks.len());
@@ -36,7 +36,7 @@ pub fn line(cell: &Cell, shown: &Shown) -> String {
     text
 }
 
-/// How long all machines ran, and what of that they needed processors for.
+/// Returns how long all machines ran, and for how much of that they needed processors.
 pub fn total(done: &[(Cell, Shown)]) -> String {
     let spent = || done.iter().flat_map(|(_, shown)| &shown.spent).map(|(_, spent)| spent);
     let (machines, seconds) = (spent().count(), spent().map(|spent| spent.machine).sum::<f64>());
@@ -50,7 +50,7 @@ mod tests {
     use crate::spent::Spent;
 
     #[test]
-    fn a_cell_tells_where_its_time_went() {
+    fn a_cell_shows_where_its_time_went() {
         let cell: Cell = "pseries:6.12".parse().unwrap();
         let spent = Spent { machine: 10.0, processor: 4.0, commands: vec![("kernel".into(), 2.5)] };
         let shown = Shown { spent: vec![("real".into(), spent.clone()), ("scars".into(), spent)], ..Shown::default() };

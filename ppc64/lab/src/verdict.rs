@@ -11,15 +11,15 @@ use crate::console::Seen;
 /// Exit status when machine, kernel or this program failed, or the time was over.
 pub const FAILED: u8 = 125;
 
-/// Memory that may be missing after the commands, in KiB.
+/// Tolerance of memory after the commands, in KiB.
 ///
 /// Measured on pseries and powernv8 to 10 with kernels 6.12 and 7.2: a command that does nothing
 /// costs up to 64 KiB with one processor, 384 KiB with two and 1088 KiB with four, most of it with
 /// 64 KiB pages, because every processor keeps some pages and slabs in reserve. One that registers,
-/// maps and gives back 256 MiB through two containers costs up to 192 KiB with one processor, and
-/// no more when it runs four times. This is at least twice as much.
+/// maps and releases 256 MiB through two containers costs up to 192 KiB with one processor, and not
+/// more if it runs four times. This is at least twice as much.
 ///
-/// With KVM the first guest costs up to 1088 KiB, and no more when nine boot (powernv9, 6.12-64k).
+/// With KVM the first guest costs up to 1088 KiB, and not more if nine boot (powernv9, 6.12-64k).
 pub fn leak_tolerance_kib(processors: u32, kvm: bool) -> u64 {
     let guests = if kvm { 1024 } else { 0 };
     512 * (1 + u64::from(processors)) + guests
@@ -41,13 +41,13 @@ pub struct Expected {
     pub oops: bool,
     /// The kernel may warn.
     pub warnings: bool,
-    /// Memory that may be missing, in KiB.
+    /// Tolerance of memory, in KiB.
     pub leak_tolerance: u64,
 }
 
-/// Judges what was seen. The first of these decides: interruption, an expected oops, a kernel
-/// fault, a time-out, a failure of the first process, a failed command, a leak, output that could
-/// not be written.
+/// Judges a run. The first of these decides: interruption, an expected oops, a kernel fault, a
+/// time-out, a failure of the first process, a failed command, a leak, output that could not be
+/// written.
 pub fn judge(seen: &Seen, end: End, expected: Expected) -> Verdict {
     let mut text = String::new();
     let mut status = decide(seen, end, expected, &mut text);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_the_first_process_is_told() {
+    fn a_failure_of_the_first_process_is_reported() {
         let failed = seen(vec![Report::Failed("no group".into()), Report::Finished]);
         let verdict = judge(&failed, End::Off, EXPECTED);
         assert_eq!(verdict.status, FAILED);

@@ -1,5 +1,5 @@
 //! Boots about 35 machines: `cargo test --release --package ppc64-lab --test boot -- --test-threads
-//! 6`. They wait most of the time, so more of them run than there are processors.
+//! 6`. They mostly wait, so more of them run than there are processors.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -28,7 +28,7 @@ fn run(line: &str) -> (i32, String, String) {
     (status.code().unwrap(), stdout, stderr)
 }
 
-/// Does a QEMU with this name run?
+/// Returns whether a QEMU with this name runs.
 fn runs(name: &str) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -185,7 +185,7 @@ fn a_disk_controller_goes_to_vfio_or_stays_with_the_host() {
     }
 }
 
-/// What each machine lacks is named with its remedy, and a machine that lacks nothing is fine.
+/// What each machine lacks is reported with its remedy, and a machine that lacks nothing is fine.
 #[test]
 fn the_doctor_tells_machines_apart() {
     for (machine, arguments, expected) in [
@@ -209,8 +209,8 @@ fn the_doctor_tells_machines_apart() {
     }
 }
 
-/// A plan for the running kernel is the one for the model of the machine, and leaves the machine as
-/// it was: the second one is the same.
+/// A plan for the running kernel equals that for the model of the machine, and leaves the machine
+/// unchanged: the second plan is the same.
 #[test]
 fn a_plan_of_the_running_kernel_is_that_of_the_model() {
     for (machine, model) in [("powernv9", "powernv9-4k"), ("pseries", "pseries-4k")] {
@@ -230,7 +230,7 @@ fn a_plan_of_the_running_kernel_is_that_of_the_model() {
     }
 }
 
-/// One machine that lacks one thing after another.
+/// One machine from which one thing after another is removed.
 #[test]
 fn the_doctor_names_what_is_missing() {
     let doctor = "selftest expect 3 spapr-iommu doctor --json";
@@ -283,8 +283,8 @@ fn the_doctor_knows_kernels_by_their_version() {
     }
 }
 
-/// A device that a host driver has goes to vfio-pci and comes back, with what the driver makes of
-/// it.
+/// A device that a host driver has goes to vfio-pci and comes back, with what the driver provides
+/// for it.
 #[test]
 fn a_device_is_bound_and_put_back() {
     for (machine, kernel, address) in [("pseries", "6.12", "0000:00:00.0"), ("powernv9", "6.12-64k", "0000:01:00.0")] {

@@ -3,14 +3,14 @@
 use anyhow::Result;
 use ppc64_linux_init::{FAILED, PASSED};
 
-/// What was checked.
+/// Checks so far.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     failed: u32,
 }
 
 impl Checks {
-    /// Makes a check and prints how it ended.
+    /// Makes a check and prints its result.
     pub(crate) fn run(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
         match check() {
             Ok(()) => println!("{PASSED}{name}"),

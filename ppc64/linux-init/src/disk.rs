@@ -16,24 +16,24 @@ use ppc64_linux_init::Wrote;
 pub(crate) const BYTES: u64 = 4 << 20;
 /// Bytes of these that a round of a flood writes.
 const FLOOD: u64 = 1 << 20;
-/// Parts for what boots write: one boot more takes the place of the first.
+/// Number of parts for boots: one boot more overwrites the first.
 const PARTS: u32 = 8;
-/// Boots before the present one whose parts are still there.
+/// Number of earlier boots whose parts still exist.
 pub(crate) const KEPT: u32 = PARTS - 1;
-/// Of requests' lengths: in a flood they start from here.
+/// Seed of requests' lengths, from which floods start.
 const FLOODS: u64 = 16;
-/// What direct I/O wants of addresses and lengths.
+/// Alignment of addresses and lengths for direct I/O.
 pub(crate) const BLOCK: usize = 4096;
 /// Blocks of the longest request.
 const LONGEST: usize = 128;
-/// How long a controller may take to come up.
+/// How long a controller may take to appear.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A disk of the guest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk {
     pub(crate) kind: Kind,
-    /// Of the data: what was written with another seed is not taken for it.
+    /// Seed of the data: data written with another seed is not mistaken for it.
     pub(crate) seed: u32,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Kind {
 }
 
 impl Disk {
-    /// `None` until its controller is there.
+    /// `None` until its controller has appeared.
     fn path(self) -> Option<PathBuf> {
         match self.kind {
             Kind::Passed(number) => find(number),
@@ -54,7 +54,7 @@ impl Disk {
         }
     }
 
-    /// Random bytes, the same for the same disk, seed and part, and others for others.
+    /// Generates random bytes, which depend on disk, seed and part only.
     pub(crate) fn data(self, part: Part) -> Data {
         let number = match self.kind {
             Kind::Passed(number) => number,
@@ -73,14 +73,14 @@ impl fmt::Display for Disk {
     }
 }
 
-/// Part of a disk.
+/// A part of a disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
-    /// What a boot writes.
+    /// Written by a boot.
     Boot(u32),
-    /// What it writes to all disks side by side.
+    /// Written to all disks at the same time.
     AtOnce(u32),
-    /// What tests write while memory, disks or kernels come and go: one of 16.
+    /// Written by tests while memory, disks or kernels come and go: one of 16.
     Scratch(u32),
 }
 
@@ -93,7 +93,7 @@ impl Part {
         }
     }
 
-    /// Returns where its first `len` bytes are.
+    /// Returns the position of its first `len` bytes.
     pub(crate) fn range(self, len: u64) -> Range<u64> {
         let number = match self {
             Self::Boot(boot) => boot % PARTS,
@@ -105,8 +105,8 @@ impl Part {
     }
 }
 
-/// Writes random data in requests of random length, and compares its checksum with that of what is
-/// read in other lengths.
+/// Writes random data in requests of random length, and compares its checksum with that of the data
+/// read back in other lengths.
 pub(crate) fn check(which: Disk, part: Part) -> Result<()> {
     let disk = open(which)?;
     let mut data = which.data(part);
@@ -118,7 +118,7 @@ pub(crate) fn check(which: Disk, part: Part) -> Result<()> {
     verify(which, part)
 }
 
-/// Writes the first of a part again, in requests of other lengths each round, and compares it.
+/// Writes the start of a part again, in requests of other lengths each round, and compares it.
 pub(crate) fn flood(which: Disk, part: Part, round: u32) -> Result<()> {
     let (disk, seed) = (open(which)?, u64::from(round) << 1);
     let mut data = which.data(part);
@@ -155,7 +155,7 @@ fn compare(which: Disk, disk: &File, part: Part, len: u64, seed: u64) -> Result<
     Ok(found)
 }
 
-/// Writes a part without end.
+/// Writes a part endlessly.
 pub(crate) fn write_forever(which: Disk, part: Part) -> Result<()> {
     let disk = open(which)?;
     println!("writing to {which}");
@@ -164,7 +164,7 @@ pub(crate) fn write_forever(which: Disk, part: Part) -> Result<()> {
     }
 }
 
-/// Opens a disk, past the page cache, once it is there.
+/// Opens a disk, bypassing the page cache, once it exists.
 pub(crate) fn open(which: Disk) -> Result<File> {
     let start = Instant::now();
     let path = loop {
@@ -189,7 +189,7 @@ fn find(number: u32) -> Option<PathBuf> {
     Some(PathBuf::from(format!("/dev/{}n1", ours.file_name().to_str()?)))
 }
 
-/// Cuts a range of the disk into requests of random length.
+/// Splits a range of the disk into requests of random length.
 pub(crate) fn each(range: Range<u64>, seed: u64, mut act: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut memory = vec![0; (LONGEST + 1) * BLOCK];
@@ -203,11 +203,11 @@ pub(crate) fn each(range: Range<u64>, seed: u64, mut act: impl FnMut(u64, &mut [
     Ok(())
 }
 
-/// Random bytes.
+/// A stream of random bytes.
 pub(crate) struct Data(fastrand::Rng);
 
 impl Data {
-    /// Buffers are whole words, so the stream does not depend on how it is cut.
+    /// Buffers are whole words, so the stream does not depend on how it is split.
     pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         buffer.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = self.0.u64(..).to_le_bytes());
     }

@@ -1,4 +1,4 @@
-//! Starts another kernel without the monitor: at once, or after this one has crashed.
+//! Starts another kernel without the monitor: directly, or after this one has crashed.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -10,16 +10,16 @@ use anyhow::{Context, Result, bail, ensure};
 use ppc64_linux_init::{NEXT_INITRD, NEXT_KERNEL};
 
 /// Words of the command line that a crash kernel does not get: it reserves nothing. `kexec` adds a
-/// word for the kernel at the end, so there can be no dashes after which all words are for the
-/// first process; that gets the words that the kernel does not know anyway.
+/// word for the kernel at the end, so no dashes can mark the words after them as the first
+/// process's; it gets the words that the kernel does not know anyway.
 const RESERVES: &str = "crashkernel=";
 const DASHES: &str = "--";
-/// It runs on the processor that crashed.
+/// The crash kernel runs on the processor that crashed.
 const ALONE: &str = "maxcpus=1";
 /// How long a kernel may take to crash.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Loads the next kernel, for `reboot` to start it, with further options for its first process.
+/// Loads the next kernel, which `reboot` starts, with additional options for its first process.
 pub(crate) fn load(options: &str) -> Result<()> {
     load_next("--load", &format!("{} {options}", arguments()?))
 }
@@ -32,14 +32,14 @@ pub(crate) fn load_for_crash(options: &str) -> Result<()> {
     load_next("--load-panic", &format!("{ALONE} {} {options}", words.join(" ")))
 }
 
-/// Crashes. Returns only if the kernel does not.
+/// Crashes. Returns only if the kernel does not crash.
 pub(crate) fn crash() -> Result<()> {
     fs::write("/proc/sysrq-trigger", "c")?;
     sleep(TIMEOUT);
     bail!("the kernel did not crash")
 }
 
-/// Checks that this kernel took over from one that crashed: it has that one's memory, as a file.
+/// Checks that this kernel took over from one that crashed: it has that kernel's memory as a file.
 pub(crate) fn has_crashed() -> Result<()> {
     let mut start = [0; 4];
     File::open("/proc/vmcore").context("open /proc/vmcore")?.read_exact(&mut start)?;
@@ -53,8 +53,8 @@ fn arguments() -> Result<String> {
     Ok(own.trim().to_owned())
 }
 
-/// Has Debian's `kexec` load the kernel: Linux on POWER needs a device tree and a program that goes
-/// before the kernel, which it makes.
+/// Loads the kernel with Debian's `kexec`: Linux on POWER needs a device tree, and a program that
+/// runs before the kernel, both of which it makes.
 fn load_next(when: &str, arguments: &str) -> Result<()> {
     let words = [when, NEXT_KERNEL, "--initrd", NEXT_INITRD, "--command-line", arguments];
     let output = Command::new("/usr/sbin/kexec").args(words).output().context("start kexec")?;

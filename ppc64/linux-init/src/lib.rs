@@ -1,25 +1,26 @@
-//! What the guest's first process and `examples/linux` agree on: how lines on the console begin,
-//! and where the host puts the modules.
+//! The agreement between the guest's first process and `examples/linux`: how lines on the console
+//! begin, and where the host puts the modules.
 
 use clap::ValueEnum;
 use std::fmt;
 use std::str::FromStr;
 
-/// Of a check that passed.
+/// Start of the line of a check that passed.
 pub const PASSED: &str = "ok ";
-/// Of a check that failed.
+/// Start of the line of a check that failed.
 pub const FAILED: &str = "FAIL ";
-/// Of the last line, which the exit status ends.
+/// Start of the last line, which ends with the exit status.
 pub const STATUS: &str = "exit status ";
 
-/// Of a line that says that devices have no driver: what they may reach is the same each time.
+/// Start of a line that says that devices have no driver: what they can reach is the same each
+/// time.
 pub const IDLE: &str = "the disks have no driver";
 
-/// What the first process wrote to the disk that the monitor emulates, and found there again: a
-/// line that the monitor compares with the disk's file.
+/// What the first process wrote to the emulated disk and found there again: a line that the monitor
+/// compares with the disk's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrote {
-    /// Bytes from the start of the disk.
+    /// Offset from the start of the disk.
     pub start: u64,
     /// Bytes.
     pub len: u64,
@@ -27,7 +28,7 @@ pub struct Wrote {
     pub checksum: u32,
 }
 
-/// How such a line begins.
+/// Start of such a line.
 const WROTE: &str = "wrote to the emulated disk: ";
 
 impl fmt::Display for Wrote {
@@ -47,15 +48,15 @@ impl FromStr for Wrote {
     }
 }
 
-/// A file that names the modules, a path a line, in the order they are loaded.
+/// A file that names the modules, one path per line, in loading order.
 pub const MODULES: &str = "/modules/order";
 
-/// The kernel that the guest restarts itself with.
+/// The kernel with which the guest restarts itself.
 pub const NEXT_KERNEL: &str = "/next-kernel";
 /// Its initial file system.
 pub const NEXT_INITRD: &str = "/next-initrd";
 
-/// How a guest comes from its first boot to the second.
+/// How a guest gets from its first boot to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Restart {
     /// The monitor resets the machine
@@ -79,30 +80,30 @@ impl fmt::Display for Restart {
 /// In the line that says that user space runs.
 pub const STARTED: &str = ", in user space ";
 
-/// The line that says that the machine may be saved, as disks are written.
+/// The line that says that the machine may be saved, while disks are written.
 pub const READY: &str = "ready to be saved";
 
-/// Of a line with a result: [`Measure::name`], a colon, a number.
+/// Start of a line with a result: [`Measure::name`], a colon, a number.
 pub const MEASURED: &str = "measured ";
 
-/// What `--measure` measures.
+/// Measurements of `--measure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
     /// Random reads, one at a time.
     Depth1,
     /// Random reads, 32 at a time.
     Depth32,
-    /// Reading all in a row.
+    /// Sequential reads.
     Reads,
-    /// Writing all in a row.
+    /// Sequential writes.
     Writes,
 }
 
 impl Measure {
-    /// All of them.
+    /// All measurements.
     pub const ALL: [Self; 4] = [Self::Depth1, Self::Depth32, Self::Reads, Self::Writes];
 
-    /// Returns what a line calls it.
+    /// Returns its name in a line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Depth1 => "random reads of 4 KiB a second, depth 1",

@@ -25,18 +25,18 @@ use nix::sys::reboot::{RebootMode, reboot};
 use ppc64_init::{kernel_log, setup};
 use ppc64_linux_init::{IDLE, READY, Restart, STARTED, STATUS};
 
-/// How many parts are written at once when the kernel crashes, and for how long.
+/// How many parts are being written when the kernel crashes, and for how long.
 const WRITERS: u32 = 4;
 const WRITING: Duration = Duration::from_secs(1);
 
-/// What there is to try.
+/// The tests to run.
 #[derive(Debug, Parser)]
 #[command(args_override_self = true)]
 struct Options {
-    /// Which boot this is, from 0
+    /// Number of this boot, from 0
     #[arg(long, default_value_t = 0)]
     boot: u32,
-    /// How many there are: before the last one the guest restarts itself
+    /// Number of boots: before the last one the guest restarts itself
     #[arg(long, default_value_t = 1)]
     boots: u32,
     /// How it restarts itself after the first boot
@@ -48,7 +48,7 @@ struct Options {
     /// NVMe controllers
     #[arg(long, default_value_t = 0)]
     disks: u32,
-    /// Of the data that is written: the same in all boots
+    /// Seed of the data that is written: the same in all boots
     #[arg(long, default_value_t = 0)]
     seed: u32,
     /// There is a disk that the monitor emulates
@@ -57,19 +57,19 @@ struct Options {
     /// How often the controllers' driver is unloaded and loaded again
     #[arg(long, default_value_t = 0)]
     reloads: u32,
-    /// The machine is saved while disks are written, and another one goes on
+    /// The machine is saved while disks are written, and another one continues
     #[arg(long)]
     saved: bool,
     /// Blocks of memory that are plugged and unplugged
     #[arg(long, default_value_t = 0)]
     plug: usize,
-    /// Give the controllers of the host's disks back while they are written, and take them again
+    /// Return the controllers of the host's disks while they are written, and take them again
     #[arg(long)]
     replug: bool,
     /// Measure the first disk
     #[arg(long)]
     measure: bool,
-    /// Go on writing to the first disk and never end
+    /// Write to the first disk endlessly
     #[arg(long)]
     forever: bool,
 }
@@ -111,7 +111,7 @@ fn start() -> Result<Options> {
     Ok(Options::try_parse()?)
 }
 
-/// Prepares the next boot, if there is one. Returns how to go there; does not return if that is by
+/// Prepares the next boot, if there is one. Returns how to get there; does not return if that is by
 /// a crash.
 fn next(options: &Options, checks: &mut Checks) -> RebootMode {
     match options.restart {
@@ -194,7 +194,7 @@ fn crash(options: &Options) -> Result<()> {
     kexec::crash()
 }
 
-/// Writes all disks and reads them, again and again, and says meanwhile that the machine may be
+/// Writes all disks and reads them, again and again, and meanwhile says that the machine may be
 /// saved.
 fn saved(disks: &[Disk]) -> Result<()> {
     let done = AtomicBool::new(false);
@@ -220,7 +220,7 @@ fn saved(disks: &[Disk]) -> Result<()> {
     })
 }
 
-/// Says which kernel it is, and how long it took to come here.
+/// Prints which kernel this is, and how long it took to get here.
 fn kernel() -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let uptime = fs::read_to_string("/proc/uptime")?;
@@ -229,8 +229,8 @@ fn kernel() -> Result<()> {
     Ok(())
 }
 
-/// Unloads and loads the driver, with requests of random size each time. Before and after, when
-/// there is no driver, says so.
+/// Unloads and loads the driver, with requests of random size each time. Before and after, while
+/// there is no driver, prints that.
 fn flood(disks: &[Disk], options: &Options) -> Result<()> {
     driver::unload()?;
     println!("{IDLE}");
@@ -244,7 +244,7 @@ fn flood(disks: &[Disk], options: &Options) -> Result<()> {
     driver::load()
 }
 
-/// Writes and reads all disks side by side, past what boots wrote before.
+/// Writes and reads all disks at the same time, after the parts of boots.
 fn at_once(disks: &[Disk], boot: u32) -> Result<()> {
     thread::scope(|scope| {
         let work =

@@ -1,4 +1,5 @@
-//! Measures the first disk: reads of 4 KiB at random, one and 32 at a time, and all in a row.
+//! Measures the first disk: reads of 4 KiB at random, one and 32 at a time, and sequential
+//! transfers.
 //!
 //! A result is the best of several, because the machine may have other work for a while.
 
@@ -14,15 +15,15 @@ use crate::disk::{self, BLOCK, Disk};
 
 /// The part of the disk that is read.
 const BYTES: u64 = 32 << 20;
-/// Random reads of each measurement.
+/// Number of random reads of each measurement.
 const READS: u64 = 512;
-/// Measurements, of which the best counts.
+/// Number of measurements, of which the best counts.
 const TIMES: u32 = 10;
-/// Bytes of a request in a row.
+/// Bytes of a sequential request.
 const LONG: usize = 512 << 10;
 
-/// Measures the disk and prints a line for each result. It is written first, so that each read
-/// finds data.
+/// Measures the disk and prints a line for each result. The disk is written first, so that each
+/// read finds data.
 pub(crate) fn run(disk: Disk) -> Result<()> {
     let disk = disk::open(disk)?;
     let written = best(|| in_a_row(|at, buffer| disk.write_all_at(buffer, at).context("write")))?;
@@ -44,7 +45,7 @@ fn best(measure: impl Fn() -> Result<f64>) -> Result<f64> {
     (0..TIMES).try_fold(0.0, |best: f64, _| Ok(best.max(measure()?)))
 }
 
-/// Returns random reads a second: each of `depth` threads has one under way.
+/// Returns random reads per second: each of `depth` threads has one in flight.
 fn at_random(disk: &File, depth: u64) -> Result<f64> {
     let read = |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -63,14 +64,14 @@ fn at_random(disk: &File, depth: u64) -> Result<f64> {
     Ok(READS as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Returns MiB a second of `request`s, one after the other.
+/// Returns MiB per second of `request`s, one after the other.
 fn in_a_row(request: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<f64> {
     let began = Instant::now();
     with_buffer(LONG, |buffer| (0..BYTES).step_by(LONG).try_for_each(|at| request(at, buffer)))?;
     Ok((BYTES >> 20) as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Lends memory that is aligned as direct I/O wants it.
+/// Lends memory aligned for direct I/O.
 fn with_buffer(len: usize, work: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
     let mut memory = vec![0x5a; len + BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);

@@ -10,15 +10,15 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::checks::Checks;
 use crate::disk::{self, BYTES, Disk, Part};
 
-/// Where the kernel is told to plug and unplug, and where it lists blocks of memory.
+/// Files through which the kernel plugs and unplugs, and its list of blocks of memory.
 pub(crate) const DLPAR: &str = "/sys/kernel/dlpar";
 const BLOCKS: &str = "/sys/devices/system/memory";
 
-/// Bytes of memory that are taken until enough of it is plugged memory: the kernel may give other
+/// Bytes of memory to allocate until enough of it is plugged memory: the kernel may give other
 /// memory first.
 const TAKEN: [usize; 3] = [24 << 20, 96 << 20, 256 << 20];
 
-/// In an entry of the page map: the page is there, and its number.
+/// Bits of a page map entry: the page is present, and its number.
 const THERE: u64 = 1 << 63;
 const NUMBER: u64 = (1 << 55) - 1;
 
@@ -32,7 +32,8 @@ pub(crate) fn plug(checks: &mut Checks, count: usize, disks: &[Disk], boot: u32)
     transfer(checks, disks, &before, Part::Scratch(2 * boot + 1));
 }
 
-/// Has the kernel plug or unplug blocks. `more` are there then than there were `before`.
+/// Makes the kernel plug or unplug `count` blocks, after which there are `more` besides those of
+/// `before`.
 fn change(action: &str, count: usize, before: &BTreeSet<u64>, more: usize) -> Result<()> {
     let request = format!("memory {action} count {count}");
     fs::write(DLPAR, &request).with_context(|| format!("write {request:?} to {DLPAR}"))?;
@@ -60,7 +61,7 @@ fn online() -> Result<BTreeSet<u64>> {
 }
 
 fn hexadecimal(text: &str) -> Result<u64> {
-    u64::from_str_radix(text.trim(), 16).with_context(|| format!("{text:?} is no number"))
+    u64::from_str_radix(text.trim(), 16).with_context(|| format!("{text:?} is not a number"))
 }
 
 /// Has each disk write from plugged memory and read into it.
@@ -78,7 +79,7 @@ fn check(which: Disk, before: &BTreeSet<u64>, part: Part) -> Result<()> {
     let (mut memory, mut plugged) = (vec![], vec![]);
     for bytes in TAKEN {
         memory = vec![0; bytes];
-        // Memory that was never written is no page yet.
+        // Memory that was never written has no page yet.
         memory.iter_mut().step_by(size).for_each(|byte| *byte = 1);
         plugged = self::plugged(aligned(&mut memory, size), size, before)?;
         if plugged.len() >= 2 * count {
@@ -116,7 +117,7 @@ fn aligned(memory: &mut [u8], size: usize) -> &mut [u8] {
     &mut memory[start..][..pages * size]
 }
 
-/// Returns which pages of `memory` are in blocks that were plugged.
+/// Returns which pages of `memory` are in plugged blocks.
 fn plugged(memory: &[u8], size: usize, before: &BTreeSet<u64>) -> Result<Vec<usize>> {
     let block = hexadecimal(&fs::read_to_string(format!("{BLOCKS}/block_size_bytes"))?)?;
     let map = File::open("/proc/self/pagemap").context("open the page map")?;

@@ -1,4 +1,4 @@
-//! Gives a disk's controller back while it is written, and takes it again: what drmgr does.
+//! Returns a disk's controller while it is written, and takes it again, as drmgr does.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -13,10 +13,10 @@ use crate::disk::{self, BYTES, Disk, Kind, Part};
 use crate::memory::DLPAR;
 use crate::rtas;
 
-/// Devices by address, and a file that has the bus searched.
+/// Devices by address, and a file that makes the kernel search the bus.
 const PCI: &str = "/sys/bus/pci";
 
-/// Indicators, and what they are set to.
+/// Indicators, and their values.
 const ISOLATION: u32 = 9001;
 const ALLOCATION: u32 = 9003;
 const OFF: u32 = 0;
@@ -25,10 +25,10 @@ const ON: u32 = 1;
 /// Parts of the disk that are written meanwhile and afterwards.
 const MEANWHILE: Part = Part::Scratch(8);
 const AFTERWARDS: Part = Part::Scratch(9);
-/// Requests that are made before the controller leaves.
+/// Requests made before the controller leaves.
 const REQUESTS: u64 = 20;
 
-/// Removes and returns the controllers of the host's disks, one after the other.
+/// Removes the controllers of the host's disks and takes them back, one after the other.
 pub(crate) fn run(checks: &mut Checks, disks: &[Disk], boot: u32) {
     for &disk in disks {
         let Kind::Passed(number) = disk.kind else { continue };
@@ -60,8 +60,8 @@ fn address(number: u32) -> Result<String> {
     names.find(|name| name.ends_with(&end)).with_context(|| format!("no device is at {end}"))
 }
 
-/// Has the kernel let go of the controller while a thread writes, then gives it back to the
-/// firmware. Returns the index of its connector.
+/// Makes the kernel release the controller while a thread writes, then returns it to the firmware.
+/// Returns the index of its connector.
 fn leave(which: Disk, number: u32) -> Result<u32> {
     let device = format!("{PCI}/devices/{}", address(number)?);
     let index = rtas::cell(&format!("{device}/of_node/ibm,my-drc-index"))?;
@@ -83,7 +83,7 @@ fn leave(which: Disk, number: u32) -> Result<u32> {
     Ok(index)
 }
 
-/// Takes the controller from the firmware and has the kernel find it.
+/// Takes the controller from the firmware and makes the kernel find it.
 fn arrive(index: u32) -> Result<()> {
     rtas::set_indicator(ALLOCATION, index, ON)?;
     rtas::set_indicator(ISOLATION, index, ON)?;
@@ -91,13 +91,13 @@ fn arrive(index: u32) -> Result<()> {
     fs::write(format!("{PCI}/rescan"), "1").context("search the bus")
 }
 
-/// Has the kernel add or remove the controller's node of the device tree.
+/// Makes the kernel add or remove the controller's node of the device tree.
 fn tree(action: &str, index: u32) -> Result<()> {
     let request = format!("dt {action} index {index:#x}");
     fs::write(DLPAR, &request).with_context(|| format!("write {request:?} to {DLPAR}"))
 }
 
-/// Writes until it fails, which is right once the disk leaves.
+/// Writes until that fails, as it should once the disk leaves.
 fn write(disk: &File, done: &AtomicU64, leaves: &AtomicBool) -> Result<()> {
     let write = |at, buffer: &mut [u8]| {
         disk.write_all_at(buffer, at)?;

@@ -1,4 +1,4 @@
-//! Calls of the firmware, which root may make: what tools such as drmgr do through librtas.
+//! RTAS calls, which root may make: as tools such as drmgr do through librtas.
 
 use std::ffi::c_long;
 use std::fs;
@@ -7,11 +7,11 @@ use std::io;
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
 
-/// Where the device tree has the calls' tokens.
+/// The calls' tokens in the device tree.
 const CALLS: &str = "/proc/device-tree/rtas";
 /// The system call (`arch/powerpc/kernel/syscalls/syscall.tbl`).
 const RTAS: c_long = 255;
-/// Cells of its argument: token, how many arguments and results, and up to 16 of both.
+/// Cells of its argument: token, numbers of arguments and results, and up to 16 of both.
 const CELLS: usize = 19;
 
 /// `set-indicator`.
@@ -30,8 +30,9 @@ fn call(name: &str, arguments: &[u32]) -> Result<i32> {
         bail!("{name} has too many arguments");
     }
     block.iter_mut().zip(cells).for_each(|(into, cell)| *into = cell.to_be_bytes());
-    // SAFETY: the kernel reads and writes no more than the block, as it has room for what its head
-    // says. What the firmware does is up to the call, which touches no memory of this process.
+    // SAFETY: the kernel reads and writes at most the block, which has room for what its head
+    // announces. What the firmware does depends on the call, which touches no memory of this
+    // process.
     let result = unsafe { libc::syscall(RTAS, block.as_mut_ptr()) };
     if result != 0 {
         return Err(io::Error::last_os_error()).context(format!("call {name}"));

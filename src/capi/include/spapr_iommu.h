@@ -1137,7 +1137,7 @@ spapr_iommu_status spapr_iommu_guest_reset(const struct spapr_iommu_guest *guest
 /**
  * Answers a hypercall as KVM_EXIT_PAPR_HCALL passes it: its number and the nine values of r4 to
  * r12, which may be changed. `result` gets r3 for the guest. SPAPR_IOMMU_NOT_HANDLED if it is not
- * a TCE hypercall. A call that the guest may not make is answered, and is no error.
+ * a TCE hypercall. A call that the guest may not make is answered, and is not an error.
  */
 spapr_iommu_status spapr_iommu_guest_hcall(const struct spapr_iommu_guest *guest,
                                            uint64_t number,

@@ -59,7 +59,7 @@ fn report(
     results: &[Result<Binding, BindError>],
 ) -> Report {
     let devices = addresses.iter().zip(results).map(|(address, result)| device(address, result)).collect();
-    // Devices that are put back need not be usable afterwards.
+    // Devices that are restored need not be usable afterwards.
     let groups: BTreeSet<Group> = match direction {
         Direction::Bind => results.iter().flatten().filter_map(|binding| binding.group).collect(),
         Direction::Unbind => BTreeSet::new(),
@@ -115,7 +115,7 @@ fn judge(report: &Report) -> Exit {
     exit
 }
 
-/// What was done, and what still prevents use.
+/// The result, and what still prevents use.
 #[derive(Debug, serde::Serialize)]
 struct Report {
     command: &'static str,
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_what_was_and_what_is() {
+    fn a_line_shows_what_was_and_what_is() {
         let bound = line(&device(Some("nvme"), Some("vfio-pci"), true)).unwrap();
         assert_eq!(bound, "0000:00:01.0 is bound to vfio-pci; before: nvme");
         let back = line(&device(Some("vfio-pci"), None, true)).unwrap();

@@ -38,7 +38,7 @@ fn text(report: &Report<'_>) -> io::Result<()> {
 /// Columns before the text of a finding.
 const INDENT: usize = 24;
 
-/// Formats a finding: a line for it, and one for what mends it.
+/// Formats a finding: a line for it, and one for its remedy.
 fn lines(finding: &Finding) -> Vec<String> {
     let style = match finding.level {
         Level::Ok => GOOD,
@@ -47,7 +47,7 @@ fn lines(finding: &Finding) -> Vec<String> {
     };
     let level = paint(style, &format!("{:<8}", finding.level));
     let line = format!("{level} {:<14} {}", finding.topic, finding.text);
-    // What is as it must be needs no mending, though a remedy may say how to change it.
+    // A check without a fault needs no remedy, although it may say how to change the setting.
     let remedy = finding.remedy.iter().filter(|_| finding.level != Level::Ok);
     std::iter::once(line).chain(remedy.map(|remedy| format!("{:<8} {:<14} fix: {remedy}", "", ""))).collect()
 }

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Rows of each table unless the user asks for more.
+/// Rows of each table, unless the user asks for more.
 const ROWS: usize = 20;
 /// Clears the screen and moves to its top.
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -19,13 +19,10 @@ pub(super) fn run(arguments: &InspectArguments) -> Exit {
     let Some(target) = &arguments.target else { return list(arguments) };
     let path = path(target);
     let rows = arguments.rows.unwrap_or(if arguments.json { MAX_ROWS } else { ROWS });
-    let query = Query {
-        maps: rows,
-        from: arguments.from,
-        space: arguments.space.clone(),
-        regions: rows,
-        regions_from: arguments.regions_from,
-    };
+    let mut query = Query::default();
+    (query.maps, query.from) = (rows, arguments.from);
+    (query.regions, query.regions_from) = (rows, arguments.regions_from);
+    query.space.clone_from(&arguments.space);
     let mut shown = false;
     loop {
         let snapshot = match fetch(&path, &query) {
@@ -69,9 +66,11 @@ fn show(snapshot: &Snapshot, arguments: &InspectArguments) -> (bool, io::Result<
 /// Draws everything, whatever the tables list.
 fn draw_svg(path: &Path, arguments: &InspectArguments) -> Exit {
     let Some(svg) = &arguments.svg else { return Exit::Success };
-    match fetch(path, &Query { space: arguments.space.clone(), ..Query::default() }) {
+    let mut query = Query::default();
+    query.space.clone_from(&arguments.space);
+    match fetch(path, &query) {
         Ok(snapshot) => picture::write(svg, &addresses(&Memory::from(&snapshot))),
-        // The next look at the process reports it.
+        // The next snapshot reports it.
         Err(FetchError::NotThere { .. } | FetchError::Closed { .. }) if arguments.watch.is_some() => Exit::Success,
         Err(error) => {
             say(chain(&error));

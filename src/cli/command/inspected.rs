@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::thread;
 
-/// Shows a run to inspections, for another observer.
+/// Shows a run to inspections, on behalf of another observer.
 pub(super) struct Inspected<'a> {
     inner: &'a mut dyn Observer,
-    /// Whether it is to be shown.
+    /// Whether it is shown.
     wanted: bool,
     /// Names of the spaces that are shown.
     names: BTreeSet<String>,
@@ -71,7 +71,7 @@ impl Observer for Inspected<'_> {
         if self.server.is_some() {
             let pid = std::process::id();
             say(format_args!("Look at it with `spapr-iommu inspect {pid}`. Enter releases everything."));
-            // What fails to be read is as good as Enter.
+            // A failed read counts as Enter.
             let enter = thread::spawn(|| io::stdin().read_line(&mut String::new()));
             while !enter.is_finished() && !self.inner.ends_run() {
                 thread::sleep(TICK);

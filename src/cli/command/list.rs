@@ -37,7 +37,7 @@ struct Device {
     driver_override: Option<String>,
     /// NUMA node, if the machine has more than one.
     numa_node: Option<u32>,
-    /// What the host has it as: network interfaces and NVMe controllers.
+    /// Its names on the host: network interfaces and NVMe controllers.
     names: Vec<String>,
 }
 

@@ -35,19 +35,19 @@ use tracing_subscriber::filter::Targets;
 const DEFAULT_PRESET: Preset =
     Preset { machine: Machine::Powernv9, page: HostPage::Large, kernel: KernelVersion::V6_12 };
 
-/// DMA memory manager for POWER: registers memory, plans and makes DMA windows, maps TCEs.
+/// DMA memory manager for POWER: registers memory, plans and creates DMA windows, maps TCEs.
 #[derive(Debug, Parser)]
 #[command(name = "spapr-iommu", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 
-    /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls alone, or a
+    /// What to log on stderr: error, warn, info, debug, trace, `ioctl` for kernel calls only, or a
     /// filter as in RUST_LOG
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::parse)]
     log: Option<Targets>,
 
-    /// When to use colour; `auto` is on a terminal unless NO_COLOR is set
+    /// When to use colour; `auto` means on a terminal unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: Color,
 }
@@ -179,7 +179,7 @@ struct BindArguments {
 
 #[derive(Debug, clap::Args)]
 struct DoctorArguments {
-    /// Memory that the program or guest will have locked; less is a warning if this is not given
+    /// Memory that the program or guest will lock; without this, a low limit is a warning
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
@@ -187,7 +187,7 @@ struct DoctorArguments {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     page: Option<u64>,
 
-    /// Look at the machine whose /proc, /sys and /dev are below this folder
+    /// Check the machine whose /proc, /sys and /dev are below this folder
     #[arg(long, value_name = "FOLDER")]
     root: Option<PathBuf>,
 
@@ -198,7 +198,7 @@ struct DoctorArguments {
 
 #[derive(Debug, clap::Args)]
 struct ListArguments {
-    /// Look at the machine whose /proc, /sys and /dev are below this folder
+    /// List devices of the machine whose /proc, /sys and /dev are below this folder
     #[arg(long, value_name = "FOLDER")]
     root: Option<PathBuf>,
 
@@ -214,12 +214,12 @@ struct InspectArguments {
     #[arg(value_name = "PID|SOCKET")]
     target: Option<PathBuf>,
 
-    /// Show it again and again, until the process ends; every second, or as many seconds as given
+    /// Repeat until the process ends; every second, or after as many seconds as given
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true,
         value_parser = seconds)]
     watch: Option<Duration>,
 
-    /// The most mapped runs and regions to list [default: 20, with --json 10000]
+    /// Maximum mapped runs and regions to list [default: 20, with --json 10000]
     #[arg(long, value_name = "N")]
     rows: Option<usize>,
 
@@ -235,7 +235,7 @@ struct InspectArguments {
     #[arg(long, value_name = "ADDRESS", value_parser = size, default_value = "0")]
     regions_from: u64,
 
-    /// Draw bus addresses against user memory into that file, as SVG, too
+    /// Also draw bus addresses against user memory into that file, as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
@@ -253,7 +253,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number of bytes, as people and this command write it: 64K, 64 KiB, 65536, 0x10000.
+/// A number of bytes, in the notations that people and this command use: 64K, 64 KiB, 65536,
+/// 0x10000.
 fn size(text: &str) -> Result<u64, NumberError> {
     let binary = text.strip_suffix("iB").map(str::trim_end).filter(|rest| rest.ends_with(|c: char| c.is_alphabetic()));
     match binary.and_then(|rest| Some((rest, rest.strip_suffix(['K', 'M', 'G', 'T', 'P', 'E'])?))) {
@@ -289,12 +290,12 @@ enum Exit {
     Surprise = 1,
     Usage = 2,
     Obstacle = 3,
-    /// 128 and the number of SIGINT, as shells have it.
+    /// 128 plus the number of SIGINT, as in shells.
     Interrupted = 130,
 }
 
 impl Exit {
-    /// Returns the first that is not success.
+    /// Returns the first exit code other than success.
     fn and(self, next: Self) -> Self {
         if self == Self::Success { next } else { self }
     }

@@ -1,4 +1,4 @@
-//! `--svg` and `--svg-steps`, and what is recorded for them while a scenario or a trace runs.
+//! `--svg` and `--svg-steps`, and the data recorded for them while a scenario or a trace runs.
 
 use super::Exit;
 use super::terminal::say;
@@ -55,7 +55,7 @@ fn calls() -> [u64; Call::ALL.len()] {
     calls
 }
 
-/// Records a scenario for another observer.
+/// Records a scenario, on behalf of another observer.
 pub(super) struct Record<'a> {
     inner: &'a mut dyn Observer,
     /// Whether pictures are wanted.
@@ -63,9 +63,9 @@ pub(super) struct Record<'a> {
     /// The step in progress: its number, its name, and the calls before it.
     step: (usize, String, [u64; Call::ALL.len()]),
     steps: Vec<StepPart>,
-    /// The most bytes that were mapped so far, and whether that many are.
+    /// The most bytes that were mapped so far, and whether that many still are.
     most: (u64, bool),
-    /// When that was, and the tables then.
+    /// When that was, and the tables at that point.
     shown: Option<(String, Tables)>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Returns what there is to draw.
+    /// Returns the data to draw.
     pub(super) fn finish(self, title: &str, host: &str) -> (Memory, Steps) {
         let steps = Steps { title: title.into(), about: host.into(), steps: self.steps, each: 1 };
         let Some((when, tables)) = self.shown else {
@@ -150,7 +150,7 @@ impl Observer for Record<'_> {
 /// Records a trace, in as many parts as its picture has bars.
 #[derive(Default)]
 pub(super) struct TraceRecord {
-    /// Number of steps, and of those in a part.
+    /// Number of steps, in all and in a part.
     count: usize,
     each: usize,
     /// Calls before the part in progress.
@@ -188,7 +188,7 @@ impl Watcher for TraceRecord {
 }
 
 impl TraceRecord {
-    /// Returns what there is to draw.
+    /// Returns the data to draw.
     pub(super) fn finish(self, title: &str, host: &str) -> (Memory, Steps) {
         let steps = Steps { title: title.into(), about: host.into(), steps: self.parts, each: self.each };
         (Memory { title: title.into(), about: format!("At the end of the trace; {host}"), ..self.memory }, steps)

@@ -6,14 +6,14 @@ use super::terminal::{BAD, GOOD, chain, paint, say};
 use super::{DEFAULT_PRESET, EXIT_CODES, Exit, HostChoice, remedy, size, written};
 use crate::picture::{Memory, addresses};
 use crate::plan::{
-    Alternative, Course, HostError, Note, NoteLevel, PlanDocument, PlanHost, Refused, Wanted, WantedError, WindowRow,
+    Alternative, Estimate, HostError, Note, NoteLevel, PlanDocument, PlanHost, Refused, Wanted, WantedError, WindowRow,
     plan,
 };
 use spapr_iommu::addr::{Amount, Bytes, PageShift};
 use std::io;
 use std::path::PathBuf;
 
-/// Columns of a wrapped line of words below a table, and below a note.
+/// Columns of a wrapped line of text below a table, and below a note.
 const INDENT: usize = 5;
 const NOTE_INDENT: usize = 9;
 
@@ -96,11 +96,11 @@ pub(super) fn run(arguments: &PlanArguments) -> Exit {
     }
 }
 
-/// Draws the plan, if that is wanted and there is one.
+/// Draws the plan, if requested and there is one.
 fn draw(arguments: &PlanArguments, host: &PlanHost, document: &PlanDocument) -> Exit {
-    let (Some(path), Some(course)) = (&arguments.svg, &document.chosen) else { return Exit::Success };
+    let (Some(path), Some(estimate)) = (&arguments.svg, &document.chosen) else { return Exit::Success };
     let title = format!("A plan for {}", host.described);
-    picture::write(path, &addresses(&Memory::of_plan(course, &title)))
+    picture::write(path, &addresses(&Memory::of_plan(estimate, &title)))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -162,18 +162,18 @@ fn text(host: &PlanHost, document: &PlanDocument) -> io::Result<()> {
     let mut sink = Sink::stdout();
     sink.words(&format!("Plan for {}; nothing is changed.", host.described), 0);
     sink.words(&document.wanted.to_string(), 0);
-    if let Some(course) = &document.chosen {
-        sink.line(windows(course).trim_end());
-        course.windows.iter().flat_map(reasons).for_each(|line| sink.words(&line, INDENT));
-        sink.line(locked(course).trim_end());
-        limit(course).lines().for_each(|line| sink.words(line, INDENT));
-        sink.line(calls(course).trim_end());
-        let entries = course.teardown.entries;
+    if let Some(estimate) = &document.chosen {
+        sink.line(windows(estimate).trim_end());
+        estimate.windows.iter().flat_map(reasons).for_each(|line| sink.words(&line, INDENT));
+        sink.line(locked(estimate).trim_end());
+        limit(estimate).lines().for_each(|line| sink.words(line, INDENT));
+        sink.line(calls(estimate).trim_end());
+        let entries = estimate.teardown.entries;
         sink.words(&format!("   closing removes the windows, which clears {entries} entries one by one"), INDENT);
     }
     let alternatives = alternatives(document);
     if let Some((table, refusals)) = alternatives {
-        // Its lines below the table are words.
+        // Lines below its table are text.
         sink.line(&table);
         refusals.iter().for_each(|line| sink.words(line, INDENT));
     }
@@ -184,7 +184,7 @@ fn text(host: &PlanHost, document: &PlanDocument) -> io::Result<()> {
     sink.finish()
 }
 
-/// Shows bytes for a reader; nothing that is not there.
+/// Shows bytes for a reader; nothing for an absent value.
 fn bytes(bytes: u64) -> String {
     if bytes == 0 { "-".into() } else { Amount(bytes).to_string() }
 }
@@ -193,13 +193,13 @@ fn number(number: u64) -> String {
     if number == 0 { "-".into() } else { number.to_string() }
 }
 
-fn windows(course: &Course) -> String {
-    let containers = course.containers;
+fn windows(estimate: &Estimate) -> String {
+    let containers = estimate.containers;
     let title = match containers {
         1 => "Windows".to_owned(),
         _ => format!("Windows, in each of {containers} containers"),
     };
-    let with_guest = course.windows.iter().any(|window| window.guest_page.is_some());
+    let with_guest = estimate.windows.iter().any(|window| window.guest_page.is_some());
     let mut headings = vec!["window", "start>", "size>", "page>", "levels>", "TCEs>", "table>", "mapped>"];
     headings.extend(with_guest.then_some("guest's page>"));
     let row = |window: &WindowRow| {
@@ -211,16 +211,16 @@ fn windows(course: &Course) -> String {
         row.extend(with_guest.then(|| window.guest_page.map_or("-".into(), bytes)));
         row
     };
-    section(&title, &headings, course.windows.iter().map(row))
+    section(&title, &headings, estimate.windows.iter().map(row))
 }
 
-/// Formats why a window is as it is.
+/// Formats the reasons for a window.
 fn reasons(window: &WindowRow) -> impl Iterator<Item = String> + '_ {
     window.reasons.iter().map(|reason| format!("   {}: {reason}", window.name))
 }
 
-fn locked(course: &Course) -> String {
-    let locked = course.locked;
+fn locked(estimate: &Estimate) -> String {
+    let locked = estimate.locked;
     let mut rows = vec![
         ("memory", locked.registered, locked.registered_max),
         ("TCE tables", locked.tables, locked.tables),
@@ -238,9 +238,9 @@ fn locked(course: &Course) -> String {
     section("Locked memory", &headings[..=columns], rows)
 }
 
-/// Formats the limit to set, in the forms in which it is set.
-fn limit(course: &Course) -> String {
-    let locked = course.locked;
+/// Formats the limit to set, in the notations of the places where it is set.
+fn limit(estimate: &Estimate) -> String {
+    let locked = estimate.locked;
     let limit = locked.limit_kib;
     let set = format!("   limit: `ulimit -l {limit}`, LimitMEMLOCK={limit}K of a service, {limit} KiB for libvirt");
     match locked.libvirt_kib {
@@ -249,8 +249,8 @@ fn limit(course: &Course) -> String {
     }
 }
 
-fn calls(course: &Course) -> String {
-    let (ioctls, hypercalls, teardown) = (course.ioctls, course.hypercalls, course.teardown);
+fn calls(estimate: &Estimate) -> String {
+    let (ioctls, hypercalls, teardown) = (estimate.ioctls, estimate.hypercalls, estimate.teardown);
     let row = |name: &str, ioctls, guest, host| vec![name.to_owned(), number(ioctls), number(guest), number(host)];
     let rows = [
         row("attach the devices", ioctls.attach, 0, 0),
@@ -271,13 +271,13 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
     let row = |other: &Alternative| {
         let mark = if other.chosen { "*" } else { "" };
         let mut row = vec![mark.to_owned(), other.name.clone()];
-        match (&other.course, &other.refused) {
-            (Some(course), _) => row.extend([
-                shape(course),
-                bytes(course.locked.tables),
-                format!("{}K", course.locked.limit_kib),
-                course.ioctls.all.to_string(),
-                number(course.teardown.entries),
+        match (&other.estimate, &other.refused) {
+            (Some(estimate), _) => row.extend([
+                shape(estimate),
+                bytes(estimate.locked.tables),
+                format!("{}K", estimate.locked.limit_kib),
+                estimate.ioctls.all.to_string(),
+                number(estimate.teardown.entries),
             ]),
             (None, refused) => {
                 let code = refused.as_ref().map_or("unknown", |refused| refused.code);
@@ -286,9 +286,9 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
         }
         row
     };
-    // What refuses every way is said once.
+    // A reason that refuses every alternative is printed once.
     let code = |refused: &Option<Refused>| refused.as_ref().map(|refused| refused.code);
-    let differs = |other: &&Alternative| other.course.is_some() || code(&other.refused) != code(&document.refused);
+    let differs = |other: &&Alternative| other.estimate.is_some() || code(&other.refused) != code(&document.refused);
     let shown: Vec<_> = document.alternatives.iter().filter(differs).collect();
     if shown.is_empty() {
         return None;
@@ -305,9 +305,9 @@ fn alternatives(document: &PlanDocument) -> Option<(String, Vec<String>)> {
     Some((table.trim_end().to_owned(), lines))
 }
 
-/// Formats the window that matters in a few words: the dynamic one, if there is one.
-fn shape(course: &Course) -> String {
-    let window = course.windows.last();
+/// Describes the important window briefly: the dynamic one, if there is one.
+fn shape(estimate: &Estimate) -> String {
+    let window = estimate.windows.last();
     window.map_or("none".into(), |window| format!("{} of {}", Bytes(window.size), Bytes(window.page)))
 }
 

@@ -1,11 +1,11 @@
-//! What helps on the command line. The library's errors name what a program can do.
+//! Remedies on the command line. The library's errors name what a program can do.
 
 use crate::NotHere;
 use crate::replay::{ReplayError, TraceError};
 use crate::scenario::StartError;
 use spapr_iommu::guest::PhbError;
 
-/// Returns what to add to the message of an obstacle with that code.
+/// Returns an addition to the message of an obstacle with that code.
 pub(super) fn of_obstacle(code: &str) -> &'static str {
     match code {
         "not-power" => " (`--host model:powernv9`), or run this under `ppc64/run`",
@@ -21,7 +21,7 @@ fn of_host(error: &NotHere) -> &'static str {
     }
 }
 
-/// Returns what to add to the message of a scenario that cannot begin.
+/// Returns an addition to the message of a scenario that cannot start.
 pub(super) fn of_start(error: &StartError) -> &'static str {
     match error {
         StartError::NotHere(error) => of_host(error),
@@ -29,7 +29,7 @@ pub(super) fn of_start(error: &StartError) -> &'static str {
     }
 }
 
-/// Returns what to add to the message of a trace that cannot be replayed.
+/// Returns an addition to the message of a trace that cannot be replayed.
 pub(super) fn of_replay(error: &ReplayError) -> &'static str {
     match error {
         ReplayError::Memory { .. } | ReplayError::MemorySize { .. } => " (`--memory SIZE`)",

@@ -213,7 +213,7 @@ fn compared(report: &Report) -> String {
     section("Translations of emulated devices", &["", "lines>"], rows.into_iter())
 }
 
-/// Formats a mask of page sizes, and what its bits stand for.
+/// Formats a mask of page sizes, and the meaning of its bits.
 fn page_sizes(mask: u32) -> String {
     let shifts = DDW_PAGE_SHIFTS.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
     let pages: Vec<_> = shifts.map(|(_, shift)| Bytes(1 << shift).to_string()).collect();

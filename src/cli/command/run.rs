@@ -13,8 +13,8 @@ use spapr_iommu::addr::Bytes;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
-/// The most bytes of a scenario. It is kept in memory whole, and its steps take some forty times
-/// its size.
+/// Maximum bytes of a scenario. It is kept in memory as a whole, and its steps take some forty
+/// times its size.
 const MAX_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
@@ -172,7 +172,7 @@ trait Output {
     /// Called after everything was released.
     fn end(&mut self, report: &Report);
 
-    /// Reports whether all of it was written.
+    /// Reports whether everything was written.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
@@ -183,7 +183,7 @@ struct Text {
     bar: ProgressBar,
     /// Number of digits of the last step's number.
     width: usize,
-    /// Printed when it is clear that the scenario can run here.
+    /// Printed once it is clear that the scenario can run here.
     heading: Option<String>,
     /// Whether the steps are raw.
     raw: bool,

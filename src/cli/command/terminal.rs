@@ -1,4 +1,4 @@
-//! What the terminal is like: colour, width, and messages for people.
+//! Properties of the terminal: colour, width, and messages for people.
 
 use anstyle::{AnsiColor, Style};
 use core::error::Error;
@@ -25,7 +25,7 @@ pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 static CHOICE: OnceLock<Color> = OnceLock::new();
 
 impl Color {
-    /// Returns what the arguments say, before they are parsed: messages about wrong ones have
+    /// Returns the choice in the arguments, before they are parsed: messages about wrong ones have
     /// colour too.
     pub(super) fn of_arguments(mut arguments: impl Iterator<Item = OsString>) -> Self {
         let mut found = Self::Auto;
@@ -88,10 +88,10 @@ pub(super) fn width() -> Option<u16> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0).filter(|width| *width > 0)
 }
 
-/// The fewest columns that text is wrapped to.
+/// Minimum columns to which text is wrapped.
 const MIN_COLUMNS: usize = 20;
 
-/// Wraps a text to the terminal, its later lines indented by `indent`. What is longer than a line
+/// Wraps a text to the terminal, with later lines indented by `indent`. A word longer than a line
 /// stays whole.
 pub(super) fn wrapped(text: &str, indent: usize) -> String {
     match width() {
@@ -102,7 +102,7 @@ pub(super) fn wrapped(text: &str, indent: usize) -> String {
 
 fn wrap(text: &str, indent: usize, width: usize) -> String {
     let room = width.saturating_sub(indent).max(MIN_COLUMNS);
-    // The space that a line begins with belongs to it.
+    // A space at the start of a line belongs to it.
     let start = text.len() - text.trim_start().len();
     let (mut lines, mut line) = (Vec::new(), text[..start].to_owned());
     let mut columns = start;
@@ -124,14 +124,14 @@ fn wrap(text: &str, indent: usize, width: usize) -> String {
     lines.join(&format!("\n{}", " ".repeat(indent)))
 }
 
-/// Returns the columns of a text: what styles it takes none.
+/// Returns the columns of a text; its styles take none.
 fn columns_of(text: &str) -> usize {
     let mut parts = text.split("\x1b[");
     let first = parts.next().map_or(0, |part| part.chars().count());
     first + parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest).chars().count()).sum::<usize>()
 }
 
-/// Writes a message to standard error. If nobody reads that any longer, there is no one to tell.
+/// Writes a message to standard error. If that is closed, there is no one to tell.
 pub(super) fn say(message: impl Display) {
     let _ = writeln!(io::stderr(), "{message}");
 }
@@ -162,7 +162,7 @@ mod tests {
         let text = chain(&error);
         assert!(text.starts_with(&error.to_string()), "{text}");
         assert_eq!(text.matches("there is no PHB with BUID 0x7").count(), 1, "{text}");
-        // A message that is its cause's, and one that includes it.
+        // A message equal to its cause's, and one that includes it.
         let host = crate::NotHere::Obstacle(spapr_iommu::host::Obstacle::NoVfio);
         assert_eq!(chain(&host), host.to_string());
     }

@@ -17,7 +17,7 @@ const CAPABILITIES: [(u32, &str); 4] = [
 pub(super) fn check(place: &Place) -> Finding {
     let file = match OpenOptions::new().read(true).write(true).open(place.path("dev/kvm")) {
         Ok(file) => file,
-        // Only VMMs need it, and partitions seldom have it.
+        // Only VMMs need it, and partitions rarely have it.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Finding::ok("KVM", "not there; only a VMM needs it (`modprobe kvm-hv`)");
         }

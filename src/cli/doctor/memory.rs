@@ -1,4 +1,4 @@
-//! Memory: huge pages, and what may be locked.
+//! Memory: huge pages, and the limit of locked memory.
 
 use super::{Finding, Level, Needs, Place};
 use spapr_iommu::addr::{Amount, Bytes};
@@ -6,7 +6,7 @@ use spapr_iommu::host::Memlock;
 
 const TOPIC: &str = "locked memory";
 
-/// What a small guest or a driver with large queues locks.
+/// Locked by a small guest, or by a driver with large queues.
 const USUAL: u64 = 1 << 30;
 
 pub(super) fn check(place: &Place, needs: Needs) -> Vec<Finding> {

@@ -1,6 +1,5 @@
-//! Checks whether user space can drive devices on a machine, and names what mends each fault.
+//! Checks whether user space can drive devices on a machine, and names the remedy for each fault.
 
-mod faults;
 mod kernel;
 mod kvm;
 mod memory;
@@ -16,14 +15,14 @@ pub(crate) use vfio::usable;
 
 use serde::Serialize;
 
-/// How a machine does in one respect.
+/// Level of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Level {
-    /// As it must be.
+    /// No fault.
     Ok,
-    /// Usable, with a limit that some programs meet.
+    /// Usable, with a limit that affects some programs.
     Warning,
     /// Prevents use.
     Wrong,
@@ -33,12 +32,12 @@ pub(crate) enum Level {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     pub(crate) level: Level,
-    /// What was looked at.
+    /// What was checked.
     pub(crate) topic: &'static str,
-    /// A stable name of what is not as it must be.
+    /// Stable name of the fault.
     pub(crate) code: Option<&'static str>,
     pub(crate) text: String,
-    /// What mends it, a command where there is one.
+    /// Remedy: a command if possible.
     pub(crate) remedy: Option<String>,
 }
 
@@ -57,7 +56,7 @@ impl Finding {
     }
 }
 
-/// What a program or guest needs, as far as the user said.
+/// Needs of a program or guest, as far as the user named them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Needs {
     /// Bytes to lock.
@@ -66,11 +65,11 @@ pub(crate) struct Needs {
     pub(crate) page: Option<u64>,
 }
 
-/// Runs all checks, in the order in which a user must remove what they find.
+/// Runs all checks, in the order in which a user must fix the faults.
 pub(crate) fn examine(place: &Place, needs: Needs) -> Vec<Finding> {
     let mut findings = kernel::check(place);
     if place.platform().is_some() {
-        findings.extend(faults::check(place));
+        findings.extend(kernel::faults(place));
         findings.extend(vfio::check(place));
         findings.extend(offer::check(place, needs));
     }

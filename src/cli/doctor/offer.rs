@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 const TOPIC: &str = "windows";
 
-/// A page of 64 KiB, which drivers and guests of POWER use most.
+/// A page of 64 KiB, which drivers and guests on POWER use most.
 const LARGE: u64 = 64 << 10;
 
 pub(super) fn check(place: &Place, needs: Needs) -> Vec<Finding> {
@@ -60,7 +60,7 @@ fn ask(place: &Place) -> Option<Result<TceInfo, String>> {
     Some(info(&place.host, Node::Group(group.number)))
 }
 
-/// Returns what the kernel says of windows through a group, which it releases afterwards.
+/// Returns what the kernel reports of windows through a group, which is released afterwards.
 pub(crate) fn info(host: &Arc<dyn Host>, group: Node<'_>) -> Result<TceInfo, String> {
     let open = |node| File::open(host, node).map_err(|errno| format!("open: {errno}"));
     let container = open(Node::Container)?;
@@ -78,7 +78,7 @@ fn sizes(mask: u64) -> Vec<u64> {
 
 pub(super) fn windows(info: &TceInfo) -> Finding {
     let windows = info.ddw.max_dynamic_windows_supported;
-    // The kernel passes on -1 where the firmware does not answer.
+    // The kernel passes on -1 if the firmware does not answer.
     if info.flags & INFO_DDW == 0 || info.ddw.pgsizes == 0 || windows == u32::MAX {
         return no_ddw("the kernel offers none");
     }
@@ -94,7 +94,7 @@ pub(super) fn windows(info: &TceInfo) -> Finding {
     )
 }
 
-/// Judges the page that is needed; without one, 64 KiB on a host with smaller pages.
+/// Judges the needed page size; by default 64 KiB on a host with smaller pages.
 pub(super) fn page(place: &Place, needs: Needs, offered: Option<u64>) -> Option<Finding> {
     let topic = "IOMMU page";
     let page = needs.page.unwrap_or(LARGE);
@@ -113,7 +113,7 @@ pub(super) fn page(place: &Place, needs: Needs, offered: Option<u64>) -> Option<
     if huge.iter().any(|&(bytes, count, _)| bytes >= page && count > 0) {
         return Some(Finding::ok(topic, format!("{shown} works with memory of hugetlb")));
     }
-    // Without one of that size the kernel must be another.
+    // Without a page of that size, another kernel is needed.
     let remedy = match huge.iter().find(|(bytes, ..)| *bytes >= page) {
         Some((bytes, ..)) => format!(
             "boot a kernel with pages of 64K, or as root: `echo 512 > \

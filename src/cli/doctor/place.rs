@@ -1,4 +1,4 @@
-//! The machine that is looked at: the running one, or a tree in its place.
+//! The machine to check: the running one, or a tree that stands in for it.
 
 use spapr_iommu::host::vfio::Vfio;
 use spapr_iommu::host::vfio::bind::Binder;
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A machine and the folder where its file systems are.
+/// A machine, and the folder that holds its file systems.
 #[derive(Debug)]
 pub(crate) struct Place {
     root: PathBuf,
@@ -36,7 +36,7 @@ impl Place {
         self.path(path).exists()
     }
 
-    /// Reads a file without the space around its text; `None` if there is none.
+    /// Reads a file without surrounding space; `None` if it does not exist.
     pub(crate) fn read(&self, path: &str) -> Option<String> {
         // Texts of the device tree end with a NUL.
         let text = fs::read_to_string(self.path(path)).ok()?;
@@ -63,7 +63,7 @@ impl Place {
         self.read("proc/sys/kernel/osrelease").unwrap_or_default()
     }
 
-    /// Returns the kernel's page in bytes, as mappings of a process show it.
+    /// Returns the kernel's page size in bytes, as mappings of a process show it.
     pub(super) fn page(&self) -> Option<u64> {
         let kilobytes = self.field("proc/self/smaps", "KernelPageSize")?;
         kilobytes.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

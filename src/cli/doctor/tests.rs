@@ -1,4 +1,4 @@
-//! The checks on trees that stand in for machines, one for each state that a user may be in.
+//! The checks on trees that stand in for machines, one for each state in which a user may be.
 
 use super::*;
 use spapr_iommu::Group;
@@ -82,8 +82,8 @@ impl Tree {
         examine(&Place::new(Some(self.0.path())), needs)
     }
 
-    /// Returns the findings that are not as they must be: level, code and remedy. What only a
-    /// kernel can answer is left out.
+    /// Returns the findings with a fault: level, code and remedy. Leaves out those that only a
+    /// kernel can answer.
     fn faults(&self, needs: Needs) -> Vec<(Level, &'static str, String)> {
         let found = self.findings(needs).into_iter().filter(|finding| finding.level != Level::Ok);
         let found = found.map(|finding| (finding.level, finding.code.unwrap(), finding.remedy.unwrap()));
@@ -105,9 +105,9 @@ impl Tree {
     }
 }
 
-/// A kernel without faults that a newer one lacks, on pseries.
+/// A pseries kernel without faults that a newer one lacks.
 fn sound() -> Tree {
-    // Nothing of 7.2 is without fault on pseries.
+    // No 7.2 kernel on pseries is without fault.
     let tree = Tree::ready("7.2.13-powerpc64le-64k", 64);
     let cpuinfo = fs::read_to_string(tree.path("proc/cpuinfo")).unwrap().replace("pSeries\nmach", "PowerNV\nmach");
     tree.write("proc/cpuinfo", &cpuinfo);
@@ -248,7 +248,7 @@ fn windows_and_pages_are_those_the_kernel_answers() {
     let finding = offer::windows(&info);
     assert_eq!(finding.level, Level::Ok);
     assert!(finding.text.contains("up to 2 windows with pages of 4K, 64K"), "{finding:?}");
-    // It left the group as it was.
+    // The check left the group unchanged.
     assert_eq!(offer::info(&host, Node::Group(Group(0))), Ok(info));
     assert!(offer::info(&host, Node::Group(Group(99))).is_err());
 

@@ -38,7 +38,7 @@ pub(super) fn node(obstacle: Option<Obstacle>) -> Finding {
 /// Returns what is wrong, with the command that mends it.
 fn of_obstacle(topic: &'static str, obstacle: &Obstacle) -> Finding {
     let message = obstacle.to_string();
-    // The remedy of the library's messages is what a program does.
+    // The remedies in the library's messages are for programs.
     let text = message.split_once(": ").map_or(message.as_str(), |(what, _)| what);
     let (text, remedy) = match obstacle {
         Obstacle::NoVfio => (text.to_owned(), "`modprobe -a vfio vfio_iommu_spapr_tce vfio-pci`".to_owned()),
@@ -63,7 +63,7 @@ fn is_given(driver: Option<&str>) -> bool {
     driver.is_some_and(|driver| driver.contains("vfio"))
 }
 
-/// Returns the groups with a device that is bound to VFIO and nothing in the way.
+/// Returns the groups with a device that is bound to VFIO and without obstacles.
 pub(crate) fn usable(place: &Place) -> Vec<GroupFacts> {
     let mut groups = place.host.groups();
     groups.retain(|group| {
@@ -102,7 +102,7 @@ fn one(place: &Place, group: &GroupFacts, needs_one: bool) -> Option<Finding> {
             Some(driver) => ("host-driver", format!("{shown}, bound to the host's driver {driver}")),
             None => ("not-bound", format!("{shown}, bound to no driver")),
         };
-        // The host keeps most devices. With none for user space there is nothing to drive.
+        // The host keeps most devices. Without any for user space, there is nothing to drive.
         let level = if needs_one { Level::Wrong } else { Level::Ok };
         return Some(Finding { level, ..Finding::wrong(topic, code, text, bind(&first)) });
     }

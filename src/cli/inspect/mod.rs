@@ -2,9 +2,9 @@
 
 use crate::command::section;
 use spapr_iommu::addr::Bytes;
-use spapr_iommu::inspect::{Guest, Hypercalls, Maps, Phb, Refusal, Regions, Snapshot, Space, WindowRow};
+use spapr_iommu::inspect::{Guest, Hypercalls, Maps, PhbRow, Refusal, Regions, Snapshot, Space, WindowRow};
 
-/// Formats a snapshot; mapped runs are those of `only`, if that is given.
+/// Formats a snapshot; with `only`, only that space's mapped runs.
 pub(crate) fn draw(snapshot: &Snapshot, only: Option<&str>) -> String {
     let mut text = heading(snapshot);
     text += &regions(&snapshot.regions);
@@ -40,7 +40,8 @@ fn heading(snapshot: &Snapshot) -> String {
     text
 }
 
-/// An amount that may be odd, in at most three digits and a unit, or exactly if that is short.
+/// Formats an amount that may be odd, in at most three digits and a unit, or exactly if that is
+/// short.
 fn size(bytes: u64) -> String {
     let exact = Bytes(bytes).to_string();
     if !exact.starts_with("0x") {
@@ -70,7 +71,7 @@ fn regions(regions: &Regions) -> String {
 
 fn groups(spaces: &[&Space]) -> String {
     let rows = spaces.iter().flat_map(|space| {
-        let row = |group: &spapr_iommu::inspect::Group| {
+        let row = |group: &spapr_iommu::inspect::GroupRow| {
             vec![space.name.clone(), group.group.to_string(), group.container.to_string()]
         };
         let busy = space.busy.then(|| vec![space.name.clone(), "busy".into(), String::new()]);
@@ -141,7 +142,7 @@ fn guest_windows(guest: &Guest) -> String {
         let numbers = [calls.puts, calls.indirects, calls.stuffs, calls.gets, calls.tces];
         std::iter::once(name).chain(numbers.iter().map(u64::to_string)).collect::<Vec<_>>()
     };
-    let rows = guest.phbs.iter().map(|phb: &Phb| calls(format!("{:#x}", phb.buid), &phb.hypercalls));
+    let rows = guest.phbs.iter().map(|phb: &PhbRow| calls(format!("{:#x}", phb.buid), &phb.hypercalls));
     text +=
         &section("Hypercalls that were answered here", &["PHB>", "PUT>", "INDIRECT>", "STUFF>", "GET>", "TCEs>"], rows);
     text

@@ -8,13 +8,13 @@ use super::canvas::{
 use super::{Memory, Region, Space};
 use std::collections::BTreeMap;
 
-/// The most panels.
+/// Maximum number of panels.
 const MAX_PANELS: usize = 8;
-/// The columns: bus addresses, and user memory.
+/// Positions of the columns: bus addresses, and user memory.
 const BUS: f64 = 305.0;
 const USER: f64 = WIDTH - BUS - COLUMN;
 const COLUMN: f64 = 112.0;
-/// Between a column and its labels.
+/// Space between a column and its labels.
 const PAD: f64 = 8.0;
 
 /// Draws all spaces of a process.
@@ -51,7 +51,7 @@ struct Side<'a> {
     heading: &'a dyn Fn(&Stretch) -> String,
     /// Text for an address.
     label: &'a dyn Fn(u64) -> String,
-    /// What devices may do with a spot.
+    /// Permissions of devices in a spot.
     access: Vec<Access>,
 }
 
@@ -104,7 +104,7 @@ impl Access {
     }
 }
 
-/// What leads from a spot of one side to a spot of the other: the hull at both ends.
+/// Connects a spot of one side to a spot of the other: the hull at both ends.
 struct Ribbon {
     bus: (u64, u64),
     user: (u64, u64),
@@ -192,7 +192,7 @@ fn region_heading(regions: &[Region], found: &Stretch) -> String {
     }
 }
 
-/// Finds what leads where, and notes what devices may do.
+/// Finds the connections, and records permissions.
 fn ribbons(space: &Space, bus: &mut Side<'_>, user: &mut Side<'_>) -> Vec<Ribbon> {
     let mut found: BTreeMap<(usize, usize), Ribbon> = BTreeMap::new();
     for run in &space.runs {
@@ -236,7 +236,7 @@ fn draw_side(canvas: &mut Canvas, top: f64, side: &Side<'_>) {
     for row in &side.axis.rows {
         draw_row(canvas, top + row.y, side, row);
     }
-    // Boxes round what belongs to them, over the rows.
+    // Boxes around their rows.
     for (number, _) in side.axis.boxes.iter().enumerate() {
         let heading = side.axis.rows.iter().position(|row| row.kind == Kind::Heading(number));
         let Some(first) = heading.and_then(|heading| side.axis.rows.get(heading + 1)) else { continue };

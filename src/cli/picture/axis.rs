@@ -1,32 +1,32 @@
 //! An axis of addresses: stretches to scale, and breaks where nothing is.
 //!
-//! It stands from top to bottom: a heading for each box (a window or a region), then the rows in
-//! it. Rows are to scale, except that a mapped row is at least as high as a line of text, and that
-//! a long stretch without mappings is a break of fixed height.
+//! It runs from top to bottom: a heading for each box (a window or a region), then the rows in it.
+//! Rows are to scale, except that a mapped row is at least as high as a line of text, and that a
+//! long stretch without mappings is a break of fixed height.
 
 use super::canvas::LINE;
 
-/// The most boxes and mapped rows of an axis; neighbours are joined beyond that.
+/// Maximum boxes and mapped rows of an axis; neighbours are joined beyond that.
 const MAX_BOXES: usize = 8;
 const MAX_SPOTS: usize = 14;
-/// A gap below this part of everything is not seen.
+/// A gap smaller than this fraction of the whole is not visible.
 const SEEN: u64 = 100;
 /// Height of a break, of an empty box, and of a gap between boxes.
 const BREAK: f64 = 22.0;
 const EMPTY: f64 = 34.0;
-/// Height that all rows to scale have together, about.
+/// Approximate height of all rows that are to scale.
 const SCALED: f64 = 340.0;
-/// Least height of free space that is to scale.
+/// Minimum height of free space that is to scale.
 const LEAST: f64 = 3.0;
 
-/// A stretch of addresses, of one thing or several.
+/// A stretch of addresses, of one object or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub start: u64,
     pub end: u64,
-    /// Number of things joined.
+    /// Number of objects joined.
     pub count: u64,
-    /// Bytes of these things.
+    /// Bytes of these objects.
     pub bytes: u64,
 }
 
@@ -44,8 +44,8 @@ impl Stretch {
     }
 }
 
-/// Joins neighbours until there are at most `most`. What stays apart are the widest gaps that can
-/// be seen, and the edges of a fence.
+/// Joins neighbours until there are at most `most`. The widest visible gaps and the edges of a
+/// fence stay apart.
 fn join(mut all: Vec<Stretch>, most: usize, fence: &[Stretch]) -> Vec<Stretch> {
     all.sort_by_key(|stretch| stretch.start);
     if all.len() <= most {
@@ -92,9 +92,9 @@ pub(super) enum Kind {
     Mapped(usize),
     /// Free, in a box.
     Free,
-    /// Free, in a box, and shortened.
+    /// Free space in a box, shortened.
     Break,
-    /// Between two boxes, and shortened.
+    /// Space between two boxes, shortened.
     Between,
 }
 
@@ -117,7 +117,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Divides the addresses. What is mapped outside of all boxes gets boxes of its own.
+    /// Divides the addresses. Mappings outside of all boxes get boxes of their own.
     pub(super) fn new(boxes: Vec<Stretch>, mapped: Vec<Stretch>) -> Self {
         let holds = |boxes: &[Stretch], spot: &Stretch| boxes.iter().any(|one| one.contains(spot.start));
         let outside: Vec<_> = mapped.iter().filter(|spot| !holds(&boxes, spot)).copied().collect();
@@ -131,7 +131,7 @@ impl Axis {
         self.spots.iter().fold(0, |bytes, spot| bytes.saturating_add(spot.len()))
     }
 
-    /// Returns pixels of a byte, for axes that stand beside each other.
+    /// Returns the pixels of a byte, for axes that are side by side.
     pub(super) fn scale(axes: &[&Self]) -> f64 {
         let most = axes.iter().map(|axis| axis.scaled()).max().unwrap_or(0);
         if most == 0 { 0.0 } else { SCALED / most as f64 }

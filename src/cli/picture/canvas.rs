@@ -10,21 +10,21 @@ pub(super) const MARGIN: f64 = 20.0;
 /// Height of a line of text.
 pub(super) const LINE: f64 = 18.0;
 
-/// Okabe and Ito's colours, which people with any colour vision tell apart.
+/// Okabe and Ito's colours, which people with any colour vision can distinguish.
 pub(super) const SKY: &str = "#56B4E9";
 pub(super) const ORANGE: &str = "#E69F00";
 pub(super) const GREEN: &str = "#009E73";
 pub(super) const PURPLE: &str = "#CC79A7";
 pub(super) const BLUE: &str = "#0072B2";
-/// Lines, text, and what is less important.
+/// Lines, text, and less important parts.
 pub(super) const INK: &str = "#222222";
 pub(super) const GREY: &str = "#666666";
 pub(super) const PALE: &str = "#F2F2F2";
 
-/// Fill of what stands for several things.
+/// Fill for several objects.
 pub(super) const HATCH: &str = "url(#hatch)";
 
-/// How text is set: its font's size and weight, and the most its characters are wide.
+/// A style of text: its font's size and weight, and the maximum width of its characters.
 #[derive(Clone, Copy)]
 pub(super) struct Style {
     size: u32,
@@ -40,7 +40,7 @@ pub(super) const PLAIN: Style = Style { size: 12, bold: false, fixed: false, wid
 pub(super) const SMALL: Style = Style { size: 11, bold: false, fixed: false, width: 6.2, colour: GREY };
 pub(super) const CODE: Style = Style { size: 11, bold: false, fixed: true, width: 6.7, colour: INK };
 
-/// Which end of a text its place is.
+/// Which end of a text is at its position.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -59,7 +59,7 @@ impl Canvas {
         Self { group: Group::new(), bottom: MARGIN }
     }
 
-    /// Takes that much height, and returns where it begins.
+    /// Reserves that much height, and returns its start.
     pub(super) fn take(&mut self, height: f64) -> f64 {
         let top = self.bottom;
         self.bottom += height;
@@ -81,7 +81,8 @@ impl Canvas {
         self.add(shape.set("stroke", stroke));
     }
 
-    /// Writes a line of text with its baseline at `y`, cut to `room`; all of it is its title then.
+    /// Writes a line of text with its baseline at `y`, cut to `room`; the whole text becomes its
+    /// tooltip then.
     pub(super) fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, room: f64, style: Style, text: &str) {
         let text = clean(text);
         let shown = fit(&text, room, style);
@@ -105,7 +106,7 @@ impl Canvas {
         self.add(shape);
     }
 
-    /// Writes text that falls to the left below a point.
+    /// Writes text that descends to the left below a point.
     pub(super) fn turned_text(&mut self, (x, y): (f64, f64), room: f64, style: Style, text: &str) {
         let text = clean(text);
         // It is turned by 60 degrees.
@@ -155,7 +156,7 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Cuts text to what fits into that many pixels.
+/// Cuts text to fit into that many pixels.
 fn fit(text: &str, room: f64, style: Style) -> String {
     let most = (room / style.width).max(1.0) as usize;
     if text.chars().count() <= most {
@@ -167,7 +168,7 @@ fn fit(text: &str, room: f64, style: Style) -> String {
 /// Formats an amount of memory in a few characters.
 pub(crate) fn amount(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    // What rounds to 1024 is one of the next unit.
+    // An amount that rounds to 1024 is one of the next unit.
     let unit = (bytes.saturating_add(bytes / 20_000).max(1).ilog2() / 10) as usize;
     let value = bytes as f64 / (1u64 << (10 * unit)) as f64;
     let tenths = (value * 10.0).round() / 10.0;

@@ -1,20 +1,17 @@
-//! Pictures as SVG: bus addresses against user memory, and what the steps of a run cost.
+//! Pictures as SVG: bus addresses against user memory, and the cost of the steps of a run.
 
 mod addresses;
 mod axis;
 mod canvas;
-mod planned;
+mod sources;
 mod steps;
-mod tables;
 
 pub use addresses::addresses;
 pub(crate) use canvas::amount;
 pub(crate) use steps::MAX_BARS;
 pub use steps::{Call, StepPart, Steps, steps};
 
-use spapr_iommu::inspect::Snapshot;
-
-/// What [`addresses`] draws.
+/// Contents of [`addresses`].
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Title.
@@ -49,7 +46,7 @@ pub struct Window {
     pub size: u64,
     /// IOMMU page, bytes.
     pub page: u64,
-    /// Further words, such as its origin.
+    /// Additional words, such as its origin.
     pub note: String,
 }
 
@@ -60,7 +57,7 @@ pub struct Run {
     pub iova: u64,
     /// Size in bytes.
     pub size: u64,
-    /// The user address it leads to.
+    /// The user address to which it leads.
     pub user: u64,
     /// What devices may do: `r`, `w` or `rw`.
     pub access: String,
@@ -73,7 +70,7 @@ pub struct Region {
     pub start: u64,
     /// Size in bytes.
     pub size: u64,
-    /// Name of the memory, and where in it the region starts. Addresses are shown without it.
+    /// Name of the memory, and the region's offset in it. Addresses are shown without the offset.
     pub name: Option<(String, u64)>,
 }
 
@@ -83,39 +80,6 @@ impl Region {
         match &self.name {
             Some((name, offset)) => format!("{name}+{:#x}", address.wrapping_sub(self.start).wrapping_add(*offset)),
             None => format!("{address:#x}"),
-        }
-    }
-}
-
-impl From<&Snapshot> for Memory {
-    fn from(snapshot: &Snapshot) -> Self {
-        let guests = snapshot.guests.iter().flat_map(|guest| guest.phbs.iter().map(|phb| &phb.space));
-        let spaces = snapshot.spaces.iter().chain(guests).map(|space| Space {
-            name: space.name.clone(),
-            windows: space
-                .windows
-                .iter()
-                .map(|window| {
-                    let pending = if window.levels.is_none() { ", pending" } else { "" };
-                    let note = format!("{}{pending}", window.origin);
-                    Window { start: window.start, size: window.size, page: window.page, note }
-                })
-                .collect(),
-            runs: space
-                .maps
-                .rows
-                .iter()
-                .map(|row| Run { iova: row.iova, size: row.size, user: row.user, access: row.access.clone() })
-                .collect(),
-            more_runs: space.maps.runs.saturating_sub(space.maps.rows.len() as u64),
-        });
-        let regions = &snapshot.regions.rows;
-        let (process, locked) = (&snapshot.process, snapshot.host.as_ref().and_then(|host| host.locked));
-        Self {
-            title: format!("Process {} ({})", process.pid, process.name),
-            about: locked.map(|locked| format!("{} locked", canvas::amount(locked.bytes))).unwrap_or_default(),
-            spaces: spaces.collect(),
-            regions: regions.iter().map(|row| Region { start: row.user, size: row.size, name: None }).collect(),
         }
     }
 }

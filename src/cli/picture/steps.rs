@@ -1,19 +1,19 @@
-//! Draws what the steps of a run cost: kernel calls, and locked memory.
+//! Draws the cost of the steps of a run: kernel calls, and locked memory.
 
 use super::canvas::{
     Anchor, BLUE, Canvas, GREEN, GREY, HEADING, INK, MARGIN, ORANGE, PLAIN, PURPLE, SKY, SMALL, TITLE, WIDTH, amount,
 };
 
-/// The most bars; steps are joined beyond that.
+/// Maximum number of bars; steps are joined beyond that.
 pub(crate) const MAX_BARS: usize = 160;
-/// The most bars that are named.
+/// Maximum number of bars with names.
 const MAX_NAMED: usize = 32;
 /// The plots.
 const LEFT: f64 = 90.0;
 const HEIGHT: f64 = 190.0;
 const NAMES: f64 = 92.0;
 
-/// What [`steps`] draws.
+/// Contents of [`steps`].
 #[derive(Clone, Debug, Default)]
 pub struct Steps {
     /// Title.
@@ -35,7 +35,7 @@ pub struct StepPart {
     pub calls: [u64; Call::ALL.len()],
     /// Bytes locked for registered memory after it.
     pub registered: u64,
-    /// Bytes locked for everything else after it, which is TCE tables.
+    /// Bytes locked for everything else after it, i.e. TCE tables.
     pub tables: u64,
 }
 
@@ -124,7 +124,7 @@ pub fn steps(run: &Steps) -> String {
     canvas.finish(&run.title)
 }
 
-/// Joins steps: calls add up, and what is locked is that after the last.
+/// Joins steps: calls add up, and locked memory is that after the last.
 fn bars(steps: &[StepPart]) -> Vec<StepPart> {
     let each = steps.len().div_ceil(MAX_BARS).max(1);
     let bar = |part: &[StepPart]| {
@@ -196,7 +196,7 @@ impl Plot {
         for (colour, value) in values.filter(|(_, value)| *value != 0) {
             let height = HEIGHT * value as f64 / self.most;
             let y = self.top + HEIGHT - below - height;
-            // Room for a frame only where bars are wide.
+            // There is room for a frame only if bars are wide.
             let frame = match part {
                 1.0 => colour,
                 _ if self.step > 8.0 => INK,
@@ -207,7 +207,7 @@ impl Plot {
         }
     }
 
-    /// Writes names below the bars, or numbers where there are too many.
+    /// Writes names below the bars, or numbers if there are too many.
     fn names(&self, canvas: &mut Canvas, bars: &[StepPart], each: usize) {
         let bottom = self.top + HEIGHT;
         if bars.is_empty() {

@@ -1,4 +1,4 @@
-//! The host that a plan is for: what a model or the running kernel answers.
+//! The host of a plan: answers of a model or of the running kernel.
 
 use crate::doctor::{Place, usable, window_info};
 use crate::machine::{HostNote, Machine};
@@ -13,12 +13,12 @@ use spapr_iommu::window::WindowFacts;
 pub struct PlanHost {
     /// Its name and kernel.
     pub(super) note: HostNote,
-    /// One line about it.
+    /// Description in one line.
     pub(crate) described: String,
     pub(super) facts: WindowFacts,
     /// Sizes of its huge pages.
     pub(super) huge_pages: Vec<PageShift>,
-    /// What only a running kernel has.
+    /// The state of a running machine; `None` for a model.
     pub(super) live: Option<Live>,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Live {
     pub(super) free_huge_pages: Vec<(u64, u64)>,
 }
 
-/// Why the facts of a host are unknown.
+/// Why a host's facts are unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
@@ -51,7 +51,7 @@ pub enum HostError {
 }
 
 impl PlanHost {
-    /// Asks a model of `preset`.
+    /// Returns the facts of a model of `preset`.
     pub fn model(preset: Preset) -> Self {
         let machine = Machine::model(preset, 1);
         let host = machine.host();
@@ -66,7 +66,7 @@ impl PlanHost {
         }
     }
 
-    /// Asks the running kernel, through a group that nobody uses. This changes nothing.
+    /// Asks the running kernel, through a group that is not in use. This changes nothing.
     pub fn running() -> Result<Self, HostError> {
         let machine = Machine::vfio();
         let (host, place) = (machine.host(), Place::new(None));

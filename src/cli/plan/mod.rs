@@ -12,42 +12,41 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod course;
+mod estimate;
 mod host;
-mod notes;
 mod report;
 #[cfg(test)]
 mod tests;
 mod wanted;
 
 pub use host::{HostError, PlanHost};
-pub use notes::{Note, NoteLevel};
 pub use report::{
-    Alternative, Course, Hypercalls, Ioctls, Locked, PlanDocument, Refused, Teardown, WantedRow, WindowRow,
+    Alternative, Estimate, Hypercalls, Ioctls, Locked, Note, NoteLevel, PlanDocument, Refused, Teardown, WantedRow,
+    WindowRow,
 };
 pub use wanted::{Wanted, WantedError};
 
-use course::Choice;
+use estimate::Choice;
 
 /// Plans for what is wanted, and its alternatives.
 pub fn plan(host: &PlanHost, wanted: &Wanted) -> Result<PlanDocument, WantedError> {
     wanted.check(host)?;
     let devices = u32::try_from(wanted.devices.len()).unwrap_or(u32::MAX);
     let usual = Choice { containers: devices, page: None, drop_default: false };
-    let chosen = course::course(host, wanted, usual);
-    let mut alternatives: Vec<_> = course::choices(host, wanted, usual)
+    let chosen = estimate::estimate(host, wanted, usual);
+    let mut alternatives: Vec<_> = estimate::choices(host, wanted, usual)
         .into_iter()
-        .map(|(name, choice)| Alternative::new(name, course::course(host, wanted, choice)))
+        .map(|(name, choice)| Alternative::new(name, estimate::estimate(host, wanted, choice)))
         .collect();
     if let Ok(chosen) = &chosen {
-        let same = |other: &Alternative| other.course.as_ref().is_some_and(|other| other.same_windows(chosen));
+        let same = |other: &Alternative| other.estimate.as_ref().is_some_and(|other| other.same_windows(chosen));
         if let Some(there) = alternatives.iter_mut().find(|other| same(other)) {
             there.chosen = true;
         }
     }
-    let notes = notes::notes(host, wanted, chosen.as_ref().ok());
+    let notes = report::notes(host, wanted, chosen.as_ref().ok());
     let (chosen, refused) = match chosen {
-        Ok(course) => (Some(course), None),
+        Ok(estimate) => (Some(estimate), None),
         Err(error) => (None, Some(Refused::new(&error))),
     };
     Ok(PlanDocument {

@@ -1,13 +1,14 @@
-//! A plan for people and programs. Sizes are bytes.
+//! A plan for people and programs, and what a running host lacks for it. Sizes are bytes.
 
-use super::{Note, PlanHost, Wanted};
+use super::host::Live;
+use super::{PlanHost, Wanted};
 use crate::machine::HostNote;
 use core::fmt;
 use serde::{Serialize, Serializer};
-use spapr_iommu::addr::Amount;
+use spapr_iommu::addr::{Amount, PageShift};
 use spapr_iommu::window::PlanError;
 
-/// A plan, its alternatives, and what is in the way of it on this host.
+/// A plan, its alternatives, and what prevents it on this host.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PlanDocument {
@@ -19,17 +20,17 @@ pub struct PlanDocument {
     pub host_page: u64,
     /// What is planned for.
     pub wanted: WantedRow,
-    /// What the library does; `None` if it refuses.
-    pub chosen: Option<Course>,
+    /// The library's choice; `None` if it refuses.
+    pub chosen: Option<Estimate>,
     /// Why it refuses.
     pub refused: Option<Refused>,
-    /// Other ways, and the chosen one among them.
+    /// Alternatives, including the chosen one.
     pub alternatives: Vec<Alternative>,
-    /// What this host has too little of.
+    /// Resources of which this host has too little.
     pub notes: Vec<Note>,
 }
 
-/// What a plan was asked for.
+/// The request of a plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct WantedRow {
     memory: u64,
@@ -68,10 +69,10 @@ impl WantedRow {
     }
 }
 
-/// One way to get there, with its cost.
+/// One way to get the windows, with its cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Course {
+pub struct Estimate {
     /// Number of containers; each has all the windows.
     pub containers: u32,
     /// The windows, the default one first.
@@ -82,15 +83,15 @@ pub struct Course {
     pub ioctls: Ioctls,
     /// Hypercalls, of the guest and of the host's kernel.
     pub hypercalls: Hypercalls,
-    /// What removing the windows costs the kernel, over all containers.
+    /// What the kernel does to remove the windows, over all containers.
     pub teardown: Teardown,
 }
 
-impl Course {
+impl Estimate {
     /// Returns whether the other one leads to the same windows in as many containers.
     pub(super) fn same_windows(&self, other: &Self) -> bool {
-        let windows = |course: &Self| -> Vec<_> {
-            course.windows.iter().map(|w| (w.start, w.size, w.page, w.levels, w.guest_page)).collect()
+        let windows = |estimate: &Self| -> Vec<_> {
+            estimate.windows.iter().map(|w| (w.start, w.size, w.page, w.levels, w.guest_page)).collect()
         };
         (self.containers, windows(self)) == (other.containers, windows(other))
     }
@@ -137,9 +138,9 @@ pub struct Locked {
     pub registered_max: u64,
     /// TCE tables, over all containers.
     pub tables: u64,
-    /// KVM's tables.
+    /// Tables of KVM.
     pub kvm: u64,
-    /// More that is locked while windows are created.
+    /// Peak of additional locked memory while windows are created.
     pub creating: u64,
     /// The sum at the start.
     pub start: u64,
@@ -147,7 +148,7 @@ pub struct Locked {
     pub max: u64,
     /// The limit to set, in KiB: enough at any time, in any order of the calls.
     pub limit_kib: u64,
-    /// What libvirt allows a guest with so much memory and one PCI host bridge, in KiB; `None`
+    /// What libvirt allows a guest with that much memory and one PCI host bridge, in KiB; `None`
     /// without a guest.
     pub libvirt_kib: Option<u64>,
 }
@@ -158,7 +159,7 @@ pub struct Locked {
 pub struct Ioctls {
     /// To open containers and attach groups.
     pub attach: u64,
-    /// To create windows: CREATE, REMOVE, and an UNMAP that makes the default window.
+    /// To create windows: CREATE, REMOVE, and an UNMAP that creates the default window.
     pub windows: u64,
     /// REGISTER.
     pub register: u64,
@@ -178,9 +179,9 @@ pub struct Ioctls {
 pub struct Hypercalls {
     /// `H_PUT_TCE_INDIRECT` of a guest that maps all its memory in the dynamic window.
     pub guest_map: u64,
-    /// Of the host's kernel to map, on pseries.
+    /// Made by the host's kernel to map, on pseries.
     pub host_map: u64,
-    /// Of the host's kernel to unmap, on pseries.
+    /// Made by the host's kernel to unmap, on pseries.
     pub host_unmap: u64,
 }
 
@@ -210,26 +211,98 @@ impl Refused {
     }
 }
 
-/// Another way.
+/// An alternative.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Alternative {
-    /// What is different.
+    /// How it differs.
     pub name: String,
-    /// Whether it is what the library does by itself.
+    /// Whether the library chooses it by default.
     pub chosen: bool,
     /// Its cost; `None` if it is impossible.
-    pub course: Option<Course>,
+    pub estimate: Option<Estimate>,
     /// Why it is impossible.
     pub refused: Option<Refused>,
 }
 
 impl Alternative {
-    pub(super) fn new(name: String, course: Result<Course, PlanError>) -> Self {
-        let (course, refused) = match course {
-            Ok(course) => (Some(course), None),
+    pub(super) fn new(name: String, estimate: Result<Estimate, PlanError>) -> Self {
+        let (estimate, refused) = match estimate {
+            Ok(estimate) => (Some(estimate), None),
             Err(error) => (None, Some(Refused::new(&error))),
         };
-        Self { name, chosen: false, course, refused }
+        Self { name, chosen: false, estimate, refused }
     }
+}
+
+/// Severity of a note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+#[non_exhaustive]
+pub enum NoteLevel {
+    /// There is enough.
+    Ok,
+    /// The plan cannot be carried out now.
+    Wrong,
+}
+
+/// A resource of a running host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Note {
+    /// Severity.
+    pub level: NoteLevel,
+    /// A stable name.
+    pub code: &'static str,
+    /// What is available.
+    pub text: String,
+    /// Remedy.
+    pub remedy: Option<String>,
+}
+
+impl Note {
+    fn new(code: &'static str, text: String, remedy: Option<String>) -> Self {
+        let level = if remedy.is_some() { NoteLevel::Wrong } else { NoteLevel::Ok };
+        Self { level, code, text, remedy }
+    }
+}
+
+/// Compares a plan with a running host; a model has enough of everything.
+pub(super) fn notes(host: &PlanHost, wanted: &Wanted, estimate: Option<&Estimate>) -> Vec<Note> {
+    let Some(live) = &host.live else { return Vec::new() };
+    let mut notes = vec![groups(live, wanted)];
+    notes.extend(huge_pages(live, wanted, host.facts.host_page));
+    notes.extend(estimate.and_then(|estimate| memlock(live, estimate)));
+    notes
+}
+
+fn groups(live: &Live, wanted: &Wanted) -> Note {
+    let (there, needed) = (live.groups, wanted.devices.len());
+    let text = format!("usable IOMMU groups: {there} of {needed}");
+    let remedy = (there < needed).then(|| "`spapr-iommu bind ADDRESS --group`, for each device".to_owned());
+    Note::new("groups", text, remedy)
+}
+
+fn huge_pages(live: &Live, wanted: &Wanted, host_page: PageShift) -> Option<Note> {
+    let page = wanted.backing.filter(|page| *page > host_page)?;
+    let needed = wanted.memory >> page.get();
+    let free = live.free_huge_pages.iter().find(|(bytes, _)| *bytes == page.bytes()).map_or(0, |(_, free)| *free);
+    let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page.bytes() >> 10);
+    let remedy = (free < needed).then(|| format!("`echo {needed} > {file}` as root"));
+    Some(Note::new("huge-pages", format!("free pages of {page}: {free} of {needed}"), remedy))
+}
+
+fn memlock(live: &Live, estimate: &Estimate) -> Option<Note> {
+    let memlock = live.memlock?;
+    let more = estimate.locked.limit_kib << 10;
+    let missing = memlock.missing(more);
+    let kilobytes = memlock.locked.saturating_add(more).div_ceil(1024);
+    let remedy =
+        (missing != 0).then(|| format!("`ulimit -l {kilobytes}` as root, or LimitMEMLOCK={kilobytes}K of the service"));
+    let text = match missing {
+        0 => format!("this process: {memlock}"),
+        _ => format!("this process: {memlock}: {} too little", Amount(missing)),
+    };
+    Some(Note::new("memlock", text, remedy))
 }

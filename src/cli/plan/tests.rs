@@ -1,6 +1,6 @@
-//! What is planned is what happens: each plan is carried out on a model that records its calls.
+//! A plan matches what happens: each plan is carried out on a model that records its calls.
 
-use super::course::{Choice, choices, course};
+use super::estimate::{Choice, choices, estimate};
 use super::*;
 use crate::by_address;
 use spapr_iommu::addr::{GuestAddr, GuestRange, Iova, IovaRange, Liobn, PageShift, UserRange};
@@ -28,11 +28,11 @@ const PRESETS: [&str; 8] = [
     "pseries-1window",
 ];
 
-/// What a kernel did.
+/// What the kernel did.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Done {
     ioctls: Ioctls,
-    /// Start, size, page, bytes that are mapped.
+    /// Start, size, page, bytes mapped.
     windows: Vec<(u64, u64, u64, u64)>,
     tables: u64,
     locked: u64,
@@ -40,14 +40,14 @@ struct Done {
 }
 
 impl Done {
-    fn planned(course: &Course) -> Self {
+    fn planned(estimate: &Estimate) -> Self {
         let window = |window: &WindowRow| {
             let start = window.start.unwrap_or(1 << 59);
             (start, window.size, window.page, window.mapped)
         };
-        let Locked { tables, start, .. } = course.locked;
-        let windows = course.windows.iter().map(window).collect();
-        Self { ioctls: course.ioctls, windows, tables, locked: start, hypercalls: course.hypercalls.guest_map }
+        let Locked { tables, start, .. } = estimate.locked;
+        let windows = estimate.windows.iter().map(window).collect();
+        Self { ioctls: estimate.ioctls, windows, tables, locked: start, hypercalls: estimate.hypercalls.guest_map }
     }
 }
 
@@ -81,7 +81,7 @@ impl Bench {
         self.calls().values().sum()
     }
 
-    /// Returns what the tables of the only or each container hold.
+    /// Returns the contents of the tables of each container.
     #[track_caller]
     fn windows(&self) -> Vec<(u64, u64, u64, u64)> {
         let mut all: Vec<Vec<_>> = Vec::new();
@@ -100,14 +100,15 @@ impl Bench {
 
     fn attach(&self, space: &AddressSpace, containers: u32, groups: usize) {
         for group in 0..groups as u32 {
-            match group < containers {
-                true => space.attach(Group(group)).unwrap(),
-                false => space.attach_beside(Group(group), Group(0)).unwrap(),
+            if group < containers {
+                space.attach(Group(group)).unwrap()
+            } else {
+                space.attach_beside(Group(group), Group(0)).unwrap()
             }
         }
     }
 
-    /// Fills in what the calls so far were, and what there is now.
+    /// Records the calls so far, and the current state.
     fn count_calls(&self, done: &mut Done, wanted: &Wanted) {
         let calls = self.calls();
         let count = |name: &str| calls.get(name).copied().unwrap_or(0);
@@ -118,7 +119,7 @@ impl Bench {
         done.tables = done.locked - wanted.memory;
     }
 
-    /// Fills in what the calls of the end were, and checks that nothing is left.
+    /// Records the calls of the teardown, and checks that nothing is left.
     #[track_caller]
     fn end(&self, done: &mut Done) {
         let calls = self.calls();
@@ -132,7 +133,7 @@ impl Bench {
 }
 
 /// Maps the memory as a driver does.
-fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Done {
+fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Estimate) -> Done {
     let bench = Bench::new(preset, wanted, planned.locked.start + planned.locked.creating);
     let mut done = Done::default();
     {
@@ -165,9 +166,9 @@ fn drive(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> D
 }
 
 /// Lets a guest map all its RAM, as Linux does.
-fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Done {
+fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Estimate) -> Done {
     const LIOBN: Liobn = Liobn(0x8000_0000);
-    /// Where the guest writes its lists.
+    /// Place of the guest's lists.
     const LIST: u64 = 0x10_0000;
     let bench = Bench::new(preset, wanted, planned.locked.start + planned.locked.creating);
     let mut done = Done::default();
@@ -201,7 +202,7 @@ fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Do
             }
         }
         if !wanted.needs_dynamic() {
-            // What a guest maps first makes the default window; its MAP is none of the plan's.
+            // The guest's first map creates the default window; its MAP is not in the plan.
             iommu.h_put_tce(LIOBN, 0, 3).unwrap();
             bench.count_calls(&mut done, wanted);
             iommu.h_put_tce(LIOBN, 0, 0).unwrap();
@@ -215,7 +216,7 @@ fn boot(preset: Preset, wanted: &Wanted, choice: Choice, planned: &Course) -> Do
     done
 }
 
-/// Plans for a preset and carries every way out that is not refused. Returns the number of those.
+/// Plans for a preset and carries out every alternative that is not refused. Returns their number.
 #[track_caller]
 fn check(preset: &str, wanted: &Wanted) -> usize {
     let preset: Preset = preset.parse().unwrap();
@@ -225,14 +226,15 @@ fn check(preset: &str, wanted: &Wanted) -> usize {
     let all = [("usual".to_owned(), usual)].into_iter().chain(choices(&host, wanted, usual));
     let mut carried_out = 0;
     for (name, choice) in all {
-        let planned = match course(&host, wanted, choice) {
+        let planned = match estimate(&host, wanted, choice) {
             Ok(planned) => planned,
             Err(PlanError::PageTooLarge { .. } | PlanError::OnlyWindowInUse) => continue,
             Err(error) => panic!("{preset}, {name}: {error}"),
         };
-        let done = match wanted.has_guest() {
-            true => boot(preset, wanted, choice, &planned),
-            false => drive(preset, wanted, choice, &planned),
+        let done = if wanted.has_guest() {
+            boot(preset, wanted, choice, &planned)
+        } else {
+            drive(preset, wanted, choice, &planned)
         };
         assert_eq!(done, Done::planned(&planned), "{preset}, {name}, {wanted:?}");
         carried_out += 1;
@@ -254,8 +256,8 @@ fn memory_of_hugetlb_is_planned_with_its_pages() {
     }
 }
 
-/// A page less than the limit of the plan is refused, by the library and before the kernel is
-/// asked; the other tests show that the limit is enough.
+/// One page less than the planned limit is refused, by the library and before the kernel is asked;
+/// the other tests show that the limit is enough.
 #[test]
 fn no_page_of_the_limit_is_too_much() {
     for preset in PRESETS {
@@ -263,7 +265,7 @@ fn no_page_of_the_limit_is_too_much() {
         let (host, wanted) = (PlanHost::model(parsed), Wanted::new(64 * M));
         let usual = Choice { containers: 1, page: None, drop_default: false };
         for choice in choices(&host, &wanted, usual).into_iter().map(|(_, choice)| choice) {
-            let Ok(planned) = course(&host, &wanted, choice) else { continue };
+            let Ok(planned) = estimate(&host, &wanted, choice) else { continue };
             let limit = (planned.locked.limit_kib << 10) - parsed.page.shift().bytes();
             let bench = Bench::new(parsed, &wanted, limit);
             let space = AddressSpace::new(&bench.registry);
@@ -294,7 +296,7 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(error(|wanted| wanted.memory = 4097), WantedError::NotWholePages { .. }));
     assert!(matches!(error(|wanted| wanted.devices = vec![64, 11]), WantedError::Mask { bits: 11 }));
     assert_eq!(error(|wanted| wanted.devices.clear()), WantedError::NoDevice);
-    // The largest sizes there are.
+    // The largest possible sizes.
     let mut wanted = Wanted::new(1 << 63);
     let document = plan(&host, &wanted).unwrap();
     assert_eq!(document.refused.unwrap().code, "too-large");

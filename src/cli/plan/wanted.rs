@@ -1,11 +1,11 @@
-//! What a plan is asked for.
+//! The request of a plan.
 
 use super::PlanHost;
 use spapr_iommu::addr::{Amount, PageShift};
 
-/// Bits of a bus address with which a device reaches any window.
+/// Address bits with which a device reaches any window.
 const ALL_BITS: u32 = 64;
-/// Bits from which on a device reaches the dynamic window, at 1 << 59.
+/// Address bits from which on a device reaches the dynamic window, at 1 << 59.
 const DYNAMIC_BITS: u32 = 60;
 
 /// Memory, devices and a guest to plan for.
@@ -14,9 +14,9 @@ const DYNAMIC_BITS: u32 = 60;
 pub struct Wanted {
     /// Bytes of memory that devices reach at the start.
     pub memory: u64,
-    /// Bytes once everything is plugged in: windows are made for them.
+    /// Bytes once everything is plugged in; windows are created for these.
     pub max_memory: u64,
-    /// Page of the memory; `None` for the host's.
+    /// Page size of the memory; `None` for the host's.
     pub backing: Option<PageShift>,
     /// Bits of the address mask of each device. Each has a group of its own.
     pub devices: Vec<u32>,
@@ -27,7 +27,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Wants `memory` bytes for one device with 64 address bits, and no guest.
+    /// Requests `memory` bytes for one device with 64 address bits, and no guest.
     pub fn new(memory: u64) -> Self {
         let devices = vec![ALL_BITS];
         Self { memory, max_memory: memory, backing: None, devices, guest_pages: Vec::new(), accelerated: false }
@@ -79,7 +79,7 @@ impl Wanted {
     }
 }
 
-/// Why no plan can be made for what is wanted, on any kernel.
+/// Why no plan can be made for a request, on any kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
@@ -90,7 +90,7 @@ pub enum WantedError {
     /// The machine has no such huge pages.
     #[error("this host has no pages of {backing}: `--backing` is one of {}", pages(*host_page, huge))]
     NoSuchPages { backing: PageShift, host_page: PageShift, huge: Vec<PageShift> },
-    /// The maximum is below the start.
+    /// The maximum is less than the initial memory.
     #[error(
         "`--max-memory` is {}, less than `--memory`, {}: it is the memory with everything plugged in",
         Amount(*max_memory),
@@ -98,12 +98,12 @@ pub enum WantedError {
     )]
     MaxBelowMemory { memory: u64, max_memory: u64 },
     /// Memory is registered by whole pages.
-    #[error("{} of memory are no whole number of pages of {backing}: memory is registered by pages", Amount(*bytes))]
+    #[error("{} of memory is not a whole number of pages of {backing}: memory is registered by pages", Amount(*bytes))]
     NotWholePages { bytes: u64, backing: PageShift },
     /// No device has that many address bits.
     #[error("no device has {bits} address bits: they have from 12 to 64")]
     Mask { bits: u32 },
-    /// No device, no window.
+    /// Without a device there is no window.
     #[error("at least one device is needed: without one there is no window")]
     NoDevice,
     /// KVM keeps tables of guests.

@@ -9,7 +9,7 @@ use spapr_iommu::guest::GuestTranslation;
 use spapr_iommu::permission::Permission;
 use std::collections::HashMap;
 
-/// Where QEMU's default window starts, and the window that is made after it was removed
+/// Start of QEMU's default window, and of a window created after its removal
 /// (`rtas_ibm_create_pe_dma_window`).
 const DEFAULT_START: u64 = 0;
 
@@ -66,8 +66,8 @@ impl<'a> Comparison<'a> {
         if unknown { entries.insert(range) } else { entries.remove(range) }
     }
 
-    /// Marks what a writing hypercall leaves: known entries if both wrote, unknown ones if only one
-    /// did.
+    /// Marks the result of a writing hypercall: known entries if both wrote, unknown ones if only
+    /// one did.
     fn wrote(&mut self, located: &LocatedStep, window: Numbered<'_>, qemu: i64, here: i64) {
         let Some((id, window)) = window else { return };
         let single = match located.step {
@@ -167,7 +167,8 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Checks that emulated devices and those of the host reach the same byte, whatever QEMU says.
+    /// Checks that emulated devices and those of the host reach the same byte, regardless of QEMU's
+    /// answer.
     fn agree(&mut self, located: &LocatedStep, what: &str, emulated: Option<GuestAddr>, reach: Option<GuestAddr>) {
         if emulated != reach {
             let shown = |to: Option<GuestAddr>| to.map_or("nowhere".to_owned(), |to| to.to_string());
@@ -200,9 +201,9 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Returns the LIOBN and the start of the window made here. Both may be other than QEMU's where
-    /// the guest removed its default window: QEMU gives its number and its place again, where on
-    /// powernv a window would lie over MMIO.
+    /// Returns the LIOBN and the start of the window created here. Both may differ from QEMU's if
+    /// the guest removed its default window: QEMU reuses its number and its place, where on powernv
+    /// a window would overlap MMIO.
     pub(super) fn create(&mut self, located: &LocatedStep, rets: Result<[u32; 4], String>) -> Option<(u64, u64)> {
         self.report.rtas.create += 1;
         let Step::Create { page, size, start, liobn, .. } = located.step else { return None };

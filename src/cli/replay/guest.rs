@@ -84,8 +84,8 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// Returns the configuration of a bridge like QEMU's: where a VMM has a choice, as the trace shows
-/// that QEMU chose.
+/// Returns the configuration of a bridge like QEMU's: where a VMM has a choice, QEMU's choice in
+/// the trace.
 fn config(timeline: &Timeline, bridge: &Bridge, default: IovaRange) -> Result<PhbConfig, PhbError> {
     let mut config = PhbConfig::new(bridge.buid, Liobn(bridge.liobn))?;
     config.default = default;
@@ -174,6 +174,6 @@ mod tests {
         assert_eq!(guess_of(&put.replace("0x1ffff003", "0x20000000")), LEAST, "no rights, no memory");
         let list = "spapr_iommu_pci_indirect liobn=0x80000000 ioba=0x0 tcelist=0x3fff000 iobaN=0x1ff tceN=0x0 ret=0\n";
         assert_eq!(guess_of(list), 64 << 20);
-        assert_eq!(guess_of(&put.replace("0x1ffff003", "0xfffffffffffff003")), LEAST, "that is no address of RAM");
+        assert_eq!(guess_of(&put.replace("0x1ffff003", "0xfffffffffffff003")), LEAST, "that is not an address of RAM");
     }
 }

@@ -76,7 +76,7 @@ impl Liobns {
         self.0.insert(default, Here { liobn: default, offset: 0 });
     }
 
-    /// Enters a window that both made: LIOBN and start.
+    /// Adds a window that both created: LIOBN and start.
     pub(super) fn made(&mut self, (liobn, start): (u64, u64), (here, start_here): (u64, u64)) {
         self.0.retain(|_, before| before.liobn != here);
         self.0.insert(liobn, Here { liobn: here, offset: start_here.wrapping_sub(start) });

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_for_want_of_a_window_is_told() {
+    fn what_is_refused_for_lack_of_a_window_is_reported() {
         let put = "spapr_iommu_pci_put liobn=0x80000001 ioba=0x0 tce=0x1003 ret=-4\n";
         let list = "spapr_iommu_pci_indirect liobn=0x80000001 ioba=0x0 tcelist=0x5000 iobaN=0x0 tceN=0x1003 ret=-4\n";
         assert_eq!(steps(&[put, list]).len(), 2);

@@ -56,7 +56,7 @@ macro_rules! own_code {
     ($($error:ty),*) => {
         $(impl Code for $error {
             fn code(&self) -> &'static str {
-                // The inherent method, which goes first.
+                // The inherent method, which takes precedence.
                 <$error>::code(self)
             }
         })*

@@ -88,7 +88,7 @@ impl<'a> Context<'a> {
         self.machine.locked().saturating_sub(self.locked)
     }
 
-    /// Releases everything, and checks what is left.
+    /// Releases everything, and checks whether anything is left.
     pub(super) fn end(mut self) -> End {
         self.spaces.clear();
         self.leases.clear();

@@ -25,11 +25,11 @@ pub(crate) fn number(text: &str) -> Option<u64> {
     checked_number(text).ok()
 }
 
-/// Reads a number of bytes, or says why it is none.
+/// Reads a number of bytes, or says why the text is not one.
 pub(crate) fn checked_number(text: &str) -> Result<u64, NumberError> {
     let digits = |text: &str, radix: u32| {
         let plain = !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
-        // Digits alone can only be too many.
+        // A text of digits can only be too large.
         plain.then(|| u64::from_str_radix(text, radix)).ok_or(NumberError::Malformed)?.or(Err(NumberError::TooLarge))
     };
     if let Some(hex) = text.strip_prefix("0x") {

@@ -14,8 +14,8 @@ const STATUS: u64 = 6;
 const HAS_CAPABILITIES: u8 = 0x10;
 const FIRST_CAPABILITY: u64 = 0x34;
 const POWER: u8 = 0x01;
-/// Where the power state is in its capability, and its value in the low bits that powers the device
-/// off.
+/// Offset of the power state in its capability, and the value of its low bits that powers the
+/// device off.
 const CONTROL: u64 = 4;
 const D3HOT: u8 = 3;
 /// No list of capabilities is longer: 192 bytes hold no more.
@@ -64,7 +64,7 @@ impl Decode {
         if state.memory && !state.asleep { Ok(state) } else { Err(Errno::EIO) }
     }
 
-    /// Writes to the configuration space while nobody accesses a BAR.
+    /// Writes to the configuration space while no BAR is accessed.
     fn write(&self, config: &dyn Region, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let mut state = self.0.write();
         let result = config.write(offset, data);

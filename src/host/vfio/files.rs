@@ -88,7 +88,7 @@ pub struct GivenFiles {
 }
 
 impl GivenFiles {
-    /// Creates it without files.
+    /// Creates it without any files.
     pub fn new() -> Self {
         Self::default()
     }

@@ -83,7 +83,7 @@ fn parse(
             if let Some(vma) = current.take() {
                 push(&mut extents, vma.extent(range, &written_back)?);
             }
-            // To read on would make the kernel count pages that do not matter.
+            // Reading on would make the kernel count pages that do not matter.
             if next.start >= range.end().0 {
                 break;
             }
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "unmaps a part of a mapping")]
-    fn the_running_kernel_tells_holes_and_protections() {
+    fn the_running_kernel_shows_holes_and_protections() {
         let memory = ProcessMemory::default();
         let page = super::super::sysfs::page_shift();
         let size = page.bytes();

@@ -11,7 +11,7 @@ const DEVICE: &str = "0000:00:01.0";
 /// Makes a call that hands over no memory.
 #[allow(unsafe_code, reason = "the call has no address")]
 fn call(host: &Vfio, fd: Fd, mut call: Call) -> Result<i32, Errno> {
-    // SAFETY: as said.
+    // SAFETY: the call hands over no memory.
     unsafe { host.call(fd, &mut call) }
 }
 
@@ -38,7 +38,7 @@ fn files_that_were_handed_in_are_used_once_instead_of_the_nodes() {
     assert_eq!([containers[0].1, containers[1].1, at, device], expected);
     assert!(host.files.has_group(Group(7)));
     assert_eq!((open(Node::Container), open(Node::Group(Group(7)))), (Err(Errno::ENOENT), Err(Errno::ENOENT)));
-    assert!(open(name).is_err(), "the group's file is no group");
+    assert!(open(name).is_err(), "the group's file is not a group");
 }
 
 #[test]

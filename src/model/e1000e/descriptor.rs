@@ -16,7 +16,7 @@ const DATA: u32 = 1;
 pub(super) const STATUS: u64 = 12;
 
 /// The controller is done with a descriptor; it is the last of its packet; its checksums were not
-/// looked at.
+/// checked.
 pub(super) const DONE: u8 = 1;
 const LAST: u8 = 1 << 1;
 const NO_CHECKSUMS: u8 = 1 << 2;
@@ -29,7 +29,7 @@ pub(super) struct Transmit {
     pub(super) is_last: bool,
     /// Whether the status is written back.
     pub(super) reports: bool,
-    /// Whether it asks for what the model does not do.
+    /// Whether it requests a feature that the model lacks.
     pub(super) offloads: bool,
 }
 
@@ -37,7 +37,7 @@ fn word(bytes: &[u8; 16], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Returns the address that every descriptor of data begins with.
+/// Returns the address with which every descriptor of data starts.
 pub(super) fn address(bytes: &[u8; 16]) -> u64 {
     u64::from(word(bytes, 0)) | u64::from(word(bytes, 4)) << 32
 }
@@ -53,13 +53,13 @@ impl Transmit {
         if lower >> 20 & 0xf != DATA {
             return Self { piece: None, is_last: false, reports, offloads: false };
         }
-        // Bit 2 of the command is segmentation here, and checksums have a byte of their own.
+        // Bit 2 of the command means segmentation here, and checksums have a byte of their own.
         let offloads = command & (CHECKSUM | TAG) != 0 || bytes[13] & 3 != 0;
         Self { piece: Some((address(bytes), (lower & 0xf_ffff) as usize)), is_last, reports, offloads }
     }
 }
 
-/// Returns what is written over a receive descriptor in the extended format.
+/// Returns the contents that replace a receive descriptor in the extended format.
 pub(super) fn received(length: u16, is_last: bool, queue: usize, hash: Option<Hash>) -> [u8; 16] {
     let mut bytes = [0; 16];
     if let Some(Hash { kind, value }) = hash {

@@ -10,9 +10,9 @@ pub(super) const NO_BUFFER: u32 = 1 << 6 | OTHER;
 /// Causes of each ring: for MSI-X by ring, else for all.
 pub(super) const TRANSMITTED: [u32; 2] = [1 | 1 << 22, 1 | 1 << 23];
 pub(super) const RECEIVED: [u32; 2] = [1 << 7 | 1 << 20, 1 << 7 | 1 << 21];
-/// Of MSI-X: one of the causes without a vector of their own.
+/// Cause in MSI-X: one of the causes without a vector of their own.
 const OTHER: u32 = 1 << 24;
-/// Causes of MSI-X, in the order of IVAR: receive rings, transmit rings, others.
+/// Causes in MSI-X, in the order of IVAR: receive rings, transmit rings, others.
 const ASSIGNED: [u32; 5] = [1 << 20, 1 << 21, 1 << 22, 1 << 23, OTHER];
 /// ICR: a cause is pending that may interrupt.
 const ASSERTED: u32 = 1 << 31;
@@ -22,7 +22,7 @@ const VALID: u32 = 1 << 3;
 /// ID of the capability of MSI-X, and the bit of its control word that enables it.
 const MSIX: u8 = 0x11;
 const MSIX_ENABLE: u8 = 1 << 7;
-/// Where the list of capabilities begins.
+/// Offset of the list of capabilities.
 const CAPABILITIES: u64 = 0x34;
 
 /// ICR, ICS, IMS and IMC.
@@ -39,8 +39,8 @@ pub(super) enum Register {
 pub(super) struct Causes {
     pending: u32,
     allowed: u32,
-    /// Those that have interrupted since they became pending and allowed.
-    told: u32,
+    /// Causes that have interrupted since they became pending and allowed.
+    signalled: u32,
 }
 
 impl Causes {
@@ -79,10 +79,10 @@ impl Causes {
         }
     }
 
-    /// Interrupts for what is new, and holds the pin for as long as something is pending.
+    /// Interrupts for new causes, and asserts the pin as long as a cause is pending.
     pub(super) fn interrupt(&mut self, registers: &Registers, bus: &mut Bus<'_>) {
-        self.told &= self.asserted();
-        let new = self.asserted() & !self.told;
+        self.signalled &= self.asserted();
+        let new = self.asserted() & !self.signalled;
         if has_msix(bus) {
             let (automatic, forbid) = registers.automatic();
             for (place, cause) in (0..).zip(ASSIGNED).filter(|(_, cause)| new & cause != 0) {
@@ -90,12 +90,12 @@ impl Causes {
                 if entry & VALID == 0 || !bus.message(entry & 7) {
                     continue;
                 }
-                self.told |= cause;
+                self.signalled |= cause;
                 self.pending &= !(automatic & cause);
                 self.allowed &= if forbid { !(automatic & cause) } else { u32::MAX };
             }
-        } else if bus.messages() > 0 && new != 0 && self.told == 0 && bus.message(0) {
-            self.told = new;
+        } else if bus.messages() > 0 && new != 0 && self.signalled == 0 && bus.message(0) {
+            self.signalled = new;
         }
         bus.set_intx(bus.messages() == 0 && self.asserted() != 0);
     }

@@ -1,7 +1,6 @@
 //! An Ethernet controller, after Intel's 82574 GbE controller family datasheet, revision 3.4.
 
 mod descriptor;
-mod filter;
 mod interrupts;
 mod receive;
 mod registers;
@@ -23,7 +22,7 @@ const VECTORS: u32 = 5;
 
 const REGISTERS: u32 = 0;
 const REGISTERS_SIZE: u64 = 0x2_0000;
-/// Of the flash memory, which is none.
+/// Size of the BAR of the flash memory, which is absent.
 const FLASH: u32 = 1;
 const FLASH_SIZE: u64 = 0x2_0000;
 const MSIX: u32 = 3;
@@ -95,7 +94,7 @@ impl E1000e {
         *self = Self::new().with_address(self.address);
     }
 
-    /// Sends what there is to send, and interrupts. Returns whether anything was sent.
+    /// Sends pending packets, and interrupts. Returns whether anything was sent.
     fn work(&mut self, bus: &mut Bus<'_>) -> bool {
         let sent = (0..QUEUES).fold(false, |any, queue| any | self.transmit(queue, bus));
         self.causes.interrupt(&self.registers, bus);
@@ -119,7 +118,7 @@ impl E1000e {
                 if self.registers.write(offset, value) {
                     self.power_on();
                 }
-                // New descriptors start a ring again that had stopped.
+                // New descriptors restart a ring that had stopped.
                 for (queue, sender) in self.senders.iter_mut().enumerate() {
                     sender.stopped &= offset != Ring::transmit(queue).tail_register();
                 }
@@ -142,7 +141,7 @@ impl DeviceModel for E1000e {
             return;
         }
         self.work(bus);
-        // Registers have 32 bits: less is a part of one.
+        // Registers have 32 bits; a narrower access is to a part of one.
         let word = offset & !3;
         for (at, part) in (word..).step_by(4).zip(data.chunks_mut(4)) {
             let value = self.read(at, bus).to_le_bytes();

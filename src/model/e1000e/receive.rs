@@ -2,22 +2,34 @@
 
 use super::descriptor::{address, received, received_legacy};
 use super::interrupts::{FEW_BUFFERS, NO_BUFFER, RECEIVED as ARRIVED};
-use super::registers::{MISSED, RCTL, RECEIVED, RFCTL};
+use super::registers::{ADDRESSES, MISSED, RCTL, RECEIVED, RFCTL, Registers, STATIONS, VALID};
 use super::ring::Ring;
-use super::{E1000e, filter, rss};
+use super::{E1000e, rss};
 use crate::addr::Iova;
 use crate::model::pci::{Bus, BusError};
 
+/// RCTL: enable, all unicast packets, all multicast packets, long packets, broadcasts.
+const ENABLE: u32 = 1 << 1;
+const UNICAST: u32 = 1 << 3;
+const MULTICAST: u32 = 1 << 4;
+const LONG: u32 = 1 << 5;
+const BROADCAST: u32 = 1 << 15;
+
+/// Bytes of the longest packet with [`LONG`], and without it, without its checksum.
+pub(super) const LONGEST: usize = 16384 - 4;
+const ORDINARY: usize = 1522 - 4;
+/// Bytes of an Ethernet header.
+const HEADER: usize = 14;
 /// RCTL: strip the checksum.
 const STRIP: u32 = 1 << 26;
 /// RFCTL: extended descriptors.
 const EXTENDED: u32 = 1 << 15;
 
 impl E1000e {
-    /// Puts a packet into buffers, if it is wanted.
+    /// Puts a packet into buffers, if it passes the filters.
     pub(super) fn receive(&mut self, packet: &[u8], bus: &mut Bus<'_>) {
         let control = self.registers.read(RCTL);
-        if !filter::accepts(&self.registers, packet) {
+        if !accepts(&self.registers, packet) {
             return;
         }
         let hash = rss::hash(&self.registers, packet);
@@ -40,7 +52,7 @@ impl E1000e {
         }
         self.registers.count(RECEIVED);
         self.causes.raise(ARRIVED[queue]);
-        // RDMTS: a half of the ring, a quarter, an eighth.
+        // RDMTS: half of the ring, a quarter, an eighth.
         let few = ring.entries(&self.registers) >> (1 + (control >> 8 & 3));
         if ring.available(&self.registers) <= few {
             self.causes.raise(FEW_BUFFERS);
@@ -59,19 +71,41 @@ impl E1000e {
         let ring = Ring::receive(queue);
         let descriptor = ring.fetch(&self.registers, bus)?;
         match bus.write(Iova(address(&descriptor)), part) {
-            // Nothing answers a write on the bus, so the controller knows of none that is refused.
+            // Nothing answers a write on the bus, so the controller does not learn that one was
+            // refused.
             Ok(()) | Err(BusError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }
         let length = part.len() as u16;
-        let done = match self.registers.has(RFCTL, EXTENDED) {
-            true => received(length, is_last, queue, hash),
-            false => received_legacy(&descriptor, length, is_last),
+        let done = if self.registers.has(RFCTL, EXTENDED) {
+            received(length, is_last, queue, hash)
+        } else {
+            received_legacy(&descriptor, length, is_last)
         };
         ring.write_back(&self.registers, 0, &done, bus)?;
         ring.advance(&mut self.registers);
         Ok(())
     }
+}
+
+/// Returns whether the filters let a packet through (section 7.1.1).
+fn accepts(registers: &Registers, packet: &[u8]) -> bool {
+    let control = registers.read(RCTL);
+    let longest = if control & LONG != 0 { LONGEST } else { ORDINARY };
+    if control & ENABLE == 0 || !registers.is_master() || !(HEADER..=longest).contains(&packet.len()) {
+        return false;
+    }
+    let to = &packet[..6];
+    let any = match to[0] & 1 {
+        0 => control & UNICAST != 0,
+        _ => control & MULTICAST != 0 || control & BROADCAST != 0 && to == [0xff; 6],
+    };
+    any || (0..STATIONS).any(|number| {
+        let [low, high] = [0, 4].map(|half| registers.read(ADDRESSES + 8 * number + half));
+        let [a, b, c, d] = low.to_le_bytes();
+        let [e, f, ..] = high.to_le_bytes();
+        high & VALID != 0 && to == [a, b, c, d, e, f]
+    })
 }
 
 /// Returns the bytes of a buffer, RCTL.BSIZE and RCTL.BSEX.
@@ -81,7 +115,7 @@ fn buffer_size(control: u32) -> usize {
     if extended && size != 0 { 32768 >> size } else { 2048 >> size }
 }
 
-/// Returns the checksum that Ethernet ends a packet with: CRC-32.
+/// Returns the checksum at the end of an Ethernet packet: CRC-32.
 fn fcs(packet: &[u8]) -> u32 {
     let byte = |crc: u32, byte: &u8| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 })

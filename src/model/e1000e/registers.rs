@@ -45,12 +45,12 @@ const STATUS_MASTER: u32 = 1 << 19;
 const KEEP_MASK: u32 = 1 << 27;
 /// Causes that EIAC may name.
 const EXTENDED_CAUSES: u32 = 0x1f << 20;
-/// RXCSUM after a reset: checksums of IP and TCP are looked at, which shows nowhere here.
+/// RXCSUM after a reset: checksums of IP and TCP are checked, which has no visible effect here.
 const RXCSUM_INITIAL: u32 = 0x300;
 /// TIPG for copper: 8, 8, 6.
 const TIPG_INITIAL: u32 = 8 | 8 << 10 | 6 << 20;
 
-/// What a register does.
+/// Behaviour of a register.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Access {
     /// Shows and changes interrupt causes.
@@ -74,8 +74,8 @@ impl Access {
     }
 }
 
-/// Returns the initial value of a register, and the bits of it that a driver may change; `None`
-/// for what is no register.
+/// Returns the initial value of a register, and the bits of it that a driver may change; `None` if
+/// there is no such register.
 fn known(offset: u64) -> Option<(u32, u32)> {
     match offset {
         CTRL => Some((CTRL_INITIAL, !RESET)),
@@ -95,12 +95,12 @@ fn known(offset: u64) -> Option<(u32, u32)> {
 
 #[derive(Clone, Debug)]
 pub(super) struct Registers {
-    /// Those that differ from their initial values.
+    /// Registers that differ from their initial values.
     words: BTreeMap<u64, u32>,
 }
 
 impl Registers {
-    /// As after a reset, with the station's address from the NVM.
+    /// The state after a reset, with the station's address from the NVM.
     pub(super) fn new(address: [u8; 6]) -> Self {
         let [a, b, c, d, e, f] = address;
         let low = u32::from_le_bytes([a, b, c, d]);
@@ -122,14 +122,14 @@ impl Registers {
         }
     }
 
-    /// Writes a register. Returns whether it asks for a reset.
+    /// Writes a register. Returns whether that requests a reset.
     pub(super) fn write(&mut self, offset: u64, value: u32) -> bool {
         let Some((_, writable)) = known(offset) else { return false };
         self.words.insert(offset, self.read(offset) & !writable | value & writable);
         offset == CTRL && value & RESET != 0
     }
 
-    /// Returns whether the controller lets itself access memory.
+    /// Returns whether the controller allows itself memory accesses.
     pub(super) fn is_master(&self) -> bool {
         self.read(CTRL) & MASTER_DISABLE == 0
     }
@@ -139,9 +139,9 @@ impl Registers {
         self.read(offset) & bits == bits
     }
 
-    /// Counts one more.
+    /// Counts one.
     pub(super) fn count(&mut self, counter: u64) {
-        // Counters stick at their end.
+        // Counters saturate.
         let count = self.read(counter).saturating_add(1);
         self.words.insert(counter, count);
     }
@@ -162,7 +162,7 @@ impl Registers {
     }
 
     /// Returns the causes that are cleared when they interrupt by MSI-X, and whether they are
-    /// forbidden as well.
+    /// masked as well.
     pub(super) fn automatic(&self) -> (u32, bool) {
         (self.read(EIAC), !self.has(CTRL_EXT, KEEP_MASK))
     }

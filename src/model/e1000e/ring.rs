@@ -7,11 +7,10 @@ use crate::model::pci::{Bus, BusError};
 
 const RECEIVE: u64 = 0x2800;
 const TRANSMIT: u64 = 0x3800;
-/// From the registers of one ring to those of the next.
+/// Distance from the registers of one ring to those of the next.
 const STRIDE: u64 = 0x100;
 
-/// From the base address register to the others: RDBAH, RDLEN, RDH, RDT, RXDCTL, and for sending
-/// TARC.
+/// Offsets from the base address register: RDBAH, RDLEN, RDH, RDT, RXDCTL, and for sending TARC.
 const BASE_HIGH: u64 = 0x04;
 const LENGTH: u64 = 0x08;
 const HEAD: u64 = 0x10;
@@ -34,7 +33,7 @@ pub(super) fn register(offset: u64) -> Option<(u32, u32)> {
     let begin = if offset < TRANSMIT { RECEIVE } else { TRANSMIT };
     let at = offset.checked_sub(begin).filter(|at| at / STRIDE < QUEUES as u64)?;
     match at % STRIDE {
-        // Descriptors lie on 16 bytes, rings are cache lines of eight.
+        // Descriptors are aligned to 16 bytes, rings are cache lines of eight.
         0 => Some((0, !0xf)),
         BASE_HIGH => Some((0, u32::MAX)),
         LENGTH => Some((0, 0xf_ff80)),
@@ -46,7 +45,7 @@ pub(super) fn register(offset: u64) -> Option<(u32, u32)> {
     }
 }
 
-/// A ring, by where its registers begin.
+/// A ring, by the offset of its registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ring(u64);
 
@@ -77,14 +76,14 @@ impl Ring {
         registers.read(self.0 + HEAD)
     }
 
-    /// Returns the number of descriptors that are the controller's: none if head or tail lie
+    /// Returns the number of descriptors that belong to the controller; none if head or tail lie
     /// outside of the ring.
     pub(super) fn available(self, registers: &Registers) -> u32 {
         let (entries, head, tail) = (self.entries(registers), self.head(registers), registers.read(self.0 + TAIL));
         if head >= entries || tail >= entries { 0 } else { (tail + entries - head) % entries }
     }
 
-    /// Returns the bus address of the first descriptor that is the controller's.
+    /// Returns the bus address of the first descriptor that belongs to the controller.
     fn address(self, registers: &Registers) -> u64 {
         let base = u64::from(registers.read(self.0 + BASE_HIGH)) << 32 | u64::from(registers.read(self.0));
         base.wrapping_add(u64::from(self.head(registers) * DESCRIPTOR))
@@ -108,7 +107,7 @@ impl Ring {
         bus.write(Iova(self.address(registers).wrapping_add(offset)), bytes)
     }
 
-    /// Gives that descriptor back to the driver.
+    /// Returns that descriptor to the driver.
     pub(super) fn advance(self, registers: &mut Registers) {
         let next = self.head(registers) + 1;
         registers.set(self.0 + HEAD, if next >= self.entries(registers) { 0 } else { next });

@@ -1,4 +1,4 @@
-//! Receive side scaling: which queue a packet goes to. 82574 datasheet, section 7.1.11.
+//! Receive side scaling: the queue for a packet. 82574 datasheet, section 7.1.11.
 
 use super::QUEUES;
 use super::registers::{MRQC, RETA, RSSRK, RXCSUM, Registers};
@@ -8,14 +8,14 @@ const ENABLE_BITS: u32 = 3;
 const ENABLE: u32 = 1;
 const TCP_IPV4: u32 = 1 << 16;
 const IPV4: u32 = 1 << 17;
-/// RXCSUM.PCSD: descriptors have the hash, which RSS needs.
+/// RXCSUM.PCSD: descriptors contain the hash, which RSS needs.
 const IN_DESCRIPTOR: u32 = 1 << 13;
 
 /// Kinds of hashes, as descriptors show them.
 const KIND_TCP_IPV4: u8 = 1;
 const KIND_IPV4: u8 = 2;
 
-/// Bytes of an Ethernet header, and where IPv4's addresses are.
+/// Bytes of an Ethernet header, and offset of IPv4's addresses.
 const ETHERNET: usize = 14;
 const PLACES: core::ops::Range<usize> = 26..34;
 const TCP: u8 = 6;
@@ -27,7 +27,7 @@ pub(super) struct Hash {
     pub(super) value: u32,
 }
 
-/// Returns the hash of a packet; `None` if RSS is off or does not know such packets.
+/// Returns the hash of a packet; `None` if RSS is off or does not support such packets.
 pub(super) fn hash(registers: &Registers, packet: &[u8]) -> Option<Hash> {
     let selected = registers.read(MRQC);
     if selected & ENABLE_BITS != ENABLE || !registers.has(RXCSUM, IN_DESCRIPTOR) {
@@ -55,7 +55,7 @@ pub(super) fn queue(registers: &Registers, hash: Hash) -> usize {
     usize::from(entries[(entry & 3) as usize] >> 7) % QUEUES
 }
 
-/// Toeplitz's hash: the sum of the 32 bits of the key at each bit of the input that is set.
+/// Toeplitz hash: the sum of the 32 bits of the key at each bit of the input that is set.
 fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| bytes.get(at / 8).map_or(0, |byte| byte >> (7 - at % 8) & 1);
     let window = |at: usize| (0..32).fold(0, |word, next| word << 1 | u32::from(bit(key, at + next)));

@@ -1,17 +1,18 @@
 //! Sends packets: 82574 datasheet, section 7.2.
 
+use super::E1000e;
 use super::descriptor::{DONE, STATUS, Transmit};
 use super::interrupts::{TRANSMIT_EMPTY, TRANSMITTED};
+use super::receive::LONGEST;
 use super::registers::{RCTL, SENT, TCTL};
 use super::ring::Ring;
-use super::{E1000e, filter};
 use crate::addr::Iova;
 use crate::model::pci::{Bus, BusError};
 
 /// TCTL: enable, pad short packets.
 const ENABLE: u32 = 1 << 1;
 const PAD: u32 = 1 << 3;
-/// RCTL.LBM: what is sent is received.
+/// RCTL.LBM: sent packets are received.
 const LOOPBACK_BITS: u32 = 3 << 6;
 const LOOPBACK: u32 = 1 << 6;
 
@@ -22,14 +23,15 @@ const SHORTEST: usize = 60;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sender {
     packet: Vec<u8>,
-    /// Whether it will not be sent: a piece could not be read, or it asks for too much.
+    /// Whether it is not sent: a piece could not be read, or the packet requests an unsupported
+    /// feature.
     dropped: bool,
     /// Whether a descriptor could not be read.
     pub(super) stopped: bool,
 }
 
 impl E1000e {
-    /// Sends what a ring has. Returns whether it had anything.
+    /// Sends the packets of a ring. Returns whether there were any descriptors.
     pub(super) fn transmit(&mut self, queue: usize, bus: &mut Bus<'_>) -> bool {
         let ring = Ring::transmit(queue);
         let mut done = false;
@@ -57,7 +59,7 @@ impl E1000e {
         let ring = Ring::transmit(queue);
         let descriptor = Transmit::new(&ring.fetch(&self.registers, bus)?);
         let (address, len) = descriptor.piece.unwrap_or((0, 0));
-        let mut data = vec![0; len.min(filter::LONGEST + 1)];
+        let mut data = vec![0; len.min(LONGEST + 1)];
         let readable = match if len > 0 { bus.read(Iova(address), &mut data) } else { Ok(()) } {
             Err(BusError::Refused { .. }) => false,
             read => read.map(|()| true)?,
@@ -68,7 +70,7 @@ impl E1000e {
         }
         ring.advance(&mut self.registers);
         let sender = &mut self.senders[queue];
-        let fits = sender.packet.len() + data.len() <= filter::LONGEST;
+        let fits = sender.packet.len() + data.len() <= LONGEST;
         sender.dropped |= !readable || !fits || descriptor.offloads;
         if fits {
             sender.packet.append(&mut data);
@@ -82,7 +84,7 @@ impl E1000e {
         Ok(())
     }
 
-    /// Sends a packet: to itself, or to a network where nobody is.
+    /// Sends a packet: to itself, or to a network without other stations.
     fn send(&mut self, mut packet: Vec<u8>, bus: &mut Bus<'_>) {
         if packet.len() < SHORTEST && self.registers.has(TCTL, PAD) {
             packet.resize(SHORTEST, 0);

@@ -19,7 +19,7 @@ const ASYNC_EVENT: u8 = 0x0c;
 
 /// Feature identifier of the number of queues.
 const NUMBER_OF_QUEUES: u32 = 0x07;
-/// Features whose value the controller keeps: arbitration, power, temperature, error recovery,
+/// Features whose value the controller stores: arbitration, power, temperature, error recovery,
 /// write cache, coalescing, vectors, atomicity, events.
 const KEPT: [u32; 9] = [0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0b];
 /// Bit 31 of dword 10 of SET FEATURES: save the value.
@@ -27,7 +27,7 @@ const SAVE: u32 = 1 << 31;
 /// Result of ABORT: nothing was aborted.
 const NOT_ABORTED: u32 = 1;
 
-/// The answer to a command: its result, or nothing yet.
+/// The answer to a command: its result, or none yet.
 pub(super) type Answer = Result<Option<u32>, Failure>;
 
 impl Nvme {
@@ -56,7 +56,7 @@ impl Nvme {
         }
     }
 
-    /// Returns identifier and entries of a queue to create, at an address that is sound.
+    /// Returns identifier and entries of a queue to create, at a valid address.
     fn new_queue(&self, command: &Command, taken: impl Fn(u16) -> bool) -> Result<(u16, u32), Status> {
         let (id, size) = (command.dword(10) as u16, command.dword(10) >> 16);
         if id == 0 || id > QUEUES || taken(id) {
@@ -154,10 +154,11 @@ impl Nvme {
         Ok(Some(0))
     }
 
-    /// Aborts a command that has not begun.
+    /// Aborts a command that has not started.
     fn abort(&mut self, command: &Command) -> u32 {
         let (queue, id) = (command.dword(10) as u16, (command.dword(10) >> 16) as u16);
-        // The admin queue holds the command that is carried out, and an event request never begins.
+        // The admin queue only has the command that is being carried out, and an event request
+        // never starts.
         let Some(submission) = self.submissions.get_mut(&queue).filter(|_| queue != 0) else { return NOT_ABORTED };
         let Some(at) = submission.fetched.iter().position(|waiting| waiting.id.get() == id) else { return NOT_ABORTED };
         submission.fetched.remove(at);
@@ -172,7 +173,7 @@ impl Nvme {
         }
         match feature {
             NUMBER_OF_QUEUES if value & 0xffff == 0xffff || value >> 16 == 0xffff => Err(Status::INVALID_FIELD),
-            // The admin queues are there already.
+            // The admin queues already exist.
             NUMBER_OF_QUEUES if self.completions.len() > 1 => Err(Status::SEQUENCE),
             NUMBER_OF_QUEUES => Ok(number_of_queues()),
             _ if KEPT.contains(&feature) => {

@@ -29,7 +29,7 @@ pub(super) struct Completion {
     pub(super) head: U16,
     pub(super) queue: U16,
     pub(super) id: U16,
-    /// The status, shifted over the phase bit.
+    /// The status, shifted left over the phase bit.
     pub(super) status: U16,
 }
 
@@ -49,7 +49,7 @@ impl Command {
     }
 }
 
-/// A status that is an error: code, type in bits 8 to 10, and bit 14 if it would fail again.
+/// A status that is an error: code, type in bits 8 to 10, and bit 14 if a retry would fail again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status(pub(super) u16);
 
@@ -77,12 +77,12 @@ impl Status {
     pub(super) const NOT_SAVEABLE: Self = Self(0x10d | Self::FINAL);
 }
 
-/// How a command ends, other than with success.
+/// How a command ends other than with success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It is answered with this.
+    /// It is answered with this status.
     Status(Status),
-    /// Its DMA does not end: it is run again later.
+    /// Its DMA does not end: it is retried later.
     Stuck,
 }
 

@@ -1,5 +1,5 @@
-//! What a controller says of itself: data structures of IDENTIFY and GET LOG PAGE (NVM Express base
-//! specification 2.0, sections 5.16 and 5.17; NVM command set specification 1.0, section 4.1.5).
+//! IDENTIFY and GET LOG PAGE: how a controller describes itself (NVM Express base specification
+//! 2.0, sections 5.16 and 5.17; NVM command set specification 1.0, section 4.1.5).
 
 use super::namespace::Namespace;
 
@@ -14,18 +14,18 @@ pub(super) const EVENTS: usize = 4;
 /// Version 1.4 of the specification.
 pub(super) const VERSION: u32 = 0x0001_0400;
 
-/// As QEMU's controller, so that drivers find both.
+/// As in QEMU's controller, so that drivers find either.
 pub(super) const VENDOR: u16 = 0x1b36;
 pub(super) const DEVICE: u16 = 0x0010;
 pub(super) const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
 
-/// Puts text into a field that is filled up with spaces.
+/// Puts text into a field that is padded with spaces.
 fn text(field: &mut [u8], text: &str) {
     field.fill(b' ');
     field.iter_mut().zip(text.bytes()).for_each(|(byte, new)| *byte = new);
 }
 
-/// The controller.
+/// Data structure of the controller.
 pub(super) fn controller(serial: &str) -> [u8; BYTES] {
     let mut data = [0; BYTES];
     data[0..2].copy_from_slice(&VENDOR.to_le_bytes());
@@ -47,7 +47,7 @@ pub(super) fn controller(serial: &str) -> [u8; BYTES] {
     data
 }
 
-/// A namespace: one format, without metadata.
+/// Data structure of a namespace: one format, without metadata.
 pub(super) fn namespace(namespace: &Namespace) -> [u8; BYTES] {
     let mut data = [0; BYTES];
     // Size, capacity, use.
@@ -58,7 +58,7 @@ pub(super) fn namespace(namespace: &Namespace) -> [u8; BYTES] {
     data
 }
 
-/// The active namespaces with a number above `after`.
+/// List of the active namespaces with a number above `after`.
 pub(super) fn active(after: u32) -> [u8; BYTES] {
     let mut data = [0; BYTES];
     if after < NAMESPACE {
@@ -75,7 +75,7 @@ pub(super) fn descriptors() -> [u8; BYTES] {
     data
 }
 
-/// Log of health: `[read, written]` in units of 512000 bytes, and commands of each kind.
+/// Health log: `[read, written]` in units of 512000 bytes, and commands of each kind.
 pub(super) fn health(units: [u64; 2], commands: [u64; 2]) -> Vec<u8> {
     let mut data = vec![0; 512];
     data[1..3].copy_from_slice(&300u16.to_le_bytes()); // kelvin
@@ -86,7 +86,7 @@ pub(super) fn health(units: [u64; 2], commands: [u64; 2]) -> Vec<u8> {
     data
 }
 
-/// Log of the firmware: one slot, in use.
+/// Firmware log: one slot, in use.
 pub(super) fn firmware() -> Vec<u8> {
     let mut data = vec![0; 512];
     data[0] = 1;

@@ -27,7 +27,7 @@ const MSIX_PENDING: u64 = 0x3000;
 /// Bytes in a block unless [`Nvme::with_block_size`] says otherwise, as a power of two.
 const BLOCK_SHIFT: u8 = 9;
 
-/// Events that the controller reports by asynchronous event requests: an error of its registers.
+/// Events reported by asynchronous event requests: an error in the use of registers.
 const WRONG_DOORBELL: u32 = 0x00_00;
 const WRONG_DOORBELL_VALUE: u32 = 0x01_00;
 /// The log that describes an event of that kind: error information.
@@ -67,12 +67,12 @@ pub struct Nvme {
     submissions: BTreeMap<u16, Submission>,
     completions: BTreeMap<u16, Completions>,
     features: BTreeMap<u32, u32>,
-    /// Asynchronous event requests that wait for an event.
+    /// Asynchronous event requests that are waiting for an event.
     events: VecDeque<u16>,
 }
 
 impl Nvme {
-    /// Creates a controller with a disk of so many bytes, rounded down to whole blocks, all zero.
+    /// Creates a controller with a disk of that many bytes, rounded down to whole blocks, all zero.
     pub fn new(bytes: u64) -> Self {
         Self {
             serial: "model".into(),
@@ -120,7 +120,7 @@ impl Nvme {
         self.events.clear();
     }
 
-    /// Handles a doorbell; wrong ones are reported as events.
+    /// Handles a doorbell; invalid ones are reported as events.
     fn ring(&mut self, doorbell: u64, value: u32) {
         let Ok(id) = u16::try_from(doorbell / 2) else { return self.event(WRONG_DOORBELL) };
         if doorbell.is_multiple_of(2) {
@@ -138,7 +138,7 @@ impl Nvme {
         }
     }
 
-    /// Answers one of the requests that wait for events, if there is one.
+    /// Answers a waiting event request, if there is one.
     fn event(&mut self, event: u32) {
         if let Some(id) = self.events.pop_front() {
             self.complete(0, id, Ok(event | ERROR_LOG));
@@ -161,7 +161,7 @@ impl Nvme {
         }
     }
 
-    /// Fetches commands, carries them out and posts completions, as far as it goes. `limit` is the
+    /// Fetches commands, carries them out and posts completions, as far as possible. `limit` is the
     /// number of commands of each I/O queue. Returns whether anything was done.
     fn work(&mut self, limit: usize, bus: &mut Bus<'_>) -> bool {
         let mut done = false;
@@ -181,7 +181,7 @@ impl Nvme {
         done
     }
 
-    /// A queue that cannot be reached is a failure of the controller.
+    /// If a queue cannot be reached, the controller fails.
     fn outcome(&mut self, result: Result<bool, BusError>) -> bool {
         match result {
             Ok(done) => done,

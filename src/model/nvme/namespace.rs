@@ -6,11 +6,11 @@ use super::prp;
 use crate::model::pci::Bus;
 use crate::model::sparse::Sparse;
 
-/// The smallest page of a controller, bytes, by which the largest transfer is counted.
+/// The smallest page of a controller in bytes, the unit of the largest transfer.
 const MIN_PAGE: u64 = 4096;
-/// All namespaces.
+/// Namespace identifier that means all namespaces.
 const BROADCAST: u32 = u32::MAX;
-/// Bytes that the log of health counts as one.
+/// Bytes that the health log counts as one unit.
 const UNIT: u64 = 512_000;
 
 const FLUSH: u8 = 0x00;
@@ -23,7 +23,7 @@ pub(super) struct Namespace {
     /// Bytes in a block, as a power of two.
     shift: u8,
     contents: Sparse,
-    /// Bytes and commands that read and wrote.
+    /// Bytes and commands, read and written.
     bytes: [u64; 2],
     commands: [u64; 2],
 }
@@ -45,7 +45,7 @@ impl Namespace {
         self.shift
     }
 
-    /// Returns units of 512000 bytes that were read and written, and the number of commands.
+    /// Returns units of 512000 bytes read and written, and the number of commands.
     pub(super) fn counts(&self) -> ([u64; 2], [u64; 2]) {
         (self.bytes.map(|bytes| bytes.div_ceil(UNIT)), self.commands)
     }

@@ -16,7 +16,7 @@ pub(super) struct Submission {
     pub(super) tail: u32,
     /// The completion queue of its commands.
     pub(super) completions: u16,
-    /// Commands that were read from memory and not yet carried out.
+    /// Commands that were read from memory but not carried out yet.
     pub(super) fetched: VecDeque<Command>,
 }
 
@@ -25,8 +25,8 @@ impl Submission {
         Self { base, size, head: 0, tail: 0, completions, fetched: VecDeque::new() }
     }
 
-    /// Reads the new commands from memory; no more than one round of the ring, so that a driver
-    /// that never waits fills no memory.
+    /// Reads the new commands from memory, at most one round of the ring, so that a driver that
+    /// never waits fills no memory.
     pub(super) fn fetch(&mut self, bus: &mut Bus<'_>) -> Result<(), BusError> {
         while self.head != self.tail && self.fetched.len() < self.size as usize {
             let mut entry = [0; COMMAND];
@@ -51,7 +51,7 @@ pub(super) struct Completions {
     phase: u16,
     /// The vector of its interrupt, if it has one.
     pub(super) vector: Option<u16>,
-    /// Completions for which there was no room yet.
+    /// Completions for which there is no room yet.
     waiting: VecDeque<Completion>,
 }
 

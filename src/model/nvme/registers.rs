@@ -3,7 +3,7 @@
 use super::identify::VERSION;
 
 pub(super) const CC: u64 = 0x14;
-/// Where doorbells begin, 4 bytes each.
+/// Offset of the doorbells, 4 bytes each.
 pub(super) const DOORBELLS: u64 = 0x1000;
 
 const INTMS: u64 = 0x0c;
@@ -31,7 +31,7 @@ const SIZES: u32 = 0x46 << 16;
 const READY: u32 = 1;
 const FATAL: u32 = 2;
 
-/// What a write to CC asks for.
+/// What a write to CC requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
@@ -64,12 +64,12 @@ impl Registers {
         self.config & ENTRY_SIZES == SIZES
     }
 
-    /// Returns whether commands are taken.
+    /// Returns whether the controller accepts commands.
     pub(super) fn is_running(&self) -> bool {
         self.status & (READY | FATAL) == READY
     }
 
-    /// The controller has failed: it takes no more commands until it is disabled.
+    /// Marks the controller as failed: it accepts no commands until it is disabled.
     pub(super) fn fail(&mut self) {
         self.status |= FATAL;
     }
@@ -107,11 +107,10 @@ impl Registers {
 
     /// Writes 32 bits.
     pub(super) fn write(&mut self, offset: u64, value: u32) -> Change {
-        let half = |old: u64, high: bool| match high {
-            false => old & !0xffff_ffff | u64::from(value),
-            true => old & 0xffff_ffff | u64::from(value) << 32,
+        let half = |old: u64, high: bool| {
+            if high { old & 0xffff_ffff | u64::from(value) << 32 } else { old & !0xffff_ffff | u64::from(value) }
         };
-        // The admin queues lie where they are while the controller is enabled.
+        // The admin queues cannot be moved while the controller is enabled.
         let fixed = self.config & ENABLE != 0;
         match offset {
             INTMS => self.mask |= value,

@@ -1,8 +1,9 @@
-//! What a device reaches: memory through the TCEs of its container, interrupts, its PE; and the
+//! What a device can reach: memory through the TCEs of its container, interrupts, its PE; and the
 //! faults that a test gives it.
 
 use super::slot::Slot;
 use crate::addr::Iova;
+use crate::error::classify;
 use crate::host::Platform;
 use crate::model::vfio::State;
 use crate::uapi::eeh::state;
@@ -21,9 +22,10 @@ impl fmt::Debug for Bus<'_> {
     }
 }
 
-/// Why a transfer did not happen, or not as a whole. A device usually ends the command with an
-/// error of its own, or, for [`Self::Stuck`], leaves it unanswered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+/// Why a transfer did not happen, or only in part. A device usually ends the command with an error
+/// of its own, or, for [`Self::Stuck`], leaves it unanswered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum BusError {
     /// The driver has not turned bus mastering on. Nothing was moved.
@@ -46,6 +48,11 @@ pub enum BusError {
         at: Iova,
     },
 }
+
+classify!(BusError {
+    Busy: NotMaster, Stuck;
+    Device: Frozen, Refused;
+});
 
 impl Bus<'_> {
     fn slot(&self) -> Option<&Slot> {
@@ -116,7 +123,7 @@ impl Bus<'_> {
     pub fn config(&self, offset: u64) -> u8 {
         let mut byte = [0xff];
         if let Some(slot) = self.slot() {
-            // Past the end nothing is read.
+            // Nothing is read past the end.
             let _ = slot.config.read(offset, &mut byte);
         }
         byte[0]

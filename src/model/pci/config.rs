@@ -1,4 +1,4 @@
-//! The configuration space of a device: little endian, with what a driver may write in it.
+//! The configuration space of a device: little endian, with the bits that a driver may write.
 
 use super::description::{BarPlace, Description, DescriptionError, EXPRESS, MSI, MSIX};
 use crate::host::Errno;
@@ -15,7 +15,7 @@ const MASTER: u8 = 4;
 const STATUS: usize = 6;
 const HAS_CAPABILITIES: u8 = 0x10;
 const BAR0: usize = 0x10;
-/// In a BAR: its address has 64 bits.
+/// In a BAR: the address has 64 bits.
 const WIDE: u8 = 4;
 const FIRST_CAPABILITY: usize = 0x34;
 const PIN: usize = 0x3d;
@@ -29,12 +29,12 @@ pub(in crate::model) struct ConfigSpace {
     bytes: Box<[u8]>,
     /// Bits that a driver may change.
     writable: Box<[u8]>,
-    /// As it is when the device is powered on.
+    /// The contents after power-on.
     initial: Box<[u8]>,
-    /// Where the control words of MSI and MSI-X are.
+    /// Offsets of the control words of MSI and MSI-X.
     msi: Option<usize>,
     msix: Option<usize>,
-    /// Where the device's own capabilities are.
+    /// Offsets of the device's own capabilities.
     own: Range<usize>,
 }
 
@@ -68,7 +68,7 @@ impl ConfigSpace {
         self.put(9, &description.class.to_le_bytes()[..3]);
         for &BarPlace { index, size, wide } in &description.bars {
             let at = BAR0 + 4 * index as usize;
-            // The writable bits lie above its size, so that it can be sized.
+            // The writable bits are those above the size, so that the BAR can be sized.
             let mask = (!(size - 1)).to_le_bytes();
             let len = if wide { 8 } else { 4 };
             self.writable[at..at + len].copy_from_slice(&mask[..len]);
@@ -90,7 +90,7 @@ impl ConfigSpace {
         }
         if let Some(msix) = &description.msix {
             let mut bytes = (msix.vectors as u16 - 1).to_le_bytes().to_vec();
-            // Offsets are multiples of 8, and the BAR's number is in the bits below.
+            // Offsets are multiples of 8; the BAR's number is in the bits below.
             bytes.extend((msix.table as u32 | msix.bar).to_le_bytes());
             bytes.extend((msix.pending as u32 | msix.bar).to_le_bytes());
             list.push((MSIX, bytes, &none));
@@ -143,8 +143,7 @@ impl ConfigSpace {
         Ok(())
     }
 
-    /// Writes what a driver may write. Returns the bytes of the device's own capabilities among
-    /// them.
+    /// Writes the writable bits. Returns the bytes of the device's own capabilities among them.
     pub(in crate::model) fn write(&mut self, offset: u64, data: &[u8]) -> Result<Option<Range<u64>>, Errno> {
         let span = self.span(offset, data.len())?;
         for (at, byte) in span.clone().zip(data) {
@@ -155,7 +154,7 @@ impl ConfigSpace {
         Ok((!own.is_empty()).then_some(own))
     }
 
-    /// Writes a byte of a capability of the device's own, as the device itself does.
+    /// Writes a byte of the device's own capability, on the device's behalf.
     pub(super) fn set_own(&mut self, offset: u64, byte: u8) -> bool {
         let at = usize::try_from(offset).ok().filter(|at| self.own.contains(at));
         at.map(|at| self.bytes[at] = byte).is_some()
@@ -180,7 +179,7 @@ impl ConfigSpace {
         self.bytes[COMMAND] & MASTER != 0
     }
 
-    /// After a reset of the bus the kernel restores BARs and memory decode.
+    /// After a reset of the bus, the kernel restores BARs and memory decode.
     pub(super) fn drop_master(&mut self) {
         self.bytes[COMMAND] &= !MASTER;
     }

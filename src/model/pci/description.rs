@@ -38,7 +38,7 @@ pub(super) struct BarPlace {
     pub(super) wide: bool,
 }
 
-/// Where the MSI-X table and the pending bits lie.
+/// Location of the MSI-X table and the pending bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Msix {
     pub(super) vectors: u32,
@@ -63,19 +63,19 @@ impl Msix {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Capability {
     pub(super) id: u8,
-    /// What follows ID and link.
+    /// Bytes after ID and link.
     pub(super) bytes: Vec<u8>,
     /// Bits of `bytes` that a driver may change.
     pub(super) writable: Vec<u8>,
 }
 
-/// Why a [`Description`] describes no device. The machine is as before.
+/// Why a [`Description`] does not describe a device. The machine is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the message names each field")]
 pub enum DescriptionError {
-    /// There are BARs 0 to 5, and a BAR with a 64-bit address takes two of them.
+    /// BARs are numbered 0 to 5, and a BAR with a 64-bit address takes two of them.
     #[error(
         "there is no room for BAR {index}: BARs are 0 to 5, each is used once, and a 64-bit one takes the next too"
     )]
@@ -91,7 +91,7 @@ pub enum DescriptionError {
     /// MSI has 1 to 32 vectors, a power of two, MSI-X up to 2048.
     #[error("{vectors} vectors: MSI has 1, 2, 4, 8, 16 or 32, MSI-X 1 to 2048")]
     Vectors { vectors: u32 },
-    /// The MSI-X table or its pending bits lie outside of their BAR, or over each other.
+    /// The MSI-X table or its pending bits lie outside of their BAR, or overlap.
     #[error(
         "the MSI-X table at {table:#x} or its pending bits at {pending:#x} do not fit BAR {bar}: each must begin on 8 \
          bytes, lie inside, and not over the other"
@@ -100,7 +100,7 @@ pub enum DescriptionError {
     /// All capabilities together are too long.
     #[error("the capabilities take {bytes} bytes, the configuration space has 192 for them")]
     Capabilities { bytes: usize },
-    /// The model makes these capabilities itself.
+    /// The model itself provides these capabilities.
     #[error("capability {id:#04x} is made by the model: use `msi`, `msix` or `express`")]
     OwnCapability { id: u8 },
 }
@@ -109,7 +109,7 @@ classify!(DescriptionError {
     Argument: Bar, BarSize, Class, Vectors, MsixPlace, Capabilities, OwnCapability;
 });
 
-/// IDs of capabilities that the model makes.
+/// IDs of capabilities that the model provides.
 pub(super) const MSI: u8 = 0x05;
 pub(super) const EXPRESS: u8 = 0x10;
 pub(super) const MSIX: u8 = 0x11;
@@ -168,7 +168,7 @@ impl Description {
         self
     }
 
-    /// Gives it MSI of so many vectors: 1, 2, 4, 8, 16 or 32.
+    /// Gives it MSI with that many vectors: 1, 2, 4, 8, 16 or 32.
     pub fn msi(mut self, vectors: u32) -> Self {
         self.msi = vectors;
         self
@@ -232,7 +232,7 @@ impl Description {
 
     /// Returns whether table and pending bits lie in their BAR.
     fn holds(&self, msix: &Msix) -> bool {
-        // Offsets share a word of 32 bits with the number of the BAR.
+        // Offsets share a 32-bit word with the number of the BAR.
         let limit = self.bar_size(msix.bar).min(1 << 32);
         let end = |at: u64, size: u64| at.checked_add(size).filter(|end| *end <= limit && at.is_multiple_of(8));
         let table = end(msix.table, msix.table_size());
@@ -241,7 +241,7 @@ impl Description {
         table <= msix.pending || pending <= msix.table
     }
 
-    /// Returns the size of a BAR; 0 for one that it does not have.
+    /// Returns the size of a BAR; 0 if the device does not have it.
     pub(in crate::model) fn bar_size(&self, index: u32) -> u64 {
         self.bars.iter().find(|bar| bar.index == index).map_or(0, |bar| bar.size)
     }

@@ -79,24 +79,24 @@ use core::ops::Range;
 /// which of them is the lowest is the device's choice, for which `to_le_bytes` and `to_be_bytes`
 /// serve.
 pub trait DeviceModel: fmt::Debug + Send {
-    /// Returns what the device is: IDs, BARs, interrupts, capabilities. Asked once, when the device
-    /// is put into the machine.
+    /// Returns the device's description: IDs, BARs, interrupts, capabilities. Called once, when the
+    /// device is put into the machine.
     fn description(&self) -> Description;
 
-    /// Reads the register at `offset` bytes into a BAR. `data` comes filled with zeros. What is no
-    /// register should read as the device's manual says, usually as zeros.
+    /// Reads the register at `offset` bytes into a BAR. `data` is filled with zeros on entry.
+    /// Offsets without a register should read as the device's manual says, usually as zeros.
     fn read_bar(&mut self, bar: u32, offset: u64, data: &mut [u8], bus: &mut Bus<'_>);
 
     /// Writes the register at `offset` bytes into a BAR.
     fn write_bar(&mut self, bar: u32, offset: u64, data: &[u8], bus: &mut Bus<'_>);
 
-    /// Is told that a driver wrote bytes of a capability of [`Description::capability`]; the
-    /// configuration space has them already. `bytes` are offsets in the configuration space.
+    /// Called after a driver wrote bytes of a capability of [`Description::capability`]; the
+    /// configuration space already contains them. `bytes` are offsets in the configuration space.
     fn config_written(&mut self, bytes: Range<u64>, bus: &mut Bus<'_>) {
         let _ = (bytes, bus);
     }
 
-    /// Does work that is due and returns whether it did any. Run by
+    /// Does pending work and returns whether there was any. Called by
     /// [`Model::step`](super::Model::step).
     fn step(&mut self, bus: &mut Bus<'_>) -> bool {
         let _ = bus;
@@ -116,7 +116,7 @@ pub trait DeviceModel: fmt::Debug + Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reset {
-    /// The function alone: `VFIO_DEVICE_RESET`, and when its last file is closed.
+    /// The function alone: `VFIO_DEVICE_RESET`, and the close of its last file.
     Function,
     /// The bus, with all devices of the PE: a hot or fundamental reset by EEH.
     Bus,

@@ -1,4 +1,5 @@
-//! A device model in its machine: passes accesses to it, and answers for what is not its business.
+//! A device model in its machine: passes accesses to it, and handles everything that is not the
+//! device's own.
 
 use super::bus::{Bus, DeviceFault};
 use super::config::ConfigSpace;
@@ -14,7 +15,7 @@ use core::cell::Cell;
 use core::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Address of a message, as PHB4 decodes them (`PNV_PHB4_MSI`): what a driver finds in the table.
+/// Address of a message, as PHB4 decodes it (`PNV_PHB4_MSI`): drivers find it in the table.
 const MESSAGE_ADDRESS: u64 = 1 << 60;
 /// Vector control of an entry: masked.
 const MASKED: u32 = 1;
@@ -29,17 +30,17 @@ pub(in crate::model) struct Slot {
     pub(in crate::model) fault: Option<DeviceFault>,
     /// Whether the device asserts its interrupt pin.
     pin: bool,
-    /// Number of entries of the MSI-X table with an address, and whether it ever had one.
+    /// Number of entries of the MSI-X table with an address, and whether it ever had any.
     filled: u32,
     filled_once: bool,
 }
 
-/// A copy for a fork of the machine.
+/// Copies the device for a fork of the machine.
 impl Clone for Slot {
     fn clone(&self) -> Self {
         let fork = self.model.as_ref().map(|model| guarded(|| model.fork()));
         Self {
-            // Without a copy it is gone in the fork.
+            // Without a copy, the device is gone in the fork.
             model: fork.and_then(core::result::Result::ok),
             description: self.description.clone(),
             config: self.config.clone(),
@@ -91,8 +92,8 @@ impl Slot {
         (self.irqs.enabled != Enabled::Msix || vector < self.filled) && self.irqs.message(vector)
     }
 
-    /// Follows a change of the enabled interrupts. The kernel fills the MSI-X table, except that
-    /// some fill it only once.
+    /// Follows a change of the enabled interrupts. The kernel fills the MSI-X table each time; some
+    /// kernels do so only once.
     pub(in crate::model) fn interrupts_changed(&mut self, refills: bool) {
         let messages = self.irqs.messages();
         self.config.show_messages(self.irqs.enabled == Enabled::Msi, self.irqs.enabled == Enabled::Msix);
@@ -119,15 +120,15 @@ impl Slot {
                 None
             }
             Err(message) => {
-                // Dropping what panicked may panic as well.
+                // Dropping a device that panicked may panic as well.
                 let _ = guarded(|| drop(model));
                 Some(message)
             }
         }
     }
 
-    /// Returns an entry of the MSI-X table, or zeros for the pending bits; `None` for what is not
-    /// in either.
+    /// Returns an entry of the MSI-X table, or zeros for the pending bits; `None` for an offset in
+    /// neither.
     fn msix(&self, bar: u32, offset: u64, len: usize) -> Option<[u8; 8]> {
         let msix = self.description.msix.as_ref().filter(|msix| msix.bar == bar)?;
         let Msix { table, pending, .. } = *msix;
@@ -163,10 +164,10 @@ pub(in crate::model) fn is_inside() -> bool {
     INSIDE.get()
 }
 
-/// Runs code of a device model. A panic ends here, with its message.
+/// Runs code of a device model. A panic ends here; its message is returned.
 fn guarded<T>(code: impl FnOnce() -> T) -> core::result::Result<T, String> {
     let before = INSIDE.replace(true);
-    // What it leaves half done is not looked at again.
+    // State that it leaves half changed is never used again.
     let result = catch_unwind(AssertUnwindSafe(code));
     INSIDE.set(before);
     result.map_err(|payload| message(&*payload))
@@ -233,7 +234,7 @@ impl State {
         }
     }
 
-    /// Sends a message on every vector, if a test has asked for it.
+    /// Sends a message on every vector, if a test has requested that.
     fn storm(&mut self, group: u32, index: usize) {
         let Some(slot) = self.kernel.slot(group, index) else { return };
         if slot.fault == Some(DeviceFault::InterruptStorm) {
@@ -245,7 +246,8 @@ impl State {
         }
     }
 
-    /// Reads one register. Ones if the device does not answer; `stopped` says that its PE does not.
+    /// Reads one register. Returns ones if the device does not answer; `stopped` says that its PE
+    /// does not.
     pub(in crate::model) fn bar_read(
         &mut self,
         (group, index): (u32, usize),
@@ -305,7 +307,7 @@ impl State {
         Ok(())
     }
 
-    /// Lets every device that answers do work that is due. Returns whether any did.
+    /// Lets every device that answers do pending work. Returns whether any did.
     pub(in crate::model) fn step(&mut self) -> bool {
         let all = self.kernel.groups.values().flat_map(|group| (0..group.devices.len()).map(|at| (group.number, at)));
         let all: Vec<_> = all.collect();

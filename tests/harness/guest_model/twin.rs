@@ -259,7 +259,7 @@ impl Twin {
             let known = !attached || present.is_some();
             let windows = known.then_some(2 - u32::from(is_first) - u32::from(is_second));
             let entries = if present.is_some() { entries } else { entries.min(room) };
-            // Of two, either is told.
+            // With two windows, either may be reported.
             let entries = (known && !both).then_some(entries as u32);
             return match rets {
                 5 => vec![Some(0), windows, entries, Some(pages), Some(0)],
@@ -305,7 +305,7 @@ impl Twin {
                 self.groups[phb].insert(group);
             }
             Err(PhbError::Attach(error)) => assert!(!free || self.setup.memlock.is_some(), "group {group}: {error}"),
-            // RAM that waits to be removed is not mapped again.
+            // RAM that is being removed is not mapped again.
             Err(PhbError::Table(error)) => {
                 assert!(free && self.slots.values().any(|leaving| *leaving), "group {group}: {error}");
             }
@@ -334,9 +334,10 @@ impl Twin {
         }
         let found = result.err().unwrap_or_default();
         assert_eq!(found.iter().map(|range| (range.start().0, range.len())).collect::<Vec<_>>(), expected);
-        match expected.is_empty() {
-            true => self.slots.remove(&slot),
-            false => self.slots.insert(slot, true),
+        if expected.is_empty() {
+            self.slots.remove(&slot)
+        } else {
+            self.slots.insert(slot, true)
         };
     }
 }

@@ -191,7 +191,7 @@ fn registered(rng: &mut Rng, model: &Side<Model>, unit: u64) -> Option<(Where, u
     let units = region.range.len() / unit;
     let first = rng.u64(0..units.max(1));
     let rest = units.max(1) - first;
-    // One past the region: what was mapped until then must be undone.
+    // One page past the region: what was mapped until then must be undone.
     let len = if chance(rng, 8) { rest + 1 } else { rng.u64(1..=rest.min(40)) } * unit;
     Some((place(model, UserAddr(region.range.start().0 + first * unit))?, len))
 }

@@ -179,7 +179,7 @@ impl Holdings {
         self
     }
 
-    /// Runs a step. A step that refers to nothing has no result.
+    /// Runs a step. A step that refers to a missing object has no result.
     pub fn act(&mut self, fixture: &Fixture, step: &Step) -> Outcome {
         self.try_act(fixture, step).unwrap_or(Outcome::Nothing)
     }

@@ -1,7 +1,7 @@
 //! Checks that library, kernel and twin agree.
 
 use super::act::{Fixture, SPACES};
-use super::books::{Twin, joined};
+use super::twin::{Twin, joined};
 use spapr_iommu::Group;
 use spapr_iommu::addr::{Iova, IovaRange, UserAddr, UserRange};
 use spapr_iommu::host::{Fd, Memory, Platform};
@@ -29,7 +29,7 @@ pub fn stands(fixture: &Fixture) {
     let (mut bytes, mut open) = (0, 0);
     for space in (0..SPACES).map(|space| fixture.space(space)) {
         let mappings = space.mappings();
-        let books = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, seen(m.permission))));
+        let recorded = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, seen(m.permission))));
         let sum: u64 = mappings.iter().map(|mapping| mapping.iova.len()).sum();
         assert_eq!(space.mapped(), (mappings.len(), sum));
         bytes += sum;
@@ -48,7 +48,7 @@ pub fn stands(fixture: &Fixture) {
             }
             let entries = tables.iter().flat_map(|table| &table.entries);
             let entries = joined(entries.map(|e| (e.iova.start().0, e.iova.len(), e.user.0, e.permission)));
-            assert_eq!(entries, books, "the tables of {container}");
+            assert_eq!(entries, recorded, "the tables of {container}");
         }
     }
     assert_eq!(model.containers().len(), open, "open containers");
@@ -61,10 +61,10 @@ fn regions_agree(fixture: &Fixture, bytes: u64) {
     assert_eq!(regions.iter().map(|region| region.mapped).sum::<u64>(), bytes, "bytes mapped in regions");
     assert!(regions.iter().all(|region| region.leases > 0 || region.mapped > 0), "{regions:?}");
     let held = regions.iter().filter(|region| region.containers > 0);
-    let books: Vec<_> = held.map(|region| (region.range, region.containers as u64)).collect();
+    let recorded: Vec<_> = held.map(|region| (region.range, region.containers as u64)).collect();
     let mut kernel: Vec<_> = fixture.model.regions().iter().map(|region| (region.range, region.used)).collect();
     kernel.sort_by_key(|(range, _)| *range);
-    assert_eq!(kernel, books, "regions of the kernel");
+    assert_eq!(kernel, recorded, "regions of the kernel");
 }
 
 /// Also checks that the twin agrees, and that devices see what the process sees.
@@ -72,8 +72,8 @@ pub fn agrees(fixture: &Fixture, twin: &Twin) {
     stands(fixture);
     for (space, expected) in (0..SPACES).map(|space| (fixture.space(space), &twin.spaces[space])) {
         let mappings = space.mappings();
-        let books = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, m.permission)));
-        assert_eq!(books, expected.runs.joined(), "what is mapped");
+        let recorded = joined(mappings.iter().map(|m| (m.iova.start().0, m.iova.len(), m.user.0, m.permission)));
+        assert_eq!(recorded, expected.runs.joined(), "what is mapped");
         let groups: Vec<_> = expected.groups.keys().copied().map(Group).collect();
         let mut attached: Vec<_> = space.status().groups.iter().map(|status| status.group).collect();
         attached.sort_unstable();
@@ -99,7 +99,7 @@ pub fn agrees(fixture: &Fixture, twin: &Twin) {
 }
 
 /// Checks that devices read what the process reads, where the user left the memory unchanged.
-fn devices_see(fixture: &Fixture, twin: &Twin, space: &AddressSpace, expected: &super::books::Space) {
+fn devices_see(fixture: &Fixture, twin: &Twin, space: &AddressSpace, expected: &super::twin::Space) {
     for container in containers(fixture, space) {
         for run in expected.runs.0.iter().filter(|run| !run.stale && run.permission != Permission::Write) {
             for offset in (0..run.len).step_by(super::step::PAGE as usize).take(8) {

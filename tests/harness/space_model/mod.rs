@@ -4,14 +4,14 @@
 //! property test and the threads (`tests/space`), and the fuzzer (`tests/fuzz`).
 
 mod act;
-pub(crate) mod books;
 mod check;
 mod step;
+pub(crate) mod twin;
 
 pub use act::{Fixture, Holdings};
-pub use books::Twin;
 pub use check::{agrees, stands};
 pub use step::Step;
+pub use twin::Twin;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use spapr_iommu::model::{Firmware, HostPage, KernelVersion, Machine, Preset};

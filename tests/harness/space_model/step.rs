@@ -244,10 +244,13 @@ impl<'a> Arbitrary<'a> for Place {
             0..=4 => Self::In { block, offset: below(u, 16)? * PAGE },
             5 => Self::In { block, offset: below(u, 64)? * SMALL },
             6 => Self::In { block, offset: below(u, 3)? << 21 },
-            _ => match u.arbitrary()? {
-                true => Self::In { block, offset: border(u)? },
-                false => Self::Wild(u.arbitrary()?),
-            },
+            _ => {
+                if u.arbitrary()? {
+                    Self::In { block, offset: border(u)? }
+                } else {
+                    Self::Wild(u.arbitrary()?)
+                }
+            }
         })
     }
 }

@@ -1,9 +1,9 @@
 //! A device that copies: it reads memory and writes memory, by bus addresses.
 //!
-//! QEMU's `edu` copies through a buffer of its own; its registers have the byte order of the host's
-//! machine, which is big endian. With an NVMe controller what is copied goes to a block of its disk
-//! and comes back from there. The controller is brought up anew for each copy, so that nothing of
-//! it outlives a TCE. NVM Express base specification, chapters on controller registers, queues, and
+//! QEMU's `edu` copies through its own buffer; its registers have the byte order of the host's
+//! machine, which is big endian. With an NVMe controller the data goes to a block of its disk and
+//! comes back from there. The controller is set up again for each copy, so that none of its state
+//! outlives a TCE. NVM Express base specification, chapters on controller registers, queues, and
 //! the admin commands used here. Completions are polled.
 
 use super::memory::{self, order, read, read32, write, write32};
@@ -19,7 +19,7 @@ pub(super) enum Copier {
 }
 
 impl Copier {
-    /// The device with its BAR 0 there, if it answers.
+    /// Returns the device whose BAR 0 is there, if it answers.
     pub(super) fn new(kind: Kind, bar: u64) -> Option<Self> {
         match kind {
             Kind::Edu => Edu::new(bar).map(Self::Edu),
@@ -27,8 +27,8 @@ impl Copier {
         }
     }
 
-    /// Copies `LEN` bytes from one bus address to another. `queues` is where the device finds
-    /// `QUEUES` on the bus.
+    /// Copies `LEN` bytes from one bus address to another. `queues` is the bus address of the
+    /// device's `QUEUES`.
     pub(super) fn copy(&self, from: u64, to: u64, queues: u64) -> bool {
         match self {
             Self::Edu(edu) => edu.copy(from, to, LEN),
@@ -53,7 +53,7 @@ pub(super) struct Edu {
 }
 
 impl Edu {
-    /// The device with its BAR 0 there, if it answers.
+    /// Returns the device whose BAR 0 is there, if it answers.
     pub(super) fn new(bar: u64) -> Option<Self> {
         (read32(bar).swap_bytes() == IDENTITY).then_some(Self { bar })
     }
@@ -104,10 +104,10 @@ const READY: u32 = 1;
 
 /// Entries of each queue.
 const ENTRIES: u64 = 8;
-/// Where queues lie in RAM: a page each for submission and completion of the admin queue, then of
+/// Place of queues in RAM: a page each for submission and completion of the admin queue, then of
 /// the I/O queue.
 pub(super) const QUEUES: u64 = memory::BUFFERS + (5 << 20);
-/// Bytes of all of them.
+/// Bytes of all these pages.
 pub(super) const QUEUE_BYTES: u64 = 4 * PAGE;
 const PAGE: u64 = 4096;
 
@@ -117,21 +117,21 @@ const CREATE_COMPLETION: u64 = 5;
 const WRITE: u64 = 1;
 const READ: u64 = 2;
 
-/// Blocks of 512 bytes in a page, less one, as commands count them.
+/// Number of 512-byte blocks in a page, minus one, as commands count them.
 const BLOCKS: u64 = PAGE / 512 - 1;
 
 pub(super) struct Nvme {
     bar: u64,
 }
 
-/// A pair of queues, which has seen so many commands.
+/// A pair of queues, and the number of commands it has had.
 struct Pair {
     number: u64,
     sent: u64,
 }
 
 impl Nvme {
-    /// The controller with its BAR 0 there, if it answers: its version is 1.x.
+    /// Returns the controller whose BAR 0 is there, if it answers: its version is 1.x.
     pub(super) fn new(bar: u64) -> Option<Self> {
         (read32(bar + 8) >> 16 == 1).then_some(Self { bar })
     }
@@ -163,7 +163,7 @@ impl Nvme {
     fn through_disk(&self, from: u64, to: u64, queues: u64) -> bool {
         let mut admin = Pair { number: 0, sent: 0 };
         let mut io = Pair { number: 1, sent: 0 };
-        // Queues of number 1, in one piece; what is submitted to the second completes in the first.
+        // Queues of number 1, in one piece: commands submitted to the second complete in the first.
         let size = (ENTRIES - 1) << 16 | 1;
         self.run(&mut admin, CREATE_COMPLETION, 0, queues + 2 * PAGE, [size | 1 << 32, 0])
             && self.run(&mut admin, CREATE_SUBMISSION, 0, queues + 3 * PAGE, [size | 1 << 32 | 1 << 48, 0])
@@ -171,7 +171,7 @@ impl Nvme {
             && self.run(&mut io, READ, 1, to, [0, BLOCKS])
     }
 
-    /// Sends a command with one page of data, and waits for its end: whether it succeeded.
+    /// Sends a command with one page of data and waits for its end; returns whether it succeeded.
     fn run(&self, pair: &mut Pair, opcode: u64, namespace: u64, data: u64, last: [u64; 2]) -> bool {
         let at = pair.sent % ENTRIES;
         let (submission, completion) = match pair.number {

@@ -12,11 +12,11 @@ pub(super) const H_STUFF_TCE: u64 = 0x138;
 pub(super) const H_PUT_TCE_INDIRECT: u64 = 0x13c;
 pub(super) const H_RTAS: u64 = 0xf000;
 
-/// Return code and r4 of hypercall `number`.
+/// Returns the code and r4 of hypercall `number`.
 pub(super) fn hcall(number: u64, args: [u64; 4]) -> (i64, u64) {
     let (mut r3, mut r4) = (number, args[0]);
-    // SAFETY: the hypervisor changes memory only where a call's arguments say, and callers own
-    // that; registers it may change are listed.
+    // SAFETY: the hypervisor changes memory only where a call's arguments say, and callers own that
+    // memory; registers it may change are listed.
     unsafe {
         asm!(
             "sc 1",
@@ -29,17 +29,17 @@ pub(super) fn hcall(number: u64, args: [u64; 4]) -> (i64, u64) {
     (r3 as i64, r4)
 }
 
-/// Tells the monitor that this is the end. It does not come back.
+/// Tells the monitor that this is the end. It does not return.
 pub(super) fn done(failures: u64) -> ! {
     loop {
         hcall(ppc64_guest::H_DONE, [failures, 0, 0, 0]);
     }
 }
 
-/// Token, two counts, and as many cells as any call here has.
+/// Token, two counts, and as many cells as any call here needs.
 static BLOCK: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
 
-/// The results of a call; the first is its status.
+/// Returns the results of a call; the first is its status.
 pub(super) fn call<const N: usize>(token: u32, args: &[u32]) -> [u32; N] {
     let head = [token, args.len() as u32, N as u32];
     let cells = head.iter().chain(args).copied().chain(core::iter::repeat_n(u32::MAX, N));
@@ -49,7 +49,7 @@ pub(super) fn call<const N: usize>(token: u32, args: &[u32]) -> [u32; N] {
     core::array::from_fn(|index| if code == 0 { cell(index).unwrap_or(u32::MAX) } else { u32::MAX })
 }
 
-/// A dynamic window the guest got.
+/// A dynamic window that the guest got.
 pub(super) struct Window {
     pub liobn: u64,
     pub start: u64,
@@ -65,7 +65,8 @@ impl Phb {
         [self.device.config, (self.buid >> 32) as u32, self.buid as u32]
     }
 
-    /// Windows that are left, and the page shifts offered, largest no larger than 64 KiB.
+    /// Returns the number of windows left, and the page shifts offered, largest no larger than 64
+    /// KiB.
     pub(super) fn query(&self, ddw: &Ddw) -> Option<(u32, u32)> {
         let [status, windows, _, _, pages, _] = call::<6>(ddw.query, &self.place());
         let offered = |bit: &usize| pages & (1 << bit) != 0 && PAGE_SHIFTS[*bit] <= 16;
@@ -73,7 +74,7 @@ impl Phb {
         (status == 0).then_some((windows, page_shift))
     }
 
-    /// A window of `2^window_shift` bytes; the status where there is none.
+    /// Creates a window of `2^window_shift` bytes with pages; returns the status if there is none.
     pub(super) fn create(&self, ddw: &Ddw, page_shift: u32, window_shift: u32) -> Result<Window, u32> {
         let [config, high, low] = self.place();
         let [status, liobn, start_high, start_low] =
@@ -86,7 +87,7 @@ impl Phb {
     }
 }
 
-/// Gives a window back; the status.
+/// Removes a window; returns the status.
 pub(super) fn remove(ddw: &Ddw, liobn: u64) -> u32 {
     let [status] = call::<1>(ddw.remove, &[liobn as u32]);
     status

@@ -1,5 +1,5 @@
-//! What an honest guest does: it maps its memory, has the device copy, looks, and unmaps. What a
-//! hostile one must not get away with.
+//! What an honest guest does: it maps its memory, has the device copy, checks, and unmaps. And what
+//! a hostile guest must not be able to do.
 
 use super::copier::{Copier, LEN, QUEUE_BYTES, QUEUES};
 use super::hcall::{self, H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE, Window, hcall};
@@ -12,13 +12,13 @@ const READ_WRITE: u64 = 3;
 const READ: u64 = 1;
 /// TCEs of one H_PUT_TCE_INDIRECT.
 pub(super) const LIST: u64 = 512;
-/// Where lists of TCEs lie.
+/// Place of lists of TCEs.
 pub(super) const LISTS: u64 = BUFFERS;
 /// Where the device reads, and where it writes.
 const FROM: u64 = BUFFERS + (1 << 20);
 const TO: u64 = BUFFERS + (2 << 20);
 
-/// Bus addresses of RAM in the large window: the window's start and on.
+/// Bus addresses of RAM in the large window: from the window's start on.
 struct Ram<'a> {
     window: &'a Window,
     pages: u64,
@@ -33,7 +33,7 @@ impl<'a> Ram<'a> {
         self.window.start + address
     }
 
-    /// Makes a call for up to 512 pages at a time: the codes of all, one for success.
+    /// Makes a call for up to 512 pages at a time; returns all codes, or a single one for success.
     fn each(&self, call: impl Fn(u64, u64, u64) -> i64) -> i64 {
         let firsts = (0..self.pages).step_by(LIST as usize);
         firsts.fold(0, |codes, first| {
@@ -55,7 +55,7 @@ impl<'a> Ram<'a> {
     }
 }
 
-/// The large window: all RAM, 512 TCEs a call, at the window's start.
+/// The large window: all RAM, 512 TCEs per call, from the window's start.
 pub(super) fn large(report: &mut Report, device: &Copier, window: &Window, ram: u64) {
     let all = Ram::new(window, ram);
     let (pages, ioba) = (all.pages, |address| all.at(address));
@@ -65,7 +65,7 @@ pub(super) fn large(report: &mut Report, device: &Copier, window: &Window, ram: 
     report.check("H_GET_TCE gives the last TCE back", found, (0, last << window.page_shift | READ_WRITE));
     copies(report, "the device copies RAM through the large window", device, ioba(FROM), ioba(TO), ioba(QUEUES));
 
-    // A second page for where the device writes: one TCE over another.
+    // Another page for the device to write to: one TCE replaces another.
     let other = TO + (1 << 20);
     let code = hcall(H_PUT_TCE, [window.liobn, ioba(TO), other | READ_WRITE, 0]).0;
     report.check("H_PUT_TCE replaces a TCE", code, 0);
@@ -80,11 +80,11 @@ pub(super) fn large(report: &mut Report, device: &Copier, window: &Window, ram: 
     report.check("H_GET_TCE gives 0 then", found, (0, 0));
     memory::fill(other, LEN, 4);
     device.copy(ioba(FROM), ioba(TO), ioba(QUEUES));
-    report.check("the device reaches nothing any more", memory::differs(other, LEN, 4), None);
+    report.check("the device no longer reaches anything", memory::differs(other, LEN, 4), None);
 }
 
-/// A device that is plugged while RAM is mapped sees it as the first one does, and what is mapped
-/// afterwards. All of it is left mapped.
+/// A device that is plugged while RAM is mapped sees what the first one sees, and what is mapped
+/// afterwards. Everything is left mapped.
 pub(super) fn plugged(report: &mut Report, kind: Kind, window: &Window, ram: u64) -> Result<(), &'static str> {
     let all = Ram::new(window, ram);
     report.check("H_PUT_TCE_INDIRECT maps all RAM again", all.map(), 0);
@@ -124,7 +124,7 @@ pub(super) fn small(report: &mut Report, device: &Copier, phb: &Phb) {
     report.check("H_PUT_TCE unmaps", (put(from, 0), put(to, 0)), (0, 0));
     let found = (hcall(H_GET_TCE, [phb.liobn, from, 0, 0]), hcall(H_GET_TCE, [phb.liobn, to, 0, 0]));
     report.check("H_GET_TCE gives 0 there", found, ((0, 0), (0, 0)));
-    // Whatever a guest leaves mapped, its monitor has to take down.
+    // The monitor must take down whatever a guest leaves mapped.
     report.check("H_PUT_TCE maps a page and leaves it", put(from, FROM | READ), 0);
 }
 
@@ -136,12 +136,12 @@ fn copies(report: &mut Report, what: &str, device: &Copier, from: u64, to: u64, 
 }
 
 const H_PARAMETER: i64 = -4;
-/// A list with as many TCEs as there may be, and one more page for a 513th.
+/// A list with as many TCEs as allowed, and a further page for a 513th.
 const GOOD: u64 = LISTS;
 /// A list whose last TCE leads outside RAM.
 const BAD: u64 = LISTS + 0x4000;
 
-/// All the refusals. Afterwards nothing is mapped that was not before.
+/// Calls that must all be refused. Afterwards nothing is mapped that was not mapped before.
 pub(super) fn hostile(report: &mut Report, phb: &Phb, window: &Window, ram: u64) {
     let page = 1 << window.page_shift;
     let (liobn, start) = (window.liobn, window.start);
@@ -154,7 +154,7 @@ pub(super) fn hostile(report: &mut Report, phb: &Phb, window: &Window, ram: u64)
         ("H_STUFF_TCE, unknown LIOBN", H_STUFF_TCE, [nobody, start, 0, 1]),
         ("H_PUT_TCE_INDIRECT, unknown LIOBN", H_PUT_TCE_INDIRECT, [nobody, start, GOOD, 1]),
         ("H_GET_TCE, unknown LIOBN", H_GET_TCE, [nobody, start, 0, 0]),
-        ("H_PUT_TCE behind the window", H_PUT_TCE, [liobn, end, READ_WRITE, 0]),
+        ("H_PUT_TCE past the window", H_PUT_TCE, [liobn, end, READ_WRITE, 0]),
         ("H_PUT_TCE before the window", H_PUT_TCE, [liobn, start.wrapping_sub(page), READ_WRITE, 0]),
         ("H_PUT_TCE within a page", H_PUT_TCE, [liobn, start + 8, READ_WRITE, 0]),
         ("H_PUT_TCE to no RAM", H_PUT_TCE, [liobn, start, ram | READ_WRITE, 0]),
@@ -164,8 +164,8 @@ pub(super) fn hostile(report: &mut Report, phb: &Phb, window: &Window, ram: u64)
         ("H_PUT_TCE_INDIRECT, list outside RAM", H_PUT_TCE_INDIRECT, [liobn, start, ram, LIST]),
         ("H_PUT_TCE_INDIRECT, list within a page", H_PUT_TCE_INDIRECT, [liobn, start, GOOD + 8, 1]),
         ("H_PUT_TCE_INDIRECT, a TCE to no RAM", H_PUT_TCE_INDIRECT, [liobn, start, BAD, LIST]),
-        ("H_PUT_TCE_INDIRECT behind the window", H_PUT_TCE_INDIRECT, [liobn, end, GOOD, 1]),
-        ("H_STUFF_TCE behind the window", H_STUFF_TCE, [liobn, end, 0, 1]),
+        ("H_PUT_TCE_INDIRECT past the window", H_PUT_TCE_INDIRECT, [liobn, end, GOOD, 1]),
+        ("H_STUFF_TCE past the window", H_STUFF_TCE, [liobn, end, 0, 1]),
         ("H_STUFF_TCE with rights", H_STUFF_TCE, [liobn, start, READ_WRITE, 1]),
     ];
     for (what, number, args) in refused {

@@ -1,5 +1,5 @@
-//! The guest: it finds its PHB, asks for a window, has the device copy its memory, and tries what
-//! it must not.
+//! The guest: it finds its PHB, requests a window, has the device copy its memory, and tries what
+//! it must not be able to do.
 
 mod copier;
 mod hcall;
@@ -14,7 +14,7 @@ use ppc64_guest::{PHASE_HOSTILE, PHASE_MAPS, PHASE_SET_UP};
 use report::Report;
 use report::say;
 
-/// What `_start` calls: the device tree's address is what the monitor left in r3.
+/// Called by `_start`; r3 holds the address of the device tree, from the monitor.
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(tree: usize) -> ! {
     let mut report = Report::default();
@@ -26,7 +26,7 @@ extern "C" fn guest_main(tree: usize) -> ! {
 }
 
 fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
-    // SAFETY: what the monitor left in r3.
+    // SAFETY: the address is the monitor's r3.
     let machine = unsafe { tree::machine(tree) }?;
     let phb = &machine.phb;
     report.check("the default window starts at 0", phb.window.0, 0);
@@ -34,7 +34,7 @@ fn run(report: &mut Report, tree: usize) -> Result<(), &'static str> {
     let device = Copier::new(kind, phb.device.bar).ok_or("the device does not answer")?;
     let (windows, page_shift) = phb.query(&phb.ddw).ok_or("no dynamic window to be had")?;
     report.check("one dynamic window is left", windows, 1);
-    // Twice the RAM: some of it stays empty.
+    // Twice the RAM, so that a part of it stays empty.
     let window_shift = machine.ram.ilog2() + 1;
     let window = phb.create(&phb.ddw, page_shift, window_shift).map_err(|_| "no dynamic window")?;
     report.check("the dynamic window lies high", window.start >> 32 != 0, true);

@@ -1,5 +1,5 @@
-//! What the guest tells the monitor: lines of text, a line for each check, the number of those that
-//! failed.
+//! What the guest reports to the monitor: lines of text, a line for each check, and the number of
+//! checks that failed.
 
 use super::hcall::{H_PUT_TERM_CHAR, hcall};
 use core::fmt;
@@ -12,12 +12,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Tells the monitor what follows.
+    /// Announces the next phase to the monitor.
     pub(super) fn phase(&self, phase: u64) {
         hcall(H_PHASE, [phase, 0, 0, 0]);
     }
 
-    /// Whether `found` is what was expected.
+    /// Checks that `found` is what was expected.
     pub(super) fn check<T: PartialEq + Debug>(&mut self, what: &str, found: T, expected: T) {
         if found == expected {
             say!("ok {what}");
@@ -28,7 +28,7 @@ impl Report {
     }
 }
 
-/// The terminal every pseries guest has.
+/// The terminal that every pseries guest has.
 pub(super) struct Console;
 
 impl fmt::Write for Console {
@@ -43,7 +43,7 @@ impl fmt::Write for Console {
     }
 }
 
-/// A line.
+/// Prints a line.
 macro_rules! say {
     ($($text:tt)*) => {{
         use core::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! What the device tree says.
+//! Reads the device tree.
 
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -10,17 +10,17 @@ pub(super) struct Ddw {
     pub remove: u32,
 }
 
-/// What kind of device is behind the PHB.
+/// Kind of the device on the PHB.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Edu,
     Nvme,
 }
 
-/// The device behind the PHB.
+/// The device on the PHB.
 pub(super) struct Device {
     pub kind: Kind,
-    /// Bus, device and function as RTAS takes them.
+    /// Bus, device and function, as RTAS calls take them.
     pub config: u32,
     /// Real address of BAR 0.
     pub bar: u64,
@@ -36,7 +36,7 @@ pub(super) struct Phb {
     pub device: Device,
 }
 
-/// What this guest needs to know.
+/// The facts that this guest needs.
 pub(super) struct Machine {
     /// Bytes of RAM, from address 0 on.
     pub ram: u64,
@@ -52,10 +52,9 @@ fn pair(node: &FdtNode, name: &str, index: usize) -> Option<u64> {
     Some(u64::from(cell(node, name, index)?) << 32 | u64::from(cell(node, name, index + 1)?))
 }
 
-/// Reads the tree at `at`; what is missing otherwise.
+/// Reads the tree at `at`; the error names what is missing.
 ///
-/// # Safety
-/// A device tree lies there, and nothing changes it.
+/// # Safety A device tree must lie there, and nothing may change it.
 pub(super) unsafe fn machine(at: usize) -> Result<Machine, &'static str> {
     // SAFETY: the caller's promise.
     let tree = unsafe { Fdt::from_ptr(core::ptr::with_exposed_provenance(at)) }.map_err(|_| "no device tree")?;
@@ -83,7 +82,7 @@ pub(super) unsafe fn machine(at: usize) -> Result<Machine, &'static str> {
         ddw,
         device: Device {
             kind,
-            // Bus, device, function of the first cell of `reg`.
+            // Returns bus, device and function of the first cell of `reg`.
             config: cell(&child, "reg", 0).ok_or("no place of the device")? & 0xff_ff00,
             bar: pair(&child, "assigned-addresses", 1).ok_or("no BAR")?,
         },

@@ -19,7 +19,7 @@ use ppc64_lab::show::{self, Only, Part, Run, Shown};
 use ppc64_lab::{document, drivers, repository, table};
 
 /// Runs the scenarios of examples/, the kernel tests, the rules of the contract, drivers in user
-/// space and random operations on real kernels, and compares with the model.
+/// space and random operations on real kernels, and compares with the model
 #[derive(Parser)]
 #[command(name = "ppc64/matrix")]
 struct Options {
@@ -28,38 +28,38 @@ struct Options {
     /// Every machine with every kernel
     #[arg(long, conflicts_with = "cells")]
     all: bool,
-    /// Random operations that are compared with the model in each cell
+    /// Number of random operations compared with the model in each cell
     #[arg(long, default_value_t = 600)]
     ops: u64,
-    /// Where the random walk starts
+    /// Start of the random walk
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Nothing but the random walk
+    /// Only the random walk
     #[arg(long)]
     only_walk: bool,
-    /// Nothing but drivers in user space
+    /// Only drivers in user space
     #[arg(long, conflicts_with = "only_walk")]
     only_drivers: bool,
-    /// Nothing but Linux guests, by default on every host that can run them
+    /// Only Linux guests, by default on every host that can run them
     #[arg(long, conflicts_with_all = ["only_walk", "only_drivers"])]
     guests: bool,
     /// Kernel label of the guests [default: the host's kernel]
     #[arg(long, requires = "guests", value_name = "LABEL")]
     guest_kernel: Option<Label>,
-    /// How often drivers open, use and close their devices before what is left is counted
+    /// How often drivers open, use and close their devices before leaks are counted
     #[arg(long, default_value_t = 4)]
     rounds: u32,
-    /// Machines that run at the same time, with 2 GiB of memory each [default: three for each
-    /// processor, if there is memory for them]
+    /// Machines that run at a time, with 2 GiB of memory each [default: three for each processor,
+    /// if there is memory for them]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Write what every cell showed when it was last run here into the tables of
-    /// docs/validation.md, whose other rows stay; with --jobs 0, without running any
+    /// Write the latest results of every cell into the tables of docs/validation.md, whose other
+    /// rows stay; with --jobs 0, without running any
     #[arg(long)]
     write: bool,
 }
 
-/// What machines of a cell that ended showed.
+/// Results of the machines of a cell that have ended.
 type Ended = Mutex<Vec<(Part, Result<Shown>)>>;
 
 fn main() -> ExitCode {
@@ -145,8 +145,8 @@ fn run(options: &Options) -> Result<bool> {
     Ok(failed == 0 && (passed > 0 || jobs == 0))
 }
 
-/// Three machines for each processor, as they wait for their devices most of the time, if there is
-/// memory for them.
+/// Three machines per processor, since they mostly wait for their devices, if there is memory for
+/// them.
 fn default_jobs() -> usize {
     const MACHINE_KIB: u64 = 2 << 20;
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
@@ -154,8 +154,8 @@ fn default_jobs() -> usize {
     (3 * processors).min(room.try_into().unwrap_or(usize::MAX)).max(1)
 }
 
-/// The machines of all cells, by the cell's index: the long ones first, so that the last one that
-/// still runs is short.
+/// Returns the machines of all cells, by the cell's index: long ones first, so that the last one
+/// running is short.
 fn queue(cells: &[Cell], only: Option<Only>) -> VecDeque<(usize, Part)> {
     let of = |(index, cell)| Part::of(cell, only).into_iter().map(move |part| (index, part));
     let mut all: Vec<(usize, Part)> = cells.iter().enumerate().flat_map(of).collect();
@@ -168,7 +168,7 @@ fn queue(cells: &[Cell], only: Option<Only>) -> VecDeque<(usize, Part)> {
     all.into()
 }
 
-/// The scenarios of examples/, by name.
+/// Returns the scenarios of examples/, by name.
 fn scenarios(repository: &Path) -> Result<Vec<String>> {
     let files = std::fs::read_dir(repository.join("examples")).context("read examples/")?;
     let mut names: Vec<String> = files

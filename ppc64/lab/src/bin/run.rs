@@ -14,7 +14,7 @@ use ppc64_lab::options::Options;
 use ppc64_lab::spent::{self, Spent};
 use ppc64_lab::{archive, boot, machine, program, repository, verdict};
 
-/// Variables of the environment that commands see as they are here.
+/// Environment variables that commands see unchanged.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 /// Disks are sparse: only what is written takes space.
 const DISK_BYTES: u64 = 1 << 30;
@@ -114,7 +114,7 @@ fn run(options: &Options) -> Result<u8> {
     let spent = Spent::new(began.elapsed(), before, &manifest.commands, &seen.reports)?;
     let _ = writeln!(io::stderr(), "{spent}");
     let verdict = verdict::judge(&seen, end, expected);
-    // The reader may be gone; the status counts all the same.
+    // The reader may be gone; the status counts nevertheless.
     let _ = io::stderr().write_all(verdict.text.as_bytes());
     Ok(verdict.status)
 }

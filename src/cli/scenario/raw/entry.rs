@@ -47,7 +47,7 @@ pub(in super::super) struct Line {
     pub mistake: Option<Mistake>,
 }
 
-/// LineVisitor of an entry other than steps.
+/// The keys of an entry other than steps.
 const ENTRY_KEYS: [&str; 5] = ["name", "note", "expect", "gives", "locked"];
 
 fn keys() -> Vec<&'static str> {

@@ -101,7 +101,7 @@ impl RawRun<'_> {
         shown(Answer(*result), gives, entry.locked.map(|_| self.locked()))
     }
 
-    /// Releases everything, and checks what is left.
+    /// Releases everything, and checks whether anything is left.
     fn end(mut self) -> End {
         self.process.close_all(self.host.as_ref());
         let damage = self.machine.damage().iter().map(|damage| self.named(damage)).collect();

@@ -29,7 +29,7 @@ pub enum BindError {
     /// A bridge; vfio-pci takes none, and the kernel tolerates bridges in a group that a user owns.
     #[error("{address} is a PCI bridge: leave it to its driver, and bind the devices behind it")]
     Bridge { address: String },
-    /// The device is behind no IOMMU.
+    /// The device has no IOMMU.
     #[error(
         "{address} is in no IOMMU group, so its DMA cannot be confined: the firmware gives it no DMA window, or the kernel \
          has no IOMMU driver for its host bridge; take another device"

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_open_to_their_owner_alone_whoever_made_the_folder() {
+    fn only_the_owner_can_open_records_regardless_of_who_made_the_folder() {
         use std::os::unix::fs::PermissionsExt;
         let fixture = Fixture::new();
         fixture.write("run/spapr-iommu/old", "");

@@ -11,26 +11,26 @@ const DEVICE: &str = "0000:00:01.0";
 const OTHER: &str = "0000:00:02.0";
 const NVME: (u16, u16) = (0x1b36, 0x0010);
 
-/// Stands in for the kernel, and keeps what it was told.
+/// Stands in for the kernel, and records what was written to it.
 #[derive(Debug, Default)]
 pub(super) struct Fake {
     /// The tree.
     sys: PathBuf,
     /// The driver it finds for a device without override.
     finds: Option<&'static str>,
-    /// vfio-pci leaves the device.
+    /// Whether vfio-pci releases the device.
     refuses: bool,
-    /// No node appears.
+    /// Whether no node appears.
     no_node: bool,
     /// Writes to files of this name fail.
     fails: Option<(&'static str, Errno)>,
     /// A node that is in use.
     busy: Option<&'static str>,
-    told: Arc<Mutex<Vec<String>>>,
+    written: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
-    /// Somebody has that node open.
+    /// Makes a node appear in use.
     pub(super) fn busy(node: &'static str) -> Self {
         Self { busy: Some(node), ..Self::default() }
     }
@@ -72,7 +72,7 @@ impl Kernel for Fake {
             return Err(errno);
         }
         let folder = folder.file_name().unwrap().to_str().unwrap();
-        self.told.lock().unwrap().push(format!("{folder}/{name} {}", text.trim_end()).trim_end().to_owned());
+        self.written.lock().unwrap().push(format!("{folder}/{name} {}", text.trim_end()).trim_end().to_owned());
         match name {
             "unbind" => fs::remove_file(self.device(text).join("driver")).unwrap(),
             "bind" => self.attach(text, folder),
@@ -108,10 +108,10 @@ fn binder(fixture: &Fixture, kernel: Fake) -> Binder {
     Binder { roots, kernel: Box::new(kernel), timeout: Duration::ZERO }
 }
 
-/// A binder, and what it told the kernel since it was last asked.
+/// Returns a binder, and a function that returns the writes since its last call.
 fn listened(fixture: &Fixture, kernel: Fake) -> (Binder, impl Fn() -> Vec<String>) {
-    let told = kernel.told.clone();
-    (binder(fixture, kernel), move || core::mem::take(&mut *told.lock().unwrap()))
+    let written = kernel.written.clone();
+    (binder(fixture, kernel), move || core::mem::take(&mut *written.lock().unwrap()))
 }
 
 fn record(fixture: &Fixture) -> Option<String> {
@@ -125,60 +125,60 @@ const PUT_BACK: [&str; 3] = ["vfio-pci/unbind 0000:00:01.0", "0000:00:01.0/drive
 #[test]
 fn a_device_goes_to_vfio_and_back_to_its_driver() {
     let fixture = machine();
-    let (binder, told) = listened(&fixture, Fake::default());
+    let (binder, written) = listened(&fixture, Fake::default());
     let (nvme, vfio) = (Some("nvme".to_owned()), Some("vfio-pci".to_owned()));
     let address = DEVICE.to_owned();
     let expected =
         Binding { address, group: Some(Group(7)), before: nvme.clone(), driver: vfio.clone(), changed: true };
     assert_eq!(binder.bind(DEVICE), Ok(expected.clone()));
-    assert_eq!(told(), BOUND);
+    assert_eq!(written(), BOUND);
     assert_eq!(record(&fixture).as_deref(), Some("driver=nvme\noverride=\n"));
     assert_eq!(binder.bind(DEVICE), Ok(Binding { before: vfio.clone(), changed: false, ..expected.clone() }));
-    assert_eq!(told(), [""; 0], "a second time nothing changes");
+    assert_eq!(written(), [""; 0], "a second time nothing changes");
 
     let back = Binding { before: vfio, driver: nvme.clone(), ..expected };
     assert_eq!(binder.unbind(DEVICE), Ok(back.clone()));
-    assert_eq!(told(), PUT_BACK);
+    assert_eq!(written(), PUT_BACK);
     assert_eq!(record(&fixture), None);
     assert_eq!(binder.unbind(DEVICE), Ok(Binding { before: nvme, changed: false, ..back }));
-    assert_eq!(told(), [""; 0]);
+    assert_eq!(written(), [""; 0]);
 }
 
 #[test]
 fn what_was_there_is_put_back_and_nothing_else() {
     let fixture = machine();
     fixture.write("sys/bus/pci/devices/0000:00:02.0/driver_override", "pci-stub\n");
-    let (binder, told) = listened(&fixture, Fake { finds: Some("nvme"), ..Fake::default() });
+    let (binder, written) = listened(&fixture, Fake { finds: Some("nvme"), ..Fake::default() });
     binder.bind(OTHER).unwrap();
-    assert_eq!(told(), ["0000:00:02.0/driver_override vfio-pci", "pci/drivers_probe 0000:00:02.0"]);
+    assert_eq!(written(), ["0000:00:02.0/driver_override vfio-pci", "pci/drivers_probe 0000:00:02.0"]);
     assert_eq!(binder.unbind(OTHER).unwrap().driver, None);
-    assert_eq!(told(), ["vfio-pci/unbind 0000:00:02.0", "0000:00:02.0/driver_override pci-stub"]);
+    assert_eq!(written(), ["vfio-pci/unbind 0000:00:02.0", "0000:00:02.0/driver_override pci-stub"]);
 }
 
 #[test]
 fn without_a_record_the_kernel_chooses() {
     let fixture = machine();
-    let (binder, told) = listened(&fixture, Fake { finds: Some("nvme"), ..Fake::default() });
+    let (binder, written) = listened(&fixture, Fake { finds: Some("nvme"), ..Fake::default() });
     binder.bind(DEVICE).unwrap();
     fs::remove_file(fixture.roots().run.join("spapr-iommu").join(DEVICE)).unwrap();
-    told();
+    written();
     assert_eq!(binder.unbind(DEVICE).unwrap().driver.as_deref(), Some("nvme"));
     let expected = ["vfio-pci/unbind 0000:00:01.0", "0000:00:01.0/driver_override", "pci/drivers_probe 0000:00:01.0"];
-    assert_eq!(told(), expected);
+    assert_eq!(written(), expected);
 }
 
 #[test]
 fn a_failure_halfway_puts_back_what_was() {
     let fixture = machine();
-    let (binder, told) = listened(&fixture, Fake { refuses: true, ..Fake::default() });
+    let (binder, written) = listened(&fixture, Fake { refuses: true, ..Fake::default() });
     assert_eq!(binder.bind(DEVICE), Err(BindError::NotTaken { address: DEVICE.to_owned() }));
-    assert_eq!(told(), [&BOUND[..], &PUT_BACK[1..]].concat());
+    assert_eq!(written(), [&BOUND[..], &PUT_BACK[1..]].concat());
     assert_eq!((binder.driver(DEVICE).as_deref(), record(&fixture)), (Some("nvme"), None));
 
-    let (binder, told) = listened(&fixture, Fake { no_node: true, ..Fake::default() });
+    let (binder, written) = listened(&fixture, Fake { no_node: true, ..Fake::default() });
     let error = binder.bind(DEVICE).unwrap_err();
     assert_eq!(error, BindError::NoNode { address: DEVICE.to_owned(), group: Group(7), seconds: 0 });
-    assert_eq!(told(), [&BOUND[..], &PUT_BACK].concat());
+    assert_eq!(written(), [&BOUND[..], &PUT_BACK].concat());
     assert_eq!((binder.driver(DEVICE).as_deref(), record(&fixture)), (Some("nvme"), None));
 }
 
@@ -201,9 +201,9 @@ fn a_driver_that_does_not_come_back_is_told_and_tried_again() {
 #[test]
 fn what_speaks_against_it_is_named_before_anything_is_changed() {
     let refused = |fixture: &Fixture| {
-        let (binder, told) = listened(fixture, Fake::default());
+        let (binder, written) = listened(fixture, Fake::default());
         let error = binder.bind(DEVICE).unwrap_err();
-        assert_eq!(told(), [""; 0]);
+        assert_eq!(written(), [""; 0]);
         assert_eq!(record(fixture), None);
         error
     };
@@ -245,11 +245,11 @@ fn machine_of(cpuinfo: &str) -> Fixture {
 #[test]
 fn no_right_is_told_and_nothing_has_changed() {
     let fixture = machine();
-    let (binder, told) = listened(&fixture, Fake { fails: Some(("unbind", Errno::EACCES)), ..Fake::default() });
+    let (binder, written) = listened(&fixture, Fake { fails: Some(("unbind", Errno::EACCES)), ..Fake::default() });
     let error = binder.bind(DEVICE).unwrap_err();
     let path = fixture.roots().driver("nvme").join("unbind").display().to_string();
     assert_eq!(error, BindError::NotRoot { path });
-    assert_eq!(told(), ["0000:00:01.0/driver_override vfio-pci", "0000:00:01.0/driver_override"]);
+    assert_eq!(written(), ["0000:00:01.0/driver_override vfio-pci", "0000:00:01.0/driver_override"]);
     assert_eq!(record(&fixture), None);
 }
 
@@ -268,10 +268,10 @@ fn a_group_that_is_open_keeps_its_device() {
     binder(&fixture, Fake::default()).bind(DEVICE).unwrap();
     fixture.link("proc/42/fd/9", "/dev/vfio/7");
     fixture.write("proc/42/comm", "dpdk\n");
-    let (binder, told) = listened(&fixture, Fake::busy("7"));
+    let (binder, written) = listened(&fixture, Fake::busy("7"));
     let process = "dpdk".to_owned();
     assert_eq!(binder.unbind(DEVICE), Err(Obstacle::HeldBy { group: Group(7), pid: 42, process }.into()));
-    assert_eq!(told(), [""; 0]);
+    assert_eq!(written(), [""; 0]);
     assert!(record(&fixture).is_some());
 }
 

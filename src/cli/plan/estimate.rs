@@ -1,7 +1,6 @@
-//! One way to the windows: the plans of the library's planner in their order, and what follows from
-//! them for calls and locked memory.
+//! One way to get the windows: the library's plans in order, with their calls and locked memory.
 
-use super::report::{Course, Hypercalls, Ioctls, Locked, Teardown, WindowRow};
+use super::report::{Estimate, Hypercalls, Ioctls, Locked, Teardown, WindowRow};
 use super::{PlanHost, Wanted};
 use spapr_iommu::addr::{IovaRange, PageShift};
 use spapr_iommu::host::Platform;
@@ -9,18 +8,19 @@ use spapr_iommu::kvm;
 use spapr_iommu::uapi::papr::hcall::MAX_INDIRECT;
 use spapr_iommu::window::{DEFAULT_PAGE, Forecast, Plan, PlanError, WindowRequest, locked_bytes};
 
-/// The most TCEs of one MAP or UNMAP of the library.
+/// Maximum TCEs of one MAP or UNMAP of the library.
 const MAX_ENTRIES: u64 = 256 << 10;
 /// Calls with which the library attaches a group with a container of its own: API version,
 /// extension, status, container, driver and information.
 const ATTACH_CALLS: u64 = 6;
-/// Those for a group beside another: status, container and information.
+/// Calls with which it attaches a group to another group's container: status, container and
+/// information.
 const BESIDE_CALLS: u64 = 3;
 /// Hypercalls of a pseries kernel for each TCE that a MAP or UNMAP exchanges: H_GET_TCE and
 /// H_PUT_TCE.
 const EXCHANGE: u64 = 2;
 
-/// What is decided for a plan; the library decides the rest.
+/// Choices that are made for a plan; the library makes the rest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
     pub(super) containers: u32,
@@ -33,13 +33,10 @@ pub(super) struct Choice {
 pub(super) fn choices(host: &PlanHost, wanted: &Wanted, usual: Choice) -> Vec<(String, Choice)> {
     let mut choices = Vec::new();
     if wanted.needs_dynamic() {
-        let pages: Vec<_> = match wanted.has_guest() {
-            true => wanted.guest_pages.clone(),
-            false => host.facts.page_sizes().collect(),
-        };
-        let name = |page: PageShift| match wanted.has_guest() {
-            true => format!("offer only {page}"),
-            false => format!("pages of {page}"),
+        let pages: Vec<_> =
+            if wanted.has_guest() { wanted.guest_pages.clone() } else { host.facts.page_sizes().collect() };
+        let name = |page: PageShift| {
+            if wanted.has_guest() { format!("offer only {page}") } else { format!("pages of {page}") }
         };
         choices.extend(pages.into_iter().map(|page| (name(page), Choice { page: Some(page), ..usual })));
         if wanted.low_reach().is_none() && host.facts.default.is_some() && host.facts.windows != Some(1) {
@@ -52,14 +49,14 @@ pub(super) fn choices(host: &PlanHost, wanted: &Wanted, usual: Choice) -> Vec<(S
     choices
 }
 
-/// A window of a course, with what is mapped in it.
+/// A window of a estimate, with what is mapped in it.
 struct Used {
     plan: Plan,
     row: WindowRow,
 }
 
 /// Plans one way.
-pub(super) fn course(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result<Course, PlanError> {
+pub(super) fn estimate(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result<Estimate, PlanError> {
     let facts = &host.facts;
     let available = host.live.as_ref().and_then(|live| live.available);
     let mut now = Forecast::new(*facts, choice.containers).with_available_memory(available);
@@ -76,13 +73,13 @@ pub(super) fn course(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result
     } else if let Some(range) = low_range(host, wanted)? {
         let plan = now.plan(&WindowRequest::cover(range))?;
         now = walk.take(&now, plan, host, "default", range.len());
-        // Made by an UNMAP in it.
+        // Created by an UNMAP in it.
         walk.ioctls += u64::from(choice.containers);
     }
     if wanted.needs_dynamic() {
         let (request, guest_page) = dynamic(host, wanted, choice);
         let planned = match now.plan(&request) {
-            // The guest removes its default window then.
+            // The guest then removes its default window.
             Err(PlanError::OnlyWindowInUse) if wanted.has_guest() => {
                 now = walk.drop_default(Forecast::new(*facts, choice.containers).with_available_memory(available))?;
                 keeps_default = false;
@@ -102,9 +99,9 @@ pub(super) fn course(host: &PlanHost, wanted: &Wanted, choice: Choice) -> Result
         // Created along with the dynamic window, or by what a guest maps there.
         let plan = now.plan(&WindowRequest::cover(range.prefix(DEFAULT_PAGE.bytes()).unwrap_or(range)))?;
         now = walk.take(&now, plan, host, "default", 0);
-        // Made by an UNMAP in it unless it comes with another.
+        // Created by an UNMAP in it, unless it is created together with another.
         walk.ioctls += if walk.windows.len() == 1 { u64::from(choice.containers) } else { 0 };
-        // The planner speaks of a map in it, and there may be none.
+        // The planner's reason mentions a map in it, and there may be none.
         walk.windows.last_mut().into_iter().for_each(|used| used.row.reasons.clear());
     }
     walk.windows.sort_by_key(|used| used.row.name);
@@ -132,7 +129,7 @@ fn dynamic(host: &PlanHost, wanted: &Wanted, choice: Choice) -> (WindowRequest, 
         None if !wanted.has_guest() => (request, None),
         Some(page) if !wanted.has_guest() => (request.page(page), None),
         page => {
-            // Linux takes the largest page that its memory is aligned to, and a power of two.
+            // Linux uses the largest page to which its memory is aligned, and a power of two.
             let aligned = |page: &PageShift| (wanted.memory | wanted.max_memory) & page.mask() == 0;
             let largest = wanted.guest_pages.iter().copied().filter(aligned).max();
             let page = page.or(largest).unwrap_or(DEFAULT_PAGE);
@@ -142,7 +139,7 @@ fn dynamic(host: &PlanHost, wanted: &Wanted, choice: Choice) -> (WindowRequest, 
     }
 }
 
-/// What a course comes to, plan by plan.
+/// The sum of a estimate, plan by plan.
 struct Walk {
     /// Most locked memory so far.
     peak: u64,
@@ -161,7 +158,7 @@ impl Walk {
         }
     }
 
-    /// Adds a plan, and returns the situation after it.
+    /// Adds a plan, and returns the planner's state after it.
     fn take(&mut self, now: &Forecast, plan: Plan, host: &PlanHost, name: &'static str, mapped: u64) -> Forecast {
         let window = plan.window;
         let row = WindowRow {
@@ -183,7 +180,7 @@ impl Walk {
         after
     }
 
-    fn sum(self, end: &Forecast, host: &PlanHost, wanted: &Wanted, choice: Choice) -> Course {
+    fn sum(self, end: &Forecast, host: &PlanHost, wanted: &Wanted, choice: Choice) -> Estimate {
         let containers = u64::from(choice.containers);
         let (tables, pseries) = (end.locked_bytes(), host.facts.platform == Platform::Pseries);
         let creating = self.peak.saturating_sub(tables);
@@ -222,19 +219,19 @@ impl Walk {
         }
         let groups = wanted.devices.len() as u64;
         ioctls.attach = ATTACH_CALLS * containers + BESIDE_CALLS * (groups - containers);
-        // Each registers memory when it first maps some.
+        // Each container registers memory when it first maps some.
         ioctls.register = containers;
         ioctls.unregister = ioctls.register;
         let Ioctls { attach, windows, register, map, unmap, unregister, .. } = ioctls;
         ioctls.all = attach + windows + register + map + unmap + unregister;
         let windows = self.windows.into_iter().map(|used| used.row).collect();
-        Course { containers: choice.containers, windows, locked, ioctls, hypercalls, teardown }
+        Estimate { containers: choice.containers, windows, locked, ioctls, hypercalls, teardown }
     }
 }
 
 /// Default window of a guest of the library and of QEMU, in TCEs.
 const GUEST_DEFAULT: u64 = (1 << 30) >> DEFAULT_PAGE.get();
-/// KVM keeps a table of up to so many bytes, and more with the guest's memory.
+/// KVM keeps a table of up to this many bytes, and more with the guest's memory.
 const KVM_TABLE: u64 = 16 << 20;
 
 /// Returns what KVM locks for its copies of the guest's tables.

@@ -1,7 +1,8 @@
-//! Finds the NVMe controllers of the machine.
+//! The NVMe controllers of the machine, and the model on a machine that is not POWER.
 
 use spapr_iommu::Group;
 use spapr_iommu::host::Host;
+use spapr_iommu::model::{Model, Nvme};
 use std::error::Error;
 
 /// QEMU's controller, and the model's. The host's list of devices has no class, by which any could
@@ -30,4 +31,14 @@ pub(crate) fn one(host: &dyn Host, address: Option<&str>) -> Result<String, Box<
     }
     let first = all(host).into_iter().next();
     Ok(first.ok_or("no NVMe controller of QEMU is bound to vfio-pci: bind one, or name one with --device")?.address)
+}
+
+/// Bytes of each disk.
+const DISK: u64 = 64 << 20;
+
+/// Returns a model with a disk in each of two groups.
+pub(crate) fn with_disks(preset: &str) -> Result<Model, Box<dyn Error>> {
+    let disk = |serial| Nvme::new(DISK).with_serial(serial);
+    let model = Model::new(preset.parse()?).panic_on_violation();
+    Ok(model.with_device(Group(0), disk("disk0"))?.with_device(Group(1), disk("disk1"))?)
 }
