@@ -3,6 +3,7 @@
 use super::GuestIommu;
 use super::error::HcallError;
 use super::runs;
+use super::stats::Counters;
 use super::table::TceTable;
 use crate::addr::{GuestAddr, Liobn};
 use crate::uapi::papr::hcall::{
@@ -17,12 +18,8 @@ impl GuestIommu {
     /// `H_PUT_TCE`: sets the TCE of the page at the bus address `ioba`, in place of the earlier
     /// one. A TCE without rights unmaps, and is stored as it is.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
-        let put = |table: &TceTable| table.try_put(self.ram(), ioba, tce);
-        if self.directory.with(liobn, |table| table.is_some_and(|table| put(table))) {
-            return Ok(());
-        }
         self.counted(liobn, |table| {
-            table.put(self.ram(), table.index(ioba, 1)?, &[tce])?;
+            table.put_one(self.ram(), table.index(ioba, 1)?, tce)?;
             table.counters().calls().puts.add(1);
             Ok(())
         })
@@ -73,22 +70,22 @@ impl GuestIommu {
 
     /// `H_GET_TCE`: returns the TCE at `ioba` as the guest set it, 0 if it never did. Lock-free.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
-        if let Some(tce) = self.directory.with(liobn, |table| table?.get(ioba)) {
-            return Ok(tce);
-        }
-        self.counted(liobn, |table| Ok(table.load(table.index(ioba, 1)?)))
+        self.counted(liobn, |table| {
+            let tce = table.load(table.index(ioba, 1)?);
+            table.counters().calls().gets.add(1);
+            Ok(tce)
+        })
     }
 
     /// Runs `act` on the table with that LIOBN, and counts refusals.
+    #[inline]
     fn counted<T>(&self, liobn: Liobn, act: impl FnOnce(&TceTable) -> Result<T, HcallError>) -> Result<T, HcallError> {
-        self.directory.with(liobn, |table| match table {
-            Some(table) => act(table).inspect_err(|error| table.counters().refusals.count(error)),
-            None => {
-                let error = HcallError::NoTable { liobn };
-                self.without_table.refusals.count(&error);
-                Err(error)
-            }
-        })
+        // Boxed, a result fits registers.
+        let result = self.directory.with(liobn, |table| match table {
+            Some(table) => act(table).map_err(|error| refused(table.counters(), error)),
+            None => Err(refused(&self.without_table, HcallError::NoTable { liobn })),
+        });
+        result.map_err(|error| *error)
     }
 
     /// Handles a hypercall as `KVM_EXIT_PAPR_HCALL` passes it: its number and r4 to r12. Returns r3
@@ -112,4 +109,10 @@ impl GuestIommu {
             }
         })
     }
+}
+
+#[cold]
+fn refused(counters: &Counters, error: HcallError) -> Box<HcallError> {
+    counters.refusals.count(&error);
+    Box::new(error)
 }

@@ -2,12 +2,13 @@
 
 use super::entries::{Entries, Sparse};
 use super::error::HcallError;
+use super::memory::GuestMemory;
 use super::ram::{GuestRam, Snapshot};
 use super::read_mostly::ReadMostly;
 use super::runs::{self, Pages, Requests, Run};
 use super::stats::Counters;
 use super::writer::{Backing, Writer, WriterGuard, WriterLock};
-use crate::addr::{GuestRange, Iova, IovaRange, Liobn, PageShift};
+use crate::addr::{GuestRange, Iova, IovaRange, Liobn, PageShift, UserAddr};
 use crate::space::{AddressSpace, MapRequest, Overlap, UnmapError};
 use crate::uapi::papr::hcall::MAX_INDIRECT;
 use arrayvec::ArrayVec;
@@ -72,7 +73,6 @@ impl TceTable {
         Self { counters: Arc::clone(counters), ..self }
     }
 
-    #[inline]
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -147,36 +147,54 @@ impl TceTable {
         self.writer.lock()
     }
 
-    /// Returns the index of the entry of the page at `ioba`, if it begins a page of the window.
+    /// Sets the entry at `index`, which the caller has checked.
     #[inline]
-    fn index_of(&self, ioba: u64) -> Option<u64> {
-        let offset = ioba.wrapping_sub(self.window.start().0);
-        (ioba & self.page.mask() == 0 && offset < self.window.len()).then_some(offset >> self.page.get())
-    }
-
-    /// Returns the entry at `ioba` and counts the call, if there is one.
-    #[inline]
-    pub(super) fn get(&self, ioba: u64) -> Option<u64> {
-        let tce = self.load(self.index_of(ioba)?);
-        self.counters.calls().gets.add(1);
-        Some(tce)
-    }
-
-    /// Sets the entry at `ioba` and counts the call, if that takes no more than a look at the RAM
-    /// and a store: no device sees the table, and nothing is wrong. Returns false otherwise, with
-    /// nothing changed.
-    #[inline]
-    pub(super) fn try_put(&self, ram: &GuestRam, ioba: u64, tce: u64) -> bool {
-        let Some(index) = self.index_of(ioba) else { return false };
-        let Some(_short) = self.writer.try_short() else { return false };
-        // With the lock held: a removal of memory marks the slot, then waits for the lock.
-        let is_ram = |at| ram.read(|now| now.slot(at, self.page.bytes()).is_some_and(|slot| ram.memory().has(slot)));
-        let allowed = runs::permission(tce).is_none() || runs::address(tce, self.page).is_some_and(is_ram);
-        let stored = allowed && self.entries.try_store(index, tce);
-        if stored {
-            self.counters.calls().puts.add(1);
+    pub(super) fn put_one(&self, ram: &GuestRam, index: u64, tce: u64) -> Result<(), HcallError> {
+        if let Some(_short) = self.writer.try_short()
+            && self.put_alone(ram, index, tce)
+        {
+            return Ok(());
         }
-        stored
+        self.put_with_lock(ram, index, tce)
+    }
+
+    /// Sets one entry of a table without devices; returns false if that takes more than a look at
+    /// the RAM and a store. The caller has short access.
+    #[inline]
+    fn put_alone(&self, ram: &GuestRam, index: u64, tce: u64) -> bool {
+        // With the lock held: a removal of memory marks the slot, then waits for the lock.
+        let is_ram = || ram.read(|now| self.user(now, ram.memory(), tce).is_some());
+        (runs::permission(tce).is_none() || is_ram()) && self.entries.try_store(index, tce)
+    }
+
+    /// Sets one entry with the lock, of a table with devices mostly.
+    #[inline(never)]
+    fn put_with_lock(&self, ram: &GuestRam, index: u64, tce: u64) -> Result<(), HcallError> {
+        let writer = &mut *self.lock();
+        ram.read(|now| {
+            if let Backing::Space(space) = &writer.backing
+                && !self.is_in_kernel()
+                && let Some(permission) = runs::permission(tce)
+                && let Some(user) = self.user(now, ram.memory(), tce)
+            {
+                self.entries.reserve(index, &[tce], &|| self.memory_limit(now))?;
+                let iova = self.iova(index, 1)?;
+                space.map_all(&[MapRequest { iova, user, permission }], Overlap::Replace)?;
+                if !self.entries.try_store(index, tce) {
+                    self.entries.store(index, &[tce]);
+                }
+                return Ok(());
+            }
+            self.put_locked(writer, Pages::new(now).present_in(ram.memory()), index, &[tce])
+        })
+    }
+
+    /// Returns the user memory to which a TCE leads, if it is one slot's that may be mapped and that
+    /// the VMM still has.
+    #[inline]
+    fn user(&self, now: &Snapshot, memory: &dyn GuestMemory, tce: u64) -> Option<UserAddr> {
+        let at = runs::address(tce, self.page)?;
+        now.slot(at, self.page.bytes()).filter(|slot| memory.has(slot)).map(|slot| slot.user(at))
     }
 
     /// Sets `values` at `first`, all or none: checks them all, updates the kernel, then stores
