@@ -56,8 +56,10 @@ impl WriterLock {
     pub(super) fn lock(&self) -> WriterGuard<'_> {
         let writer = self.writer.lock();
         let mut looks = 0;
-        // With the mutex locked, only a short writer can hold the word.
-        while self.word.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Acquire) == Err(SHORT) {
+        // With the mutex locked, only a short writer can have the word, and nobody else frees it.
+        while self.word.load(Ordering::Acquire) != LOCKED
+            && self.word.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Acquire).is_err()
+        {
             looks += 1;
             if looks < LOOKS { core::hint::spin_loop() } else { std::thread::sleep(PAUSE) }
         }
