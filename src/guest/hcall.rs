@@ -19,7 +19,7 @@ impl GuestIommu {
     /// one. A TCE without rights unmaps, and is stored as it is.
     pub fn h_put_tce(&self, liobn: Liobn, ioba: u64, tce: u64) -> Result<(), HcallError> {
         self.counted(liobn, |table| {
-            table.put_one(self.ram(), table.index(ioba, 1)?, tce)?;
+            table.put_one(self.ram(), table.index_of(ioba)?, tce)?;
             table.counters().calls().puts.add(1);
             Ok(())
         })
@@ -71,7 +71,7 @@ impl GuestIommu {
     /// `H_GET_TCE`: returns the TCE at `ioba` as the guest set it, 0 if it never did. Lock-free.
     pub fn h_get_tce(&self, liobn: Liobn, ioba: u64) -> Result<u64, HcallError> {
         self.counted(liobn, |table| {
-            let tce = table.load(table.index(ioba, 1)?);
+            let tce = table.load(table.index_of(ioba)?);
             table.counters().calls().gets.add(1);
             Ok(tce)
         })

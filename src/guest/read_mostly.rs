@@ -1,7 +1,7 @@
 //! A value that many threads read and that rarely changes.
 
 use parking_lot::Mutex;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thread_local::ThreadLocal;
@@ -29,7 +29,7 @@ pub(super) struct ReadMostly<T: Send + Sync> {
     /// Number of the latest version.
     number: AtomicU64,
     latest: Mutex<Arc<T>>,
-    read: ThreadLocal<RefCell<Version<T>>>,
+    read: ThreadLocal<Cell<Option<Box<Version<T>>>>>,
 }
 
 impl<T: Send + Sync> ReadMostly<T> {
@@ -64,29 +64,24 @@ impl<T: Send + Sync> ReadMostly<T> {
         *version = self.latest();
     }
 
-    /// Calls `act` with the latest value.
+    /// Calls `act` with the latest value. A large result costs more than everything else here.
     #[inline]
     pub(super) fn read<R>(&self, act: impl FnOnce(&T) -> R) -> R {
-        let kept = self.read.get().unwrap_or_else(|| self.first_read());
-        let mut kept = kept.try_borrow_mut();
-        let apart;
-        let value = match &mut kept {
-            Ok(version) => {
-                self.refresh(version);
-                &version.value
-            }
-            // An `act` further up the stack is using the version.
-            Err(_) => {
-                apart = self.load();
-                &apart
-            }
+        let kept = self.read.get_or_default();
+        // The place is empty while an `act` further up the stack uses the version.
+        let version = match kept.take() {
+            Some(version) if self.is_latest(&version) => version,
+            earlier => self.reread(earlier),
         };
-        act(value)
+        let result = act(&version.value);
+        kept.set(Some(version));
+        result
     }
 
     #[cold]
-    fn first_read(&self) -> &RefCell<Version<T>> {
-        self.read.get_or(|| RefCell::new(self.latest()))
+    fn reread(&self, earlier: Option<Box<Version<T>>>) -> Box<Version<T>> {
+        drop(earlier);
+        Box::new(self.latest())
     }
 
     /// Replaces the value by what `change` makes of it.

@@ -120,6 +120,16 @@ impl TceTable {
         }
     }
 
+    /// Returns the index of the entry of the page at `ioba`.
+    #[inline]
+    pub(super) fn index_of(&self, ioba: u64) -> Result<u64, HcallError> {
+        let offset = ioba.wrapping_sub(self.window.start().0);
+        if ioba & self.page.mask() == 0 && offset < self.window.len() {
+            return Ok(offset >> self.page.get());
+        }
+        self.index(ioba, 1)
+    }
+
     /// Returns whether the kernel keeps it and answers the guest's calls for it.
     pub fn is_in_kernel(&self) -> bool {
         self.entries.is_in_kernel()
