@@ -199,8 +199,8 @@ impl TceTable {
         })
     }
 
-    /// Returns the user memory to which a TCE leads, if it is one slot's that may be mapped and that
-    /// the VMM still has.
+    /// Returns the user memory to which a TCE leads, if one slot holds it that may be mapped and
+    /// that the VMM still has.
     #[inline]
     fn user(&self, now: &Snapshot, memory: &dyn GuestMemory, tce: u64) -> Option<UserAddr> {
         let at = runs::address(tce, self.page)?;
