@@ -46,7 +46,7 @@ impl Entries {
         }
     }
 
-    /// Stores `value` at `index` if that takes no more memory; returns false if it would.
+    /// Stores `value` at `index` unless that needs more memory; returns whether it did.
     #[inline]
     pub(super) fn try_store(&self, index: u64, value: u64) -> bool {
         match self {
@@ -404,7 +404,7 @@ impl Sparse {
         Some((index - index % SPAN, Arc::clone(branch)))
     }
 
-    /// Stores `value` at `index` if that takes no more memory; returns false if it would.
+    /// Stores `value` at `index` unless that needs more memory; returns whether it did.
     #[inline]
     pub(super) fn try_store(&self, index: u64, value: u64) -> bool {
         match self.leaf(index).filter(|_| index < self.len) {
