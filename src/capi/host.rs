@@ -142,7 +142,7 @@ impl VfioFile {
 /// Opens the running kernel for a process that may not open /dev/vfio itself, and was handed files.
 /// Each is used once, where the library would open the node, containers in their order; nodes
 /// without a file are opened as usual. A container must be unused, or have its groups and the sPAPR
-/// TCE v2 driver set, and no more.
+/// TCE v2 driver set, and nothing else.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn spapr_iommu_host_kernel_files(
     files: *const VfioFile,

@@ -56,8 +56,8 @@ pub enum DmaError {
         Amount(*largest)
     )]
     NoRoomInDefault { bytes: u64, window: IovaRange, largest: u64, why: WindowError },
-    /// No bus addresses are left in reach of the device with the smallest mask. A larger window has
-    /// no more of them either.
+    /// No bus addresses are left in reach of the device with the smallest mask. A larger window
+    /// would not add any.
     #[error(
         "no {} of bus addresses in one piece are free in {window} in reach of a device with a DMA mask of {mask}, the \
          largest is {}: drop buffers, and open the devices with the smallest masks first",

@@ -121,24 +121,28 @@ impl Snapshot {
 
     /// Returns the slot that holds `at`.
     pub(super) fn find(&self, at: GuestAddr) -> SlotLookup {
-        let after = self.0.partition_point(|ram| ram.slot.guest.start() <= at);
-        match after.checked_sub(1).and_then(|before| self.0.get(before)) {
-            Some(ram) if ram.slot.guest.contains(at) && ram.unplugging => SlotLookup::Unplugging(ram.slot),
-            Some(ram) if ram.slot.guest.contains(at) => SlotLookup::Slot(ram.slot),
-            _ => SlotLookup::Nowhere,
+        match self.ram(at) {
+            Some(ram) if ram.unplugging => SlotLookup::Unplugging(ram.slot),
+            Some(ram) => SlotLookup::Slot(ram.slot),
+            None => SlotLookup::Nowhere,
         }
     }
 
     /// Returns the slot that holds `len` bytes at `at`, unless it is being removed.
     #[inline]
     pub(super) fn slot(&self, at: GuestAddr, len: u64) -> Option<&Slot> {
-        let has = |ram: &&Ram| at.0.wrapping_sub(ram.slot.guest.start().0) < ram.slot.guest.len();
+        let ram = self.ram(at).filter(|ram| !ram.unplugging && len <= ram.slot.guest.end().0 - at.0)?;
+        Some(&ram.slot)
+    }
+
+    #[inline]
+    fn ram(&self, at: GuestAddr) -> Option<&Ram> {
         let ram = match self.0.as_slice() {
+            // Most guests have one; no search.
             [ram] => ram,
             all => all.get(all.partition_point(|ram| ram.slot.guest.start() <= at).checked_sub(1)?)?,
         };
-        let ram = Some(ram).filter(has).filter(|ram| !ram.unplugging && len <= ram.slot.guest.end().0 - at.0)?;
-        Some(&ram.slot)
+        Some(ram).filter(|ram| ram.slot.guest.contains(at))
     }
 
     /// Returns the slots, each with whether it is being removed.

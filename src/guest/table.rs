@@ -120,7 +120,7 @@ impl TceTable {
         }
     }
 
-    /// Returns the index of the entry of the page at `ioba`.
+    /// Does the same for one page, without a division of the window into pages.
     #[inline]
     pub(super) fn index_of(&self, ioba: u64) -> Result<u64, HcallError> {
         let offset = ioba.wrapping_sub(self.window.start().0);
@@ -177,7 +177,8 @@ impl TceTable {
         (runs::permission(tce).is_none() || is_ram()) && self.entries.try_store(index, tce)
     }
 
-    /// Sets one entry with the lock, of a table with devices mostly.
+    /// Sets one entry with the lock. Where devices see the table, a TCE that maps goes to them
+    /// without the buffers of a list.
     #[inline(never)]
     fn put_with_lock(&self, ram: &GuestRam, index: u64, tce: u64) -> Result<(), HcallError> {
         let writer = &mut *self.lock();

@@ -106,8 +106,8 @@ impl Vectors {
     }
 }
 
-/// Enables a vector for each pair of rings, or one if the device has no more; of the best kind that
-/// works.
+/// Enables a vector for each pair of rings, or one if the device has only one; of the best kind
+/// that works.
 fn enable(device: &Device, kind: Option<InterruptKind>) -> Result<Vec<Interrupt>, E1000eError> {
     let best = [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx];
     let mut lost = None;

@@ -145,7 +145,7 @@ impl Drop for Controller {
     }
 }
 
-/// Enables two vectors, so that the admin queue has its own, or one if the device has no more; of
+/// Enables two vectors, so that the admin queue has its own, or one if the device has only one; of
 /// the best kind that works.
 fn enable_interrupts(device: &Device, kind: Option<InterruptKind>) -> Result<Vec<Interrupt>, NvmeError> {
     let best = [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx];

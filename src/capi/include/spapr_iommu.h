@@ -715,7 +715,7 @@ spapr_iommu_status spapr_iommu_host_kernel(struct spapr_iommu_host **host);
  * Opens the running kernel for a process that may not open /dev/vfio itself, and was handed files.
  * Each is used once, where the library would open the node, containers in their order; nodes
  * without a file are opened as usual. A container must be unused, or have its groups and the sPAPR
- * TCE v2 driver set, and no more.
+ * TCE v2 driver set, and nothing else.
  */
 spapr_iommu_status spapr_iommu_host_kernel_files(const struct spapr_iommu_file *files,
                                                  size_t count,
